@@ -1,0 +1,34 @@
+# Two commands from a bare clone: `make demo` and `make test`. Both need python3 (3.11 or later), pip and make.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint types certify clean
+
+.venv/lab: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/test: .venv/lab
+	$(INSTALL) -e ".[test]"
+	@touch $@
+
+demo: .venv/lab
+	$(BIN)/sparsity-lab demo
+
+test: .venv/test lint types
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: .venv/test
+	$(BIN)/ruff check sparsity_lab tests
+	$(BIN)/ruff format --check sparsity_lab tests
+
+types: .venv/test
+	$(BIN)/mypy
+
+certify: .venv/lab
+	$(BIN)/sparsity-lab certify --all
+
+clean:
+	rm -rf .venv build dist

@@ -1,0 +1,63 @@
+"""Randomness: sequence i of a stream is a pure function of (seed, name, purpose, length, i).
+
+The words come from Philox, a counter-based generator: its output at position n is a function of (key, n) alone. A
+key is made for each (seed, name, purpose, length), and sequence i owns the words [i w, (i + 1) w) where w is the
+fixed number of words a sequence needs. So a batch is one contiguous block, and neither batch size nor worker count
+nor order of access can change a sequence.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Stream", "bounded", "open_unit"]
+
+_WORDS_PER_COUNTER = 4  # Philox-4x64 makes four 64-bit words at each counter value.
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A named source of random words.
+
+    Attributes:
+        seed: any integer; streams of different seeds are independent.
+        name: what the stream is for (``"train"``, ``"evaluation"``); different names are independent.
+    """
+
+    seed: int = 0
+    name: str = "train"
+
+    def words(self, purpose: str, length: int, start: int, count: int, per_sequence: int) -> NDArray[np.uint64]:
+        """The 64-bit words of sequences ``start .. start + count - 1``, shape (count, per_sequence).
+
+        Args:
+            purpose: what the words decide (``"background"``, ``"positions"``); purposes are independent.
+            length: the task's length; lengths are independent.
+            per_sequence: words owned by one sequence; must be the same in every call for this purpose and length.
+        """
+        text = f"{self.seed}\x1f{self.name}\x1f{purpose}\x1f{length}"
+        key = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), dtype="<u8")
+        first_counter, skipped = divmod(start * per_sequence, _WORDS_PER_COUNTER)
+        philox = np.random.Philox(key=key, counter=0)
+        philox.advance(first_counter)
+        block = philox.random_raw(skipped + count * per_sequence)
+        return block[skipped:].reshape(count, per_sequence)
+
+
+def bounded(words: NDArray[np.uint32] | NDArray[np.uint64], bound: int) -> NDArray[np.int64]:
+    """Integers uniform on 0 .. bound - 1 from 32-bit words, by multiply-shift: floor(word * bound / 2^32).
+
+    Each value's probability is off by less than 2^-32; it is exact when ``bound`` is a power of two. 64-bit words
+    give their upper half.
+    """
+    if words.dtype == np.uint64:
+        words = words >> np.uint64(32)
+    return ((words.astype(np.uint64) * np.uint64(bound)) >> np.uint64(32)).astype(np.int64)
+
+
+def open_unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Reals uniform on the open interval (0, 1): odd multiples of 2^-54."""
+    unit: NDArray[np.float64] = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return unit
