@@ -27,7 +27,6 @@ from collections.abc import Iterable, Mapping
 from typing import (
     Any,
     ClassVar,
-    Self,
     TypeVar,
     Union,
     cast,
@@ -84,6 +83,9 @@ class SettingError(ValueError):
         return SettingError(_join(path, self.path), self.expected, self.got, self.known)
 
 
+AnySetting = TypeVar("AnySetting", bound="Setting")
+
+
 class _Shown(str):
     """Text that is already in its shown form."""
 
@@ -131,7 +133,7 @@ class Setting(ABC):
         ]
         return f"{self.kind}({', '.join(shown)})"
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self: AnySetting, **changes: Any) -> AnySetting:
         """A copy with some fields changed, checked again."""
         unknown = set(changes) - set(_field_hints(type(self)))
         if unknown:
@@ -141,7 +143,6 @@ class Setting(ABC):
         return dataclasses.replace(cast(Any, self), **changes)  # type: ignore[no-any-return]
 
 
-AnySetting = TypeVar("AnySetting", bound=Setting)
 _registry: dict[str, dict[str, type[Setting]]] = {}
 
 

@@ -7,10 +7,9 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
@@ -18,10 +17,14 @@ from torch import Tensor
 from sparsity_lab.generators.stream import Stream
 from sparsity_lab.settings import Setting, SettingError
 
-__all__ = ["IGNORE", "Batch", "PositionLaw", "Task", "Truth", "Vocabulary"]
+__all__ = ["IGNORE", "Batch", "NotComputable", "PositionLaw", "Task", "Truth", "Vocabulary"]
 
 IGNORE = -100
 """Target value where nothing is scored; the same as ``torch.nn.functional.cross_entropy``'s default."""
+
+
+class NotComputable(Exception):
+    """A task has no exact Bayes predictor that can be computed; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Vocabulary:
     Attributes:
         names: printable name of each token; its index is the token.
         roles: role of each token, one of ``"planted"``, ``"background"``, ``"data"`` (one alphabet for both),
-            ``"cue"``, ``"query"``, ``"special"``.
+            ``"cue"``, ``"query"``, ``"special"``, ``"unused"``.
     """
 
     names: tuple[str, ...]
@@ -92,6 +95,7 @@ class Batch:
         return f"Batch(tokens={tuple(self.tokens.shape)}, scored={int(self.scored.sum())}, position_ids={ids})"
 
 
+@runtime_checkable
 class PositionLaw(Protocol):
     """The declared law of a target's source set, in positions of ``tokens``."""
 
@@ -120,11 +124,11 @@ class Truth:
         chance_accuracy, chance_loss: of the best predictor that sees no token: the commonest label's probability
             and the entropy of the label.
         bayes_accuracy, bayes_loss: of the exact optimum that knows the task and sees the sequence.
-        token_marginals: (T, V), probability of each token at each position.
         position_law: law of the source set.
-        label_distribution: (V,), probability of each target.
-        token_label_joint: (T, V, V), joint probability of the token at each position and the target: all that one
-            token can tell of the label. The certificate tests it whole, so that there is no shortcut.
+        label_noise: probability that a target is not what the rule says.
+        labels: the L tokens that can be targets.
+        label_distribution: (V,), probability of each token as the target.
+        build_joint: makes ``token_label_joint``, which is large.
         label_free_subsets: True if every proper subset of the planted tokens is independent of the label
             (parity and its like).
         largest_position_id: the largest coupled position ID, 0 if there are none.
@@ -135,12 +139,24 @@ class Truth:
     chance_loss: float | None = None
     bayes_accuracy: float | None = None
     bayes_loss: float | None = None
-    token_marginals: NDArray[np.float64] | None = None
     position_law: PositionLaw | None = None
+    label_noise: float = 0.0
+    labels: tuple[int, ...] | None = None
     label_distribution: NDArray[np.float64] | None = None
-    token_label_joint: NDArray[np.float64] | None = None
+    build_joint: Callable[[], NDArray[np.float64]] | None = None
     label_free_subsets: bool | None = None
     largest_position_id: int = 0
+
+    @cached_property
+    def token_label_joint(self) -> NDArray[np.float64] | None:
+        """(T, V, L), joint probability of the token at each position and the target: all that any one position can
+        tell of the label. Tested whole by the certificate, so that no position is a shortcut."""
+        return self.build_joint() if self.build_joint else None
+
+    @cached_property
+    def token_marginals(self) -> NDArray[np.float64] | None:
+        """(T, V), probability of each token at each position."""
+        return None if self.token_label_joint is None else np.asarray(self.token_label_joint.sum(axis=2))
 
 
 class Task(Setting, family="task"):
@@ -194,10 +210,20 @@ class Task(Setting, family="task"):
         """The noiseless target of one scored position from its source tokens alone; for the certificate. Written
         apart from ``sample``, simple rather than fast."""
 
+    def define_position_ids(self, sources: tuple[int, ...], sequence_length: int) -> list[list[int]] | None:
+        """The coupled IDs, one list for each kind, of a sequence with these sources; for the certificate. None for
+        a task without coupling."""
+        return None
+
     @abstractmethod
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
         """Log-probabilities of the exact Bayes predictor, which knows the task and sees the tokens up to each
-        scored position; float64, rows in the order of ``batch.scored.nonzero()``."""
+        scored position; float64, rows in the order of ``batch.scored.nonzero()``.
+
+        Raises:
+            NotComputable: the predictor has no closed form for this task; the message says why.
+            ValueError: the tokens are not sequences of this task.
+        """
 
     def sequence_length(self, length: int) -> int:
         """T of a sequence of this length."""
@@ -206,13 +232,3 @@ class Task(Setting, family="task"):
     def largest_position_id(self, length: int) -> int:
         """The largest coupled position ID at this length, 0 without coupling."""
         return self.truth(length).largest_position_id
-
-
-def tokens_per_chunk() -> int:
-    """Tokens made at a time by the samplers: 32-bit words, products and int64 tokens of a chunk stay in the cache."""
-    return 1 << 15
-
-
-def as_tensor(array: NDArray[np.int64]) -> Int64[Tensor, "..."]:
-    """The array's memory as a tensor."""
-    return torch.from_numpy(array)

@@ -1,0 +1,139 @@
+"""Certificates: everything a task declares, tested on its sequences.
+
+Each check gives a p-value: of a chi-square or an exact binomial test, or 0 or 1 where nothing is left to chance. A
+certificate passes if every p-value is at least ``FALSE_ALARM_RATE`` divided by their number, so that a correct task
+fails with probability at most ``FALSE_ALARM_RATE`` (Bonferroni), up to the chi-square approximation, which is kept
+good by pooling cells that expect fewer than 20.
+"""
+
+import html
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from sparsity_lab.generators import certificate_checks as checks
+from sparsity_lab.generators.certificate_checks import Finding, Sample
+from sparsity_lab.generators.task import Task
+from sparsity_lab.settings import SettingError
+
+__all__ = ["FALSE_ALARM_RATE", "Certificate", "certify"]
+
+FALSE_ALARM_RATE = 1e-6
+"""Probability that a correct task fails its certificate."""
+
+CHECKS: tuple[Callable[[Sample], Iterator[Finding]], ...] = (
+    checks.token_marginals,
+    checks.label_balance,
+    checks.source_counts,
+    checks.source_places,
+    checks.source_sets,
+    checks.rule,
+    checks.label_noise,
+    checks.position_shortcut,
+    checks.subset_shortcut,
+    checks.second_answer,
+    checks.bayes,
+    checks.declared_levels,
+    checks.position_ids,
+    checks.slices,
+    checks.independence,
+)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The outcome of all checks of one task.
+
+    Attributes:
+        task: the task.
+        seed: seed of the sequences.
+        sequences: sequences drawn at each length.
+        findings: (length, finding) of every test.
+    """
+
+    task: Task
+    seed: int
+    sequences: int
+    findings: tuple[tuple[int, Finding], ...]
+
+    @property
+    def threshold(self) -> float:
+        """The smallest p-value that passes."""
+        return FALSE_ALARM_RATE / max(1, len(self.findings))
+
+    @property
+    def passed(self) -> bool:
+        """True if no test rejects."""
+        return all(finding.p_value >= self.threshold for _, finding in self.findings)
+
+    @property
+    def failed_checks(self) -> tuple[str, ...]:
+        """Names of the checks with a rejecting test."""
+        return tuple(sorted({f.check for _, f in self.findings if f.p_value < self.threshold}))
+
+    def frame(self) -> pl.DataFrame:
+        """One row a test: length, check, subject, statistic, p_value, passed."""
+        rows = [
+            {
+                "length": length,
+                "check": finding.check,
+                "subject": finding.subject,
+                "statistic": finding.statistic,
+                "p_value": finding.p_value,
+                "passed": finding.p_value >= self.threshold,
+            }
+            for length, finding in self.findings
+        ]
+        return pl.DataFrame(rows)
+
+    def summary(self) -> pl.DataFrame:
+        """One row a check: tests, smallest p-value, passed."""
+        return (
+            self.frame()
+            .group_by("check", maintain_order=True)
+            .agg(pl.len().alias("tests"), pl.col("p_value").min(), pl.col("passed").all())
+        )
+
+    def __repr__(self) -> str:
+        verdict = "passed" if self.passed else f"FAILED {', '.join(self.failed_checks)}"
+        smallest = min((f.p_value for _, f in self.findings), default=1.0)
+        return (
+            f"Certificate({self.task}: {verdict}; {len(self.findings)} tests on {self.sequences} sequences a length, "
+            f"smallest p {smallest:.3g}, threshold {self.threshold:.3g})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(row['check'])}</td><td>{row['tests']}</td><td>{row['p_value']:.3g}</td>"
+            f"<td>{'passed' if row['passed'] else '<b>FAILED</b>'}</td></tr>"
+            for row in self.summary().iter_rows(named=True)
+        )
+        head = "<tr><th>check</th><th>tests</th><th>smallest p</th><th></th></tr>"
+        return f"<p>{html.escape(repr(self))}</p><table>{head}{rows}</table>"
+
+
+def certify(
+    task: Task, seed: int = 0, sequences: int = 100_000, lengths: tuple[int, ...] | None = None
+) -> Certificate:
+    """Test everything the task declares on freshly drawn sequences.
+
+    Args:
+        lengths: at which lengths; the task's ``certified_lengths`` if None.
+
+    Raises:
+        SettingError: fewer than 1000 sequences, with which little could be seen.
+    """
+    if sequences < 1000:
+        raise SettingError("sequences", "a whole number of at least 1000", sequences)
+    findings = [
+        (length, finding)
+        for length in lengths or task.certified_lengths
+        for sample in [Sample.draw(task, seed, sequences, length)]
+        for check in CHECKS
+        for finding in check(sample)
+    ]
+    if not all(np.isfinite(finding.p_value) for _, finding in findings):
+        raise FloatingPointError(f"a check of {task} gave no p-value")
+    return Certificate(task=task, seed=seed, sequences=sequences, findings=tuple(findings))

@@ -1,0 +1,259 @@
+"""Locality laws: where the k planted tokens lie among l places.
+
+Places are 1 .. l from the start; the *distance* of place i from the query, which stands at l + 1, is l + 1 - i.
+
+A *product law* gives the set S the probability
+
+    pmf(S) = prod_{i in S} w_i / e_k(w_1, .., w_l),        e_k: elementary symmetric polynomial.
+
+With the suffix polynomials E_r(p) = e_r(w_{p+1}, .., w_l), the next place after p, when r places are still to
+come, obeys P(next > i) = E_r(i) / E_r(p). So a set needs k words, each looked up in one decreasing table, and the
+order statistics have the closed form E'_{j-1}(i - 1) w_i E_{k-j}(i) / e_k, where E' are the prefix polynomials.
+All tables hold logarithms: ratios of polynomials stay exact where the polynomials leave the floating range.
+"""
+
+from abc import abstractmethod
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import comb
+
+from sparsity_lab.generators.stream import open_unit
+from sparsity_lab.settings import Setting, SettingError, register
+
+__all__ = ["Anchored", "Geometric", "Law", "PowerLaw", "Recent", "Uniform", "Window"]
+
+Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+
+class Law(Setting, family="law"):
+    """A distribution over sets of k places among l, for every k and l that it allows."""
+
+    anchor: ClassVar[str | None] = "query"
+    """What a set drawn once keeps when the length changes: distances from the ``"query"``, or places from the
+    ``"start"``. None: the law fixes neither."""
+
+    @abstractmethod
+    def available(self, length: int) -> int:
+        """The largest k that the law allows at this length."""
+
+    @abstractmethod
+    def draw(self, words: NDArray[np.uint64], length: int) -> Places:
+        """Sets from random words, both of shape (count, k); places ascending."""
+
+    @abstractmethod
+    def order_pmf(self, k: int, length: int) -> Floats:
+        """(k, l): probability that the j-th smallest place is i (column i - 1)."""
+
+    @abstractmethod
+    def log_pmf(self, places: Places, length: int) -> Floats:
+        """Log-probability of each set: (count, k) ascending places to (count,)."""
+
+    @abstractmethod
+    def support_size(self, k: int, length: int) -> int:
+        """Number of sets of positive probability."""
+
+    def bound_field(self) -> str | None:
+        """The field that bounds k, for errors; None if only the length does."""
+        return None
+
+
+class ProductLaw(Law):
+    """Base of the laws whose probabilities are products of weights."""
+
+    @abstractmethod
+    def log_weights(self, length: int) -> Floats:
+        """(l,): log w_i, -inf where a place is never planted."""
+
+    def available(self, length: int) -> int:
+        return int(np.isfinite(self.log_weights(length)).sum())
+
+    def draw(self, words: NDArray[np.uint64], length: int) -> Places:
+        count, k = words.shape
+        suffix = _suffix_tables(self, k, length)
+        log_unit = np.log(open_unit(words))
+        places = np.empty((count, k), dtype=np.int64)
+        previous = np.zeros(count, dtype=np.int64)
+        for j in range(k):
+            table = suffix[k - j]
+            # The first place i with E_r(i) < u E_r(previous); the table descends, so its negative is sorted.
+            threshold = -(log_unit[:, j] + table[previous])
+            previous = np.searchsorted(-table, threshold, side="right")
+            places[:, j] = previous
+        return places
+
+    def order_pmf(self, k: int, length: int) -> Floats:
+        log_weights = self.log_weights(length)
+        suffix = _suffix_tables(self, k, length)
+        prefix = _log_polynomials(log_weights[::-1], k)[:, ::-1]  # prefix[r, i] = log e_r(w_1, .., w_i)
+        # Row j - 1, column i - 1: j - 1 places before i, k - j after it.
+        logs = prefix[:k, :-1] + log_weights + suffix[k - 1 :: -1, 1:][:k] - suffix[k, 0]
+        return np.asarray(np.exp(logs))
+
+    def log_pmf(self, places: Places, length: int) -> Floats:
+        k = places.shape[1]
+        logs = self.log_weights(length)[places - 1].sum(axis=1) - _suffix_tables(self, k, length)[k, 0]
+        return np.asarray(logs)
+
+    def support_size(self, k: int, length: int) -> int:
+        return int(comb(self.available(length), k, exact=True))
+
+
+@register
+class Uniform(ProductLaw):
+    """Every set of k places is equally likely: w = 1."""
+
+    def log_weights(self, length: int) -> Floats:
+        return np.zeros(length)
+
+
+@register
+class Recent(ProductLaw):
+    """Uniform over sets whose distances from the query are at most ``width``."""
+
+    width: int = 8
+
+    def check(self) -> None:
+        _at_least_one(self.width)
+
+    def log_weights(self, length: int) -> Floats:
+        return np.where(_distances(length) <= self.width, 0.0, -np.inf)
+
+    def bound_field(self) -> str | None:
+        return "width"
+
+
+@register
+class PowerLaw(ProductLaw):
+    """w(distance) = distance^-alpha: heavy-tailed in the distance from the query."""
+
+    alpha: float = 1.0
+
+    def log_weights(self, length: int) -> Floats:
+        return np.asarray(-self.alpha * np.log(_distances(length)))
+
+
+@register
+class Geometric(ProductLaw):
+    """w(distance) = exp(-distance / scale): exponential in the distance from the query."""
+
+    scale: float = 8.0
+
+    def check(self) -> None:
+        if self.scale <= 0:
+            raise SettingError("scale", "a number above 0", self.scale)
+
+    def log_weights(self, length: int) -> Floats:
+        return np.asarray(-_distances(length) / self.scale)
+
+
+@register
+class Anchored(ProductLaw):
+    """Uniform over sets whose places from the start are at most ``width``: far from the query when l grows."""
+
+    anchor: ClassVar[str | None] = "start"
+    width: int = 8
+
+    def check(self) -> None:
+        _at_least_one(self.width)
+
+    def log_weights(self, length: int) -> Floats:
+        return np.where(np.arange(1, length + 1) <= self.width, 0.0, -np.inf)
+
+    def bound_field(self) -> str | None:
+        return "width"
+
+
+@register
+class Window(Law):
+    """Uniform over sets of span max - min + 1 <= ``width``, anywhere in the sequence.
+
+    A set is its first place a and k - 1 of the m_a = min(width - 1, l - a) places after it, so a has weight
+    C(m_a, k - 1) and the rest is uniform.
+    """
+
+    anchor: ClassVar[str | None] = None
+    width: int = 8
+
+    def check(self) -> None:
+        _at_least_one(self.width)
+
+    def bound_field(self) -> str | None:
+        return "width"
+
+    def available(self, length: int) -> int:
+        return min(self.width, length)
+
+    def draw(self, words: NDArray[np.uint64], length: int) -> Places:
+        k = words.shape[1]
+        cumulative = np.cumsum(self._first_weights(k, length))
+        first = np.searchsorted(cumulative, open_unit(words[:, 0]) * cumulative[-1], side="right") + 1
+        places = np.empty(words.shape, dtype=np.int64)
+        places[:, 0] = first
+        if k > 1:
+            # The rest is a uniform set in the last m places of a row of `width - 1`.
+            row = self.width - 1
+            suffix = _suffix_tables(Uniform(), k - 1, row)
+            log_unit = np.log(open_unit(words))
+            offset = row - np.minimum(row, length - first)
+            previous = offset
+            for j in range(1, k):
+                table = suffix[k - j]
+                previous = np.searchsorted(-table, -(log_unit[:, j] + table[previous]), side="right")
+                places[:, j] = first + previous - offset
+        return places
+
+    def order_pmf(self, k: int, length: int) -> Floats:
+        weights = self._first_weights(k, length)
+        first = np.arange(1, length + 1)
+        room = np.minimum(self.width - 1, length - first)
+        pmf = np.zeros((k, length))
+        pmf[0] = weights
+        for distance in range(1, min(self.width, length)):
+            inside = room >= distance
+            places = first[inside] + distance
+            for j in range(1, k):
+                sets = comb(distance - 1, j - 1) * comb(room[inside] - distance, k - 1 - j)
+                pmf[j, places - 1] += sets
+        return np.asarray(pmf / weights.sum())
+
+    def log_pmf(self, places: Places, length: int) -> Floats:
+        span = places[:, -1] - places[:, 0] + 1
+        total = self._first_weights(places.shape[1], length).sum()
+        return np.where(span <= self.width, -np.log(total), -np.inf)
+
+    def support_size(self, k: int, length: int) -> int:
+        return sum(comb(min(self.width - 1, length - a), k - 1, exact=True) for a in range(1, length + 1))
+
+    def _first_weights(self, k: int, length: int) -> Floats:
+        room = np.minimum(self.width - 1, length - np.arange(1, length + 1))
+        return np.asarray(comb(room, k - 1), dtype=np.float64)
+
+
+def _distances(length: int) -> Floats:
+    return np.arange(length, 0, -1, dtype=np.float64)
+
+
+def _at_least_one(width: int) -> None:
+    if width < 1:
+        raise SettingError("width", "a whole number of at least 1", width)
+
+
+def _log_polynomials(log_weights: Floats, k: int) -> Floats:
+    """(k + 1, l + 1): row r, column p is log e_r(w_{p+1}, .., w_l)."""
+    length = len(log_weights)
+    tables = np.full((k + 1, length + 1), -np.inf)
+    tables[0] = 0.0
+    for r in range(1, k + 1):
+        # e_r of a suffix is the sum, over its first chosen place i, of w_i e_{r-1} of what follows i.
+        terms = log_weights + tables[r - 1, 1:]
+        tables[r, :-1] = np.logaddexp.accumulate(terms[::-1])[::-1]
+    return tables
+
+
+@lru_cache(maxsize=512)
+def _suffix_tables(law: ProductLaw, k: int, length: int) -> Floats:
+    return _log_polynomials(law.log_weights(length), k)

@@ -1,0 +1,343 @@
+"""``Planted``: k-sparse planted correlations with a dial for locality.
+
+The distribution of Golowich et al. (arXiv 2502.16792), as this lab re-creates it: at length l a position set S
+comes from a locality law, k values from the planted alphabet, everything else from the background, and the label is
+a fixed rule of the planted values. Only the law of S depends on l.
+"""
+
+from functools import cached_property, lru_cache
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from scipy.special import xlogy
+from torch import Tensor
+
+from sparsity_lab.generators.locality import Anchored, Geometric, Law, PowerLaw, Recent, Uniform, Window
+from sparsity_lab.generators.query_layout import (
+    EXTRA_POSITIONS,
+    background_tokens,
+    noisy_labels,
+    noisy_log_posterior,
+    query_batch,
+    rows_of_chunks,
+)
+from sparsity_lab.generators.rules import First, Lookup, Majority, Parity, Rule, SumMod
+from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.generators.task import Batch, Task, Truth, Vocabulary
+from sparsity_lab.settings import SettingError, register
+
+__all__ = ["Planted"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@register
+class Planted(Task):
+    """Last-token prediction on ``BOS x_1 .. x_l =``: the target is a rule of the k planted tokens.
+
+    Attributes:
+        k: number of planted tokens.
+        locality: law of their places.
+        rule: the label as a function of the planted values, in order of place.
+        marking: how the model can tell them: ``"token"``, they have their own alphabet; ``"position"``, one
+            alphabet, and the set is drawn once and stays the same at every length, as distances from the query or
+            places from the start; ``"cue"``, one alphabet, and a cue token stands before each of them.
+        vocab_size: V, special tokens included.
+        planted_vocab: q, size of the planted alphabet, tokens 0 .. q - 1.
+        noise: probability that the label is replaced by a uniform other label.
+        position_seed: seed of the set drawn once for ``marking="position"``.
+        reference_length: length at which that set is drawn.
+        coupled: give position IDs: the j-th planted token j, the query k + 1, all else 0. This also reveals the
+            set, so a control with shuffled IDs belongs with it.
+    """
+
+    extra_positions: ClassVar[int] = EXTRA_POSITIONS
+
+    k: int = 3
+    locality: Law = Uniform()
+    rule: Rule = Parity()
+    marking: Literal["token", "position", "cue"] = "token"
+    vocab_size: int = 16
+    planted_vocab: int = 2
+    noise: float = 0.0
+    position_seed: int = 0
+    reference_length: int = 32
+    coupled: bool = False
+
+    @classmethod
+    def examples(cls) -> "tuple[Planted, ...]":
+        return (
+            cls(),
+            cls(k=1, vocab_size=64),
+            cls(k=2, locality=Recent(width=6), rule=SumMod(m=3), planted_vocab=3, noise=0.2),
+            cls(locality=PowerLaw(alpha=1.5), rule=Majority(), noise=0.1),
+            cls(k=4, locality=Geometric(scale=4.0), rule=Lookup(seed=1), planted_vocab=3, coupled=True),
+            cls(locality=Anchored(width=6), rule=First(), planted_vocab=4),
+            cls(locality=Window(width=5), noise=0.5),
+            cls(marking="position", locality=Recent(width=8), rule=Majority()),
+            cls(marking="position", locality=Anchored(width=8), rule=Parity(), noise=0.05, coupled=True),
+            cls(marking="position", locality=Uniform(), rule=SumMod(m=5), planted_vocab=5),
+            cls(marking="cue", k=2),
+            cls(marking="cue", k=3, locality=Window(width=6), rule=Majority(), noise=0.1, coupled=True),
+        )
+
+    def check(self) -> None:
+        if self.k < 1:
+            raise SettingError("k", "a whole number of at least 1", self.k)
+        if self.planted_vocab < 2:
+            raise SettingError("planted_vocab", "a whole number of at least 2", self.planted_vocab)
+        self.rule.check_use(self.k, self.planted_vocab)
+        needed = {
+            "token": self.planted_vocab + 1 + 2,
+            "position": self.planted_vocab + 2,
+            "cue": self.planted_vocab + 1 + 2,
+        }[self.marking]
+        needed = max(needed, self.num_labels + 2)
+        if self.vocab_size < needed:
+            what = "planted alphabet, labels, background, cue, BOS and ="
+            raise SettingError("vocab_size", f"a vocabulary of at least {needed} ({what})", self.vocab_size)
+        limit = 1 - 1 / self.num_labels
+        if not 0 <= self.noise <= limit + 1e-12:
+            raise SettingError("noise", f"a number from 0 to 1 - 1/{self.num_labels} = {limit:.4g}", self.noise)
+        if self.reference_length < 1:
+            raise SettingError("reference_length", "a whole number of at least 1", self.reference_length)
+        if self.marking == "position":
+            if self.locality.anchor is None:
+                raise SettingError(
+                    "locality", "a law that fixes distances or places, for marking='position'", self.locality.kind
+                )
+            self._check_room(self.reference_length, "reference_length")
+        elif (field := self.locality.bound_field()) and self.locality.available(2**20) < self.k:
+            raise SettingError(f"locality.{field}", f"room for k={self.k}", getattr(self.locality, field))
+
+    def check_length(self, length: int) -> None:
+        if length < self.shortest_length:
+            raise SettingError("length", f"at least {self.shortest_length} for {self}", length)
+
+    @cached_property
+    def shortest_length(self) -> int:
+        """The smallest length at which the k planted tokens find room."""
+        if self.marking == "position":
+            reach = self._fixed_set.max()
+            return int(reach)
+        return self.k * (2 if self.marking == "cue" else 1)
+
+    def _check_room(self, length: int, field: str) -> None:
+        room = self.locality.available(length)
+        if room < self.k:
+            bound = self.locality.bound_field()
+            if bound and self.locality.available(2**20) < self.k:
+                raise SettingError(f"locality.{bound}", f"room for k={self.k}", getattr(self.locality, bound))
+            raise SettingError(field, f"at least k={self.k} places", length)
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels; label y is token y."""
+        return self.rule.num_labels(self.planted_vocab)
+
+    @property
+    def bos(self) -> int:
+        """The first token of every sequence."""
+        return self.vocab_size - 1
+
+    @property
+    def query(self) -> int:
+        """The token ``=``, at which the target is scored."""
+        return self.vocab_size - 2
+
+    @property
+    def cue(self) -> int:
+        """The token before each planted one, for ``marking="cue"``."""
+        return self.vocab_size - 3
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        q, V = self.planted_vocab, self.vocab_size
+        last_data = V - 3 if self.marking == "cue" else V - 2
+        names = [str(value) for value in range(q)] + [_letter(i) for i in range(last_data - q)]
+        others = "background" if self.marking == "token" else "unused"
+        roles = ["planted" if self.marking == "token" else "data"] * q + [others] * (last_data - q)
+        if self.marking == "cue":
+            names, roles = [*names, "!"], [*roles, "cue"]
+        return Vocabulary(names=(*names, "=", "BOS"), roles=(*roles, "query", "special"))
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        shortest = self.shortest_length
+        return (max(12, shortest), max(33, shortest + 5))
+
+    @cached_property
+    def _background(self) -> tuple[int, int]:
+        """First token and size of the background alphabet."""
+        if self.marking == "token":
+            return self.planted_vocab, self.vocab_size - 2 - self.planted_vocab
+        return 0, self.planted_vocab
+
+    @cached_property
+    def _fixed_set(self) -> Ints:
+        """The set drawn once: ascending places from the start, or descending distances from the query."""
+        words = Stream(seed=self.position_seed, name="planted set").words(
+            "positions", self.reference_length, 0, 1, self.k
+        )
+        places = self.locality.draw(words, self.reference_length)[0]
+        return places if self.locality.anchor == "start" else np.asarray(self.reference_length + 1 - places)
+
+    def _fixed_places(self, length: int) -> Ints:
+        return self._fixed_set if self.locality.anchor == "start" else np.asarray(length + 1 - self._fixed_set)
+
+    def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
+        self.check_length(length)
+        T = length + EXTRA_POSITIONS
+        tokens = np.empty((count, T), dtype=np.int64)
+        labels = np.empty(count, dtype=np.int64)
+        low, size = self._background
+        for rows, first in rows_of_chunks(start, count, length):
+            chunk = tokens[rows]
+            background_tokens(stream, first, chunk, low, size, self.bos, self.query)
+            places = self._places(stream, first, len(chunk), length)
+            values = bounded(stream.words("planted", length, first, len(chunk), self.k), self.planted_vocab)
+            flat = places + (np.arange(len(chunk)) * T)[:, None]
+            tokens.reshape(-1)[rows.start * T + flat] = values
+            if self.marking == "cue":
+                tokens.reshape(-1)[rows.start * T + flat - 1] = self.cue
+            exact = self.rule.apply(values, self.planted_vocab)
+            labels[rows] = noisy_labels(stream, first, length, exact, self.num_labels, self.noise)
+        return query_batch(tokens, labels, lambda: self._places(stream, start, count, length), self.coupled, self.k)
+
+    def _places(self, stream: Stream, start: int, count: int, length: int) -> Ints:
+        """(count, k) ascending positions of the planted tokens."""
+        if self.marking == "position":
+            return np.broadcast_to(self._fixed_places(length), (count, self.k))
+        words = stream.words("positions", length, start, count, self.k)
+        if self.marking == "token":
+            return self.locality.draw(words, length)
+        # Slot s_j of l - k holds cue and token; the j - 1 slots before it took one position more than they count.
+        return self.locality.draw(words, length - self.k) + np.arange(1, self.k + 1)
+
+    def truth(self, length: int) -> Truth:
+        self.check_length(length)
+        exact = self.rule.joint(self.k, self.planted_vocab)[0].sum(axis=0)
+        labels = self._blur(exact)
+        distribution = np.zeros(self.vocab_size)
+        distribution[: self.num_labels] = labels
+        others = self.num_labels - 1
+        return Truth(
+            k=self.k,
+            chance_accuracy=float(labels.max()),
+            chance_loss=float(-xlogy(labels, labels).sum()),
+            bayes_accuracy=1 - self.noise,
+            bayes_loss=float(0.0 - xlogy(1 - self.noise, 1 - self.noise) - xlogy(self.noise, self.noise / others)),
+            position_law=PlantedPositions(task=self, length=length),
+            label_noise=self.noise,
+            labels=tuple(range(self.num_labels)),
+            label_distribution=distribution,
+            build_joint=lambda: self._token_label_joint(length, labels),
+            label_free_subsets=self.rule.label_free_subsets(self.k, self.planted_vocab),
+            largest_position_id=self.k + 1 if self.coupled else 0,
+        )
+
+    def _blur(self, labels: Floats) -> Floats:
+        """The label distribution (last axis) after noise."""
+        total = labels.sum(axis=-1, keepdims=True)
+        return np.asarray((1 - self.noise) * labels + self.noise * (total - labels) / (self.num_labels - 1))
+
+    def _token_label_joint(self, length: int, labels: Floats) -> Floats:
+        V, q = self.vocab_size, self.planted_vocab
+        joint = np.zeros((length + EXTRA_POSITIONS, V, self.num_labels))
+        planted = self._order_pmf(length)  # (k, T)
+        with_label = self._blur(self.rule.joint(self.k, q))  # (k, q, labels)
+        joint[:, :q] += np.einsum("jt,jzy->tzy", planted, with_label)
+        filled = planted.sum(axis=0)
+        if self.marking == "cue":
+            cues = np.append(filled[1:], 0.0)
+            joint[:, self.cue] += cues[:, None] * labels
+            filled = filled + cues
+        low, size = self._background
+        joint[1:-1, low : low + size] += (1 - filled[1:-1])[:, None, None] / size * labels
+        joint[0, self.bos] = joint[-1, self.query] = labels
+        return joint
+
+    def _order_pmf(self, length: int) -> Floats:
+        """(k, T): probability that the j-th planted token stands at position t."""
+        pmf = np.zeros((self.k, length + EXTRA_POSITIONS))
+        if self.marking == "position":
+            pmf[np.arange(self.k), self._fixed_places(length)] = 1.0
+        elif self.marking == "token":
+            pmf[:, 1 : length + 1] = self.locality.order_pmf(self.k, length)
+        else:
+            slots = self.locality.order_pmf(self.k, length - self.k)
+            for j in range(self.k):
+                pmf[j, j + 2 : j + 2 + slots.shape[1]] = slots[j]
+        return pmf
+
+    def observed_sources(self, tokens: Int64[Tensor, "B T"]) -> list[list[int]]:
+        rows = tokens.tolist()
+        if self.marking == "position":
+            fixed = self._fixed_places(tokens.shape[1] - EXTRA_POSITIONS).tolist()
+            return [fixed for _ in rows]
+        if self.marking == "token":
+            return [[t for t, token in enumerate(row) if token < self.planted_vocab] for row in rows]
+        return [[t + 1 for t, token in enumerate(row) if token == self.cue] for row in rows]
+
+    def answer(self, source_tokens: tuple[int, ...]) -> int:
+        return self.rule.define(source_tokens, self.planted_vocab)
+
+    def define_position_ids(self, sources: tuple[int, ...], sequence_length: int) -> list[list[int]] | None:
+        if not self.coupled:
+            return None
+        ids = [1 + sources.index(t) if t in sources else 0 for t in range(sequence_length)]
+        ids[-1] = self.k + 1
+        return [ids]
+
+    def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
+        tokens = batch.tokens.numpy()
+        count, T = tokens.shape
+        if self.marking == "position":
+            values = tokens[:, self._fixed_places(T - EXTRA_POSITIONS)]
+        else:
+            marked = tokens[:, 1:-1] < self.planted_vocab if self.marking == "token" else tokens[:, :-2] == self.cue
+            if not (marked.sum(axis=1) == self.k).all():
+                raise ValueError(f"expected sequences of {self}, with {self.k} marked tokens each, got other tokens")
+            values = tokens[:, 1:-1][marked].reshape(count, self.k)
+        labels = self.rule.apply(values, self.planted_vocab)
+        return noisy_log_posterior(labels, self.num_labels, self.noise, self.vocab_size)
+
+
+class PlantedPositions:
+    """The declared law of the source set, in positions of the sequence (see ``PositionLaw``)."""
+
+    def __init__(self, *, task: Planted, length: int) -> None:
+        self._task = task
+        self._length = length
+
+    def order_pmf(self) -> Floats:
+        return _cached_order_pmf(self._task, self._length)
+
+    def pmf(self, sources: Ints) -> Floats:
+        task, length = self._task, self._length
+        if task.marking == "position":
+            return np.asarray((sources == task._fixed_places(length)).all(axis=1), dtype=np.float64)
+        if task.marking == "token":
+            return np.asarray(np.exp(task.locality.log_pmf(sources, length)))
+        slots = sources - np.arange(1, task.k + 1)
+        possible = (slots[:, 0] >= 1) & (np.diff(slots, axis=1) > 0).all(axis=1)
+        legal = np.where(possible[:, None], slots, np.arange(1, task.k + 1))
+        return np.where(possible, np.exp(task.locality.log_pmf(legal, length - task.k)), 0.0)
+
+    def support_size(self) -> int:
+        task = self._task
+        if task.marking == "position":
+            return 1
+        return task.locality.support_size(task.k, self._length - (task.k if task.marking == "cue" else 0))
+
+
+@lru_cache(maxsize=256)
+def _cached_order_pmf(task: Planted, length: int) -> Floats:
+    return task._order_pmf(length)
+
+
+def _letter(index: int) -> str:
+    return chr(ord("a") + index) if index < 26 else f"w{index}"

@@ -1,0 +1,93 @@
+"""The layout ``BOS x_1 .. x_l =`` with one target, at the query ``=``: what the tasks that use it share.
+
+x_i stands at position i of the sequence, BOS at 0, the query at l + 1.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparsity_lab.generators.stream import Stream, bounded, open_unit
+from sparsity_lab.generators.task import IGNORE, Batch
+
+__all__ = [
+    "EXTRA_POSITIONS",
+    "background_tokens",
+    "noisy_labels",
+    "noisy_log_posterior",
+    "query_batch",
+    "rows_of_chunks",
+]
+
+Ints = NDArray[np.int64]
+
+EXTRA_POSITIONS = 2  # BOS and the query
+_TOKENS_PER_CHUNK = 1 << 15  # words, products and tokens of one chunk fit the second-level cache together
+
+
+def rows_of_chunks(start: int, count: int, length: int) -> Iterator[tuple[slice, int]]:
+    """Cut a batch into chunks of rows that fit the cache: (rows of the batch, stream index of the first)."""
+    size = max(1, _TOKENS_PER_CHUNK // (length + EXTRA_POSITIONS))
+    for first in range(0, count, size):
+        yield slice(first, min(first + size, count)), start + first
+
+
+def background_tokens(stream: Stream, start: int, out: Ints, low: int, size: int, bos: int, query: int) -> None:
+    """Fill ``out`` (count, l + 2) with BOS, l tokens uniform on low .. low + size - 1, and the query."""
+    count, length = out.shape[0], out.shape[1] - EXTRA_POSITIONS
+    words = stream.words("background", length, start, count, (length + 1) // 2)
+    halves = np.ascontiguousarray(words, dtype="<u8").view("<u4")
+    tokens = bounded(halves, size)
+    tokens += low
+    out[:, 0] = bos
+    out[:, 1:-1] = tokens[:, :length]
+    out[:, -1] = query
+
+
+def noisy_labels(stream: Stream, start: int, length: int, labels: Ints, num_labels: int, noise: float) -> Ints:
+    """Labels, each replaced with probability ``noise`` by a uniform other one."""
+    if noise == 0:
+        return labels
+    words = stream.words("noise", length, start, len(labels), 2)
+    shift = 1 + bounded(words[:, 1], num_labels - 1)
+    return np.where(open_unit(words[:, 0]) < noise, (labels + shift) % num_labels, labels)
+
+
+def noisy_log_posterior(labels: Ints, num_labels: int, noise: float, vocab_size: int) -> Float[Tensor, "scored V"]:
+    """Rows of log-probabilities: 1 - noise on the label, the rest shared by the other labels, nothing elsewhere."""
+    posterior = np.zeros((len(labels), vocab_size))
+    posterior[:, :num_labels] = noise / (num_labels - 1)
+    posterior[np.arange(len(labels)), labels] = 1 - noise
+    with np.errstate(divide="ignore"):
+        return torch.from_numpy(np.log(posterior))
+
+
+def query_batch(tokens: Ints, labels: Ints, sources: Callable[[], Ints], coupled: bool, k: int) -> Batch:
+    """The batch with its one target at the query.
+
+    Args:
+        tokens: (B, T).
+        labels: (B,) target tokens.
+        sources: makes the (B, k) ascending source positions, padded with -1.
+        coupled: give the j-th source ID j and the query k + 1.
+    """
+    count, T = tokens.shape
+    targets = np.full((count, T), IGNORE, dtype=np.int64)
+    targets[:, -1] = labels
+    position_ids: Int64[Tensor, "B C T"] | None = None
+    if coupled:
+        ids = np.zeros((count, 1, T), dtype=np.int64)
+        np.put_along_axis(ids[:, 0], sources(), np.arange(1, k + 1)[None, :], axis=1)
+        ids[:, 0, -1] = k + 1
+        position_ids = torch.from_numpy(ids)
+
+    def build_sources() -> Int64[Tensor, "B T K"]:
+        spread = np.full((count, T, k), -1, dtype=np.int64)
+        spread[:, -1] = sources()
+        return torch.from_numpy(spread)
+
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), position_ids, build_sources)

@@ -1,0 +1,193 @@
+"""Planted rules: the label as a function of the k planted values, the same at every length.
+
+Values are 0 .. q - 1 where q is the size of the planted alphabet, independent and uniform. Labels are 0 .. m - 1.
+"""
+
+from abc import abstractmethod
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.settings import Setting, SettingError, register
+
+__all__ = ["First", "Lookup", "Majority", "Parity", "Rule", "SumMod"]
+
+Values = NDArray[np.int64]
+
+
+class Rule(Setting, family="rule"):
+    """A map from k planted values to a label."""
+
+    def check_use(self, k: int, planted_vocab: int) -> None:
+        """Raise ``SettingError`` (paths from the task) if the rule cannot take k values of this alphabet."""
+
+    @abstractmethod
+    def num_labels(self, planted_vocab: int) -> int:
+        """m."""
+
+    @abstractmethod
+    def apply(self, values: Values, planted_vocab: int) -> Values:
+        """Labels of (count, k) values, shape (count,)."""
+
+    @abstractmethod
+    def define(self, values: tuple[int, ...], planted_vocab: int) -> int:
+        """The label of one tuple, written as the definition reads; the certificate holds ``apply`` against it."""
+
+    @abstractmethod
+    def joint(self, k: int, planted_vocab: int) -> NDArray[np.float64]:
+        """(k, q, m): joint probability of the j-th value and the label."""
+
+    def label_free_subsets(self, k: int, planted_vocab: int) -> bool:
+        """True if every proper subset of the values is independent of the label."""
+        return False
+
+
+class _ResidueRule(Rule):
+    """Sum of the values modulo m."""
+
+    @abstractmethod
+    def modulus(self) -> int: ...
+
+    def num_labels(self, planted_vocab: int) -> int:
+        return self.modulus()
+
+    def apply(self, values: Values, planted_vocab: int) -> Values:
+        return np.asarray(values.sum(axis=1) % self.modulus())
+
+    def joint(self, k: int, planted_vocab: int) -> NDArray[np.float64]:
+        m = self.modulus()
+        single = np.bincount(np.arange(planted_vocab) % m, minlength=m) / planted_vocab
+        others = np.zeros(m)
+        others[0] = 1.0
+        for _ in range(k - 1):  # circular convolution: the residue of one value more
+            others = np.array([np.dot(others, single[(y - np.arange(m)) % m]) for y in range(m)])
+        value, label = np.arange(planted_vocab)[:, None], np.arange(m)[None, :]
+        one = others[(label - value) % m] / planted_vocab
+        return np.broadcast_to(one, (k, planted_vocab, m)).copy()
+
+    def label_free_subsets(self, k: int, planted_vocab: int) -> bool:
+        # One missing value whose residue is uniform makes the sum uniform.
+        return planted_vocab % self.modulus() == 0
+
+
+@register
+class Parity(_ResidueRule):
+    """Sum of the planted values modulo 2."""
+
+    def modulus(self) -> int:
+        return 2
+
+    def define(self, values: tuple[int, ...], planted_vocab: int) -> int:
+        odd = False
+        for value in values:
+            odd ^= bool(value & 1)
+        return int(odd)
+
+
+@register
+class SumMod(_ResidueRule):
+    """Sum of the planted values modulo ``m``."""
+
+    m: int = 3
+
+    def check(self) -> None:
+        if self.m < 2:
+            raise SettingError("m", "a whole number of at least 2", self.m)
+
+    def modulus(self) -> int:
+        return self.m
+
+    def define(self, values: tuple[int, ...], planted_vocab: int) -> int:
+        total = sum(values)
+        while total >= self.m:
+            total -= self.m
+        return total
+
+
+@register
+class Majority(Rule):
+    """1 if more than half of the planted bits are 1, else 0; a tie (even k) gives 0."""
+
+    def check_use(self, k: int, planted_vocab: int) -> None:
+        if planted_vocab != 2:
+            raise SettingError("planted_vocab", "2, since Majority counts bits", planted_vocab)
+
+    def num_labels(self, planted_vocab: int) -> int:
+        return 2
+
+    def apply(self, values: Values, planted_vocab: int) -> Values:
+        return np.asarray(2 * values.sum(axis=1) > values.shape[1], dtype=np.int64)
+
+    def define(self, values: tuple[int, ...], planted_vocab: int) -> int:
+        return int(values.count(1) > values.count(0))
+
+    def joint(self, k: int, planted_vocab: int) -> NDArray[np.float64]:
+        # The label is 1 iff the other k - 1 bits hold more than k / 2 - value ones.
+        ones = np.array([binom.sf(k // 2 - value, k - 1, 0.5) for value in (0, 1)]) / 2
+        return np.broadcast_to(np.stack([0.5 - ones, ones], axis=1), (k, 2, 2)).copy()
+
+
+@register
+class First(Rule):
+    """The first planted value: the others are decoys, so one dependency suffices."""
+
+    def num_labels(self, planted_vocab: int) -> int:
+        return planted_vocab
+
+    def apply(self, values: Values, planted_vocab: int) -> Values:
+        return values[:, 0].copy()
+
+    def define(self, values: tuple[int, ...], planted_vocab: int) -> int:
+        return next(iter(values))
+
+    def joint(self, k: int, planted_vocab: int) -> NDArray[np.float64]:
+        table = np.full((k, planted_vocab, planted_vocab), 1 / planted_vocab**2)
+        table[0] = np.eye(planted_vocab) / planted_vocab
+        return table
+
+
+@register
+class Lookup(Rule):
+    """A random table on q^k entries with labels uniform on 0 .. q - 1, fixed by ``seed``.
+
+    The entry of values z_1 .. z_k has index sum_j z_j q^(k - j). Tables above 2^20 entries are refused.
+    """
+
+    seed: int = 0
+
+    def check_use(self, k: int, planted_vocab: int) -> None:
+        if planted_vocab**k > 2**20:
+            raise SettingError("rule", "a Lookup table of at most 2^20 entries", f"{planted_vocab}^{k} entries")
+
+    def num_labels(self, planted_vocab: int) -> int:
+        return planted_vocab
+
+    def table(self, k: int, planted_vocab: int) -> Values:
+        """The (q^k,) labels."""
+        return _lookup_table(self.seed, k, planted_vocab)
+
+    def apply(self, values: Values, planted_vocab: int) -> Values:
+        k = values.shape[1]
+        return np.asarray(self.table(k, planted_vocab)[values @ planted_vocab ** np.arange(k - 1, -1, -1)])
+
+    def define(self, values: tuple[int, ...], planted_vocab: int) -> int:
+        k = len(values)
+        return int(self.table(k, planted_vocab).reshape((planted_vocab,) * k)[values])
+
+    def joint(self, k: int, planted_vocab: int) -> NDArray[np.float64]:
+        cube = self.table(k, planted_vocab).reshape((planted_vocab,) * k)
+        rows = [np.moveaxis(cube, j, 0).reshape(planted_vocab, -1) for j in range(k)]
+        counts = [[np.bincount(row, minlength=planted_vocab) for row in by_value] for by_value in rows]
+        return np.asarray(np.array(counts) / planted_vocab**k)
+
+
+@lru_cache(maxsize=64)
+def _lookup_table(seed: int, k: int, planted_vocab: int) -> Values:
+    entries = planted_vocab**k
+    words = Stream(seed=seed, name="lookup").words(f"table of {planted_vocab} symbols", k, 0, 1, entries)
+    table = bounded(words[0], planted_vocab)
+    table.flags.writeable = False
+    return table

@@ -1,0 +1,164 @@
+"""``SparseParity``: parity of the planted bits, with the number of planted bits mixed from sequence to sequence.
+
+The task family D^sp(l, k) of Golowich et al. (arXiv 2502.16792); the token layout is this lab's. Mixing small k in
+training is also a curriculum: parity of many bits alone may never leave chance.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparsity_lab.generators.locality import Uniform
+from sparsity_lab.generators.query_layout import (
+    EXTRA_POSITIONS,
+    background_tokens,
+    noisy_log_posterior,
+    query_batch,
+    rows_of_chunks,
+)
+from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.generators.task import Batch, Task, Truth, Vocabulary
+from sparsity_lab.settings import SettingError, register
+
+__all__ = ["SparseParity"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+_BITS, _QUERY, _BOS, _VOCAB = 2, 4, 5, 7
+_UNIFORM = Uniform()
+
+
+@register
+class SparseParity(Task):
+    """Last-token prediction on ``BOS x_1 .. x_l =``: the parity of the planted bits.
+
+    Tokens 0 and 1 are planted bits, 2 and 3 distractor bits, so no position is needed to tell them apart. Each
+    sequence has its own number of planted bits, uniform on ``min_k .. max_k``, at a uniformly drawn set of places.
+    For an evaluation at one k, set both to it.
+    """
+
+    extra_positions: ClassVar[int] = EXTRA_POSITIONS
+
+    min_k: int = 1
+    max_k: int = 4
+
+    @classmethod
+    def examples(cls) -> "tuple[SparseParity, ...]":
+        return cls(), cls(min_k=3, max_k=3), cls(min_k=1, max_k=8)
+
+    def check(self) -> None:
+        if self.min_k < 1:
+            raise SettingError("min_k", "a whole number of at least 1", self.min_k)
+        if self.max_k < self.min_k:
+            raise SettingError("max_k", f"a whole number of at least min_k={self.min_k}", self.max_k)
+
+    def check_length(self, length: int) -> None:
+        if length < self.max_k:
+            raise SettingError("length", f"at least max_k={self.max_k} for {self}", length)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(
+            names=("0", "1", "o", "i", "=", "BOS", "PAD"),
+            roles=("planted", "planted", "background", "background", "query", "special", "unused"),
+        )
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        return max(12, self.max_k), max(33, self.max_k + 5)
+
+    def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
+        self.check_length(length)
+        tokens = np.empty((count, length + EXTRA_POSITIONS), dtype=np.int64)
+        labels = np.empty(count, dtype=np.int64)
+        for rows, first in rows_of_chunks(start, count, length):
+            chunk = tokens[rows]
+            background_tokens(stream, first, chunk, _BITS, _BITS, _BOS, _QUERY)
+            places = self._places(stream, first, len(chunk), length)
+            bits = bounded(stream.words("planted", length, first, len(chunk), self.max_k), 2)
+            planted = places > 0
+            row_index = np.broadcast_to(np.arange(len(chunk))[:, None], places.shape)
+            chunk[row_index[planted], places[planted]] = bits[planted]
+            labels[rows] = (bits * planted).sum(axis=1) % 2
+        return query_batch(tokens, labels, lambda: self._places(stream, start, count, length), False, self.max_k)
+
+    def _places(self, stream: Stream, start: int, count: int, length: int) -> Ints:
+        """(count, max_k) ascending positions of the planted bits, padded with -1."""
+        span = self.max_k - self.min_k + 1
+        ks = self.min_k + bounded(stream.words("sparsity", length, start, count, 1)[:, 0], span)
+        words = stream.words("positions", length, start, count, self.max_k)
+        places = np.full((count, self.max_k), -1, dtype=np.int64)
+        for k in range(self.min_k, self.max_k + 1):
+            rows = np.flatnonzero(ks == k)
+            places[rows, :k] = _UNIFORM.draw(words[rows, :k], length)
+        return places
+
+    def truth(self, length: int) -> Truth:
+        self.check_length(length)
+        distribution = np.zeros(_VOCAB)
+        distribution[:_BITS] = 0.5
+        return Truth(
+            k=self.max_k,
+            chance_accuracy=0.5,
+            chance_loss=float(np.log(2)),
+            bayes_accuracy=1.0,
+            bayes_loss=0.0,
+            position_law=MixedUniformPositions(min_k=self.min_k, max_k=self.max_k, length=length),
+            labels=(0, 1),
+            label_distribution=distribution,
+            build_joint=lambda: self._token_label_joint(length),
+            label_free_subsets=True,
+        )
+
+    def _token_label_joint(self, length: int) -> Floats:
+        joint = np.zeros((length + EXTRA_POSITIONS, _VOCAB, 2))
+        ks = np.arange(self.min_k, self.max_k + 1)
+        planted = ks / length  # a place is one of k in l
+        # A planted bit tells the label only where it is the only one.
+        alone = np.mean(np.where(ks == 1, planted, 0.0))
+        shared = planted.mean() - alone
+        joint[1:-1, :2] = shared / 4 + alone / 2 * np.eye(2)
+        joint[1:-1, 2:4] = (1 - planted.mean()) / 4
+        joint[0, _BOS] = joint[-1, _QUERY] = 0.5
+        return joint
+
+    def observed_sources(self, tokens: Int64[Tensor, "B T"]) -> list[list[int]]:
+        return [[t for t, token in enumerate(row) if token in (0, 1)] for row in tokens.tolist()]
+
+    def answer(self, source_tokens: tuple[int, ...]) -> int:
+        return source_tokens.count(1) & 1
+
+    def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
+        labels = (batch.tokens == 1).sum(dim=1).numpy() % 2
+        return noisy_log_posterior(labels, 2, 0.0, _VOCAB)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedUniformPositions:
+    """Law of a uniform set whose size is uniform on min_k .. max_k (see ``PositionLaw``)."""
+
+    min_k: int
+    max_k: int
+    length: int
+
+    def order_pmf(self) -> Floats:
+        ks = range(self.min_k, self.max_k + 1)
+        pmf = np.zeros((self.max_k, self.length + EXTRA_POSITIONS))
+        for k in ks:
+            pmf[:k, 1:-1] += _UNIFORM.order_pmf(k, self.length) / len(ks)
+        return pmf
+
+    def pmf(self, sources: Ints) -> Floats:
+        sizes = (sources >= 0).sum(axis=1)
+        probability = np.zeros(self.max_k + 1)
+        for k in range(self.min_k, self.max_k + 1):
+            probability[k] = 1 / (self.max_k - self.min_k + 1) / _UNIFORM.support_size(k, self.length)
+        return np.asarray(probability[sizes])
+
+    def support_size(self) -> int:
+        return sum(_UNIFORM.support_size(k, self.length) for k in range(self.min_k, self.max_k + 1))

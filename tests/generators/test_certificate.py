@@ -1,0 +1,259 @@
+"""Every registered task passes its certificate, and every check of the certificate catches a mutant.
+
+Seeds are fixed. A correct task fails with probability 1e-6 (Bonferroni over all tests of its certificate).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from sparsity_lab.generators import Batch, Planted, PowerLaw, SparseParity, Stream, SumMod, Task, Truth, certify
+from sparsity_lab.generators.certificate import CHECKS
+from sparsity_lab.settings import SettingError, kinds
+
+EXAMPLES = [example for cls in kinds("task").values() for example in cls.examples()]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("task", EXAMPLES, ids=str)
+def test_every_example_passes(task: Task) -> None:
+    certificate = certify(task, sequences=30_000)
+    assert certificate.passed, certificate.frame().filter(~certificate.frame()["passed"])
+
+
+Edit = Callable[["Task", Stream, int, int, int], Batch]
+
+
+def mutant(task: Task, sample: Edit | None = None, **methods: Callable[..., object]) -> Task:
+    """The task with some methods broken; ``sample(task, stream, start, count, length)`` may call the sound one."""
+    broken: dict[str, Callable[..., object]] = dict(methods)
+    if sample:
+        broken["sample"] = lambda self, stream, start, count, length: sample(task, stream, start, count, length)
+    cls = type("Mutant", (type(task),), broken)
+    fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}  # type: ignore[arg-type]
+    return cls(**fields)  # type: ignore[no-any-return]
+
+
+def parts(task: Task, stream: Stream, start: int, count: int, length: int) -> tuple[Batch, Tensor, Tensor, Tensor]:
+    """Copies to be changed: batch, tokens, the one target, its sources. And the stream index decides who changes."""
+    batch = task.sample(stream, start, count, length)
+    assert batch.sources is not None
+    return batch, batch.tokens.clone(), batch.targets.clone(), batch.sources.clone()
+
+
+def every(n: int, start: int, count: int) -> Tensor:
+    """True for stream indices divisible by n."""
+    return (torch.arange(start, start + count) % n) == 0
+
+
+def rebuilt(tokens: Tensor, targets: Tensor, sources: Tensor, ids: Tensor | None = None) -> Batch:
+    return Batch(tokens, targets, ids, lambda: sources)
+
+
+def biased_background(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    tokens[(tokens == 5) & every(10, start, count)[:, None]] = 6
+    return rebuilt(tokens, targets, sources)
+
+
+def biased_labels(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """The rule holds, but some sequences of label 0 get one planted bit flipped, and label 1."""
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    rows = (every(10, start, count) & (targets[:, -1] == 0)).nonzero()[:, 0]
+    place = sources[rows, -1, 0]
+    tokens[rows, place] = 1 - tokens[rows, place]
+    targets[rows, -1] = 1
+    return rebuilt(tokens, targets, sources)
+
+
+def repeated_source(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    rows = every(500, start, count).nonzero()[:, 0]
+    sources[rows, -1, 1] = sources[rows, -1, 0]
+    return rebuilt(tokens, targets, sources)
+
+
+def fewer_sources(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """k mixed with slightly wrong shares: some sequences of k = 1 .. 4 come from k = 1 alone."""
+    odd = SparseParity(min_k=1, max_k=1).sample(stream, start, count, length)
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    assert odd.sources is not None
+    rows = every(10, start, count)
+    tokens[rows], targets[rows] = odd.tokens[rows], odd.targets[rows]
+    sources[rows] = -1
+    sources[rows, :, :1] = odd.sources[rows]
+    return rebuilt(tokens, targets, sources)
+
+
+def another_law(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    assert isinstance(task, Planted)
+    return task.replace(locality=PowerLaw(alpha=0.2)).sample(stream, start, count, length)
+
+
+def paired_places(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """{2, 9} becomes {2, 10} and {3, 10} becomes {3, 9}: each source keeps its own law, the pair does not."""
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    for old, new in [((2, 9), (2, 10)), ((3, 10), (3, 9))]:
+        rows = (every(2, start, count) & (sources[:, -1] == torch.tensor(old)).all(dim=1)).nonzero()[:, 0]
+        kept, moved = tokens[rows, old[1]].clone(), tokens[rows, new[1]].clone()
+        tokens[rows, old[1]], tokens[rows, new[1]] = moved, kept
+        sources[rows, -1] = torch.tensor(new)
+    return rebuilt(tokens, targets, sources)
+
+
+def flipped_targets(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    rows = every(1000, start, count)
+    targets[rows, -1] = 1 - targets[rows, -1]
+    return rebuilt(tokens, targets, sources)
+
+
+def too_little_noise(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    assert isinstance(task, Planted)
+    return task.replace(noise=0.17).sample(stream, start, count, length)
+
+
+def one_sided_noise(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    assert isinstance(task, Planted)
+    clean = task.replace(noise=0.0).sample(stream, start, count, length)
+    noisy, tokens, targets, sources = parts(task, stream, start, count, length)
+    rows = noisy.targets[:, -1] != clean.targets[:, -1]
+    targets[rows, -1] = (clean.targets[rows, -1] + 1) % 3
+    return rebuilt(tokens, targets, sources)
+
+
+def telltale_position(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """Where position 5 holds token 4 or 5, which of the two it is follows the label; its marginal stays."""
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    rows = (tokens[:, 5] == 4) | (tokens[:, 5] == 5)
+    tokens[rows, 5] = 4 + targets[rows, -1]
+    return rebuilt(tokens, targets, sources)
+
+
+def two_bits_suffice(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """The third planted bit is 0 more often than 1, so the first two predict the parity."""
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    place = sources[:, -1, 2]
+    rows = (every(5, start, count) & (tokens.gather(1, place[:, None])[:, 0] == 1)).nonzero()[:, 0]
+    tokens[rows, place[rows]] = 0
+    targets[rows, -1] = 1 - targets[rows, -1]
+    return rebuilt(tokens, targets, sources)
+
+
+def unlisted_planted_token(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    rows = (every(1000, start, count) & (tokens[:, 7] > 1)).nonzero()[:, 0]
+    tokens[rows, 7] = 0
+    return rebuilt(tokens, targets, sources)
+
+
+def shifted_ids(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    batch, tokens, targets, sources = parts(task, stream, start, count, length)
+    assert batch.position_ids is not None
+    ids = batch.position_ids.clone()
+    rows = every(300, start, count)
+    ids[rows] = ids[rows].roll(1, dims=2)
+    return rebuilt(tokens, targets, sources, ids)
+
+
+def batch_dependent(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """The classic mistake: a generator that starts anew with every batch."""
+    return task.sample(stream, 0, count, length)
+
+
+def ignores_its_stream(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    return task.sample(Stream(seed=0, name="certificate"), start, count, length)
+
+
+def repeats_sequences(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """Sequences 2i and 2i + 1 are the same."""
+    index = torch.arange(start, start + count) // 2
+    batch = task.sample(stream, int(index[0]), int(index[-1] - index[0]) + 1, length)
+    assert batch.sources is not None
+    rows = index - index[0]
+    return rebuilt(batch.tokens[rows], batch.targets[rows], batch.sources[rows])
+
+
+def misjudged_noise(self: Planted, batch: Batch) -> Tensor:
+    return Planted.log_posterior(self.replace(noise=0.15), batch)
+
+
+def boastful_truth(self: Planted, length: int) -> Truth:
+    return dataclasses.replace(Planted.truth(self, length), chance_accuracy=0.45)
+
+
+PARITY = Planted(vocab_size=10)
+MUTANTS: list[tuple[str, Task]] = [
+    ("token_marginals", mutant(PARITY, biased_background)),
+    ("label_balance", mutant(PARITY, biased_labels)),
+    ("source_counts", mutant(PARITY, repeated_source)),
+    ("source_counts", mutant(SparseParity(), fewer_sources)),
+    ("source_places", mutant(PARITY, another_law)),
+    ("source_sets", mutant(PARITY.replace(k=2), paired_places)),
+    ("rule", mutant(PARITY, flipped_targets)),
+    ("rule", mutant(PARITY.replace(noise=0.2), too_little_noise)),
+    ("label_noise", mutant(PARITY.replace(rule=SumMod(m=3), planted_vocab=3, noise=0.2), one_sided_noise)),
+    ("position_shortcut", mutant(PARITY, telltale_position)),
+    ("subset_shortcut", mutant(PARITY, two_bits_suffice)),
+    ("second_answer", mutant(PARITY, unlisted_planted_token)),
+    ("bayes", mutant(PARITY.replace(noise=0.1), log_posterior=misjudged_noise)),
+    ("declared_levels", mutant(PARITY, truth=boastful_truth)),
+    ("position_ids", mutant(PARITY.replace(coupled=True), shifted_ids)),
+    ("slices", mutant(PARITY, batch_dependent)),
+    ("independence", mutant(PARITY, ignores_its_stream)),
+    ("independence", mutant(PARITY, repeats_sequences)),
+]
+
+
+@pytest.mark.parametrize(("check", "task"), MUTANTS, ids=[f"{check}-{i}" for i, (check, _) in enumerate(MUTANTS)])
+def test_every_mutant_is_caught_by_its_check(check: str, task: Task) -> None:
+    assert check in certify(task, sequences=30_000).failed_checks
+
+
+@pytest.mark.parametrize(
+    ("check", "task"),
+    [
+        pair
+        for pair in MUTANTS
+        if pair[0] in {"source_sets", "rule", "label_noise", "position_shortcut", "declared_levels"}
+    ],
+    ids=str,
+)
+def test_some_properties_break_alone(check: str, task: Task) -> None:
+    """Where a mutant can break one property and leave the others, only that check fires."""
+    others = set(certify(task, sequences=30_000).failed_checks) - {check}
+    assert others <= {"bayes"}
+
+
+def test_every_check_has_a_mutant() -> None:
+    assert {check.__name__ for check in CHECKS} == {check for check, _ in MUTANTS}
+
+
+def test_p_values_of_a_sound_task_are_uniform() -> None:
+    """Over 60 seeds: none fails, and p-values lie below 1 % about one time in a hundred (binomial, 1e-6)."""
+    certificates = [certify(Planted(noise=0.1), seed=seed, sequences=4000, lengths=(12,)) for seed in range(60)]
+    assert all(certificate.passed for certificate in certificates)
+    p_values = np.array([f.p_value for c in certificates for _, f in c.findings if f.p_value < 1])
+    assert len(p_values) > 4000
+    low = int((p_values < 0.01).sum())
+    assert stats.binomtest(low, len(p_values), 0.01).pvalue > 1e-6
+
+
+def test_what_a_certificate_says() -> None:
+    certificate = certify(PARITY, sequences=2000)
+    assert "passed" in repr(certificate)
+    assert certificate.frame().columns == ["length", "check", "subject", "statistic", "p_value", "passed"]
+    assert certificate.threshold == pytest.approx(1e-6 / len(certificate.findings))
+    broken = certify(mutant(PARITY, flipped_targets), sequences=4000)
+    assert not broken.passed
+    assert "FAILED bayes, rule" in repr(broken)
+    assert "FAILED" in broken._repr_html_()
+
+
+def test_too_few_sequences_are_refused() -> None:
+    with pytest.raises(SettingError, match="sequences: expected a whole number of at least 1000, got 10"):
+        certify(PARITY, sequences=10)
