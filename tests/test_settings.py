@@ -1,0 +1,216 @@
+"""Settings: registry, texts, ids and errors."""
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparsity_lab.settings import (
+    Setting,
+    SettingError,
+    canonical_json,
+    flatten,
+    from_data,
+    from_text,
+    identifier,
+    kinds,
+    register,
+    replace_at,
+    to_data,
+)
+
+
+class Colour(Setting, family="test colour"):
+    """A family for these tests."""
+
+
+@register
+class Red(Colour):
+    shade: float = 0.5
+
+
+@register
+class Blue(Colour):
+    depth: int = 3
+
+    def check(self) -> None:
+        if self.depth < 1:
+            raise SettingError("depth", "at least 1", self.depth)
+
+
+class Picture(Setting, family="test picture"):
+    """A family of settings that hold settings."""
+
+
+@register
+class Painting(Picture):
+    title: str = "untitled"
+    ground: Colour = Red()
+    layers: tuple[Colour, ...] | Colour = ()
+    frame: Colour | None = None
+    size: tuple[int, int] = (3, 4)
+    named: dict[str, Colour] = dataclasses.field(default_factory=dict)
+    original: Picture | None = None
+    signed: bool = False
+
+
+colours = st.one_of(
+    st.builds(Red, shade=st.floats(-1e6, 1e6)),
+    st.builds(Blue, depth=st.integers(1, 100)),
+)
+paintings = st.builds(
+    Painting,
+    title=st.text(max_size=12),
+    ground=colours,
+    layers=st.one_of(colours, st.lists(colours, max_size=3).map(tuple)),
+    frame=st.none() | colours,
+    size=st.tuples(st.integers(), st.integers()),
+    named=st.dictionaries(st.text(min_size=1, max_size=5), colours, max_size=2),
+    original=st.none() | st.builds(Painting, ground=colours),
+    signed=st.booleans(),
+)
+
+
+@given(paintings)
+def test_all_three_texts_come_back(painting: Painting) -> None:
+    assert from_data(Picture, to_data(painting)) == painting
+    assert from_data(Picture, json.loads(canonical_json(painting))) == painting
+    assert from_text(Picture, str(painting)) == painting
+
+
+@given(paintings)
+def test_ids_follow_equality(painting: Painting) -> None:
+    again = from_text(Picture, str(painting))
+    assert identifier(again) == identifier(painting)
+    assert identifier(painting.replace(size=(painting.size[0] + 1, 0))) != identifier(painting)
+
+
+def test_an_int_for_a_float_is_the_same_setting() -> None:
+    assert identifier(Red(shade=1)) == identifier(Red(shade=1.0))  # type: ignore[arg-type]
+    assert identifier(Blue(depth=np.int64(5))) == identifier(Blue(depth=5))  # type: ignore[arg-type]
+
+
+def test_canonical_json_is_pinned() -> None:
+    """Ids of published runs must stay what they were."""
+    assert canonical_json(Blue()) == '{"depth":3,"kind":"Blue","version":1}'
+    assert identifier(Blue()) == "13b30e170381b542"
+
+
+def test_fields_can_be_left_out_of_ids_at_every_depth() -> None:
+    first = Painting(title="a", original=Painting(title="b"))
+    second = Painting(title="c", original=Painting(title="d"))
+    assert identifier(first, without=("title",)) == identifier(second, without=("title",))
+    assert "title" not in canonical_json(first, without=("title",))
+
+
+def test_a_raised_version_changes_ids_and_old_data_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    old, data = identifier(Painting()), to_data(Painting())
+    monkeypatch.setattr(Red, "version", 2)
+    assert identifier(Painting()) != old
+    with pytest.raises(SettingError, match="ground.version: expected version 2 of Red, got 1"):
+        from_data(Picture, data)
+
+
+def test_short_form_shows_only_what_differs() -> None:
+    assert str(Painting()) == "Painting()"
+    assert str(Painting(ground=Blue(depth=4), size=(1, 2))) == "Painting(ground=Blue(depth=4), size=(1, 2))"
+    assert from_text(Colour, "Blue") == Blue()
+
+
+def test_flatten_gives_short_forms_and_leaves() -> None:
+    row = flatten(Painting(ground=Blue(depth=4)))
+    assert row["ground"] == "Blue(depth=4)"
+    assert row["ground.depth"] == 4
+    assert row["size"] == "(3, 4)"
+    assert row["frame"] is None
+
+
+def test_replace_at_descends() -> None:
+    painting = replace_at(Painting(original=Painting()), "original.ground", "Blue(depth=9)")
+    assert painting.original == Painting(ground=Blue(depth=9))
+    assert replace_at(painting, "original.ground.depth", 2).original == Painting(ground=Blue(depth=2))
+
+
+ERRORS: list[tuple[Any, str]] = [
+    (lambda: Blue(depth=0), "depth: expected at least 1, got 0"),
+    (lambda: Blue(depth="x"), "depth: expected an integer, got 'x'"),
+    (lambda: Blue(depth=True), "depth: expected an integer, got True"),
+    (lambda: Red(shade=float("inf")), "shade: expected a finite number, got inf"),
+    (
+        lambda: Painting(ground=Painting()),
+        "ground: expected a test colour (one of Blue, Red), got Painting, a test picture",
+    ),
+    (lambda: Painting(size=(1, 2, 3)), "size: expected 2 values, got (1, 2, 3)"),
+    (lambda: Painting(layers=[Red(), 5]), "layers[1]: expected a test colour (one of Blue, Red), got 5"),
+    (
+        lambda: from_text(Colour, "Rd()"),
+        "kind: expected a test colour (one of Blue, Red), got 'Rd'; did you mean 'Red'?",
+    ),
+    (
+        lambda: from_text(Picture, "Painting(ground=Blue(dept=4))"),
+        "ground.dept: expected a field of Blue (one of depth), got 'dept'; did you mean 'depth'?",
+    ),
+    (lambda: from_text(Picture, "Painting(ground=Blue(depth=0))"), "ground.depth: expected at least 1, got 0"),
+    (
+        lambda: from_data(Picture, {"named": {"a": {"kind": "Blue", "depth": 0}}}),
+        "named.a.depth: expected at least 1, got 0",
+    ),
+    (
+        lambda: from_data(Colour, {"depth": 3}),
+        "kind: expected the name of a test colour (one of Blue, Red), got nothing",
+    ),
+    (
+        lambda: from_text(Colour, "Blue(depth=open('x'))"),
+        "depth: expected a test colour such as Blue(...), got open('x')",
+    ),
+    (lambda: from_text(Colour, "Blue(3)"), "expected a test colour such as Blue(...), got Blue(3)"),
+    (lambda: from_text(Colour, "Blue("), "expected a test colour such as Blue(...), got 'Blue('"),
+    (lambda: replace_at(Painting(), "grund", Red()), "grund: expected a field of Painting"),
+    (
+        lambda: replace_at(Painting(), "ground.depth", 3),
+        "ground.depth: expected a field of Red (one of shade), got 'depth'",
+    ),
+    (
+        lambda: replace_at(Painting(), "title.size", 3),
+        "title.size: expected a setting with fields at 'title', got 'untitled'",
+    ),
+    (lambda: Blue().replace(dept=3), "dept: expected a field of Blue"),
+    (lambda: kinds("colour"), "family: expected a family of settings"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), ERRORS, ids=[message[:50] for _, message in ERRORS])
+def test_errors_are_one_line_with_path_expectation_and_value(make: Any, message: str) -> None:
+    with pytest.raises(SettingError) as caught:
+        make()
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_short_forms_run_nothing(tmp_path: Any) -> None:
+    with pytest.raises(SettingError):
+        from_text(Colour, f"Blue(depth=__import__('pathlib').Path('{tmp_path}/x').touch())")
+    assert not (tmp_path / "x").exists()
+
+
+def test_settings_are_immutable_and_keyword_only() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Blue().depth = 4  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        Blue(4)  # type: ignore[misc]
+
+
+def test_reloading_is_allowed_and_a_second_owner_of_a_name_is_not() -> None:
+    def define(module: str) -> type[Setting]:
+        return register(type("Green", (Colour,), {"__module__": module, "__qualname__": "Green"}))
+
+    first, second = define("notebook"), define("notebook")
+    assert kinds("test colour")["Green"] is second is not first
+    with pytest.raises(TypeError, match="the test colour kind 'Green' is taken by notebook.Green"):
+        define("elsewhere")
+    with pytest.raises(TypeError, match="belongs to no family"):
+        register(type("Homeless", (Setting,), {}))
