@@ -41,6 +41,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 __all__ = [
     "Setting",
     "SettingError",
+    "Shown",
     "canonical_json",
     "families",
     "flatten",
@@ -67,12 +68,13 @@ class SettingError(ValueError):
     def __init__(self, path: str, expected: str, got: object, known: Iterable[str] = ()) -> None:
         self.path = path
         self.expected = expected
-        self.got = got if isinstance(got, _Shown) else _Shown(repr(got))
+        self.got = got if isinstance(got, Shown) else Shown(repr(got))
         self.known = tuple(known)
         super().__init__(path, expected, self.got, self.known)
 
     def __str__(self) -> str:
-        nearest = difflib.get_close_matches(str(self.got).strip("'\""), self.known, n=1, cutoff=0.5)
+        name = str(self.got).strip("'\"")
+        nearest = difflib.get_close_matches(name, self.known, n=1, cutoff=0.5) if name != "nothing" else []
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         known = f" (one of {', '.join(self.known)})" if self.known else ""
         where = f"{self.path}: " if self.path else ""
@@ -86,7 +88,7 @@ class SettingError(ValueError):
 AnySetting = TypeVar("AnySetting", bound="Setting")
 
 
-class _Shown(str):
+class Shown(str):
     """Text that is already in its shown form."""
 
     __slots__ = ()
@@ -336,7 +338,7 @@ def _literal(node: ast.expr, path: str, form: str) -> Any:
             try:
                 return ast.literal_eval(node)
             except ValueError:
-                raise SettingError(path, form, _Shown(ast.unparse(node))) from None
+                raise SettingError(path, form, Shown(ast.unparse(node))) from None
 
 
 @functools.cache
@@ -398,12 +400,12 @@ def _conform_setting(target: type[Setting], value: Any, path: str) -> Setting:
     if isinstance(value, str):
         return from_text(target, value, path)
     if not isinstance(value, Mapping):
-        shown = _Shown(f"{value.kind}, a {value.family}") if isinstance(value, Setting) else value
+        shown = Shown(f"{value.kind}, a {value.family}") if isinstance(value, Setting) else value
         raise SettingError(path, f"a {target.family}", shown, kinds(target.family))
     known = {kind: cls for kind, cls in kinds(target.family).items() if issubclass(cls, target)}
     data = dict(value)
     if "kind" not in data and len(known) != 1:
-        raise SettingError(_join(path, "kind"), f"the name of a {target.family}", _Shown("nothing"), known)
+        raise SettingError(_join(path, "kind"), f"the name of a {target.family}", Shown("nothing"), known)
     kind = data.pop("kind", next(iter(known)))
     if kind not in known:
         raise SettingError(_join(path, "kind"), f"a {target.family}", kind, known)
@@ -417,7 +419,7 @@ def _conform_setting(target: type[Setting], value: Any, path: str) -> Setting:
             raise SettingError(_join(path, name), f"a field of {kind}", name, hints)
     for field in dataclasses.fields(cast(Any, cls)):
         if field.name not in data and _default(field) is dataclasses.MISSING:
-            raise SettingError(_join(path, field.name), f"a value ({kind} needs one)", _Shown("nothing"))
+            raise SettingError(_join(path, field.name), f"a value ({kind} needs one)", Shown("nothing"))
     conformed = {name: _conform(hints[name], item, _join(path, name)) for name, item in data.items()}
     try:
         return cls(**conformed)

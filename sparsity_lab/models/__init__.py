@@ -1,1 +1,18 @@
-"""."""
+"""Decoders, and what they make of positions."""
+
+from sparsity_lab.models.config import ModelConfig as ModelConfig
+from sparsity_lab.models.couplings import Coupling as Coupling
+from sparsity_lab.models.couplings import Oracle as Oracle
+from sparsity_lab.models.decoder import Decoder as Decoder
+from sparsity_lab.models.positions import ALiBi as ALiBi
+from sparsity_lab.models.positions import Learned as Learned
+from sparsity_lab.models.positions import NoPE as NoPE
+from sparsity_lab.models.positions import PositionScheme as PositionScheme
+from sparsity_lab.models.positions import RoPE as RoPE
+from sparsity_lab.models.positions import Sinusoidal as Sinusoidal
+from sparsity_lab.models.record import LayerRecord as LayerRecord
+from sparsity_lab.models.schedules import Plain as Plain
+from sparsity_lab.models.schedules import PoSE as PoSE
+from sparsity_lab.models.schedules import Randomized as Randomized
+from sparsity_lab.models.schedules import RandomOffset as RandomOffset
+from sparsity_lab.models.schedules import Schedule as Schedule

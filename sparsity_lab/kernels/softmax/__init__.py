@@ -1,1 +1,3 @@
-"""."""
+"""Softmax attention."""
+
+from sparsity_lab.kernels.softmax.settings import Softmax as Softmax

@@ -1,0 +1,87 @@
+"""Positions as a kernel meets them: a rotation of queries and keys, or a bias on scores.
+
+A kernel position belongs to a *sequence*: it holds the sequence indices of all T positions, generated ones included,
+and is asked for rows of them. A cache therefore needs to remember only how many tokens it has seen: a cached key
+keeps the index it came with, and the new token's index is the next one.
+
+Shapes: B batch (1 where all sequences share their indices), T positions, H heads, R query rows, K keys, D head size.
+"""
+
+from abc import ABC
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+__all__ = ["BiasPosition", "KernelPosition", "RotaryPosition"]
+
+
+class KernelPosition(ABC):
+    """What a kernel may do with positions: rotate rows, or add a bias to scores. This base does neither.
+
+    Attributes:
+        kind: ``"rotate"`` or ``"bias"``; a kernel lists the kinds it takes in ``Kernel.positions``.
+        batch_size: 1, or B where each sequence has its own indices.
+        length: T, how many positions are covered.
+    """
+
+    kind: ClassVar[str]
+    batch_size: int
+    length: int
+
+    def rotate(self, x: Float[Tensor, "B H R D"], start: int = 0) -> Float[Tensor, "B H R D"]:
+        """Rows of queries or keys that sit at positions ``start .. start + R - 1``, rotated; here unchanged."""
+        return x
+
+    def bias(self, queries: slice, keys: slice) -> Float[Tensor, "B H R K"] | None:
+        """What is added to the scores of these query rows on these keys; here None, nothing."""
+        return None
+
+
+class RotaryPosition(KernelPosition):
+    """Rotary positions: coordinates 2j and 2j + 1 of a row at index m are turned by the angle m θ_j.
+
+    A score then depends on indices through their difference only. Norms are kept. The turn is one complex product,
+    in float32 at least, and the result has the dtype of what came.
+
+    Args:
+        angles: (B or 1, T, D/2) float64, m θ_j. Float64, because cos and sin of a large angle need its last digits.
+        dtype: dtype of the rows that will be rotated; only float64 rows are turned in float64.
+    """
+
+    kind = "rotate"
+
+    def __init__(self, angles: Float[Tensor, "B T half"], dtype: torch.dtype = torch.float32) -> None:
+        self.batch_size, self.length, _ = angles.shape
+        real = torch.float64 if dtype == torch.float64 else torch.float32
+        cos_sin = torch.stack([angles.cos(), angles.sin()], dim=-1).to(real)
+        self._turn = torch.view_as_complex(cos_sin).unsqueeze(1)  # (B, 1, T, D/2), for all heads
+
+    def rotate(self, x: Float[Tensor, "B H R D"], start: int = 0) -> Float[Tensor, "B H R D"]:
+        turn = self._turn[:, :, start : start + x.shape[2]]
+        pairs = x.to(turn.real.dtype)
+        pairs = pairs.view(*x.shape[:-1], -1, 2)
+        if pairs.storage_offset() % 2 or any(stride % 2 for stride in pairs.stride()[:-1]):
+            pairs = pairs.clone(memory_format=torch.contiguous_format)  # a complex view needs even strides
+        return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2).to(x.dtype)
+
+
+class BiasPosition(KernelPosition):
+    """Linear bias by distance: - slope_h |m_query - m_key|, of each head h.
+
+    Args:
+        indices: (B or 1, T) sequence indices m.
+        slopes: (H,) in the dtype the bias shall have.
+    """
+
+    kind = "bias"
+
+    def __init__(self, indices: Int64[Tensor, "B T"], slopes: Float[Tensor, " H"]) -> None:
+        self.batch_size, self.length = indices.shape
+        self._indices = indices
+        self._slopes = slopes
+
+    def bias(self, queries: slice, keys: slice) -> Float[Tensor, "B H R K"]:
+        distance = (self._indices[:, queries, None] - self._indices[:, None, keys]).abs()
+        return -self._slopes[:, None, None] * distance.unsqueeze(1)

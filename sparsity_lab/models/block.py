@@ -1,0 +1,59 @@
+"""One layer of the decoder.
+
+Shapes: B batch, T positions, H heads, D head size, N kept rows, d = H D.
+"""
+
+from collections.abc import Callable
+
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["Block", "Mix"]
+
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""What moves between positions: un-rotated q, k, v, each (B, H, T, D), to the attention output, (B, H, T, D)."""
+
+
+class Block(nn.Module):
+    """Pre-norm layer: x + W_o attention(norm(x)), then x + W_down gelu(W_up norm(x)). No biases, no dropout.
+
+    With the output gate, the attention output is multiplied by silu(W_g norm(x)) before W_o.
+
+    Attributes:
+        kernel_params: trainable parts of the layer's attention mechanism, if it has any.
+    """
+
+    def __init__(self, num_heads: int, d_model: int, d_ff: int, output_gate: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.attention_norm = nn.RMSNorm(d_model)
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.gate = nn.Linear(d_model, d_model, bias=False) if output_gate else None
+        self.output = nn.Linear(d_model, d_model, bias=False)
+        self.mlp_norm = nn.RMSNorm(d_model)
+        self.up = nn.Linear(d_model, d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+        self.kernel_params: nn.Module | None = None
+
+    def forward(
+        self, x: Float[Tensor, "B T d"], mix: Mix, rows: Int64[Tensor, " N"] | None = None
+    ) -> Float[Tensor, "*rows d"]:
+        """(B, T, d), or (N, d) where only some ``rows`` of the flattened (B T, d) are wanted.
+
+        Attention needs the keys of all positions, but what follows it is done on the wanted rows alone.
+        """
+        normed = self.attention_norm(x)
+        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(normed).chunk(3, -1))
+        attended = mix(q, k, v).transpose(1, 2).flatten(2)
+        if rows is not None:
+            x, attended = _take(x, rows), _take(attended, rows)
+        if self.gate is not None:
+            attended = attended * functional.silu(self.gate(normed if rows is None else _take(normed, rows)))
+        x = x + self.output(attended)
+        out: Tensor = x + self.down(functional.gelu(self.up(self.mlp_norm(x))))
+        return out
+
+
+def _take(x: Float[Tensor, "B T d"], rows: Int64[Tensor, " N"]) -> Float[Tensor, "N d"]:
+    return x.flatten(0, 1).index_select(0, rows)

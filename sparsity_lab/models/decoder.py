@@ -1,0 +1,335 @@
+"""A small decoder-only transformer with a swappable attention mechanism in each layer.
+
+- pre-norm with RMSNorm, GELU, no biases, no dropout, untied head, final norm;
+- one projection for queries, keys and values;
+- three separate choices of position: the scheme, the schedule that moves indices in training, the coupling;
+- with ``scored``, the last layer after attention, the norm and the head run on scored rows only.
+
+Shapes: B batch, T positions, C kinds of position ID, V vocabulary, N scored positions, H heads, D head size.
+"""
+
+import copy
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from sparsity_lab.kernels import Kernel, KernelPosition, KernelState, Softmax, Trace
+from sparsity_lab.models.block import Block
+from sparsity_lab.models.config import ModelConfig
+from sparsity_lab.models.couplings import Coupling
+from sparsity_lab.models.initial import initialise, named_seed
+from sparsity_lab.models.positions import PositionScheme, RoPE
+from sparsity_lab.models.record import LayerRecord
+from sparsity_lab.models.schedules import Plain, Schedule
+from sparsity_lab.settings import SettingError, register
+
+__all__ = ["DEFAULT_VOCAB_SIZE", "Decoder"]
+
+DEFAULT_VOCAB_SIZE = 16
+"""The default vocabulary of the lab's first task, ``Planted``; for a decoder built on its own."""
+
+
+class Decoder(nn.Module):
+    """The decoder; ``Decoder.Config(...).build(seed)`` makes one.
+
+    Attributes:
+        config: its setting.
+        vocab_size: V.
+    """
+
+    @register
+    class Config(ModelConfig):
+        """A decoder-only transformer.
+
+        Attributes:
+            vocab_size: None takes the task's, given to ``build``.
+            num_layers, num_heads, d_model: sizes; a head has d_model / num_heads coordinates.
+            d_ff: width of the MLP; None is 4 d_model.
+            kernel: the attention mechanism, or one for each layer.
+            position: what is made of sequence indices.
+            schedule: how indices move in training.
+            coupling: where coupled position IDs come from; None uses none, and ignores those of the batch.
+            output_gate: multiply the attention output by a SiLU gate.
+        """
+
+        kind = "Decoder"
+
+        vocab_size: int | None = None
+        num_layers: int = 2
+        num_heads: int = 4
+        d_model: int = 64
+        d_ff: int | None = None
+        kernel: Kernel | tuple[Kernel, ...] = Softmax()
+        position: PositionScheme = RoPE()
+        schedule: Schedule = Plain()
+        coupling: Coupling | None = None
+        output_gate: bool = False
+
+        def check(self) -> None:
+            for name in ("vocab_size", "num_layers", "num_heads", "d_model", "d_ff"):
+                size = getattr(self, name)
+                if size is not None and size < 1:
+                    raise SettingError(name, "at least 1", size)
+            if self.d_model % self.num_heads:
+                raise SettingError("d_model", f"a multiple of num_heads = {self.num_heads}", self.d_model)
+            if isinstance(self.kernel, tuple) and len(self.kernel) != self.num_layers:
+                raise SettingError("kernel", f"one kernel, or num_layers = {self.num_layers}", len(self.kernel))
+            self.position.check_heads(self.num_heads, self.head_dim)
+            for kernel in self.kernels:
+                kernel.check_position(self.position.kernel_kind)
+            furthest = self.schedule.limit()
+            if furthest is not None:
+                self.position.check_index(furthest)
+
+        @property
+        def head_dim(self) -> int:
+            """D, the size of a head."""
+            return self.d_model // self.num_heads
+
+        @property
+        def kernels(self) -> tuple[Kernel, ...]:
+            """The mechanism of each layer."""
+            return self.kernel if isinstance(self.kernel, tuple) else (self.kernel,) * self.num_layers
+
+        def build(self, seed: int, vocab_size: int | None = None) -> "Decoder":
+            """The decoder with initial weights, a pure function of the setting, the seed and the vocabulary.
+
+            Args:
+                vocab_size: the task's. If neither this nor the field is given, it is ``DEFAULT_VOCAB_SIZE``.
+
+            Raises:
+                SettingError: both are given and differ.
+            """
+            if self.vocab_size is not None and vocab_size not in (None, self.vocab_size):
+                raise SettingError("vocab_size", f"None or the task's {vocab_size}", self.vocab_size)
+            if vocab_size is not None and vocab_size < 1:
+                raise SettingError("vocab_size", "at least 1", vocab_size)
+            return Decoder(self, seed, self.vocab_size or vocab_size or DEFAULT_VOCAB_SIZE)
+
+        def check_length(self, longest: int, *, trained: int | None = None) -> None:
+            """Refuse lengths that positions or schedule cannot serve, before anything is trained.
+
+            Args:
+                longest: number of tokens of the longest sequence, in training or evaluation.
+                trained: number of tokens of the longest training sequence, which the schedule must place.
+
+            Raises:
+                SettingError: with what was needed and what there is.
+            """
+            self.position.check_index(longest - 1)
+            if trained is not None:
+                try:
+                    self.schedule.num_words(trained)
+                except SettingError as error:
+                    raise error.inside("schedule") from None
+
+        def check_largest_id(self, largest: int) -> None:
+            """Refuse a task whose largest position ID, 0 for none, the coupling cannot serve.
+
+            Raises:
+                SettingError: with what was needed and what there is.
+            """
+            if self.coupling is not None:
+                self.coupling.check_largest_id(largest)
+
+    def __init__(self, config: Config, seed: int, vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        # On the meta device nothing is drawn, so torch's own initialisation leaves the global generator alone.
+        with torch.device("meta"):
+            self.token_embedding = nn.Embedding(vocab_size, config.d_model)
+            self.position_embedding: nn.Module | None = config.position.build(config.d_model)
+            coupling = config.coupling
+            self.coupling_embedding: nn.Module | None = None if coupling is None else coupling.build(config.d_model)
+            d_ff = config.d_ff or 4 * config.d_model
+            self.blocks = nn.ModuleList(
+                Block(config.num_heads, config.d_model, d_ff, config.output_gate) for _ in config.kernels
+            )
+            self.final_norm = nn.RMSNorm(config.d_model)
+            self.head = nn.Linear(config.d_model, vocab_size, bias=False)
+        self.to_empty(device="cpu")
+        initialise(self, seed)
+        for layer, (block, kernel) in enumerate(self._layers()):
+            kernel_seed = named_seed(seed, f"blocks.{layer}.kernel_params")
+            block.kernel_params = kernel.build(config.num_heads, config.head_dim, kernel_seed)
+
+    def forward(
+        self,
+        tokens: Int64[Tensor, "B T"],
+        position_ids: Int64[Tensor, "B C T"] | None = None,
+        *,
+        indices: Int64[Tensor, "#B T"] | None = None,
+        scored: Bool[Tensor, "B T"] | None = None,
+        trace: Trace | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "*rows V"]:
+        """(B, T, V) next-token logits; with ``scored`` (N, V), those of the scored positions in row-major order.
+
+        Args:
+            position_ids: coupled IDs, 0 = none; needed with a coupling, ignored without.
+            indices: (B or 1, T) sequence indices from the schedule; None is 0 .. T - 1.
+            scored: where logits are wanted.
+            trace: collects the kernels' auxiliary losses and audit records.
+            generator: of kernels that draw at random in training.
+
+        Raises:
+            SettingError: position IDs that are missing, or indices past the position scheme's limit.
+        """
+        indices = self._indices(tokens, indices)
+        x, position = self._embed(tokens, position_ids, indices), self._position(indices)
+        rows = None if scored is None else scored.flatten().nonzero().squeeze(1)
+        last = len(self.blocks) - 1
+        for layer, (block, kernel) in enumerate(self._layers()):
+            mix = partial(
+                kernel.attend,
+                training=self.training,
+                position=position,
+                params=block.kernel_params,
+                generator=generator,
+                trace=trace,
+            )
+            x = block(x, mix, rows if layer == last else None)
+        logits: Tensor = self.head(self.final_norm(x))
+        return logits
+
+    @torch.no_grad()
+    def generate(
+        self,
+        tokens: Int64[Tensor, "B T"],
+        num_tokens: int,
+        position_ids: Int64[Tensor, "B C all"] | None = None,
+    ) -> Int64[Tensor, "B all"]:
+        """(B, T + num_tokens): the prompt and its greedy continuation, each token fed back, with caches.
+
+        Equal, up to rounding in ties, to taking the largest logit of the whole prefix at every step.
+
+        Args:
+            position_ids: (B, C, T + num_tokens), coupled IDs of the whole sequence; needed with a coupling.
+
+        Raises:
+            SettingError: as ``forward``; or IDs of another length.
+        """
+        size, total = tokens.shape[1], tokens.shape[1] + num_tokens
+        if num_tokens < 1:
+            raise SettingError("num_tokens", "at least 1", num_tokens)
+        if position_ids is not None and position_ids.shape[2] != total:
+            raise SettingError("position_ids", f"IDs of all {total} positions", position_ids.shape[2])
+        sequence = torch.cat([tokens, tokens.new_zeros(len(tokens), num_tokens)], dim=1)
+        indices = self._indices(sequence, None)
+        position = self._position(indices)
+        states: list[KernelState] = []
+        for stop in range(size, total):
+            # The prompt in one piece, then one token at a time.
+            start = 0 if stop == size else stop - 1
+            ids = None if position_ids is None else position_ids[:, :, start:stop]
+            x = self._embed(sequence[:, start:stop], ids, indices[:, start:stop])
+            for layer, (block, kernel) in enumerate(self._layers()):
+                if start == 0:
+                    mix = partial(_prefill, states=states, capacity=total, kernel=kernel)
+                else:
+                    mix = partial(kernel.decode, state=states[layer])
+                x = block(x, partial(mix, position=position, params=block.kernel_params))
+            sequence[:, stop] = self.head(self.final_norm(x[:, -1])).argmax(-1)
+        return sequence
+
+    @torch.no_grad()
+    def record(
+        self,
+        tokens: Int64[Tensor, "B T"],
+        position_ids: Int64[Tensor, "B C T"] | None = None,
+        indices: Int64[Tensor, "#B T"] | None = None,
+    ) -> list[LayerRecord]:
+        """Queries and keys of every layer, un-rotated and rotated, in use (not training); never a (T, T) map."""
+        indices = self._indices(tokens, indices)
+        x, position = self._embed(tokens, position_ids, indices), self._position(indices)
+        records: list[LayerRecord] = []
+
+        def recorded(q: Tensor, k: Tensor, v: Tensor, *, kernel: Kernel, params: nn.Module | None) -> Tensor:
+            rotated_q, rotated_k = (q, k) if position is None else (position.rotate(q), position.rotate(k))
+            records.append(
+                LayerRecord(
+                    q=q,
+                    k=k,
+                    rotated_q=rotated_q,
+                    rotated_k=rotated_k,
+                    kernel=kernel,
+                    position=position,
+                    params=params,
+                )
+            )
+            return kernel.attend(q, k, v, training=False, position=position, params=params)
+
+        for block, kernel in self._layers():
+            x = block(x, partial(recorded, kernel=kernel, params=block.kernel_params))
+        return records
+
+    def with_kernel(self, kernel: Kernel | tuple[Kernel, ...]) -> "Decoder":
+        """The same weights under another mechanism: a second model on the same parameter objects.
+
+        Raises:
+            SettingError: a mechanism with parameters that this model does not have, or as ``Config``.
+        """
+        config = self.config.replace(kernel=kernel)
+        for layer_kernel, trained in zip(config.kernels, self.config.kernels, strict=True):
+            needed = layer_kernel.build(config.num_heads, config.head_dim, 0)
+            has = trained.build(config.num_heads, config.head_dim, 0)
+            if needed is not None and (layer_kernel.kind != trained.kind or _shapes(needed) != _shapes(has)):
+                raise SettingError("kernel", "a mechanism whose parameters this model has", str(layer_kernel))
+        model = copy.deepcopy(self, {id(parameter): parameter for parameter in self.parameters()})
+        model.config = config
+        return model
+
+    # --- inside
+
+    def _layers(self) -> list[tuple[Block, Kernel]]:
+        return list(zip(self.blocks, self.config.kernels, strict=True))  # type: ignore[arg-type]
+
+    def _indices(self, tokens: Int64[Tensor, "B T"], indices: Int64[Tensor, "#B T"] | None) -> Int64[Tensor, "#B T"]:
+        """The given indices, or 0 .. T - 1, within the position scheme's limit."""
+        scheme = self.config.position
+        if indices is None:
+            scheme.check_index(tokens.shape[1] - 1)
+            return torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
+        if scheme.limit() is not None:
+            scheme.check_index(int(indices.max()))
+        return indices
+
+    def _position(self, indices: Int64[Tensor, "#B T"]) -> KernelPosition | None:
+        """What the kernels get for these indices."""
+        config = self.config
+        return config.position.kernel_position(
+            indices, config.num_heads, config.head_dim, self.token_embedding.weight.dtype
+        )
+
+    def _embed(
+        self,
+        tokens: Int64[Tensor, "B T"],
+        position_ids: Int64[Tensor, "B C T"] | None,
+        indices: Int64[Tensor, "#B T"],
+    ) -> Float[Tensor, "B T d"]:
+        """The input of the first layer."""
+        x: Tensor = self.token_embedding(tokens)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(indices).to(x.dtype)
+        if self.coupling_embedding is not None:
+            if position_ids is None:
+                raise SettingError("position_ids", f"position IDs for {self.config.coupling}", None)
+            x = x + self.coupling_embedding(position_ids)
+        return x
+
+
+def _prefill(
+    q: Tensor, k: Tensor, v: Tensor, *, states: list[KernelState], capacity: int, kernel: Kernel, **context: Any
+) -> Tensor:
+    """Attention of the prompt, through a new state at the end of ``states``."""
+    B, H, _, D = q.shape
+    states.append(kernel.init_state(B, H, D, capacity, dtype=q.dtype, device=q.device))
+    return kernel.prefill(q, k, v, state=states[-1], **context)
+
+
+def _shapes(module: nn.Module | None) -> dict[str, torch.Size]:
+    return {} if module is None else {name: value.shape for name, value in module.state_dict().items()}

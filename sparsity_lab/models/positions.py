@@ -1,0 +1,180 @@
+"""Position schemes: what a decoder makes of sequence indices.
+
+A scheme may add an embedding at the input, give the kernels a position (a rotation or a bias), both, or neither.
+Which indices a sequence gets is not its affair but the schedule's.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from sparsity_lab.kernels import BiasPosition, KernelPosition, RotaryPosition
+from sparsity_lab.models.initial import EMBEDDING_STD
+from sparsity_lab.settings import Setting, SettingError, register
+
+__all__ = ["ALiBi", "Learned", "NoPE", "PositionScheme", "RoPE", "Sinusoidal"]
+
+
+class PositionScheme(Setting, family="position"):
+    """What positions do in a decoder; the defaults here do nothing.
+
+    Attributes:
+        kernel_kind: kind of the position that kernels get, ``"rotate"`` or ``"bias"``; None if they get none.
+    """
+
+    kernel_kind: ClassVar[str | None] = None
+
+    def limit(self) -> int | None:
+        """The largest index it can serve; None if there is none."""
+        return None
+
+    def check_index(self, largest: int, path: str = "position") -> None:
+        """Refuse indices up to ``largest`` if they pass the limit.
+
+        Raises:
+            SettingError: at ``path``, with the index needed and the largest there is.
+        """
+        limit = self.limit()
+        if limit is not None and largest > limit:
+            raise SettingError(path, f"a scheme that serves index {largest}", f"{self}, which ends at {limit}")
+
+    def check_heads(self, num_heads: int, head_dim: int) -> None:
+        """Raise ``SettingError`` if these heads cannot carry the scheme."""
+
+    def build(self, d_model: int) -> nn.Module | None:
+        """A module from (B or 1, T) indices to the (B or 1, T, d_model) embedding added at the input; or None."""
+        return None
+
+    def kernel_position(
+        self, indices: Int64[Tensor, "B T"], num_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> KernelPosition | None:
+        """What kernels get for sequences with these indices, (B, T) or (1, T) for all; or None.
+
+        Args:
+            dtype: of queries and keys.
+        """
+        return None
+
+
+@register
+class NoPE(PositionScheme):
+    """No position signal; order enters only through the causal mask."""
+
+
+@register
+class Sinusoidal(PositionScheme):
+    """Fixed embedding at the input: coordinates 2j, 2j + 1 are a sin(m θ_j), a cos(m θ_j).
+
+    The rates are θ_j = base^(-2j / d_model). The amplitude a gives the waves the size of an initial token embedding;
+    with a = 1 they would drown the tokens.
+
+    Attributes:
+        base: the longest period is about 2π base.
+    """
+
+    base: float = 10000.0
+
+    def check(self) -> None:
+        _check_above("base", self.base, 1.0)
+
+    def build(self, d_model: int) -> nn.Module:
+        return _SinusoidalEmbedding(d_model, self.base)
+
+
+@register
+class Learned(PositionScheme):
+    """A learned embedding of each index 0 .. size - 1, added at the input. Longer sequences are refused.
+
+    Attributes:
+        size: number of indices.
+    """
+
+    size: int = 512
+
+    def check(self) -> None:
+        if self.size < 1:
+            raise SettingError("size", "at least 1", self.size)
+
+    def limit(self) -> int:
+        return self.size - 1
+
+    def build(self, d_model: int) -> nn.Module:
+        return nn.Embedding(self.size, d_model)
+
+
+@register
+class RoPE(PositionScheme):
+    """Rotary positions: coordinates 2j, 2j + 1 of queries and keys turn by (m / scale) θ_j, θ_j = base^(-2j / D).
+
+    Attributes:
+        base: the longest period is about 2π base.
+        scale: position interpolation; a model trained up to length L runs at N = scale L inside the angles it knows.
+    """
+
+    base: float = 10000.0
+    scale: float = 1.0
+    kernel_kind = "rotate"
+
+    def check(self) -> None:
+        _check_above("base", self.base, 1.0)
+        _check_above("scale", self.scale, 0.0)
+
+    def check_heads(self, num_heads: int, head_dim: int) -> None:
+        if head_dim % 2:
+            raise SettingError("num_heads", "an even head size d_model / num_heads for RoPE", head_dim)
+
+    def kernel_position(
+        self, indices: Int64[Tensor, "B T"], num_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> RotaryPosition:
+        return RotaryPosition(_angles(indices, head_dim, self.base, self.scale), dtype)
+
+
+@register
+class ALiBi(PositionScheme):
+    """Attention with linear biases: score_ij - slope_h |m_i - m_j|, with the published geometric slopes."""
+
+    kernel_kind = "bias"
+
+    def kernel_position(
+        self, indices: Int64[Tensor, "B T"], num_heads: int, head_dim: int, dtype: torch.dtype
+    ) -> BiasPosition:
+        # Scores are biased in float32 at least: a distance of some hundreds has no place in bfloat16's eight bits.
+        wide = torch.promote_types(dtype, torch.float32)
+        return BiasPosition(indices, torch.tensor(alibi_slopes(num_heads), dtype=wide, device=indices.device))
+
+
+def alibi_slopes(num_heads: int) -> list[float]:
+    """Slopes of ALiBi: 2^(-8 h / H), h = 1 .. H, where H is a power of two.
+
+    Otherwise, as published: the slopes of the next smaller power of two, P, then those of odd h for 2 P heads.
+    """
+    power = 1 << (num_heads.bit_length() - 1)
+    slopes = [2.0 ** (-8 * h / power) for h in range(1, power + 1)]
+    between = [2.0 ** (-8 * h / (2 * power)) for h in range(1, 2 * power + 1, 2)]
+    return slopes + between[: num_heads - power]
+
+
+class _SinusoidalEmbedding(nn.Module):
+    def __init__(self, d_model: int, base: float) -> None:
+        super().__init__()
+        self.d_model = d_model
+        self.base = base
+
+    def forward(self, indices: Int64[Tensor, "B T"]) -> Float[Tensor, "B T d_model"]:
+        angles = _angles(indices, self.d_model + self.d_model % 2, self.base)
+        waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+        return math.sqrt(2) * EMBEDDING_STD * waves[..., : self.d_model]
+
+
+def _angles(indices: Int64[Tensor, "B T"], dim: int, base: float, scale: float = 1.0) -> Float[Tensor, "B T half"]:
+    """(B, T, dim / 2) float64: (m / scale) base^(-2j / dim)."""
+    exponents = torch.arange(0, dim, 2, dtype=torch.float64, device=indices.device) / dim
+    return (indices.double() / scale).unsqueeze(-1) * torch.exp(-math.log(base) * exponents)
+
+
+def _check_above(path: str, value: float, bound: float) -> None:
+    if not value > bound:
+        raise SettingError(path, f"more than {bound:g}", value)

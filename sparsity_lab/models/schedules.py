@@ -1,0 +1,164 @@
+"""Schedules: which indices the tokens of a training sequence get. In use, indices are 0 .. n - 1 always.
+
+A schedule is a pure function of random words, a fixed number for a sequence, so that indices come from the same
+counter-based streams as the data, under their own purpose. n is the sequence's size, its number of tokens.
+"""
+
+from abc import abstractmethod
+
+import numpy as np
+from jaxtyping import Int64, UInt64
+from numpy import ndarray
+
+from sparsity_lab.settings import Setting, SettingError, register
+
+__all__ = ["Plain", "PoSE", "RandomOffset", "Randomized", "Schedule"]
+
+
+class Schedule(Setting, family="schedule"):
+    """How sequence indices move in training."""
+
+    @abstractmethod
+    def limit(self) -> int | None:
+        """The largest index it can give; None if that is n - 1, as without it."""
+
+    @abstractmethod
+    def num_words(self, size: int) -> int:
+        """Number of 64-bit words for a sequence of ``size`` tokens.
+
+        Raises:
+            SettingError: the schedule has no room for so many.
+        """
+
+    @abstractmethod
+    def indices(self, words: UInt64[ndarray, "count words"], size: int) -> Int64[ndarray, "count size"]:
+        """(count, size) int64 indices, ascending in each row.
+
+        Args:
+            words: (count, num_words(size)) independent uniform words, a row for each sequence.
+
+        Raises:
+            SettingError: the schedule has no room for so many tokens, or the words do not fit.
+        """
+
+    def _check_words(self, words: UInt64[ndarray, "count words"], size: int) -> None:
+        if words.shape[1] != self.num_words(size):
+            raise SettingError("words", f"{self.num_words(size)} words a sequence", words.shape[1])
+
+    def _check_room(self, path: str, room: int, size: int) -> None:
+        if size > room:
+            raise SettingError(path, f"at least {size}, the size of the sequence", room)
+
+
+@register
+class Plain(Schedule):
+    """Indices 0 .. n - 1, in training as in use."""
+
+    def limit(self) -> int | None:
+        return None
+
+    def num_words(self, size: int) -> int:
+        return 0
+
+    def indices(self, words: UInt64[ndarray, "count words"], size: int) -> Int64[ndarray, "count size"]:
+        self._check_words(words, size)
+        return np.tile(np.arange(size, dtype=np.int64), (len(words), 1))
+
+
+@register
+class RandomOffset(Schedule):
+    """Indices o .. o + n - 1 with o uniform on 0 .. size - n.
+
+    Attributes:
+        size: number of indices there are.
+    """
+
+    size: int
+
+    def check(self) -> None:
+        _check_positive("size", self.size)
+
+    def limit(self) -> int:
+        return self.size - 1
+
+    def num_words(self, size: int) -> int:
+        self._check_room("size", self.size, size)
+        return 1
+
+    def indices(self, words: UInt64[ndarray, "count words"], size: int) -> Int64[ndarray, "count size"]:
+        self._check_words(words, size)
+        return _bounded(words, self.size - size + 1) + np.arange(size)
+
+
+@register
+class PoSE(Schedule):
+    """Positional skip-wise training with two chunks (Zhu et al., 2023): indices 0 .. a - 1, then a + u .. n - 1 + u.
+
+    The first chunk's length a is uniform on 1 .. (n + 1) // 2, the skip u on 0 .. target - n.
+
+    Attributes:
+        target: length to be prepared for; the largest index is target - 1.
+    """
+
+    target: int
+
+    def check(self) -> None:
+        _check_positive("target", self.target)
+
+    def limit(self) -> int:
+        return self.target - 1
+
+    def num_words(self, size: int) -> int:
+        self._check_room("target", self.target, size)
+        return 2
+
+    def indices(self, words: UInt64[ndarray, "count words"], size: int) -> Int64[ndarray, "count size"]:
+        self._check_words(words, size)
+        first = 1 + _bounded(words[:, :1], (size + 1) // 2)
+        skip = _bounded(words[:, 1:], self.target - size + 1)
+        place = np.arange(size)
+        return place + np.where(place >= first, skip, 0)
+
+
+@register
+class Randomized(Schedule):
+    """Randomized positions (Ruoss et al., 2023): a uniformly random n-subset of 0 .. target - 1, in ascending order.
+
+    Attributes:
+        target: number of indices there are.
+    """
+
+    target: int
+
+    def check(self) -> None:
+        _check_positive("target", self.target)
+
+    def limit(self) -> int:
+        return self.target - 1
+
+    def num_words(self, size: int) -> int:
+        self._check_room("target", self.target, size)
+        return size
+
+    def indices(self, words: UInt64[ndarray, "count words"], size: int) -> Int64[ndarray, "count size"]:
+        self._check_words(words, size)
+        # Floyd's method: n draws for n members, whatever the target. At step s draw from 0 .. largest; a value that
+        # is already in is replaced by ``largest``, which cannot be in yet.
+        members = np.empty((len(words), size), dtype=np.int64)
+        for step in range(size):
+            largest = self.target - size + step
+            drawn = _bounded(words[:, step], largest + 1)
+            taken = (members[:, :step] == drawn[:, None]).any(axis=1)
+            members[:, step] = np.where(taken, largest, drawn)
+        members.sort(axis=1)
+        return members
+
+
+def _bounded(words: UInt64[ndarray, "..."], bound: int) -> Int64[ndarray, "..."]:
+    """Integers uniform on 0 .. bound - 1 by multiply-shift of each word's upper half; off by less than 2^-32."""
+    return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)
+
+
+def _check_positive(path: str, value: int) -> None:
+    if value < 1:
+        raise SettingError(path, "at least 1", value)
