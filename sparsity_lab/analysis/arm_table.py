@@ -1,0 +1,33 @@
+"""The arms of a sweep in one table, for terminals and notebooks."""
+
+import polars as pl
+
+from sparsity_lab.analysis.extrapolation import extrapolation_curve
+from sparsity_lab.analysis.panels import panels_of
+from sparsity_lab.analysis.runs import Frames, evaluation_rows
+
+__all__ = ["arm_table"]
+
+
+def arm_table(results: pl.DataFrame | Frames, measure: str = "normalised_accuracy") -> pl.DataFrame:
+    """One row per arm: ``panel``, ``arm``, ``learned`` ("2 of 3 runs"), the median of ``measure`` over learned runs
+    at each length (columns named by the length), and ``reach``. Empty if no run has been evaluated."""
+    frame = results if isinstance(results, pl.DataFrame) else results.frame("evaluation")
+    if frame.is_empty():
+        return pl.DataFrame(schema={"panel": pl.String, "arm": pl.String, "learned": pl.String, "reach": pl.String})
+    rows = []
+    for panel in panels_of(evaluation_rows(results, by=("condition",))):
+        curve = extrapolation_curve(panel.rows, by=panel.by, measure=measure)
+        values = curve.frame()
+        for arm in curve.summary().iter_rows(named=True):
+            own = values.filter(pl.col("arm") == arm["arm"])
+            by_length = dict(zip(map(str, own["length"]), own["median"], strict=True))
+            learned = f"{arm['learned']} of {arm['runs']} runs"
+            rows.append(
+                {"panel": panel.title, "arm": arm["arm"], "learned": learned, **by_length, "reach": arm["reach"]}
+            )
+    lengths = [str(length) for length in sorted(frame["length"].unique())]
+    # Panels may be evaluated at different lengths.
+    return pl.DataFrame(
+        [{name: row.get(name) for name in ("panel", "arm", "learned", *lengths, "reach")} for row in rows]
+    )

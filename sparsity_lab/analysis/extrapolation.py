@@ -1,0 +1,338 @@
+"""The extrapolation curve: how a measure goes with length, over the runs of each arm."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend_handler import HandlerTuple
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from sparsity_lab.analysis.markup import Markup, details, element, join, table
+from sparsity_lab.analysis.runs import (
+    Arm,
+    Frames,
+    Measure,
+    arms_of,
+    evaluation_rows,
+    measure_named,
+    pooled_by,
+    trained_range,
+)
+from sparsity_lab.analysis.statistics import bootstrap_median
+from sparsity_lab.analysis.style import GREY, INK, figure_svg, look, new_axes, readable_ticks, seaborn_plot, styled
+
+__all__ = ["ExtrapolationCurve", "Reach", "extrapolation_curve", "reach_of"]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Reach of an arm over its learned runs.
+
+    Attributes:
+        median: the median reach; None if no run learned.
+        censored: number of runs that held up to the end of the grid, whose reach is only known to be at least that.
+        at_least: True if the median itself rests on a censored run.
+        values: reach of each learned run, ascending, those censored last among equals.
+    """
+
+    median: float | None
+    censored: int
+    at_least: bool
+    values: tuple[tuple[int, bool], ...] = ()
+
+    def __str__(self) -> str:
+        if self.median is None:
+            return "–"
+        return f"{'≥ ' if self.at_least else ''}{self.median:g}"
+
+
+def reach_of(arm: Arm) -> Reach:
+    """The reach of an arm; runs that never learned have none."""
+    each = arm.learned_rows.unique(["run", "condition"]).select("reach", "censored").drop_nulls()
+    values = tuple(sorted(each.iter_rows()))
+    if not values:
+        return Reach(None, 0, False)
+    middle = values[(len(values) - 1) // 2 : len(values) // 2 + 1]
+    median = sum(reach for reach, _ in middle) / len(middle)
+    return Reach(median, sum(c for _, c in values), any(c for _, c in middle), values)
+
+
+@dataclass(frozen=True, repr=False)
+class ExtrapolationCurve:
+    """Medians over runs by arm and length, with bootstrap bands. Made by ``extrapolation_curve``.
+
+    Attributes:
+        by: the columns that tell the arms apart.
+        measure: what is drawn.
+        confidence: of the bands.
+        only_learned: whether runs that never learned are left out (and counted apart).
+        trained: smallest and largest trained length over all arms.
+        same_training: whether all arms were trained on that range.
+        pooled: settings other than the seeds in which runs of one arm differ.
+    """
+
+    by: tuple[str, ...]
+    measure: Measure
+    confidence: float
+    only_learned: bool
+    trained: tuple[int, int] | None
+    same_training: bool
+    pooled: tuple[str, ...]
+    _frame: pl.DataFrame
+
+    def frame(self) -> pl.DataFrame:
+        """One row per arm and length.
+
+        Columns: ``arm`` (label), those of ``by``, ``length``, ``trained``, ``runs`` and ``learned`` (of the arm),
+        ``used`` (runs in this median), ``median``, ``low``, ``high`` (bootstrap band; null with fewer than two
+        runs), ``chance``, ``bayes`` (levels of this measure), and of the arm ``reach`` (median over learned runs),
+        ``reach_censored`` (how many of them held to the grid's end), ``reach_at_least`` (the median is a lower
+        bound).
+        """
+        return self._frame
+
+    def plot(self, ax: Axes | None = None, *, length_unit: str = "tokens", **style: Any) -> Axes:
+        """Draw the curves; returns the axes.
+
+        Args:
+            ax: where to draw; by default axes of a new figure of their own.
+            length_unit: what a task's length counts, for the axis.
+            style: line properties for ``seaborn.lineplot`` (``linewidth``, ``alpha``, ...).
+        """
+        labels = self._frame["arm"].unique(maintain_order=True).to_list()
+        with styled():
+            if ax is None:
+                ax = new_axes(4.9, 3.15 + 0.2 * (len(labels) + 1 + bool(self.pooled)))
+            self._draw_ground(ax)
+            handles: list[Any] = [self._draw_arm(ax, index, label, style) for index, label in enumerate(labels)]
+            words = [str(handle.get_label()) for handle in handles]
+            if bands := [index for index, label in enumerate(labels) if self._has_band(label)]:
+                handles.append(tuple(Patch(color=look(index).color, alpha=0.3, linewidth=0) for index in bands[:4]))
+                words.append(f"{self.confidence:.0%} bootstrap band of the median over runs")
+            if self.pooled:
+                handles.append(_words_only(""))
+                words.append(f"pooled over {', '.join(self.pooled)}")
+            self._set_axes(ax, length_unit)
+            ax.legend(
+                handles,
+                [textwrap.fill(line, 56) for line in words],
+                handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
+                loc="upper left",
+                bbox_to_anchor=(-0.02, -0.18),
+                borderaxespad=0,
+                handlelength=2.8,
+            )
+        return ax
+
+    def _has_band(self, label: str) -> bool:
+        return self._frame.filter(pl.col("arm") == label)["low"].count() > 0
+
+    def _draw_ground(self, ax: Axes) -> None:
+        """Trained range, chance and Bayes level."""
+        if self.trained is not None:
+            low, high = self.trained
+            ax.axvspan(low, high, color=GREY, alpha=0.18, linewidth=0, zorder=0)
+            words = f"trained {low}–{high}" if low < high else f"trained {low}"
+            ax.text(
+                math.sqrt(low * high),
+                1.015,
+                words if self.same_training else f"{words} (differs by arm)",
+                transform=ax.get_xaxis_transform(),
+                ha="center",
+                va="bottom",
+                fontsize=9,
+            )
+        for name, words, dash in (("bayes", "Bayes", (0, (6, 2))), ("chance", "chance", (0, (1.5, 2)))):
+            levels = self._frame.filter(pl.col(name).is_not_null()).select("length", name).unique().sort("length")
+            if levels.is_empty():
+                continue
+            last = levels.filter(pl.col("length") == levels["length"].max())[name]
+            if levels[name].n_unique() == 1:
+                ax.axhline(last[0], color=INK, linewidth=0.9, linestyle=dash, zorder=1)
+            else:
+                for part in self._frame.partition_by("arm"):
+                    ax.plot(part["length"], part[name], color=INK, linewidth=0.9, linestyle=dash, zorder=1)
+            for level in last:
+                ax.annotate(
+                    words,
+                    (1.0, level),
+                    xycoords=("axes fraction", "data"),
+                    xytext=(4, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=9,
+                )
+
+    def _draw_arm(self, ax: Axes, index: int, label: str, style: dict[str, Any]) -> Line2D:
+        part = self._frame.filter(pl.col("arm") == label)
+        runs, learned = part["runs"][0], part["learned"][0]
+        if part["median"].count() == 0:
+            return _words_only(f"{label}: never learned (0 of {runs} runs), not drawn", marker="x")
+        drawn = part.filter(pl.col("median").is_not_null())
+        color, marker, dash = look(index)
+        arguments: dict[str, Any] = {"color": color, "marker": marker, "markeredgewidth": 0, "zorder": 3, **style}
+        seaborn_plot(
+            seaborn.lineplot,
+            drawn,
+            x="length",
+            y="median",
+            ax=ax,
+            estimator=None,
+            errorbar=None,
+            legend=False,
+            linestyle="-" if isinstance(dash, str) else (0, dash),
+            **arguments,
+        )
+        band = drawn.filter(pl.col("low").is_not_null())
+        if not band.is_empty():
+            ax.fill_between(band["length"], band["low"], band["high"], color=color, alpha=0.28, linewidth=0, zorder=2)
+        words = f"{label} ({learned} of {runs} runs learned)"
+        return Line2D(
+            [], [], color=arguments["color"], marker=arguments["marker"], markeredgewidth=0, label=words,
+            linestyle="-" if isinstance(dash, str) else (0, dash),
+        )  # fmt: skip
+
+    def _set_axes(self, ax: Axes, length_unit: str) -> None:
+        lengths = sorted(self._frame["length"].unique().to_list())
+        trained: list[int] = self._frame.filter(pl.col("trained"))["length"].to_list()
+        shown = set(readable_ticks(lengths, 0.075, keep=[max(trained)] if trained else []))
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(FixedLocator(lengths))
+        ax.xaxis.set_major_formatter(FixedFormatter([str(length) if length in shown else "" for length in lengths]))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlabel(f"length ({length_unit}, log scale)")
+        ax.set_ylabel(self.measure.label)
+        if self.measure.name == "normalised_accuracy":
+            bottom, top = ax.get_ylim()
+            ax.set_ylim(min(bottom, -0.05), max(top, 1.05))
+
+    def figure(self) -> Figure:
+        """The curves as a figure of their own."""
+        figure = self.plot().figure
+        assert isinstance(figure, Figure)
+        return figure
+
+    def summary(self) -> pl.DataFrame:
+        """One row per arm: ``arm``, ``runs``, ``learned``, ``reach`` (as text), ``reach_censored``."""
+        arms = self._frame.unique("arm", keep="first", maintain_order=True)
+        reaches = [
+            str(Reach(row["reach"], row["reach_censored"], row["reach_at_least"]))
+            for row in arms.iter_rows(named=True)
+        ]
+        return arms.select("arm", "runs", "learned", pl.Series("reach", reaches, dtype=pl.String), "reach_censored")
+
+    def __repr__(self) -> str:
+        arms = [
+            f"  {arm}: {learned} of {runs} runs learned, reach {reach}"
+            for arm, runs, learned, reach, _ in self.summary().iter_rows()
+        ]
+        pooled = [f"  pooled over {', '.join(self.pooled)}"] if self.pooled else []
+        lengths: list[int] = self._frame["length"].to_list()
+        head = f"ExtrapolationCurve: median {self.measure.words} at lengths {min(lengths)} to {max(lengths)}"
+        return "\n".join([head, *arms, *pooled])
+
+    def _repr_html_(self) -> str:
+        columns = ["arm", "length", "trained", "used", "median", "low", "high"]
+        svg = figure_svg(self.figure(), f"{self.measure.words} against length")
+        head = ["arm", "runs", "learned", "reach", "runs censored"]
+        return join(
+            [
+                element("div", Markup(svg)),
+                table(head, self.summary().iter_rows()),
+                details("values", table(columns, self._frame.select(columns).iter_rows())),
+            ]
+        )
+
+
+def extrapolation_curve(
+    results: pl.DataFrame | Frames,
+    by: str | Sequence[str] = ("task.k",),
+    measure: str = "normalised_accuracy",
+    condition: str | None = None,
+    only_learned: bool = True,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> ExtrapolationCurve:
+    """The curve of ``measure`` against length for each arm: the median over runs with its percentile-bootstrap band.
+
+    Args:
+        results: ``sweeps.Results``, or an evaluation frame.
+        by: columns whose values make the arms.
+        condition: which evaluation condition; needed only if there are several.
+        only_learned: leave out runs that never learned their task at the trained lengths. They are counted apart
+            and an arm without a learned run is named as such, never averaged in.
+        confidence: of the bands.
+        resamples: of the bootstrap.
+        seed: of the bootstrap; the same results and seed give the same band.
+
+    Raises:
+        SettingError: an unknown column, measure or condition, or no rows.
+    """
+    by = (by,) if isinstance(by, str) else tuple(by)
+    frame = evaluation_rows(results, condition=condition, by=by)
+    drawn = measure_named(measure, frame)
+    frame = frame.with_columns(
+        (drawn.chance if drawn.chance is not None else pl.lit(None, pl.Float64)).alias("chance"),
+        (drawn.bayes if drawn.bayes is not None else pl.lit(None, pl.Float64)).alias("bayes"),
+    )
+    arms = arms_of(frame, by)
+    rows: list[dict[str, Any]] = []
+    for arm in arms:
+        reach = reach_of(arm)
+        for (length,), part in arm.rows.sort("length").partition_by("length", as_dict=True).items():
+            used = part.filter(pl.col("learned")) if only_learned else part
+            values = used[measure].drop_nulls().to_list()
+            median = bootstrap_median(values, confidence, resamples, seed)
+            rows.append(
+                {
+                    "arm": arm.label,
+                    **arm.values,
+                    "length": length,
+                    "trained": part["trained"].all(),
+                    "runs": arm.runs,
+                    "learned": arm.learned,
+                    "used": median.count,
+                    "median": median.estimate,
+                    "low": median.low,
+                    "high": median.high,
+                    "chance": part["chance"].median(),
+                    "bayes": part["bayes"].median(),
+                    "reach": reach.median,
+                    "reach_censored": reach.censored,
+                    "reach_at_least": reach.at_least,
+                }
+            )
+    schema: dict[str, Any] = {
+        "arm": pl.String,
+        **{name: frame.schema[name] for name in by},
+        "length": pl.Int64,
+        "trained": pl.Boolean,
+        **dict.fromkeys(("runs", "learned", "used"), pl.Int64),
+        **dict.fromkeys(("median", "low", "high", "chance", "bayes", "reach"), pl.Float64),
+        "reach_censored": pl.Int64,
+        "reach_at_least": pl.Boolean,
+    }
+    return ExtrapolationCurve(
+        by=by,
+        measure=drawn,
+        confidence=confidence,
+        only_learned=only_learned,
+        trained=trained_range(frame),
+        same_training=len({trained_range(arm.rows) for arm in arms}) == 1,
+        pooled=pooled_by(arms),
+        _frame=pl.DataFrame(rows, schema=schema, orient="row"),
+    )
+
+
+def _words_only(words: str, marker: str = "") -> Line2D:
+    """A legend entry without a line."""
+    return Line2D([], [], linestyle="", marker=marker, color=GREY, label=words)

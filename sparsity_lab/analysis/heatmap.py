@@ -1,0 +1,213 @@
+"""A heat map of a measure over two settings, at one length or at one multiple of the trained length."""
+
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import polars as pl
+import seaborn
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from sparsity_lab.analysis.drop import drop_lengths
+from sparsity_lab.analysis.markup import Markup, element, number
+from sparsity_lab.analysis.runs import (
+    Frames,
+    Measure,
+    arms_of,
+    evaluation_rows,
+    full_name,
+    measure_named,
+    pooled_by,
+    short_name,
+)
+from sparsity_lab.analysis.style import GREY, INK, figure_svg, new_axes, relative_luminance, seaborn_plot, styled
+from sparsity_lab.settings import SettingError
+
+__all__ = ["HeatMap", "heat_map"]
+
+
+@dataclass(frozen=True, repr=False)
+class HeatMap:
+    """Medians over learned runs by two settings. Made by ``heat_map``.
+
+    Attributes:
+        rows, columns: the two settings.
+        measure: what is shown.
+        at: the length or the multiple of the trained length, in words.
+        pooled: settings other than the seeds in which runs of one cell differ.
+    """
+
+    rows: str
+    columns: str
+    measure: Measure
+    at: str
+    pooled: tuple[str, ...]
+    _frame: pl.DataFrame
+    _names: tuple[list[str], list[str]]
+
+    def frame(self) -> pl.DataFrame:
+        """One row per cell, empty cells included.
+
+        Columns: the two settings, ``trained_length``, ``length``, ``runs``, ``learned``, ``median`` (over learned
+        runs), ``state``: ``"median"``, ``"none learned"``, ``"no such length"`` or ``"not run"``.
+        """
+        return self._frame
+
+    def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
+        """Draw the heat map; returns the axes.
+
+        Every cell shows its value and how many of its runs learned. Hatched: no run learned; empty with a dotted
+        frame: not run.
+
+        Args:
+            ax: where to draw; by default axes of a new figure of their own.
+            style: arguments for ``seaborn.heatmap`` (``cmap``, ``vmin``, ...).
+        """
+        names = self._names
+        shape = (len(names[0]), len(names[1]))
+        values = self._frame["median"].fill_null(np.nan).to_numpy().reshape(shape)
+        cells = list(self._frame.iter_rows(named=True))
+        limits = {"vmin": 0.0, "vmax": 1.0} if self.measure.unit.startswith(("0 =", "share")) else {}
+        with styled():
+            if ax is None:
+                ax = new_axes(max(4.9, 0.8 + 1.25 * shape[1]), 1.3 + 0.6 * shape[0])
+            arguments: dict[str, Any] = {"cmap": "cividis", "linewidths": 2, "linecolor": "none", **limits, **style}
+            paints = None
+            if np.isfinite(values).any():
+                seaborn_plot(seaborn.heatmap, values, ax=ax, mask=~np.isfinite(values), cbar=False, **arguments)
+                mesh: Any = ax.collections[-1]
+                mesh.update_scalarmappable()
+                paints = mesh.get_facecolors()
+            for place, cell in enumerate(cells):
+                x, y = place % shape[1], place // shape[1]
+                if cell["state"] == "median" and paints is not None:
+                    color = "black" if relative_luminance(paints[place]) > 0.18 else "white"
+                    _write(ax, x, y, cell, color)
+                else:
+                    _draw_empty(ax, x, y, cell)
+            ax.set_xlim(0, shape[1])
+            ax.set_ylim(shape[0], 0)
+            ax.set_xticks(np.arange(shape[1]) + 0.5, [name.replace("(", "\n(") for name in names[1]], rotation=0)
+            ax.set_yticks(np.arange(shape[0]) + 0.5, names[0], rotation=0)
+            ax.tick_params(length=0)
+            ax.spines[:].set_visible(False)
+            ax.set_xlabel(self.columns.rpartition(".")[2])
+            ax.set_ylabel(self.rows.rpartition(".")[2], rotation=0, ha="right")
+            ax.set_title(self.title, loc="left", fontsize=9.5, fontweight="normal")
+        return ax
+
+    @property
+    def title(self) -> str:
+        """What the cells show, in words."""
+        pooled = "\n" + textwrap.fill(f"pooled over {', '.join(self.pooled)}", 58) if self.pooled else ""
+        return f"median {self.measure.words} ({self.measure.unit})\n{self.at}{pooled}"
+
+    def __repr__(self) -> str:
+        cells = iter(self._frame.iter_rows(named=True))
+        shown = [
+            f"  {self.rows.rpartition('.')[2]}={row}, {column}: " + _cell_words(next(cells)).replace("\n", ", ")
+            for row in self._names[0]
+            for column in self._names[1]
+        ]
+        return "\n".join([f"HeatMap: {self.title}".replace("\n", ", "), *shown])
+
+    def _repr_html_(self) -> str:
+        figure = self.plot().get_figure(root=True)
+        assert figure is not None
+        return element("div", Markup(figure_svg(figure, self.title)))
+
+
+def heat_map(
+    results: pl.DataFrame | Frames,
+    rows: str = "task.k",
+    columns: str = "task.locality",
+    measure: str = "normalised_accuracy",
+    length: int | None = None,
+    factor: float = 4,
+    condition: str | None = None,
+) -> HeatMap:
+    """The median of ``measure`` over learned runs for each pair of two settings.
+
+    Args:
+        results: ``sweeps.Results``, or an evaluation frame.
+        rows, columns: the two settings.
+        length: the evaluated length to show. By default each cell shows the evaluated length that is nearest to
+            ``factor`` times its largest trained one.
+        condition: which evaluation condition; needed only if there are several.
+
+    Raises:
+        SettingError: an unknown column, measure or condition, a length that was not evaluated, or no rows.
+    """
+    frame = evaluation_rows(results, condition=condition, by=(rows, columns))
+    shown = measure_named(measure, frame)
+    if length is not None and length not in set(frame["length"]):
+        known = [str(known) for known in sorted(frame["length"].unique())]
+        raise SettingError("length", "an evaluated length", length, known)
+    arms = arms_of(frame, (rows, columns))
+    found = {tuple(arm.values.values()): arm for arm in arms}
+    cells: list[dict[str, Any]] = []
+    names = [
+        {arm.values[axis]: short_name(full_name(arm.rows, axis)) for arm in arms_of(frame, axis)}
+        for axis in (rows, columns)
+    ]
+    for row in names[0]:
+        for column in names[1]:
+            cell: dict[str, Any] = {rows: row, columns: column, "runs": 0, "learned": 0, "state": "not run"}
+            if (arm := found.get((row, column))) is not None:
+                trained, beyond = drop_lengths(arm, factor)
+                at = beyond if length is None else length
+                values = arm.learned_rows.filter(pl.col("length") == at)[measure].drop_nulls()
+                state = "median" if values.len() else "no such length" if arm.learned else "none learned"
+                cell |= {"trained_length": trained, "length": at, "runs": arm.runs, "learned": arm.learned}
+                cell |= {"median": values.median(), "state": state}
+            cells.append(cell)
+    schema: dict[str, Any] = {
+        rows: frame.schema[rows],
+        columns: frame.schema[columns],
+        **dict.fromkeys(("trained_length", "length", "runs", "learned"), pl.Int64),
+        "median": pl.Float64,
+        "state": pl.String,
+    }
+    table = pl.DataFrame(cells, schema=schema, orient="row")
+    labels = list(names[0].values()), list(names[1].values())
+    return HeatMap(rows, columns, shown, _at_words(table, length, factor), pooled_by(arms), table, labels)
+
+
+def _at_words(cells: pl.DataFrame, length: int | None, factor: float) -> str:
+    if length is not None:
+        return f"at length {length}"
+    reached = cells.drop_nulls("length").select("trained_length", "length").unique()
+    if reached.height == 1:
+        trained, at = reached.row(0)
+        return f"at length {at}, {number(at / trained, 0 if at % trained == 0 else 1)} x the trained {trained}"
+    return f"at the evaluated length nearest to {factor:g} x the trained one"
+
+
+def _cell_words(cell: dict[str, Any]) -> str:
+    counts = f"{cell['learned']} of {cell['runs']} learned"
+    match cell["state"]:
+        case "median":
+            return f"{number(cell['median'])}\n{counts}"
+        case "not run":
+            return "not run"
+        case "none learned":
+            return f"never learned\n{counts}"
+        case _:
+            return f"{cell['state']}\n{counts}"
+
+
+def _draw_empty(ax: Axes, x: int, y: int, cell: dict[str, Any]) -> None:
+    dotted = cell["state"] == "not run"
+    frame = {"linestyle": (0, (2, 2))} if dotted else {"hatch": "////"}
+    with mpl.rc_context({"hatch.color": GREY}):
+        ax.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, facecolor="none", edgecolor=GREY, **frame))
+    _write(ax, x, y, cell, INK if dotted else "black", plate=not dotted)
+
+
+def _write(ax: Axes, x: int, y: int, cell: dict[str, Any], color: str, plate: bool = False) -> None:
+    # Words on hatching need a ground of their own.
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if plate else None
+    ax.text(x + 0.5, y + 0.5, _cell_words(cell), ha="center", va="center", fontsize=9, color=color, bbox=box)

@@ -1,0 +1,82 @@
+"""Small pieces of HTML. Every text that goes in is escaped here, unless it is ``Markup`` already."""
+
+import html
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+__all__ = ["Markup", "cell", "details", "element", "escape", "join", "number", "signed_interval", "table"]
+
+
+class Markup(str):
+    """HTML that is ready for the page."""
+
+    __slots__ = ()
+
+
+def escape(value: Any) -> Markup:
+    """Any value as HTML text, quotes included; ``Markup`` as it is."""
+    return value if isinstance(value, Markup) else Markup(html.escape(str(value)))
+
+
+def join(parts: Iterable[Any], between: str = "\n") -> Markup:
+    """Several pieces as one, each escaped."""
+    return Markup(between.join(escape(part) for part in parts))
+
+
+def element(tag: str, *children: Any, **attributes: str | None) -> Markup:
+    """``<tag>`` around its children. Attribute names lose a trailing underscore (``class_``); None leaves one out."""
+    shown = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{html.escape(value)}"'
+        for name, value in attributes.items()
+        if value is not None
+    )
+    return Markup(f"<{tag}{shown}>{join(children, '')}</{tag}>")
+
+
+def details(summary: Any, *children: Any) -> Markup:
+    """A part of the page that opens on a click."""
+    return element("details", element("summary", summary), *children)
+
+
+def cell(value: Any, digits: int = 3) -> str:
+    """A value as tables show it: floats rounded, None as a dash, truth values in words."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value, digits) if isinstance(value, float) else str(value)
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number with a fixed count of digits and a true minus sign; never "−0.00"."""
+    text = f"{value:.{digits}f}"
+    return text.replace("-", "−") if float(text) else text.replace("-", "")
+
+
+def signed_interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """``[−0.05, 0.37]``, or "no interval"."""
+    return "no interval" if low is None or high is None else f"[{number(low, digits)}, {number(high, digits)}]"
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 3) -> Markup:
+    """A table that scrolls sideways in its own box; columns of numbers are set to the right."""
+    rows = list(rows)
+    right = [
+        any(isinstance(row[i], int | float) for row in rows)
+        and all(row[i] is None or isinstance(row[i], int | float) for row in rows)
+        for i in range(len(headers))
+    ]
+    style = ["number" if numeric else None for numeric in right]
+    head = element("tr", *(element("th", h, scope="col", class_=s) for h, s in zip(headers, style, strict=True)))
+    body = [
+        element(
+            "tr",
+            *(
+                element("td", v if isinstance(v, Markup) else cell(v, digits), class_=s)
+                for v, s in zip(row, style, strict=True)
+            ),
+        )
+        for row in rows
+    ]
+    inner = element("table", element("thead", head), "\n", element("tbody", join(body)))
+    return element("div", inner, class_="scroll")

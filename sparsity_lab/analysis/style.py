@@ -1,0 +1,167 @@
+"""One style for all figures.
+
+Figures are ``matplotlib.figure.Figure`` objects of their own; pyplot's state is never touched. Colours are
+the Okabe-Ito palette, which colour-blind readers can tell apart, with its light members darkened until each has a
+contrast of at least 3 to 1 on white and on a dark page; marks and dashes repeat what colour says, for print. In
+an SVG all ink is ``currentColor`` and the ground is transparent, so that a figure follows its page's light or dark.
+"""
+
+import hashlib
+import html
+import io
+import math
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from pandas.errors import Pandas4Warning
+
+__all__ = ["GREY", "INK", "PALETTE", "Look", "figure_svg", "look", "new_axes", "seaborn_plot", "styled"]
+
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c4689a", "#b07800", "#3d8fcc")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES: tuple[str | tuple[float, ...], ...] = ("", (5, 1.5), (1.5, 1.2), (6, 1.5, 1.5, 1.5), (3, 3), (8, 2))
+
+INK = "#20242b"
+"""Text, axes and reference lines; ``currentColor`` in an SVG."""
+GREY = "#7d7d7d"
+"""Shading and what is not available; readable on white and on dark pages."""
+
+_SERIES_FONT = "DejaVu Sans"
+"""Shipped with matplotlib, so that text is measured alike on every machine."""
+_PAGE_FONTS = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif"
+"""What an SVG asks for: fonts no wider than the measured one, so that nothing outgrows its place."""
+
+_RC: Any = {
+    "font.family": [_SERIES_FONT],
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.grid": False,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "hatch.color": GREY,
+    "hatch.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "sparsity_lab",
+}
+
+
+class Look(NamedTuple):
+    """How one arm is drawn."""
+
+    color: str
+    marker: str
+    dash: str | tuple[float, ...]
+
+
+def look(index: int) -> Look:
+    """The look of the arm with this index. Colour, mark and dash move together; after six arms the marks shift, so
+    that 36 arms all differ."""
+    turn, place = divmod(index, len(PALETTE))
+    return Look(PALETTE[place], MARKERS[(place + turn) % len(MARKERS)], DASHES[place])
+
+
+def styled() -> Any:
+    """Context in which figures take this style; matplotlib's settings are restored on leaving it."""
+    return mpl.rc_context(_RC)
+
+
+def new_axes(width: float, height: float) -> Axes:
+    """Axes of a figure of their own, ``width`` by ``height`` inches. To be called inside ``styled()``."""
+    return Figure(figsize=(width, height), layout="constrained").subplots()
+
+
+def seaborn_plot(function: Callable[..., Any], data: Any, **arguments: Any) -> Any:
+    """Call a seaborn function on a polars frame.
+
+    Seaborn 0.13.2 cannot read polars 2 frames, so it gets a dict of lists; and it calls pandas in ways that pandas 4
+    will change, so just that warning is silenced, here only. Other data pass as they are.
+    """
+    if isinstance(data, pl.DataFrame):
+        data = data.to_dict(as_series=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Pandas4Warning)
+        return function(data=data, **arguments)
+
+
+def relative_luminance(color: Any) -> float:
+    """Relative luminance of a colour as WCAG 2 defines it, 0 for black to 1 for white. Black and white text have
+    the same contrast on a ground of luminance 0.18."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def readable_ticks(values: Sequence[float], gap: float, keep: Sequence[float] = ()) -> list[float]:
+    """The values whose labels find room on a log axis.
+
+    ``gap`` is the smallest distance between two labels as a share of the axis. The ends and ``keep`` come first, then
+    the others from the largest down, where they still fit.
+    """
+    ordered = sorted(set(values))
+    if len(ordered) < 2:
+        return ordered
+    span = math.log(ordered[-1] / ordered[0])
+    chosen: list[float] = []
+    for value in [ordered[-1], ordered[0], *(v for v in keep if v in ordered), *reversed(ordered)]:
+        if all(abs(math.log(value / other)) / span >= gap for other in chosen):
+            chosen.append(value)
+    return sorted(chosen)
+
+
+def figure_svg(figure: Figure, label: str = "") -> str:
+    """The figure as one ``<svg>`` element for a page.
+
+    The same figure gives the same bytes: no date, no version, and ids made from the content, so that several
+    figures can share a page. Text stays text; ink is ``currentColor``; the ground is transparent; the size comes
+    from the page, up to 1.35 times the figure's own.
+
+    Args:
+        label: what the figure shows, for screen readers.
+    """
+    buffer = io.StringIO()
+    with styled():
+        metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    # Matplotlib's style element would reach the whole page; the root can say the same to its own children.
+    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r"font-family: [^;\"]*", f"font-family: {_PAGE_FONTS}", text)
+    text = re.sub(rf"(font: [^;\"]*?)'{_SERIES_FONT}'[^;\"]*", rf"\g<1>{_PAGE_FONTS}", text)
+    text = re.sub(INK, "currentColor", text, flags=re.IGNORECASE)
+    width = float(figure.get_figwidth()) * 96
+    min_width = 0.7 * width if width > 480 else 0
+    opening = (
+        f'<svg role="img" aria-label="{html.escape(label)}" stroke-linejoin="round" '
+        # A wide figure on a narrow page scrolls in its box before its text becomes too small to read.
+        f'style="width: 100%; height: auto; max-width: {1.35 * width:.0f}px; min-width: {min_width:.0f}px" '
+    )
+    text = re.sub(r'<svg (.*?)width="[^"]*" height="[^"]*"', lambda found: opening + found[1], text, count=1)
+    prefix = "f" + hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    text = text.replace("url(#", f"url(#{prefix}-").replace('href="#', f'href="#{prefix}-')
+    return text + "\n"

@@ -1,0 +1,391 @@
+"""What each ``sparsity-lab`` command does.
+
+A command is a dataclass whose fields are its arguments. ``run`` shows its outcome on a console, which is silent when
+``--json`` is given, and returns it as plain data. Heavy modules are imported when a command needs them, so that help
+and bad input are answered at once.
+"""
+
+# ruff: noqa: PLC0415
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from tyro.conf import Positional
+
+from sparsity_lab.settings import SettingError, Shown, from_text
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from sparsity_lab.generators import Certificate
+    from sparsity_lab.sweeps import Results
+    from sparsity_lab.sweeps import Sweep as SweepSetting
+
+__all__ = ["Bench", "Certify", "Command", "Demo", "List", "Outcome", "Report", "Sample", "Sweep", "Train"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command found, as plain data, and whether it is good."""
+
+    data: Any
+    good: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(ABC):
+    """Base of all commands."""
+
+    json: bool = False
+    """Print one JSON document and nothing else."""
+
+    @abstractmethod
+    def run(self, console: Console) -> Outcome:
+        """Do it; the console is silent with ``--json``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """Train small models over k and locality, show how far they carry, and write a report (two to three minutes)."""
+
+    out: Path = Path("runs/demo")
+    """Folder of the runs and the report. The same command goes on where it stopped."""
+    workers: int = 2
+    """Worker processes, one thread each."""
+    size: Literal["smoke", "small", "full"] = "small"
+    """How much to train: smoke is a test, small is for two cores."""
+
+    def run(self, console: Console) -> Outcome:
+        from sparsity_lab.analysis import write_report
+        from sparsity_lab.recipes import find_recipe
+
+        results, seconds = _swept(find_recipe("demo")(self.size), self.out, self.workers, console)
+        command = f"sparsity-lab demo --size {self.size}"
+        page = write_report(results, self.out / "report.html", title="sparsity_lab demo", command=command)
+        arms = _show_arms(results, console)
+        console.print(f"\n{len(results.runs)} runs in {seconds:.0f} s. Report: {page}")
+        return Outcome(
+            {"out": str(self.out), "report": str(page), "seconds": seconds, "arms": arms}, not results.failures
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class List(Command):
+    """List what there is: tasks, laws, kernels, positions, recipes and benchmarks, one line each."""
+
+    family: Positional[str | None] = None
+    """Only this family."""
+
+    def run(self, console: Console) -> Outcome:
+        from sparsity_lab import benchmarks, recipes, sweeps  # noqa: F401  (sweeps registers all settings)
+        from sparsity_lab.settings import families, kinds
+
+        found = {name: {kind: cls.__doc__ for kind, cls in kinds(name).items()} for name in families()}
+        found["recipe"] = {name: function.__doc__ for name, function in recipes.recipes().items()}
+        found["benchmark"] = {name: function.__doc__ for name, function in benchmarks.benchmarks().items()}
+        if self.family is not None:
+            if self.family not in found:
+                raise SettingError("family", "a family", self.family, found)
+            found = {self.family: found[self.family]}
+        listed = {
+            family: {name: " ".join((doc or "").split("\n\n")[0].split()) for name, doc in members.items()}
+            for family, members in found.items()
+        }
+        table = Table("family", "name", "", box=None, pad_edge=False)
+        for family, members in listed.items():
+            for name, doc in members.items():
+                table.add_row(family, f"[bold]{name}[/bold]", doc)
+        console.print(table)
+        return Outcome(listed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Command):
+    """Show sequences of a task: tokens that enter the rule in brackets, the answer after the arrow."""
+
+    task: Positional[str]
+    """The task in short form, as in "Planted(k=3, locality=Recent(width=8))"."""
+    length: int = 24
+    """Length of the sequences, in the task's own units."""
+    count: int = 4
+    """How many."""
+    seed: int = 0
+    """Seed of the stream."""
+    stream: str = "sample"
+    """Name of the stream, such as "train" or "evaluation"."""
+
+    def run(self, console: Console) -> Outcome:
+        from sparsity_lab.analysis import sequence_text
+        from sparsity_lab.generators import Stream, Task
+
+        task = from_text(Task, self.task, "task")
+        if self.count < 1:
+            raise SettingError("--count", "at least 1", self.count)
+        batch = task.sample(Stream(seed=self.seed, name=self.stream), 0, self.count, self.length)
+        for row in range(len(batch)):
+            console.print(sequence_text(task, batch, row))
+        data = {
+            "task": str(task),
+            "tokens": batch.tokens.tolist(),
+            "targets": batch.targets.tolist(),
+            "sources": None if batch.sources is None else batch.sources[batch.scored].tolist(),
+            "position_ids": None if batch.position_ids is None else batch.position_ids.tolist(),
+            "vocabulary": list(task.vocabulary.names),
+        }
+        return Outcome(data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certify(Command):
+    """Test everything that a task declares about its sequences."""
+
+    task: Positional[str | None] = None
+    """The task in short form; leave it out with --all."""
+    all: bool = False
+    """The examples of every registered task."""
+    sequences: int = 100_000
+    """Sequences drawn at each length."""
+    seed: int = 0
+    """Seed of the sequences."""
+    workers: int = 2
+    """Worker processes for --all."""
+
+    def run(self, console: Console) -> Outcome:
+        from sparsity_lab.generators import Task
+        from sparsity_lab.settings import kinds
+
+        if (self.task is None) == (not self.all):
+            raise SettingError("task", "a task or --all", self.task if self.all else Shown("neither"))
+        start = time.perf_counter()
+        if self.task is not None:
+            texts = [str(from_text(Task, self.task, "task"))]
+        else:
+            classes = [cls for cls in kinds("task").values() if issubclass(cls, Task)]
+            texts = [str(example) for cls in classes for example in cls.examples()]
+        table = Table("task", "tests", "smallest p", "passed", box=None, pad_edge=False)
+        rows = []
+        for certificate in self._certificates(texts, console):
+            smallest = float(certificate.frame()["p_value"].min())  # type: ignore[arg-type]
+            verdict = (
+                "yes" if certificate.passed else f"[bold red]no: {', '.join(certificate.failed_checks)}[/bold red]"
+            )
+            table.add_row(str(certificate.task), str(len(certificate.findings)), f"{smallest:.2g}", verdict)
+            rows.append(
+                {
+                    "task": str(certificate.task),
+                    "passed": certificate.passed,
+                    "failed_checks": list(certificate.failed_checks),
+                    "tests": len(certificate.findings),
+                    "smallest_p": smallest,
+                    "threshold": certificate.threshold,
+                }
+            )
+        console.print(table)
+        seconds = time.perf_counter() - start
+        console.print(f"{self.sequences} sequences a length, false-alarm rate 1e-6 a task, {seconds:.1f} s")
+        return Outcome({"certificates": rows, "seconds": seconds}, all(row["passed"] for row in rows))
+
+    def _certificates(self, texts: list[str], console: Console) -> list["Certificate"]:
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+
+        work = [(text, self.seed, self.sequences) for text in texts]
+        with _progress(console) as progress:
+            if len(texts) == 1 or self.workers < 2:
+                return [certify_text(*item) for item in progress.track(work, description="certifying")]
+            with ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn")) as pool:
+                done = pool.map(certify_text, *zip(*work, strict=True))
+                return list(progress.track(done, total=len(work), description="certifying"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Command):
+    """Train one run, evaluate it by length, and show how far it carries."""
+
+    config: Positional[Path | None] = None
+    """TOML or JSON file with the fields of a run; the options below override it."""
+    task: str | None = None
+    """The task in short form."""
+    model: str | None = None
+    """The model in short form, as in "Decoder(num_layers=3, position=NoPE())"."""
+    training: str | None = None
+    """How it is trained, as in "Training(steps=500, curriculum=UniformLength(low=8, high=24))"."""
+    evaluation: str | None = None
+    """What is measured, as in "Evaluation(lengths=[24, 48, 96], sequences=1024)"."""
+    seed: int | None = None
+    """Data seed and model seed."""
+    out: Path = Path("runs")
+    """Folder of the runs; this one gets a folder by its id."""
+
+    def run(self, console: Console) -> Outcome:
+        from sparsity_lab.config_file import read_data
+        from sparsity_lab.settings import from_data, to_data
+        from sparsity_lab.training import Diverged, RunConfig, train
+
+        data: dict[str, Any] = read_data(self.config) if self.config else {}
+        given = {"task": self.task, "model": self.model, "training": self.training, "evaluation": self.evaluation}
+        data |= {name: text for name, text in given.items() if text is not None}
+        if self.seed is not None:
+            data |= {"data_seed": self.seed, "model_seed": self.seed}
+        config = from_data(RunConfig, data)
+        with _progress(console) as progress:
+            bar = progress.add_task("training", total=config.training.steps)
+
+            def show(done: int, total: int, loss: float, accuracy: float) -> None:
+                words = f"loss {loss:.3f}, accuracy {accuracy:.2f}"
+                progress.update(bar, completed=done, total=total, description=words)
+
+            try:
+                run = train(config, self.out, progress=show)
+            except Diverged as error:
+                console.print(str(error))
+                return Outcome({"run": config.id, "status": "diverged", "step": error.step}, good=False)
+        columns = ["condition", "length", "sequences", "normalised_accuracy", "normalised_accuracy_se", "excess_loss"]
+        console.print(_table(run.evaluation.select(columns)))
+        console.print(repr(run))
+        console.print(f"Files: {run.folder}")
+        data = {
+            "run": run.id,
+            "status": "finished",
+            "folder": str(run.folder),
+            "config": to_data(config),
+            "evaluation": run.evaluation.to_dicts(),
+            "summary": run.summary.to_dicts(),
+        }
+        return Outcome(data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Command):
+    """Run a recipe, or a sweep described in a file; finished runs are skipped."""
+
+    sweep: Positional[str]
+    """Name of a recipe, or a TOML or JSON file."""
+    size: Literal["smoke", "small", "full"] = "small"
+    """Of a recipe."""
+    out: Path | None = None
+    """Folder of the runs; runs/NAME if left out."""
+    workers: int = 2
+    """Worker processes, one thread each."""
+    report: bool = False
+    """Also write report.html there."""
+
+    def run(self, console: Console) -> Outcome:
+        from sparsity_lab.config_file import load_sweep
+        from sparsity_lab.recipes import find_recipe
+
+        is_file = self.sweep.endswith((".toml", ".json"))
+        sweep = load_sweep(Path(self.sweep)) if is_file else find_recipe(self.sweep)(self.size)
+        out = self.out or Path("runs") / sweep.name
+        results, seconds = _swept(sweep, out, self.workers, console)
+        arms = _show_arms(results, console)
+        data = {"out": str(out), "runs": len(results.runs), "seconds": seconds, "arms": arms}
+        if self.report:
+            from sparsity_lab.analysis import write_report
+
+            command = f"sparsity-lab sweep {self.sweep}" + ("" if is_file else f" --size {self.size}")
+            data["report"] = str(write_report(results, out / "report.html", title=sweep.name, command=command))
+            console.print(f"Report: {data['report']}")
+        return Outcome(data, not results.failures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Command):
+    """Write the report of a folder of runs."""
+
+    folder: Positional[Path]
+    """Folder of the runs."""
+    out: Path | None = None
+    """The page; report.html in the folder if left out."""
+    title: str = "Extrapolation in length"
+    """Its title."""
+
+    def run(self, console: Console) -> Outcome:
+        from sparsity_lab.analysis import write_report
+        from sparsity_lab.sweeps import Results
+
+        if not self.folder.is_dir():
+            raise SettingError("folder", "a folder with runs", str(self.folder))
+        results = Results(self.folder)
+        page = write_report(results, self.out or self.folder / "report.html", title=self.title)
+        arms = _show_arms(results, console)
+        console.print(f"Report: {page}")
+        return Outcome({"report": str(page), "arms": arms})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench(Command):
+    """Measure speed, as ratios within one run."""
+
+    name: Positional[str]
+    """Name of the benchmark; "sparsity-lab list benchmark" shows all."""
+
+    def run(self, console: Console) -> Outcome:
+        from sparsity_lab.benchmarks import find_benchmark
+
+        frame = find_benchmark(self.name)()
+        console.print(_table(frame))
+        return Outcome({"benchmark": self.name, "rows": frame.to_dicts()})
+
+
+def certify_text(text: str, seed: int, sequences: int) -> "Certificate":
+    """The certificate of a task in short form; on its own so that worker processes can call it."""
+    from sparsity_lab.generators import Task, certify
+
+    return certify(from_text(Task, text, "task"), seed=seed, sequences=sequences)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn())
+    # On the error stream, so that standard output holds the outcome alone.
+    shown_on = Console(stderr=True, quiet=console.quiet)
+    watched = shown_on.is_terminal and not console.quiet
+    return Progress(*columns, TimeRemainingColumn(), console=shown_on, transient=True, disable=not watched)
+
+
+def _swept(sweep: "SweepSetting", out: Path, workers: int, console: Console) -> tuple["Results", float]:
+    """The results of a sweep, shown as it goes, and the seconds that it took."""
+    from sparsity_lab.sweeps import Processes, SweepEvent, run_sweep
+
+    start = time.perf_counter()
+    with _progress(console) as progress:
+        bar = progress.add_task(f"{len(sweep.runs)} runs", total=len(sweep.runs))
+
+        def show(event: SweepEvent) -> None:
+            words = f"{event.status}: {event.run}" + (f": {event.reason}" if event.reason else "")
+            progress.update(bar, completed=event.finished, total=event.total, description=words)
+            if event.reason or progress.disable:
+                progress.console.print(f"{event.finished}/{event.total} {words}", highlight=False)
+
+        results = run_sweep(sweep, out, Processes(workers=workers), show)
+    return results, time.perf_counter() - start
+
+
+def _show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
+    """Print one row for each arm: normalised accuracy by length, and reach; the same as data."""
+    from sparsity_lab.analysis import arm_table
+
+    frame = arm_table(results)
+    console.print(_table(frame))
+    for failure in results.failures:
+        console.print(f"[bold]{failure.status}[/bold] {failure.run.id}: {failure.reason}")
+    return frame.to_dicts()
+
+
+def _table(frame: "pl.DataFrame") -> Table:
+    table = Table(*(column.replace("_", " ") for column in frame.columns), box=None, pad_edge=False)
+    for row in frame.iter_rows():
+        table.add_row(*(_cell(value) for value in row))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

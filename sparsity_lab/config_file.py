@@ -1,0 +1,66 @@
+"""Config files: runs and sweeps in TOML or JSON.
+
+A run file holds the fields of a ``RunConfig``; a sweep file holds ``name`` and either ``runs`` or ``base`` and
+``grid``. Any setting may be a table with its ``kind`` or its short form::
+
+    name = "k and locality"
+    [base]
+    task = "Planted(k=2)"
+    [grid]
+    "task.k" = [1, 2, 3]
+    "task.locality" = ["Uniform()", "Window(width=8)"]
+    seed = [0, 1, 2]
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from sparsity_lab.settings import SettingError, from_data
+from sparsity_lab.sweeps import Sweep, grid
+from sparsity_lab.training import RunConfig
+
+__all__ = ["load_run", "load_sweep", "read_data"]
+
+_GRID_FIELDS = ("name", "base", "grid")
+
+
+def read_data(path: Path) -> dict[str, Any]:
+    """The table in a ``.toml`` or ``.json`` file.
+
+    Raises:
+        SettingError: the file cannot be read, or is not valid; the parser's words say where.
+    """
+    readers = {".toml": tomllib.loads, ".json": json.loads}
+    if path.suffix not in readers:
+        raise SettingError(str(path), "a file that ends in .toml or .json", path.suffix or path.name)
+    try:
+        data = readers[path.suffix](path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(str(path), "a file that can be read", error.strerror) from None
+    except ValueError as error:  # of both parsers, and of bytes that are not UTF-8
+        raise SettingError(str(path), f"valid {path.suffix[1:].upper()}", str(error)) from None
+    if not isinstance(data, dict):
+        raise SettingError(str(path), "a table of fields", type(data).__name__)
+    return data
+
+
+def load_run(path: Path) -> RunConfig:
+    """The run that a file describes; errors as ``read_data`` and ``settings.from_data``."""
+    return from_data(RunConfig, read_data(path))
+
+
+def load_sweep(path: Path) -> Sweep:
+    """The sweep that a file describes; errors as ``read_data``, ``settings.from_data`` and ``sweeps.grid``."""
+    data = read_data(path)
+    if "grid" not in data and "base" not in data:
+        return from_data(Sweep, data)
+    for name in data:
+        if name not in _GRID_FIELDS:
+            raise SettingError(name, "a field of a sweep made by a grid", name, _GRID_FIELDS)
+    base = from_data(RunConfig, data.get("base", {}), "base")
+    axes = data.get("grid", {})
+    if not isinstance(axes, dict):
+        raise SettingError("grid", "a table of lists by field", axes)
+    return Sweep(name=data.get("name", path.stem), runs=tuple(grid(base, axes)))

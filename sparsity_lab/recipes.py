@@ -1,0 +1,77 @@
+"""Recipes: named experiments, each a plain function from a size to a ``Sweep``.
+
+``smoke`` is for tests, ``small`` for two CPU cores, ``full`` for a larger machine. A new recipe is one function with
+``@recipe``; it is then on the command line and in the smoke tests.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+from sparsity_lab.generators import Anchored, Majority, Planted, Recent, Uniform, Window
+from sparsity_lab.models import Decoder, RoPE
+from sparsity_lab.settings import SettingError
+from sparsity_lab.sweeps import Sweep, grid
+from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
+
+__all__ = ["SIZES", "Recipe", "Size", "demo", "find_recipe", "recipe", "recipes"]
+
+Size = Literal["smoke", "small", "full"]
+SIZES: tuple[Size, ...] = ("smoke", "small", "full")
+
+Recipe = Callable[[Size], Sweep]
+_recipes: dict[str, Recipe] = {}
+
+
+def recipe(function: Recipe) -> Recipe:
+    """Enter a recipe under its function's name."""
+    _recipes[function.__name__] = function
+    return function
+
+
+def recipes() -> dict[str, Recipe]:
+    """All recipes by name, sorted."""
+    return dict(sorted(_recipes.items()))
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises:
+        SettingError: there is none; the known names are listed.
+    """
+    if name not in _recipes:
+        raise SettingError("recipe", "a recipe", name, sorted(_recipes))
+    return _recipes[name]
+
+
+@recipe
+def demo(size: Size = "small") -> Sweep:
+    """The main job in miniature: how far do models trained on lengths up to 24 carry, by k and by locality?
+
+    (a) Token marking, parity, k in {1, 2, 3}, planted anywhere or within a window of 8: position is not needed, so
+    what fails with length is dilution or aggregation. (b) Position marking, majority of 3, near the query, anywhere
+    within 16 places of it, or at the start: what fails is finding the place. Each seed has its own set of places.
+    """
+    steps, sequences, seeds = {"smoke": (6, 64, 1), "small": (400, 1024, 3), "full": (2000, 4096, 8)}[size]
+    base = RunConfig(
+        task=Planted(),
+        model=Decoder.Config(position=RoPE()),
+        training=Training(steps=steps, curriculum=UniformLength(low=8, high=24)),
+        evaluation=Evaluation(
+            lengths=(24, 48, 96) if size == "smoke" else (16, 24, 32, 48, 64, 96, 144, 192, 240),
+            sequences=sequences,
+        ),
+    )
+    by_token = grid(base, {"task.k": [1, 2, 3], "task.locality": [Uniform(), Window(width=8)], "seed": range(seeds)})
+    placed = base.replace(
+        task=Planted(marking="position", rule=Majority(), reference_length=16),
+        # The fixed set reaches up to 16 places back, so shorter sequences have no room for it.
+        training=base.training.replace(curriculum=UniformLength(low=16, high=24)),
+    )
+    localities = [Recent(width=8), Uniform(), Anchored(width=8)]
+    by_position = [
+        run
+        for seed in range(seeds)
+        for run in grid(placed, {"task.position_seed": [seed], "task.locality": localities, "seed": [seed]})
+    ]
+    return Sweep(name="demo", runs=(*by_token, *by_position))

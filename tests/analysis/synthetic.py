@@ -1,0 +1,98 @@
+"""Synthetic results: frames with the columns of ``sweeps.Results``, made from given accuracies."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from sparsity_lab.settings import flatten
+from sparsity_lab.training import RunConfig, summarise
+
+LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 240)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What analysis needs of ``sweeps.Failure``."""
+
+    run: RunConfig
+    reason: str
+    step: int | None = None
+
+
+@dataclass
+class SyntheticResults:
+    """What analysis needs of ``sweeps.Results``."""
+
+    evaluation: pl.DataFrame
+    runs: Sequence[RunConfig] = ()
+    failures: Sequence[Failed] = ()
+    folder: Path = Path("nowhere")
+
+    def frame(self, name: str, /) -> pl.DataFrame:
+        return self.evaluation if name == "evaluation" else summarise(self.evaluation)
+
+
+def rows_of(
+    run: str,
+    config: Mapping[str, Any],
+    normalised: Sequence[float],
+    *,
+    lengths: Sequence[int] = LENGTHS,
+    trained: tuple[int, int] = (8, 24),
+    condition: str = "trained",
+    chance: float = 0.5,
+    bayes: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Evaluation rows of one run with these normalised accuracies."""
+    return [
+        {
+            "run": run,
+            "condition": condition,
+            "length": length,
+            "trained": trained[0] <= length <= trained[1],
+            "sequences": 512,
+            "accuracy": chance + (bayes - chance) * value,
+            "accuracy_se": 0.01,
+            "exact_match": chance + (bayes - chance) * value,
+            "exact_match_se": 0.01,
+            "loss": 0.7 - 0.7 * value,
+            "loss_se": 0.01,
+            "chance_accuracy": chance,
+            "bayes_accuracy": bayes,
+            "chance_loss": 0.7,
+            "bayes_loss": 0.0,
+            "normalised_accuracy": float(value),
+            "normalised_accuracy_se": 0.02,
+            "excess_loss": 0.7 - 0.7 * value,
+            "excess_loss_se": 0.01,
+            **config,
+        }
+        for length, value in zip(lengths, normalised, strict=True)
+    ]
+
+
+def results_of(
+    runs: Sequence[tuple[RunConfig, Sequence[float]]], failures: Sequence[Failed] = ()
+) -> SyntheticResults:
+    """Results of runs given as (config, normalised accuracies)."""
+    rows = [
+        row
+        for config, values in runs
+        for row in rows_of(config.id, flatten(config), values, lengths=config.evaluation.lengths)
+    ]
+    configs = [config for config, _ in runs] + [failed.run for failed in failures]
+    return SyntheticResults(pl.DataFrame(rows, infer_schema_length=None), configs, failures)
+
+
+def frame_of(
+    *runs: tuple[str, Mapping[str, Any], Sequence[float]], lengths: Sequence[int] = (8, 24, 48, 96)
+) -> pl.DataFrame:
+    """Evaluation frame of runs given as (id, columns, normalised accuracies); the id's last digit is the seed."""
+    rows = []
+    for run, columns, values in runs:
+        seed = int(run[-1]) if run[-1].isdigit() else 0
+        rows += rows_of(run, {"data_seed": seed, "model_seed": seed, **columns}, values, lengths=lengths)
+    return pl.DataFrame(rows, infer_schema_length=None)

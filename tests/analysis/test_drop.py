@@ -1,0 +1,117 @@
+import polars as pl
+import pytest
+from analysis.synthetic import frame_of, rows_of
+
+from sparsity_lab.analysis import drop
+from sparsity_lab.settings import SettingError
+
+
+@pytest.fixture
+def frame():
+    """Drops from 24 to 96: k=1: 0.1, 0.2, 0.3; k=2: 0.5, 0.9 and one not learned; k=3: one seed; k=4: none."""
+    return frame_of(
+        ("a0", {"task.k": 1}, [1, 1.0, 1, 0.9]),
+        ("a1", {"task.k": 1}, [1, 1.0, 1, 0.8]),
+        ("a2", {"task.k": 1}, [1, 0.95, 1, 0.65]),
+        ("b0", {"task.k": 2}, [1, 1, 1, 0.5]),
+        ("b1", {"task.k": 2}, [1, 1, 1, 0.1]),
+        ("b2", {"task.k": 2}, [1, 0.1, 0, 0.1]),
+        ("c2", {"task.k": 3}, [1, 1, 1, 0.3]),
+        ("d0", {"task.k": 4}, [0, 0, 0, 0.0]),
+    )
+
+
+def test_drops_and_intervals_by_hand(frame):
+    rows = drop(frame).frame()
+    assert rows["arm"].to_list() == ["k=1", "k=2", "k=3", "k=4"]
+    assert rows["drop"].to_list() == [pytest.approx(0.2), pytest.approx(0.7), pytest.approx(0.7), None]
+    # k=1: s = 0.1, t = 4.302653, half = 0.248414; k=2: s = 0.282843, t(1) = 12.706205, half = 2.541241
+    assert rows["low"].to_list() == [
+        pytest.approx(-0.048414, abs=1e-6),
+        pytest.approx(-1.841241, abs=1e-6),
+        None,
+        None,
+    ]
+    assert rows["high"].to_list() == [
+        pytest.approx(0.448414, abs=1e-6),
+        pytest.approx(3.241241, abs=1e-6),
+        None,
+        None,
+    ]
+    assert rows["at_trained"].to_list()[0] == pytest.approx(2.95 / 3)
+    assert rows["at_length"].to_list()[0] == pytest.approx(2.35 / 3)
+
+
+def test_learned_runs_are_counted(frame):
+    assert drop(frame).frame().select("runs", "learned").rows() == [(3, 3), (3, 2), (1, 1), (1, 0)]
+    assert drop(frame).runs()["run"].to_list() == ["a0", "a1", "a2", "b0", "b1", "c2"]
+
+
+def test_the_row_says_which_lengths_were_compared(frame):
+    exact = drop(frame).frame().row(0, named=True)
+    assert (exact["trained_length"], exact["length"], exact["ratio"], exact["exact"]) == (24, 96, 4, True)
+    near = drop(frame, factor=3).frame().row(0, named=True)
+    assert (near["length"], near["ratio"], near["exact"]) == (96, 4, False)
+    # 1 - 1, 1 - 1 and 0.95 - 1
+    assert drop(frame, factor=2).frame()["drop"][0] == pytest.approx(-0.05 / 3)
+
+
+def test_differences_are_paired_by_seed(frame):
+    drops = drop(frame)
+    found = drops.difference("k=2", "k=1")
+    # seeds 0 and 1: 0.5 - 0.1 = 0.4 and 0.9 - 0.2 = 0.7; seed 2 has no learned k=2
+    assert found.interval.estimate == pytest.approx(0.55)
+    assert found.interval.high == pytest.approx(0.55 + 12.706205 * 0.15, abs=1e-6)
+    assert (found.pairs, found.unpaired) == (2, 1)
+    assert drops.difference(1, {"task.k": 2}).interval.estimate == pytest.approx(-0.55)
+
+
+def test_one_pair_has_no_interval_and_no_pair_no_difference(frame):
+    one = drop(frame).difference(3, 1)
+    assert (one.interval.estimate, one.interval.low, one.pairs) == (pytest.approx(0.4), None, 1)
+    none = drop(frame).difference(3, 2)
+    assert (none.interval.estimate, none.pairs, none.unpaired) == (None, 0, 3)
+
+
+def test_arms_of_a_difference_must_exist(frame):
+    with pytest.raises(SettingError, match=r"of: expected an arm \(one of k=1"):
+        drop(frame).difference("k=9", 1)
+
+
+def test_pooled_arms_are_refused(frame):
+    mixed = pl.concat([frame, frame.with_columns(pl.col("run") + "x")])
+    mixed = mixed.with_columns(pl.col("run").str.ends_with("x").alias("task.coupled"))
+    with pytest.raises(SettingError, match=r"one run per seed in 'k=1'; its runs also differ in task.coupled"):
+        drop(mixed)
+    assert drop(mixed, by=("task.k", "task.coupled")).frame().height == 8
+
+
+def test_without_a_longer_length_there_is_no_drop():
+    frame = frame_of(("a0", {"task.k": 1}, [1, 1]), lengths=(8, 24))
+    row = drop(frame).frame().row(0, named=True)
+    assert (row["trained_length"], row["length"], row["drop"], row["learned"]) == (24, None, None, 1)
+    assert [text.get_text() for text in drop(frame).plot().texts] == ["no longer length"]
+
+
+def test_only_lengths_of_all_runs_count():
+    one = rows_of("a0", {"task.k": 1, "data_seed": 0, "model_seed": 0}, [1, 0.5, 0.2], lengths=[24, 90, 96])
+    two = rows_of("a1", {"task.k": 1, "data_seed": 1, "model_seed": 1}, [1, 0.7], lengths=[24, 90])
+    row = drop(pl.DataFrame(one + two)).frame().row(0, named=True)
+    assert (row["length"], row["exact"], row["drop"]) == (90, False, pytest.approx(0.4))
+
+
+def test_factor_is_checked(frame):
+    with pytest.raises(SettingError, match="factor"):
+        drop(frame, factor=1)
+
+
+def test_figure_and_texts(frame):
+    drops = drop(frame)
+    ax = drops.plot()
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels[1] == "k=2\n2 of 3 learned"
+    assert "drop of normalised accuracy to 4 x the trained length" in ax.get_xlabel()
+    assert [text.get_text() for text in ax.texts] == ["no drop: never learned"]
+    assert "k=1: 0.20 [−0.05, 0.45], 3 of 3 runs learned" in repr(drops)
+    assert "k=3: 0.70 no interval, 1 of 1 runs learned" in repr(drops)
+    assert "[−0.05, 0.45]" in drops._repr_html_()

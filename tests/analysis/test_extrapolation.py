@@ -1,0 +1,150 @@
+import polars as pl
+import pytest
+from analysis.synthetic import SyntheticResults, frame_of
+from matplotlib.figure import Figure
+from polars.testing import assert_frame_equal
+
+from sparsity_lab.analysis import extrapolation_curve
+from sparsity_lab.settings import SettingError
+
+
+@pytest.fixture
+def frame():
+    """k=1: three learned runs; k=2: one learned, one not; k=3: never learned. Lengths 8, 24 (trained), 48, 96."""
+    return frame_of(
+        ("a0", {"task.k": 1}, [1, 1, 1.0, 0.95]),
+        ("a1", {"task.k": 1}, [1, 1, 0.8, 0.2]),
+        ("a2", {"task.k": 1}, [1, 1, 0.95, 0.4]),
+        ("b0", {"task.k": 2}, [0.95, 0.92, 0.7, 0.1]),
+        ("b1", {"task.k": 2}, [0.95, 0.5, -0.1, 0.0]),
+        ("c0", {"task.k": 3}, [0.0, 0.1, 0.0, 0.0]),
+        ("c1", {"task.k": 3}, [0.1, 0.0, 0.0, 0.0]),
+    )
+
+
+def rows_of_arm(curve, arm):
+    return curve.frame().filter(pl.col("arm") == arm)
+
+
+def test_medians_and_bands_by_hand(frame):
+    rows = rows_of_arm(extrapolation_curve(frame), "k=1")
+    assert rows["length"].to_list() == [8, 24, 48, 96]
+    assert rows["median"].to_list() == [1, 1, 0.95, 0.4]
+    # With three runs each end has mass 7/27, more than 2.5 %: the band is the range.
+    assert rows["low"].to_list() == [1, 1, 0.8, 0.2]
+    assert rows["high"].to_list() == [1, 1, 1, 0.95]
+    assert rows["trained"].to_list() == [True, True, False, False]
+
+
+def test_runs_that_never_learned_are_counted_apart_and_never_averaged_in(frame):
+    curve = extrapolation_curve(frame)
+    rows = rows_of_arm(curve, "k=2")
+    assert rows["median"].to_list() == [0.95, 0.92, 0.7, 0.1]
+    assert rows.select("runs", "learned", "used").unique().rows() == [(2, 1, 1)]
+    assert rows["low"].null_count() == 4
+    never = rows_of_arm(curve, "k=3")
+    assert never["median"].null_count() == 4
+    assert never.select("runs", "learned", "used").unique().rows() == [(2, 0, 0)]
+
+
+def test_all_runs_on_request(frame):
+    rows = rows_of_arm(extrapolation_curve(frame, only_learned=False), "k=2")
+    assert rows["median"].to_list() == pytest.approx([0.95, 0.71, 0.3, 0.05])
+    assert rows["learned"].to_list() == [1] * 4
+
+
+def test_reach_is_the_median_over_learned_runs_with_the_censored_ones_counted(frame):
+    # k=1: 96 (held to the end), 24, 48; k=2: 24; k=3: none
+    arms = extrapolation_curve(frame).frame().unique("arm", maintain_order=True)
+    assert arms["reach"].to_list() == [48, 24, None]
+    assert arms["reach_censored"].to_list() == [1, 0, 0]
+    assert arms["reach_at_least"].to_list() == [False, False, False]
+
+
+def test_a_median_reach_that_rests_on_a_censored_run_is_a_bound():
+    frame = frame_of(("a0", {"task.k": 1}, [1, 1, 1, 1]), ("a1", {"task.k": 1}, [1, 1, 0, 0]))
+    curve = extrapolation_curve(frame)
+    assert curve.summary().rows() == [("k=1", 2, 2, "≥ 60", 1)]
+    assert "reach ≥ 60" in repr(curve)
+
+
+def test_levels_follow_the_measure(frame):
+    for measure, chance, bayes in [
+        ("normalised_accuracy", 0, 1),
+        ("accuracy", 0.5, 1),
+        ("loss", 0.7, 0),
+        ("excess_loss", 0.7, 0),
+        ("exact_match", None, None),
+    ]:
+        row = extrapolation_curve(frame, measure=measure).frame().row(0, named=True)
+        assert (row["chance"], row["bayes"]) == (chance, bayes)
+
+
+def test_the_band_is_reproducible_and_knows_no_order(frame):
+    first = extrapolation_curve(frame, resamples=20, seed=3).frame()
+    again = extrapolation_curve(frame.sample(fraction=1, shuffle=True, seed=1), resamples=20, seed=3).frame()
+    assert_frame_equal(first, again)
+    alone = extrapolation_curve(frame.filter(pl.col("task.k") == 1), resamples=20, seed=3).frame()
+    assert_frame_equal(first.filter(pl.col("arm") == "k=1"), alone)
+
+
+def test_results_and_frame_agree(frame):
+    assert_frame_equal(extrapolation_curve(SyntheticResults(frame)).frame(), extrapolation_curve(frame).frame())
+
+
+def test_pooled_settings_are_named(frame):
+    mixed = frame.with_columns(pl.when(pl.col("run") == "a0").then(10).otherwise(20).alias("training.steps"))
+    curve = extrapolation_curve(mixed)
+    assert curve.pooled == ("training.steps",)
+    assert "pooled over training.steps" in repr(curve)
+    assert "pooled over training.steps" in legend_of(curve.plot())
+    assert extrapolation_curve(mixed, by=("task.k", "training.steps")).pooled == ()
+
+
+def legend_of(ax):
+    return [text.get_text().replace("\n", " ") for text in ax.get_legend().get_texts()]
+
+
+def test_the_figure_says_what_it_shows(frame):
+    ax = extrapolation_curve(frame).plot()
+    assert ax.get_xlabel() == "length (tokens, log scale)"
+    assert ax.get_ylabel() == "normalised accuracy\n(0 = chance, 1 = Bayes)"
+    assert ax.get_xscale() == "log"
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "24", "48", "96"]
+    assert [text.get_text() for text in ax.texts] == ["trained 8–24", "Bayes", "chance"]
+    assert legend_of(ax) == [
+        "k=1 (3 of 3 runs learned)",
+        "k=2 (1 of 2 runs learned)",
+        "k=3: never learned (0 of 2 runs), not drawn",
+        "95% bootstrap band of the median over runs",
+    ]
+
+
+def test_the_drawn_values_are_the_medians(frame):
+    ax = extrapolation_curve(frame).plot()
+    drawn = [list(line.get_ydata()) for line in ax.lines if len(line.get_xdata()) == 4]
+    assert [1, 1, 0.95, 0.4] in drawn
+    assert [0.95, 0.92, 0.7, 0.1] in drawn
+    # Two curves and the two levels; the arm that never learned has no line.
+    assert len(ax.lines) == 4
+    shaded = [patch for patch in ax.patches if patch.get_x() == 8]
+    assert [patch.get_width() for patch in shaded] == [16]
+
+
+def test_the_caller_may_give_the_axes_and_the_line_style(frame):
+    ax = Figure().subplots()
+    assert extrapolation_curve(frame).plot(ax, linewidth=7) is ax
+    assert 7 in {line.get_linewidth() for line in ax.lines}
+
+
+def test_html_holds_figure_and_numbers(frame):
+    page = extrapolation_curve(frame)._repr_html_()
+    assert page.count("<svg") == 1
+    assert "<td>k=3</td>" in page
+
+
+def test_wrong_names_are_refused(frame):
+    with pytest.raises(SettingError, match=r"measure: .*did you mean 'accuracy'"):
+        extrapolation_curve(frame, measure="acuracy")
+    with pytest.raises(SettingError, match="by"):
+        extrapolation_curve(frame, by="task.locality")

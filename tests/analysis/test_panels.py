@@ -1,0 +1,43 @@
+from analysis.synthetic import frame_of
+
+from sparsity_lab.analysis.panels import panels_of
+
+
+def config(rule, marking, position, k, locality, **more):
+    task = {"task": f"Planted(k={k})", "task.rule": rule, "task.marking": marking, "task.k": k}
+    return {**task, "model.position": position, "task.locality": locality, **more}
+
+
+def test_arms_are_grouped_by_rule_marking_and_position():
+    panels = panels_of(
+        frame_of(
+            ("a0", config("Parity()", "token", "RoPE()", 1, "Uniform()"), [1] * 4),
+            ("b0", config("Parity()", "token", "RoPE()", 2, "Uniform()"), [1] * 4),
+            ("c0", config("Majority()", "position", "RoPE()", 3, "Recent(width=4)"), [1] * 4),
+            ("d0", config("Majority()", "position", "RoPE()", 3, "Anchored()"), [1] * 4),
+            ("e0", config("Majority()", "position", "NoPE()", 3, "Anchored()"), [1] * 4),
+        )
+    )
+    assert [(panel.title, panel.position, panel.by) for panel in panels] == [
+        ("Parity, token marking, Uniform locality, RoPE", "RoPE", ("task.k",)),
+        ("Majority, position marking, k=3, RoPE", "RoPE", ("task.locality",)),
+        ("Majority, position marking, Anchored locality, NoPE", "NoPE", ("task.k",)),
+    ]
+    assert [panel.rows["run"].n_unique() for panel in panels] == [2, 2, 1]
+
+
+def test_what_would_be_pooled_becomes_an_arm_and_what_goes_with_one_is_named():
+    def run(k, kernel, steps):
+        more = {"model.kernel": kernel, "training.steps": steps}
+        return config("Parity()", "token", "RoPE()", k, "Uniform()", **more)
+
+    (panel,) = panels_of(
+        frame_of(
+            ("a0", run(1, "Softmax()", 100), [1] * 4),
+            ("b0", run(1, "LSSA()", 100), [1] * 4),
+            ("c0", run(2, "Softmax()", 200), [1] * 4),
+            ("d0", run(2, "LSSA()", 200), [1] * 4),
+        )
+    )
+    assert panel.by == ("task.k", "model.kernel")
+    assert panel.beside == ("training.steps",)

@@ -1,0 +1,173 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import polars as pl
+import pytest
+from analysis.synthetic import Failed, SyntheticResults, results_of
+
+from sparsity_lab.analysis import write_report
+from sparsity_lab.generators import Anchored, Majority, Planted, Recent
+from sparsity_lab.models import Decoder, RoPE
+from sparsity_lab.settings import SettingError
+from sparsity_lab.sweeps import Results, Serial, Sweep, run_sweep
+from sparsity_lab.training import Evaluation, RunConfig, Training
+
+LENGTHS = (8, 24, 48, 96)
+
+
+def config(task, seed, conditions=None):
+    return RunConfig(
+        task=task,
+        model=Decoder.Config(position=RoPE()),
+        evaluation=Evaluation(lengths=LENGTHS, conditions=conditions or {}),
+        data_seed=seed,
+        model_seed=seed,
+    )
+
+
+def token(k, seed):
+    return config(Planted(k=k), seed)
+
+
+def position(locality, seed):
+    return config(Planted(locality=locality, rule=Majority(), marking="position", reference_length=8), seed)
+
+
+@pytest.fixture
+def results():
+    runs = [(token(1, seed), [1, 1, 1, 1]) for seed in (0, 1)]
+    runs += [(token(2, 0), [1, 1, 0.8, 0.4]), (token(2, 1), [0, 0, 0.1, 0])]
+    runs += [(position(Recent(width=8), seed), [1, 1, 0.9, 0.8 - 0.01 * seed]) for seed in (0, 1)]
+    runs += [(position(Anchored(width=8), seed), [1, 1, 0.2, 0.0 + 0.01 * seed]) for seed in (0, 1)]
+    return results_of(runs, [Failed(token(3, 0), "loss became <b>NaN</b>", 17)])
+
+
+@pytest.fixture
+def page(results, tmp_path):
+    return write_report(results, tmp_path / "report.html", command="lab --out '<here>'").read_text(encoding="utf-8")
+
+
+class Checker(HTMLParser):
+    """Well-formedness, ids, links and text of a page."""
+
+    VOID = frozenset({"meta", "link", "br"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.loads, self.links, self.text = [], [], [], [], []
+        self.tags = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        attrs = dict(attrs)
+        if "id" in attrs:
+            self.ids.append(attrs["id"])
+        self.loads += [attrs[name] for name in ("src", "srcset", "data") if name in attrs]
+        if tag == "link":
+            self.loads.append(attrs["href"])
+        if tag == "a":
+            self.links.append(attrs["href"])
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_is_well_formed_and_loads_nothing(page):
+    checked = Checker(page)
+    assert checked.open == []
+    assert len(checked.ids) == len(set(checked.ids))
+    assert checked.loads == ["data:,"]
+    assert "script" not in checked.tags
+    assert {link[1:] for link in checked.links} <= set(checked.ids)
+    assert all(link.startswith("#") for link in checked.links)
+    outside = set(re.findall(r"(?:https?:)?//[^\s\"'<]+", page))
+    assert outside == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert "url(" not in page.replace("url(#", "")
+
+
+def test_the_page_speaks_first_of_what_was_seen(page):
+    text = "".join(Checker(page).text)
+    assert "9 runs in all: 8 finished, 1 failed. Of the finished, 7 learned" in text
+    assert "and 1 never did" in text
+    assert "With RoPE, Recent(width=8) drops by 0.20" in text.replace("0.205", "0.20")
+    assert "With RoPE, the drop of Anchored(width=8) minus that of Recent(width=8) is 0.79" in text
+    assert "Recent(width=8) drops less, as expected." in text
+    assert "With RoPE, k=2 drops by 0.60 (one learned run, so no interval) from length 24 to 96 (1 of 2" in text
+    assert "The expected order (k=1 drops less than k=2) is not established here." in text
+    order = ["Summary", "Extrapolation curves", "Drop at 4 x", "k by locality", "Reach", "All measurements",
+             "Sample sequences", "Configurations", "Environment and command"]  # fmt: skip
+    places = [page.index(f"<h2>{heading}") for heading in order]
+    assert places == sorted(places)
+
+
+def test_the_page_holds_figures_tables_samples_and_configurations(page, results):
+    assert page.count("<svg") == 4  # two panels, a curve and a heat map each
+    assert "≥ 96" in page
+    for config in results.runs:
+        assert config.id in page
+        assert str(config).replace("'", "&#x27;") in page
+    found = re.findall(r"<pre>(\{.*?\})</pre>", page, flags=re.DOTALL)
+    assert len(found) == len(results.runs)
+    assert json.loads(found[0].replace("&quot;", '"'))["task"]["k"] == 1
+    assert page.count('class="sequence"') == 3 * len({str(config.task) for config in results.runs})
+    assert "lab --out &#x27;&lt;here&gt;&#x27;" in page
+
+
+def test_failures_are_listed_and_escaped(page):
+    assert '<td>loss became &lt;b&gt;NaN&lt;/b&gt;</td><td class="number">17</td>' in page
+
+
+def test_the_same_results_give_the_same_bytes(results, tmp_path):
+    pages = [write_report(results, tmp_path / name).read_bytes() for name in ("a.html", "b.html")]
+    assert pages[0] == pages[1]
+
+
+def test_names_are_escaped(tmp_path):
+    evil = "<script>alert('x')</script>"
+    task = Planted(k=1)
+    config_ = config(task, 0, {evil: task, "plain": Planted(k=2)})
+    rows = results_of([(config_, [1, 1, 1, 1])]).evaluation
+    both = pl.concat([rows.with_columns(condition=pl.lit(evil)), rows.with_columns(condition=pl.lit("plain"))])
+    page = write_report(SyntheticResults(both, [config_]), tmp_path / "r.html", title=evil).read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_sweep_without_a_finished_run_still_has_a_page(tmp_path):
+    results = SyntheticResults(pl.DataFrame(), [token(1, 0), token(1, 1)], [Failed(token(1, 0), "diverged", 3)])
+    page = write_report(results, tmp_path / "r.html").read_text()
+    assert "2 runs in all: none finished, 1 failed, 1 not finished yet." in page
+    assert "diverged" in page
+    assert "Sample sequences" in page
+
+
+def test_an_unwritable_path_is_one_readable_error(results, tmp_path):
+    with pytest.raises(SettingError, match=r"path: expected a file that can be written"):
+        write_report(results, tmp_path / "missing" / "r.html")
+
+
+def test_real_results_with_environment(tmp_path):
+    tiny = Decoder.Config(num_layers=1, num_heads=1, d_model=8, position=RoPE())
+    run = RunConfig(
+        task=Planted(k=1),
+        model=tiny,
+        training=Training(steps=2, batch_size=4),
+        evaluation=Evaluation(lengths=(8, 24, 96), sequences=8),
+    )
+    run_sweep(Sweep(name="tiny", runs=(run,)), tmp_path / "out", engine=Serial())
+    page = write_report(Results(tmp_path / "out"), tmp_path / "r.html").read_text()
+    assert "1 run in all: 1 finished, none failed. Of the finished, none learned their task" in page
+    assert "k=1 was never learned (0 of 1 run)" in page
+    assert "packages: torch" in page

@@ -1,0 +1,236 @@
+"""The command line: outcomes as JSON, and every bad input in one line with exit code 2 and nothing written."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from sparsity_lab import cli
+from sparsity_lab.generators import Parity, Planted
+
+
+def lab(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.run(arguments)
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+def document(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
+    """The one JSON document on standard output."""
+    got, out, err = lab(capsys, *arguments, "--json")
+    assert got == code, err
+    return json.loads(out)
+
+
+BAD = [
+    (("sampl",), "command: expected a command (one of demo, list,"),
+    ((), "command: expected a command"),
+    (("sample",), "task: expected a value, got nothing"),
+    (("sample", "Planted", "--lenght", "3"), "--lenght: expected an option of sparsity-lab sample"),
+    (("sample", "Planted", "--length", "x"), "--length: expected INT, got 'x'"),
+    (("sample", "Planted", "--length"), "--length: expected a value, got nothing"),
+    (("sample", "Planted", "--count", "0"), "--count: expected at least 1, got 0"),
+    (("demo", "--size", "big"), "--size: expected a choice (one of smoke, small, full), got 'big'"),
+    (("sample", "Plantd"), "task.kind: expected a task (one of"),
+    (("sample", "Planted(localty=Recent())"), "task.localty: expected a field of Planted"),
+    (("sample", "Planted(locality=Recnt())"), "task.locality.kind: expected a law"),
+    (("sample", "Planted(rule=Xor())"), "task.rule.kind: expected a rule"),
+    (("sample", "Planted(k=9)", "--length", "8"), "length: expected at least 9"),
+    (("certify", "Planted(k=9, locality=Window(width=8))"), "task.locality.width: expected room for k=9, got 8"),
+    (
+        ("certify", "Planted(k=40, marking='position')"),
+        "task.reference_length: expected at least k=40 places, got 32",
+    ),
+    (("certify", "Planted(noise=0.7)"), "task.noise: expected a number from 0 to 1 - 1/2 = 0.5, got 0.7"),
+    (("certify", "Planted(vocab_size=3)"), "task.vocab_size: expected a vocabulary of at least 5"),
+    (("certify", "Planted(marking='position', locality=Window())"), "task.locality: expected a law that fixes"),
+    (("certify",), "task: expected a task or --all, got neither"),
+    (("certify", "Planted", "--sequences", "5"), "sequences: expected a whole number of at least 1000, got 5"),
+    (("train",), "task: expected a value (RunConfig needs one), got nothing"),
+    (("train", "--task", "Planted", "--model", "Decoder(kernel=Sotfmax())"), "model.kernel.kind: expected a kernel"),
+    (("train", "--task", "Planted(k=12)"), "training.curriculum: expected at least 12"),
+    (("train", "--task", "Planted", "--model", "Decoder(position=Learned(size=20))"), "model.position"),
+    (("train", "--task", "Planted(coupled=True)"), "model.coupling: expected a coupling"),
+    (("train", "no.toml"), "no.toml: expected a file that can be read, got"),
+    (("train", "no.yaml"), "no.yaml: expected a file that ends in .toml or .json, got '.yaml'"),
+    (("sweep", "nothing"), "recipe: expected a recipe (one of demo), got 'nothing'"),
+    (("bench", "nothing"), "name: expected a benchmark"),
+    (("list", "laws"), "family: expected a family"),
+    (("report", "no/such/folder"), "folder: expected a folder with runs, got 'no/such/folder'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments)[:60] for arguments, _ in BAD])
+def test_bad_input_is_one_line_and_writes_nothing(
+    arguments: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = lab(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith(f"sparsity-lab: {message}")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.toml", "task = \n", "expected valid TOML, got"),
+        ("a.json", '{"task": ', "expected valid JSON, got"),
+        ("a.json", "[1]", "expected a table of fields, got 'list'"),
+        ("a.toml", 'task = "Planted"\ntraning = "Training"\n', "traning: expected a field of RunConfig"),
+        ("a.toml", 'task = "Planted(k=0)"\n', "task.k: expected a whole number of at least 1, got 0"),
+        (
+            "a.toml",
+            'task = "Planted"\n[training]\nsteps = "many"\n',
+            "training.steps: expected an integer, got 'many'",
+        ),
+    ],
+)
+def test_bad_run_files(
+    name: str, text: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(text)
+    code, _, err = lab(capsys, "train", str(tmp_path / name), "--out", str(tmp_path / "runs"))
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[base]\ntask = "Planted"\n[grid]\n"task.locl" = ["Uniform()"]\n', "task.locl: expected a field of Planted"),
+        ('[base]\ntask = "Planted"\n[grid]\n"task.k" = 3\n', "task.k: expected a list of values, got 3"),
+        ('[base]\ntask = "Planted"\n[grd]\n"task.k" = [3]\n', "grd: expected a field of a sweep made by a grid"),
+        ('[base]\ntask = "Plantd"\n', "base.task.kind: expected a task"),
+        ('name = "x"\nruns = []\n', "runs: expected at least one run"),
+    ],
+)
+def test_bad_sweep_files(text: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(text)
+    code, _, err = lab(capsys, "sweep", str(tmp_path / "s.toml"), "--out", str(tmp_path / "runs"))
+    assert (code, message in err, err.count("\n")) == (2, True, 1), err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_where_the_folder_should_be(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    code, _, err = lab(capsys, "train", "--task", "Planted", "--out", str(tmp_path / "taken"))
+    assert code == 2
+    assert err.startswith("sparsity-lab: out: expected a folder")
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_sample_says_what_the_generator_made(capsys: pytest.CaptureFixture[str]) -> None:
+    data = document(capsys, "sample", "Planted(k=2)", "--length", "8", "--count", "3")
+    for tokens, targets, sources in zip(data["tokens"], data["targets"], data["sources"], strict=True):
+        assert sum(tokens[place] for place in sources) % 2 == targets[-1]
+    assert data["vocabulary"][-2:] == ["=", "BOS"]
+    code, out, _ = lab(capsys, "sample", "Planted(k=2)", "--length", "8", "--count", "3")
+    assert code == 0
+    assert [line.count("[") for line in out.splitlines()] == [2, 2, 2]
+    assert [line.split("→")[1].strip() for line in out.splitlines()] == [str(t[-1]) for t in data["targets"]]
+
+
+def test_list_knows_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    data = document(capsys, "list")
+    assert {"Planted", "SparseParity"} <= set(data["task"])
+    assert "demo" in data["recipe"]
+    assert "training" in data["benchmark"]
+    assert all(doc for members in data.values() for doc in members.values())
+    assert list(document(capsys, "list", "law")) == ["law"]
+
+
+def test_certify_passes_and_fails_with_its_exit_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = document(capsys, "certify", "Planted(k=2, noise=0.1)", "--sequences", "3000")
+    assert [row["passed"] for row in data["certificates"]] == [True]
+    monkeypatch.setattr(Parity, "define", lambda self, values, planted_vocab: values[0])
+    data = document(capsys, "certify", "Planted(k=2)", "--sequences", "3000", code=1)
+    assert data["certificates"][0]["failed_checks"] == ["rule"]
+
+
+QUICK = ("--training", "Training(steps=4)", "--evaluation", "Evaluation(lengths=[24, 48], sequences=32)")
+
+
+def test_train_and_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = str(tmp_path / "runs")
+    data = document(capsys, "train", "--task", "Planted(k=1)", *QUICK, "--seed", "3", "--out", out)
+    assert data["status"] == "finished"
+    assert data["config"]["data_seed"] == data["config"]["model_seed"] == 3
+    assert [row["length"] for row in data["evaluation"]] == [24, 48]
+    page = document(capsys, "report", out)["report"]
+    assert "Planted(k=1)" in Path(page).read_text()
+
+
+def test_a_run_that_diverges_is_a_bad_outcome(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    training = "Training(steps=30, learning_rate=1e30, clip=1e30, warmup=0.0, log_every=1)"
+    data = document(
+        capsys, "train", "--task", "Planted", QUICK[2], QUICK[3], "--training", training,
+        "--out", str(tmp_path), code=1,
+    )  # fmt: skip
+    assert data["status"] == "diverged"
+    assert data["step"] < 30
+
+
+def test_sweep_from_a_file_goes_on_where_it_was(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text(
+        'name = "tiny"\n'
+        "[base]\n"
+        f'task = "Planted"\ntraining = "{QUICK[1]}"\nevaluation = "{QUICK[3]}"\n'
+        '[grid]\n"task.k" = [1, 2]\n"task.locality" = ["Uniform()", "Window(width=4)"]\nseed = [0]\n'
+    )
+    out = tmp_path / "runs"
+    arguments = ("sweep", str(file), "--out", str(out), "--workers", "1", "--report")
+    data = document(capsys, *arguments)
+    assert data["runs"] == 4
+    assert {row["arm"] for row in data["arms"]} == {
+        f"k={k}, {law}" for k in (1, 2) for law in ("Uniform", "Window(width=4)")
+    }
+    assert (out / "report.html").exists()
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("model.safetensors")}
+    document(capsys, *arguments)
+    assert before == {file: file.stat().st_mtime_ns for file in out.rglob("model.safetensors")}
+    assert len(before) == 4
+
+
+def test_demo_smoke(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    data = document(capsys, "demo", "--size", "smoke", "--out", str(tmp_path), "--workers", "1")
+    assert Path(data["report"]).stat().st_size > 20_000
+    assert len(data["arms"]) == 9
+
+
+def test_bench_generators(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = pl.DataFrame(document(capsys, "bench", "generators")["rows"])
+    assert (rows["million tokens/s"] > 0).all()
+    assert rows["T"].to_list()[0] == 64
+
+
+def test_help_and_the_installed_command(tmp_path: Path) -> None:
+    command = Path(sys.executable).parent / "sparsity-lab"
+    environment = {**os.environ, "COLUMNS": "200"}
+    told = subprocess.run([command, "--help"], capture_output=True, text=True, env=environment, check=True)
+    assert "certify" in told.stdout
+    told = subprocess.run(
+        [command, "sample", "Planted(k=0)"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr == "sparsity-lab: task.k: expected a whole number of at least 1, got 0\n"
+
+
+def test_short_forms_of_tables_are_input_again() -> None:
+    assert str(Planted(k=2)) == "Planted(k=2)"
