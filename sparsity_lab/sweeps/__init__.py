@@ -1,1 +1,11 @@
-"""."""
+"""Sweeps: many runs in one folder, on any engine, with everything they found in one frame."""
+
+from sparsity_lab.sweeps.engines import Ended as Ended
+from sparsity_lab.sweeps.engines import Engine as Engine
+from sparsity_lab.sweeps.engines import Processes as Processes
+from sparsity_lab.sweeps.engines import Serial as Serial
+from sparsity_lab.sweeps.execute import SweepEvent as SweepEvent
+from sparsity_lab.sweeps.execute import run_sweep as run_sweep
+from sparsity_lab.sweeps.results import Results as Results
+from sparsity_lab.sweeps.sweep import Sweep as Sweep
+from sparsity_lab.sweeps.sweep import grid as grid

@@ -1,1 +1,18 @@
-"""."""
+"""Training: optimise, evaluate by length, and keep a run in a folder that survives interruption."""
+
+from sparsity_lab.training.config import Evaluation as Evaluation
+from sparsity_lab.training.config import RunConfig as RunConfig
+from sparsity_lab.training.config import Training as Training
+from sparsity_lab.training.curriculum import Curriculum as Curriculum
+from sparsity_lab.training.curriculum import FixedLength as FixedLength
+from sparsity_lab.training.curriculum import UniformLength as UniformLength
+from sparsity_lab.training.evaluate import EVALUATION_SCHEMA as EVALUATION_SCHEMA
+from sparsity_lab.training.evaluate import evaluate as evaluate
+from sparsity_lab.training.evaluate import summarise as summarise
+from sparsity_lab.training.optimise import Diverged as Diverged
+from sparsity_lab.training.optimise import Progress as Progress
+from sparsity_lab.training.run import Run as Run
+from sparsity_lab.training.run import Variant as Variant
+from sparsity_lab.training.run import train as train
+from sparsity_lab.training.store import Status as Status
+from sparsity_lab.training.store import status as status

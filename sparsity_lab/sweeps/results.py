@@ -1,0 +1,157 @@
+"""``Results``: what a folder of runs holds, as one frame."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import polars as pl
+
+from sparsity_lab.settings import SettingError, flatten, from_data
+from sparsity_lab.sweeps.failures import read_failure
+from sparsity_lab.sweeps.sweep import Sweep
+from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, Status, store, summarise
+
+__all__ = ["SWEEP", "Failure", "FrameName", "Results"]
+
+SWEEP = "sweep.json"
+
+FrameName = Literal["runs", "evaluation", "summary", "metrics", "timing"]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run without a result.
+
+    Attributes:
+        run: its config.
+        status: ``"diverged"``, which is final, or ``"failed"``, which is tried again with the next sweep.
+        reason: one line.
+        step: where it diverged.
+    """
+
+    run: RunConfig
+    status: str
+    reason: str
+    step: int | None = None
+
+
+class Results:
+    """The runs of a folder. The folder is the only truth: every call reads what is there now.
+
+    Attributes:
+        folder: the store.
+        sweep: the last sweep that was run there; None if the runs were made one by one.
+        runs: configs of the sweep's runs in its order, or of all runs in the folder by id.
+    """
+
+    def __init__(self, out: Path | str) -> None:
+        self.folder = Path(out)
+        self.sweep = _read_sweep(self.folder)
+        self.runs = self.sweep.runs if self.sweep else _find_runs(self.folder)
+
+    def frame(self, name: FrameName = "evaluation") -> pl.DataFrame:
+        """One frame over all runs, with each run's settings beside its rows.
+
+        Args:
+            name: ``"runs"``: one row a run, with its status and, if it failed, step and reason; ``"evaluation"``,
+                ``"metrics"``, ``"timing"``: the rows of that file of all finished runs (metrics also of diverged
+                ones); ``"summary"``: learned, reach and censored by run and condition.
+
+        Returns:
+            The column ``run`` (the id), a column for each setting by its dotted path (``task``, ``task.k``,
+            ``model.position``), null where a run has no such setting, then the columns of the file. A column of the
+            file that is also a setting's is called ``condition_<name>``: the task that was evaluated is
+            ``condition_task``.
+        """
+        if name not in get_args(FrameName):
+            raise SettingError("name", "a frame", name, get_args(FrameName))
+        configs = self._configs()
+        rows = self._rows(name)
+        rows = rows.rename(
+            {column: f"condition_{column}" for column in rows.columns if column in configs.columns[1:]}
+        )
+        return rows.select("run").join(configs, on="run", how="left", maintain_order="left").hstack(rows.drop("run"))
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The runs that diverged or crashed."""
+        found = [(run, self._state(run)) for run in self.runs]
+        return tuple(
+            Failure(run, state["status"], state["reason"], state["step"])
+            for run, state in found
+            if state["status"] in ("diverged", "failed")
+        )
+
+    def __repr__(self) -> str:
+        counts = Counter(self._state(run)["status"] for run in self.runs)
+        states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+        name = f" of sweep {self.sweep.name!r}" if self.sweep else ""
+        return f"Results{name} in {self.folder}: {len(self.runs)} runs ({states})"
+
+    def _rows(self, name: FrameName) -> pl.DataFrame:
+        if name == "runs":
+            return pl.DataFrame([{"run": run.id, **self._state(run)} for run in self.runs], schema=_STATE_SCHEMA)
+        if name == "summary":
+            thresholds = {run.id: run.evaluation.threshold for run in self.runs}
+            evaluation = self._rows("evaluation")
+            parts = [
+                summarise(evaluation.filter(pl.col("run").is_in([i for i, own in thresholds.items() if own == t])), t)
+                for t in sorted(set(thresholds.values()))
+            ]
+            order = pl.DataFrame({"run": list(thresholds)})
+            return order.join(pl.concat(parts), on="run", maintain_order="left_right")
+        schema, file = _FILES[name]
+        frames = [schema.to_frame().insert_column(0, pl.Series("run", [], dtype=pl.String))]
+        for run in self.runs:
+            folder = self.folder / run.id
+            state = store.folder_status(run, folder, weights=False)
+            if state is Status.FINISHED or (state is Status.DIVERGED and name == "metrics"):
+                path = file or store.evaluation_file(run)
+                frame = store.read_timing(folder) if name == "timing" else pl.read_parquet(folder / path)
+                frames.append(frame.select(pl.lit(run.id).alias("run"), pl.all()))
+        return pl.concat(frames)
+
+    def _configs(self) -> pl.DataFrame:
+        rows = [{"run": run.id, **flatten(run)} for run in self.runs]
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def _state(self, run: RunConfig) -> dict[str, Any]:
+        """Status, step and reason of a run. The weights' checksum is left to those who load them."""
+        folder = self.folder / run.id
+        found = store.folder_status(run, folder, weights=False)
+        if found is Status.DIVERGED:
+            marker = store.read_marker(folder)
+            return {"status": found.value, "step": marker and marker.step, "reason": marker and marker.reason}
+        failure = None if found is Status.FINISHED else read_failure(folder)
+        if failure:
+            return {"status": "failed", "step": None, "reason": failure["reason"]}
+        return {"status": found.value, "step": None, "reason": None}
+
+
+_STATE_SCHEMA = pl.Schema({"run": pl.String(), "status": pl.String(), "step": pl.Int64(), "reason": pl.String()})
+_FILES = {
+    "evaluation": (EVALUATION_SCHEMA, None),
+    "metrics": (store.METRICS_SCHEMA, store.METRICS),
+    "timing": (store.TIMING_SCHEMA, store.TIMING),
+}
+
+
+def _read_sweep(folder: Path) -> Sweep | None:
+    try:
+        text = (folder / SWEEP).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        data = json.loads(text)
+    except ValueError:
+        raise SettingError(str(folder / SWEEP), "valid JSON", "a damaged file") from None
+    return from_data(Sweep, data)
+
+
+def _find_runs(folder: Path) -> tuple[RunConfig, ...]:
+    runs = tuple(store.read_config(file.parent) for file in sorted(folder.glob(f"*/{store.CONFIG}")))
+    if not runs:
+        raise SettingError("folder", "a folder with runs", str(folder))
+    return runs

@@ -1,0 +1,68 @@
+"""A sweep is a named list of runs; a grid is a way to write one."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparsity_lab.settings import Setting, SettingError, flatten, register, replace_at
+from sparsity_lab.training import RunConfig
+
+__all__ = ["Sweep", "grid"]
+
+
+@register
+class Sweep(Setting, family="sweep"):
+    """A named list of different runs, in the order in which tables show them.
+
+    Attributes:
+        name: for people.
+        runs: at least one. Two with the same id are refused: if they differ, they do so only in their evaluation,
+            and a run has one.
+    """
+
+    name: str
+    runs: tuple[RunConfig, ...]
+
+    def check(self) -> None:
+        if not self.runs:
+            raise SettingError("runs", "at least one run", self.runs)
+        first: dict[str, int] = {}
+        for i, run in enumerate(self.runs):
+            if run.id in first:
+                raise SettingError(f"runs[{i}]", "a run unlike the others", f"runs[{first[run.id]}] again")
+            first[run.id] = i
+
+    def labels(self) -> dict[str, str]:
+        """A short name for each run, by id: the settings in which the runs of this sweep differ."""
+        rows = [flatten(run) for run in self.runs]
+        # One level below the run's own fields is where people vary things; deeper fields show in the short forms.
+        every = dict.fromkeys(path for row in rows for path in row)
+        paths = [path for path in every if path.count(".") == 1 or path in ("data_seed", "model_seed")]
+        varied = [path for path in paths if len({row.get(path) for row in rows}) > 1]
+        texts = (" ".join(f"{path}={row[path]}" for path in varied if path in row) for row in rows)
+        return {run.id: text or self.name for run, text in zip(self.runs, texts, strict=True)}
+
+
+def grid(base: RunConfig, axes: Mapping[str, Sequence[Any]]) -> list[RunConfig]:
+    """Every combination of the values, the last axis fastest.
+
+    Args:
+        base: what all runs have in common.
+        axes: values by the dotted path of the field, as in ``{"task.k": [1, 2], "task.locality": ["Recent(width=8)",
+            Uniform()], "seed": [0, 1]}``. A value may be an object, plain data or the short form; ``seed`` sets the
+            data seed and the model seed.
+
+    Raises:
+        SettingError: no such field, an axis without values, or a combination that cannot be; the path names it.
+    """
+    for path, values in axes.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise SettingError(path, "a list of values", values)
+    runs = []
+    for combination in itertools.product(*axes.values()):
+        run = base
+        for path, value in zip(axes, combination, strict=True):
+            for field in ("data_seed", "model_seed") if path == "seed" else (path,):
+                run = replace_at(run, field, value)
+        runs.append(run)
+    return runs

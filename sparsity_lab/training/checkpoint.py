@@ -1,0 +1,120 @@
+"""Checkpoints: weights, optimiser state and records in one safetensors file.
+
+Tensors are ``model.<name>`` and ``optimiser.<name>.<entry>``, where the name is the parameter's. The metadata holds
+JSON: the step, the rows recorded so far, and a hash of it all, so that damage is noticed. Nothing is pickled, and
+reading a file from elsewhere executes nothing.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from sparsity_lab.training.store import write_file
+
+__all__ = ["DamagedFile", "load_checkpoint", "load_weights", "save_checkpoint", "save_weights"]
+
+Tensors = dict[str, Tensor]
+
+
+class DamagedFile(ValueError):
+    """A file of weights or a checkpoint that is not what was written."""
+
+
+def save_weights(file: Path, model: nn.Module) -> None:
+    """Write the model's state; the bytes are a function of the values."""
+    write_file(file, save(_packed(model.state_dict())), flush=True)
+
+
+def load_weights(file: Path, model: nn.Module) -> None:
+    """Put the weights of ``file`` into ``model``.
+
+    Raises:
+        DamagedFile: not a safetensors file, or not of this model.
+    """
+    tensors, _ = _read(file)
+    _check_names(file, tensors, model.state_dict())
+    model.load_state_dict(tensors)
+
+
+def save_checkpoint(file: Path, model: nn.Module, optimiser: torch.optim.Optimizer, record: dict[str, Any]) -> None:
+    """Write everything that training needs to go on.
+
+    Args:
+        record: JSON data that comes back unchanged; floats keep all their bits.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for entry, tensor in optimiser.state.get(parameter, {}).items():
+            tensors[f"optimiser.{name}.{entry}"] = tensor
+    packed = _packed(tensors)
+    text = json.dumps(record, sort_keys=True)
+    # safetensors writes several metadata entries in no fixed order, so there is just one.
+    metadata = {"checkpoint": json.dumps({"record": text, "hash": _hash(packed, text)})}
+    write_file(file, save(packed, metadata), flush=True)
+
+
+def load_checkpoint(file: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Put a checkpoint's state into ``model`` and ``optimiser`` and return its record.
+
+    Raises:
+        DamagedFile: the file was cut or changed, or belongs to another model; nothing has been loaded then.
+        FileNotFoundError: there is none.
+    """
+    tensors, metadata = _read(file)
+    try:
+        outer = json.loads(metadata["checkpoint"])
+        text, expected = outer["record"], outer["hash"]
+    except (KeyError, TypeError, ValueError):
+        raise DamagedFile(f"{file} is not a checkpoint") from None
+    if _hash(tensors, text) != expected:
+        raise DamagedFile(f"{file} was changed after it was written")
+    weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
+    _check_names(file, weights, model.state_dict())
+    model.load_state_dict(weights)
+    device = {n: p.device for n, p in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        prefix = f"optimiser.{name}."
+        entries = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        # The step counter of a fused optimiser lies with its parameter.
+        state = {entry: tensor.to(device[name], copy=True) for entry, tensor in entries.items()}
+        if state:
+            optimiser.state[parameter] = state
+    record: dict[str, Any] = json.loads(text)
+    return record
+
+
+def _packed(tensors: Tensors) -> Tensors:
+    """Copies on the CPU that share no memory, which safetensors asks for."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in sorted(tensors.items())}
+
+
+def _read(file: Path) -> tuple[Tensors, dict[str, str]]:
+    """Tensors and metadata. The tensors are copies: a mapped file is not aligned as torch aligns its own memory, and
+    alignment can decide how a sum is ordered."""
+    if not file.exists():
+        raise FileNotFoundError(file)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name).clone() for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise DamagedFile(f"{file}: {error}") from None
+
+
+def _check_names(file: Path, tensors: Tensors, expected: Tensors) -> None:
+    found = {name: tensor.shape for name, tensor in tensors.items()}
+    if found != {name: tensor.shape for name, tensor in expected.items()}:
+        raise DamagedFile(f"{file} holds the weights of another model")
+
+
+def _hash(tensors: Tensors, text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()

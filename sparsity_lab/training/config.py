@@ -1,0 +1,215 @@
+"""The settings of a run: how to train, what to evaluate, and the whole that has an id."""
+
+import math
+import re
+from dataclasses import field
+from functools import cached_property
+
+from sparsity_lab.generators import Task
+from sparsity_lab.models import Decoder, ModelConfig
+from sparsity_lab.settings import Setting, SettingError, identifier, register
+from sparsity_lab.training.curriculum import Curriculum, UniformLength
+
+__all__ = ["TRAINED_CONDITION", "Evaluation", "RunConfig", "Training"]
+
+TRAINED_CONDITION = "trained"
+"""Name of the condition that evaluates the training task itself."""
+
+
+def _at_least(setting: Setting, minimum: int, *names: str) -> None:
+    for name in names:
+        if getattr(setting, name) < minimum:
+            raise SettingError(name, f"at least {minimum}", getattr(setting, name))
+
+
+@register
+class Training(Setting, family="training"):
+    """How a run is optimised: AdamW on the scored targets, linear warm-up, cosine decay, clipped gradients.
+
+    Attributes:
+        steps: number of optimiser steps.
+        batch_size: sequences a step.
+        curriculum: law of the training lengths.
+        learning_rate: the peak.
+        warmup: share of the steps in which the rate rises linearly to its peak.
+        final_fraction: rate of the last step, as a share of the peak.
+        betas, weight_decay: of AdamW.
+        clip: largest gradient norm; a larger gradient is scaled down to it.
+        checkpoint_every: steps between two checkpoints; 0 writes none, and an interrupted run starts again.
+        log_every: steps between two rows of the metrics; the last step always has one.
+        threads: CPU threads of torch, for training and evaluation.
+        device: ``cpu``, ``cuda``, ``cuda:1`` and so on.
+    """
+
+    steps: int = 300
+    batch_size: int = 64
+    curriculum: Curriculum = UniformLength()
+    learning_rate: float = 1e-3
+    warmup: float = 0.05
+    final_fraction: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    checkpoint_every: int = 0
+    log_every: int = 10
+    threads: int = 1
+    device: str = "cpu"
+
+    def check(self) -> None:
+        _at_least(self, 1, "steps", "batch_size", "log_every", "threads")
+        _at_least(self, 0, "checkpoint_every", "weight_decay")
+        for name in ("learning_rate", "clip"):
+            if getattr(self, name) <= 0:
+                raise SettingError(name, "a positive number", getattr(self, name))
+        if not 0 <= self.warmup < 1:
+            raise SettingError("warmup", "a share of the steps, at least 0 and below 1", self.warmup)
+        if not 0 <= self.final_fraction <= 1:
+            raise SettingError("final_fraction", "a share of the learning rate, from 0 to 1", self.final_fraction)
+        for i, beta in enumerate(self.betas):
+            if not 0 <= beta < 1:
+                raise SettingError(f"betas[{i}]", "at least 0 and below 1", beta)
+        if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", self.device):
+            raise SettingError("device", "cpu, cuda, cuda:N or mps", self.device)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: linear to the peak at the end of the warm-up, then a half cosine down to
+        ``final_fraction`` of it at the last step."""
+        warm = round(self.warmup * self.steps)
+        if step < warm:
+            return self.learning_rate * (step + 1) / warm
+        progress = (step - warm) / max(1, self.steps - 1 - warm)
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        return self.learning_rate * (self.final_fraction + (1 - self.final_fraction) * cosine)
+
+
+@register
+class Evaluation(Setting, family="evaluation"):
+    """What is measured after training: a grid of conditions and lengths.
+
+    Attributes:
+        lengths: evaluated lengths, ascending.
+        sequences: sequences for each condition and length; the same for all runs that share ``seed``.
+        batch_tokens: tokens evaluated at a time, at least one sequence.
+        seed: of the stream ``evaluation``; independent of every training stream.
+        conditions: tasks by name; without any, the training task under the name ``trained``.
+        threshold: normalised accuracy that counts as learned.
+    """
+
+    lengths: tuple[int, ...] = (8, 16, 24, 32, 48, 64, 96, 128, 192)
+    sequences: int = 1024
+    batch_tokens: int = 16_384
+    seed: int = 0
+    conditions: dict[str, Task] = field(default_factory=dict)
+    threshold: float = 0.9
+
+    def check(self) -> None:
+        if not self.lengths:
+            raise SettingError("lengths", "at least one length", self.lengths)
+        for i, length in enumerate(self.lengths):
+            if length < 1:
+                raise SettingError(f"lengths[{i}]", "a positive length", length)
+            if i and length <= self.lengths[i - 1]:
+                raise SettingError(f"lengths[{i}]", f"a length above {self.lengths[i - 1]}, the one before", length)
+        # One sequence has no standard error.
+        _at_least(self, 2, "sequences")
+        _at_least(self, 1, "batch_tokens")
+        if not 0 < self.threshold <= 1:
+            raise SettingError("threshold", "a normalised accuracy above 0, at most 1", self.threshold)
+
+
+@register
+class RunConfig(Setting, family="run"):
+    """One run: a model, trained on a task, evaluated by length.
+
+    Attributes:
+        task: the training task.
+        model: the model's configuration.
+        training: how it is trained.
+        evaluation: what is measured; not part of ``id``, so that changing it never retrains.
+        data_seed: of the stream ``train``: sequences, lengths and position offsets.
+        model_seed: of the initial weights.
+        parent: a run that is made first, in the same folder, and whose weights this one starts from.
+    """
+
+    task: Task
+    model: ModelConfig = Decoder.Config()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    data_seed: int = 0
+    model_seed: int = 0
+    parent: "RunConfig | None" = None
+
+    @cached_property
+    def id(self) -> str:
+        """Hash of everything that decides the trained weights: all but ``evaluation``."""
+        return identifier(self, without=("evaluation",))
+
+    @cached_property
+    def evaluation_id(self) -> str:
+        """Hash of ``evaluation``; with ``id``, it decides every number of the evaluation."""
+        return identifier(self.evaluation)
+
+    @property
+    def conditions(self) -> dict[str, Task]:
+        """The evaluated tasks by name, sorted, so that equal configs give equal files."""
+        return dict(sorted(self.evaluation.conditions.items())) or {TRAINED_CONDITION: self.task}
+
+    def check(self) -> None:
+        self._check_vocabulary()
+        self._check_lengths()
+        self._check_coupling()
+
+    def _check_vocabulary(self) -> None:
+        size = self.task.vocabulary.size
+        if isinstance(self.model, Decoder.Config) and self.model.vocab_size not in (None, size):
+            raise SettingError("model.vocab_size", f"None or the task's {size}", self.model.vocab_size)
+        for name, task in self.evaluation.conditions.items():
+            path = f"evaluation.conditions.{name}"
+            if name == TRAINED_CONDITION and task != self.task:
+                raise SettingError(path, "the training task under this name", task)
+            if task.vocabulary != self.task.vocabulary:
+                expected = f"a task with the vocabulary of {self.task}"
+                raise SettingError(path, expected, task)
+        if self.parent and self.parent.task.vocabulary.size != size:
+            expected = f"a task with {size} tokens, as the child's"
+            raise SettingError("parent.task", expected, self.parent.task.vocabulary.size)
+
+    def _check_lengths(self) -> None:
+        low, high = self.training.curriculum.range()
+        for length in range(low, high + 1):
+            _check_length(self.task, length, "training.curriculum", "")
+        for name, task in self.conditions.items():
+            note = "" if name == TRAINED_CONDITION else f" (condition {name})"
+            for i, length in enumerate(self.evaluation.lengths):
+                _check_length(task, length, f"evaluation.lengths[{i}]", note)
+        if not any(low <= length <= high for length in self.evaluation.lengths):
+            expected = f"at least one trained length ({low} to {high})"
+            raise SettingError("evaluation.lengths", expected, self.evaluation.lengths)
+        try:
+            self.model.check_length(self._longest(), trained=self.task.sequence_length(high))
+        except SettingError as error:
+            raise error.inside("model") from None
+
+    def _check_coupling(self) -> None:
+        longest = max(self.training.curriculum.range()[1], self.evaluation.lengths[-1])
+        tasks = {"task": self.task} | {f"evaluation.conditions.{n}": t for n, t in self.evaluation.conditions.items()}
+        for path, task in tasks.items():
+            largest = task.largest_position_id(longest)
+            if largest and isinstance(self.model, Decoder.Config) and self.model.coupling is None:
+                raise SettingError("model.coupling", f"a coupling, for the position IDs of {path}", None)
+            try:
+                self.model.check_largest_id(largest)
+            except SettingError as error:
+                raise error.inside("model") from None
+
+    def _longest(self) -> int:
+        """Sequence positions of the longest sequence in training and evaluation."""
+        trained = self.task.sequence_length(self.training.curriculum.range()[1])
+        return max(trained, *(t.sequence_length(self.evaluation.lengths[-1]) for t in self.conditions.values()))
+
+
+def _check_length(task: Task, length: int, path: str, note: str) -> None:
+    try:
+        task.check_length(length)
+    except SettingError as error:
+        raise SettingError(path, error.expected + note, length) from None

@@ -1,0 +1,53 @@
+"""The record of where a run was made."""
+
+import functools
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import torch
+
+from sparsity_lab.training.config import Training
+
+__all__ = ["environment"]
+
+_PACKAGES = ("sparsity-lab", "torch", "numpy", "scipy", "polars", "safetensors")
+
+
+def environment(training: Training) -> dict[str, object]:
+    """Versions, machine, device and threads, for ``environment.json``. Nothing of it decides a run's numbers on one
+    machine; another machine may round differently."""
+    device = torch.device(training.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "device": training.device,
+        "device_name": name,
+        "threads": training.threads,
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "packages": _versions(),
+        "git_commit": _git_commit(),
+    }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+@functools.cache
+def _git_commit() -> str | None:
+    """Commit of the checkout that this package is a tracked part of; None if there is none, or no git."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+
+    def ask(*arguments: str) -> str | None:
+        command = [git, "-C", str(Path(__file__).parent), *arguments]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    # An installed copy may lie inside another project's checkout, whose commit says nothing about this one.
+    return ask("rev-parse", "HEAD") if ask("ls-files", "--error-unmatch", "../settings.py") is not None else None

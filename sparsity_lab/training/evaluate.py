@@ -1,0 +1,166 @@
+"""Evaluation by length: accuracy and loss beside chance and beside the exact optimum, each with its standard error.
+
+A sequence is the unit: values are averaged over its scored targets first, and standard errors are over sequences.
+"""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sparsity_lab.generators import Batch, NotComputable, Stream, Task
+from sparsity_lab.training.config import Evaluation, RunConfig
+from sparsity_lab.training.optimise import threads_and_device
+
+__all__ = ["EVALUATION_SCHEMA", "evaluate", "summarise"]
+
+EVALUATION_SCHEMA = pl.Schema(
+    {
+        "condition": pl.String(),
+        "task": pl.String(),
+        "length": pl.Int64(),
+        "trained": pl.Boolean(),
+        "sequences": pl.Int64(),
+        "accuracy": pl.Float64(),
+        "accuracy_se": pl.Float64(),
+        "exact_match": pl.Float64(),
+        "exact_match_se": pl.Float64(),
+        "loss": pl.Float64(),
+        "loss_se": pl.Float64(),
+        "chance_accuracy": pl.Float64(),
+        "bayes_accuracy": pl.Float64(),
+        "chance_loss": pl.Float64(),
+        "bayes_loss": pl.Float64(),
+        "normalised_accuracy": pl.Float64(),
+        "normalised_accuracy_se": pl.Float64(),
+        "excess_loss": pl.Float64(),
+        "excess_loss_se": pl.Float64(),
+    }
+)
+"""Columns of an evaluation frame: losses in nats a scored target; ``_se``, standard error of the column before."""
+
+Values = NDArray[np.float64]
+
+
+def evaluate(model: nn.Module, config: RunConfig) -> pl.DataFrame:
+    """Measure a model on the grid of conditions and lengths of ``config.evaluation``.
+
+    Every sequence comes from the stream ``evaluation``, so all models and arms see the same ones.
+
+    Returns:
+        One row for each condition and length, with the columns of ``EVALUATION_SCHEMA``. *Normalised* accuracy is
+        (accuracy - chance) / (Bayes - chance). Excess loss is the mean, over the same sequences, of the model's loss
+        minus the loss of the exact Bayes predictor. What the task does not declare is null.
+    """
+    low, high = config.training.curriculum.range()
+    was_training = model.training
+    rows = []
+    with threads_and_device(config.training) as device, torch.inference_mode():
+        model.to(device).eval()
+        for name, task in config.conditions.items():
+            for length in config.evaluation.lengths:
+                row = _measure(model, task, length, config.evaluation, device)
+                rows.append({"condition": name, "task": str(task), "trained": low <= length <= high, **row})
+    model.train(was_training)
+    return pl.DataFrame(rows, schema=EVALUATION_SCHEMA)
+
+
+def summarise(evaluation: pl.DataFrame, threshold: float = 0.9) -> pl.DataFrame:
+    """What each run, if there is a column ``run``, and condition achieved.
+
+    Returns:
+        A row for each, in the order of the frame: *learned*: normalised accuracy is at least ``threshold`` at all
+        trained lengths; *reach*: the largest evaluated length up to which, from the shortest trained one on, it
+        stays there, null if not learned; *censored*: the reach is the end of the grid, so the true one may be
+        larger. All null where the task declares no chance or no optimum.
+    """
+    keys = [name for name in ("run", "condition") if name in evaluation.columns]
+    above = pl.col("normalised_accuracy") >= threshold
+    first_trained = pl.col("length").filter("trained").min()
+    # Short lengths that were not trained say nothing about reach.
+    counted = pl.col("length") >= first_trained
+    first_failure = pl.col("length").filter(counted & ~pl.col("above")).min()
+    known = pl.col("above").is_not_null().all()
+    learned = pl.when(known).then(pl.col("above").filter("trained").all())
+    held = pl.col("length").filter(counted & (pl.col("length") < first_failure.fill_null(2**62))).max()
+    reach = pl.when(learned).then(held)
+    at_end = reach == pl.col("length").max()
+    return (
+        evaluation.with_columns(above=above)
+        .group_by(keys, maintain_order=True)
+        .agg(learned=learned, reach=reach, censored=pl.when(known).then(at_end.fill_null(False)))
+    )
+
+
+def _measure(
+    model: nn.Module, task: Task, length: int, evaluation: Evaluation, device: torch.device
+) -> dict[str, float | int | None]:
+    """One row of the frame, without what names it."""
+    parts = [_by_sequence(model, task, batch, device) for batch in _batches(task, length, evaluation)]
+    accuracy, exact, loss, excess = (np.concatenate(column) for column in zip(*parts, strict=True))
+    truth = task.truth(length)
+    row: dict[str, float | int | None] = {
+        "length": length,
+        "sequences": len(accuracy),
+        "chance_accuracy": truth.chance_accuracy,
+        "bayes_accuracy": truth.bayes_accuracy,
+        "chance_loss": truth.chance_loss,
+        "bayes_loss": truth.bayes_loss,
+    }
+    columns = {"accuracy": accuracy, "exact_match": exact, "loss": loss}
+    if len(excess):
+        columns["excess_loss"] = excess
+    for name, values in columns.items():
+        row[name] = float(values.mean())
+        row[f"{name}_se"] = float(values.std(ddof=1)) / math.sqrt(len(values))
+    if truth.chance_accuracy is not None and truth.bayes_accuracy is not None:
+        span = truth.bayes_accuracy - truth.chance_accuracy
+        if span > 0:
+            row["normalised_accuracy"] = float(accuracy.mean() - truth.chance_accuracy) / span
+            row["normalised_accuracy_se"] = float(accuracy.std(ddof=1)) / math.sqrt(len(accuracy)) / span
+    return row
+
+
+def _batches(task: Task, length: int, evaluation: Evaluation) -> Iterator[Batch]:
+    stream = Stream(seed=evaluation.seed, name="evaluation")
+    size = max(1, evaluation.batch_tokens // task.sequence_length(length))
+    for start in range(0, evaluation.sequences, size):
+        yield task.sample(stream, start, min(size, evaluation.sequences - start), length)
+
+
+def _by_sequence(
+    model: nn.Module, task: Task, batch: Batch, device: torch.device
+) -> tuple[Values, Values, Values, Values]:
+    """Accuracy, exact match, loss and excess loss of each sequence that has a scored target; no excess loss (an
+    empty array) where the task says that its Bayes predictor is not computable."""
+    scored = batch.scored
+    targets = batch.targets[scored]
+    ids = None if batch.position_ids is None else batch.position_ids.to(device)
+    logits = model(batch.tokens.to(device), ids, scored=scored.to(device)).cpu().double()
+    losses = _losses(torch.log_softmax(logits, dim=-1), targets)
+    right = (logits.argmax(-1) == targets).double()
+    accuracy = _averaged(right, scored)
+    loss = _averaged(losses, scored)
+    try:
+        excess = _averaged(losses - _losses(task.log_posterior(batch), targets), scored)
+    except NotComputable:
+        excess = np.empty(0)
+    return accuracy, (accuracy == 1).astype(np.float64), loss, excess
+
+
+def _losses(log_probabilities: Float[Tensor, "N V"], targets: Tensor) -> Float[Tensor, " N"]:
+    return -log_probabilities.gather(1, targets[:, None])[:, 0]
+
+
+def _averaged(values: Float[Tensor, " N"], scored: Bool[Tensor, "B T"]) -> Values:
+    """Mean over the scored targets of each sequence that has any."""
+    rows = scored.nonzero()[:, 0].numpy()
+    counts = np.bincount(rows, minlength=len(scored))
+    sums = np.bincount(rows, weights=values.numpy(), minlength=len(scored))
+    means: Values = sums[counts > 0] / counts[counts > 0]
+    return means

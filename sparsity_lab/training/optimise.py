@@ -1,0 +1,240 @@
+"""The training loop.
+
+Step s trains on sequences [s B, (s + 1) B) of the stream ``train`` at the curriculum's length, so a step depends on
+the config and the weights before it and on nothing else: a run that goes on from a checkpoint computes what an
+uninterrupted one would, bit for bit.
+"""
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from sparsity_lab.generators import Stream
+from sparsity_lab.kernels import Trace
+from sparsity_lab.models import Decoder, ModelConfig, Plain, Schedule
+from sparsity_lab.training.checkpoint import DamagedFile, load_checkpoint, save_checkpoint
+from sparsity_lab.training.config import RunConfig, Training
+
+__all__ = ["Diverged", "Progress", "Records", "optimise", "threads_and_device"]
+
+Progress = Callable[[int, int, float, float], None]
+"""Called at each logged step with (steps done, steps in all, loss, accuracy)."""
+
+
+class Diverged(ArithmeticError):
+    """The loss or the gradient of a run stopped being finite.
+
+    Attributes:
+        step: the first such step.
+        loss: its loss.
+    """
+
+    def __init__(self, step: int, loss: float, run: str = "") -> None:
+        self.step, self.loss, self.run = step, loss, run
+        super().__init__(step, loss, run)
+
+    def __str__(self) -> str:
+        return f"run {self.run or '?'} diverged at step {self.step}: {self.reason}"
+
+    @property
+    def reason(self) -> str:
+        """What stopped being finite."""
+        return f"loss {self.loss}" if not math.isfinite(self.loss) else f"gradient not finite at loss {self.loss:.4g}"
+
+
+@dataclass
+class Records:
+    """Rows recorded so far, one for each logged step.
+
+    Attributes:
+        metrics: step, length, loss (nats a scored target), accuracy, gradient_norm (before clipping), learning_rate.
+        timing: phase, step, tokens and seconds since the row before.
+    """
+
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    timing: list[dict[str, float | str]] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def threads_and_device(training: Training) -> Iterator[torch.device]:
+    """Torch's thread count, and on a GPU its deterministic algorithms, as the settings want them; restored after."""
+    device = torch.device(training.device)
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(training.threads)
+    if device.type == "cuda":
+        # Without a fixed workspace cuBLAS may choose another order of summation each time, and torch refuses it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic or device.type == "cuda")
+    try:
+        yield device
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def optimise(
+    config: RunConfig, model: nn.Module, records: Records, checkpoint: Path, progress: Progress | None = None
+) -> None:
+    """Train ``model`` in place, from ``checkpoint`` on if there is one.
+
+    Args:
+        records: filled with the rows of the whole run, those made before an interruption included.
+        checkpoint: file that is read first and written every ``checkpoint_every`` steps. A damaged one is worth as
+            much as none: training starts at the beginning.
+
+    Raises:
+        Diverged: the loss or the gradient is not finite; ``records`` then hold the logged steps before.
+    """
+    with threads_and_device(config.training) as device:
+        model.to(device).train()
+        _Loop(config, model, records, device).run(checkpoint, progress)
+
+
+class _Loop:
+    """One training run in progress."""
+
+    def __init__(self, config: RunConfig, model: nn.Module, records: Records, device: torch.device) -> None:
+        training = config.training
+        self.config, self.model, self.records, self.device = config, model, records, device
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self.parameters,
+            lr=training.learning_rate,
+            betas=training.betas,
+            weight_decay=training.weight_decay,
+            fused=True,
+        )
+        # Kernels that draw at random get words of their own at every step, so that a step can be repeated.
+        words = Stream(seed=config.data_seed, name="train").words("kernel", 0, 0, training.steps, 1)
+        self.kernel_seeds = (words[:, 0] >> np.uint64(1)).tolist()
+        self.generator = torch.Generator(device)
+        # Losses and gradient norms of the steps since the last look at them, which costs a GPU a stop.
+        self.unseen: list[tuple[Tensor, Tensor]] = []
+        self.tokens, self.clock = 0, time.perf_counter()
+
+    def run(self, checkpoint: Path, progress: Progress | None) -> None:
+        training = self.config.training
+        start = self._resume(checkpoint)
+        for step, batch in enumerate(_batches(self.config, start, self.device), start):
+            rate = training.rate(step)
+            logits, loss, norm = self._update(step, batch, rate)
+            self.unseen.append((loss, norm))
+            self.tokens += batch.tokens.numel()
+            last = step + 1 == training.steps
+            if step % training.log_every == 0 or last:
+                self._look(step)
+                accuracy = float((logits.argmax(-1) == batch.targets).float().mean())
+                self._record(step, batch.length, float(loss), accuracy, float(norm), rate)
+                if progress:
+                    progress(step + 1, training.steps, float(loss), accuracy)
+            if training.checkpoint_every and (step + 1) % training.checkpoint_every == 0 and not last:
+                self._look(step)
+                record = {"step": step + 1, "metrics": self.records.metrics, "timing": self.records.timing}
+                save_checkpoint(checkpoint, self.model, self.optimiser, record)
+
+    def _update(self, step: int, batch: "_Batch", rate: float) -> tuple[Tensor, Tensor, Tensor]:
+        """One update; logits (N, V), loss and gradient norm before it."""
+        trace = Trace()
+        logits = self.model(
+            batch.tokens,
+            batch.position_ids,
+            indices=batch.indices,
+            scored=batch.scored,
+            trace=trace,
+            generator=self.generator.manual_seed(self.kernel_seeds[step]),
+        )
+        loss = cross_entropy(logits, batch.targets)
+        total: Tensor = sum(trace.losses, loss)
+        total.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.training.clip, foreach=True)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        return logits.detach(), loss.detach(), norm
+
+    def _look(self, step: int) -> None:
+        """Raise ``Diverged`` if a step since the last look was not finite."""
+        if not self.unseen:
+            return
+        losses, norms = (torch.stack(values) for values in zip(*self.unseen, strict=True))
+        bad = (~(losses.isfinite() & norms.isfinite())).nonzero()
+        if len(bad):
+            first = int(bad[0])
+            raise Diverged(step + 1 - len(self.unseen) + first, float(losses[first]), self.config.id)
+        self.unseen.clear()
+
+    def _record(self, step: int, length: int, loss: float, accuracy: float, norm: float, rate: float) -> None:
+        now = time.perf_counter()
+        self.records.metrics.append(
+            {
+                "step": step,
+                "length": length,
+                "loss": loss,
+                "accuracy": accuracy,
+                "gradient_norm": norm,
+                "learning_rate": rate,
+            }
+        )
+        self.records.timing.append(
+            {"phase": "training", "step": step, "tokens": self.tokens, "seconds": now - self.clock}
+        )
+        self.tokens, self.clock = 0, now
+
+    def _resume(self, checkpoint: Path) -> int:
+        """Load the checkpoint if there is an intact one; the step to go on with."""
+        try:
+            record = load_checkpoint(checkpoint, self.model, self.optimiser)
+        except (FileNotFoundError, DamagedFile):
+            return 0
+        self.records.metrics[:], self.records.timing[:] = record["metrics"], record["timing"]
+        return int(record["step"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What a step needs, on its device: tokens (B, T), targets (N,) of the scored positions, scored (B, T)."""
+
+    length: int
+    tokens: Tensor
+    targets: Tensor
+    scored: Tensor
+    position_ids: Tensor | None
+    indices: Tensor | None
+
+
+def _batches(config: RunConfig, start: int, device: torch.device) -> Iterator[_Batch]:
+    """The batches of steps ``start`` and later."""
+    training, schedule = config.training, _schedule(config.model)
+    stream = Stream(seed=config.data_seed, name="train")
+    count = training.batch_size
+    for step in range(start, training.steps):
+        length = training.curriculum.at(stream, step, training.steps)
+        batch = config.task.sample(stream, step * count, count, length)
+        scored = batch.scored
+        size = batch.tokens.shape[1]
+        indices = None
+        if num_words := schedule.num_words(size):
+            words = stream.words("schedule", length, step * count, count, num_words)
+            indices = torch.from_numpy(schedule.indices(words, size)).to(device)
+        yield _Batch(
+            length,
+            batch.tokens.to(device),
+            batch.targets[scored].to(device),
+            scored.to(device),
+            None if batch.position_ids is None else batch.position_ids.to(device),
+            indices,
+        )
+
+
+def _schedule(model: ModelConfig) -> Schedule:
+    return model.schedule if isinstance(model, Decoder.Config) else Plain()

@@ -1,0 +1,199 @@
+"""``run_sweep`` and ``Results``: every engine gives the same bytes, and no run takes another down."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from sweeps.curricula import Crashing, Killing
+from training.small_runs import Alternating, small_run
+from training.test_train import contents, flip
+
+from sparsity_lab.generators import Planted, Recent
+from sparsity_lab.settings import SettingError
+from sparsity_lab.sweeps import Processes, Results, Serial, Sweep, SweepEvent, grid, run_sweep
+from sparsity_lab.training import Evaluation, FixedLength, Run, RunConfig, Status, status
+
+SWEEP = Sweep(name="four", runs=grid(small_run(), {"task.k": [1, 2], "seed": [0, 1]}))
+
+
+def with_curriculum(curriculum: FixedLength, **changes: object) -> RunConfig:
+    return small_run(training=small_run().training.replace(curriculum=curriculum), **changes)
+
+
+def diverging(**changes: object) -> RunConfig:
+    training = small_run().training.replace(learning_rate=1e30, warmup=0.0, clip=1e30)
+    return small_run(training=training, **changes)
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return run_sweep(SWEEP, tmp_path_factory.mktemp("serial"), Serial())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_give_the_bytes_of_serial(serial: Results, tmp_path: Path, workers: int) -> None:
+    run_sweep(SWEEP, tmp_path, Processes(workers=workers))
+    assert len(contents(tmp_path)) == 1 + 4 * 5
+    assert contents(tmp_path) == contents(serial.folder)
+
+
+def test_finished_runs_are_skipped_and_broken_ones_repeated(serial: Results, tmp_path: Path) -> None:
+    run_sweep(SWEEP, tmp_path, Serial())
+    broken = SWEEP.runs[2]
+    flip(tmp_path / broken.id / "model.safetensors")
+    events: list[SweepEvent] = []
+    run_sweep(SWEEP, tmp_path, Serial(), progress=events.append)
+    assert [(event.finished, event.total, event.status) for event in events] == [
+        (1, 4, "skipped"),
+        (2, 4, "skipped"),
+        (3, 4, "skipped"),
+        (4, 4, "finished"),
+    ]
+    assert events[-1].run == SWEEP.labels()[broken.id]
+    assert contents(tmp_path) == contents(serial.folder)
+
+
+def test_failures_are_recorded_and_the_others_go_on(tmp_path: Path) -> None:
+    cure = tmp_path / "cure"
+    crashing = with_curriculum(Crashing(length=8, cure=str(cure)))
+    runs = [
+        diverging(),
+        crashing,
+        small_run(),
+        small_run(data_seed=2, parent=crashing),
+        small_run(parent=diverging()),
+    ]
+    sweep = Sweep(name="hard", runs=runs)
+    events: list[SweepEvent] = []
+    results = run_sweep(sweep, tmp_path / "out", Serial(), progress=events.append)
+    assert sorted(event.status for event in events) == ["diverged", "failed", "failed", "failed", "finished"]
+    by_run = {failure.run.id: failure for failure in results.failures}
+    assert set(by_run) == {run.id for run in runs} - {runs[2].id}
+    assert by_run[runs[0].id].status == "diverged"
+    marker = json.loads((tmp_path / "out" / runs[0].id / "finished.json").read_bytes())
+    assert by_run[runs[0].id].step == marker["step"]
+    assert by_run[crashing.id].reason == "RuntimeError: no cure"
+    assert "in at\n" in json.loads((tmp_path / "out" / crashing.id / "failed.json").read_bytes())["traceback"]
+    assert by_run[runs[3].id].reason == f"its parent {crashing.id} failed"
+    assert "diverged at step" in by_run[runs[4].id].reason
+    assert "1 diverged, 3 failed, 1 finished" in repr(results)
+
+    # A crash is tried again, a divergence is not.
+    cure.touch()
+    events.clear()
+    results = run_sweep(sweep, tmp_path / "out", Serial(), progress=events.append)
+    assert [failure.run.id for failure in results.failures] == [runs[0].id, runs[4].id]
+    assert not (tmp_path / "out" / crashing.id / "failed.json").exists()
+    assert Run.load(tmp_path / "out" / runs[3].id).config == runs[3]
+
+
+def test_dying_workers_do_not_take_the_sweep_down(tmp_path: Path) -> None:
+    """One run kills its worker whenever it runs, one only once; the innocent ones beside them all finish."""
+    tallies = [tmp_path / "always", tmp_path / "once"]
+    for tally in tallies:
+        tally.mkdir()
+    always = with_curriculum(Killing(length=8, tally=str(tallies[0]), times=99))
+    once = with_curriculum(Killing(length=8, tally=str(tallies[1]), times=1))
+    sweep = Sweep(name="lethal", runs=[always, once, small_run(), small_run(data_seed=1)])
+    results = run_sweep(sweep, tmp_path / "out", Processes(workers=2))
+    assert [(failure.run.id, failure.reason) for failure in results.failures] == [
+        (always.id, "its worker process died 2 times")
+    ]
+    assert len(list(tallies[0].iterdir())) in (2, 3)  # twice alone, and once in company if it was the first to kill
+    assert [status(run, tmp_path / "out") for run in sweep.runs[1:]] == [Status.FINISHED] * 3
+
+
+def test_parents_come_first_and_once(tmp_path: Path) -> None:
+    parent = small_run()
+    children = [small_run(parent=parent, data_seed=seed) for seed in (1, 2)]
+    events: list[SweepEvent] = []
+    results = run_sweep(Sweep(name="family", runs=children), tmp_path, Serial(), progress=events.append)
+    assert [event.run for event in events] == [f"parent {parent.id}", "data_seed=1", "data_seed=2"]
+    assert results.frame("runs")["run"].to_list() == [child.id for child in children]
+    assert status(parent, tmp_path) is Status.FINISHED
+
+
+def test_parent_in_the_sweep_keeps_the_evaluation_it_has_there(tmp_path: Path) -> None:
+    parent = small_run(evaluation=Evaluation(lengths=(8, 32), sequences=4))
+    child = small_run(parent=small_run())
+    sweep = Sweep(name="family", runs=[child, parent])
+    run_sweep(sweep, tmp_path, Serial())
+    assert Run.load(tmp_path / parent.id).evaluation["length"].to_list() == [8, 32]
+    events: list[SweepEvent] = []
+    run_sweep(sweep, tmp_path, Serial(), progress=events.append)
+    assert [event.status for event in events] == ["skipped", "skipped"]
+
+
+def test_frames_join_the_settings(serial: Results) -> None:
+    frame = serial.frame("evaluation")
+    assert frame["task.k"].to_list() == [1] * 6 + [2] * 6
+    assert frame["data_seed"].to_list() == [0, 0, 0, 1, 1, 1] * 2
+    assert frame["model.position"].unique().to_list() == ["NoPE()"]
+    assert frame["task"].to_list() == frame["condition_task"].to_list()
+    for run in SWEEP.runs:
+        own = Run.load(serial.folder / run.id).evaluation
+        assert frame.filter(run=run.id).select(own.columns[2:]).equals(own.drop("condition", "task"))
+    assert serial.frame("metrics")["step"].to_list() == [0, 3, 6, 9, 11] * 4
+    assert serial.frame("timing").filter(phase="evaluation").height == 4
+    runs = serial.frame("runs")
+    assert runs["run"].to_list() == [run.id for run in SWEEP.runs]
+    assert runs["status"].to_list() == ["finished"] * 4
+    summary = serial.frame("summary")
+    assert summary.select("run", "condition").rows() == [(run.id, "trained") for run in SWEEP.runs]
+    with pytest.raises(SettingError, match="did you mean 'metrics'"):
+        serial.frame("metric")  # type: ignore[arg-type]
+
+
+def test_unlike_runs_share_a_frame_with_nulls(tmp_path: Path) -> None:
+    base = small_run()
+    runs = [
+        base.replace(task=Planted(k=2, locality=Recent(width=4))),
+        base.replace(task=Alternating(), evaluation=base.evaluation.replace(threshold=0.5)),
+    ]
+    results = run_sweep(Sweep(name="unlike", runs=runs), tmp_path, Serial())
+    frame = results.frame("runs")
+    assert frame["task.k"].to_list() == [2, None]
+    assert frame["task.locality"].to_list() == ["Recent(width=4)", None]
+    assert frame["task.optimum_known"].to_list() == [None, True]
+    assert results.frame("summary")["run"].to_list() == [run.id for run in runs]
+
+
+def test_new_evaluation_is_what_the_frame_shows(tmp_path: Path) -> None:
+    first = Sweep(name="one", runs=[small_run()])
+    run_sweep(first, tmp_path, Serial())
+    weights = (tmp_path / first.runs[0].id / "model.safetensors").stat().st_mtime_ns
+    second = Sweep(name="two", runs=[small_run(evaluation=Evaluation(lengths=(8, 20), sequences=4))])
+    results = run_sweep(second, tmp_path, Serial())
+    assert results.frame("evaluation")["length"].to_list() == [8, 20]
+    assert (tmp_path / first.runs[0].id / "model.safetensors").stat().st_mtime_ns == weights
+
+
+def test_folder_without_a_sweep_shows_all_its_runs(tmp_path: Path) -> None:
+    run_sweep(SWEEP, tmp_path, Serial())
+    (tmp_path / "sweep.json").unlink()
+    results = Results(tmp_path)
+    assert results.sweep is None
+    assert results.frame("runs")["run"].to_list() == sorted(run.id for run in SWEEP.runs)
+
+
+def test_empty_and_damaged_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="a folder with runs"):
+        Results(tmp_path / "none")
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(SettingError, match=r"sweep\.json"):
+        Results(tmp_path)
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(SettingError) as error:
+        run_sweep(SWEEP, tmp_path / "file", Serial())
+    assert error.value.path == "out"
+
+
+def test_missing_and_broken_runs_are_told_apart(tmp_path: Path) -> None:
+    results = run_sweep(SWEEP, tmp_path, Serial())
+    flip(tmp_path / SWEEP.runs[0].id / "metrics.parquet")
+    for file in (tmp_path / SWEEP.runs[1].id).rglob("*.*"):
+        file.unlink()
+    assert results.frame("runs")["status"].to_list() == ["broken", "missing", "finished", "finished"]
+    assert results.frame("evaluation")["run"].unique(maintain_order=True).to_list() == [r.id for r in SWEEP.runs[2:]]
+    assert isinstance(results.frame("metrics").schema["step"], pl.Int64)

@@ -1,0 +1,74 @@
+"""What the loop hands to a model beside the batch: a trace for losses, and a generator of the step's own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from training.small_runs import small_run
+
+from sparsity_lab.kernels import Trace
+from sparsity_lab.training.optimise import Records, optimise
+
+
+class Drawing(nn.Module):
+    """Draws a number at each step, and has a weight that only the trace's loss depends on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(16))
+        self.traced = nn.Parameter(torch.zeros(3))
+        self.untouched = nn.Parameter(torch.zeros(3), requires_grad=False)
+        self.drawn: list[float] = []
+        self.lengths: list[int] = []
+
+    def forward(
+        self,
+        tokens: Tensor,
+        position_ids: Tensor | None,
+        *,
+        indices: Tensor | None,
+        scored: Tensor,
+        trace: Trace,
+        generator: torch.Generator,
+    ) -> Tensor:
+        self.drawn.append(torch.rand((), generator=generator).item())
+        self.lengths.append(tokens.shape[1])
+        trace.losses.append(self.traced.sum())
+        return self.logits.expand(int(scored.sum()), -1)
+
+
+def test_losses_of_the_trace_are_trained_but_not_reported(tmp_path: Path) -> None:
+    model, records = Drawing(), Records()
+    optimise(small_run(), model, records, tmp_path / "none")
+    assert (model.traced < -1e-3).all()
+    assert (model.untouched == 0).all()
+    # Uniform logits over sixteen tokens, whatever the trace says.
+    assert records.metrics[0]["loss"] == pytest.approx(torch.tensor(16.0).log().item(), rel=1e-6)
+
+
+def test_every_step_draws_its_own_and_always_the_same(tmp_path: Path) -> None:
+    first, second, other = Drawing(), Drawing(), Drawing()
+    optimise(small_run(), first, Records(), tmp_path / "none")
+    optimise(small_run(), second, Records(), tmp_path / "none")
+    optimise(small_run(data_seed=1), other, Records(), tmp_path / "none")
+    assert first.drawn == second.drawn
+    assert len(set(first.drawn + other.drawn)) == 24
+
+
+def test_global_state_is_left_alone(tmp_path: Path) -> None:
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    config = small_run(training=small_run().training.replace(threads=threads + 1))
+    seen: list[int] = []
+    optimise(config, Drawing(), Records(), tmp_path / "none", lambda *_: seen.append(torch.get_num_threads()))
+    assert set(seen) == {threads + 1}
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_progress_reports_the_logged_steps(tmp_path: Path) -> None:
+    calls: list[tuple[int, int, float, float]] = []
+    records = Records()
+    optimise(small_run(), Drawing(), records, tmp_path / "none", lambda *call: calls.append(call))
+    assert [call[:2] for call in calls] == [(1, 12), (4, 12), (7, 12), (10, 12), (12, 12)]
+    assert [call[2:] for call in calls] == [(row["loss"], row["accuracy"]) for row in records.metrics]

@@ -1,0 +1,351 @@
+"""``train``: what is in the folder afterwards, and what a second call makes of what is there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from training.small_runs import SMALL_MODEL, small_run
+
+from sparsity_lab.generators import Planted, Stream
+from sparsity_lab.kernels import Softmax
+from sparsity_lab.models import RandomOffset
+from sparsity_lab.settings import SettingError, canonical_json
+from sparsity_lab.training import Diverged, Run, RunConfig, Status, status, train
+
+FILES = {
+    "config.json",
+    "environment.json",
+    "finished.json",
+    "metrics.parquet",
+    "model.safetensors",
+    "timing.parquet",
+}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files that the config decides, with their bytes."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and file.name not in ("environment.json", "timing.parquet")
+    }
+
+
+def diverging(**changes: object) -> RunConfig:
+    training = small_run().training.replace(learning_rate=1e30, warmup=0.0, clip=1e30)
+    return small_run(training=training, **changes)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(step: int):
+    def progress(done: int, steps: int, loss: float, accuracy: float) -> None:
+        if done == step:
+            raise Interrupted
+
+    return progress
+
+
+def checkpointed(**changes: object) -> RunConfig:
+    return small_run(training=small_run().training.replace(log_every=1, checkpoint_every=4), **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(checkpointed(), tmp_path_factory.mktemp("finished"))
+
+
+def test_folder_holds_exactly_the_files_of_a_run(finished: Run) -> None:
+    config = finished.config
+    names = {str(file.relative_to(finished.folder)) for file in finished.folder.rglob("*") if file.is_file()}
+    assert names == FILES | {f"evaluation/{config.evaluation_id}.parquet"}
+    assert (finished.folder / "config.json").read_text() == canonical_json(config)
+    assert finished.metrics["step"].to_list() == list(range(12))
+    assert set(finished.metrics["length"]) <= set(range(4, 9))
+    assert finished.evaluation["length"].to_list() == [4, 8, 16]
+    timing = pl.read_parquet(finished.folder / "timing.parquet")
+    assert timing["phase"].to_list() == ["training"] * 12 + ["evaluation"]
+    tokens = [4 * (length + 2) for length in finished.metrics["length"]]
+    assert timing["tokens"].to_list() == [*tokens, 16 * (6 + 10 + 18)]
+    environment = json.loads((finished.folder / "environment.json").read_bytes())
+    assert environment["packages"]["torch"] == torch.__version__
+
+
+def test_metrics_are_those_of_a_plain_loop(tmp_path: Path) -> None:
+    """The first steps, done by hand with torch alone."""
+    config = small_run(training=small_run().training.replace(steps=3, log_every=1, warmup=0.0, clip=0.5))
+    run = train(config, tmp_path)
+    model = config.model.build(0, vocab_size=16)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    for step, row in enumerate(run.metrics.iter_rows(named=True)):
+        stream = Stream(seed=0, name="train")
+        batch = config.task.sample(stream, 4 * step, 4, config.training.curriculum.at(stream, step, 3))
+        loss = torch.nn.functional.cross_entropy(model(batch.tokens).flatten(0, 1), batch.targets.flatten())
+        loss.backward()
+        norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
+        for parameter in model.parameters():
+            parameter.grad *= min(1.0, 0.5 / float(norm))
+        for group in optimiser.param_groups:
+            group["lr"] = config.training.rate(step)
+        optimiser.step()
+        optimiser.zero_grad()
+        assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
+        assert row["gradient_norm"] == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_same_config_same_bytes(finished: Run, tmp_path: Path) -> None:
+    assert contents(train(finished.config, tmp_path).folder) == contents(finished.folder)
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 7, 12])
+def test_resumed_run_is_bitwise_the_uninterrupted_one(finished: Run, tmp_path: Path, step: int) -> None:
+    with pytest.raises(Interrupted):
+        train(finished.config, tmp_path, progress=interrupt_at(step))
+    assert status(finished.config, tmp_path) is Status.INTERRUPTED
+    seen: list[int] = []
+    run = train(finished.config, tmp_path, progress=lambda done, *_: seen.append(done))
+    # Checkpoints come every four steps, so no more than three are done twice.
+    assert seen[0] == (step - 1) // 4 * 4 + 1
+    assert contents(run.folder) == contents(finished.folder)
+
+
+def test_resume_with_random_offsets(tmp_path: Path) -> None:
+    config = checkpointed(model=SMALL_MODEL.replace(schedule=RandomOffset(size=32)))
+    whole = train(config, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "cut", progress=interrupt_at(6))
+    assert contents(train(config, tmp_path / "cut").folder) == contents(whole.folder)
+
+
+KILLED = """
+import json, os, signal, sys
+from sparsity_lab.settings import from_data
+from sparsity_lab.training import RunConfig, train
+config = from_data(RunConfig, json.loads(sys.argv[1]))
+train(config, sys.argv[2], progress=lambda done, *_: done == 7 and os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def test_killed_process_is_resumed(finished: Run, tmp_path: Path) -> None:
+    text = canonical_json(finished.config)
+    assert subprocess.run([sys.executable, "-c", KILLED, text, str(tmp_path)], check=False).returncode == -9
+    assert (tmp_path / finished.id / "checkpoint.safetensors").exists()
+    assert contents(train(finished.config, tmp_path).folder) == contents(finished.folder)
+
+
+def test_damaged_checkpoint_is_worth_none(finished: Run, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(finished.config, tmp_path, progress=interrupt_at(7))
+    file = tmp_path / finished.id / "checkpoint.safetensors"
+    damaged = bytearray(file.read_bytes())
+    damaged[-100] ^= 1
+    file.write_bytes(damaged)
+    seen: list[int] = []
+    run = train(finished.config, tmp_path, progress=lambda done, *_: seen.append(done))
+    assert seen[0] == 1
+    assert contents(run.folder) == contents(finished.folder)
+
+
+def test_finished_run_is_only_loaded(finished: Run) -> None:
+    before = {file: file.stat().st_mtime_ns for file in finished.folder.rglob("*")}
+    train(finished.config, finished.folder.parent, progress=interrupt_at(1))
+    assert {file: file.stat().st_mtime_ns for file in finished.folder.rglob("*")} == before
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.safetensors", Status.BROKEN),
+        ("metrics.parquet", Status.BROKEN),
+        ("evaluation", Status.UNEVALUATED),
+        ("config.json", Status.UNEVALUATED),
+    ],
+)
+def test_damage_is_seen_and_repaired(tmp_path: Path, damage, name: str, expected: Status) -> None:
+    config = small_run()
+    run = train(config, tmp_path)
+    before = contents(run.folder)
+    damage(run.folder / (f"evaluation/{config.evaluation_id}.parquet" if name == "evaluation" else name))
+    assert status(config, tmp_path) is expected
+    seen: list[int] = []
+    train(config, tmp_path, progress=lambda done, *_: seen.append(done))
+    assert bool(seen) == (expected is Status.BROKEN)
+    assert status(config, tmp_path) is Status.FINISHED
+    assert contents(run.folder) == before
+
+
+def test_damaged_marker_repeats_the_run(tmp_path: Path) -> None:
+    config = small_run()
+    folder = train(config, tmp_path).folder
+    before = contents(folder)
+    cut(folder / "finished.json")
+    assert status(config, tmp_path) is Status.BROKEN
+    train(config, tmp_path)
+    assert contents(folder) == before
+
+
+def test_changed_evaluation_does_not_retrain(tmp_path: Path) -> None:
+    config = small_run()
+    folder = train(config, tmp_path).folder
+    weights = (folder / "model.safetensors").stat().st_mtime_ns
+    longer = config.replace(evaluation=config.evaluation.replace(lengths=(8, 32)))
+    assert status(longer, tmp_path) is Status.UNEVALUATED
+    run = train(longer, tmp_path, progress=interrupt_at(1))
+    assert run.evaluation["length"].to_list() == [8, 32]
+    assert (folder / "model.safetensors").stat().st_mtime_ns == weights
+    # Both frames are there now, and going back only makes the config current again.
+    first = folder / "evaluation" / f"{config.evaluation_id}.parquet"
+    made = first.stat().st_mtime_ns
+    assert train(config, tmp_path).evaluation["length"].to_list() == [4, 8, 16]
+    assert first.stat().st_mtime_ns == made
+    assert status(config, tmp_path) is Status.FINISHED
+
+
+def test_interrupted_evaluation_does_not_retrain(finished: Run, tmp_path: Path, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise Interrupted
+
+    with monkeypatch.context() as patch:
+        patch.setattr("sparsity_lab.training.run.evaluate", fail)
+        with pytest.raises(Interrupted):
+            train(finished.config, tmp_path)
+    assert status(finished.config, tmp_path) is Status.UNEVALUATED
+    run = train(finished.config, tmp_path, progress=interrupt_at(1))
+    assert contents(run.folder) == contents(finished.folder)
+
+
+def test_leftovers_of_a_finished_run_go(finished: Run, tmp_path: Path) -> None:
+    folder = train(finished.config, tmp_path).folder
+    for name in ("trained.json", "checkpoint.safetensors"):
+        (folder / name).write_bytes(b"left by a process that was killed just before it removed this")
+    train(finished.config, tmp_path, progress=interrupt_at(1))
+    assert contents(folder) == contents(finished.folder)
+
+
+def test_divergence_is_a_result(tmp_path: Path) -> None:
+    config = diverging()
+    with pytest.raises(Diverged) as first:
+        train(config, tmp_path)
+    folder = tmp_path / config.id
+    record = json.loads((folder / "finished.json").read_bytes())
+    assert record["status"] == "diverged"
+    assert record["step"] == first.value.step
+    assert 1 <= first.value.step < 12
+    assert record["reason"].split()[0] in ("loss", "gradient")
+    assert status(config, tmp_path) is Status.DIVERGED
+    assert {file.name for file in folder.iterdir()} == FILES - {"model.safetensors"}
+    logged = pl.read_parquet(folder / "metrics.parquet")["step"].to_list()
+    assert logged == [step for step in (0, 3, 6, 9) if step < first.value.step]
+    before = (folder / "finished.json").stat().st_mtime_ns
+    with pytest.raises(Diverged) as second:
+        train(config, tmp_path, progress=interrupt_at(1))
+    assert (second.value.step, str(second.value.loss)) == (first.value.step, str(first.value.loss))
+    assert (folder / "finished.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("log_every", [1, 5, 12])
+def test_divergence_names_the_first_bad_step(tmp_path: Path, monkeypatch, log_every: int) -> None:
+    """The loss of the call for step 7 becomes NaN; whenever that is looked at, 7 is what is said."""
+    calls = iter(range(100))
+    real = torch.nn.functional.cross_entropy
+
+    def poisoned(*arguments: torch.Tensor) -> torch.Tensor:
+        return real(*arguments) * (float("nan") if next(calls) == 7 else 1.0)
+
+    monkeypatch.setattr("sparsity_lab.training.optimise.cross_entropy", poisoned)
+    config = small_run(training=small_run().training.replace(log_every=log_every))
+    with pytest.raises(Diverged) as error:
+        train(config, tmp_path)
+    assert error.value.step == 7
+    assert "loss nan" in str(error.value)
+
+
+def test_parent_is_made_first_and_its_weights_are_the_start(tmp_path: Path) -> None:
+    parent = small_run()
+    still = small_run().training.replace(steps=1, learning_rate=1e-30)
+    child = train(small_run(parent=parent, training=still), tmp_path)
+    assert status(parent, tmp_path) is Status.FINISHED
+    trained = Run.load(tmp_path / parent.id).model().state_dict()
+    for name, weights in child.model().state_dict().items():
+        assert torch.equal(weights, trained[name])
+
+
+def test_parent_of_another_shape_is_refused(tmp_path: Path) -> None:
+    parent = small_run(model=SMALL_MODEL.replace(d_model=32))
+    with pytest.raises(SettingError) as error:
+        train(small_run(parent=parent), tmp_path)
+    assert error.value.path == "parent.model"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loaded_run_is_the_run(finished: Run) -> None:
+    run = Run.load(finished.folder)
+    assert run == finished
+    assert run.config == finished.config
+    assert not run.model().training
+    assert "learned" in repr(run)
+    assert finished.id in repr(run)
+    assert run.summary.columns == ["condition", "learned", "reach", "censored"]
+
+
+def test_other_kernel_on_the_same_weights(finished: Run) -> None:
+    variant = finished.with_kernel(Softmax())
+    frame = variant.evaluate()
+    assert frame.equals(finished.evaluation)
+    shorter = finished.config.evaluation.replace(lengths=(8,))
+    assert variant.evaluate(shorter).equals(finished.evaluation.filter(pl.col("length") == 8))
+    assert "Softmax" in repr(variant)
+
+
+def test_folders_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    for out in (file, file / "below", "/proc/nowhere"):
+        with pytest.raises(SettingError) as error:
+            train(small_run(), out)
+        assert error.value.path == "out"
+    assert file.read_text() == "kept"
+    for folder in (tmp_path / "none", file, tmp_path):
+        with pytest.raises(SettingError):
+            Run.load(folder)
+
+
+def test_missing_device_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    config = small_run(training=small_run().training.replace(device="cuda:99"))
+    with pytest.raises(SettingError) as error:
+        train(config, tmp_path / "out")
+    assert error.value.path == "training.device"
+    assert not (tmp_path / "out").exists()
+
+
+def test_unfinished_run_does_not_load(finished: Run, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(finished.config, tmp_path, progress=interrupt_at(7))
+    with pytest.raises(SettingError, match="interrupted"):
+        Run.load(tmp_path / finished.id)
+
+
+def test_seeds_are_separate(tmp_path: Path) -> None:
+    base = small_run(task=Planted(k=2))
+    runs = [train(base.replace(**seeds), tmp_path) for seeds in ({}, {"data_seed": 1}, {"model_seed": 1})]
+    lengths = [run.metrics["length"].to_list() for run in runs]
+    assert lengths[0] == lengths[2] != lengths[1]
+    first = [run.metrics["loss"][0] for run in runs]
+    assert len(set(first)) == 3
