@@ -78,16 +78,19 @@ def query_batch(tokens: Ints, labels: Ints, sources: Callable[[], Ints], coupled
     count, T = tokens.shape
     targets = np.full((count, T), IGNORE, dtype=np.int64)
     targets[:, -1] = labels
-    position_ids: Int64[Tensor, "B C T"] | None = None
+    position_ids = None
     if coupled:
         ids = np.zeros((count, 1, T), dtype=np.int64)
         np.put_along_axis(ids[:, 0], sources(), np.arange(1, k + 1)[None, :], axis=1)
         ids[:, 0, -1] = k + 1
         position_ids = torch.from_numpy(ids)
 
-    def build_sources() -> Int64[Tensor, "B T K"]:
-        spread = np.full((count, T, k), -1, dtype=np.int64)
-        spread[:, -1] = sources()
-        return torch.from_numpy(spread)
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), position_ids, lambda: _spread(sources(), T))
 
-    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), position_ids, build_sources)
+
+def _spread(sources: Ints, T: int) -> Int64[Tensor, "B T K"]:
+    """The sources (B, K) of the one target, at the query."""
+    count, k = sources.shape
+    spread = np.full((count, T, k), -1, dtype=np.int64)
+    spread[:, -1] = sources
+    return torch.from_numpy(spread)

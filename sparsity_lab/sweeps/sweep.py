@@ -39,7 +39,8 @@ class Sweep(Setting, family="sweep"):
         every = dict.fromkeys(path for row in rows for path in row)
         paths = [path for path in every if path.count(".") == 1 or path in ("data_seed", "model_seed")]
         varied = [path for path in paths if len({row.get(path) for row in rows}) > 1]
-        texts = (" ".join(f"{path}={row[path]}" for path in varied if path in row) for row in rows)
+        names = {path: path.rpartition(".")[2] for path in varied}
+        texts = (" ".join(f"{names[path]}={row[path]}" for path in varied if path in row) for row in rows)
         return {run.id: text or self.name for run, text in zip(self.runs, texts, strict=True)}
 
 
