@@ -33,6 +33,8 @@ CHECKS: tuple[Callable[[Sample], Iterator[Finding]], ...] = (
     checks.label_noise,
     checks.position_shortcut,
     checks.subset_shortcut,
+    checks.source_values,
+    checks.background,
     checks.second_answer,
     checks.bayes,
     checks.declared_levels,

@@ -23,6 +23,7 @@ Floats = NDArray[np.float64]
 
 _SMALLEST_EXPECTED = 20.0
 _ENUMERABLE_SETS = 20_000
+_BUCKETS = 8  # tokens are compared modulo this, so that no table gets too many cells
 _ONE_BY_ONE = 20_000  # sequences looked at in plain Python
 
 
@@ -125,19 +126,25 @@ def chi_square(check: str, subject: str, observed: Ints, expected: Floats) -> Fi
     return Finding(check, subject, statistic, float(stats.chi2.sf(statistic, freedom)))
 
 
-def contingency(check: str, subject: str, first: Ints, second: Ints) -> Finding | None:
-    """Pearson's test of independence of two columns of small integers; None if one is constant."""
+def contingency(check: str, subject: str, first: Ints, second: Ints) -> Iterator[Finding]:
+    """Pearson's test of independence of two columns of small integers.
+
+    Values too rare for their cells to be expected at least five times are left out; nothing is found where then
+    fewer than two values of either are left.
+    """
     table = np.zeros((int(first.max()) + 1, int(second.max()) + 1), dtype=np.int64)
     np.add.at(table, (first, second), 1)
-    table = table[table.any(axis=1)][:, table.any(axis=0)]
+    total = max(1, int(table.sum()))
+    rarest = max(1.0, _SMALLEST_EXPECTED / 4 * total / max(1, int(table.sum(axis=1).max())))
+    table = table[:, table.sum(axis=0) >= rarest]
+    rarest = _SMALLEST_EXPECTED / 4 * total / max(1, int(table.sum(axis=0).min(initial=total)))
+    table = table[table.sum(axis=1) >= rarest]
     if min(table.shape) < 2:
-        return None
+        return
     expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True) / table.sum()
-    if expected.min() < _SMALLEST_EXPECTED / 4:
-        return None
     statistic = float(((table - expected) ** 2 / expected).sum())
     freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
-    return Finding(check, subject, statistic, float(stats.chi2.sf(statistic, freedom)))
+    yield Finding(check, subject, statistic, float(stats.chi2.sf(statistic, freedom)))
 
 
 def certain(check: str, subject: str, holds: bool, violations: float = 0.0) -> Finding:
@@ -268,9 +275,46 @@ def subset_shortcut(sample: Sample) -> Iterator[Finding]:
         sizes = [size for size in range(1, k) if size <= 2 or size == k - 1]
         for subset in itertools.chain.from_iterable(itertools.combinations(range(k), size) for size in sizes):
             residue = values[:, subset].sum(axis=1) % L
-            finding = contingency("subset_shortcut", f"k={k}, sum of sources {subset}", residue, labels)
-            if finding:
-                yield finding
+            yield from contingency("subset_shortcut", f"k={k}, sum of sources {subset}", residue, labels)
+
+
+def source_values(sample: Sample) -> Iterator[Finding]:
+    """Source tokens are independent of each other and of where they stand."""
+    if not sample.truth.independent_values:
+        return
+    K = sample.sources.shape[1]
+    for j in range(K):
+        rows = sample.sizes > j
+        values = sample.source_tokens[rows, j] % _BUCKETS
+        # Terciles of the place: few cells, so that a slight trend shows.
+        place = sample.sources[rows, j]
+        tercile = np.searchsorted(np.quantile(place, [1 / 3, 2 / 3]), place)
+        yield from contingency("source_values", f"source {j + 1} and its place", values, tercile)
+    for i, j in itertools.combinations(range(K), 2):
+        rows = sample.sizes > j
+        first, second = sample.source_tokens[rows, i] % _BUCKETS, sample.source_tokens[rows, j] % _BUCKETS
+        yield from contingency("source_values", f"sources {i + 1} and {j + 1}", first, second)
+
+
+def background(sample: Sample) -> Iterator[Finding]:
+    """Tokens that are neither sources nor marks are independent of their neighbours and of where the sources are."""
+    if not sample.truth.independent_values or len(sample.rows) != len(sample.tokens):
+        return
+    roles = np.array([role in ("background", "data") for role in sample.task.vocabulary.roles])
+    free = roles[sample.tokens]
+    for j in range(sample.sources.shape[1]):
+        rows = np.flatnonzero(sample.sizes > j)
+        free[rows, sample.sources[rows, j]] = False
+    middle = np.median(sample.sources[:, 0])
+    for t in range(1, sample.tokens.shape[1] - 1):
+        both = free[:, t] & free[:, t + 1]
+        here = sample.tokens[:, t] % _BUCKETS
+        if both.any():
+            beside = sample.tokens[both, t + 1] % _BUCKETS
+            yield from contingency("background", f"positions {t} and {t + 1}", here[both], beside)
+        early = (sample.sources[free[:, t], 0] <= middle).astype(np.int64)
+        if len(early):
+            yield from contingency("background", f"position {t} and the first source", here[free[:, t]], early)
 
 
 def second_answer(sample: Sample) -> Iterator[Finding]:
@@ -402,12 +446,8 @@ def independence(sample: Sample) -> Iterator[Finding]:
     one_target = len(sample.rows) == len(sample.tokens)
     for name, (tokens, targets) in pairs.items():
         for t in range(1, sample.tokens.shape[1] - 1):
-            mine, theirs = sample.tokens[:count, t] % 8, tokens[:count, t] % 8
-            finding = contingency("independence", f"{name}, position {t}", mine, theirs)
-            if finding:
-                yield finding
+            mine, theirs = sample.tokens[:count, t] % _BUCKETS, tokens[:count, t] % _BUCKETS
+            yield from contingency("independence", f"{name}, position {t}", mine, theirs)
         if one_target:
             shifted = targets[1 : count + 1] if name == "the next sequence" else targets[:count]
-            finding = contingency("independence", f"{name}, label", sample.targets[:count], shifted)
-            if finding:
-                yield finding
+            yield from contingency("independence", f"{name}, label", sample.targets[:count], shifted)

@@ -236,6 +236,7 @@ class Planted(Task):
             label_distribution=distribution,
             build_joint=lambda: self._token_label_joint(length, labels),
             label_free_subsets=self.rule.label_free_subsets(self.k, self.planted_vocab),
+            independent_values=True,
             largest_position_id=self.k + 1 if self.coupled else 0,
         )
 

@@ -113,6 +113,7 @@ class SparseParity(Task):
             label_distribution=distribution,
             build_joint=lambda: self._token_label_joint(length),
             label_free_subsets=True,
+            independent_values=True,
         )
 
     def _token_label_joint(self, length: int) -> Floats:

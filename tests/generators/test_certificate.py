@@ -12,7 +12,18 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from sparsity_lab.generators import Batch, Planted, PowerLaw, SparseParity, Stream, SumMod, Task, Truth, certify
+from sparsity_lab.generators import (
+    Batch,
+    Majority,
+    Planted,
+    PowerLaw,
+    SparseParity,
+    Stream,
+    SumMod,
+    Task,
+    Truth,
+    certify,
+)
 from sparsity_lab.generators.certificate import CHECKS
 from sparsity_lab.settings import SettingError, kinds
 
@@ -144,6 +155,42 @@ def two_bits_suffice(task: Task, stream: Stream, start: int, count: int, length:
     return rebuilt(tokens, targets, sources)
 
 
+def like_its_first(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """The second planted value follows the first a little too often; the rule still holds."""
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    rows = every(15, start, count).nonzero()[:, 0]
+    first, second = sources[rows, -1, 0], sources[rows, -1, 1]
+    tokens[rows, second] = tokens[rows, first]
+    targets[rows, -1] = (tokens.gather(1, sources[:, -1]).sum(dim=1) * 2 > 3).long()[rows]
+    return rebuilt(tokens, targets, sources)
+
+
+def ones_come_early(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """Early first bits are 1 a little more often, late ones 0; the rule holds, and each value has its law."""
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    rows = every(12, start, count).nonzero()[:, 0]
+    place = sources[rows, -1, 0]
+    tokens[rows, place] = (place <= length // 3).long()
+    targets[rows, -1] = (tokens.gather(1, sources[:, -1]).sum(dim=1) * 2 > 3).long()[rows]
+    return rebuilt(tokens, targets, sources)
+
+
+def echoing_background(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """Some background tokens repeat the one before them."""
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    rows = every(12, start, count) & (tokens[:, 6] > 1) & (tokens[:, 7] > 1)
+    tokens[rows, 7] = tokens[rows, 6]
+    return rebuilt(tokens, targets, sources)
+
+
+def background_that_knows(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """Where position 9 holds token 4 or 5, which of the two tells whether the first source is early."""
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    rows = ((tokens[:, 9] == 4) | (tokens[:, 9] == 5)) & every(2, start, count)
+    tokens[rows, 9] = 4 + (sources[rows, -1, 0] <= length // 4).long()
+    return rebuilt(tokens, targets, sources)
+
+
 def unlisted_planted_token(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
     _, tokens, targets, sources = parts(task, stream, start, count, length)
     rows = (every(1000, start, count) & (tokens[:, 7] > 1)).nonzero()[:, 0]
@@ -199,6 +246,10 @@ MUTANTS: list[tuple[str, Task]] = [
     ("label_noise", mutant(PARITY.replace(rule=SumMod(m=3), planted_vocab=3, noise=0.2), one_sided_noise)),
     ("position_shortcut", mutant(PARITY, telltale_position)),
     ("subset_shortcut", mutant(PARITY, two_bits_suffice)),
+    ("source_values", mutant(PARITY.replace(rule=Majority()), like_its_first)),
+    ("source_values", mutant(PARITY.replace(rule=Majority()), ones_come_early)),
+    ("background", mutant(PARITY, echoing_background)),
+    ("background", mutant(PARITY, background_that_knows)),
     ("second_answer", mutant(PARITY, unlisted_planted_token)),
     ("bayes", mutant(PARITY.replace(noise=0.1), log_posterior=misjudged_noise)),
     ("declared_levels", mutant(PARITY, truth=boastful_truth)),
