@@ -344,7 +344,7 @@ def certify_text(text: str, seed: int, sequences: int) -> "Certificate":
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn())
     # On the error stream, so that standard output holds the outcome alone.
-    shown_on = Console(stderr=True, quiet=console.quiet)
+    shown_on = Console(stderr=True, quiet=console.quiet, soft_wrap=True)
     watched = shown_on.is_terminal and not console.quiet
     return Progress(*columns, TimeRemainingColumn(), console=shown_on, transient=True, disable=not watched)
 
@@ -368,18 +368,28 @@ def _swept(sweep: "SweepSetting", out: Path, workers: int, console: Console) -> 
 
 
 def _show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
-    """Print one row for each arm: normalised accuracy by length, and reach; the same as data."""
+    """Print the arms, a table for each panel: normalised accuracy by length, and reach; the same as data."""
     from sparsity_lab.analysis import arm_table
 
     frame = arm_table(results)
-    console.print(_table(frame))
+    for panel in frame.partition_by("panel", maintain_order=True):
+        console.print(f"\n[bold]{panel['panel'][0]}[/bold]: normalised accuracy by length, median of learned runs")
+        # A panel may lack lengths that others have.
+        console.print(
+            _table(panel.drop("panel", *[s.name for s in panel if s.null_count() == len(s) and s.name.isdigit()]))
+        )
     for failure in results.failures:
         console.print(f"[bold]{failure.status}[/bold] {failure.run.id}: {failure.reason}")
     return frame.to_dicts()
 
 
 def _table(frame: "pl.DataFrame") -> Table:
-    table = Table(*(column.replace("_", " ") for column in frame.columns), box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for column in frame.iter_columns():
+        justify: Literal["left", "right"] = "right" if column.dtype.is_numeric() else "left"
+        # In a narrow terminal long texts are folded, numbers never.
+        short = max(len(_cell(value)) for value in [column.name, *column]) <= len("condition")
+        table.add_column(column.name.replace("_", " "), justify=justify, no_wrap=short)
     for row in frame.iter_rows():
         table.add_row(*(_cell(value) for value in row))
     return table
@@ -388,4 +398,8 @@ def _table(frame: "pl.DataFrame") -> Table:
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.1g}"

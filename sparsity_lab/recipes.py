@@ -58,7 +58,7 @@ def demo(size: Size = "small") -> Sweep:
         model=Decoder.Config(position=RoPE()),
         training=Training(steps=steps, curriculum=UniformLength(low=8, high=24)),
         evaluation=Evaluation(
-            lengths=(24, 48, 96) if size == "smoke" else (16, 24, 32, 48, 64, 96, 144, 192, 240),
+            lengths=(24, 48, 96) if size == "smoke" else (16, 24, 48, 72, 96, 144, 192),
             sequences=sequences,
         ),
     )

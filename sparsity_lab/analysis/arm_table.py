@@ -10,7 +10,7 @@ __all__ = ["arm_table"]
 
 
 def arm_table(results: pl.DataFrame | Frames, measure: str = "normalised_accuracy") -> pl.DataFrame:
-    """One row per arm: ``panel``, ``arm``, ``learned`` ("2 of 3 runs"), the median of ``measure`` over learned runs
+    """One row per arm: ``panel``, ``arm``, ``learned`` ("2/3" runs), the median of ``measure`` over learned runs
     at each length (columns named by the length), and ``reach``. Empty if no run has been evaluated."""
     frame = results if isinstance(results, pl.DataFrame) else results.frame("evaluation")
     if frame.is_empty():
@@ -22,7 +22,7 @@ def arm_table(results: pl.DataFrame | Frames, measure: str = "normalised_accurac
         for arm in curve.summary().iter_rows(named=True):
             own = values.filter(pl.col("arm") == arm["arm"])
             by_length = dict(zip(map(str, own["length"]), own["median"], strict=True))
-            learned = f"{arm['learned']} of {arm['runs']} runs"
+            learned = f"{arm['learned']}/{arm['runs']}"
             rows.append(
                 {"panel": panel.title, "arm": arm["arm"], "learned": learned, **by_length, "reach": arm["reach"]}
             )

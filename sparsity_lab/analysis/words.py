@@ -31,10 +31,12 @@ def counts_words(finished: int, learned: int, failed: int, unfinished: int = 0, 
     parts = [f"{total} in all: {finished or 'none'} finished, {failed or 'none'} failed{waiting}."]
     if finished:
         least = "its run's threshold" if threshold is None else f"{threshold:g}"
-        parts.append(
-            f"Of the finished, {learned or 'none'} learned their task (normalised accuracy of at least {least} "
-            f"at every evaluated trained length) and {finished - learned or 'none'} never did."
-        )
+        measure = f"(normalised accuracy of at least {least} at every evaluated trained length)"
+        if learned == finished:
+            parts.append(f"Every finished run learned its task {measure}.")
+        else:
+            never = f"{finished - learned} never did"
+            parts.append(f"Of the finished, {learned or 'none'} learned their task {measure} and {never}.")
     if finished - learned:
         parts.append("Runs that never learned are counted apart and enter no median, drop or interval.")
     return " ".join(parts)

@@ -29,8 +29,8 @@ def test_counts():
         "least 0.9 at every evaluated trained length) and 1 never did. Runs that never learned are counted apart and "
         "enter no median, drop or interval."
     )
-    assert counts_words(2, 2, 0).endswith("2 learned their task (normalised accuracy of at least 0.9 at every "
-                                          "evaluated trained length) and none never did.")  # fmt: skip
+    assert counts_words(2, 2, 0).endswith("Every finished run learned its task (normalised accuracy of at least 0.9 "
+                                          "at every evaluated trained length).")  # fmt: skip
     assert counts_words(0, 0, 1, 2) == "3 runs in all: none finished, 1 failed, 2 not finished yet."
     assert "its run's threshold" in counts_words(1, 1, 0, threshold=None)
 
