@@ -305,9 +305,11 @@ class Report(Command):
     """The page; report.html in the folder if left out."""
     title: str = "Extrapolation in length"
     """Its title."""
+    picture: Path | None = None
+    """Also write the curves as a PNG file there."""
 
     def run(self, console: Console) -> Outcome:
-        from sparsity_lab.analysis import write_report
+        from sparsity_lab.analysis import write_picture, write_report
         from sparsity_lab.sweeps import Results
 
         if not self.folder.is_dir():
@@ -316,7 +318,10 @@ class Report(Command):
         page = write_report(results, self.out or self.folder / "report.html", title=self.title)
         arms = _show_arms(results, console)
         console.print(f"Report: {page}")
-        return Outcome({"report": str(page), "arms": arms})
+        data = {"report": str(page), "arms": arms}
+        if self.picture is not None:
+            data["picture"] = str(write_picture(results, self.picture))
+        return Outcome(data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,7 +394,7 @@ def _table(frame: "pl.DataFrame") -> Table:
         justify: Literal["left", "right"] = "right" if column.dtype.is_numeric() else "left"
         # In a narrow terminal long texts are folded, numbers never.
         short = max(len(_cell(value)) for value in [column.name, *column]) <= len("condition")
-        table.add_column(column.name.replace("_", " "), justify=justify, no_wrap=short)
+        table.add_column(column.name.replace("_", " "), justify=justify, no_wrap=short, overflow="fold")
     for row in frame.iter_rows():
         table.add_row(*(_cell(value) for value in row))
     return table

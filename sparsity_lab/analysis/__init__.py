@@ -8,6 +8,7 @@ from sparsity_lab.analysis.extrapolation import ExtrapolationCurve as Extrapolat
 from sparsity_lab.analysis.extrapolation import extrapolation_curve as extrapolation_curve
 from sparsity_lab.analysis.heatmap import HeatMap as HeatMap
 from sparsity_lab.analysis.heatmap import heat_map as heat_map
+from sparsity_lab.analysis.picture import write_picture as write_picture
 from sparsity_lab.analysis.report import write_report as write_report
 from sparsity_lab.analysis.runs import MEASURES as MEASURES
 from sparsity_lab.analysis.runs import Measure as Measure

@@ -7,7 +7,9 @@ import polars as pl
 
 from sparsity_lab.analysis.runs import arms_of, full_name, kind_of, pooled_by, short_name, varying
 
-__all__ = ["Panel", "panels_of"]
+__all__ = ["Panel", "panels_of", "small_multiples"]
+
+_MOST_ARMS = 4  # more bands than this in one figure hide each other
 
 _GROUP = ("task.rule", "task.marking", "model.position")
 _ARMS = ("task.k", "task.locality", "condition")
@@ -40,6 +42,14 @@ def panels_of(frame: pl.DataFrame) -> list[Panel]:
     frame = frame.with_columns(pl.Series("_kind", kinds, dtype=pl.String))
     parts = frame.partition_by("_kind", *group, maintain_order=True)
     return [_panel(part) for part in parts]
+
+
+def small_multiples(panel: Panel) -> list[Panel]:
+    """The panel itself; or one for each locality, if k and locality vary and make too many arms for one figure."""
+    crossed = {"task.k", "task.locality"} <= set(panel.by)
+    if not crossed or len(arms_of(panel.rows, panel.by)) <= _MOST_ARMS:
+        return [panel]
+    return [one for part in panel.rows.partition_by("task.locality", maintain_order=True) for one in panels_of(part)]
 
 
 def _panel(part: pl.DataFrame) -> Panel:

@@ -12,7 +12,7 @@ from sparsity_lab.analysis.drop import Drop, drop, drop_table
 from sparsity_lab.analysis.extrapolation import ExtrapolationCurve, extrapolation_curve, reach_of
 from sparsity_lab.analysis.heatmap import HeatMap, heat_map
 from sparsity_lab.analysis.markup import Markup, cell, details, element, join, signed_interval, table
-from sparsity_lab.analysis.panels import Panel, panels_of
+from sparsity_lab.analysis.panels import Panel, panels_of, small_multiples
 from sparsity_lab.analysis.report_page import Section, page
 from sparsity_lab.analysis.runs import SEEDS, Frames, arms_of, evaluation_rows
 from sparsity_lab.analysis.samples import sequence_html
@@ -181,10 +181,10 @@ def _picture(caption: str, svg: str) -> Markup:
 
 
 def _curves(seen: Sequence[_Seen]) -> Markup:
-    pictures = [
-        _picture(one.panel.title, figure_svg(one.curve.figure(), f"Extrapolation curves: {one.panel.title}"))
-        for one in seen
-    ]
+    pictures = []
+    for panel in (small for one in seen for small in small_multiples(one.panel)):
+        figure = extrapolation_curve(panel.rows, by=panel.by).figure()
+        pictures.append(_picture(panel.title, figure_svg(figure, f"Extrapolation curves: {panel.title}")))
     note = (
         "Lines are medians over the runs that learned, bands are percentile bootstraps of the median over them. "
         "With two or three runs a band is close to their range; a single run has none."
