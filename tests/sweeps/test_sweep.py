@@ -67,9 +67,9 @@ def test_labels_say_what_differs() -> None:
         name="s", runs=grid(small_run(), {"task.locality": ["Recent(width=4)", Uniform()], "data_seed": [0, 1]})
     )
     assert list(sweep.labels().values()) == [
-        "task.locality=Recent(width=4) data_seed=0",
-        "task.locality=Recent(width=4) data_seed=1",
-        "task.locality=Uniform() data_seed=0",
-        "task.locality=Uniform() data_seed=1",
+        "locality=Recent(width=4) data_seed=0",
+        "locality=Recent(width=4) data_seed=1",
+        "locality=Uniform() data_seed=0",
+        "locality=Uniform() data_seed=1",
     ]
     assert list(Sweep(name="alone", runs=[small_run()]).labels().values()) == ["alone"]
