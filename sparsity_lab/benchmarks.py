@@ -17,37 +17,16 @@ from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attentio
 
 from sparsity_lab.generators import Planted, SparseParity, Stream, Task, Uniform, Window
 from sparsity_lab.models import Decoder, NoPE, RoPE
-from sparsity_lab.settings import SettingError
+from sparsity_lab.named_functions import NamedFunctions
 from sparsity_lab.sweeps import Processes, Sweep, grid, run_sweep
 from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training
 from sparsity_lab.training.optimise import Records, optimise
 
-__all__ = ["Benchmark", "benchmark", "benchmarks", "find_benchmark"]
+__all__ = ["Benchmark", "benchmark"]
 
 Benchmark = Callable[[], pl.DataFrame]
-_benchmarks: dict[str, Benchmark] = {}
-
-
-def benchmark(function: Benchmark) -> Benchmark:
-    """Enter a benchmark under its function's name."""
-    _benchmarks[function.__name__] = function
-    return function
-
-
-def benchmarks() -> dict[str, Benchmark]:
-    """All benchmarks by name, sorted."""
-    return dict(sorted(_benchmarks.items()))
-
-
-def find_benchmark(name: str) -> Benchmark:
-    """The benchmark of this name.
-
-    Raises:
-        SettingError: there is none; the known names are listed.
-    """
-    if name not in _benchmarks:
-        raise SettingError("name", "a benchmark", name, sorted(_benchmarks))
-    return _benchmarks[name]
+benchmark = NamedFunctions[Benchmark]("benchmark")
+"""Decorator of benchmarks, and where they are found: ``benchmark.find("training")``."""
 
 
 def alternate(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float, float]:

@@ -45,7 +45,8 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; the exit code."""
     try:
         command = _parse(arguments)
-        console = Console(quiet=command.json, soft_wrap=True)
+        # Texts of settings and failures may hold brackets, which are not markup.
+        console = Console(quiet=command.json, soft_wrap=True, markup=False)
         outcome = command.run(console)
     except SettingError as error:
         print(f"sparsity-lab: {error}", file=sys.stderr)
@@ -91,8 +92,9 @@ def _bad_arguments(box: str, arguments: Sequence[str]) -> SettingError:
     name = next((argument for argument in arguments if argument in _COMMANDS), "")
     if not name:
         return SettingError("command", "a command", Shown("nothing"), _COMMANDS)
-    fields = list(_COMMANDS[name].__dataclass_fields__)
-    flags = [f"--{field.replace('_', '-')}" for field in fields]
+    hints = typing.get_type_hints(_COMMANDS[name], include_extras=True)
+    positional = [field for field, hint in hints.items() if typing.get_origin(hint) is Annotated]
+    flags = [f"--{field.replace('_', '-')}" for field in hints if field not in positional]
     if found := re.search(r"Error parsing (\S+):", text):
         flag = found.group(1)
         metavar = re.search(rf"{flag} (\{{.*?\}}|\S+)", text[found.end() :])
@@ -106,9 +108,8 @@ def _bad_arguments(box: str, arguments: Sequence[str]) -> SettingError:
     if found := re.search(r"Unrecognized options: ([^\s,]+)", text):
         return SettingError(found.group(1), f"an option of sparsity-lab {name}", found.group(1), flags)
     if "Missing from" in text:
-        # Only positional arguments are required, and a command has one at most, its own first field.
-        own = [field for field in fields if field != "json"]
-        return SettingError(own[0], "a value", Shown("nothing"))
+        # Only positional arguments are required, and a command has one at most.
+        return SettingError(positional[0], "a value", Shown("nothing"))
     return SettingError(name, "arguments as in --help", Shown(text))
 
 

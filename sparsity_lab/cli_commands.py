@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from tyro.conf import Positional
 
 from sparsity_lab.settings import SettingError, Shown, from_text
@@ -63,9 +64,9 @@ class Demo(Command):
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.analysis import write_report
-        from sparsity_lab.recipes import find_recipe
+        from sparsity_lab.recipes import recipe
 
-        results, seconds = _swept(find_recipe("demo")(self.size), self.out, self.workers, console)
+        results, seconds = _swept(recipe.find("demo")(self.size), self.out, self.workers, console)
         command = f"sparsity-lab demo --size {self.size}"
         page = write_report(results, self.out / "report.html", title="sparsity_lab demo", command=command)
         arms = _show_arms(results, console)
@@ -83,12 +84,13 @@ class List(Command):
     """Only this family."""
 
     def run(self, console: Console) -> Outcome:
-        from sparsity_lab import benchmarks, recipes, sweeps  # noqa: F401  (sweeps registers all settings)
+        from sparsity_lab.benchmarks import benchmark
+        from sparsity_lab.recipes import recipe
         from sparsity_lab.settings import families, kinds
 
         found = {name: {kind: cls.__doc__ for kind, cls in kinds(name).items()} for name in families()}
-        found["recipe"] = {name: function.__doc__ for name, function in recipes.recipes().items()}
-        found["benchmark"] = {name: function.__doc__ for name, function in benchmarks.benchmarks().items()}
+        found["recipe"] = {name: function.__doc__ for name, function in recipe.all().items()}
+        found["benchmark"] = {name: function.__doc__ for name, function in benchmark.all().items()}
         if self.family is not None:
             if self.family not in found:
                 raise SettingError("family", "a family", self.family, found)
@@ -100,7 +102,7 @@ class List(Command):
         table = Table("family", "name", "", box=None, pad_edge=False)
         for family, members in listed.items():
             for name, doc in members.items():
-                table.add_row(family, f"[bold]{name}[/bold]", doc)
+                table.add_row(family, Text(name, style="bold"), doc)
         console.print(table)
         return Outcome(listed)
 
@@ -245,7 +247,7 @@ class Train(Command):
                 run = train(config, self.out, progress=show)
             except Diverged as error:
                 console.print(str(error))
-                return Outcome({"run": config.id, "status": "diverged", "step": error.step}, good=False)
+                return Outcome({"run": error.run, "status": "diverged", "step": error.step}, good=False)
         columns = ["condition", "length", "sequences", "normalised_accuracy", "normalised_accuracy_se", "excess_loss"]
         console.print(_table(run.evaluation.select(columns)))
         console.print(repr(run))
@@ -278,10 +280,10 @@ class Sweep(Command):
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.config_file import load_sweep
-        from sparsity_lab.recipes import find_recipe
+        from sparsity_lab.recipes import recipe
 
         is_file = self.sweep.endswith((".toml", ".json"))
-        sweep = load_sweep(Path(self.sweep)) if is_file else find_recipe(self.sweep)(self.size)
+        sweep = load_sweep(Path(self.sweep)) if is_file else recipe.find(self.sweep)(self.size)
         out = self.out or Path("runs") / sweep.name
         results, seconds = _swept(sweep, out, self.workers, console)
         arms = _show_arms(results, console)
@@ -332,9 +334,9 @@ class Bench(Command):
     """Name of the benchmark; "sparsity-lab list benchmark" shows all."""
 
     def run(self, console: Console) -> Outcome:
-        from sparsity_lab.benchmarks import find_benchmark
+        from sparsity_lab.benchmarks import benchmark
 
-        frame = find_benchmark(self.name)()
+        frame = benchmark.find(self.name)()
         console.print(_table(frame))
         return Outcome({"benchmark": self.name, "rows": frame.to_dicts()})
 
@@ -347,9 +349,14 @@ def certify_text(text: str, seed: int, sequences: int) -> "Certificate":
 
 
 def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), MofNCompleteColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        MofNCompleteColumn(),
+    )
     # On the error stream, so that standard output holds the outcome alone.
-    shown_on = Console(stderr=True, quiet=console.quiet, soft_wrap=True)
+    shown_on = Console(stderr=True, quiet=console.quiet, soft_wrap=True, markup=False)
     watched = shown_on.is_terminal and not console.quiet
     return Progress(*columns, TimeRemainingColumn(), console=shown_on, transient=True, disable=not watched)
 
@@ -378,13 +385,13 @@ def _show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
 
     frame = arm_table(results)
     for panel in frame.partition_by("panel", maintain_order=True):
-        console.print(f"\n[bold]{panel['panel'][0]}[/bold]: normalised accuracy by length, median of learned runs")
+        console.print(f"\n{panel['panel'][0]}: normalised accuracy by length, median of learned runs")
         # A panel may lack lengths that others have.
         console.print(
             _table(panel.drop("panel", *[s.name for s in panel if s.null_count() == len(s) and s.name.isdigit()]))
         )
     for failure in results.failures:
-        console.print(f"[bold]{failure.status}[/bold] {failure.run.id}: {failure.reason}")
+        console.print(f"{failure.status} {failure.run.id}: {failure.reason}")
     return frame.to_dicts()
 
 

@@ -21,7 +21,7 @@ from sparsity_lab.settings import SettingError, from_data
 from sparsity_lab.sweeps import Sweep, grid
 from sparsity_lab.training import RunConfig
 
-__all__ = ["load_run", "load_sweep", "read_data"]
+__all__ = ["load_sweep", "read_data"]
 
 _GRID_FIELDS = ("name", "base", "grid")
 
@@ -44,11 +44,6 @@ def read_data(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SettingError(str(path), "a table of fields", type(data).__name__)
     return data
-
-
-def load_run(path: Path) -> RunConfig:
-    """The run that a file describes; errors as ``read_data`` and ``settings.from_data``."""
-    return from_data(RunConfig, read_data(path))
 
 
 def load_sweep(path: Path) -> Sweep:

@@ -9,39 +9,18 @@ from typing import Literal
 
 from sparsity_lab.generators import Anchored, Majority, Planted, Recent, Uniform, Window
 from sparsity_lab.models import Decoder, RoPE
-from sparsity_lab.settings import SettingError
+from sparsity_lab.named_functions import NamedFunctions
 from sparsity_lab.sweeps import Sweep, grid
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
 
-__all__ = ["SIZES", "Recipe", "Size", "demo", "find_recipe", "recipe", "recipes"]
+__all__ = ["SIZES", "Recipe", "Size", "demo", "recipe"]
 
 Size = Literal["smoke", "small", "full"]
 SIZES: tuple[Size, ...] = ("smoke", "small", "full")
 
 Recipe = Callable[[Size], Sweep]
-_recipes: dict[str, Recipe] = {}
-
-
-def recipe(function: Recipe) -> Recipe:
-    """Enter a recipe under its function's name."""
-    _recipes[function.__name__] = function
-    return function
-
-
-def recipes() -> dict[str, Recipe]:
-    """All recipes by name, sorted."""
-    return dict(sorted(_recipes.items()))
-
-
-def find_recipe(name: str) -> Recipe:
-    """The recipe of this name.
-
-    Raises:
-        SettingError: there is none; the known names are listed.
-    """
-    if name not in _recipes:
-        raise SettingError("recipe", "a recipe", name, sorted(_recipes))
-    return _recipes[name]
+recipe = NamedFunctions[Recipe]("recipe")
+"""Decorator of recipes, and where they are found: ``recipe.find("demo")``."""
 
 
 @recipe

@@ -59,7 +59,8 @@ BAD = [
     (("train", "no.toml"), "no.toml: expected a file that can be read, got"),
     (("train", "no.yaml"), "no.yaml: expected a file that ends in .toml or .json, got '.yaml'"),
     (("sweep", "nothing"), "recipe: expected a recipe (one of demo), got 'nothing'"),
-    (("bench", "nothing"), "name: expected a benchmark"),
+    (("bench", "nothing"), "benchmark: expected a benchmark"),
+    (("train", "--config", "x.toml"), "--config: expected an option of sparsity-lab train (one of --json, --task,"),
     (("list", "laws"), "family: expected a family"),
     (("report", "no/such/folder"), "folder: expected a folder with runs, got 'no/such/folder'"),
 ]
@@ -206,6 +207,18 @@ def test_sweep_from_a_file_goes_on_where_it_was(capsys: pytest.CaptureFixture[st
     document(capsys, *arguments)
     assert before == {file: file.stat().st_mtime_ns for file in out.rglob("model.safetensors")}
     assert len(before) == 4
+
+
+def test_brackets_in_names_are_no_markup(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "run.json"
+    evaluation = {"lengths": [24, 48], "sequences": 32, "conditions": {"[/x]": "Planted(k=1)", "[bold]": "Planted"}}
+    file.write_text(json.dumps({"task": "Planted", "training": QUICK[1], "evaluation": evaluation}))
+    code, out, err = lab(capsys, "train", str(file), "--out", str(tmp_path / "runs"))
+    assert code == 0, err
+    assert "[/x]" in out
+    code, out, err = lab(capsys, "report", str(tmp_path / "runs"))
+    assert code == 0, err
+    assert "[/x]" in out
 
 
 def test_demo_smoke(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
