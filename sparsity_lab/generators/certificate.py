@@ -14,7 +14,8 @@ import numpy as np
 import polars as pl
 
 from sparsity_lab.generators import certificate_checks as checks
-from sparsity_lab.generators.certificate_checks import Finding, Sample
+from sparsity_lab.generators.certificate_checks import Sample
+from sparsity_lab.generators.findings import Finding
 from sparsity_lab.generators.task import Task
 from sparsity_lab.settings import SettingError
 
