@@ -18,7 +18,7 @@ demo: .venv/lab
 	$(BIN)/sparsity-lab demo
 
 test: .venv/test lint types
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/test
 	$(BIN)/ruff check sparsity_lab tests

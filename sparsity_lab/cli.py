@@ -1,13 +1,14 @@
 """The ``sparsity-lab`` command.
 
-Exit codes: 0, it worked; 1, it ran and the outcome is bad (a certificate failed, a run diverged); 2, the input is
-bad, said in one line; 130, interrupted.
+Exit codes: 0, it worked; 1, it ran and the outcome is bad (a certificate failed, a run diverged) or nobody read it to
+the end; 2, the input is bad, said in one line; 130, interrupted.
 """
 
 import contextlib
 import io
 import itertools
 import json
+import os
 import re
 import sys
 import typing
@@ -17,6 +18,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from sparsity_lab import __version__
 from sparsity_lab import cli_commands as commands
 from sparsity_lab.cli_commands import Command
 from sparsity_lab.settings import SettingError, Shown
@@ -33,6 +35,7 @@ _COMMANDS: dict[str, type[Command]] = {
     "report": commands.Report,
     "bench": commands.Bench,
 }
+_HELP = ("-h", "--help")
 _DESCRIPTION = "A lab for length generalization: data whose truth is known, models trained short and tested long."
 
 
@@ -44,18 +47,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; the exit code."""
     try:
-        command = _parse(arguments)
-        # Texts of settings and failures may hold brackets, which are not markup.
-        console = Console(quiet=command.json, soft_wrap=True, markup=False)
-        outcome = command.run(console)
+        return _run(arguments)
     except SettingError as error:
         print(f"sparsity-lab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sparsity-lab: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader, `head` for instance, has seen enough. Python writes once more when it ends: into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if "--version" in arguments[:1]:
+        print(__version__)
+        return 0
+    command = _parse(arguments)
+    command.prepare()
+    # Texts of settings and failures may hold brackets and colons, which are neither markup nor emoji.
+    console = Console(quiet=command.json, soft_wrap=True, markup=False, emoji=False)
+    outcome = command.run(console)
     if command.json:
-        print(json.dumps(outcome.data))
+        print(json.dumps(outcome.data), flush=True)
     return 0 if outcome.good else 1
 
 
@@ -66,8 +81,7 @@ def _parse(arguments: Sequence[str]) -> Command:
         SettingError: bad arguments.
         SystemExit: help was asked for and shown.
     """
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in _COMMANDS:
-        raise SettingError("command", "a command", arguments[0], _COMMANDS)
+    _check_names(arguments)
     union: Any = typing.Union[  # noqa: UP007
         tuple(Annotated[cls, tyro.conf.subcommand(name)] for name, cls in _COMMANDS.items())
     ]
@@ -85,32 +99,64 @@ def _parse(arguments: Sequence[str]) -> Command:
     return command
 
 
+def _check_names(arguments: Sequence[str]) -> None:
+    """Raise ``SettingError`` if there is no such command, or it has no such option. The parser would first miss
+    what it takes for a value of the wrong option."""
+    if not arguments:
+        raise SettingError("command", "a command", Shown("nothing"), _COMMANDS)
+    name, *rest = arguments
+    if name in _HELP:
+        return
+    if name.startswith("-"):
+        raise SettingError(name, "a command before its options", name, _COMMANDS)
+    if name not in _COMMANDS:
+        raise SettingError("command", "a command", name, _COMMANDS)
+    options, _ = _arguments_of(name)
+    for argument in itertools.takewhile(lambda argument: argument != "--", rest):
+        option = argument.partition("=")[0]
+        if option.startswith("--") and option not in (*options, *_HELP):
+            raise SettingError(option, f"an option of sparsity-lab {name}", option, options)
+
+
+def _arguments_of(name: str) -> tuple[list[str], list[str]]:
+    """Options and positional arguments of a command."""
+    options, positional = [], []
+    for field, hint in typing.get_type_hints(_COMMANDS[name], include_extras=True).items():
+        marks = getattr(hint, "__metadata__", ())
+        if tyro.conf.Positional in marks:
+            positional.append(field)
+        else:
+            own = next((mark.name for mark in marks if getattr(mark, "name", None)), field)
+            options.append(f"--{own.replace('_', '-')}")
+    return options, positional
+
+
 def _bad_arguments(box: str, arguments: Sequence[str]) -> SettingError:
     """One line from the parser's box of several."""
-    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
-    text = " ".join(line for line in lines if line and not set(line) <= {"─"})
-    name = next((argument for argument in arguments if argument in _COMMANDS), "")
-    if not name:
-        return SettingError("command", "a command", Shown("nothing"), _COMMANDS)
-    hints = typing.get_type_hints(_COMMANDS[name], include_extras=True)
-    positional = [field for field, hint in hints.items() if typing.get_origin(hint) is Annotated]
-    flags = [f"--{field.replace('_', '-')}" for field in hints if field not in positional]
+    text = " ".join(re.sub("[─│╭╮╰╯]", " ", box).split())
+    name = arguments[0]
+    options, positional = _arguments_of(name)
     if found := re.search(r"Error parsing (\S+):", text):
-        flag = found.group(1)
-        metavar = re.search(rf"{flag} (\{{.*?\}}|\S+)", text[found.end() :])
-        value = dict(itertools.pairwise(arguments)).get(flag, Shown("nothing"))
-        return SettingError(flag, metavar.group(1) if metavar else "a value", value)
+        # Any text is a string or a path, so it is a number that was expected.
+        return SettingError(found.group(1), "INT", _not_a_number(found.group(1), arguments))
     if found := re.search(r"invalid choice (.*?) for argument '(\S+)'. Expected one of \((.*?)\)", text):
         choices = [choice.strip("' ") for choice in found.group(3).split(",")]
         return SettingError(found.group(2), "a choice", found.group(1).strip("'"), choices)
     if found := re.search(r"Missing value for argument '(\S+)'", text):
         return SettingError(found.group(1), "a value", Shown("nothing"))
-    if found := re.search(r"Unrecognized options: ([^\s,]+)", text):
-        return SettingError(found.group(1), f"an option of sparsity-lab {name}", found.group(1), flags)
+    if found := re.search(r"Unrecognized(?: or misplaced)? options: ([^\s,]+)", text):
+        return SettingError(found.group(1), f"an option of sparsity-lab {name}", found.group(1), options)
     if "Missing from" in text:
         # Only positional arguments are required, and a command has one at most.
         return SettingError(positional[0], "a value", Shown("nothing"))
     return SettingError(name, "arguments as in --help", Shown(text))
+
+
+def _not_a_number(option: str, arguments: Sequence[str]) -> str:
+    """The value of an option, given as ``--option value`` or ``--option=value``, that is no number."""
+    parts = [part for argument in arguments for part in argument.split("=", 1 if argument.startswith("--") else 0)]
+    values = parts[parts.index(option) + 1 :]
+    return next((value for value in values if not re.fullmatch(r"[+-]?\d+", value)), values[0])
 
 
 if __name__ == "__main__":

@@ -7,17 +7,22 @@ and bad input are answered at once.
 
 # ruff: noqa: PLC0415
 
+import importlib
+import os
+import sys
+import tempfile
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction, arg
 
 from sparsity_lab.settings import SettingError, Shown, from_text
 
@@ -29,6 +34,9 @@ if TYPE_CHECKING:
     from sparsity_lab.sweeps import Sweep as SweepSetting
 
 __all__ = ["Bench", "Certify", "Command", "Demo", "List", "Outcome", "Report", "Sample", "Sweep", "Train"]
+
+_MOST_TOKENS = 10**8
+"""Of one call of ``sample``: a gigabyte, and more than anyone reads."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +54,23 @@ class Command(ABC):
     json: bool = False
     """Print one JSON document and nothing else."""
 
+    def prepare(self) -> None:
+        """What comes before ``run``."""
+
     @abstractmethod
     def run(self, console: Console) -> Outcome:
         """Do it; the console is silent with ``--json``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsCommand(Command):
+    """Base of the commands that read settings, which may be the user's own."""
+
+    modules: UseAppendAction[Annotated[tuple[str, ...], arg(name="import", metavar="MODULE")]] = ()
+    """Import this module first, since it registers settings of your own; may be given again."""
+
+    def prepare(self) -> None:
+        import_modules(self.modules)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +99,7 @@ class Demo(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class List(Command):
+class List(SettingsCommand):
     """List what there is: tasks, laws, kernels, positions, recipes and benchmarks, one line each."""
 
     family: Positional[str | None] = None
@@ -108,7 +130,7 @@ class List(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample(Command):
+class Sample(SettingsCommand):
     """Show sequences of a task: tokens that enter the rule in brackets, the answer after the arrow."""
 
     task: Positional[str]
@@ -129,6 +151,11 @@ class Sample(Command):
         task = from_text(Task, self.task, "task")
         if self.count < 1:
             raise SettingError("--count", "at least 1", self.count)
+        task.check_length(self.length)
+        size = task.sequence_length(self.length)
+        if self.count * size > _MOST_TOKENS:
+            option = "--length" if size > _MOST_TOKENS else "--count"
+            raise SettingError(option, f"at most {_MOST_TOKENS} tokens in all", Shown(f"{self.count} x {size}"))
         batch = task.sample(Stream(seed=self.seed, name=self.stream), 0, self.count, self.length)
         for row in range(len(batch)):
             console.print(sequence_text(task, batch, row))
@@ -144,7 +171,7 @@ class Sample(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Certify(Command):
+class Certify(SettingsCommand):
     """Test everything that a task declares about its sequences."""
 
     task: Positional[str | None] = None
@@ -153,6 +180,8 @@ class Certify(Command):
     """The examples of every registered task."""
     sequences: int = 100_000
     """Sequences drawn at each length."""
+    lengths: tuple[int, ...] | None = None
+    """Lengths of the sequences, as in --lengths 12 300; the task's own choice if left out."""
     seed: int = 0
     """Seed of the sequences."""
     workers: int = 2
@@ -164,6 +193,10 @@ class Certify(Command):
 
         if (self.task is None) == (not self.all):
             raise SettingError("task", "a task or --all", self.task if self.all else Shown("neither"))
+        if self.workers < 1:
+            raise SettingError("workers", "at least 1", self.workers)
+        if self.lengths == ():
+            raise SettingError("--lengths", "at least one length", Shown("nothing"))
         start = time.perf_counter()
         if self.task is not None:
             texts = [str(from_text(Task, self.task, "task"))]
@@ -174,9 +207,8 @@ class Certify(Command):
         rows = []
         for certificate in self._certificates(texts, console):
             smallest = float(certificate.frame()["p_value"].min())  # type: ignore[arg-type]
-            verdict = (
-                "yes" if certificate.passed else f"[bold red]no: {', '.join(certificate.failed_checks)}[/bold red]"
-            )
+            failed = Text(f"no: {', '.join(certificate.failed_checks)}", style="bold red")
+            verdict = "yes" if certificate.passed else failed
             table.add_row(str(certificate.task), str(len(certificate.findings)), f"{smallest:.2g}", verdict)
             rows.append(
                 {
@@ -195,19 +227,23 @@ class Certify(Command):
 
     def _certificates(self, texts: list[str], console: Console) -> list["Certificate"]:
         import multiprocessing
+        import os
         from concurrent.futures import ProcessPoolExecutor
 
-        work = [(text, self.seed, self.sequences) for text in texts]
+        work = [(text, self.seed, self.sequences, self.lengths) for text in texts]
         with _progress(console) as progress:
             if len(texts) == 1 or self.workers < 2:
                 return [certify_text(*item) for item in progress.track(work, description="certifying")]
-            with ProcessPoolExecutor(self.workers, multiprocessing.get_context("spawn")) as pool:
+            context = multiprocessing.get_context("spawn")
+            # One thread for each worker: numpy's libraries would take all cores each, and read this as they load.
+            os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+            with ProcessPoolExecutor(self.workers, context, import_modules, (self.modules,)) as pool:
                 done = pool.map(certify_text, *zip(*work, strict=True))
                 return list(progress.track(done, total=len(work), description="certifying"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Command):
+class Train(SettingsCommand):
     """Train one run, evaluate it by length, and show how far it carries."""
 
     config: Positional[Path | None] = None
@@ -264,7 +300,7 @@ class Train(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Command):
+class Sweep(SettingsCommand):
     """Run a recipe, or a sweep described in a file; finished runs are skipped."""
 
     sweep: Positional[str]
@@ -279,10 +315,10 @@ class Sweep(Command):
     """Also write report.html there."""
 
     def run(self, console: Console) -> Outcome:
-        from sparsity_lab.config_file import load_sweep
+        from sparsity_lab.config_file import is_config_file, load_sweep
         from sparsity_lab.recipes import recipe
 
-        is_file = self.sweep.endswith((".toml", ".json"))
+        is_file = is_config_file(Path(self.sweep))
         sweep = load_sweep(Path(self.sweep)) if is_file else recipe.find(self.sweep)(self.size)
         out = self.out or Path("runs") / sweep.name
         results, seconds = _swept(sweep, out, self.workers, console)
@@ -298,7 +334,7 @@ class Sweep(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Command):
+class Report(SettingsCommand):
     """Write the report of a folder of runs."""
 
     folder: Positional[Path]
@@ -316,14 +352,19 @@ class Report(Command):
 
         if not self.folder.is_dir():
             raise SettingError("folder", "a folder with runs", str(self.folder))
-        results = Results(self.folder)
-        page = write_report(results, self.out or self.folder / "report.html", title=self.title)
-        arms = _show_arms(results, console)
-        console.print(f"Report: {page}")
-        data = {"report": str(page), "arms": arms}
+        page = self.out or self.folder / "report.html"
+        _check_target("--out", page)
         if self.picture is not None:
+            _check_target("--picture", self.picture)
+        results = Results(self.folder)
+        finished = len(results.runs) - len(_unfinished(results))
+        data: dict[str, Any] = {"report": str(write_report(results, page, title=self.title))}
+        data |= {"arms": _show_arms(results, console), "unfinished": _unfinished(results)}
+        console.print(f"Report: {page}")
+        if self.picture is not None and finished:
             data["picture"] = str(write_picture(results, self.picture))
-        return Outcome(data)
+            console.print(f"Picture: {data['picture']}")
+        return Outcome(data, good=finished > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,11 +382,39 @@ class Bench(Command):
         return Outcome({"benchmark": self.name, "rows": frame.to_dicts()})
 
 
-def certify_text(text: str, seed: int, sequences: int) -> "Certificate":
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules that register settings; those of the working directory are found too.
+
+    Raises:
+        SettingError: one cannot be imported, or what it registers cannot be.
+    """
+    if names and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        # ``register`` raises TypeError and settings ValueError, as does the import of what is no module's name.
+        except (ImportError, SyntaxError, TypeError, ValueError) as error:
+            raise SettingError("--import", "a module that can be imported", Shown(f"{name} ({error})")) from None
+
+
+def certify_text(text: str, seed: int, sequences: int, lengths: tuple[int, ...] | None = None) -> "Certificate":
     """The certificate of a task in short form; on its own so that worker processes can call it."""
     from sparsity_lab.generators import Task, certify
 
-    return certify(from_text(Task, text, "task"), seed=seed, sequences=sequences)
+    return certify(from_text(Task, text, "task"), seed=seed, sequences=sequences, lengths=lengths)
+
+
+def _check_target(option: str, path: Path) -> None:
+    """Raise ``SettingError`` if no file can be written there; nothing is left behind."""
+    if path.is_dir():
+        raise SettingError(option, "a file that can be written", f"{path} (a folder)")
+    try:
+        # What may be written cannot be told from the permissions alone.
+        with tempfile.NamedTemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise SettingError(option, "a file that can be written", f"{path} ({error.strerror})") from None
 
 
 def _progress(console: Console) -> Progress:
@@ -356,7 +425,7 @@ def _progress(console: Console) -> Progress:
         MofNCompleteColumn(),
     )
     # On the error stream, so that standard output holds the outcome alone.
-    shown_on = Console(stderr=True, quiet=console.quiet, soft_wrap=True, markup=False)
+    shown_on = Console(stderr=True, quiet=console.quiet, soft_wrap=True, markup=False, emoji=False)
     watched = shown_on.is_terminal and not console.quiet
     return Progress(*columns, TimeRemainingColumn(), console=shown_on, transient=True, disable=not watched)
 
@@ -380,7 +449,8 @@ def _swept(sweep: "SweepSetting", out: Path, workers: int, console: Console) -> 
 
 
 def _show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
-    """Print the arms, a table for each panel: normalised accuracy by length, and reach; the same as data."""
+    """Print the arms, a table for each panel: normalised accuracy by length, and reach; the same as data. Then the
+    runs without a result."""
     from sparsity_lab.analysis import arm_table
 
     frame = arm_table(results)
@@ -390,9 +460,15 @@ def _show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
         console.print(
             _table(panel.drop("panel", *[s.name for s in panel if s.null_count() == len(s) and s.name.isdigit()]))
         )
-    for failure in results.failures:
-        console.print(f"{failure.status} {failure.run.id}: {failure.reason}")
+    for run in _unfinished(results):
+        console.print(f"{run['status']} {run['run']}" + (f": {run['reason']}" if run["reason"] else ""))
     return frame.to_dicts()
+
+
+def _unfinished(results: "Results") -> list[dict[str, Any]]:
+    """Run, status and reason of every run without a result."""
+    rows = results.frame("runs").select("run", "status", "reason").to_dicts()
+    return [row for row in rows if row["status"] != "finished"]
 
 
 def _table(frame: "pl.DataFrame") -> Table:

@@ -14,33 +14,48 @@ A run file holds the fields of a ``RunConfig``; a sweep file holds ``name`` and 
 
 import json
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sparsity_lab.settings import SettingError, from_data
+from sparsity_lab.settings import SettingError, distinct, from_data
 from sparsity_lab.sweeps import Sweep, grid
 from sparsity_lab.training import RunConfig
 
-__all__ = ["load_sweep", "read_data"]
+__all__ = ["is_config_file", "load_sweep", "read_data"]
 
 _GRID_FIELDS = ("name", "base", "grid")
+
+
+def _read_json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=distinct)
+
+
+_READERS: dict[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".json": _read_json}
+
+
+def is_config_file(path: Path) -> bool:
+    """Whether it is called like one: ``.toml`` or ``.json``, in capitals or not."""
+    return path.suffix.lower() in _READERS
 
 
 def read_data(path: Path) -> dict[str, Any]:
     """The table in a ``.toml`` or ``.json`` file.
 
     Raises:
-        SettingError: the file cannot be read, or is not valid; the parser's words say where.
+        SettingError: the file cannot be read, is not valid (the parser's words say where), or has a field twice.
     """
-    readers = {".toml": tomllib.loads, ".json": json.loads}
-    if path.suffix not in readers:
+    if not is_config_file(path):
         raise SettingError(str(path), "a file that ends in .toml or .json", path.suffix or path.name)
+    kind = path.suffix.lower()
     try:
-        data = readers[path.suffix](path.read_text(encoding="utf-8"))
+        data = _READERS[kind](path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingError(str(path), "a file that can be read", error.strerror) from None
-    except ValueError as error:  # of both parsers, and of bytes that are not UTF-8
-        raise SettingError(str(path), f"valid {path.suffix[1:].upper()}", str(error)) from None
+    except SettingError as error:
+        raise error.inside(str(path)) from None
+    except (ValueError, RecursionError, MemoryError) as error:  # of both parsers, and of bytes that are not UTF-8
+        raise SettingError(str(path), f"valid {kind[1:].upper()}", str(error)) from None
     if not isinstance(data, dict):
         raise SettingError(str(path), "a table of fields", type(data).__name__)
     return data

@@ -9,9 +9,13 @@ from typing import Any
 
 import polars as pl
 import pytest
+from rich.console import Console
 
-from sparsity_lab import cli
+import sparsity_lab
+from sparsity_lab import cli, cli_commands
+from sparsity_lab.cli_commands import certify_text
 from sparsity_lab.generators import Parity, Planted
+from sparsity_lab.settings.setting import _registry
 
 
 def lab(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -36,6 +40,28 @@ BAD = [
     (("sample", "Planted", "--length"), "--length: expected a value, got nothing"),
     (("sample", "Planted", "--count", "0"), "--count: expected at least 1, got 0"),
     (("demo", "--size", "big"), "--size: expected a choice (one of smoke, small, full), got 'big'"),
+    (("--json", "list"), "--json: expected a command before its options (one of demo,"),
+    (("sample", "--lenght", "3", "Planted"), "--lenght: expected an option of sparsity-lab sample"),
+    (("sample", "Planted", "--seed=abc"), "--seed: expected INT, got 'abc'"),
+    (("train", "--task", "Planted", "--seed", "x"), "--seed: expected INT, got 'x'"),
+    (("certify", "Planted", "--lengths", "12", "x"), "--lengths: expected INT, got 'x'"),
+    (("certify", "Planted", "--lengths"), "--lengths: expected at least one length, got nothing"),
+    (("certify", "Planted", "--lengths", "12", "2"), "length: expected at least 3 for Planted(), got 2"),
+    (("certify", "--all", "--workers", "0"), "workers: expected at least 1, got 0"),
+    (("certify", "Planted", "--workers", "-1"), "workers: expected at least 1, got -1"),
+    (("sample", "Planted(k={[1]})"), "task.k: expected a task such as"),
+    (("sample", "Planted(k={1:[2], **x})"), "task.k: expected names in quotes as keys, got 1"),
+    (("sample", "Planted(k=1, k=2)"), "task.k: expected one value, got two"),
+    (("sample", f"Planted(k={'-' * 5000}1)"), "task: expected a task such as"),
+    (("sample", "Planted", "--count", "1000000000000"), "--count: expected at most 100000000 tokens in all"),
+    (("sample", "Planted", "--length", "100000000000000"), "--length: expected at most 100000000 tokens in all"),
+    (
+        ("train", "--task", "Planted", "--evaluation", "Evaluation(conditions={[1]: Planted()})"),
+        "evaluation.conditions: expected names in quotes as keys, got [1]",
+    ),
+    (("sweep", "g.TOML"), "g.TOML: expected a file that can be read, got"),
+    (("list", "--import", "no_such"), "--import: expected a module that can be imported, got no_such (No module"),
+    (("list", "--import", ""), "--import: expected a module that can be imported, got  (Empty module name)"),
     (("sample", "Plantd"), "task.kind: expected a task (one of"),
     (("sample", "Planted(localty=Recent())"), "task.localty: expected a field of Planted"),
     (("sample", "Planted(locality=Recnt())"), "task.locality.kind: expected a law"),
@@ -60,7 +86,10 @@ BAD = [
     (("train", "no.yaml"), "no.yaml: expected a file that ends in .toml or .json, got '.yaml'"),
     (("sweep", "nothing"), "recipe: expected a recipe (one of demo), got 'nothing'"),
     (("bench", "nothing"), "benchmark: expected a benchmark"),
-    (("train", "--config", "x.toml"), "--config: expected an option of sparsity-lab train (one of --json, --task,"),
+    (
+        ("train", "--config", "x.toml"),
+        "--config: expected an option of sparsity-lab train (one of --json, --import, --task,",
+    ),
     (("list", "laws"), "family: expected a family"),
     (("report", "no/such/folder"), "folder: expected a folder with runs, got 'no/such/folder'"),
 ]
@@ -86,6 +115,11 @@ def test_bad_input_is_one_line_and_writes_nothing(
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("a.json", "[" * 100_000, "expected valid JSON, got"),
+        ("a.toml", f"task = {'[' * 100_000}", "expected valid TOML, got"),
+        ("a.json", '{"task": {"kind": ["Planted"]}}', "task.kind: expected a task (one of"),
+        ("a.json", '{"task": "Planted", "task": "Planted"}', "a.json.task: expected one value, got two"),
+        ("a.JSON", '{"task": ', "expected valid JSON, got"),
         ("a.toml", "task = \n", "expected valid TOML, got"),
         ("a.json", '{"task": ', "expected valid JSON, got"),
         ("a.json", "[1]", "expected a table of fields, got 'list'"),
@@ -162,6 +196,60 @@ def test_certify_passes_and_fails_with_its_exit_code(
     monkeypatch.setattr(Parity, "define", lambda self, values, planted_vocab: values[0])
     data = document(capsys, "certify", "Planted(k=2)", "--sequences", "3000", code=1)
     assert data["certificates"][0]["failed_checks"] == ["rule"]
+    code, out, _ = lab(capsys, "certify", "Planted(k=2)", "--sequences", "3000")
+    assert (code, "no: rule" in out, "[bold red]" in out) == (1, True, False)
+
+
+def test_certify_at_lengths_of_ones_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(cli_commands, "certify_text", lambda *given: seen.append(given) or certify_text(*given))
+    document(capsys, "certify", "Planted(k=2)", "--sequences", "1000", "--lengths", "12", "40")
+    assert seen == [("Planted(k=2)", 0, 1000, (12, 40))]
+    assert {length for length, _ in certify_text(*seen[0]).findings} == {12, 40}
+
+
+OWN = """
+from sparsity_lab.generators import First
+from sparsity_lab.settings import register
+
+@register
+class OwnFirst(First):
+    \"\"\"The first planted value, once more.\"\"\"
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module in the working directory that registers a rule; forgotten after the test."""
+    (tmp_path / "own_rules_for_this_test.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(_registry, "rule", dict(_registry["rule"]))
+    monkeypatch.setitem(sys.modules, "own_rules_for_this_test", None)
+    monkeypatch.delitem(sys.modules, "own_rules_for_this_test")
+    return "own_rules_for_this_test"
+
+
+def test_kinds_of_ones_own(capsys: pytest.CaptureFixture[str], own_module: str) -> None:
+    assert "OwnFirst" not in document(capsys, "list", "rule")["rule"]
+    assert "OwnFirst" in document(capsys, "list", "rule", "--import", "json", "--import", own_module)["rule"]
+    assert document(capsys, "sample", "Planted(rule=OwnFirst())", "--import", own_module)["task"]
+
+
+def test_worker_processes_know_them_too(own_module: str) -> None:
+    command = cli_commands.Certify(all=True, sequences=1000, modules=(own_module,))
+    command.prepare()
+    found = command._certificates(["Planted(rule=OwnFirst())", "Planted"], Console(quiet=True))
+    assert [str(certificate.task) for certificate in found] == ["Planted(rule=OwnFirst())", "Planted()"]
+
+
+def test_a_module_that_registers_what_is_taken(capsys: pytest.CaptureFixture[str], own_module: str) -> None:
+    Path(f"{own_module}.py").write_text(OWN.replace("OwnFirst", "Parity"))
+    code, _, err = lab(capsys, "list", "--import", own_module)
+    assert code == 2
+    assert err.startswith("sparsity-lab: --import: expected a module that can be imported, got")
+    assert "the rule kind 'Parity' is taken" in err
+    assert err.count("\n") == 1
 
 
 QUICK = ("--training", "Training(steps=4)", "--evaluation", "Evaluation(lengths=[24, 48], sequences=32)")
@@ -187,8 +275,42 @@ def test_a_run_that_diverges_is_a_bad_outcome(capsys: pytest.CaptureFixture[str]
     assert data["step"] < 30
 
 
+def test_a_report_that_cannot_be_written_leaves_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    document(capsys, "train", "--task", "Planted(k=1)", *QUICK, "--out", str(runs))
+    before = sorted(tmp_path.rglob("*"))
+    for arguments in (
+        ("--picture", "/proc/p.png"),
+        ("--picture", str(tmp_path / "no" / "p.png")),
+        ("--out", "/proc/p.html"),
+        ("--out", str(runs)),
+    ):
+        code, out, err = lab(capsys, "report", str(runs), *arguments)
+        assert (code, out) == (2, "")
+        option, file = arguments
+        assert err.startswith(f"sparsity-lab: {option}: expected a file that can be written, got '{file} (")
+        assert err.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before
+    data = document(capsys, "report", str(runs), "--picture", str(tmp_path / "p.png"))
+    assert Path(data["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_lists_what_is_not_finished(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = str(tmp_path)
+    first = document(capsys, "train", "--task", "Planted(k=1)", *QUICK, "--out", out)["run"]
+    second = document(capsys, "train", "--task", "Planted(k=2)", *QUICK, "--out", out)["run"]
+    (tmp_path / first / "finished.json").unlink()
+    unfinished = document(capsys, "report", out)["unfinished"]
+    assert [row["run"] for row in unfinished] == [first]
+    (tmp_path / second / "finished.json").unlink()
+    code, told, _ = lab(capsys, "report", out, "--picture", str(tmp_path / "p.png"))
+    assert code == 1
+    assert {f"{row['status']} {run}" for row in unfinished for run in (first, second)} <= set(told.splitlines())
+    assert not (tmp_path / "p.png").exists()
+
+
 def test_sweep_from_a_file_goes_on_where_it_was(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    file = tmp_path / "sweep.toml"
+    file = tmp_path / "sweep.TOML"
     file.write_text(
         'name = "tiny"\n'
         "[base]\n"
@@ -211,14 +333,21 @@ def test_sweep_from_a_file_goes_on_where_it_was(capsys: pytest.CaptureFixture[st
 
 def test_brackets_in_names_are_no_markup(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "run.json"
-    evaluation = {"lengths": [24, 48], "sequences": 32, "conditions": {"[/x]": "Planted(k=1)", "[bold]": "Planted"}}
+    evaluation = {"lengths": [24, 48], "sequences": 32, "conditions": {"[/x]": "Planted(k=1)", ":x:": "Planted"}}
     file.write_text(json.dumps({"task": "Planted", "training": QUICK[1], "evaluation": evaluation}))
     code, out, err = lab(capsys, "train", str(file), "--out", str(tmp_path / "runs"))
     assert code == 0, err
     assert "[/x]" in out
+    assert ":x:" in out
     code, out, err = lab(capsys, "report", str(tmp_path / "runs"))
     assert code == 0, err
     assert "[/x]" in out
+
+
+def test_brackets_and_colons_in_progress_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    with cli_commands._progress(Console()) as progress:
+        progress.console.print("[/x] [bold] :smile:")
+    assert capsys.readouterr().err.strip() == "[/x] [bold] :smile:"
 
 
 def test_demo_smoke(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -243,6 +372,21 @@ def test_help_and_the_installed_command(tmp_path: Path) -> None:
     )
     assert (told.returncode, told.stdout) == (2, "")
     assert told.stderr == "sparsity-lab: task.k: expected a whole number of at least 1, got 0\n"
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lab(capsys, "--version") == (0, f"{sparsity_lab.__version__}\n", "")
+
+
+@pytest.mark.parametrize("arguments", [("--count", "5000", "--json"), ("--count", "5000"), ("--json",)])
+def test_a_reader_that_leaves_is_no_error(arguments: tuple[str, ...]) -> None:
+    command = [Path(sys.executable).parent / "sparsity-lab", "sample", "Planted", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 def test_short_forms_of_tables_are_input_again() -> None:

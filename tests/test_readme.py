@@ -1,12 +1,14 @@
 """The README's code runs as it stands, in a smaller size."""
 
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sparsity_lab import settings
 from sparsity_lab.config_file import load_sweep
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -16,27 +18,27 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def run(code: str) -> dict[str, Any]:
-    names: dict[str, Any] = {}
-    exec(compile(code, "README.md", "exec"), names)
-    return names
+SMALLER = {"steps=400": "steps=2", "192)": "192), sequences=16", "range(3)": "range(1)"}
 
 
 def test_the_notebook_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code = blocks("python")[0]
-    smaller = (
-        code.replace("steps=400", "steps=2").replace("192)", "192), sequences=16").replace("range(3)", "range(1)")
-    )
-    assert smaller.count("steps=2") == smaller.count("sequences=16") == smaller.count("range(1)") == 1
-    names = run(smaller)
-    assert names["curve"].frame()["arm"].n_unique() == 6
-    assert len(names["results"].runs) == 6
+    for size, smaller in SMALLER.items():
+        assert code.count(size) == 1
+        code = code.replace(size, smaller)
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["curve"].frame()["arm"].n_unique() == len(names["results"].runs) == 6
 
 
-def test_a_rule_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(settings._registry, "rule", dict(settings._registry["rule"]))
-    run(blocks("python")[1])
+def test_a_rule_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "my_rules.py").write_text(blocks("python")[1])
+    (command,) = re.findall(r"^sparsity-lab (.* --import my_rules)$", README, re.MULTILINE)
+    program = Path(sys.executable).parent / "sparsity-lab"
+    told = subprocess.run([program, *shlex.split(command)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert "Planted(rule=Last())" in told.stdout
 
 
 def test_the_sweep_file(tmp_path: Path) -> None:

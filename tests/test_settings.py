@@ -1,7 +1,12 @@
 """Settings: registry, texts, ids and errors."""
 
+import copy
 import dataclasses
+import functools
 import json
+import pickle
+from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -10,9 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsity_lab.settings import (
+    FrozenMapping,
     Setting,
     SettingError,
+    Shown,
     canonical_json,
+    distinct,
     flatten,
     from_data,
     from_text,
@@ -54,6 +62,7 @@ class Painting(Picture):
     frame: Colour | None = None
     size: tuple[int, int] = (3, 4)
     named: dict[str, Colour] = dataclasses.field(default_factory=dict)
+    tagged: Mapping[str, float] = dataclasses.field(default_factory=dict)
     original: Picture | None = None
     signed: bool = False
 
@@ -62,14 +71,16 @@ colours = st.one_of(
     st.builds(Red, shade=st.floats(-1e6, 1e6)),
     st.builds(Blue, depth=st.integers(1, 100)),
 )
+whole = st.integers(-(2**62), 2**62)
 paintings = st.builds(
     Painting,
     title=st.text(max_size=12),
     ground=colours,
     layers=st.one_of(colours, st.lists(colours, max_size=3).map(tuple)),
     frame=st.none() | colours,
-    size=st.tuples(st.integers(), st.integers()),
+    size=st.tuples(whole, whole),
     named=st.dictionaries(st.text(min_size=1, max_size=5), colours, max_size=2),
+    tagged=st.dictionaries(st.text(max_size=5), st.floats(-1e6, 1e6), max_size=2),
     original=st.none() | st.builds(Painting, ground=colours),
     signed=st.booleans(),
 )
@@ -92,6 +103,42 @@ def test_ids_follow_equality(painting: Painting) -> None:
 def test_an_int_for_a_float_is_the_same_setting() -> None:
     assert identifier(Red(shade=1)) == identifier(Red(shade=1.0))  # type: ignore[arg-type]
     assert identifier(Blue(depth=np.int64(5))) == identifier(Blue(depth=5))  # type: ignore[arg-type]
+
+
+def test_minus_zero_is_zero() -> None:
+    assert identifier(Red(shade=-0.0)) == identifier(Red(shade=0.0))
+    assert str(Painting(tagged={"a": -0.0})) == str(Painting(tagged={"a": 0.0}))
+
+
+def test_mappings_are_frozen() -> None:
+    given = {"b": Red(), "a": Blue()}
+    painting = Painting(named=given)
+    assert isinstance(painting.named, FrozenMapping)
+    with pytest.raises(TypeError):
+        painting.named["c"] = Red()
+    given["c"] = Red()
+    assert painting.named == {"a": Blue(), "b": Red()}
+    assert painting.replace(title="x").named == painting.named
+
+
+def test_equal_mappings_make_equal_settings_whatever_their_order() -> None:
+    one, other = Painting(named={"b": Red(), "a": Blue()}), Painting(named={"a": Blue(), "b": Red()})
+    assert one == other
+    assert len({one, other}) == 1
+    assert str(one) == str(other) == "Painting(named={'a': Blue(), 'b': Red()})"
+    assert repr(one) == repr(other)
+    assert pickle.loads(pickle.dumps(one)) == copy.deepcopy(one) == one
+    assert Painting(named={"a": Blue()}) != one
+
+
+def test_hints_never_propose_what_was_given() -> None:
+    assert "did you mean" not in str(SettingError("x", "a name", "same", ["same", "some"]))
+    assert "did you mean" not in str(SettingError("x", "a name", Shown("neither"), ["either"]))
+    assert str(SettingError("x", "a name", "sme", ["same"])).endswith("did you mean 'same'?")
+
+
+def test_long_values_are_cut() -> None:
+    assert len(str(SettingError("x", "a name", "y" * 10**6))) < 300
 
 
 def test_canonical_json_is_pinned() -> None:
@@ -169,6 +216,45 @@ ERRORS: list[tuple[Any, str]] = [
     ),
     (lambda: from_text(Colour, "Blue(3)"), "expected a test colour such as Blue(...), got Blue(3)"),
     (lambda: from_text(Colour, "Blue("), "expected a test colour such as Blue(...), got 'Blue('"),
+    (
+        lambda: from_text(Colour, "Blue(depth={[1]})"),
+        "depth: expected a test colour such as Blue(...), got {[1]}",
+    ),
+    (lambda: from_text(Picture, "Painting(named={1: Red()})"), "named: expected names in quotes as keys, got 1"),
+    (lambda: from_text(Picture, "Painting(named={**x})"), "named: expected names in quotes as keys, got **"),
+    (lambda: from_text(Picture, "Painting(named={[1]: Red()})"), "named: expected names in quotes as keys, got [1]"),
+    (lambda: from_text(Colour, "Blue(**x)"), "expected a test colour such as Blue(...), got Blue(**x)"),
+    (lambda: from_text(Colour, f"Blue(depth={'-' * 5000}1)"), "expected a test colour such as Blue(...), got 'Blue("),
+    (
+        lambda: from_text(Colour, f"Blue(depth={'-' * 10**5}1)"),
+        "expected a test colour such as Blue(...), got 'Blue(",
+    ),
+    (lambda: from_text(Colour, f"Blue(depth=1{'0' * 5000})"), "expected a test colour such as Blue(...), got 'Blue("),
+    (lambda: from_text(Colour, "Blue(depth=1, depth=2)"), "depth: expected one value, got two"),
+    (lambda: from_text(Colour, "Blue(kind='Red')"), "kind: expected one value, got two"),
+    (
+        lambda: from_text(Picture, "Painting(named={'a': Red(), 'a': Blue()})"),
+        "named.a: expected one value, got two",
+    ),
+    (lambda: distinct([("a", 1), ("a", 1)], "b"), "b.a: expected one value, got two"),
+    (lambda: from_data(Colour, {"kind": ["Red"]}), "kind: expected a test colour (one of Blue, Red), got ['Red']"),
+    (lambda: from_data(Colour, {"kind": "Red", 3: 4}), "3: expected a field of Red (one of shade), got 3"),
+    (lambda: from_data(Colour, {"kind": "Red", "version": True}), "version: expected version 1 of Red, got True"),
+    (lambda: from_data(Colour, {"kind": "Red", "version": 1.0}), "version: expected version 1 of Red, got 1.0"),
+    (
+        lambda: from_data(Picture, functools.reduce(lambda data, _: {"original": data}, range(2000), {})),
+        "expected a test picture with fewer levels of nesting, got a value of type dict, too large to show",
+    ),
+    (lambda: Painting(named={1: Red()}), "named.1: expected a string, got 1"),
+    (lambda: Painting(named=5), "named: expected a table of values by name, got 5"),
+    (lambda: Painting(size=5), "size: expected a list of values, got 5"),
+    (lambda: Red(shade=Fraction(10**400)), "shade: expected a finite number, got Fraction(1000"),
+    (lambda: Blue(depth=2**63), "depth: expected an integer of at most 64 bits, got 9223372036854775808"),
+    (
+        lambda: Blue(depth=10**5000),
+        "depth: expected an integer of at most 64 bits, got a value of type int, too large to show",
+    ),
+    (lambda: Blue().replace(**{"a\nb": 3}), "a\\nb: expected a field of Blue"),
     (lambda: replace_at(Painting(), "grund", Red()), "grund: expected a field of Painting"),
     (
         lambda: replace_at(Painting(), "ground.depth", 3),

@@ -1,13 +1,13 @@
 """Analysis: extrapolation curves, drops, heat maps, sample sequences and the report of a sweep."""
 
 from sparsity_lab.analysis.arm_table import arm_table as arm_table
-from sparsity_lab.analysis.drop import Difference as Difference
 from sparsity_lab.analysis.drop import Drop as Drop
 from sparsity_lab.analysis.drop import drop as drop
 from sparsity_lab.analysis.extrapolation import ExtrapolationCurve as ExtrapolationCurve
 from sparsity_lab.analysis.extrapolation import extrapolation_curve as extrapolation_curve
 from sparsity_lab.analysis.heatmap import HeatMap as HeatMap
 from sparsity_lab.analysis.heatmap import heat_map as heat_map
+from sparsity_lab.analysis.pairing import Difference as Difference
 from sparsity_lab.analysis.picture import write_picture as write_picture
 from sparsity_lab.analysis.report import write_report as write_report
 from sparsity_lab.analysis.runs import MEASURES as MEASURES

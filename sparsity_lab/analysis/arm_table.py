@@ -10,8 +10,9 @@ __all__ = ["arm_table"]
 
 
 def arm_table(results: pl.DataFrame | Frames, measure: str = "normalised_accuracy") -> pl.DataFrame:
-    """One row per arm: ``panel``, ``arm``, ``learned`` ("2/3" runs), the median of ``measure`` over learned runs
-    at each length (columns named by the length), and ``reach``. Empty if no run has been evaluated."""
+    """One row per arm: ``panel``, ``arm``, ``learned`` ("2/3" runs, or "not judged" without a declared optimum), the
+    median of ``measure`` over learned runs at each length (columns named by the length), and ``reach``. Empty if no
+    run has been evaluated."""
     frame = results if isinstance(results, pl.DataFrame) else results.frame("evaluation")
     if frame.is_empty():
         return pl.DataFrame(schema={"panel": pl.String, "arm": pl.String, "learned": pl.String, "reach": pl.String})
@@ -22,7 +23,7 @@ def arm_table(results: pl.DataFrame | Frames, measure: str = "normalised_accurac
         for arm in curve.summary().iter_rows(named=True):
             own = values.filter(pl.col("arm") == arm["arm"])
             by_length = dict(zip(map(str, own["length"]), own["median"], strict=True))
-            learned = f"{arm['learned']}/{arm['runs']}"
+            learned = f"{arm['learned']}/{arm['runs']}" if arm["judged"] else "not judged"
             rows.append(
                 {"panel": panel.title, "arm": arm["arm"], "learned": learned, **by_length, "reach": arm["reach"]}
             )

@@ -8,41 +8,24 @@ import polars as pl
 from matplotlib.axes import Axes
 
 from sparsity_lab.analysis.markup import Markup, element, join, number, signed_interval, table
+from sparsity_lab.analysis.pairing import Difference, difference_of, drop_lengths, drops_of
+from sparsity_lab.analysis.replicates import seed_columns
 from sparsity_lab.analysis.runs import (
-    SEEDS,
+    NOT_JUDGED,
     Arm,
     Frames,
     Measure,
     arms_of,
-    common_lengths,
     evaluation_rows,
+    learned_words,
     measure_named,
-    nearest_length,
     pooled_by,
 )
-from sparsity_lab.analysis.statistics import Interval, mean_interval
+from sparsity_lab.analysis.statistics import mean_interval
 from sparsity_lab.analysis.style import INK, figure_svg, look, new_axes, styled
 from sparsity_lab.settings import SettingError
 
-__all__ = ["Difference", "Drop", "drop"]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Drop of one arm minus drop of another, paired by seed.
-
-    Attributes:
-        of, minus: labels of the two arms.
-        interval: mean over the pairs with Student's interval.
-        pairs: number of seeds at which both arms have a learned run.
-        unpaired: seeds at which only one of them has.
-    """
-
-    of: str
-    minus: str
-    interval: Interval
-    pairs: int
-    unpaired: int
+__all__ = ["Drop", "drop", "drop_cell", "drop_table"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,33 +37,39 @@ class Drop:
         measure: what drops.
         factor: the wanted ratio of the evaluated length to the largest trained one.
         confidence: of the intervals.
+        seeds: the columns that name a replicate, by which runs of two arms are paired.
     """
 
     by: tuple[str, ...]
     measure: Measure
     factor: float
     confidence: float
+    seeds: tuple[str, ...]
     _frame: pl.DataFrame
     _runs: pl.DataFrame
+    _arms: Mapping[str, Arm]
 
     def frame(self) -> pl.DataFrame:
         """One row per arm.
 
         Columns: ``arm`` (label), those of ``by``, ``trained_length``, ``length``, ``ratio`` (of the two), ``exact``
-        (the ratio is ``factor``), ``runs``, ``learned``, ``at_trained`` and ``at_length`` (means over learned runs),
-        ``drop`` (mean), ``low``, ``high`` (Student's interval over seeds; null with fewer than two learned runs,
-        since one seed says nothing about the spread between seeds). Arms without a learned run, or without a length
-        beyond the trained ones, have null drops.
+        (the ratio is ``factor``), ``runs``, ``judged`` and ``learned`` (how many of them), ``at_trained`` and
+        ``at_length`` (means over the runs that count), ``drop`` (mean), ``low``, ``high`` (Student's interval over
+        seeds; null with fewer than two runs, since one seed says nothing about the spread between seeds). Arms that
+        never learned, or without a length beyond the trained ones, have null drops.
         """
         return self._frame
 
     def runs(self) -> pl.DataFrame:
-        """One row per learned run: ``arm``, ``run``, ``data_seed``, ``model_seed``, ``trained_length``, ``length``,
+        """One row per run that counts: ``arm``, ``run``, those of ``seeds``, ``trained_length``, ``length``,
         ``at_trained``, ``at_length``, ``drop``."""
         return self._runs
 
     def difference(self, of: Any, minus: Any) -> Difference:
         """The drop of arm ``of`` minus that of arm ``minus``, paired by seed: positive if ``of`` drops more.
+
+        Both drops are taken over lengths at which both arms were evaluated, which need not be those of ``frame``;
+        arms that were trained up to different lengths are not compared, and the difference says why.
 
         Args:
             of, minus: an arm's label (``"k=3"``), its value in the one column of ``by`` (``3``), or a mapping of
@@ -89,14 +78,8 @@ class Drop:
         Raises:
             SettingError: no such arm.
         """
-        first, second = self._label(of, "of"), self._label(minus, "minus")
-        each = [
-            self._runs.filter(pl.col("arm") == label).select(*SEEDS, pl.col("drop").alias(name))
-            for label, name in ((first, "first"), (second, "second"))
-        ]
-        both = each[0].join(each[1], on=list(SEEDS), how="inner", nulls_equal=True).sort(SEEDS)
-        interval = mean_interval((both["first"] - both["second"]).to_list(), self.confidence)
-        return Difference(first, second, interval, both.height, each[0].height + each[1].height - 2 * both.height)
+        first, second = (self._arms[self._label(arm, path)] for arm, path in ((of, "of"), (minus, "minus")))
+        return difference_of(first, second, self.measure.name, self.factor, self.seeds, self.confidence)
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
         """Draw mean and interval of each arm, and its runs as small marks; returns the axes.
@@ -111,10 +94,11 @@ class Drop:
             labels = []
             for index, row in enumerate(self._frame.iter_rows(named=True)):
                 color, marker, _ = look(index)
-                labels.append(f"{row['arm']}\n{row['learned']} of {row['runs']} learned")
+                nearest = "" if row["exact"] in (True, None) else f", to {row['ratio']:.3g} x"
+                labels.append(f"{row['arm']}\n{learned_words(row['learned'], row['judged'], row['runs'])}{nearest}")
                 if row["drop"] is None:
-                    ax.text(0.02, index, "no drop: never learned" if not row["learned"] else "no longer length",
-                            va="center", fontsize=9, transform=ax.get_yaxis_transform())  # fmt: skip
+                    words = f"no drop: {no_drop_reason(row)}"
+                    ax.text(0.02, index, words, va="center", fontsize=9, transform=ax.get_yaxis_transform())
                     continue
                 each = self._runs.filter(pl.col("arm") == row["arm"])["drop"]
                 ax.plot(each, [index + 0.22] * each.len(), "|", color=color, markersize=7)
@@ -140,7 +124,7 @@ class Drop:
 
     def __repr__(self) -> str:
         lines = [
-            f"  {row['arm']}: {drop_cell(row)}, {row['learned']} of {row['runs']} runs learned"
+            f"  {row['arm']}: {drop_cell(row)}, {learned_words(row['learned'], row['judged'], row['runs'])}"
             for row in self._frame.iter_rows(named=True)
         ]
         head = f"Drop of {self.measure.words} from the trained length to {self.factor:g} x, mean over seeds"
@@ -162,13 +146,15 @@ def drop(
 ) -> Drop:
     """The drop of each arm: the measure at the largest trained length minus that at ``factor`` times it.
 
-    Both values come from the same run, so a drop is paired by seed. Only learned runs count. If no run was evaluated
-    at exactly ``factor`` times the trained length, the nearest evaluated length beyond the trained ones is taken
-    (nearest in ratio), and the row says which. The interval is Student's over seeds, mean ± t s / sqrt(n).
+    Both values come from the same run, so a drop is paired by seed. Runs that never learned do not count; those that
+    are not judged, because their task declares no optimum, do. If no run was evaluated at exactly ``factor`` times
+    the trained length, the nearest evaluated length beyond the trained ones is taken (nearest in ratio), and the row
+    says which. The interval is Student's over seeds, mean ± t s / sqrt(n).
 
     Args:
         results: ``sweeps.Results``, or an evaluation frame with ``data_seed`` and ``model_seed``.
-        by: columns whose values make the arms. An arm may hold one run per seed only, for the seed is the unit.
+        by: columns whose values make the arms. The runs of an arm may differ in seeds only (any setting whose name
+            ends in ``seed``, at any depth), for the seed is the unit.
         factor: above 1.
 
     Raises:
@@ -180,14 +166,16 @@ def drop(
     frame = evaluation_rows(results, condition=condition, by=by)
     dropped = measure_named(measure, frame)
     arms = arms_of(frame, by)
+    seeds = seed_columns(frame, by)
     rows: list[dict[str, Any]] = []
-    runs: list[dict[str, Any]] = []
+    runs: list[pl.DataFrame] = []
     for arm in arms:
-        _check_one_run_per_seed(arm, by)
-        trained_length, length = drop_lengths(arm, factor)
-        each = _drops_of(arm, measure, trained_length, length)
-        runs += each
-        interval = mean_interval([run["drop"] for run in each], confidence)
+        _check_one_run_per_seed(arm, by, seeds)
+        trained_length, length = drop_lengths(arm.rows, factor)
+        each = drops_of(arm, measure, trained_length, length, seeds)
+        lengths = (pl.lit(trained_length, pl.Int64).alias("trained_length"), pl.lit(length, pl.Int64).alias("length"))
+        runs.append(each.select(pl.lit(arm.label).alias("arm"), "run", *seeds, *lengths, *each.columns[-3:]))
+        interval = mean_interval(each["drop"].to_list(), confidence)
         rows.append(
             {
                 "arm": arm.label,
@@ -197,48 +185,34 @@ def drop(
                 "ratio": length / trained_length if length and trained_length else None,
                 "exact": length == factor * trained_length if length and trained_length else None,
                 "runs": arm.runs,
+                "judged": arm.judged,
                 "learned": arm.learned,
-                "at_trained": mean_interval([run["at_trained"] for run in each]).estimate,
-                "at_length": mean_interval([run["at_length"] for run in each]).estimate,
+                "at_trained": each["at_trained"].mean(),
+                "at_length": each["at_length"].mean(),
                 "drop": interval.estimate,
                 "low": interval.low,
                 "high": interval.high,
             }
         )
-    lengths = dict.fromkeys(("trained_length", "length"), pl.Int64)
     schema: dict[str, Any] = {
         "arm": pl.String,
         **{name: frame.schema[name] for name in by},
-        **lengths,
+        **dict.fromkeys(("trained_length", "length"), pl.Int64),
         "ratio": pl.Float64,
         "exact": pl.Boolean,
-        **dict.fromkeys(("runs", "learned"), pl.Int64),
+        **dict.fromkeys(("runs", "judged", "learned"), pl.Int64),
         **dict.fromkeys(("at_trained", "at_length", "drop", "low", "high"), pl.Float64),
-    }
-    run_schema: dict[str, Any] = {
-        "arm": pl.String,
-        **{name: frame.schema[name] for name in ("run", *SEEDS)},
-        **lengths,
-        **dict.fromkeys(("at_trained", "at_length", "drop"), pl.Float64),
     }
     return Drop(
         by=by,
         measure=dropped,
         factor=factor,
         confidence=confidence,
+        seeds=seeds,
         _frame=pl.DataFrame(rows, schema=schema, orient="row"),
-        _runs=pl.DataFrame(runs, schema=run_schema, orient="row"),
+        _runs=pl.concat(runs),
+        _arms={arm.label: arm for arm in arms},
     )
-
-
-def drop_lengths(arm: Arm, factor: float) -> tuple[int | None, int | None]:
-    """The largest trained length of an arm, and the evaluated length beyond it that is nearest to ``factor`` times
-    it; None where there is none. Both are lengths at which all its runs were evaluated."""
-    trained = common_lengths(arm.rows, trained=True)
-    if not trained:
-        return None, None
-    beyond = [length for length in common_lengths(arm.rows) if length > trained[-1]]
-    return trained[-1], nearest_length(beyond, factor * trained[-1])
 
 
 def drop_cell(row: Mapping[str, Any]) -> str:
@@ -248,8 +222,17 @@ def drop_cell(row: Mapping[str, Any]) -> str:
     return f"{number(row['drop'])} {signed_interval(row['low'], row['high'])}"
 
 
+def no_drop_reason(row: Mapping[str, Any]) -> str:
+    """Why a row of ``Drop.frame`` has no drop."""
+    if row["judged"] and not row["learned"]:
+        return "never learned"
+    if row["trained_length"] is None:
+        return "no trained length evaluated"
+    return "no longer length evaluated" if row["length"] is None else "no values"
+
+
 def drop_table(drops: Drop) -> Markup:
-    """The drops as an HTML table."""
+    """The drops as an HTML table; a ratio other than the wanted one stands out and says so."""
     interval = f"{drops.confidence:.0%} interval"
     head = ["arm", "drop", interval, "learned", "from length", "value there", "to length", "value there", "ratio"]
     rows = [
@@ -257,41 +240,28 @@ def drop_table(drops: Drop) -> Markup:
             row["arm"],
             row["drop"],
             "–" if row["drop"] is None else signed_interval(row["low"], row["high"]),
-            f"{row['learned']} of {row['runs']}",
+            f"{row['learned']} of {row['runs']}" if row["judged"] else NOT_JUDGED,
             row["trained_length"],
             row["at_trained"],
             row["length"],
             row["at_length"],
-            None if row["ratio"] is None else f"{'' if row['exact'] else 'nearest: '}{row['ratio']:.3g} x",
+            _ratio_cell(row, drops.factor),
         )
         for row in drops.frame().iter_rows(named=True)
     ]
     return table(head, rows, digits=2)
 
 
-def _drops_of(arm: Arm, measure: str, trained_length: int | None, length: int | None) -> list[dict[str, Any]]:
-    if trained_length is None or length is None:
-        return []
-    ends = [
-        arm.learned_rows.filter(pl.col("length") == at).select("run", *SEEDS, pl.col(measure).alias(name))
-        for at, name in ((trained_length, "at_trained"), (length, "at_length"))
-    ]
-    both = ends[0].join(ends[1].drop(*SEEDS), on="run").drop_nulls(["at_trained", "at_length"]).sort("run")
-    return [
-        {
-            "arm": arm.label,
-            **row,
-            "trained_length": trained_length,
-            "length": length,
-            "drop": row["at_trained"] - row["at_length"],
-        }
-        for row in both.iter_rows(named=True)
-    ]
+def _ratio_cell(row: Mapping[str, Any], factor: float) -> str | None:
+    if row["ratio"] is None:
+        return None
+    ratio = f"{row['ratio']:.3g} x"
+    return ratio if row["exact"] else element("strong", f"{ratio}, not {factor:g} x")
 
 
-def _check_one_run_per_seed(arm: Arm, by: tuple[str, ...]) -> None:
-    seeds = arm.rows.select("run", "condition", *SEEDS).unique().select(SEEDS)
-    if seeds.n_unique() < seeds.height:
+def _check_one_run_per_seed(arm: Arm, by: tuple[str, ...], seeds: Sequence[str]) -> None:
+    runs = arm.rows.select("run", "condition", *seeds).unique()
+    if (runs.select(seeds).n_unique() if seeds else 1) < runs.height:
         more = [*pooled_by([arm]), *(["condition"] if arm.rows["condition"].n_unique() > 1 else [])]
         expected = f"columns that leave one run per seed in {arm.label!r}"
         if more:

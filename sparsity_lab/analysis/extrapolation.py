@@ -13,56 +13,26 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from sparsity_lab.analysis.markup import Markup, details, element, join, table
+from sparsity_lab.analysis.reach import Reach, reach_of
 from sparsity_lab.analysis.runs import (
-    Arm,
+    NOT_JUDGED,
     Frames,
     Measure,
     arms_of,
     evaluation_rows,
+    learned_words,
     measure_named,
     pooled_by,
     trained_range,
 )
 from sparsity_lab.analysis.statistics import bootstrap_median
-from sparsity_lab.analysis.style import GREY, INK, figure_svg, look, new_axes, readable_ticks, seaborn_plot, styled
+from sparsity_lab.analysis.style import GREY, INK, figure_svg, look, new_axes, seaborn_plot, styled
+from sparsity_lab.analysis.ticks import FittingLabels
 
-__all__ = ["ExtrapolationCurve", "Reach", "extrapolation_curve", "reach_of"]
-
-
-@dataclass(frozen=True)
-class Reach:
-    """Reach of an arm over its learned runs.
-
-    Attributes:
-        median: the median reach; None if no run learned.
-        censored: number of runs that held up to the end of the grid, whose reach is only known to be at least that.
-        at_least: True if the median itself rests on a censored run.
-        values: reach of each learned run, ascending, those censored last among equals.
-    """
-
-    median: float | None
-    censored: int
-    at_least: bool
-    values: tuple[tuple[int, bool], ...] = ()
-
-    def __str__(self) -> str:
-        if self.median is None:
-            return "–"
-        return f"{'≥ ' if self.at_least else ''}{self.median:g}"
-
-
-def reach_of(arm: Arm) -> Reach:
-    """The reach of an arm; runs that never learned have none."""
-    each = arm.learned_rows.unique(["run", "condition"]).select("reach", "censored").drop_nulls()
-    values = tuple(sorted(each.iter_rows()))
-    if not values:
-        return Reach(None, 0, False)
-    middle = values[(len(values) - 1) // 2 : len(values) // 2 + 1]
-    median = sum(reach for reach, _ in middle) / len(middle)
-    return Reach(median, sum(c for _, c in values), any(c for _, c in middle), values)
+__all__ = ["ExtrapolationCurve", "extrapolation_curve"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,10 +61,10 @@ class ExtrapolationCurve:
     def frame(self) -> pl.DataFrame:
         """One row per arm and length.
 
-        Columns: ``arm`` (label), those of ``by``, ``length``, ``trained``, ``runs`` and ``learned`` (of the arm),
-        ``used`` (runs in this median), ``median``, ``low``, ``high`` (bootstrap band; null with fewer than two
-        runs), ``chance``, ``bayes`` (levels of this measure), and of the arm ``reach`` (median over learned runs),
-        ``reach_censored`` (how many of them held to the grid's end), ``reach_at_least`` (the median is a lower
+        Columns: ``arm`` (label), those of ``by``, ``length``, ``trained``, ``runs``, ``judged`` and ``learned`` (of
+        the arm), ``used`` (runs in this median), ``median``, ``low``, ``high`` (bootstrap band; null with fewer than
+        two runs), ``chance``, ``bayes`` (levels of this measure), and of the arm ``reach`` (median over learned
+        runs), ``reach_censored`` (how many of them held to the grid's end), ``reach_at_least`` (the median is a lower
         bound).
         """
         return self._frame
@@ -123,7 +93,7 @@ class ExtrapolationCurve:
             self._set_axes(ax, length_unit)
             ax.legend(
                 handles,
-                [textwrap.fill(line, 56) for line in words],
+                [textwrap.fill(line, 52) for line in words],
                 handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
                 loc="upper left",
                 bbox_to_anchor=(-0.02, -0.18),
@@ -173,9 +143,13 @@ class ExtrapolationCurve:
 
     def _draw_arm(self, ax: Axes, index: int, label: str, style: dict[str, Any]) -> Line2D:
         part = self._frame.filter(pl.col("arm") == label)
-        runs, learned = part["runs"][0], part["learned"][0]
+        learned, judged, runs = part.select("learned", "judged", "runs").row(0)
         if part["median"].count() == 0:
-            return _words_only(f"{label}: never learned (0 of {runs} runs), not drawn", marker="x")
+            never = judged > 0 and learned == 0
+            state = (
+                f"never learned (0 of {runs} run{'s' if runs != 1 else ''})" if never else f"no {self.measure.words}"
+            )
+            return _words_only(f"{label}: {state}{'' if judged else f', {NOT_JUDGED}'}, not drawn", marker="x")
         drawn = part.filter(pl.col("median").is_not_null())
         color, marker, dash = look(index)
         arguments: dict[str, Any] = {"color": color, "marker": marker, "markeredgewidth": 0, "zorder": 3, **style}
@@ -194,19 +168,25 @@ class ExtrapolationCurve:
         band = drawn.filter(pl.col("low").is_not_null())
         if not band.is_empty():
             ax.fill_between(band["length"], band["low"], band["high"], color=color, alpha=0.28, linewidth=0, zorder=2)
-        words = f"{label} ({learned} of {runs} runs learned)"
+        counts = learned_words(learned, judged, runs)
         return Line2D(
-            [], [], color=arguments["color"], marker=arguments["marker"], markeredgewidth=0, label=words,
+            [], [], color=arguments["color"], marker=arguments["marker"], markeredgewidth=0,
+            label=f"{label} ({counts})" if judged else f"{label}: {counts}",
             linestyle="-" if isinstance(dash, str) else (0, dash),
         )  # fmt: skip
 
     def _set_axes(self, ax: Axes, length_unit: str) -> None:
         lengths = sorted(self._frame["length"].unique().to_list())
         trained: list[int] = self._frame.filter(pl.col("trained"))["length"].to_list()
-        shown = set(readable_ticks(lengths, 0.075, keep=[max(trained)] if trained else []))
+        ends = [*lengths, *(self.trained or ())]
+        # A little more than the data, on a log axis; nothing may have been drawn that would set the limits.
+        margin = max((max(ends) / min(ends)) ** 0.045, 1.05)
         ax.set_xscale("log")
+        ax.set_xlim(min(ends) / margin, max(ends) * margin)
+        if self._frame["median"].count() == 0:
+            ax.text(0.5, 0.5, "nothing to draw", transform=ax.transAxes, ha="center", va="center", color=GREY)
         ax.xaxis.set_major_locator(FixedLocator(lengths))
-        ax.xaxis.set_major_formatter(FixedFormatter([str(length) if length in shown else "" for length in lengths]))
+        ax.xaxis.set_major_formatter(FittingLabels(keep=[max(trained)] if trained else []))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel(f"length ({length_unit}, log scale)")
         ax.set_ylabel(self.measure.label)
@@ -221,18 +201,19 @@ class ExtrapolationCurve:
         return figure
 
     def summary(self) -> pl.DataFrame:
-        """One row per arm: ``arm``, ``runs``, ``learned``, ``reach`` (as text), ``reach_censored``."""
+        """One row per arm: ``arm``, ``runs``, ``judged``, ``learned``, ``reach`` (as text), ``reach_censored``."""
         arms = self._frame.unique("arm", keep="first", maintain_order=True)
         reaches = [
             str(Reach(row["reach"], row["reach_censored"], row["reach_at_least"]))
             for row in arms.iter_rows(named=True)
         ]
-        return arms.select("arm", "runs", "learned", pl.Series("reach", reaches, dtype=pl.String), "reach_censored")
+        reach = pl.Series("reach", reaches, dtype=pl.String)
+        return arms.select("arm", "runs", "judged", "learned", reach, "reach_censored")
 
     def __repr__(self) -> str:
         arms = [
-            f"  {arm}: {learned} of {runs} runs learned, reach {reach}"
-            for arm, runs, learned, reach, _ in self.summary().iter_rows()
+            f"  {arm}: {learned_words(learned, judged, runs)}, reach {reach}"
+            for arm, runs, judged, learned, reach, _ in self.summary().iter_rows()
         ]
         pooled = [f"  pooled over {', '.join(self.pooled)}"] if self.pooled else []
         lengths: list[int] = self._frame["length"].to_list()
@@ -242,7 +223,7 @@ class ExtrapolationCurve:
     def _repr_html_(self) -> str:
         columns = ["arm", "length", "trained", "used", "median", "low", "high"]
         svg = figure_svg(self.figure(), f"{self.measure.words} against length")
-        head = ["arm", "runs", "learned", "reach", "runs censored"]
+        head = ["arm", "runs", "judged", "learned", "reach", "runs censored"]
         return join(
             [
                 element("div", Markup(svg)),
@@ -269,7 +250,8 @@ def extrapolation_curve(
         by: columns whose values make the arms.
         condition: which evaluation condition; needed only if there are several.
         only_learned: leave out runs that never learned their task at the trained lengths. They are counted apart
-            and an arm without a learned run is named as such, never averaged in.
+            and an arm without a learned run is named as such, never averaged in. Runs that are not judged, because
+            their task declares no optimum, stay in.
         confidence: of the bands.
         resamples: of the bootstrap.
         seed: of the bootstrap; the same results and seed give the same band.
@@ -289,7 +271,7 @@ def extrapolation_curve(
     for arm in arms:
         reach = reach_of(arm)
         for (length,), part in arm.rows.sort("length").partition_by("length", as_dict=True).items():
-            used = part.filter(pl.col("learned")) if only_learned else part
+            used = part.filter(pl.col("learned").fill_null(True)) if only_learned else part
             values = used[measure].drop_nulls().to_list()
             median = bootstrap_median(values, confidence, resamples, seed)
             rows.append(
@@ -299,6 +281,7 @@ def extrapolation_curve(
                     "length": length,
                     "trained": part["trained"].all(),
                     "runs": arm.runs,
+                    "judged": arm.judged,
                     "learned": arm.learned,
                     "used": median.count,
                     "median": median.estimate,
@@ -316,7 +299,7 @@ def extrapolation_curve(
         **{name: frame.schema[name] for name in by},
         "length": pl.Int64,
         "trained": pl.Boolean,
-        **dict.fromkeys(("runs", "learned", "used"), pl.Int64),
+        **dict.fromkeys(("runs", "judged", "learned", "used"), pl.Int64),
         **dict.fromkeys(("median", "low", "high", "chance", "bayes", "reach"), pl.Float64),
         "reach_censored": pl.Int64,
         "reach_at_least": pl.Boolean,

@@ -11,8 +11,8 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from sparsity_lab.analysis.drop import drop_lengths
 from sparsity_lab.analysis.markup import Markup, element, number
+from sparsity_lab.analysis.pairing import drop_lengths
 from sparsity_lab.analysis.runs import (
     Frames,
     Measure,
@@ -51,8 +51,9 @@ class HeatMap:
     def frame(self) -> pl.DataFrame:
         """One row per cell, empty cells included.
 
-        Columns: the two settings, ``trained_length``, ``length``, ``runs``, ``learned``, ``median`` (over learned
-        runs), ``state``: ``"median"``, ``"none learned"``, ``"no such length"`` or ``"not run"``.
+        Columns: the two settings, ``trained_length``, ``length``, ``runs``, ``judged``, ``learned``, ``median``
+        (over the runs that learned or are not judged), ``state``: ``"median"``, ``"none learned"``,
+        ``"no such length"``, ``"no value"`` (of this measure) or ``"not run"``.
         """
         return self._frame
 
@@ -155,19 +156,32 @@ def heat_map(
     ]
     for row in names[0]:
         for column in names[1]:
-            cell: dict[str, Any] = {rows: row, columns: column, "runs": 0, "learned": 0, "state": "not run"}
+            cell: dict[str, Any] = {
+                rows: row,
+                columns: column,
+                "runs": 0,
+                "judged": 0,
+                "learned": 0,
+                "state": "not run",
+            }
             if (arm := found.get((row, column))) is not None:
-                trained, beyond = drop_lengths(arm, factor)
+                trained, beyond = drop_lengths(arm.rows, factor)
                 at = beyond if length is None else length
-                values = arm.learned_rows.filter(pl.col("length") == at)[measure].drop_nulls()
-                state = "median" if values.len() else "no such length" if arm.learned else "none learned"
-                cell |= {"trained_length": trained, "length": at, "runs": arm.runs, "learned": arm.learned}
-                cell |= {"median": values.median(), "state": state}
+                at_length = arm.counted_rows.filter(pl.col("length") == at)
+                values = at_length[measure].drop_nulls()
+                state = (
+                    "median" if values.len()
+                    else "none learned" if arm.judged and not arm.learned
+                    else "no such length" if at_length.is_empty()
+                    else "no value"
+                )  # fmt: skip
+                cell |= {"trained_length": trained, "length": at, "runs": arm.runs, "judged": arm.judged}
+                cell |= {"learned": arm.learned, "median": values.median(), "state": state}
             cells.append(cell)
     schema: dict[str, Any] = {
         rows: frame.schema[rows],
         columns: frame.schema[columns],
-        **dict.fromkeys(("trained_length", "length", "runs", "learned"), pl.Int64),
+        **dict.fromkeys(("trained_length", "length", "runs", "judged", "learned"), pl.Int64),
         "median": pl.Float64,
         "state": pl.String,
     }
@@ -187,7 +201,7 @@ def _at_words(cells: pl.DataFrame, length: int | None, factor: float) -> str:
 
 
 def _cell_words(cell: dict[str, Any]) -> str:
-    counts = f"{cell['learned']} of {cell['runs']} learned"
+    counts = f"{cell['learned']} of {cell['runs']} learned" if cell["judged"] else f"{cell['runs']} not judged"
     match cell["state"]:
         case "median":
             return f"{number(cell['median'])}\n{counts}"

@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from sparsity_lab.analysis.replicates import without_seeds
 from sparsity_lab.analysis.runs import arms_of, full_name, kind_of, pooled_by, short_name, varying
 
 __all__ = ["Panel", "panels_of", "small_multiples"]
@@ -17,7 +18,7 @@ _ARMS = ("task.k", "task.locality", "condition")
 
 @dataclass(frozen=True)
 class Panel:
-    """Arms that share task kind, rule, marking and position scheme.
+    """Arms that share task kind, rule, marking and position scheme, and whether an optimum is declared.
 
     Attributes:
         title: what they share, in words.
@@ -25,6 +26,7 @@ class Panel:
         by: the columns that tell its arms apart: k, locality and condition where they vary, and whatever else
             would otherwise be pooled with the seeds.
         beside: settings in which its arms differ besides ``by``, though never within one arm.
+        measure: what its figures show: normalised accuracy, or accuracy where no optimum is declared.
         rows: their evaluation rows.
     """
 
@@ -32,6 +34,7 @@ class Panel:
     position: str | None
     by: tuple[str, ...]
     beside: tuple[str, ...]
+    measure: str
     rows: pl.DataFrame
 
 
@@ -39,8 +42,9 @@ def panels_of(frame: pl.DataFrame) -> list[Panel]:
     """The panels of an evaluation frame, in the order in which it names them."""
     group = [name for name in _GROUP if name in frame.columns]
     kinds = [kind_of(task) for task in frame["task"]] if "task" in frame.columns else [None] * frame.height
-    frame = frame.with_columns(pl.Series("_kind", kinds, dtype=pl.String))
-    parts = frame.partition_by("_kind", *group, maintain_order=True)
+    measured = pl.col("normalised_accuracy").is_not_null().any().over("run", "condition")
+    frame = frame.with_columns(pl.Series("_kind", kinds, dtype=pl.String), measured.alias("_measured"))
+    parts = without_seeds(frame, group).partition_by("_kind", *group, "_measured", maintain_order=True)
     return [_panel(part) for part in parts]
 
 
@@ -49,12 +53,13 @@ def small_multiples(panel: Panel) -> list[Panel]:
     crossed = {"task.k", "task.locality"} <= set(panel.by)
     if not crossed or len(arms_of(panel.rows, panel.by)) <= _MOST_ARMS:
         return [panel]
-    return [one for part in panel.rows.partition_by("task.locality", maintain_order=True) for one in panels_of(part)]
+    parts = without_seeds(panel.rows, ["task.locality"]).partition_by("task.locality", maintain_order=True)
+    return [one for part in parts for one in panels_of(part)]
 
 
 def _panel(part: pl.DataFrame) -> Panel:
-    kind = part["_kind"][0]
-    part = part.drop("_kind")
+    kind, measured = part["_kind"][0], part["_measured"][0]
+    part = part.drop("_kind", "_measured")
     present = [name for name in _ARMS if name in part.columns]
     by = [name for name in present if part[name].n_unique() > 1] or present[:1]
     by += pooled_by(arms_of(part, by))
@@ -73,4 +78,6 @@ def _panel(part: pl.DataFrame) -> Panel:
         *([f"{short_name(locality)} locality"] if locality else []),
         *([position] if position else []),
     ]
-    return Panel(", ".join(words) or "all runs", position, tuple(by), beside, part)
+    title = (", ".join(words) or "all runs") + ("" if measured else " (no optimum declared)")
+    measure = "normalised_accuracy" if measured else "accuracy"
+    return Panel(title, position, tuple(by), beside, measure, part)

@@ -1,15 +1,16 @@
 """The extrapolation curves of a sweep as one picture, for a README or a slide."""
 
+import io
 from pathlib import Path
 
 import polars as pl
 from matplotlib.figure import Figure
 
 from sparsity_lab.analysis.extrapolation import extrapolation_curve
+from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.panels import panels_of, small_multiples
 from sparsity_lab.analysis.runs import Frames, evaluation_rows
 from sparsity_lab.analysis.style import styled
-from sparsity_lab.settings import SettingError
 
 __all__ = ["write_picture"]
 
@@ -23,16 +24,13 @@ def write_picture(results: pl.DataFrame | Frames, path: Path | str, *, resolutio
     Raises:
         SettingError: no evaluated run, or a file that cannot be written.
     """
-    path = Path(path)
     rows = evaluation_rows(results, by=("condition",))
     panels = [one for panel in panels_of(rows) for one in small_multiples(panel)]
     with styled():
         figure = Figure(figsize=(4.9 * len(panels), 4.6), layout="constrained")
         for ax, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            extrapolation_curve(panel.rows, by=panel.by).plot(ax)
+            extrapolation_curve(panel.rows, by=panel.by, measure=panel.measure).plot(ax)
             ax.set_title(panel.title, pad=20)
-        try:
-            figure.savefig(path, format="png", dpi=resolution, metadata={"Software": None})
-        except OSError as error:
-            raise SettingError("path", "a file that can be written", f"{path} ({error.strerror})") from None
-    return path
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=resolution, metadata={"Software": None})
+    return write_whole(Path(path), buffer.getvalue())

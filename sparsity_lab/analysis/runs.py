@@ -11,15 +11,26 @@ from typing import Any, Literal, Protocol
 
 import polars as pl
 
+from sparsity_lab.analysis.replicates import is_seed, without_seeds
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import EVALUATION_SCHEMA, summarise
 
-__all__ = ["MEASURES", "SEEDS", "Arm", "Frames", "Measure", "arms_of", "evaluation_rows", "varying"]
+__all__ = [
+    "MEASURES",
+    "NOT_JUDGED",
+    "Arm",
+    "Frames",
+    "Measure",
+    "arms_of",
+    "evaluation_rows",
+    "learned_words",
+    "varying",
+]
 
-SEEDS = ("data_seed", "model_seed")
+NOT_JUDGED = "not judged (no optimum declared)"
+"""State of a run whose task declares no chance or no optimum: whether it learned cannot be said."""
 
 _NOT_CONFIG = (set(EVALUATION_SCHEMA) - {"task"}) | {"run", "condition_task", "learned", "reach", "censored"}
-
 
 _THRESHOLD = "evaluation.threshold"
 
@@ -98,9 +109,28 @@ class Arm:
         return self.rows.filter(pl.col("learned"))
 
     @property
+    def counted_rows(self) -> pl.DataFrame:
+        """The rows that medians and drops count: all but those of runs that never learned their task."""
+        return self.rows.filter(pl.col("learned").fill_null(True))
+
+    @property
     def learned(self) -> int:
         """Number of runs that learned their task."""
         return self.learned_rows["run"].n_unique()
+
+    @property
+    def judged(self) -> int:
+        """Number of runs of which it can be said whether they learned."""
+        return self.rows.filter(pl.col("learned").is_not_null())["run"].n_unique()
+
+
+def learned_words(learned: int, judged: int, runs: int) -> str:
+    """``2 of 3 runs learned``; runs that are not judged are counted apart."""
+    noun = f"run{'s' if runs != 1 else ''}"
+    if not judged:
+        return f"{runs} {noun} {NOT_JUDGED}"
+    rest = f", {runs - judged} {NOT_JUDGED}" if judged < runs else ""
+    return f"{learned} of {runs} {noun} learned{rest}"
 
 
 def evaluation_rows(
@@ -163,6 +193,8 @@ def measure_named(name: str, frame: pl.DataFrame) -> Measure:
 def arms_of(frame: pl.DataFrame, by: str | Sequence[str]) -> list[Arm]:
     """The arms of a frame, in natural order: numbers by size, texts with their numbers by size, None last.
 
+    Values that differ in seeds only are one: runs with ``Lookup(seed=0)`` and ``Lookup(seed=1)`` are replicates.
+
     Raises:
         SettingError: a name in ``by`` is not a column.
     """
@@ -172,7 +204,7 @@ def arms_of(frame: pl.DataFrame, by: str | Sequence[str]) -> list[Arm]:
             raise SettingError("by", "a column of the evaluation frame", name, frame.columns)
     if not by:
         return [Arm({}, "all runs", frame)]
-    parts = frame.partition_by(by, as_dict=True, maintain_order=True)
+    parts = without_seeds(frame, by).partition_by(by, as_dict=True, maintain_order=True)
     return [
         Arm(dict(zip(by, key, strict=True)), arm_label(by, [full_name(part, name) for name in by]), part)
         for key, part in sorted(parts.items(), key=lambda item: natural_key(item[0]))
@@ -191,8 +223,7 @@ def varying(frame: pl.DataFrame, among: Iterable[str] = ()) -> list[str]:
     skipped = tuple(among)
     found: list[str] = []
     for name in columns:
-        # Any seed makes replicates: of data and weights, and of what a task draws once, such as its fixed set.
-        if name.endswith("seed") or name.split(".")[0] == "evaluation":
+        if is_seed(name) or "evaluation" in name.split("."):
             continue
         if any(name == other or name.startswith(f"{other}.") for other in skipped):
             continue
@@ -245,9 +276,11 @@ def short_name(value: Any) -> str:
 
 def full_name(rows: pl.DataFrame, column: str) -> Any:
     """The one value of a column over these rows. A setting with a single field shows that field even at its default
-    (``Recent(width=8)`` for ``Recent()``), for it is all there is to know about it."""
+    (``Recent(width=8)`` for ``Recent()``), for it is all there is to know about it; a seed tells nothing."""
     value = rows[column][0]
-    fields = [name for name in rows.columns if re.fullmatch(rf"{re.escape(column)}\.[^.]+", name)]
+    fields = [
+        name for name in rows.columns if re.fullmatch(rf"{re.escape(column)}\.[^.]+", name) and not is_seed(name)
+    ]
     given = {name.rpartition(".")[2]: rows[name][0] for name in fields if rows[name][0] is not None}
     if isinstance(value, str) and value.endswith("()") and len(given) == 1:
         ((field, content),) = given.items()

@@ -9,10 +9,9 @@ an SVG all ink is ``currentColor`` and the ground is transparent, so that a figu
 import hashlib
 import html
 import io
-import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -114,23 +113,6 @@ def relative_luminance(color: Any) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def readable_ticks(values: Sequence[float], gap: float, keep: Sequence[float] = ()) -> list[float]:
-    """The values whose labels find room on a log axis.
-
-    ``gap`` is the smallest distance between two labels as a share of the axis. The ends and ``keep`` come first, then
-    the others from the largest down, where they still fit.
-    """
-    ordered = sorted(set(values))
-    if len(ordered) < 2:
-        return ordered
-    span = math.log(ordered[-1] / ordered[0])
-    chosen: list[float] = []
-    for value in [ordered[-1], ordered[0], *(v for v in keep if v in ordered), *reversed(ordered)]:
-        if all(abs(math.log(value / other)) / span >= gap for other in chosen):
-            chosen.append(value)
-    return sorted(chosen)
-
-
 def figure_svg(figure: Figure, label: str = "") -> str:
     """The figure as one ``<svg>`` element for a page.
 
@@ -150,18 +132,34 @@ def figure_svg(figure: Figure, label: str = "") -> str:
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     # Matplotlib's style element would reach the whole page; the root can say the same to its own children.
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, flags=re.DOTALL)
-    text = re.sub(r"font-family: [^;\"]*", f"font-family: {_PAGE_FONTS}", text)
-    text = re.sub(rf"(font: [^;\"]*?)'{_SERIES_FONT}'[^;\"]*", rf"\g<1>{_PAGE_FONTS}", text)
-    text = re.sub(INK, "currentColor", text, flags=re.IGNORECASE)
+    text = _TAG.sub(lambda tag: _restyled(tag[0]), text)
     width = float(figure.get_figwidth()) * 96
     min_width = 0.7 * width if width > 480 else 0
     opening = (
-        f'<svg role="img" aria-label="{html.escape(label)}" stroke-linejoin="round" '
+        '<svg role="img" stroke-linejoin="round" '
         # A wide figure on a narrow page scrolls in its box before its text becomes too small to read.
         f'style="width: 100%; height: auto; max-width: {1.35 * width:.0f}px; min-width: {min_width:.0f}px" '
     )
     text = re.sub(r'<svg (.*?)width="[^"]*" height="[^"]*"', lambda found: opening + found[1], text, count=1)
-    prefix = "f" + hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
-    text = re.sub(r'\bid="', f'id="{prefix}-', text)
-    text = text.replace("url(#", f"url(#{prefix}-").replace('href="#', f'href="#{prefix}-')
-    return text + "\n"
+    content = f"{label}\n{text}".encode(errors="backslashreplace")
+    prefix = "f" + hashlib.blake2b(content, digest_size=4).hexdigest()
+    text = _TAG.sub(lambda tag: _prefixed(tag[0], prefix), text)
+    # The label comes last, for it is text too.
+    return text.replace("<svg ", f'<svg aria-label="{html.escape(label)}" ', 1) + "\n"
+
+
+# What stands between the tags is the reader's text and stays as it is.
+_TAG = re.compile(r"<[a-zA-Z][^>]*>")
+
+
+def _restyled(tag: str) -> str:
+    """A tag with the page's fonts and ink."""
+    tag = re.sub(r"font-family: [^;\"]*", f"font-family: {_PAGE_FONTS}", tag)
+    tag = re.sub(rf"(font: [^;\"]*?)'{_SERIES_FONT}'[^;\"]*", rf"\g<1>{_PAGE_FONTS}", tag)
+    return re.sub(INK, "currentColor", tag, flags=re.IGNORECASE)
+
+
+def _prefixed(tag: str, prefix: str) -> str:
+    """A tag whose id, and whose links to ids, begin with ``prefix``."""
+    tag = re.sub(r'\sid="', f' id="{prefix}-', tag)
+    return tag.replace("url(#", f"url(#{prefix}-").replace('href="#', f'href="#{prefix}-')

@@ -1,31 +1,30 @@
 """Sentences made of numbers: what a report says, and no more than the numbers say."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from sparsity_lab.analysis.drop import Difference, Drop
+from sparsity_lab.analysis.drop import no_drop_reason
 from sparsity_lab.analysis.markup import number, signed_interval
-from sparsity_lab.analysis.runs import kind_of, natural_key
+from sparsity_lab.analysis.runs import NOT_JUDGED, learned_words
 
-__all__ = ["Comparison", "comparison_words", "comparisons_of", "counts_words", "drop_words", "listed"]
+__all__ = ["counts_words", "drop_words", "lengths_words", "listed", "others_words"]
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two arms that differ in one thing, and what theory expects of them.
+def counts_words(
+    finished: int,
+    learned: int,
+    failed: int,
+    unfinished: int = 0,
+    threshold: float | None = 0.9,
+    judged: int | None = None,
+) -> str:
+    """How many runs finished, learned and failed.
 
-    Attributes:
-        difference: drop of the arm that is expected to drop more, minus drop of the other.
-        expected: whether anything is expected; if not, the two are merely compared.
+    Args:
+        threshold: of learning; None if the runs do not share one.
+        judged: how many of the finished runs can be said to have learned or not; all, if None.
     """
-
-    difference: Difference
-    expected: bool
-
-
-def counts_words(finished: int, learned: int, failed: int, unfinished: int = 0, threshold: float | None = 0.9) -> str:
-    """How many runs finished, learned and failed; ``threshold`` is None if the runs do not share one."""
+    judged = finished if judged is None else judged
     waiting = f", {unfinished} not finished yet" if unfinished else ""
     total = _runs(finished + failed + unfinished)
     parts = [f"{total} in all: {finished or 'none'} finished, {failed or 'none'} failed{waiting}."]
@@ -34,93 +33,88 @@ def counts_words(finished: int, learned: int, failed: int, unfinished: int = 0, 
         measure = f"(normalised accuracy of at least {least} at every evaluated trained length)"
         if learned == finished:
             parts.append(f"Every finished run learned its task {measure}.")
+        elif judged == 0:
+            parts.append(f"The finished are {NOT_JUDGED}.")
         else:
-            never = f"{finished - learned} never did"
-            parts.append(f"Of the finished, {learned or 'none'} learned their task {measure} and {never}.")
-    if finished - learned:
+            others = [f"{judged - learned} never did"] if judged > learned else []
+            others += [f"{finished - judged} {'is' if finished - judged == 1 else 'are'} {NOT_JUDGED}"] * (
+                finished > judged
+            )
+            words = listed([f"{learned or 'none'} learned their task {measure}", *others])
+            parts.append(f"Of the finished, {words}.")
+    if judged - learned:
         parts.append("Runs that never learned are counted apart and enter no median, drop or interval.")
     return " ".join(parts)
 
 
-def drop_words(row: Mapping[str, Any], position: str | None, factor: float, reach: str = "–") -> str:
+def others_words(others: int) -> str:
+    """How many finished runs lie in the folder without being of this sweep."""
+    if others == 1:
+        return "1 finished run in this folder belongs to another sweep and is not shown."
+    return f"{others} finished runs in this folder belong to other sweeps and are not shown."
+
+
+def drop_words(
+    row: Mapping[str, Any], position: str | None, factor: float, reach: str = "–", *, lengths: bool = True
+) -> str:
     """What one arm did, from a row of ``Drop.frame``; names the position scheme.
 
     ``With RoPE, Recent drops by 0.21 [0.05, 0.37] from length 24 to 96 (2 of 2 runs learned; median reach 48).``
+
+    Args:
+        lengths: say from and to which length; to be left out where that has been said of all arms.
     """
     scheme = f"With {position}, " if position else ""
-    counts = f"{row['learned']} of {_runs(row['runs'])} learned"
-    if not row["learned"]:
+    counts = learned_words(row["learned"], row["judged"], row["runs"])
+    if row["judged"] and not row["learned"]:
         return f"{scheme}{row['arm']} was never learned (0 of {_runs(row['runs'])}), so nothing is said of its drop."
     held = "" if reach == "–" else f"; median reach {reach}"
     if row["drop"] is None:
-        return f"{scheme}{row['arm']} was not evaluated beyond its trained lengths ({counts}{held})."
-    alone = row["low"] is None
-    interval = "(one learned run, so no interval)" if alone else signed_interval(row["low"], row["high"])
+        return f"{scheme}{row['arm']} has no drop: {no_drop_reason(row)} ({counts}{held})."
+    interval = "(one run, so no interval)" if row["low"] is None else signed_interval(row["low"], row["high"])
     # The sign as the reader sees it: what rounds to zero neither drops nor rises.
     shown = round(row["drop"], 2)
     moves = f"rises by {number(-shown)}, a drop of {number(shown)}" if shown < 0 else f"drops by {number(shown)}"
+    where = f" {_from_to(row, factor)}" if lengths else ""
+    return f"{scheme}{row['arm']} {moves} {interval}{where} ({counts}{held})."
+
+
+def lengths_words(rows: Sequence[Mapping[str, Any]], trained: tuple[int, int] | None, factor: float) -> str:
+    """Where the arms of a panel were trained and over which lengths their drops are taken; said once if they agree.
+
+    Args:
+        rows: of ``Drop.frame``; none, if nothing is said of drops.
+        trained: smallest and largest trained length; None if the arms do not share them.
+    """
+    if trained is None:
+        words = "Trained lengths differ by arm"
+    elif trained[0] < trained[1]:
+        words = f"Trained on lengths {trained[0]} to {trained[1]}"
+    else:
+        words = f"Trained on length {trained[0]}"
+    if not rows:
+        return f"{words}."
+    if not same_lengths(rows):
+        return f"{words}; the lengths of the drops differ by arm."
+    if rows[0]["length"] is None:
+        return f"{words}; {no_drop_reason({**rows[0], 'judged': 0})}."
+    return f"{words}; drops are {_from_to(rows[0], factor)}."
+
+
+def same_lengths(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all drops are taken over the same lengths."""
+    return len({(row["trained_length"], row["length"]) for row in rows}) == 1
+
+
+def _from_to(row: Mapping[str, Any], factor: float) -> str:
     wanted = factor * row["trained_length"]
     nearest = "" if row["exact"] else f" (the evaluated length nearest to {wanted:g})"
-    lengths = f"from length {row['trained_length']} to {row['length']}{nearest}"
-    return f"{scheme}{row['arm']} {moves} {interval} {lengths} ({counts}{held})."
-
-
-def comparisons_of(drops: Drop, position: str | None) -> list[Comparison]:
-    """The comparisons that theory has a word on, between arms that differ in one column only.
-
-    A larger k is expected to drop more than the next smaller one, under any position scheme; ``Anchored`` is
-    expected to drop more than ``Recent`` with RoPE, and is merely compared with it under other schemes.
-    """
-    rows = drops.frame().select("arm", *drops.by).to_dicts()
-    found = []
-    for of in rows:
-        for minus in rows:
-            changed = [name for name in drops.by if of[name] != minus[name]]
-            if changed == ["task.k"] and _next_smaller(minus["task.k"], of["task.k"], [r["task.k"] for r in rows]):
-                found.append(Comparison(drops.difference(of["arm"], minus["arm"]), True))
-            if changed == ["task.locality"]:
-                kinds = kind_of(of["task.locality"]), kind_of(minus["task.locality"])
-                if kinds == ("Anchored", "Recent"):
-                    rope = kind_of(f"{position}()" if position and "(" not in position else position) == "RoPE"
-                    found.append(Comparison(drops.difference(of["arm"], minus["arm"]), rope))
-    return found
-
-
-def comparison_words(comparison: Comparison, position: str | None) -> str:
-    """Whether two arms differ as expected, against it, or undecided; names the position scheme."""
-    difference = comparison.difference
-    scheme = f"With {position}, " if position else ""
-    more, less = difference.of, difference.minus
-    expectation = f"The expected order ({less} drops less than {more})" if comparison.expected else ""
-    interval = difference.interval
-    if interval.estimate is None:
-        head = f"{scheme}{more} and {less} cannot be compared: there is no seed at which both have a drop."
-        return f"{head} {expectation} is neither seen nor ruled out." if expectation else head
-    pairs = f"{difference.pairs} seed{'s' if difference.pairs != 1 else ''} paired"
-    left = f", {difference.unpaired} left without a pair" if difference.unpaired else ""
-    numbers = f"{number(interval.estimate)} {signed_interval(interval.low, interval.high)} ({pairs}{left})"
-    measured = f"{scheme}the drop of {more} minus that of {less} is {numbers}"
-    if interval.low is None:
-        verdict = "one pair has no interval, so it is undecided which drops more."
-    elif not interval.decided:
-        verdict = "the interval contains 0, so it is undecided which drops more."
-    elif interval.estimate > 0:
-        return f"{measured}: {less} drops less{', as expected' if comparison.expected else ''}."
-    else:
-        tail = f" {expectation} does not show; the opposite does." if expectation else ""
-        return f"{measured}: {more} drops less.{tail}"
-    tail = f" {expectation} is not established here." if expectation else ""
-    return f"{measured}; {verdict}{tail}"
+    return f"from length {row['trained_length']} to {row['length']}{nearest}"
 
 
 def listed(words: Sequence[str]) -> str:
     """``a``, ``a and b``, ``a, b and c``."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
-
-
-def _next_smaller(smaller: Any, larger: Any, values: Sequence[Any]) -> bool:
-    order = sorted(set(values), key=lambda value: natural_key([value]))
-    return order.index(larger) == order.index(smaller) + 1
 
 
 def _runs(count: int) -> str:

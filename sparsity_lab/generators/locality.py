@@ -18,12 +18,16 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import comb
+from scipy.special import comb, gammaln
 
 from sparsity_lab.generators.stream import open_unit
 from sparsity_lab.settings import Setting, SettingError, register
 
 __all__ = ["Anchored", "Geometric", "Law", "PowerLaw", "Recent", "Uniform", "Window"]
+
+# Beyond these, logarithms of weights lose the digits that tell places apart.
+_LARGEST_EXPONENT = 100
+_SMALLEST_SCALE = 0.01
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -56,8 +60,8 @@ class Law(Setting, family="law"):
     def support_size(self, k: int, length: int) -> int:
         """Number of sets of positive probability."""
 
-    def bound_field(self) -> str | None:
-        """The field that bounds k, for errors; None if only the length does."""
+    def bound(self) -> tuple[str, int] | None:
+        """The field that bounds k at every length, and its bound; None if only the length does."""
         return None
 
 
@@ -122,8 +126,8 @@ class Recent(ProductLaw):
     def log_weights(self, length: int) -> Floats:
         return np.where(_distances(length) <= self.width, 0.0, -np.inf)
 
-    def bound_field(self) -> str | None:
-        return "width"
+    def bound(self) -> tuple[str, int] | None:
+        return "width", self.width
 
 
 @register
@@ -131,6 +135,10 @@ class PowerLaw(ProductLaw):
     """w(distance) = distance^-alpha: heavy-tailed in the distance from the query."""
 
     alpha: float = 1.0
+
+    def check(self) -> None:
+        if abs(self.alpha) > _LARGEST_EXPONENT:
+            raise SettingError("alpha", f"a number from -{_LARGEST_EXPONENT} to {_LARGEST_EXPONENT}", self.alpha)
 
     def log_weights(self, length: int) -> Floats:
         return np.asarray(-self.alpha * np.log(_distances(length)))
@@ -143,8 +151,8 @@ class Geometric(ProductLaw):
     scale: float = 8.0
 
     def check(self) -> None:
-        if self.scale <= 0:
-            raise SettingError("scale", "a number above 0", self.scale)
+        if not self.scale >= _SMALLEST_SCALE:
+            raise SettingError("scale", f"a number of at least {_SMALLEST_SCALE}", self.scale)
 
     def log_weights(self, length: int) -> Floats:
         return np.asarray(-_distances(length) / self.scale)
@@ -163,8 +171,8 @@ class Anchored(ProductLaw):
     def log_weights(self, length: int) -> Floats:
         return np.where(np.arange(1, length + 1) <= self.width, 0.0, -np.inf)
 
-    def bound_field(self) -> str | None:
-        return "width"
+    def bound(self) -> tuple[str, int] | None:
+        return "width", self.width
 
 
 @register
@@ -181,15 +189,15 @@ class Window(Law):
     def check(self) -> None:
         _at_least_one(self.width)
 
-    def bound_field(self) -> str | None:
-        return "width"
+    def bound(self) -> tuple[str, int] | None:
+        return "width", self.width
 
     def available(self, length: int) -> int:
         return min(self.width, length)
 
     def draw(self, words: NDArray[np.uint64], length: int) -> Places:
         k = words.shape[1]
-        cumulative = np.cumsum(self._first_weights(k, length))
+        cumulative = np.cumsum(np.exp(self._log_first(k, length)))
         first = np.searchsorted(cumulative, open_unit(words[:, 0]) * cumulative[-1], side="right") + 1
         places = np.empty(words.shape, dtype=np.int64)
         places[:, 0] = first
@@ -207,34 +215,47 @@ class Window(Law):
         return places
 
     def order_pmf(self, k: int, length: int) -> Floats:
-        weights = self._first_weights(k, length)
         first = np.arange(1, length + 1)
         room = np.minimum(self.width - 1, length - first)
+        log_sets = _log_binomial(room, k - 1)
+        log_total = np.logaddexp.reduce(log_sets)
         pmf = np.zeros((k, length))
-        pmf[0] = weights
+        pmf[0] = np.exp(log_sets - log_total)
         for distance in range(1, min(self.width, length)):
             inside = room >= distance
             places = first[inside] + distance
             for j in range(1, k):
-                sets = comb(distance - 1, j - 1) * comb(room[inside] - distance, k - 1 - j)
-                pmf[j, places - 1] += sets
-        return np.asarray(pmf / weights.sum())
+                before = _log_binomial(np.array([distance - 1]), j - 1)
+                after = _log_binomial(room[inside] - distance, k - 1 - j)
+                pmf[j, places - 1] += np.exp(before + after - log_total)
+        return pmf
 
     def log_pmf(self, places: Places, length: int) -> Floats:
+        k = places.shape[1]
+        room = np.minimum(self.width - 1, length - np.arange(1, length + 1))
+        log_total = np.logaddexp.reduce(_log_binomial(room, k - 1))
         span = places[:, -1] - places[:, 0] + 1
-        total = self._first_weights(places.shape[1], length).sum()
-        return np.where(span <= self.width, -np.log(total), -np.inf)
+        return np.where(span <= self.width, -log_total, -np.inf)
 
     def support_size(self, k: int, length: int) -> int:
         return sum(comb(min(self.width - 1, length - a), k - 1, exact=True) for a in range(1, length + 1))
 
-    def _first_weights(self, k: int, length: int) -> Floats:
+    def _log_first(self, k: int, length: int) -> Floats:
+        """(l,): log-probability of each first place, up to a constant."""
         room = np.minimum(self.width - 1, length - np.arange(1, length + 1))
-        return np.asarray(comb(room, k - 1), dtype=np.float64)
+        log_sets = _log_binomial(room, k - 1)
+        return np.asarray(log_sets - log_sets.max())
 
 
 def _distances(length: int) -> Floats:
     return np.arange(length, 0, -1, dtype=np.float64)
+
+
+def _log_binomial(n: NDArray[np.int64], k: int) -> Floats:
+    """log C(n, k), -inf where k > n."""
+    possible = n >= k
+    m = np.where(possible, n, k)
+    return np.where(possible, gammaln(m + 1) - gammaln(k + 1) - gammaln(m - k + 1), -np.inf)
 
 
 def _at_least_one(width: int) -> None:

@@ -24,7 +24,7 @@ from sparsity_lab.generators.query_layout import (
     rows_of_chunks,
 )
 from sparsity_lab.generators.rules import First, Lookup, Majority, Parity, Rule, SumMod
-from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.generators.stream import Stream, bounded, whole
 from sparsity_lab.generators.task import Batch, Task, Truth, Vocabulary
 from sparsity_lab.settings import SettingError, register
 
@@ -95,7 +95,7 @@ class Planted(Task):
             "position": self.planted_vocab + 2,
             "cue": self.planted_vocab + 1 + 2,
         }[self.marking]
-        needed = max(needed, self.num_labels + 2)
+        needed = max(needed, self.num_labels + (3 if self.marking == "cue" else 2))
         if self.vocab_size < needed:
             what = "planted alphabet, labels, background, cue, BOS and ="
             raise SettingError("vocab_size", f"a vocabulary of at least {needed} ({what})", self.vocab_size)
@@ -109,9 +109,11 @@ class Planted(Task):
                 raise SettingError(
                     "locality", "a law that fixes distances or places, for marking='position'", self.locality.kind
                 )
-            self._check_room(self.reference_length, "reference_length")
-        elif (field := self.locality.bound_field()) and self.locality.available(2**20) < self.k:
-            raise SettingError(f"locality.{field}", f"room for k={self.k}", getattr(self.locality, field))
+            self._check_bound()
+            if self.reference_length < self.k:
+                raise SettingError("reference_length", f"at least k={self.k} places", self.reference_length)
+        else:
+            self._check_bound()
 
     def check_length(self, length: int) -> None:
         if length < self.shortest_length:
@@ -125,13 +127,10 @@ class Planted(Task):
             return int(reach)
         return self.k * (2 if self.marking == "cue" else 1)
 
-    def _check_room(self, length: int, field: str) -> None:
-        room = self.locality.available(length)
-        if room < self.k:
-            bound = self.locality.bound_field()
-            if bound and self.locality.available(2**20) < self.k:
-                raise SettingError(f"locality.{bound}", f"room for k={self.k}", getattr(self.locality, bound))
-            raise SettingError(field, f"at least k={self.k} places", length)
+    def _check_bound(self) -> None:
+        bound = self.locality.bound()
+        if bound and bound[1] < self.k:
+            raise SettingError(f"locality.{bound[0]}", f"room for k={self.k}", bound[1])
 
     @property
     def num_labels(self) -> int:
@@ -167,7 +166,7 @@ class Planted(Task):
     @property
     def certified_lengths(self) -> tuple[int, ...]:
         shortest = self.shortest_length
-        return (max(12, shortest), max(33, shortest + 5))
+        return max(12, shortest), max(33, shortest + 5), max(240, shortest + 50)
 
     @cached_property
     def _background(self) -> tuple[int, int]:
@@ -190,6 +189,7 @@ class Planted(Task):
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
         self.check_length(length)
+        count = whole("count", count, 0)
         T = length + EXTRA_POSITIONS
         tokens = np.empty((count, T), dtype=np.int64)
         labels = np.empty(count, dtype=np.int64)
@@ -235,10 +235,16 @@ class Planted(Task):
             labels=tuple(range(self.num_labels)),
             label_distribution=distribution,
             build_joint=lambda: self._token_label_joint(length, labels),
+            value_distribution=self._value_distribution(),
             label_free_subsets=self.rule.label_free_subsets(self.k, self.planted_vocab),
             independent_values=True,
             largest_position_id=self.k + 1 if self.coupled else 0,
         )
+
+    def _value_distribution(self) -> Floats:
+        values = np.zeros(self.vocab_size)
+        values[: self.planted_vocab] = 1 / self.planted_vocab
+        return values
 
     def _blur(self, labels: Floats) -> Floats:
         """The label distribution (last axis) after noise."""
@@ -298,6 +304,8 @@ class Planted(Task):
         count, T = tokens.shape
         if self.marking == "position":
             values = tokens[:, self._fixed_places(T - EXTRA_POSITIONS)]
+            if values.max(initial=0) >= self.planted_vocab:
+                raise ValueError(f"expected sequences of {self}, got other tokens at the planted places")
         else:
             marked = tokens[:, 1:-1] < self.planted_vocab if self.marking == "token" else tokens[:, :-2] == self.cue
             if not (marked.sum(axis=1) == self.k).all():

@@ -159,8 +159,11 @@ class Lookup(Rule):
     seed: int = 0
 
     def check_use(self, k: int, planted_vocab: int) -> None:
-        if planted_vocab**k > 2**20:
+        if k * np.log2(planted_vocab) > 20:
             raise SettingError("rule", "a Lookup table of at most 2^20 entries", f"{planted_vocab}^{k} entries")
+        table = self.table(k, planted_vocab)
+        if (table == table[0]).all():
+            raise SettingError("rule.seed", "a Lookup table that is not constant, from another seed", self.seed)
 
     def num_labels(self, planted_vocab: int) -> int:
         return planted_vocab

@@ -20,7 +20,7 @@ from sparsity_lab.generators.query_layout import (
     query_batch,
     rows_of_chunks,
 )
-from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.generators.stream import Stream, bounded, whole
 from sparsity_lab.generators.task import Batch, Task, Truth, Vocabulary
 from sparsity_lab.settings import SettingError, register
 
@@ -70,10 +70,11 @@ class SparseParity(Task):
 
     @property
     def certified_lengths(self) -> tuple[int, ...]:
-        return max(12, self.max_k), max(33, self.max_k + 5)
+        return max(12, self.max_k), max(33, self.max_k + 5), max(240, self.max_k + 50)
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
         self.check_length(length)
+        count = whole("count", count, 0)
         tokens = np.empty((count, length + EXTRA_POSITIONS), dtype=np.int64)
         labels = np.empty(count, dtype=np.int64)
         for rows, first in rows_of_chunks(start, count, length):
@@ -112,6 +113,7 @@ class SparseParity(Task):
             labels=(0, 1),
             label_distribution=distribution,
             build_joint=lambda: self._token_label_joint(length),
+            value_distribution=np.array([0.5, 0.5, 0, 0, 0, 0, 0]),
             label_free_subsets=True,
             independent_values=True,
         )
@@ -135,6 +137,9 @@ class SparseParity(Task):
         return source_tokens.count(1) & 1
 
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
+        planted = (batch.tokens < _BITS).sum(dim=1)
+        if not ((planted >= self.min_k) & (planted <= self.max_k)).all():
+            raise ValueError(f"expected sequences of {self}, got another number of planted bits")
         labels = (batch.tokens == 1).sum(dim=1).numpy() % 2
         return noisy_log_posterior(labels, 2, 0.0, _VOCAB)
 

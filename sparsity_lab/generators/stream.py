@@ -7,13 +7,17 @@ nor order of access can change a sequence.
 """
 
 import hashlib
+import numbers
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Stream", "bounded", "open_unit"]
+from sparsity_lab.settings import SettingError
+
+__all__ = ["Stream", "bounded", "open_unit", "whole"]
 
 _WORDS_PER_COUNTER = 4  # Philox-4x64 makes four 64-bit words at each counter value.
 
@@ -30,6 +34,9 @@ class Stream:
     seed: int = 0
     name: str = "train"
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "seed", whole("seed", self.seed, None))
+
     def words(self, purpose: str, length: int, start: int, count: int, per_sequence: int) -> NDArray[np.uint64]:
         """The 64-bit words of sequences ``start .. start + count - 1``, shape (count, per_sequence).
 
@@ -37,12 +44,24 @@ class Stream:
             purpose: what the words decide (``"background"``, ``"positions"``); purposes are independent.
             length: the task's length; lengths are independent.
             per_sequence: words owned by one sequence; must be the same in every call for this purpose and length.
+
+        Raises:
+            SettingError: ``start`` or ``count`` is no whole number, or negative.
         """
+        start, count = whole("start", start, 0), whole("count", count, 0)
         text = f"{self.seed}\x1f{self.name}\x1f{purpose}\x1f{length}"
         key = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), dtype="<u8")
         first_counter, skipped = divmod(start * per_sequence, _WORDS_PER_COUNTER)
         block = _philox_at(key, first_counter).random_raw(skipped + count * per_sequence)
         return block[skipped:].reshape(count, per_sequence)
+
+
+def whole(name: str, value: Any, least: int | None) -> int:
+    """A plain integer, also from numpy's kinds, whose arithmetic would wrap; ``SettingError`` if it is none."""
+    expected = "a whole number" + ("" if least is None else f" of at least {least}")
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or (least is not None and value < least):
+        raise SettingError(name, expected, value)
+    return int(value)
 
 
 _local = threading.local()
@@ -56,7 +75,7 @@ def _philox_at(key: NDArray[np.uint64], counter: int) -> np.random.Philox:
     philox: np.random.Philox = _local.philox
     philox.state = {
         "bit_generator": "Philox",
-        "state": {"counter": np.array([counter, 0, 0, 0], dtype=np.uint64), "key": key},
+        "state": {"counter": np.array([counter % 2**64, counter >> 64, 0, 0], dtype=np.uint64), "key": key},
         "buffer": np.zeros(_WORDS_PER_COUNTER, dtype=np.uint64),
         "buffer_pos": _WORDS_PER_COUNTER,  # nothing is left in the buffer
         "has_uint32": 0,

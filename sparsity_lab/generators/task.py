@@ -131,6 +131,7 @@ class Truth:
         build_joint: makes ``token_label_joint``, which is large.
         label_free_subsets: True if every proper subset of the planted tokens is independent of the label
             (parity and its like).
+        value_distribution: (V,), law of each source token.
         independent_values: True if source tokens are independent of each other and of where they stand, and all
             other tokens but marks are independent of each other and of the sources.
         largest_position_id: the largest coupled position ID, 0 if there are none.
@@ -147,6 +148,7 @@ class Truth:
     label_distribution: NDArray[np.float64] | None = None
     build_joint: Callable[[], NDArray[np.float64]] | None = None
     label_free_subsets: bool | None = None
+    value_distribution: NDArray[np.float64] | None = None
     independent_values: bool | None = None
     largest_position_id: int = 0
 

@@ -1,12 +1,13 @@
 """Engines: where the runs of a sweep are executed.
 
-An engine gets runs as JSON text and the shared folder, and says which have ended. What a run found lies in the folder
-and nowhere else, so an engine may put its workers on any machine that sees it.
+An engine gets runs as JSON text and the shared folder, and says which have ended, and which failed. What a run found
+lies in the folder and nowhere else, so an engine may put its workers on any machine that sees it.
 """
 
 import importlib
 import json
 import multiprocessing
+import os
 import traceback
 from abc import abstractmethod
 from collections import deque
@@ -23,6 +24,10 @@ from sparsity_lab.training import Diverged, RunConfig, train
 __all__ = ["Ended", "Engine", "Processes", "Serial", "execute"]
 
 _LAST_DEATH = 2
+_CANNOT_START = (
+    "the worker processes could not start, and what they wrote on the error stream says why; a script that runs a "
+    'sweep must do so under `if __name__ == "__main__":`, since every worker imports it'
+)
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,11 @@ class Ended:
 
     Attributes:
         index: of the run in the list given to the engine.
-        death: None if ``execute`` returned, and the folder tells the rest; else why there is no hope that it will.
+        failure: what ``execute`` returned, or one line on why it never will.
     """
 
     index: int
-    death: str | None = None
+    failure: str | None = None
 
 
 class Engine(Setting, family="engine"):
@@ -52,8 +57,12 @@ class Engine(Setting, family="engine"):
         """
 
 
-def execute(run: str, out: str) -> None:
-    """Train one run. Its outcome, failures included, goes to its folder; nothing is returned."""
+def execute(run: str, out: str) -> str | None:
+    """Train one run. Its outcome, failures included, goes to its folder.
+
+    Returns:
+        Why it failed, in one line; None if it finished or diverged.
+    """
     config = from_data(RunConfig, json.loads(run))
     folder = Path(out) / config.id
     forget_failure(folder)
@@ -61,11 +70,17 @@ def execute(run: str, out: str) -> None:
         train(config, out)
     except Diverged as error:
         # Its own divergence is on record in its folder; that of a parent is the reason why this run cannot be.
-        if error.run != config.id:
-            record_failure(folder, f"its parent: {error}")
+        if error.run == config.id:
+            return None
+        reason = f"its parent: {error}"
+        record_failure(folder, reason)
+        return reason
     except Exception as error:
         # A sweep outlives any failure of a run, so all of them end here: named, recorded, and tried again next time.
-        record_failure(folder, f"{type(error).__name__}: {error}", traceback.format_exc())
+        reason = f"{type(error).__name__}: {error}"
+        record_failure(folder, reason, traceback.format_exc())
+        return reason
+    return None
 
 
 @register
@@ -74,8 +89,7 @@ class Serial(Engine):
 
     def run(self, runs: Sequence[str], out: Path, modules: Sequence[str] = ()) -> Iterator[Ended]:
         for index, run in enumerate(runs):
-            execute(run, str(out))
-            yield Ended(index)
+            yield Ended(index, execute(run, str(out)))
 
 
 @register
@@ -84,7 +98,7 @@ class Processes(Engine):
 
     A worker that dies (killed, out of memory) takes the pool with it, and all runs in progress. They are run again
     one by one, so that the one that kills is found; a run whose worker has died twice while no other run was in
-    progress is given up.
+    progress is given up. If no worker can be started, all runs are.
 
     Attributes:
         workers: number of processes.
@@ -99,9 +113,13 @@ class Processes(Engine):
     def run(self, runs: Sequence[str], out: Path, modules: Sequence[str] = ()) -> Iterator[Ended]:
         waiting, suspects = deque(range(len(runs))), deque[int]()
         deaths = [0] * len(runs)
-        running: dict[Future[None], int] = {}
+        running: dict[Future[str | None], int] = {}
         pool = self._pool(modules)
         try:
+            # A worker that dies before it has a run says nothing about the run that it would have had.
+            if runs and not _starts(pool):
+                yield from (Ended(index, _CANNOT_START) for index in waiting)
+                return
             while waiting or suspects or running:
                 # One run for each worker and no more: what is in the pool is what a dying worker can have been at.
                 # Suspects come last and alone, so a death is then theirs.
@@ -119,7 +137,7 @@ class Processes(Engine):
                     index = running.pop(future)
                     if not _broken(future):
                         error = future.exception()
-                        yield Ended(index, None if error is None else f"{type(error).__name__}: {error}")
+                        yield Ended(index, f"{type(error).__name__}: {error}" if error else future.result())
                         continue
                     deaths[index] += certain
                     if deaths[index] < _LAST_DEATH:
@@ -135,17 +153,26 @@ class Processes(Engine):
         return ProcessPoolExecutor(self.workers, context, _import_all, (tuple(modules),))
 
 
-def _submit(pool: ProcessPoolExecutor, run: str, out: Path) -> Future[None]:
+def _starts(pool: ProcessPoolExecutor) -> bool:
+    """Whether a worker comes up and answers."""
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool:
+        return False
+    return True
+
+
+def _submit(pool: ProcessPoolExecutor, run: str, out: Path) -> Future[str | None]:
     try:
         return pool.submit(execute, run, str(out))
     except BrokenProcessPool as error:
         # A worker died before it had a run. It counts for this one, so that a pool that cannot live ends the sweep.
-        future: Future[None] = Future()
+        future: Future[str | None] = Future()
         future.set_exception(error)
         return future
 
 
-def _broken(future: Future[None]) -> bool:
+def _broken(future: Future[str | None]) -> bool:
     return isinstance(future.exception(), BrokenProcessPool)
 
 

@@ -1,6 +1,7 @@
 """``run_sweep``: plan what is missing, execute it, and record what failed."""
 
-from collections.abc import Callable, Iterator
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -9,7 +10,7 @@ from sparsity_lab.settings import Setting, canonical_json
 from sparsity_lab.sweeps.engines import Engine, Processes
 from sparsity_lab.sweeps.failures import read_failure, record_failure
 from sparsity_lab.sweeps.results import SWEEP, Results
-from sparsity_lab.sweeps.sweep import Sweep
+from sparsity_lab.sweeps.sweep import Sweep, lineage
 from sparsity_lab.training import RunConfig, Status, status
 from sparsity_lab.training.store import prepare_folder, tidy, write_file
 
@@ -47,16 +48,22 @@ def run_sweep(
     """Bring every run of a sweep to an end in the folder ``out``.
 
     Finished and diverged runs are skipped, interrupted ones go on, broken and crashed ones are repeated, and a run
-    with a new evaluation is only evaluated. Parents come before their children. A run that fails never stops the
-    others; ``Results.failures`` lists it.
+    with a new evaluation is only evaluated. Parents come before their children. A run that fails, or whose folder is
+    at fault, never stops the others; ``Results.failures`` lists it, unless its folder cannot even hold the reason,
+    which then only ``progress`` tells.
 
     Args:
         out: the store, shared by all workers; also gets ``sweep.json``, the canonical form of the sweep.
         progress: called once for each run.
 
+    Returns:
+        The runs of this sweep, whatever else is in the folder.
+
     Raises:
         SettingError: ``out`` cannot be a folder or be written; nothing has been run then.
+        RuntimeError: a worker process got here while it imported the script that started it.
     """
+    _refuse_import()
     root = Path(out)
     prepare_folder(root)
     write_file(root / SWEEP, canonical_json(sweep).encode())
@@ -91,15 +98,26 @@ def run_sweep(
                 pending.append(run)
         for ended in engine.run([canonical_json(run) for run in pending], root, _modules(pending)):
             run = pending[ended.index]
-            if ended.death:
-                record_failure(root / run.id, ended.death)
-            failure = read_failure(root / run.id)
-            if failure:
+            if ended.failure:
+                # A worker that died has left no record.
+                if read_failure(root / run.id) != ended.failure:
+                    record_failure(root / run.id, ended.failure)
                 failed.add(run.id)
-                report(run, "failed", failure["reason"])
+                report(run, "failed", ended.failure)
             else:
                 report(run, status(run, root).value)
-    return Results(root)
+    return Results(root, sweep)
+
+
+def _refuse_import() -> None:
+    """Raise if this is a worker that is still importing the script that started it: it has no guard, and would run
+    the sweep once more in every worker."""
+    # The flag that multiprocessing itself asks before it starts a process. A worker that is up may run a sweep.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a worker process met run_sweep while it imported the script that started it; call run_sweep under "
+            '`if __name__ == "__main__":`'
+        )
 
 
 def _waves(sweep: Sweep) -> list[list[RunConfig]]:
@@ -107,10 +125,7 @@ def _waves(sweep: Sweep) -> list[list[RunConfig]]:
     runs = {run.id: run for run in sweep.runs}
     waves: list[dict[str, RunConfig]] = []
     for run in sweep.runs:
-        line = [run]
-        while line[-1].parent:
-            line.append(line[-1].parent)
-        for depth, member in enumerate(reversed(line)):
+        for depth, member in enumerate(reversed(lineage(run))):
             if depth == len(waves):
                 waves.append({})
             # A parent that is also in the sweep is run as the sweep wants it evaluated.
@@ -132,5 +147,5 @@ def _settings(value: Any) -> Iterator[Setting]:
     elif isinstance(value, tuple):
         for item in value:
             yield from _settings(item)
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         yield from _settings(tuple(value.values()))

@@ -1,30 +1,31 @@
 """``failed.json``: why a run has no result. A run that is tried again loses it."""
 
-import json
+import contextlib
+import os
 from pathlib import Path
-from typing import Any
 
-from sparsity_lab.training.store import write_json
+from sparsity_lab.training.store import FAILED, read_object, write_json
 
 __all__ = ["forget_failure", "read_failure", "record_failure"]
 
-_FILE = "failed.json"
-
 
 def record_failure(folder: Path, reason: str, trace: str | None = None) -> None:
-    """Write the reason, one line, and the traceback if there is one."""
-    write_json(folder / _FILE, {"reason": reason, "step": None, "traceback": trace})
+    """Write the reason, one line, and the traceback if there is one; nothing if the folder cannot be written, which
+    can be the very failure."""
+    with contextlib.suppress(OSError):
+        write_json(folder / FAILED, {"reason": reason, "step": None, "traceback": trace})
 
 
-def read_failure(folder: Path) -> dict[str, Any] | None:
-    """The record of a folder, None if there is none."""
-    try:
-        record: dict[str, Any] = json.loads((folder / _FILE).read_bytes())
-    except FileNotFoundError:
-        return None
-    return record
+def read_failure(folder: Path) -> str | None:
+    """The recorded reason, None if there is no record; of a damaged one, that it is damaged."""
+    record = read_object(folder / FAILED)
+    if record is None or not isinstance(record.get("reason"), str):
+        # Unlike Path.exists, this is not stopped by a folder that cannot be entered.
+        return f"{FAILED} is damaged" if os.path.exists(folder / FAILED) else None
+    return str(record["reason"])
 
 
 def forget_failure(folder: Path) -> None:
-    """Remove the record."""
-    (folder / _FILE).unlink(missing_ok=True)
+    """Remove the record, if that can be done."""
+    with contextlib.suppress(OSError):
+        (folder / FAILED).unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """``Results``: what a folder of runs holds, as one frame."""
 
+import contextlib
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import polars as pl
 
 from sparsity_lab.settings import SettingError, flatten, from_data
 from sparsity_lab.sweeps.failures import read_failure
-from sparsity_lab.sweeps.sweep import Sweep
+from sparsity_lab.sweeps.sweep import Sweep, lineage
 from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, Status, store, summarise
 
 __all__ = ["SWEEP", "Failure", "FrameName", "Results"]
@@ -38,17 +39,24 @@ class Failure:
 
 
 class Results:
-    """The runs of a folder. The folder is the only truth: every call reads what is there now.
+    """The runs of a sweep in a folder. The folder is the only truth: every call reads what is there now.
+
+    Args:
+        out: the folder.
+        sweep: whose runs are meant; without it, those of the last sweep that was run there.
 
     Attributes:
         folder: the store.
-        sweep: the last sweep that was run there; None if the runs were made one by one.
+        sweep: the sweep; None if the runs were made one by one.
         runs: configs of the sweep's runs in its order, or of all runs in the folder by id.
+
+    Raises:
+        SettingError: no sweep is given, and the folder has none that can be read and no runs.
     """
 
-    def __init__(self, out: Path | str) -> None:
+    def __init__(self, out: Path | str, sweep: Sweep | None = None) -> None:
         self.folder = Path(out)
-        self.sweep = _read_sweep(self.folder)
+        self.sweep = sweep or _read_sweep(self.folder)
         self.runs = self.sweep.runs if self.sweep else _find_runs(self.folder)
 
     def frame(self, name: FrameName = "evaluation") -> pl.DataFrame:
@@ -84,11 +92,23 @@ class Results:
             if state["status"] in ("diverged", "failed")
         )
 
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Ids of the finished runs in the folder that the sweep did not ask for, neither as runs nor as parents."""
+        if self.sweep is None:
+            return ()
+        own = {member.id for run in self.runs for member in lineage(run)}
+        markers = sorted(self.folder.glob(f"*/{store.FINISHED}"))
+        found = [file.parent for file in markers if file.parent.name not in own]
+        return tuple(folder.name for folder in found if _is_finished(folder))
+
     def __repr__(self) -> str:
         counts = Counter(self._state(run)["status"] for run in self.runs)
         states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
         name = f" of sweep {self.sweep.name!r}" if self.sweep else ""
-        return f"Results{name} in {self.folder}: {len(self.runs)} runs ({states})"
+        others = len(self.others)
+        more = f" and {others} run{'s' if others > 1 else ''} of other sweeps" if others else ""
+        return f"Results{name} in {self.folder}: {len(self.runs)} runs ({states}){more}"
 
     def _rows(self, name: FrameName) -> pl.DataFrame:
         if name == "runs":
@@ -109,8 +129,10 @@ class Results:
             state = store.folder_status(run, folder, weights=False)
             if state is Status.FINISHED or (state is Status.DIVERGED and name == "metrics"):
                 path = file or store.evaluation_file(run)
-                frame = store.read_timing(folder) if name == "timing" else pl.read_parquet(folder / path)
-                frames.append(frame.select(pl.lit(run.id).alias("run"), pl.all()))
+                # Another process may have begun to repeat the run just now; then it has no rows.
+                with contextlib.suppress(store.DamagedFile):
+                    frame = store.read_timing(folder) if name == "timing" else store.read_frame(folder, path)
+                    frames.append(frame.select(pl.lit(run.id).alias("run"), pl.all()))
         return pl.concat(frames)
 
     def _configs(self) -> pl.DataFrame:
@@ -118,15 +140,16 @@ class Results:
         return pl.DataFrame(rows, infer_schema_length=None)
 
     def _state(self, run: RunConfig) -> dict[str, Any]:
-        """Status, step and reason of a run. The weights' checksum is left to those who load them."""
+        """Status, step and reason of a run. The weights' checksum is left to those who load them, unless there is a
+        record of a failure, which damaged weights can be behind."""
         folder = self.folder / run.id
-        found = store.folder_status(run, folder, weights=False)
+        failure = read_failure(folder)
+        found = store.folder_status(run, folder, weights=failure is not None)
         if found is Status.DIVERGED:
             marker = store.read_marker(folder)
             return {"status": found.value, "step": marker and marker.step, "reason": marker and marker.reason}
-        failure = None if found is Status.FINISHED else read_failure(folder)
-        if failure:
-            return {"status": "failed", "step": None, "reason": failure["reason"]}
+        if failure and found is not Status.FINISHED:
+            return {"status": "failed", "step": None, "reason": failure}
         return {"status": found.value, "step": None, "reason": None}
 
 
@@ -143,11 +166,18 @@ def _read_sweep(folder: Path) -> Sweep | None:
         text = (folder / SWEEP).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise SettingError(str(folder / SWEEP), "a file that can be read", error.strerror) from None
     try:
         data = json.loads(text)
     except ValueError:
         raise SettingError(str(folder / SWEEP), "valid JSON", "a damaged file") from None
     return from_data(Sweep, data)
+
+
+def _is_finished(folder: Path) -> bool:
+    marker = store.read_marker(folder)
+    return marker is not None and marker.status == "finished"
 
 
 def _find_runs(folder: Path) -> tuple[RunConfig, ...]:

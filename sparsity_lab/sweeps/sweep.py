@@ -7,7 +7,7 @@ from typing import Any
 from sparsity_lab.settings import Setting, SettingError, flatten, register, replace_at
 from sparsity_lab.training import RunConfig
 
-__all__ = ["Sweep", "grid"]
+__all__ = ["Sweep", "grid", "lineage"]
 
 
 @register
@@ -42,6 +42,14 @@ class Sweep(Setting, family="sweep"):
         names = {path: path.rpartition(".")[2] for path in varied}
         texts = (" ".join(f"{names[path]}={row[path]}" for path in varied if path in row) for row in rows)
         return {run.id: text or self.name for run, text in zip(self.runs, texts, strict=True)}
+
+
+def lineage(run: RunConfig) -> list[RunConfig]:
+    """The run, its parent, that one's parent and so on."""
+    line = [run]
+    while line[-1].parent:
+        line.append(line[-1].parent)
+    return line
 
 
 def grid(base: RunConfig, axes: Mapping[str, Sequence[Any]]) -> list[RunConfig]:

@@ -15,15 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sparsity_lab.training.store import write_file
+from sparsity_lab.training.store import DamagedFile, write_file
 
-__all__ = ["DamagedFile", "load_checkpoint", "load_weights", "save_checkpoint", "save_weights"]
+__all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "save_weights"]
 
 Tensors = dict[str, Tensor]
-
-
-class DamagedFile(ValueError):
-    """A file of weights or a checkpoint that is not what was written."""
 
 
 def save_weights(file: Path, model: nn.Module) -> None:
@@ -35,7 +31,7 @@ def load_weights(file: Path, model: nn.Module) -> None:
     """Put the weights of ``file`` into ``model``.
 
     Raises:
-        DamagedFile: not a safetensors file, or not of this model.
+        DamagedFile: not a safetensors file, not of this model, or it cannot be read.
     """
     tensors, _ = _read(file)
     _check_names(file, tensors, model.state_dict())
@@ -63,7 +59,8 @@ def load_checkpoint(file: Path, model: nn.Module, optimiser: torch.optim.Optimiz
     """Put a checkpoint's state into ``model`` and ``optimiser`` and return its record.
 
     Raises:
-        DamagedFile: the file was cut or changed, or belongs to another model; nothing has been loaded then.
+        DamagedFile: the file was cut or changed, belongs to another model, or cannot be read; nothing has been
+            loaded then.
         FileNotFoundError: there is none.
     """
     tensors, metadata = _read(file)
@@ -102,7 +99,7 @@ def _read(file: Path) -> tuple[Tensors, dict[str, str]]:
     try:
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name).clone() for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise DamagedFile(f"{file}: {error}") from None
 
 

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import field
 from functools import cached_property
 
@@ -31,8 +32,8 @@ class Training(Setting, family="training"):
         batch_size: sequences a step.
         curriculum: law of the training lengths.
         learning_rate: the peak.
-        warmup: share of the steps in which the rate rises linearly to its peak.
-        final_fraction: rate of the last step, as a share of the peak.
+        warmup: share of the steps in which the rate rises linearly to its peak; never the last step.
+        final_fraction: rate of the last step, as a share of the peak; a run of one step has the peak.
         betas, weight_decay: of AdamW.
         clip: largest gradient norm; a larger gradient is scaled down to it.
         checkpoint_every: steps between two checkpoints; 0 writes none, and an interrupted run starts again.
@@ -73,11 +74,14 @@ class Training(Setting, family="training"):
 
     def rate(self, step: int) -> float:
         """Learning rate of a step: linear to the peak at the end of the warm-up, then a half cosine down to
-        ``final_fraction`` of it at the last step."""
-        warm = round(self.warmup * self.steps)
+        ``final_fraction`` of it at the last step. A run of one step has the peak."""
+        last = self.steps - 1
+        warm = min(round(self.warmup * self.steps), last)
         if step < warm:
             return self.learning_rate * (step + 1) / warm
-        progress = (step - warm) / max(1, self.steps - 1 - warm)
+        if last == 0:
+            return self.learning_rate
+        progress = (step - warm) / (last - warm) if warm < last else 1.0
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
         return self.learning_rate * (self.final_fraction + (1 - self.final_fraction) * cosine)
 
@@ -99,7 +103,7 @@ class Evaluation(Setting, family="evaluation"):
     sequences: int = 1024
     batch_tokens: int = 16_384
     seed: int = 0
-    conditions: dict[str, Task] = field(default_factory=dict)
+    conditions: Mapping[str, Task] = field(default_factory=dict)
     threshold: float = 0.9
 
     def check(self) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,35 +21,35 @@ from torch.nn.functional import cross_entropy
 
 from sparsity_lab.generators import Stream
 from sparsity_lab.kernels import Trace
-from sparsity_lab.models import Decoder, ModelConfig, Plain, Schedule
-from sparsity_lab.training.checkpoint import DamagedFile, load_checkpoint, save_checkpoint
+from sparsity_lab.models import ModelConfig, Plain, Schedule
+from sparsity_lab.training.checkpoint import load_checkpoint, save_checkpoint
 from sparsity_lab.training.config import RunConfig, Training
+from sparsity_lab.training.store import DamagedFile
 
 __all__ = ["Diverged", "Progress", "Records", "optimise", "threads_and_device"]
+
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 Progress = Callable[[int, int, float, float], None]
 """Called at each logged step with (steps done, steps in all, loss, accuracy)."""
 
 
 class Diverged(ArithmeticError):
-    """The loss or the gradient of a run stopped being finite.
+    """The loss, the gradient or the weights of a run stopped being finite.
 
     Attributes:
-        step: the first such step.
-        loss: its loss.
+        step: the first step that met it; the number of steps if it is the weights that the last one left.
+        loss: that step's loss, or the last one.
+        reason: what stopped being finite.
+        run: the run's id.
     """
 
-    def __init__(self, step: int, loss: float, run: str = "") -> None:
-        self.step, self.loss, self.run = step, loss, run
-        super().__init__(step, loss, run)
+    def __init__(self, step: int, loss: float, reason: str, run: str = "") -> None:
+        self.step, self.loss, self.reason, self.run = step, loss, reason, run
+        super().__init__(step, loss, reason, run)
 
     def __str__(self) -> str:
         return f"run {self.run or '?'} diverged at step {self.step}: {self.reason}"
-
-    @property
-    def reason(self) -> str:
-        """What stopped being finite."""
-        return f"loss {self.loss}" if not math.isfinite(self.loss) else f"gradient not finite at loss {self.loss:.4g}"
 
 
 @dataclass
@@ -67,18 +68,33 @@ class Records:
 @contextlib.contextmanager
 def threads_and_device(training: Training) -> Iterator[torch.device]:
     """Torch's thread count, and on a GPU its deterministic algorithms, as the settings want them; restored after."""
+    threads = torch.get_num_threads()
     device = torch.device(training.device)
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(training.threads)
-    if device.type == "cuda":
-        # Without a fixed workspace cuBLAS may choose another order of summation each time, and torch refuses it.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic or device.type == "cuda")
     try:
-        yield device
+        with _deterministic() if device.type == "cuda" else contextlib.nullcontext():
+            yield device
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+
+
+@contextlib.contextmanager
+def _deterministic() -> Iterator[None]:
+    """Deterministic algorithms, and the cuBLAS workspace that they need."""
+    enabled, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    workspace = os.environ.get(_WORKSPACE)
+    # Without a fixed workspace cuBLAS may choose another order of summation each time, and torch refuses it.
+    os.environ.setdefault(_WORKSPACE, ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        if workspace is None:
+            os.environ.pop(_WORKSPACE, None)
 
 
 def optimise(
@@ -92,7 +108,8 @@ def optimise(
             much as none: training starts at the beginning.
 
     Raises:
-        Diverged: the loss or the gradient is not finite; ``records`` then hold the logged steps before.
+        Diverged: the loss, the gradient or the weights are not finite; ``records`` then hold the logged steps
+            before.
     """
     with threads_and_device(config.training) as device:
         model.to(device).train()
@@ -136,8 +153,11 @@ class _Loop:
                 self._record(step, batch.length, float(loss), accuracy, float(norm), rate)
                 if progress:
                     progress(step + 1, training.steps, float(loss), accuracy)
-            if training.checkpoint_every and (step + 1) % training.checkpoint_every == 0 and not last:
+            keep = training.checkpoint_every and (step + 1) % training.checkpoint_every == 0
+            if last or keep:
                 self._look(step)
+                self._check_weights(step + 1, float(loss))
+            if keep and not last:
                 record = {"step": step + 1, "metrics": self.records.metrics, "timing": self.records.timing}
                 save_checkpoint(checkpoint, self.model, self.optimiser, record)
 
@@ -170,8 +190,15 @@ class _Loop:
         bad = (~(losses.isfinite() & norms.isfinite())).nonzero()
         if len(bad):
             first = int(bad[0])
-            raise Diverged(step + 1 - len(self.unseen) + first, float(losses[first]), self.config.id)
+            loss = float(losses[first])
+            reason = f"gradient not finite at loss {loss:.4g}" if math.isfinite(loss) else f"loss {loss}"
+            raise Diverged(step + 1 - len(self.unseen) + first, loss, reason, self.config.id)
         self.unseen.clear()
+
+    def _check_weights(self, steps: int, loss: float) -> None:
+        """Raise ``Diverged`` if the weights after ``steps`` steps, which no loss has met yet, are not finite."""
+        if not torch.stack([parameter.isfinite().all() for parameter in self.parameters]).all():
+            raise Diverged(steps, loss, f"weights not finite after {steps} steps", self.config.id)
 
     def _record(self, step: int, length: int, loss: float, accuracy: float, norm: float, rate: float) -> None:
         now = time.perf_counter()
@@ -236,5 +263,13 @@ def _batches(config: RunConfig, start: int, device: torch.device) -> Iterator[_B
         )
 
 
+@runtime_checkable
+class _Scheduled(Protocol):
+    """A model's setting that has a schedule; others leave indices where they are."""
+
+    @property
+    def schedule(self) -> Schedule: ...
+
+
 def _schedule(model: ModelConfig) -> Schedule:
-    return model.schedule if isinstance(model, Decoder.Config) else Plain()
+    return model.schedule if isinstance(model, _Scheduled) else Plain()

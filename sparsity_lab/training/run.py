@@ -57,12 +57,12 @@ class Run:
     @property
     def metrics(self) -> pl.DataFrame:
         """One row for each logged step."""
-        return pl.read_parquet(self.folder / store.METRICS)
+        return store.read_frame(self.folder, store.METRICS)
 
     @property
     def evaluation(self) -> pl.DataFrame:
         """One row for each condition and length."""
-        return pl.read_parquet(self.folder / evaluation_file(self.config))
+        return store.read_frame(self.folder, evaluation_file(self.config))
 
     @property
     def summary(self) -> pl.DataFrame:
@@ -132,9 +132,11 @@ def train(config: RunConfig, out: Path | str, *, progress: Progress | None = Non
         progress: called at each logged step with (steps done, steps in all, loss, accuracy).
 
     Raises:
-        SettingError: ``out`` is no folder or cannot be written, the device is missing, or the parent's weights do
-            not fit; nothing has been written then.
-        Diverged: the loss stopped being finite, now or in an earlier call. That is recorded, and not repeated.
+        SettingError: ``out`` or the run's folder in it is no folder or cannot be written, the device is missing, or
+            the parent's weights do not fit; nothing has been written then.
+        OSError: a file cannot be written.
+        Diverged: the loss, the gradient or the weights stopped being finite, now or in an earlier call. That is
+            recorded, and not repeated.
     """
     root, folder = Path(out), Path(out) / config.id
     _check_device(config)
@@ -145,10 +147,12 @@ def train(config: RunConfig, out: Path | str, *, progress: Progress | None = Non
         raise _recorded_divergence(config, folder)
     if found in (Status.MISSING, Status.INTERRUPTED, Status.BROKEN):
         model = _initial_model(config, root, progress)
+        store.prepare_folder(folder)
         if found is Status.BROKEN:
             store.discard(folder)
         _train(config, model, folder, progress)
     if found is not Status.FINISHED:
+        store.prepare_folder(folder)
         _evaluate(config, folder)
     store.tidy(folder)
     return Run(config, folder)
@@ -191,7 +195,7 @@ def _train(config: RunConfig, model: nn.Module, folder: Path, progress: Progress
         diverged = error
     metrics = pl.DataFrame(records.metrics, schema=store.METRICS_SCHEMA)
     store.write_frame(folder / store.METRICS, metrics, flush=True)
-    store.write_frame(folder / store.TIMING, pl.DataFrame(records.timing, schema=store.TIMING_SCHEMA))
+    store.write_timing(folder, pl.DataFrame(records.timing, schema=store.TIMING_SCHEMA))
     if diverged:
         files = [store.CONFIG, store.METRICS]
         loss = str(diverged.loss)
@@ -221,7 +225,7 @@ def _evaluate(config: RunConfig, folder: Path) -> None:
             "seconds": time.perf_counter() - begun,
         }
         timing = store.read_timing(folder).filter(pl.col("phase") != "evaluation")
-        store.write_frame(folder / store.TIMING, timing.vstack(pl.DataFrame([row], schema=store.TIMING_SCHEMA)))
+        store.write_timing(folder, timing.vstack(pl.DataFrame([row], schema=store.TIMING_SCHEMA)))
     store.write_config(config, folder)
     # Frames of other evaluations stay, with the checksums they were written with.
     others = {
@@ -239,4 +243,4 @@ def _recorded_divergence(config: RunConfig, folder: Path) -> Diverged:
     marker = store.read_marker(folder)
     if marker is None or marker.step is None or marker.loss is None:
         raise SettingError(str(folder / store.FINISHED), "the step and loss of a diverged run", marker)
-    return Diverged(marker.step, float(marker.loss), config.id)
+    return Diverged(marker.step, float(marker.loss), marker.reason or "", config.id)

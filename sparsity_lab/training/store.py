@@ -1,8 +1,13 @@
 """The run folder: which files it holds, how they are written, and what state they are in.
 
 A folder belongs to one run id. ``finished.json`` is renamed into place last and lists the SHA-256 of every file
-that the config decides; ``trained.json`` has the same form and stands for it between training and evaluation. Every
-file is written beside its place and renamed, so that no reader ever meets a part of one. Nothing is pickled.
+that the config decides, and its own; ``trained.json`` has the same form and stands for it between training and
+evaluation. ``timing.sha256`` does the same for the clocks, which differ each time. Every file is written beside its
+place and renamed, so that no reader ever meets a part of one. Nothing is pickled, and what polars parses has been
+verified: a changed byte in a parquet file can end the process.
+
+A file that cannot be read, for whatever reason, counts as damaged. So whatever is wrong in a run's folder, readers
+say so, and the next call of ``train`` repairs it or says why it cannot.
 """
 
 import contextlib
@@ -11,10 +16,12 @@ import io
 import json
 import os
 import secrets
+import shutil
+import socket
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 from pydantic import TypeAdapter, ValidationError
@@ -27,6 +34,7 @@ __all__ = [
     "CHECKPOINT",
     "CONFIG",
     "ENVIRONMENT",
+    "FAILED",
     "FINISHED",
     "METRICS",
     "METRICS_SCHEMA",
@@ -34,6 +42,7 @@ __all__ = [
     "TIMING",
     "TIMING_SCHEMA",
     "TRAINED",
+    "DamagedFile",
     "Marker",
     "Status",
     "discard",
@@ -42,7 +51,10 @@ __all__ = [
     "mark",
     "prepare_folder",
     "read_config",
+    "read_environment",
+    "read_frame",
     "read_marker",
+    "read_object",
     "read_timing",
     "status",
     "tidy",
@@ -50,11 +62,15 @@ __all__ = [
     "write_file",
     "write_frame",
     "write_json",
+    "write_timing",
 ]
 
 CONFIG, ENVIRONMENT = "config.json", "environment.json"
 METRICS, TIMING, MODEL = "metrics.parquet", "timing.parquet", "model.safetensors"
+TIMING_DIGEST = "timing.sha256"
 CHECKPOINT, TRAINED, FINISHED = "checkpoint.safetensors", "trained.json", "finished.json"
+FAILED = "failed.json"
+_EVALUATION = "evaluation"
 
 METRICS_SCHEMA = pl.Schema(
     {
@@ -86,7 +102,11 @@ class Status(Enum):
     FINISHED = "finished"
     """Trained and evaluated, all files intact."""
     DIVERGED = "diverged"
-    """The loss stopped being finite. A result: it is not repeated."""
+    """The loss, the gradient or the weights stopped being finite. A result: it is not repeated."""
+
+
+class DamagedFile(ValueError):
+    """A file that is not what was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +114,13 @@ class Marker:
     """Contents of ``finished.json`` and ``trained.json``.
 
     Attributes:
-        status: ``"trained"``, ``"finished"`` or ``"diverged"``.
+        status: ``"trained"``, ``"finished"`` or ``"diverged"``; ``"damaged"`` for a marker that is not what was
+            written, which vouches for nothing.
         files: SHA-256 in hexadecimal of each file that the config decides, by its path in the folder.
         step, loss, reason: where and why a diverged run ended; the loss is text, since JSON has no NaN.
     """
 
-    status: str
+    status: Literal["trained", "finished", "diverged", "damaged"]
     files: dict[str, str]
     step: int | None = None
     loss: str | None = None
@@ -107,15 +128,25 @@ class Marker:
 
     def intact(self, folder: Path, *names: str) -> bool:
         """Whether these files are what they were when the marker was written."""
-        return all(name in self.files and _checksum(folder / name) == self.files[name] for name in names)
+        return all(self.vouches(name, _content(folder / name)) for name in names)
+
+    def vouches(self, name: str, content: bytes | None) -> bool:
+        """Whether this is what the file held when the marker was written."""
+        return content is not None and self.files.get(name) == _digest(content)
+
+    def to_json(self) -> bytes:
+        """The marker's file; it holds a digest of the rest of itself."""
+        data = _MARKER.dump_python(self, exclude_none=True)
+        return _json({**data, "digest": _digest(_json(data))})
 
 
 _MARKER = TypeAdapter(Marker)
+_DAMAGED = Marker(status="damaged", files={})
 
 
 def evaluation_file(config: RunConfig) -> str:
     """Path of the evaluation's frame in the run's folder."""
-    return f"evaluation/{config.evaluation_id}.parquet"
+    return f"{_EVALUATION}/{config.evaluation_id}.parquet"
 
 
 def prepare_folder(out: Path) -> None:
@@ -136,20 +167,23 @@ def prepare_folder(out: Path) -> None:
 
 
 def write_file(file: Path, content: bytes, *, flush: bool = False) -> None:
-    """Put ``content`` at ``file`` in one step: write beside it, then rename.
+    """Put ``content`` at ``file`` in one step: write beside it, then rename. A folder that stands there goes.
 
     Args:
         flush: wait until the disk has it, so that it survives a power cut. This takes milliseconds, so it is kept
             for what only training can bring back.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    # Host and process tell later which ones have lost their writer.
+    beside = file.with_name(f".{file.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with beside.open("wb") as handle:
             handle.write(content)
             if flush:
                 handle.flush()
                 os.fsync(handle.fileno())
+        if file.is_dir():
+            _remove(file)
         beside.replace(file)
     finally:
         beside.unlink(missing_ok=True)
@@ -157,28 +191,32 @@ def write_file(file: Path, content: bytes, *, flush: bool = False) -> None:
 
 def write_json(file: Path, data: Mapping[str, Any], *, flush: bool = False) -> None:
     """Sorted, indented JSON: the same bytes for the same data."""
-    write_file(file, (json.dumps(data, sort_keys=True, indent=1) + "\n").encode(), flush=flush)
+    write_file(file, _json(data), flush=flush)
 
 
 def write_frame(file: Path, frame: pl.DataFrame, *, flush: bool = False) -> None:
     """A parquet file: the same bytes for the same frame."""
-    buffer = io.BytesIO()
-    frame.write_parquet(buffer, compression="zstd", statistics=False)
-    write_file(file, buffer.getvalue(), flush=flush)
+    write_file(file, _parquet(frame), flush=flush)
+
+
+def write_timing(folder: Path, frame: pl.DataFrame) -> None:
+    """The clocks, with their digest in a file of its own: no marker can hold it and be the same on every engine."""
+    content = _parquet(frame)
+    write_file(folder / TIMING, content)
+    write_file(folder / TIMING_DIGEST, _digest(content).encode())
 
 
 def write_config(config: RunConfig, folder: Path) -> None:
     """Write the canonical config, unless that is what is there."""
     content = canonical_json(config).encode()
-    file = folder / CONFIG
-    if not file.exists() or file.read_bytes() != content:
-        write_file(file, content)
+    if _content(folder / CONFIG) != content:
+        write_file(folder / CONFIG, content)
 
 
 def mark(
     folder: Path,
     name: str,
-    state: str,
+    state: Literal["trained", "finished", "diverged"],
     files: Sequence[str],
     *,
     kept: Mapping[str, str] | None = None,
@@ -187,23 +225,58 @@ def mark(
     reason: str | None = None,
 ) -> None:
     """Write the marker ``name`` with the checksums of ``files`` as they are now, beside those ``kept``."""
-    digests = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
+    digests = {file: _digest((folder / file).read_bytes()) for file in files}
     marker = Marker(status=state, files={**(kept or {}), **digests}, step=step, loss=loss, reason=reason)
-    write_json(folder / name, _MARKER.dump_python(marker, exclude_none=True), flush=name == FINISHED)
+    write_file(folder / name, marker.to_json(), flush=name == FINISHED)
 
 
 def tidy(folder: Path) -> None:
-    """Remove from a finished run's folder what it needed on the way, wherever an earlier call was cut off."""
-    for name in (TRAINED, CHECKPOINT):
-        (folder / name).unlink(missing_ok=True)
+    """Remove from the folder of a run that is over what it needed on the way, wherever an earlier call was cut off,
+    and why it failed before."""
+    # In a folder that cannot be written all this stays, and does no harm: finished.json is what is read first.
+    with contextlib.suppress(OSError):
+        for name in (TRAINED, CHECKPOINT, FAILED):
+            _remove(folder / name)
+        _remove_abandoned(folder)
 
 
 def discard(folder: Path) -> None:
     """Forget a run: the markers go first, so that whatever happens next the folder is not taken for finished."""
-    for name in (FINISHED, TRAINED, CHECKPOINT, MODEL, METRICS, TIMING):
-        (folder / name).unlink(missing_ok=True)
-    for frame in (folder / "evaluation").glob("*.parquet"):
-        frame.unlink()
+    for name in (FINISHED, TRAINED, CHECKPOINT, MODEL, METRICS, TIMING, TIMING_DIGEST):
+        _remove(folder / name)
+    if (folder / _EVALUATION).is_dir():
+        for frame in (folder / _EVALUATION).glob("*.parquet"):
+            _remove(frame)
+    else:
+        _remove(folder / _EVALUATION)
+    _remove_abandoned(folder)
+
+
+def _remove(file: Path) -> None:
+    """Remove a file if there is one, and a folder that stands in its place."""
+    if file.is_dir() and not file.is_symlink():
+        shutil.rmtree(file)
+    else:
+        file.unlink(missing_ok=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes of this host left unfinished when they were killed; those of other hosts may be alive."""
+    for file in [*folder.glob(".*.tmp"), *(folder / _EVALUATION).glob(".*.tmp")]:
+        named, _, rest = file.name.rpartition(f".{socket.gethostname()}.")
+        writer = rest.partition(".")[0]
+        if named and writer.isdecimal() and not _alive(int(writer)):
+            file.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 # --- reading
@@ -220,32 +293,60 @@ def read_config(folder: Path) -> RunConfig:
         data = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise SettingError("folder", f"a run's folder, with a {CONFIG}", str(folder)) from None
+    except OSError as error:
+        raise SettingError(str(file), "a file that can be read", error.strerror) from None
     except ValueError:
         raise SettingError(str(file), "valid JSON", "a damaged file") from None
     return from_data(RunConfig, data)
 
 
 def read_marker(folder: Path) -> Marker | None:
-    """The marker of a folder, ``finished.json`` before ``trained.json``; None if there is none.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """The marker of a folder, ``finished.json`` before ``trained.json``; None if there is none, and one with the
+    status ``"damaged"`` if it is not, to the byte, what was written."""
     for name in (FINISHED, TRAINED):
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                return _MARKER.validate_json((folder / name).read_bytes())
-            except ValidationError:
-                raise ValueError(f"{folder / name} is damaged") from None
+        try:
+            content = (folder / name).read_bytes()
+            marker = _MARKER.validate_json(content)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValidationError):
+            return _DAMAGED
+        return marker if marker.to_json() == content else _DAMAGED
     return None
 
 
+def read_frame(folder: Path, name: str) -> pl.DataFrame:
+    """A frame that the marker vouches for.
+
+    Raises:
+        DamagedFile: it is missing, or not what was written.
+    """
+    marker, content = read_marker(folder), _content(folder / name)
+    if content is None or marker is None or not marker.vouches(name, content):
+        raise DamagedFile(f"{folder / name} is missing, or was changed after it was written")
+    return pl.read_parquet(content)
+
+
 def read_timing(folder: Path) -> pl.DataFrame:
-    """The clocks of a run. No checksum covers them, since they differ each time; damaged ones are gone."""
-    try:
-        return pl.read_parquet(folder / TIMING)
-    except (FileNotFoundError, pl.exceptions.ComputeError):
+    """The clocks of a run; damaged ones are gone."""
+    content, digest = _content(folder / TIMING), _content(folder / TIMING_DIGEST)
+    if content is None or digest != _digest(content).encode():
         return TIMING_SCHEMA.to_frame()
+    return pl.read_parquet(content)
+
+
+def read_environment(folder: Path) -> dict[str, Any] | None:
+    """Where a run was made, as ``environment.environment`` said; None if that is missing or damaged."""
+    return read_object(folder / ENVIRONMENT)
+
+
+def read_object(file: Path) -> dict[str, Any] | None:
+    """The JSON object in a file; None if there is none, or something else."""
+    try:
+        data = json.loads(_content(file) or b"")
+    except ValueError:
+        return None
+    return data if isinstance(data, dict) else None
 
 
 def status(config: RunConfig, out: Path | str) -> Status:
@@ -259,26 +360,47 @@ def folder_status(config: RunConfig, folder: Path, *, weights: bool = True) -> S
     Args:
         weights: verify the model's file too, by far the largest.
     """
-    try:
-        marker = read_marker(folder)
-    except ValueError:
-        return Status.BROKEN
+    marker = read_marker(folder)
     if marker is None:
         begun = (folder / CONFIG).exists() or (folder / CHECKPOINT).exists()
         return Status.INTERRUPTED if begun else Status.MISSING
     if marker.status == "diverged":
-        return Status.DIVERGED if marker.intact(folder, METRICS) else Status.BROKEN
+        whole = marker.intact(folder, METRICS) and _is_config_of(config, folder, marker)
+        return Status.DIVERGED if whole else Status.BROKEN
     if not marker.intact(folder, METRICS, *([MODEL] if weights else [])):
         return Status.BROKEN
-    if marker.status != "finished" or not marker.intact(folder, evaluation_file(config), CONFIG):
-        return Status.UNEVALUATED
-    # What the id leaves out can still differ: the evaluation, of this run or of a parent.
-    current = (folder / CONFIG).read_bytes() == canonical_json(config).encode()
-    return Status.FINISHED if current else Status.UNEVALUATED
+    whole = marker.intact(folder, evaluation_file(config)) and _is_config_of(config, folder, marker)
+    return Status.FINISHED if marker.status == "finished" and whole else Status.UNEVALUATED
 
 
-def _checksum(file: Path) -> str | None:
+def _is_config_of(config: RunConfig, folder: Path, marker: Marker) -> bool:
+    """Whether ``config.json`` is intact and says this run. Its evaluation, and those of its parents, are the last
+    ones that were asked for; other frames lie beside theirs and count as much."""
+    if not marker.intact(folder, CONFIG):
+        return False
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except (FileNotFoundError, NotADirectoryError):
+        return read_config(folder).id == config.id
+    except SettingError:
+        return False
+
+
+def _content(file: Path) -> bytes | None:
+    """The bytes of a file; None if it cannot be read, whatever the reason."""
+    try:
+        return file.read_bytes()
+    except OSError:
         return None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _json(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, sort_keys=True, indent=1) + "\n").encode()
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd", statistics=False)
+    return buffer.getvalue()

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from sparsity_lab.settings import flatten
-from sparsity_lab.training import RunConfig, summarise
+from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, summarise
 
 LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 240)
 
@@ -30,6 +30,7 @@ class SyntheticResults:
     runs: Sequence[RunConfig] = ()
     failures: Sequence[Failed] = ()
     folder: Path = Path("nowhere")
+    others: Sequence[str] = ()
 
     def frame(self, name: str, /) -> pl.DataFrame:
         return self.evaluation if name == "evaluation" else summarise(self.evaluation)
@@ -45,9 +46,10 @@ def rows_of(
     condition: str = "trained",
     chance: float = 0.5,
     bayes: float = 1.0,
+    judged: bool = True,
 ) -> list[dict[str, Any]]:
-    """Evaluation rows of one run with these normalised accuracies."""
-    return [
+    """Evaluation rows of one run with these normalised accuracies; without an optimum if not ``judged``."""
+    rows = [
         {
             "run": run,
             "condition": condition,
@@ -72,27 +74,39 @@ def rows_of(
         }
         for length, value in zip(lengths, normalised, strict=True)
     ]
+    undeclared = ("bayes_accuracy", "bayes_loss", "normalised_accuracy", "normalised_accuracy_se", "excess_loss")
+    return rows if judged else [row | dict.fromkeys(undeclared) for row in rows]
 
 
 def results_of(
-    runs: Sequence[tuple[RunConfig, Sequence[float]]], failures: Sequence[Failed] = ()
+    runs: Sequence[tuple[RunConfig, Sequence[float]]], failures: Sequence[Failed] = (), *, judged: bool = True
 ) -> SyntheticResults:
     """Results of runs given as (config, normalised accuracies)."""
     rows = [
         row
         for config, values in runs
-        for row in rows_of(config.id, flatten(config), values, lengths=config.evaluation.lengths)
+        for row in rows_of(config.id, flatten(config), values, lengths=config.evaluation.lengths, judged=judged)
     ]
     configs = [config for config, _ in runs] + [failed.run for failed in failures]
-    return SyntheticResults(pl.DataFrame(rows, infer_schema_length=None), configs, failures)
+    return SyntheticResults(_framed(rows), configs, failures)
 
 
 def frame_of(
-    *runs: tuple[str, Mapping[str, Any], Sequence[float]], lengths: Sequence[int] = (8, 24, 48, 96)
+    *runs: tuple[str, Mapping[str, Any], Sequence[float]],
+    lengths: Sequence[int] = (8, 24, 48, 96),
+    judged: bool = True,
 ) -> pl.DataFrame:
     """Evaluation frame of runs given as (id, columns, normalised accuracies); the id's last digit is the seed."""
     rows = []
     for run, columns, values in runs:
         seed = int(run[-1]) if run[-1].isdigit() else 0
-        rows += rows_of(run, {"data_seed": seed, "model_seed": seed, **columns}, values, lengths=lengths)
-    return pl.DataFrame(rows, infer_schema_length=None)
+        config = {"data_seed": seed, "model_seed": seed, **columns}
+        rows += rows_of(run, config, values, lengths=lengths, judged=judged)
+    return _framed(rows)
+
+
+def _framed(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    # A column that is null throughout would have no type.
+    measured = set(EVALUATION_SCHEMA) - {"task"}
+    return frame.cast({name: EVALUATION_SCHEMA[name] for name in frame.columns if name in measured})

@@ -3,6 +3,7 @@ import pytest
 from analysis.synthetic import frame_of, rows_of
 
 from sparsity_lab.analysis import drop
+from sparsity_lab.analysis.drop import drop_table
 from sparsity_lab.settings import SettingError
 
 
@@ -90,7 +91,7 @@ def test_without_a_longer_length_there_is_no_drop():
     frame = frame_of(("a0", {"task.k": 1}, [1, 1]), lengths=(8, 24))
     row = drop(frame).frame().row(0, named=True)
     assert (row["trained_length"], row["length"], row["drop"], row["learned"]) == (24, None, None, 1)
-    assert [text.get_text() for text in drop(frame).plot().texts] == ["no longer length"]
+    assert [text.get_text() for text in drop(frame).plot().texts] == ["no drop: no longer length evaluated"]
 
 
 def test_only_lengths_of_all_runs_count():
@@ -109,9 +110,63 @@ def test_figure_and_texts(frame):
     drops = drop(frame)
     ax = drops.plot()
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert labels[1] == "k=2\n2 of 3 learned"
+    assert labels[1] == "k=2\n2 of 3 runs learned"
     assert "drop of normalised accuracy to 4 x the trained length" in ax.get_xlabel()
     assert [text.get_text() for text in ax.texts] == ["no drop: never learned"]
     assert "k=1: 0.20 [−0.05, 0.45], 3 of 3 runs learned" in repr(drops)
-    assert "k=3: 0.70 no interval, 1 of 1 runs learned" in repr(drops)
+    assert "k=3: 0.70 no interval, 1 of 1 run learned" in repr(drops)
     assert "[−0.05, 0.45]" in drops._repr_html_()
+
+
+def unequal(first, second, trained=((8, 24), (8, 24))):
+    """Two arms of two seeds that were evaluated on these grids; accuracy falls with length, twice as fast for k=2."""
+    rows = [
+        row
+        for k, lengths, own in ((1, first, trained[0]), (2, second, trained[1]))
+        for seed in (0, 1)
+        for row in rows_of(
+            f"{k}{seed}",
+            {"task.k": k, "data_seed": seed, "model_seed": seed},
+            [1 - k * max(0, length - 32) / 1000 for length in lengths],
+            lengths=lengths,
+            trained=own,
+        )
+    ]
+    return drop(pl.DataFrame(rows))
+
+
+def test_a_difference_is_taken_over_lengths_that_both_arms_share():
+    drops = unequal((24, 48, 96), (24, 48, 90, 200))
+    assert drops.frame()["length"].to_list() == [96, 90]
+    found = drops.difference(2, 1)
+    assert (found.trained_length, found.length) == (24, 48)
+    assert found.interval.estimate == pytest.approx(0.016)
+
+
+@pytest.mark.parametrize(
+    ("drops", "reason"),
+    [
+        (lambda: unequal((24, 96), (24, 90)), "no length beyond the trained ones was evaluated in both"),
+        (lambda: unequal((24, 96), (24, 32, 96), ((8, 24), (8, 32))), "trained up to different lengths, 24 and 32"),
+    ],
+)
+def test_arms_without_common_lengths_are_not_compared(drops, reason):
+    found = drops().difference(1, 2)
+    assert reason in found.reason
+    assert (found.interval.estimate, found.pairs) == (None, 0)
+
+
+def test_a_ratio_that_is_not_the_wanted_one_stands_out():
+    page = drop_table(unequal((24, 96), (24, 90)))
+    assert "<td>4 x</td>" in page
+    assert "<td><strong>3.75 x, not 4 x</strong></td>" in page
+
+
+def test_runs_that_are_not_judged_count():
+    frame = frame_of(("a0", {"task.k": 1}, [1, 1, 1, 0.4]), ("a1", {"task.k": 1}, [0, 0, 0, 0]), judged=False)
+    row = drop(frame, measure="accuracy").frame().row(0, named=True)
+    assert (row["runs"], row["judged"], row["learned"]) == (2, 0, 0)
+    assert row["drop"] == pytest.approx(0.15)
+    assert drop(frame).frame()["drop"].to_list() == [None]
+    assert [text.get_text() for text in drop(frame).plot().texts] == ["no drop: no values"]
+    assert "2 runs not judged (no optimum declared)" in repr(drop(frame, measure="accuracy"))

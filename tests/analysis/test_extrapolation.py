@@ -64,7 +64,7 @@ def test_reach_is_the_median_over_learned_runs_with_the_censored_ones_counted(fr
 def test_a_median_reach_that_rests_on_a_censored_run_is_a_bound():
     frame = frame_of(("a0", {"task.k": 1}, [1, 1, 1, 1]), ("a1", {"task.k": 1}, [1, 1, 0, 0]))
     curve = extrapolation_curve(frame)
-    assert curve.summary().rows() == [("k=1", 2, 2, "≥ 60", 1)]
+    assert curve.summary().rows() == [("k=1", 2, 2, 2, "≥ 60", 1)]
     assert "reach ≥ 60" in repr(curve)
 
 
@@ -148,3 +148,24 @@ def test_wrong_names_are_refused(frame):
         extrapolation_curve(frame, measure="acuracy")
     with pytest.raises(SettingError, match="by"):
         extrapolation_curve(frame, by="task.locality")
+
+
+def test_runs_that_are_not_judged_are_drawn_and_named():
+    frame = frame_of(("a0", {"task.k": 1}, [1, 1, 0.5, 0]), ("a1", {"task.k": 1}, [0, 0, 0, 0]), judged=False)
+    curve = extrapolation_curve(frame, measure="accuracy")
+    assert curve.frame()["median"].to_list() == [0.75, 0.75, 0.625, 0.5]
+    assert curve.frame().select("runs", "judged", "learned", "used").unique().rows() == [(2, 0, 0, 2)]
+    assert legend_of(curve.plot())[0] == "k=1: 2 runs not judged (no optimum declared)"
+    # What needs an optimum cannot be drawn, and says why.
+    assert legend_of(extrapolation_curve(frame).plot()) == [
+        "k=1: no normalised accuracy, not judged (no optimum declared), not drawn"
+    ]
+
+
+def test_the_axis_shows_all_lengths_even_if_nothing_is_drawn():
+    ax = extrapolation_curve(frame_of(("a0", {"task.k": 1}, [0] * 4))).plot()
+    low, high = ax.get_xlim()
+    assert low < 8
+    assert high > 96
+    assert "nothing to draw" in [text.get_text() for text in ax.texts]
+    assert legend_of(ax) == ["k=1: never learned (0 of 1 run), not drawn"]

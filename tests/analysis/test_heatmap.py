@@ -70,3 +70,10 @@ def test_pooled_settings_are_named(frame):
     )
     assert heat_map(mixed).pooled == ("task.rule",)
     assert "pooled over task.rule" in heat_map(mixed).title
+
+
+def test_cells_that_are_not_judged_show_their_value_and_say_so():
+    frame = frame_of(("a0", planted(1, "Uniform()"), [1, 1, 1, 0.5]), judged=False)
+    texts = [text.get_text() for text in heat_map(frame, measure="accuracy").plot().texts]
+    assert texts == ["0.75\n1 not judged"]
+    assert [text.get_text() for text in heat_map(frame).plot().texts] == ["no value\n1 not judged"]

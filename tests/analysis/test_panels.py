@@ -1,3 +1,4 @@
+import polars as pl
 from analysis.synthetic import frame_of
 
 from sparsity_lab.analysis.panels import panels_of
@@ -41,3 +42,11 @@ def test_what_would_be_pooled_becomes_an_arm_and_what_goes_with_one_is_named():
     )
     assert panel.by == ("task.k", "model.kernel")
     assert panel.beside == ("training.steps",)
+
+
+def test_conditions_without_an_optimum_have_a_panel_of_their_own():
+    known = frame_of(("a0", config("Parity()", "token", "RoPE()", 1, "Uniform()"), [1] * 4))
+    unknown = frame_of(("a0", config("Parity()", "token", "RoPE()", 1, "Uniform()"), [1] * 4), judged=False)
+    panels = panels_of(pl.concat([known, unknown.with_columns(condition=pl.lit("text"))]))
+    assert [panel.measure for panel in panels] == ["normalised_accuracy", "accuracy"]
+    assert panels[1].title == f"{panels[0].title} (no optimum declared)"

@@ -1,6 +1,8 @@
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,7 +13,7 @@ from sparsity_lab.generators import Anchored, Majority, Planted, Recent
 from sparsity_lab.models import Decoder, RoPE
 from sparsity_lab.settings import SettingError
 from sparsity_lab.sweeps import Results, Serial, Sweep, run_sweep
-from sparsity_lab.training import Evaluation, RunConfig, Training
+from sparsity_lab.training import Evaluation, RunConfig, Training, store
 
 LENGTHS = (8, 24, 48, 96)
 
@@ -102,10 +104,11 @@ def test_the_page_speaks_first_of_what_was_seen(page):
     assert "9 runs in all: 8 finished, 1 failed. Of the finished, 7 learned" in text
     assert "and 1 never did" in text
     assert "With RoPE, Recent(width=8) drops by 0.20" in text.replace("0.205", "0.20")
-    assert "With RoPE, the drop of Anchored(width=8) minus that of Recent(width=8) is 0.79" in text
-    assert "Recent(width=8) drops less, as expected." in text
-    assert "With RoPE, k=2 drops by 0.60 (one learned run, so no interval) from length 24 to 96 (1 of 2" in text
-    assert "The expected order (k=1 drops less than k=2) is not established here." in text
+    assert "With RoPE, Recent(width=8) dropped less than Anchored(width=8) by 0.79" in text
+    assert "(2 seeds paired), as expected." in text
+    assert text.count("drops are from length 24 to 96.") == 2
+    assert "With RoPE, k=2 drops by 0.60 (one run, so no interval) (1 of 2 runs learned" in text
+    assert "one pair has no interval, so the expected order is not established here." in text
     order = ["Summary", "Extrapolation curves", "Drop at 4 x", "k by locality", "Reach", "All measurements",
              "Sample sequences", "Configurations", "Environment and command"]  # fmt: skip
     places = [page.index(f"<h2>{heading}") for heading in order]
@@ -169,5 +172,81 @@ def test_real_results_with_environment(tmp_path):
     run_sweep(Sweep(name="tiny", runs=(run,)), tmp_path / "out", engine=Serial())
     page = write_report(Results(tmp_path / "out"), tmp_path / "r.html").read_text()
     assert "1 run in all: 1 finished, none failed. Of the finished, none learned their task" in page
-    assert "k=1 was never learned (0 of 1 run)" in page
+    assert "With RoPE, no run learned (0 of 1), so nothing is said of drops." in page
+    assert "Trained on lengths 8 to 24.</p>" in page
+    assert "nothing to draw" in page
     assert "packages: torch" in page
+
+
+def test_several_comparisons_are_summed_up_and_listed_in_brief(tmp_path):
+    values = {1: 0.9, 2: 0.7, 3: 0.5}
+    runs = [(token(k, seed), [1, 1, 1, value + 0.01 * seed]) for k, value in values.items() for seed in (0, 1)]
+    page = write_report(results_of(runs), tmp_path / "r.html").read_text()
+    assert "With RoPE, the smaller k dropped less than the larger in all 2 pairs" in page
+    assert "<summary>2 pairs of arms, compared by seed</summary>" in page
+    assert page.count("dropped less than k=") == 2
+
+
+def test_a_sweep_over_fixed_sets_and_seeds_has_a_page(tmp_path):
+    task = Planted(locality=Recent(width=8), rule=Majority(), marking="position", reference_length=8)
+    runs = [
+        (config(task.replace(position_seed=place), seed), [1, 1, 0.9, 0.5]) for place in (0, 1) for seed in (0, 1)
+    ]
+    page = write_report(results_of(runs), tmp_path / "r.html").read_text()
+    assert "(4 of 4 runs learned" in page
+    assert '<th scope="col" class="number">position seed</th>' in page
+
+
+def test_parents_that_differ_in_their_seed_are_replicates(tmp_path):
+    runs = [(token(1, 0).replace(parent=token(2, seed)), [1, 1, 0.9, 0.5]) for seed in (5, 6)]
+    page = write_report(results_of(runs), tmp_path / "r.html").read_text()
+    assert "With RoPE, k=1 drops by 0.50 [0.50, 0.50] (2 of 2 runs learned" in page
+
+
+def test_tasks_without_an_optimum_are_not_judged_and_their_accuracy_is_drawn(tmp_path):
+    results = results_of([(token(1, seed), [1, 1, 0.9, 0.4]) for seed in (0, 1)], judged=False)
+    page = write_report(results, tmp_path / "r.html").read_text()
+    assert "The finished are not judged (no optimum declared)." in page
+    assert "never learned" not in page
+    assert "nothing to draw" not in page
+    assert "k=1: 2 runs not judged (no optimum declared)" in page
+    assert "With RoPE, k=1 drops by 0.30 [0.30, 0.30] (2 runs not judged (no optimum declared))." in page
+    assert "Drops are of accuracy." in page
+    assert "2 not judged" in page
+    assert "</code> not judged (no optimum declared): " in page
+
+
+def test_damaged_environments_are_passed_over(results, tmp_path, monkeypatch):
+    folders = []
+    monkeypatch.setattr(store, "read_environment", folders.append)
+    page = write_report(results, tmp_path / "r.html").read_text()
+    assert "The environment was not recorded." in page
+    assert folders == [results.folder / run.id for run in results.runs]
+
+
+def test_runs_of_other_sweeps_are_named(results, tmp_path):
+    page = write_report(replace(results, others=("a", "b")), tmp_path / "r.html").read_text()
+    assert "2 finished runs in this folder belong to other sweeps and are not shown." in page
+    assert "other sweeps" not in write_report(results, tmp_path / "r.html").read_text()
+
+
+def test_half_a_surrogate_pair_is_written_out(results, tmp_path):
+    page = write_report(results, tmp_path / "r.html", title="a \udcff b", command="\udcff")
+    assert "<h1>a \\udcff b</h1>" in page.read_text(encoding="utf-8")
+
+
+def test_a_report_is_written_whole_or_not_at_all(results, tmp_path, monkeypatch):
+    path = tmp_path / "r.html"
+    path.write_text("before")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SettingError, match=r"path: expected a file that can be written"):
+        write_report(results, tmp_path / "folder")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(SettingError, match="No space left"):
+        write_report(results, path)
+    assert path.read_text() == "before"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "r.html"]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from pandas.errors import Pandas4Warning
 
 from sparsity_lab.analysis import PALETTE, extrapolation_curve, figure_svg
-from sparsity_lab.analysis.style import GREY, INK, look, readable_ticks, relative_luminance, seaborn_plot
+from sparsity_lab.analysis.style import GREY, INK, look, relative_luminance, seaborn_plot
 
 
 @pytest.fixture
@@ -46,6 +46,16 @@ def test_the_svg_is_valid_and_its_ids_are_its_own(curve):
     assert not set(ids) & set(re.findall(r'\bid="([^"]*)"', other))
 
 
+def test_text_and_label_stay_what_they_are():
+    name = 'id="x url(#z) href="#q font-family: y; #20242b'
+    figure = Figure()
+    figure.text(0.5, 0.5, name)
+    svg = figure_svg(figure, name)
+    root = ET.parse(io.StringIO(svg)).getroot()
+    assert root.get("aria-label") == name
+    assert name in "".join(root.itertext())
+
+
 def test_ink_follows_the_page_and_the_ground_is_transparent(curve):
     svg = figure_svg(curve.figure())
     assert "currentColor" in svg
@@ -69,14 +79,6 @@ def test_luminance_ends():
 
 def test_looks_differ_even_without_colour():
     assert len({(look(i).marker, look(i).dash) for i in range(36)}) == 36
-
-
-def test_ticks_keep_their_distance():
-    # One decade; 100 and 10 are the ends, 90 is too near to 100, 12 to 10.
-    assert readable_ticks([10, 12, 30, 90, 100], 0.2) == [10, 30, 100]
-    assert readable_ticks([10, 25, 30, 100], 0.2) == [10, 30, 100]
-    assert readable_ticks([10, 25, 30, 100], 0.2, keep=[25]) == [10, 25, 100]
-    assert readable_ticks([8], 0.2) == [8]
 
 
 def test_the_bridge_turns_polars_into_lists_and_silences_one_warning_only():

@@ -1,26 +1,12 @@
 import pytest
-from analysis.synthetic import frame_of
 
-from sparsity_lab.analysis import Difference, Interval, drop
 from sparsity_lab.analysis.markup import cell, number, table
-from sparsity_lab.analysis.words import (
-    Comparison,
-    comparison_words,
-    comparisons_of,
-    counts_words,
-    drop_words,
-    listed,
-)
+from sparsity_lab.analysis.words import counts_words, drop_words, lengths_words, listed, others_words
 
 ROW = {
-    "arm": "Recent(width=8)", "runs": 3, "learned": 2, "drop": 0.214, "low": 0.05, "high": 0.378,
+    "arm": "Recent(width=8)", "runs": 3, "judged": 3, "learned": 2, "drop": 0.214, "low": 0.05, "high": 0.378,
     "trained_length": 24, "length": 96, "exact": True,
 }  # fmt: skip
-
-
-def compared(estimate, low, high, pairs=3, unpaired=0, expected=True):
-    interval = Interval(estimate, low, high, pairs)
-    return Comparison(Difference("Anchored", "Recent", interval, pairs, unpaired), expected)
 
 
 def test_counts():
@@ -45,12 +31,17 @@ def test_a_drop_names_the_position_scheme_the_lengths_and_the_counts():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"low": None, "high": None, "learned": 1}, "drops by 0.21 (one learned run, so no interval) from length 24"),
+        ({"low": None, "high": None, "learned": 1}, "drops by 0.21 (one run, so no interval) from length 24"),
         ({"drop": -0.05, "low": -0.1, "high": 0.0}, "rises by 0.05, a drop of −0.05 [−0.10, 0.00] from"),
         ({"drop": -0.001}, "drops by 0.00 [0.05"),
         ({"exact": False, "length": 90}, "to 90 (the evaluated length nearest to 96) (2 of 3"),
         ({"learned": 0, "drop": None}, "was never learned (0 of 3 runs), so nothing is said of its drop."),
-        ({"drop": None, "length": None}, "was not evaluated beyond its trained lengths (2 of 3 runs learned)."),
+        ({"drop": None, "length": None}, "has no drop: no longer length evaluated (2 of 3 runs learned)."),
+        (
+            {"drop": None, "length": None, "trained_length": None},
+            "has no drop: no trained length evaluated (2 of 3 runs learned).",
+        ),
+        ({"learned": 0, "judged": 0}, "from length 24 to 96 (3 runs not judged (no optimum declared))."),
     ],
 )
 def test_special_drops_say_what_is_special(change, words):
@@ -59,58 +50,29 @@ def test_special_drops_say_what_is_special(change, words):
     assert words in sentence
 
 
-@pytest.mark.parametrize(
-    ("comparison", "words"),
-    [
-        (compared(0.5, 0.2, 0.8), "0.50 [0.20, 0.80] (3 seeds paired): Recent drops less, as expected."),
-        (compared(0.5, 0.2, 0.8, expected=False), "(3 seeds paired): Recent drops less."),
-        (
-            compared(-0.5, -0.8, -0.2),
-            "Anchored drops less. The expected order (Recent drops less than Anchored) does not show; the opposite",
-        ),
-        (
-            compared(0.1, -0.2, 0.4, unpaired=1),
-            "(3 seeds paired, 1 left without a pair); the interval contains 0, so it is undecided which drops more. "
-            "The expected order (Recent drops less than Anchored) is not established here.",
-        ),
-        (compared(0.1, None, None, pairs=1), "(1 seed paired); one pair has no interval, so it is undecided"),
-        (compared(None, None, None, pairs=0), "cannot be compared: there is no seed at which both have a drop."),
-    ],
-)
-def test_comparisons_claim_what_their_interval_decides(comparison, words):
-    sentence = comparison_words(comparison, "RoPE")
-    assert sentence.startswith("With RoPE, ")
-    assert words in sentence
-    if not comparison.difference.interval.decided:
-        assert "as expected" not in sentence
+def test_lengths_are_said_once_where_they_agree():
+    assert lengths_words([ROW, ROW], (8, 24), 4) == "Trained on lengths 8 to 24; drops are from length 24 to 96."
+    near = ROW | {"exact": False, "length": 90}
+    assert lengths_words([near], (24, 24), 4) == (
+        "Trained on length 24; drops are from length 24 to 90 (the evaluated length nearest to 96)."
+    )
+    assert (
+        lengths_words([ROW, near], None, 4)
+        == "Trained lengths differ by arm; the lengths of the drops differ by arm."
+    )
+    assert "from length" not in drop_words(ROW, "RoPE", 4, lengths=False)
 
 
-def drops_of(column, *values):
-    runs = [(f"{name}{seed}", {column: value}, [1, 1, 1, 0.5]) for name, value in zip("abcd", values, strict=False)
-            for seed in (0, 1)]  # fmt: skip
-    return drop(frame_of(*runs), by=column)
+def test_runs_that_are_not_judged_are_a_third_state():
+    assert "Of the finished, 1 learned their task" in counts_words(4, 1, 0, judged=2)
+    assert ", 1 never did and 2 are not judged (no optimum declared)." in counts_words(4, 1, 0, judged=2)
+    only = counts_words(2, 0, 0, judged=0)
+    assert only == "2 runs in all: 2 finished, none failed. The finished are not judged (no optimum declared)."
 
 
-def test_neighbouring_k_are_compared_under_any_scheme():
-    found = comparisons_of(drops_of("task.k", 1, 3, 2), "NoPE")
-    assert [(c.difference.of, c.difference.minus, c.expected) for c in found] == [
-        ("k=2", "k=1", True),
-        ("k=3", "k=2", True),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("position", "expected"), [("RoPE", True), ("RoPE(scale=2.0)", True), ("ALiBi", False), (None, False)]
-)
-def test_localities_are_compared_and_expected_to_differ_with_rope_only(position, expected):
-    found = comparisons_of(drops_of("task.locality", "Recent(width=4)", "Uniform()", "Anchored()"), position)
-    assert [(c.difference.of, c.difference.minus, c.expected) for c in found] == [
-        ("Anchored", "Recent(width=4)", expected)
-    ]
-
-
-def test_other_columns_are_not_compared():
-    assert comparisons_of(drops_of("model.kernel", "Softmax()", "LSSA()"), "RoPE") == []
+def test_runs_of_other_sweeps_are_counted():
+    assert others_words(1) == "1 finished run in this folder belongs to another sweep and is not shown."
+    assert others_words(3) == "3 finished runs in this folder belong to other sweeps and are not shown."
 
 
 def test_numbers_and_lists():

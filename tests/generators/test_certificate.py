@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparsity_lab.generators import (
     Batch,
+    Geometric,
     Majority,
     Planted,
     PowerLaw,
@@ -32,7 +33,7 @@ EXAMPLES = [example for cls in kinds("task").values() for example in cls.example
 
 @pytest.mark.parametrize("task", EXAMPLES, ids=str)
 def test_every_example_passes(task: Task) -> None:
-    certificate = certify(task, sequences=30_000)
+    certificate = certify(task, sequences=20_000)
     assert certificate.passed, certificate.frame().filter(~certificate.frame()["passed"])
 
 
@@ -43,6 +44,7 @@ def mutant(task: Task, sample: Edit | None = None, **methods: Callable[..., obje
     """The task with some methods broken; ``sample(task, stream, start, count, length)`` may call the sound one."""
     broken: dict[str, Callable[..., object]] = dict(methods)
     if sample:
+        broken["edit"] = staticmethod(sample)
         broken["sample"] = lambda self, stream, start, count, length: sample(task, stream, start, count, length)
     cls = type("Mutant", (type(task),), broken)
     fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task)}  # type: ignore[arg-type]
@@ -175,6 +177,80 @@ def ones_come_early(task: Task, stream: Stream, start: int, count: int, length: 
     return rebuilt(tokens, targets, sources)
 
 
+def tied_places(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """Sources 1 and 2 move together within pairs of places; from far, each keeps its own law."""
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    first, second = sources[:, -1, 0], sources[:, -1, 1]
+    # Swap the second with its right neighbour where parities differ and the neighbour is background.
+    right = (second + 1).clamp(max=length)
+    rows = ((first % 2 != second % 2) & (right < sources[:, -1, 2]) & (right > second)).nonzero()[:, 0]
+    old, new = second[rows], right[rows]
+    kept = tokens[rows, old].clone()
+    tokens[rows, old] = tokens[rows, new]
+    tokens[rows, new] = kept
+    sources[rows, -1, 1] = new
+    return rebuilt(tokens, targets, sources)
+
+
+def last_is_the_sum_of_two(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """The last planted bit is the parity of the two before it, so a subset of the others gives the label."""
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    values = tokens.gather(1, sources[:, -1])
+    values[:, -1] = (values[:, -2] + values[:, -3]) % 2
+    tokens.scatter_(1, sources[:, -1], values)
+    targets[:, -1] = values.sum(dim=1) % 2
+    return rebuilt(tokens, targets, sources)
+
+
+def telltale_pair(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """Where positions 5 and 8 are both background, the parity of the two is the label."""
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    rows = (tokens[:, 5] > 1) & (tokens[:, 5] < 8) & (tokens[:, 8] > 1) & (tokens[:, 8] < 8) & every(3, start, count)
+    wrong = rows & ((tokens[:, 5] + tokens[:, 8] + targets[:, -1]) % 2 == 1)
+    tokens[wrong, 8] = tokens[wrong, 8] ^ 1
+    return rebuilt(tokens, targets, sources)
+
+
+def telltale_neighbour(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """The background token left of the first source tells its value."""
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    place = sources[:, -1, 0]
+    index = torch.arange(count)
+    rows = (place > 1) & every(5, start, count)
+    left = tokens[index, place - 1]
+    told = (left & ~1) | tokens[index, place]
+    tokens[index[rows], place[rows] - 1] = told[rows]
+    return rebuilt(tokens, targets, sources)
+
+
+def noise_from_the_background(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """The noise has its rate, but comes only where positions 3 and 9 have an even sum."""
+    assert isinstance(task, Planted)
+    clean = task.replace(noise=0.0).sample(stream, start, count, length)
+    double = task.replace(noise=2 * task.noise).sample(stream, start, count, length)
+    even = (clean.tokens[:, 3] + clean.tokens[:, 9]) % 2 == 0
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    targets[:, -1] = torch.where(even, double.targets[:, -1], clean.targets[:, -1])
+    return rebuilt(tokens, targets, sources)
+
+
+def rarely_swapped_ids(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """Late in the stream, some sequences have two IDs swapped."""
+    batch, tokens, targets, sources = parts(task, stream, start, count, length)
+    assert batch.position_ids is not None
+    ids = batch.position_ids.clone()
+    rows = every(100, start, count) & (torch.arange(start, start + count) > 8000)
+    ids[rows] = torch.where(ids[rows] == 1, 2, torch.where(ids[rows] == 2, 1, ids[rows]))
+    return rebuilt(tokens, targets, sources, ids)
+
+
+def fails_when_long(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    if length > 100:
+        targets[:, -1] = 0
+    return rebuilt(tokens, targets, sources)
+
+
 def echoing_background(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
     """Some background tokens repeat the one before them."""
     _, tokens, targets, sources = parts(task, stream, start, count, length)
@@ -229,6 +305,10 @@ def misjudged_noise(self: Planted, batch: Batch) -> Tensor:
     return Planted.log_posterior(self.replace(noise=0.15), batch)
 
 
+def miscounted_truth(self: Planted, length: int) -> Truth:
+    return dataclasses.replace(Planted.truth(self, length), k=7)
+
+
 def boastful_truth(self: Planted, length: int) -> Truth:
     return dataclasses.replace(Planted.truth(self, length), chance_accuracy=0.45)
 
@@ -243,9 +323,16 @@ MUTANTS: list[tuple[str, Task]] = [
     ("source_sets", mutant(PARITY.replace(k=2), paired_places)),
     ("rule", mutant(PARITY, flipped_targets)),
     ("rule", mutant(PARITY.replace(noise=0.2), too_little_noise)),
-    ("label_noise", mutant(PARITY.replace(rule=SumMod(m=3), planted_vocab=3, noise=0.2), one_sided_noise)),
+    ("noise", mutant(PARITY.replace(rule=SumMod(m=3), planted_vocab=3, noise=0.2), one_sided_noise)),
     ("position_shortcut", mutant(PARITY, telltale_position)),
     ("subset_shortcut", mutant(PARITY, two_bits_suffice)),
+    ("source_counts", mutant(PARITY, truth=miscounted_truth)),
+    ("source_sets", mutant(PARITY, tied_places)),
+    ("source_values", mutant(PARITY.replace(k=6), last_is_the_sum_of_two)),
+    ("background", mutant(PARITY, telltale_pair)),
+    ("background", mutant(PARITY, telltale_neighbour)),
+    ("noise", mutant(PARITY.replace(noise=0.2), noise_from_the_background)),
+    ("position_ids", mutant(PARITY.replace(coupled=True), rarely_swapped_ids)),
     ("source_values", mutant(PARITY.replace(rule=Majority()), like_its_first)),
     ("source_values", mutant(PARITY.replace(rule=Majority()), ones_come_early)),
     ("background", mutant(PARITY, echoing_background)),
@@ -260,24 +347,55 @@ MUTANTS: list[tuple[str, Task]] = [
 ]
 
 
+# One mutant of each of these checks breaks just its property. What it cannot help failing along with it are checks
+# that see the same counts from elsewhere: the token's marginal is part of its joint law with the label, and so on.
+ALONE = {
+    biased_background: {"position_shortcut"},
+    paired_places: {"background"},
+    flipped_targets: {"bayes"},
+    one_sided_noise: set(),
+    noise_from_the_background: set(),
+    telltale_position: {"background"},
+    telltale_pair: set(),
+    echoing_background: {"background", "position_shortcut", "token_marginals"},
+    rarely_swapped_ids: set(),
+    shifted_ids: set(),
+}
+
+
 @pytest.mark.parametrize(("check", "task"), MUTANTS, ids=[f"{check}-{i}" for i, (check, _) in enumerate(MUTANTS)])
 def test_every_mutant_is_caught_by_its_check(check: str, task: Task) -> None:
-    assert check in certify(task, sequences=30_000).failed_checks
+    """By its own check, and where ``ALONE`` has it, by no other than those that see the same counts."""
+    failed = set(certify(task, sequences=40_000, lengths=(12, 33)).failed_checks)
+    assert check in failed
+    edit = getattr(task, "edit", None)
+    assert edit not in ALONE or failed - {check} <= ALONE[edit]
+
+
+def test_a_task_that_fails_only_when_long_is_caught() -> None:
+    broken = mutant(PARITY, fails_when_long)
+    assert certify(broken, sequences=10_000, lengths=(12, 33)).passed
+    assert "rule" in certify(broken, sequences=10_000).failed_checks
 
 
 @pytest.mark.parametrize(
-    ("check", "task"),
+    ("task", "sequences"),
     [
-        pair
-        for pair in MUTANTS
-        if pair[0] in {"source_sets", "rule", "label_noise", "position_shortcut", "declared_levels"}
+        (Planted(vocab_size=6, noise=1e-6), 100_000),
+        (Planted(vocab_size=6, noise=1e-4), 1000),
+        (Planted(vocab_size=6, noise=1e-3), 5000),
+        (Planted(locality=Geometric(scale=0.05)), 5000),
+        (Planted(locality=PowerLaw(alpha=90.0)), 5000),
+        (Planted(vocab_size=5, locality=Geometric(scale=2.0)), 30_000),
+        (Planted(marking="cue", k=2, locality=Geometric(scale=2.0)), 30_000),
     ],
     ids=str,
 )
-def test_some_properties_break_alone(check: str, task: Task) -> None:
-    """Where a mutant can break one property and leave the others, only that check fires."""
-    others = set(certify(task, sequences=30_000).failed_checks) - {check}
-    assert others <= {"bayes"}
+def test_extreme_but_sound_tasks_pass(task: Task, sequences: int) -> None:
+    """Rare noise and steep laws leave cells nearly empty; that must not be taken for an error."""
+    for seed in range(2):
+        certificate = certify(task, seed=seed, sequences=sequences, lengths=(12,))
+        assert certificate.passed, certificate.frame().filter(~certificate.frame()["passed"])
 
 
 def test_every_check_has_a_mutant() -> None:
@@ -285,21 +403,21 @@ def test_every_check_has_a_mutant() -> None:
 
 
 def test_p_values_of_a_sound_task_are_uniform() -> None:
-    """Over 60 seeds: none fails, and p-values lie below 1 % about one time in a hundred (binomial, 1e-6)."""
-    certificates = [certify(Planted(noise=0.1), seed=seed, sequences=4000, lengths=(12,)) for seed in range(60)]
+    """Over 24 seeds: none fails, and p-values lie below 1 % about one time in a hundred (binomial, 1e-6)."""
+    certificates = [certify(Planted(noise=0.1), seed=seed, sequences=4000, lengths=(12,)) for seed in range(24)]
     assert all(certificate.passed for certificate in certificates)
     p_values = np.array([f.p_value for c in certificates for _, f in c.findings if f.p_value < 1])
-    assert len(p_values) > 4000
+    assert len(p_values) > 1000
     low = int((p_values < 0.01).sum())
     assert stats.binomtest(low, len(p_values), 0.01).pvalue > 1e-6
 
 
 def test_what_a_certificate_says() -> None:
-    certificate = certify(PARITY, sequences=2000)
+    certificate = certify(PARITY, sequences=2000, lengths=(12,))
     assert "passed" in repr(certificate)
     assert certificate.frame().columns == ["length", "check", "subject", "statistic", "p_value", "passed"]
     assert certificate.threshold == pytest.approx(1e-6 / len(certificate.findings))
-    broken = certify(mutant(PARITY, flipped_targets), sequences=4000)
+    broken = certify(mutant(PARITY, flipped_targets), sequences=4000, lengths=(12,))
     assert not broken.passed
     assert "FAILED bayes, rule" in repr(broken)
     assert "FAILED" in broken._repr_html_()

@@ -111,5 +111,20 @@ def test_widths_below_one_are_refused(make: object) -> None:
 
 
 def test_scale_must_be_positive() -> None:
-    with pytest.raises(SettingError, match="scale: expected a number above 0, got 0.0"):
+    with pytest.raises(SettingError, match="scale: expected a number of at least 0.01, got 0.0"):
         Geometric(scale=0)
+
+
+def test_steepness_is_bounded() -> None:
+    with pytest.raises(SettingError, match="alpha: expected a number from -100 to 100, got -1e"):
+        PowerLaw(alpha=-1e308)
+
+
+@pytest.mark.parametrize(("width", "k", "length"), [(1100, 550, 3000), (1030, 515, 2000), (3000, 300, 3000)])
+def test_windows_with_more_sets_than_floats_can_count(width: int, k: int, length: int) -> None:
+    law = Window(width=width)
+    drawn = law.draw(Stream(seed=1).words("positions", length, 0, 500, k), length)
+    assert (np.diff(drawn, axis=1) > 0).all()
+    assert drawn[:, -1].max() <= length
+    assert (drawn[:, -1] - drawn[:, 0]).max() < width
+    assert np.isfinite(law.log_pmf(drawn, length)).all()

@@ -165,6 +165,16 @@ REFUSALS = [
     (lambda: Planted(planted_vocab=1), "planted_vocab: expected a whole number of at least 2, got 1"),
     (lambda: Planted(rule=Lookup(), planted_vocab=13, k=6), r"rule: expected a Lookup table"),
     (lambda: Planted(rule=Majority(), planted_vocab=3), "planted_vocab: expected 2"),
+    (lambda: Planted(k=1, rule=Lookup(seed=0)), "rule.seed: expected a Lookup table that is not constant"),
+    (
+        lambda: Planted(marking="cue", rule=SumMod(m=5), vocab_size=7),
+        "vocab_size: expected a vocabulary of at least 8",
+    ),
+    (lambda: Planted(k=30_000_000, rule=Lookup(), planted_vocab=3), "rule: expected a Lookup table"),
+    (lambda: Stream(seed=1.0), "seed: expected a whole number, got 1.0"),
+    (lambda: Stream(seed=True), "seed: expected a whole number, got True"),
+    (lambda: Planted().sample(Stream(), -1, 2, 10), "start: expected a whole number of at least 0, got -1"),
+    (lambda: Planted().sample(Stream(), 0, 2.0, 10), "count: expected a whole number of at least 0, got 2.0"),
     (lambda: SparseParity(min_k=0), "min_k: expected a whole number of at least 1, got 0"),
     (lambda: SparseParity(min_k=5), "max_k: expected a whole number of at least min_k=5, got 4"),
     (lambda: Planted().sample(Stream(), 0, 1, 2), "length: expected at least 3"),
@@ -199,3 +209,22 @@ def test_the_widest_noise_makes_chance_of_the_optimum() -> None:
     assert truth.bayes_accuracy == truth.chance_accuracy == 0.5
     assert truth.bayes_loss == pytest.approx(np.log(2))
     assert dataclasses.asdict(Planted())["k"] == 3
+
+
+def test_streams_reach_far_without_wrapping() -> None:
+    far = Planted().sample(Stream(), np.int64(2**61), 2, 10)
+    assert torch.equal(far.tokens, Planted().sample(Stream(), 2**61, 2, 10).tokens)
+    assert not torch.equal(far.tokens, Planted().sample(Stream(), 0, 2, 10).tokens)
+
+
+@pytest.mark.parametrize("marking", ["token", "position", "cue"])
+def test_other_tokens_are_not_judged(marking: str) -> None:
+    task = Planted(marking=marking)  # type: ignore[arg-type]
+    batch = task.sample(Stream(), 0, 3, 40)
+    batch.tokens[:, 1:-1] = task.vocabulary.size - 1
+    with pytest.raises(ValueError, match="expected sequences of"):
+        task.log_posterior(batch)
+
+
+def test_a_wide_window_has_room() -> None:
+    assert Planted(locality=Recent(width=2**21), k=2**20 + 1, vocab_size=8).k == 2**20 + 1

@@ -1,6 +1,9 @@
 """``run_sweep`` and ``Results``: every engine gives the same bytes, and no run takes another down."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -12,7 +15,7 @@ from training.test_train import contents, flip
 from sparsity_lab.generators import Planted, Recent
 from sparsity_lab.settings import SettingError
 from sparsity_lab.sweeps import Processes, Results, Serial, Sweep, SweepEvent, grid, run_sweep
-from sparsity_lab.training import Evaluation, FixedLength, Run, RunConfig, Status, status
+from sparsity_lab.training import Evaluation, FixedLength, Run, RunConfig, Status, status, train
 
 SWEEP = Sweep(name="four", runs=grid(small_run(), {"task.k": [1, 2], "seed": [0, 1]}))
 
@@ -166,6 +169,8 @@ def test_new_evaluation_is_what_the_frame_shows(tmp_path: Path) -> None:
     second = Sweep(name="two", runs=[small_run(evaluation=Evaluation(lengths=(8, 20), sequences=4))])
     results = run_sweep(second, tmp_path, Serial())
     assert results.frame("evaluation")["length"].to_list() == [8, 20]
+    # The first sweep still has all that it asked for.
+    assert Results(tmp_path, first).frame("evaluation")["length"].to_list() == [4, 8, 16]
     assert (tmp_path / first.runs[0].id / "model.safetensors").stat().st_mtime_ns == weights
 
 
@@ -197,3 +202,133 @@ def test_missing_and_broken_runs_are_told_apart(tmp_path: Path) -> None:
     assert results.frame("runs")["status"].to_list() == ["broken", "missing", "finished", "finished"]
     assert results.frame("evaluation")["run"].unique(maintain_order=True).to_list() == [r.id for r in SWEEP.runs[2:]]
     assert isinstance(results.frame("metrics").schema["step"], pl.Int64)
+
+
+def test_results_are_those_of_the_sweep(tmp_path: Path) -> None:
+    parent = small_run()
+    first = Sweep(name="first", runs=[small_run(data_seed=seed) for seed in (1, 2, 3)])
+    second = Sweep(name="second", runs=[small_run(data_seed=4, parent=parent)])
+    run_sweep(first, tmp_path, Serial())
+    results = run_sweep(second, tmp_path, Serial())
+    assert results.sweep == second
+    assert results.frame("runs")["run"].to_list() == [second.runs[0].id]
+    assert results.others == tuple(sorted(run.id for run in first.runs))
+    assert repr(results).endswith("1 runs (1 finished) and 3 runs of other sweeps")
+    assert Results(tmp_path).sweep == second
+    earlier = Results(tmp_path, sweep=first)
+    assert earlier.frame("runs")["status"].to_list() == ["finished"] * 3
+    assert earlier.others == tuple(sorted([parent.id, second.runs[0].id]))
+    # Neither a damaged run nor one that is in no sweep's way stops a reader.
+    (tmp_path / first.runs[0].id / "finished.json").write_text("{")
+    assert len(results.others) == 2
+    # Another sweep that writes its own sweep.json meanwhile changes nothing of this one.
+    (tmp_path / "sweep.json").unlink()
+    assert results.frame("runs")["run"].to_list() == [second.runs[0].id]
+    assert Results(tmp_path).others == ()
+
+
+def test_other_evaluation_by_train_leaves_a_sweep_finished(tmp_path: Path) -> None:
+    results = run_sweep(SWEEP, tmp_path, Serial())
+    run = SWEEP.runs[0]
+    train(run.replace(evaluation=run.evaluation.replace(lengths=(8, 20))), tmp_path)
+    assert results.frame("runs")["status"].to_list() == ["finished"] * 4
+    assert results.frame("evaluation").filter(run=run.id)["length"].to_list() == [4, 8, 16]
+
+
+def test_fault_in_one_folder_stops_no_other_run(tmp_path: Path) -> None:
+    """A file where a run's folder belongs, and folders where its files do."""
+    run_sweep(SWEEP, tmp_path, Serial())
+    no_folder, no_metrics, no_failure, _ = SWEEP.runs
+    for file in (tmp_path / no_folder.id).rglob("*.*"):
+        file.unlink()
+    (tmp_path / no_folder.id / "evaluation").rmdir()
+    (tmp_path / no_folder.id).rmdir()
+    (tmp_path / no_folder.id).write_text("kept")
+    (tmp_path / no_metrics.id / "metrics.parquet").unlink()
+    (tmp_path / no_metrics.id / "metrics.parquet").mkdir()
+    (tmp_path / no_failure.id / "failed.json").mkdir()
+    (tmp_path / no_failure.id / "finished.json").unlink()
+    child = small_run(parent=no_folder)
+    sweep = Sweep(name="faults", runs=[*SWEEP.runs, child])
+    for engine in (Serial(), Processes(workers=1)):
+        events: list[SweepEvent] = []
+        results = run_sweep(sweep, tmp_path, engine, events.append)
+        by_label = {event.run: event for event in events}
+        failed = [by_label[sweep.labels()[run.id]] for run in (no_folder, child)]
+        assert [event.status for event in failed] == ["failed", "failed"]
+        assert (
+            f"SettingError: out: expected a folder (File exists), got '{tmp_path / no_folder.id}'" == failed[0].reason
+        )
+        assert results.frame("runs")["status"].to_list() == ["broken", "finished", "finished", "finished", "failed"]
+        assert [failure.run.id for failure in results.failures] == [child.id]
+    assert (tmp_path / no_folder.id).read_text() == "kept"
+    assert not (tmp_path / no_failure.id / "failed.json").exists()
+
+
+def test_folder_that_cannot_be_entered_is_read_as_broken(tmp_path: Path, monkeypatch) -> None:
+    results = run_sweep(SWEEP, tmp_path, Serial())
+    closed = tmp_path / SWEEP.runs[0].id
+    real_open, real_stat = Path.read_bytes, os.stat
+
+    def refuse(path: object) -> None:
+        if Path(os.fspath(path)).is_relative_to(closed) and Path(os.fspath(path)) != closed:  # type: ignore[call-overload]
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", lambda self: refuse(self) or real_open(self))
+    monkeypatch.setattr(os, "stat", lambda path, **options: refuse(path) or real_stat(path, **options))
+    assert results.frame("runs")["status"].to_list() == ["broken", "finished", "finished", "finished"]
+    assert results.failures == ()
+    assert results.frame("evaluation")["run"].n_unique() == 3
+
+
+def test_failure_to_repair_damaged_weights_is_listed(tmp_path: Path, monkeypatch) -> None:
+    results = run_sweep(SWEEP, tmp_path, Serial())
+    run = SWEEP.runs[0]
+    flip(tmp_path / run.id / "model.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, _: path != tmp_path / run.id)
+        run_sweep(SWEEP, tmp_path, Serial())
+    (failure,) = results.failures
+    assert failure.run == run
+    assert "expected a folder that can be written" in failure.reason
+    run_sweep(SWEEP, tmp_path, Serial())
+    assert results.failures == ()
+
+
+def test_damaged_failure_says_so(tmp_path: Path) -> None:
+    run = small_run()
+    file = tmp_path / run.id / "failed.json"
+    file.parent.mkdir()
+    for damaged in (b"", b'{"reas', b"[]", b'{"reason": 3}', b"\xff"):
+        file.write_bytes(damaged)
+        failure = Results(tmp_path, Sweep(name="one", runs=[run])).failures[0]
+        assert (failure.status, failure.reason) == ("failed", "failed.json is damaged")
+    assert run_sweep(Sweep(name="one", runs=[run]), tmp_path, Serial()).failures == ()
+    file.write_text("left by an earlier release beside a finished run")
+    run_sweep(Sweep(name="one", runs=[run]), tmp_path, Serial())
+    assert not file.exists()
+
+
+UNGUARDED = """
+import sys
+sys.path.insert(0, sys.argv[2])
+from training.small_runs import small_run
+from sparsity_lab.sweeps import Processes, Sweep, grid, run_sweep
+sweep = Sweep(name="unguarded", runs=grid(small_run(), {"seed": [0, 1]}))
+print(*{failure.reason for failure in run_sweep(sweep, sys.argv[1], Processes(workers=2)).failures}, sep="\\n")
+"""
+
+
+def test_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    tests = str(Path(__file__).parents[1])
+    command = [sys.executable, str(script), str(tmp_path / "out"), tests]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert len(done.stdout.splitlines()) == 1
+    assert "could not start" in done.stdout
+    assert 'if __name__ == "__main__":' in done.stdout
+    assert "RuntimeError: a worker process met run_sweep while it imported the script" in done.stderr
+    # The workers were started once, and no run began.
+    assert done.stderr.count("RuntimeError") <= 2
+    assert len(list((tmp_path / "out").rglob("config.json"))) == 0

@@ -1,5 +1,6 @@
 """What the loop hands to a model beside the batch: a trace for losses, and a generator of the step's own."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,10 @@ from torch import Tensor, nn
 from training.small_runs import small_run
 
 from sparsity_lab.kernels import Trace
-from sparsity_lab.training.optimise import Records, optimise
+from sparsity_lab.models import ModelConfig, RandomOffset, Schedule
+from sparsity_lab.settings import register
+from sparsity_lab.training import Training
+from sparsity_lab.training.optimise import Records, optimise, threads_and_device
 
 
 class Drawing(nn.Module):
@@ -21,6 +25,7 @@ class Drawing(nn.Module):
         self.untouched = nn.Parameter(torch.zeros(3), requires_grad=False)
         self.drawn: list[float] = []
         self.lengths: list[int] = []
+        self.indices: list[Tensor | None] = []
 
     def forward(
         self,
@@ -34,8 +39,40 @@ class Drawing(nn.Module):
     ) -> Tensor:
         self.drawn.append(torch.rand((), generator=generator).item())
         self.lengths.append(tokens.shape[1])
+        self.indices.append(indices)
         trace.losses.append(self.traced.sum())
         return self.logits.expand(int(scored.sum()), -1)
+
+
+class AnyLength(ModelConfig):
+    """Serves all that is asked of it."""
+
+    def build(self, seed: int, vocab_size: int | None = None) -> Drawing:
+        return Drawing()
+
+    def check_length(self, longest: int, *, trained: int | None = None) -> None:
+        pass
+
+    def check_largest_id(self, largest: int) -> None:
+        pass
+
+
+@register
+class WithSchedule(AnyLength):
+    schedule: Schedule = RandomOffset(size=64)
+
+
+@register
+class WithoutSchedule(AnyLength):
+    pass
+
+
+def test_any_model_with_a_schedule_gets_its_indices(tmp_path: Path) -> None:
+    moved, unmoved = Drawing(), Drawing()
+    optimise(small_run(model=WithSchedule()), moved, Records(), tmp_path / "none")
+    optimise(small_run(model=WithoutSchedule()), unmoved, Records(), tmp_path / "none")
+    assert [indices.shape for indices in moved.indices if indices is not None] == [(4, n) for n in moved.lengths]
+    assert unmoved.indices == [None] * 12
 
 
 def test_losses_of_the_trace_are_trained_but_not_reported(tmp_path: Path) -> None:
@@ -72,3 +109,24 @@ def test_progress_reports_the_logged_steps(tmp_path: Path) -> None:
     optimise(small_run(), Drawing(), records, tmp_path / "none", lambda *call: calls.append(call))
     assert [call[:2] for call in calls] == [(1, 12), (4, 12), (7, 12), (10, 12), (12, 12)]
     assert [call[2:] for call in calls] == [(row["loss"], row["accuracy"]) for row in records.metrics]
+
+
+@pytest.mark.parametrize("workspace", [None, ":16:8"])
+def test_determinism_on_a_gpu_ends_with_the_run(monkeypatch: pytest.MonkeyPatch, workspace: str | None) -> None:
+    """No GPU is needed for this: only settings are changed, and changed back."""
+    if workspace is None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    else:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", workspace)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with threads_and_device(Training(device="cuda")):
+            assert not torch.is_deterministic_algorithms_warn_only_enabled()
+            assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (workspace or ":4096:8")
+        with threads_and_device(Training()):
+            assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == workspace
+    finally:
+        torch.use_deterministic_algorithms(False)

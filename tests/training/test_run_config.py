@@ -135,8 +135,17 @@ def test_learning_rate_rises_to_its_peak_and_falls_to_its_final_share() -> None:
     assert all(before > after for before, after in itertools.pairwise(rates[10:]))
 
 
+@pytest.mark.parametrize("warmup", [0.0, 0.05, 0.5, 0.99])
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 100])
+def test_learning_rate_ends_at_its_final_share_whatever_the_warmup(steps: int, warmup: float) -> None:
+    training = Training(steps=steps, warmup=warmup, learning_rate=2.0, final_fraction=0.25)
+    rates = [training.rate(step) for step in range(steps)]
+    assert max(rates) == 2.0
+    assert rates[-1] == pytest.approx(2.0 if steps == 1 else 0.5)
+
+
 def test_no_warmup_starts_at_the_peak() -> None:
-    assert Training(steps=1, warmup=0.0, learning_rate=3.0).rate(0) == 3.0
+    assert Training(steps=5, warmup=0.0, learning_rate=3.0).rate(0) == 3.0
 
 
 def test_curriculum_of_one_length_is_a_range() -> None:

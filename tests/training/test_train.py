@@ -1,6 +1,9 @@
 """``train``: what is in the folder afterwards, and what a second call makes of what is there."""
 
+import contextlib
 import json
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +17,7 @@ from sparsity_lab.generators import Planted, Stream
 from sparsity_lab.kernels import Softmax
 from sparsity_lab.models import RandomOffset
 from sparsity_lab.settings import SettingError, canonical_json
-from sparsity_lab.training import Diverged, Run, RunConfig, Status, status, train
+from sparsity_lab.training import Diverged, Run, RunConfig, Status, status, store, train
 
 FILES = {
     "config.json",
@@ -23,6 +26,7 @@ FILES = {
     "metrics.parquet",
     "model.safetensors",
     "timing.parquet",
+    "timing.sha256",
 }
 
 
@@ -31,7 +35,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for file in folder.rglob("*")
-        if file.is_file() and file.name not in ("environment.json", "timing.parquet")
+        if file.is_file() and file.name not in ("environment.json", "timing.parquet", "timing.sha256")
     }
 
 
@@ -168,7 +172,13 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
 
 
-@pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
+def become_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+    (file / "inside").write_text("x")
+
+
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink, become_folder])
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -207,15 +217,21 @@ def test_changed_evaluation_does_not_retrain(tmp_path: Path) -> None:
     weights = (folder / "model.safetensors").stat().st_mtime_ns
     longer = config.replace(evaluation=config.evaluation.replace(lengths=(8, 32)))
     assert status(longer, tmp_path) is Status.UNEVALUATED
+    assert status(config, tmp_path) is Status.FINISHED
     run = train(longer, tmp_path, progress=interrupt_at(1))
     assert run.evaluation["length"].to_list() == [8, 32]
     assert (folder / "model.safetensors").stat().st_mtime_ns == weights
-    # Both frames are there now, and going back only makes the config current again.
-    first = folder / "evaluation" / f"{config.evaluation_id}.parquet"
-    made = first.stat().st_mtime_ns
+    # Both frames are there now, and both runs are finished: none of them is touched again.
+    assert status(config, tmp_path) is status(longer, tmp_path) is Status.FINISHED
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
     assert train(config, tmp_path).evaluation["length"].to_list() == [4, 8, 16]
-    assert first.stat().st_mtime_ns == made
-    assert status(config, tmp_path) is Status.FINISHED
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+    # Each frame has its own checksum.
+    flip(folder / "evaluation" / f"{config.evaluation_id}.parquet")
+    assert status(config, tmp_path) is Status.UNEVALUATED
+    assert status(longer, tmp_path) is Status.FINISHED
+    assert train(config, tmp_path).evaluation["length"].to_list() == [4, 8, 16]
+    assert status(longer, tmp_path) is Status.FINISHED
 
 
 def test_interrupted_evaluation_does_not_retrain(finished: Run, tmp_path: Path, monkeypatch) -> None:
@@ -275,6 +291,86 @@ def test_divergence_names_the_first_bad_step(tmp_path: Path, monkeypatch, log_ev
         train(config, tmp_path)
     assert error.value.step == 7
     assert "loss nan" in str(error.value)
+
+
+@pytest.mark.parametrize("damage", [flip, cut, Path.unlink, become_folder])
+@pytest.mark.parametrize("name", ["config.json", "metrics.parquet", "finished.json"])
+def test_damaged_divergence_is_seen_and_repeated(tmp_path: Path, damage, name: str) -> None:
+    config = diverging()
+    with pytest.raises(Diverged) as first:
+        train(config, tmp_path)
+    before = contents(tmp_path)
+    damage(tmp_path / config.id / name)
+    assert status(config, tmp_path) is not Status.DIVERGED
+    with pytest.raises(Diverged) as second:
+        train(config, tmp_path)
+    assert str(second.value) == str(first.value)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("config", [small_run(), diverging()])
+def test_no_changed_byte_of_a_marker_is_believed(tmp_path: Path, config: RunConfig) -> None:
+    with contextlib.suppress(Diverged):
+        train(config, tmp_path)
+    file = tmp_path / config.id / "finished.json"
+    content = file.read_bytes()
+    for i in range(len(content)):
+        for bit in (1, 64):
+            file.write_bytes(content[:i] + bytes([content[i] ^ bit]) + content[i + 1 :])
+            assert status(config, tmp_path) is Status.BROKEN
+
+
+def test_changed_clocks_are_gone_and_never_parsed(tmp_path: Path, monkeypatch) -> None:
+    """Polars ends the process on some of these bytes, so none of them may reach it."""
+    config = small_run()
+    folder = train(config, tmp_path).folder
+    assert store.read_timing(folder).height == 6
+    content = (folder / "timing.parquet").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(pl, "read_parquet", lambda *_: pytest.fail("parsed"))
+        for i in range(len(content)):
+            (folder / "timing.parquet").write_bytes(content[:i] + bytes([content[i] ^ 0x41]) + content[i + 1 :])
+            assert store.read_timing(folder).is_empty()
+    # A changed evaluation writes clocks of its own.
+    train(config.replace(evaluation=config.evaluation.replace(lengths=(8,))), tmp_path)
+    assert store.read_timing(folder)["phase"].to_list() == ["evaluation"]
+
+
+def test_changed_frames_are_never_parsed(tmp_path: Path, monkeypatch) -> None:
+    run = train(small_run(), tmp_path)
+    monkeypatch.setattr(pl, "read_parquet", lambda *_: pytest.fail("parsed"))
+    flip(run.folder / "metrics.parquet")
+    flip(run.folder / "evaluation" / f"{run.config.evaluation_id}.parquet")
+    for read in (lambda: run.metrics, lambda: run.evaluation):
+        with pytest.raises(store.DamagedFile, match="changed after it was written"):
+            read()
+
+
+@pytest.mark.parametrize("checkpoint_every", [0, 12, 6])
+def test_weights_that_the_last_step_spoils_are_a_divergence(
+    tmp_path: Path, monkeypatch, checkpoint_every: int
+) -> None:
+    """The last update before the end, or before a checkpoint, leaves an infinite weight behind a finite loss."""
+    steps = checkpoint_every or 12
+    real, calls = torch.optim.AdamW.step, iter(range(100))
+
+    def spoiling(self: torch.optim.AdamW, *arguments: object) -> None:
+        real(self, *arguments)
+        if next(calls) == steps - 1:
+            with torch.no_grad():
+                self.param_groups[0]["params"][-1].view(-1)[0] = float("inf")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoiling)
+    config = small_run(training=small_run().training.replace(checkpoint_every=checkpoint_every))
+    with pytest.raises(Diverged) as error:
+        train(config, tmp_path)
+    assert error.value.step == steps
+    assert error.value.reason == f"weights not finite after {steps} steps"
+    assert status(config, tmp_path) is Status.DIVERGED
+    assert not (tmp_path / config.id / "checkpoint.safetensors").exists()
+    with pytest.raises(Diverged) as again:
+        train(config, tmp_path)
+    assert str(again.value) == str(error.value)
 
 
 def test_parent_is_made_first_and_its_weights_are_the_start(tmp_path: Path) -> None:
@@ -349,3 +445,112 @@ def test_seeds_are_separate(tmp_path: Path) -> None:
     assert lengths[0] == lengths[2] != lengths[1]
     first = [run.metrics["loss"][0] for run in runs]
     assert len(set(first)) == 3
+
+
+def test_folder_in_place_of_a_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
+    config = checkpointed()
+    (tmp_path / config.id / "checkpoint.safetensors").mkdir(parents=True)
+    train(config, tmp_path)
+    assert status(config, tmp_path) is Status.FINISHED
+    assert not (tmp_path / config.id / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["finished.json", "config.json", "metrics.parquet", "model.safetensors"])
+def test_file_that_cannot_be_read_is_not_intact(tmp_path: Path, monkeypatch, name: str) -> None:
+    config = small_run()
+    train(config, tmp_path)
+    real = Path.read_bytes
+
+    def refusing(self: Path) -> bytes:
+        if self.name == name:
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refusing)
+        expected = Status.UNEVALUATED if name == "config.json" else Status.BROKEN
+        assert status(config, tmp_path) is expected
+        if name == "config.json":
+            with pytest.raises(SettingError, match="Permission denied"):
+                Run.load(tmp_path / config.id)
+    assert status(config, tmp_path) is Status.FINISHED
+
+
+def test_run_folder_that_cannot_be_is_refused(tmp_path: Path, monkeypatch) -> None:
+    config = small_run()
+    folder = tmp_path / config.id
+    folder.write_text("kept")
+    assert status(config, tmp_path) is Status.BROKEN
+    with pytest.raises(SettingError, match=f"a folder .*{config.id}"):
+        train(config, tmp_path)
+    assert folder.read_text() == "kept"
+    folder.unlink()
+    train(config, tmp_path)
+    cut(folder / "model.safetensors")
+    monkeypatch.setattr(os, "access", lambda path, _: path != folder)
+    with pytest.raises(SettingError, match=f"a folder that can be written.*{config.id}"):
+        train(config, tmp_path)
+    with pytest.raises(SettingError, match=f"a folder that can be written.*{config.id}"):
+        train(config.replace(evaluation=config.evaluation.replace(lengths=(8,))), tmp_path)
+
+
+def test_what_dead_writers_left_goes(finished: Run, tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname()
+    folder = train(finished.config, tmp_path).folder
+    gone = [
+        folder / f".config.json.{host}.{dead.pid}.0a1b.tmp",
+        folder / f"evaluation/.x.parquet.{host}.{dead.pid}.0.tmp",
+    ]
+    kept = [
+        folder / f".config.json.{host}.{os.getppid()}.0a1b.tmp",
+        folder / f".config.json.elsewhere.{dead.pid}.0a1b.tmp",
+        folder / ".notes.tmp",
+    ]
+    for repeat in (False, True):
+        for file in gone + kept:
+            file.write_text("part")
+        if repeat:
+            (folder / "finished.json").write_text("damaged")
+        train(finished.config, tmp_path)
+        assert not any(file.exists() for file in gone)
+        assert all(file.exists() for file in kept)
+
+
+KILLED_WRITING = """
+import json, os, signal, sys
+from pathlib import Path
+from sparsity_lab.settings import from_data
+from sparsity_lab.training import RunConfig, train
+Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+train(from_data(RunConfig, json.loads(sys.argv[1])), sys.argv[2])
+"""
+
+
+def test_writer_killed_before_the_rename_leaves_nothing_for_long(finished: Run, tmp_path: Path) -> None:
+    text = canonical_json(finished.config)
+    assert subprocess.run([sys.executable, "-c", KILLED_WRITING, text, str(tmp_path)], check=False).returncode == -9
+    assert len(list(tmp_path.rglob(".*.tmp"))) == 1
+    assert contents(train(finished.config, tmp_path).folder) == contents(finished.folder)
+
+
+def test_finished_run_loses_an_old_failure(tmp_path: Path) -> None:
+    config = small_run()
+    (tmp_path / config.id).mkdir()
+    (tmp_path / config.id / "failed.json").write_text('{"reason": "old"}')
+    folder = train(config, tmp_path).folder
+    assert not (folder / "failed.json").exists()
+
+
+def test_environment_is_read_or_none(finished: Run, tmp_path: Path) -> None:
+    record = store.read_environment(finished.folder)
+    assert record is not None
+    assert record["packages"]["torch"] == torch.__version__
+    assert store.read_environment(tmp_path) is None
+    for damaged in (b"", b'{"pack', b"[1]", b"\xff"):
+        (tmp_path / "environment.json").write_bytes(damaged)
+        assert store.read_environment(tmp_path) is None
+    (tmp_path / "environment.json").unlink()
+    (tmp_path / "environment.json").mkdir()
+    assert store.read_environment(tmp_path) is None

@@ -1,0 +1,200 @@
+"""Checks that what should be independent is: sequences of each other, values of places, background of everything.
+
+Many dependences are looked for at once with signs: a_t is a centred bit of the token at position t where it is
+background, 0 elsewhere. Under independence every product a_t a_u w with a weight w of the sequence (its label, say)
+has mean zero, so the sum over sequences, divided by the root of the sum of squares, is standard normal. The largest
+of all pairs (t, u) is one finding, its p-value multiplied by the number of pairs.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from sparsity_lab.generators.certificate_sample import CERTIFICATE, Sample
+from sparsity_lab.generators.findings import Finding, certain, chi_square, contingency
+from sparsity_lab.generators.stream import Stream
+from sparsity_lab.generators.task import Batch
+
+__all__ = ["background", "independence", "noise", "slices", "source_values"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+_BUCKETS = 8  # tokens are compared modulo this, so that no table gets too many cells
+_MOST_CELLS = 20_000
+_ENOUGH = 2000  # summands from which on a sum of bounded signs is normal far into its tails
+_ENDS = 24  # of long sequences, pairs are taken among this many positions at either end
+
+
+def source_values(sample: Sample) -> Iterator[Finding]:
+    """Source tokens have their declared law, and are independent of each other and of where they stand."""
+    distribution = sample.truth.value_distribution
+    if not sample.truth.independent_values or distribution is None:
+        return
+    alphabet = np.flatnonzero(distribution)
+    index = np.searchsorted(alphabet, sample.source_tokens).clip(0, len(alphabet) - 1)
+    wrong = (alphabet[index] != sample.source_tokens) & (sample.sources >= 0)
+    yield certain("source_values", "only declared values", not wrong.any(), float(wrong.sum()))
+    for j in range(sample.sources.shape[1]):
+        rows = sample.sizes > j
+        place = sample.sources[rows, j]
+        # Terciles of the place: few cells, so that a slight trend shows.
+        tercile = np.searchsorted(np.quantile(place, [1 / 3, 2 / 3]), place)
+        yield from contingency("source_values", f"source {j + 1} and its place", index[rows, j] % _BUCKETS, tercile)
+    for k in np.unique(sample.sizes).tolist():
+        rows = sample.sizes == k
+        # All values of a sequence together if their tuples can be counted, else all triples.
+        together = k if len(alphabet) ** k <= _MOST_CELLS else min(k, 3)
+        for chosen in itertools.islice(itertools.combinations(range(k), together), 64):
+            code = index[rows][:, chosen] @ len(alphabet) ** np.arange(together)
+            expected = np.array([1.0])
+            for _ in chosen:
+                expected = np.multiply.outer(distribution[alphabet], expected).reshape(-1)
+            counts = np.bincount(code, minlength=len(expected))
+            yield from chi_square("source_values", f"k={k}, sources {chosen}", counts, expected * rows.sum())
+
+
+def background(sample: Sample) -> Iterator[Finding]:
+    """Background tokens are independent of each other, of the label, and of the sources' places and values."""
+    if not sample.truth.independent_values or len(sample.rows) != len(sample.tokens):
+        return
+    label = _centred(sample.label_index % 2)
+    early = _centred(sample.sources[:, 0] <= np.median(sample.sources[:, 0]))
+    value = _centred(sample.source_tokens[:, 0] % 2)
+    for bit in (0, 1):
+        signs = _signs(sample, bit)
+        for name, weight in [("", np.ones(len(label))), ("the label", label), ("the first place", early)]:
+            yield from _pairs("background", f"two positions {name}, bit {bit}", signs, weight)
+        for name, weight in [("the label", label), ("the first place", early), ("the first value", value)]:
+            yield from _largest("background", f"a position and {name}, bit {bit}", *_sums(signs, weight))
+        yield from _beside_sources(sample, signs, label, bit)
+
+
+def noise(sample: Sample) -> Iterator[Finding]:
+    """Whether a label is replaced is independent of all that the sequence holds, and by which other one, uniform."""
+    truth = sample.truth
+    if truth.label_noise == 0 or truth.labels is None:
+        return
+    replaced = sample.replaced.astype(np.int64)
+    if len(truth.labels) > 2 and replaced.any():
+        shift = (sample.label_index - np.searchsorted(truth.labels, sample.answers))[sample.replaced]
+        counts = np.bincount(shift % len(truth.labels), minlength=len(truth.labels))
+        expected = np.full(len(truth.labels), replaced.sum() / (len(truth.labels) - 1))
+        expected[0] = 0.0
+        yield from chi_square("noise", "the label put instead", counts, expected)
+    yield from contingency("noise", "replacement and the rule's answer", replaced, sample.answers)
+    if not truth.independent_values or len(sample.rows) != len(sample.tokens):
+        return
+    first = sample.sources[:, 0]
+    tercile = np.searchsorted(np.quantile(first, [1 / 3, 2 / 3]), first)
+    yield from contingency("noise", "replacement and the first place", replaced, tercile)
+    if replaced.sum() >= _ENOUGH:
+        for bit in (0, 1):
+            signs = _signs(sample, bit)
+            yield from _largest("noise", f"replacement and a position, bit {bit}", *_sums(signs, _centred(replaced)))
+            yield from _pairs("noise", f"replacement and two positions, bit {bit}", signs, _centred(replaced))
+
+
+def _centred(values: Ints | NDArray[np.bool_]) -> Floats:
+    return np.asarray(values - values.mean())
+
+
+def _signs(sample: Sample, bit: int) -> Floats:
+    """(N, T): a bit of each background token, centred by position; 0 where the token is not background."""
+    free = sample.free
+    bits = ((sample.tokens >> bit) & 1).astype(np.float64)
+    means = (bits * free).sum(axis=0) / np.maximum(free.sum(axis=0), 1)
+    return np.asarray((bits - means) * free)
+
+
+def _sums(signs: Floats, weight: Floats) -> tuple[Floats, Floats, Floats]:
+    """Of each position: sum of signs times weight, root of its sum of squares, and number of summands."""
+    return weight @ signs, np.sqrt(weight**2 @ signs**2), (signs != 0).sum(axis=0).astype(np.float64)
+
+
+def _pairs(check: str, subject: str, signs: Floats, weight: Floats) -> Iterator[Finding]:
+    """The largest dependence of a product of two signs and a weight."""
+    if signs.shape[1] > 2 * _ENDS:
+        signs = np.concatenate([signs[:, :_ENDS], signs[:, -_ENDS:]], axis=1)
+    sums = (signs * weight[:, None]).T @ signs
+    spread = np.sqrt((signs**2 * weight[:, None] ** 2).T @ signs**2)
+    present = (signs != 0).astype(np.float64)
+    upper = np.triu_indices(signs.shape[1], 1)
+    yield from _largest(check, subject, sums[upper], spread[upper], (present.T @ present)[upper])
+
+
+def _largest(check: str, subject: str, sums: Floats, spread: Floats, count: Floats) -> Iterator[Finding]:
+    """One finding from many sums: the largest in units of its spread."""
+    usable = (count >= _ENOUGH) & (spread > 1e-9)
+    if usable.any():
+        z = float(np.abs(sums[usable] / spread[usable]).max())
+        yield Finding(check, subject, z, float(min(1.0, 2 * stats.norm.sf(z) * usable.sum())))
+
+
+def _beside_sources(sample: Sample, signs: Floats, label: Floats, bit: int) -> Iterator[Finding]:
+    """Background tokens within two places of a source know neither its value nor the label."""
+    T = signs.shape[1]
+    found = []
+    for j in range(sample.sources.shape[1]):
+        rows = np.flatnonzero(sample.sizes > j)
+        value = _centred(sample.source_tokens[rows, j] % 2)
+        for offset in (-2, -1, 1, 2):
+            place = sample.sources[rows, j] + offset
+            near = np.where((place >= 0) & (place < T), signs[rows, place.clip(0, T - 1)], 0.0)[:, None]
+            found += [_sums(near, value), _sums(near, label[rows])]
+    sums, spread, count = (np.concatenate(part) for part in zip(*found, strict=True))
+    yield from _largest("background", f"beside a source, bit {bit}", sums, spread, count)
+
+
+def slices(sample: Sample) -> Iterator[Finding]:
+    """A sequence is the same in whatever batch it is drawn."""
+    stream = Stream(seed=sample.seed, name=CERTIFICATE)
+    count = min(1000, len(sample.tokens))
+    for size in (1, 7, 64):
+        start = count - size
+        batch = sample.task.sample(stream, start, size, sample.length)
+        same = _same(batch, sample, start)
+        yield certain("slices", f"batch of {size}", same)
+
+
+def _same(batch: Batch, sample: Sample, start: int) -> bool:
+    rows = slice(start, start + len(batch))
+    whole = (sample.rows >= start) & (sample.rows < start + len(batch))
+    assert batch.sources is not None
+    return (
+        np.array_equal(batch.tokens.numpy(), sample.tokens[rows])
+        and np.array_equal(batch.targets[batch.scored].numpy(), sample.targets[whole])
+        and np.array_equal(batch.sources[batch.scored].numpy(), sample.sources[whole])
+        and (batch.position_ids is None) == (sample.position_ids is None)
+        and (
+            batch.position_ids is None
+            or sample.position_ids is None
+            or np.array_equal(batch.position_ids.numpy(), sample.position_ids[rows])
+        )
+    )
+
+
+def independence(sample: Sample) -> Iterator[Finding]:
+    """Sequence i of one seed, name or length tells nothing of sequence i of another, nor of sequence i + 1."""
+    count = min(50_000, len(sample.tokens) - 1)
+    others = {
+        "another seed": (Stream(seed=sample.seed + 1, name=CERTIFICATE), sample.length),
+        "another name": (Stream(seed=sample.seed, name="another certificate"), sample.length),
+        "another length": (Stream(seed=sample.seed, name=CERTIFICATE), sample.length + 1),
+    }
+    pairs = {"the next sequence": (sample.tokens[1 : count + 1], sample.targets)}
+    for name, (stream, length) in others.items():
+        batch = sample.task.sample(stream, 0, count, length)
+        pairs[name] = (batch.tokens.numpy(), batch.targets[batch.scored].numpy())
+    one_target = len(sample.rows) == len(sample.tokens)
+    for name, (tokens, targets) in pairs.items():
+        T = sample.tokens.shape[1]
+        for t in range(1, T - 1, max(1, T // 32)):
+            mine, theirs = sample.tokens[:count, t] % _BUCKETS, tokens[:count, t] % _BUCKETS
+            yield from contingency("independence", f"{name}, position {t}", mine, theirs)
+        if one_target:
+            shifted = targets[1 : count + 1] if name == "the next sequence" else targets[:count]
+            yield from contingency("independence", f"{name}, label", sample.targets[:count], shifted)

@@ -1,0 +1,39 @@
+"""Settings: frozen dataclasses that carry their own behaviour.
+
+Everything a user chooses (a task, a locality law, a kernel, a training recipe) is a *setting*: an immutable
+object with a ``kind`` (its name in files and on the command line) and a ``version`` (raised when its behaviour
+changes). This package gives them
+
+- ``register``: one decorator line makes a class a setting of its family and enters it in the registry;
+- checks: field types when the object is made, and the class's own ``check``;
+- three texts that all come back to an equal object: canonical JSON, plain data for JSON and TOML files, and the
+  short form ``Planted(k=3, locality=Recent(width=8))`` that tables, figures and the command line use;
+- ids: a hash of the canonical JSON, defaults and versions included;
+- errors that name the field by its path, what was expected, what came, and the nearest known name.
+
+It imports nothing else from ``sparsity_lab``.
+"""
+
+from sparsity_lab.settings.errors import SettingError, Shown
+from sparsity_lab.settings.frozen_mapping import FrozenMapping
+from sparsity_lab.settings.setting import Setting, families, from_data, from_text, kinds, register
+from sparsity_lab.settings.short_form import distinct
+from sparsity_lab.settings.texts import canonical_json, flatten, identifier, replace_at, to_data
+
+__all__ = [
+    "FrozenMapping",
+    "Setting",
+    "SettingError",
+    "Shown",
+    "canonical_json",
+    "distinct",
+    "families",
+    "flatten",
+    "from_data",
+    "from_text",
+    "identifier",
+    "kinds",
+    "register",
+    "replace_at",
+    "to_data",
+]

@@ -1,0 +1,102 @@
+"""Values of fields, made what the field's type hint says."""
+
+import functools
+import numbers
+import types
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Self, Union, get_args, get_origin
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from sparsity_lab.settings.errors import SettingError, join
+from sparsity_lab.settings.frozen_mapping import FrozenMapping
+
+__all__ = ["Conforming", "conform"]
+
+_INTEGERS = range(-(2**63), 2**63)
+"""What JSON readers, TOML and the columns of a frame all hold."""
+
+
+class Conforming(ABC):
+    """A type that knows how to make its own values from what a user gave."""
+
+    @classmethod
+    @abstractmethod
+    def _conformed(cls, value: Any, path: str) -> Self:
+        """As ``conform`` with this class as the hint."""
+
+
+def conform(hint: Any, value: Any, path: str) -> Any:
+    """``value`` as the type hint wants it, so that equal values are the same in every text.
+
+    Descends into ``Conforming`` classes, tuples and mappings; the rest is pydantic's.
+
+    Raises:
+        SettingError: it does not fit; ``path`` and what is below it say where.
+    """
+    origin, arguments = get_origin(hint), get_args(hint)
+    if isinstance(hint, type) and issubclass(hint, Conforming):
+        return hint._conformed(value, path)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        choices = [choice for choice in arguments if choice is not type(None)]
+        sequences = [choice for choice in choices if get_origin(choice) is tuple]
+        others = [choice for choice in choices if get_origin(choice) is not tuple]
+        fitting = sequences if isinstance(value, list | tuple) and sequences else others or sequences
+        if len(fitting) == 1:
+            return conform(fitting[0], value, path)
+    if origin is tuple:
+        return _conform_tuple(arguments, value, path)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _conform_mapping(arguments, value, path)
+    return _conform_leaf(hint, value, path)
+
+
+def _conform_tuple(arguments: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise SettingError(path, "a list of values", value)
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        arguments = (arguments[0],) * len(value)
+    if len(arguments) != len(value):
+        raise SettingError(path, f"{len(arguments)} values", value)
+    pairs = zip(arguments, value, strict=True)
+    return tuple(conform(inner, item, f"{path}[{i}]") for i, (inner, item) in enumerate(pairs))
+
+
+def _conform_mapping(arguments: tuple[Any, ...], value: Any, path: str) -> FrozenMapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise SettingError(path, "a table of values by name", value)
+    of_key, of_item = arguments
+    places = {key: join(path, str(key)) for key in value}
+    return FrozenMapping(
+        {conform(of_key, key, places[key]): conform(of_item, item, places[key]) for key, item in value.items()}
+    )
+
+
+def _conform_leaf(hint: Any, value: Any, path: str) -> Any:
+    # Scalars of numpy and its like are numbers too; files and ids want the plain kind.
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        value = int(value)
+        if value not in _INTEGERS:
+            raise SettingError(path, "an integer of at most 64 bits", value)
+    elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+        try:
+            # Minus zero equals zero, and must not have another text.
+            value = float(value) + 0.0
+        except OverflowError:
+            raise SettingError(path, "a finite number", value) from None
+    try:
+        return _adapter(hint).validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        expected = (
+            message.removeprefix("Input should be ").replace("a valid ", "a ").replace("a integer", "an integer")
+        )
+        raise SettingError(path, expected, value) from None
+
+
+@functools.cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))

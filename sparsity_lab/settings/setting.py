@@ -1,0 +1,191 @@
+"""``Setting``, the base of all settings, and the registry of their kinds."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints
+
+from sparsity_lab.settings import short_form
+from sparsity_lab.settings.errors import SettingError, Shown, join
+from sparsity_lab.settings.fields import Conforming, conform
+
+__all__ = ["Setting", "families", "field_hints", "from_data", "from_text", "kinds", "register"]
+
+AnySetting = TypeVar("AnySetting", bound="Setting")
+
+
+class Setting(Conforming):
+    """Base of all settings.
+
+    A family is a direct or indirect subclass that names itself: ``class Law(Setting, family="law")``. Its members
+    are made with ``@register``. Fields are checked and normalised when an object is made: an int given for a float
+    becomes a float, a list becomes a tuple, a dict becomes a ``FrozenMapping``, so that equal settings have equal
+    ids and none can change.
+    """
+
+    family: ClassVar[str]
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    def __init_subclass__(cls, *, family: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if family is not None:
+            cls.family = family
+
+    def __post_init__(self) -> None:
+        for name, hint in field_hints(type(self)).items():
+            value = getattr(self, name)
+            conformed = conform(hint, value, name)
+            if conformed is not value:
+                object.__setattr__(self, name, conformed)
+        self.check()
+
+    def check(self) -> None:
+        """Raise ``SettingError`` if the fields do not fit together. Field names are paths from this object."""
+
+    def __str__(self) -> str:
+        """Short form: the kind with the fields that differ from their defaults. ``from_text`` reads it back."""
+        shown = [
+            f"{field.name}={short_form.write(getattr(self, field.name))}"
+            for field in dataclasses.fields(cast(Any, self))
+            if getattr(self, field.name) != _default(field)
+        ]
+        return f"{self.kind}({', '.join(shown)})"
+
+    def replace(self: AnySetting, **changes: Any) -> AnySetting:
+        """A copy with some fields changed, checked again.
+
+        Raises:
+            SettingError: no such field, or a value that does not fit.
+        """
+        hints = field_hints(type(self))
+        for name in changes:
+            if name not in hints:
+                raise SettingError(name, f"a field of {self.kind}", name, hints)
+        return dataclasses.replace(cast(Any, self), **changes)  # type: ignore[no-any-return]
+
+    @classmethod
+    def _conformed(cls, value: Any, path: str) -> Self:
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            return from_text(cls, value, path)
+        if not isinstance(value, Mapping):
+            shown = Shown(f"{value.kind}, a {value.family}") if isinstance(value, Setting) else value
+            raise SettingError(path, f"a {cls.family}", shown, kinds(cls.family))
+        return _made(cls, value, path)
+
+
+_registry: dict[str, dict[str, type[Setting]]] = {}
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def register(cls: type[AnySetting]) -> type[AnySetting]:
+    """Class decorator: make ``cls`` a frozen keyword-only dataclass and enter it in its family under its kind.
+
+    The kind is the class name unless the class sets ``kind`` itself. Registering the same qualified name again is
+    allowed, so that a module can be reloaded in a notebook.
+
+    Raises:
+        TypeError: another class already has this kind in this family, or the class has no family.
+    """
+    if not hasattr(cls, "family"):
+        raise TypeError(f"{cls.__qualname__} belongs to no family: one of its bases must be declared with family=")
+    cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    if "kind" not in cls.__dict__:
+        cls.kind = cls.__name__
+    members = _registry.setdefault(cls.family, {})
+    other = members.get(cls.kind)
+    if other and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise TypeError(
+            f"the {cls.family} kind {cls.kind!r} is taken by {other.__module__}.{other.__qualname__}; "
+            f"give {cls.__module__}.{cls.__qualname__} another name or set its `kind`"
+        )
+    members[cls.kind] = cls
+    return cls
+
+
+def families() -> list[str]:
+    """Names of all families that have members, sorted."""
+    return sorted(_registry)
+
+
+def kinds(family: str) -> dict[str, type[Setting]]:
+    """The registered classes of a family by kind, sorted by kind.
+
+    Raises:
+        SettingError: no such family.
+    """
+    if family not in _registry:
+        raise SettingError("family", "a family of settings", family, families())
+    return dict(sorted(_registry[family].items()))
+
+
+def from_data(target: type[AnySetting], data: Any, path: str = "") -> AnySetting:
+    """The setting that ``to_data`` (or a JSON or TOML file, or the short form) describes.
+
+    Args:
+        target: the family, or one class of it. A family with several kinds needs ``kind`` in the data.
+        path: where ``data`` sits in its file, for errors.
+
+    Raises:
+        SettingError: an unknown kind or field, a missing or wrong value, or a version that this release does not
+            know; the path says where.
+    """
+    try:
+        return target._conformed(data, path)
+    except RecursionError:
+        raise SettingError(path, f"a {target.family} with fewer levels of nesting", data) from None
+
+
+def from_text(target: type[AnySetting], text: str, path: str = "") -> AnySetting:
+    """The setting that the short form describes: ``Planted(k=3, locality=Recent(width=8))`` or just ``Planted``.
+
+    The text is parsed as literals only; nothing is evaluated.
+
+    Raises:
+        SettingError: not of that form, or as ``from_data``.
+    """
+    form = f"a {target.family} such as {next(iter(kinds(target.family)))}(...)"
+    return from_data(target, short_form.read(text, path, form), path)
+
+
+@functools.cache
+def field_hints(cls: type[Setting]) -> dict[str, Any]:
+    """The resolved type hint of each field, by name."""
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cast(Any, cls))}
+
+
+def _default(field: "dataclasses.Field[Any]") -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _made(target: type[AnySetting], value: Mapping[Any, Any], path: str) -> AnySetting:
+    """The setting of a family, or of one class of it, with this kind, version and fields."""
+    known = {kind: cls for kind, cls in kinds(target.family).items() if issubclass(cls, target)}
+    data = dict(value)
+    if "kind" not in data and len(known) != 1:
+        raise SettingError(join(path, "kind"), f"the name of a {target.family}", Shown("nothing"), known)
+    kind = data.pop("kind", next(iter(known)))
+    if not isinstance(kind, str) or kind not in known:
+        raise SettingError(join(path, "kind"), f"a {target.family}", kind, known)
+    cls = known[kind]
+    version = data.pop("version", cls.version)
+    # True equals 1, and 1.0 does.
+    if type(version) is not int or version != cls.version:
+        raise SettingError(join(path, "version"), f"version {cls.version} of {kind}", version)
+    hints = field_hints(cls)
+    for name in data:
+        if name not in hints:
+            raise SettingError(join(path, str(name)), f"a field of {kind}", name, hints)
+    for field in dataclasses.fields(cast(Any, cls)):
+        if field.name not in data and _default(field) is dataclasses.MISSING:
+            raise SettingError(join(path, field.name), f"a value ({kind} needs one)", Shown("nothing"))
+    conformed = {name: conform(hints[name], item, join(path, name)) for name, item in data.items()}
+    try:
+        return cls(**conformed)
+    except SettingError as error:
+        raise error.inside(path) from None

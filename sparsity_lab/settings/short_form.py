@@ -1,0 +1,94 @@
+"""The short form of settings, ``Planted(k=3, locality=Recent(width=8))``: written, and read as plain data."""
+
+import ast
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sparsity_lab.settings.errors import SettingError, Shown, join
+
+__all__ = ["distinct", "read", "write"]
+
+
+def write(value: Any) -> str:
+    """The short form of a field's value."""
+    if isinstance(value, tuple):
+        inner = ", ".join(write(item) for item in value)
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {write(item)}" for key, item in value.items()) + "}"
+    return repr(value) if isinstance(value, str) else str(value)
+
+
+def read(text: str, path: str, form: str) -> Any:
+    """Plain data from the short form: calls become ``{"kind": ..., field: ...}``. Nothing is evaluated.
+
+    Args:
+        path: where the text sits, for errors.
+        form: what it should have been, in words.
+
+    Raises:
+        SettingError: not of that form, or a field that comes twice.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Of backslashes and the like; what is wrong with the value is said by those who want it.
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text.strip(), mode="eval").body
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        raise SettingError(path, form, text) from None
+    try:
+        return _data(tree, path, form)
+    except RecursionError:
+        raise SettingError(path, form, text) from None
+
+
+def distinct(fields: Iterable[tuple[str, Any]], path: str = "") -> dict[str, Any]:
+    """A dict of the fields.
+
+    Raises:
+        SettingError: a name comes twice.
+    """
+    found: dict[str, Any] = {}
+    for name, value in fields:
+        if name in found:
+            raise SettingError(join(path, name), "one value", Shown("two"))
+        found[name] = value
+    return found
+
+
+def _data(node: ast.expr, path: str, form: str) -> Any:
+    match node:
+        case ast.Name(id=name) | ast.Attribute(attr=name):
+            return {"kind": name}
+        case ast.Call(func=(ast.Name(id=name) | ast.Attribute(attr=name)), args=[], keywords=keywords):
+            fields: list[tuple[str, Any]] = [("kind", name)]
+            for word in keywords:
+                if word.arg is None:
+                    raise SettingError(path, form, Shown(ast.unparse(node)))
+                fields.append((word.arg, _data(word.value, join(path, word.arg), form)))
+            return distinct(fields, path)
+        case ast.Tuple(elts=items) | ast.List(elts=items):
+            return [_data(item, path, form) for item in items]
+        case ast.Dict(keys=keys, values=values):
+            return distinct(
+                [
+                    (name, _data(item, join(path, name), form))
+                    for key, item in zip(keys, values, strict=True)
+                    for name in [_name(key, path)]
+                ],
+                path,
+            )
+        case _:
+            try:
+                return ast.literal_eval(node)
+            except (ValueError, TypeError, SyntaxError, MemoryError):
+                raise SettingError(path, form, Shown(ast.unparse(node))) from None
+
+
+def _name(key: ast.expr | None, path: str) -> str:
+    match key:
+        case ast.Constant(value=str(name)):
+            return name
+        case _:
+            raise SettingError(path, "names in quotes as keys", Shown(ast.unparse(key) if key else "**"))
