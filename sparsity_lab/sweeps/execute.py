@@ -12,7 +12,7 @@ from sparsity_lab.sweeps.failures import read_failure, record_failure
 from sparsity_lab.sweeps.results import SWEEP, Results
 from sparsity_lab.sweeps.sweep import Sweep, lineage
 from sparsity_lab.training import RunConfig, Status, status
-from sparsity_lab.training.store import prepare_folder, tidy, write_file
+from sparsity_lab.training.store import prepare_folder, read_marker, tidy, write_file
 
 __all__ = ["SweepEvent", "SweepProgress", "run_sweep"]
 
@@ -105,8 +105,14 @@ def run_sweep(
                 failed.add(run.id)
                 report(run, "failed", ended.failure)
             else:
-                report(run, status(run, root).value)
+                report(run, status(run, root).value, _divergence(root / run.id))
     return Results(root, sweep)
+
+
+def _divergence(folder: Path) -> str | None:
+    """Why and where a run diverged; None if it did not."""
+    marker = read_marker(folder)
+    return f"{marker.reason} at step {marker.step}" if marker and marker.status == "diverged" else None
 
 
 def _refuse_import() -> None:

@@ -71,6 +71,8 @@ def test_failures_are_recorded_and_the_others_go_on(tmp_path: Path) -> None:
     events: list[SweepEvent] = []
     results = run_sweep(sweep, tmp_path / "out", Serial(), progress=events.append)
     assert sorted(event.status for event in events) == ["diverged", "failed", "failed", "failed", "finished"]
+    assert [bool(event.reason) for event in events if event.status == "finished"] == [False]
+    assert [" at step " in str(event.reason) for event in events if event.status == "diverged"] == [True]
     by_run = {failure.run.id: failure for failure in results.failures}
     assert set(by_run) == {run.id for run in runs} - {runs[2].id}
     assert by_run[runs[0].id].status == "diverged"
