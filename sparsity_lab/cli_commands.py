@@ -19,19 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional, UseAppendAction, arg
 
+from sparsity_lab.cli_output import plain_table, progress_bar, show_arms, swept, unfinished_runs
 from sparsity_lab.settings import SettingError, Shown, from_text
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from sparsity_lab.generators import Certificate
-    from sparsity_lab.sweeps import Results
-    from sparsity_lab.sweeps import Sweep as SweepSetting
 
 __all__ = ["Bench", "Certify", "Command", "Demo", "List", "Outcome", "Report", "Sample", "Sweep", "Train"]
 
@@ -88,10 +84,10 @@ class Demo(Command):
         from sparsity_lab.analysis import write_report
         from sparsity_lab.recipes import recipe
 
-        results, seconds = _swept(recipe.find("demo")(self.size), self.out, self.workers, console)
+        results, seconds = swept(recipe.find("demo")(self.size), self.out, self.workers, console)
         command = f"sparsity-lab demo --size {self.size}"
         page = write_report(results, self.out / "report.html", title="sparsity_lab demo", command=command)
-        arms = _show_arms(results, console)
+        arms = show_arms(results, console)
         console.print(f"\n{len(results.runs)} runs in {seconds:.0f} s. Report: {page}")
         return Outcome(
             {"out": str(self.out), "report": str(page), "seconds": seconds, "arms": arms}, not results.failures
@@ -231,7 +227,7 @@ class Certify(SettingsCommand):
         from concurrent.futures import ProcessPoolExecutor
 
         work = [(text, self.seed, self.sequences, self.lengths) for text in texts]
-        with _progress(console) as progress:
+        with progress_bar(console) as progress:
             if len(texts) == 1 or self.workers < 2:
                 return [certify_text(*item) for item in progress.track(work, description="certifying")]
             context = multiprocessing.get_context("spawn")
@@ -272,7 +268,7 @@ class Train(SettingsCommand):
         if self.seed is not None:
             data |= {"data_seed": self.seed, "model_seed": self.seed}
         config = from_data(RunConfig, data)
-        with _progress(console) as progress:
+        with progress_bar(console) as progress:
             bar = progress.add_task("training", total=config.training.steps)
 
             def show(done: int, total: int, loss: float, accuracy: float) -> None:
@@ -285,7 +281,7 @@ class Train(SettingsCommand):
                 console.print(str(error))
                 return Outcome({"run": error.run, "status": "diverged", "step": error.step}, good=False)
         columns = ["condition", "length", "sequences", "normalised_accuracy", "normalised_accuracy_se", "excess_loss"]
-        console.print(_table(run.evaluation.select(columns)))
+        console.print(plain_table(run.evaluation.select(columns)))
         console.print(repr(run))
         console.print(f"Files: {run.folder}")
         data = {
@@ -321,8 +317,8 @@ class Sweep(SettingsCommand):
         is_file = is_config_file(Path(self.sweep))
         sweep = load_sweep(Path(self.sweep)) if is_file else recipe.find(self.sweep)(self.size)
         out = self.out or Path("runs") / sweep.name
-        results, seconds = _swept(sweep, out, self.workers, console)
-        arms = _show_arms(results, console)
+        results, seconds = swept(sweep, out, self.workers, console)
+        arms = show_arms(results, console)
         data = {"out": str(out), "runs": len(results.runs), "seconds": seconds, "arms": arms}
         if self.report:
             from sparsity_lab.analysis import write_report
@@ -357,9 +353,9 @@ class Report(SettingsCommand):
         if self.picture is not None:
             _check_target("--picture", self.picture)
         results = Results(self.folder)
-        finished = len(results.runs) - len(_unfinished(results))
+        finished = len(results.runs) - len(unfinished_runs(results))
         data: dict[str, Any] = {"report": str(write_report(results, page, title=self.title))}
-        data |= {"arms": _show_arms(results, console), "unfinished": _unfinished(results)}
+        data |= {"arms": show_arms(results, console), "unfinished": unfinished_runs(results)}
         console.print(f"Report: {page}")
         if self.picture is not None and finished:
             data["picture"] = str(write_picture(results, self.picture))
@@ -378,7 +374,7 @@ class Bench(Command):
         from sparsity_lab.benchmarks import benchmark
 
         frame = benchmark.find(self.name)()
-        console.print(_table(frame))
+        console.print(plain_table(frame))
         return Outcome({"benchmark": self.name, "rows": frame.to_dicts()})
 
 
@@ -415,79 +411,3 @@ def _check_target(option: str, path: Path) -> None:
             pass
     except OSError as error:
         raise SettingError(option, "a file that can be written", f"{path} ({error.strerror})") from None
-
-
-def _progress(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        MofNCompleteColumn(),
-    )
-    # On the error stream, so that standard output holds the outcome alone.
-    shown_on = Console(stderr=True, quiet=console.quiet, soft_wrap=True, markup=False, emoji=False)
-    watched = shown_on.is_terminal and not console.quiet
-    return Progress(*columns, TimeRemainingColumn(), console=shown_on, transient=True, disable=not watched)
-
-
-def _swept(sweep: "SweepSetting", out: Path, workers: int, console: Console) -> tuple["Results", float]:
-    """The results of a sweep, shown as it goes, and the seconds that it took."""
-    from sparsity_lab.sweeps import Processes, SweepEvent, run_sweep
-
-    start = time.perf_counter()
-    with _progress(console) as progress:
-        bar = progress.add_task(f"{len(sweep.runs)} runs", total=len(sweep.runs))
-
-        def show(event: SweepEvent) -> None:
-            words = f"{event.status}: {event.run}" + (f": {event.reason}" if event.reason else "")
-            progress.update(bar, completed=event.finished, total=event.total, description=words)
-            if event.reason or progress.disable:
-                progress.console.print(f"{event.finished}/{event.total} {words}", highlight=False)
-
-        results = run_sweep(sweep, out, Processes(workers=workers), show)
-    return results, time.perf_counter() - start
-
-
-def _show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
-    """Print the arms, a table for each panel: normalised accuracy by length, and reach; the same as data. Then the
-    runs without a result."""
-    from sparsity_lab.analysis import arm_table
-
-    frame = arm_table(results)
-    for panel in frame.partition_by("panel", maintain_order=True):
-        console.print(f"\n{panel['panel'][0]}: normalised accuracy by length, median of learned runs")
-        # A panel may lack lengths that others have.
-        console.print(
-            _table(panel.drop("panel", *[s.name for s in panel if s.null_count() == len(s) and s.name.isdigit()]))
-        )
-    for run in _unfinished(results):
-        console.print(f"{run['status']} {run['run']}" + (f": {run['reason']}" if run["reason"] else ""))
-    return frame.to_dicts()
-
-
-def _unfinished(results: "Results") -> list[dict[str, Any]]:
-    """Run, status and reason of every run without a result."""
-    rows = results.frame("runs").select("run", "status", "reason").to_dicts()
-    return [row for row in rows if row["status"] != "finished"]
-
-
-def _table(frame: "pl.DataFrame") -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in frame.iter_columns():
-        justify: Literal["left", "right"] = "right" if column.dtype.is_numeric() else "left"
-        # In a narrow terminal long texts are folded, numbers never.
-        short = max(len(_cell(value)) for value in [column.name, *column]) <= len("condition")
-        table.add_column(column.name.replace("_", " "), justify=justify, no_wrap=short, overflow="fold")
-    for row in frame.iter_rows():
-        table.add_row(*(_cell(value) for value in row))
-    return table
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if not isinstance(value, float):
-        return str(value)
-    if abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.1g}"

@@ -14,6 +14,7 @@ from rich.console import Console
 import sparsity_lab
 from sparsity_lab import cli, cli_commands
 from sparsity_lab.cli_commands import certify_text
+from sparsity_lab.cli_output import progress_bar
 from sparsity_lab.generators import Parity, Planted
 from sparsity_lab.settings.setting import _registry
 
@@ -345,7 +346,7 @@ def test_brackets_in_names_are_no_markup(capsys: pytest.CaptureFixture[str], tmp
 
 
 def test_brackets_and_colons_in_progress_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    with cli_commands._progress(Console()) as progress:
+    with progress_bar(Console()) as progress:
         progress.console.print("[/x] [bold] :smile:")
     assert capsys.readouterr().err.strip() == "[/x] [bold] :smile:"
 
