@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import polars as pl
 
 from sparsity_lab.analysis.replicates import is_seed, without_seeds
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.training import EVALUATION_SCHEMA, summarise
 
 __all__ = [
@@ -149,7 +149,9 @@ def evaluation_rows(
     """
     frame = results if isinstance(results, pl.DataFrame) else results.frame("evaluation")
     if frame.is_empty():
-        raise SettingError("results", "at least one evaluated run", "none")
+        failures = getattr(results, "failures", ())
+        why = f"none; the first failure: {failures[0].reason}" if failures else "none"
+        raise SettingError("results", "at least one evaluated run", Shown(why))
     for needed in ("run", "condition", "length", "trained"):
         if needed not in frame.columns:
             raise SettingError("results", f"a frame with the column {needed!r}", frame.columns)

@@ -1,6 +1,6 @@
 import polars as pl
 import pytest
-from analysis.synthetic import SyntheticResults, frame_of, rows_of
+from analysis.synthetic import Failed, SyntheticResults, frame_of, rows_of
 
 from sparsity_lab.analysis.runs import (
     arms_of,
@@ -11,7 +11,9 @@ from sparsity_lab.analysis.runs import (
     trained_range,
     varying,
 )
+from sparsity_lab.generators import Planted
 from sparsity_lab.settings import SettingError
+from sparsity_lab.training import RunConfig
 
 
 def test_bare_frames_are_judged_like_results():
@@ -47,6 +49,13 @@ def test_empty_and_foreign_frames_are_refused():
         evaluation_rows(pl.DataFrame())
     with pytest.raises(SettingError, match="'run'"):
         evaluation_rows(pl.DataFrame({"length": [1]}))
+
+
+def test_no_results_say_why_the_first_run_failed():
+    config = RunConfig(task=Planted())
+    results = SyntheticResults(pl.DataFrame(), [config], [Failed(config, "the workers could not start")])
+    with pytest.raises(SettingError, match="got none; the first failure: the workers could not start"):
+        evaluation_rows(results)
 
 
 def test_arms_come_in_natural_order_with_speaking_labels():
