@@ -218,7 +218,7 @@ class Certify(SettingsCommand):
             )
         console.print(table)
         seconds = time.perf_counter() - start
-        console.print(f"{self.sequences} sequences a length, false-alarm rate 1e-6 a task, {seconds:.1f} s")
+        console.print(f"{self.sequences} sequences a length, nominal false-alarm rate 1e-6 a task, {seconds:.1f} s")
         return Outcome({"certificates": rows, "seconds": seconds}, all(row["passed"] for row in rows))
 
     def _certificates(self, texts: list[str], console: Console) -> list["Certificate"]:

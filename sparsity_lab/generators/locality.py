@@ -41,10 +41,6 @@ class Law(Setting, family="law"):
     ``"start"``. None: the law fixes neither."""
 
     @abstractmethod
-    def available(self, length: int) -> int:
-        """The largest k that the law allows at this length."""
-
-    @abstractmethod
     def draw(self, words: NDArray[np.uint64], length: int) -> Places:
         """Sets from random words, both of shape (count, k); places ascending."""
 
@@ -71,9 +67,6 @@ class ProductLaw(Law):
     @abstractmethod
     def log_weights(self, length: int) -> Floats:
         """(l,): log w_i, -inf where a place is never planted."""
-
-    def available(self, length: int) -> int:
-        return int(np.isfinite(self.log_weights(length)).sum())
 
     def draw(self, words: NDArray[np.uint64], length: int) -> Places:
         count, k = words.shape
@@ -103,7 +96,8 @@ class ProductLaw(Law):
         return np.asarray(logs)
 
     def support_size(self, k: int, length: int) -> int:
-        return int(comb(self.available(length), k, exact=True))
+        places = int(np.isfinite(self.log_weights(length)).sum())
+        return int(comb(places, k, exact=True))
 
 
 @register
@@ -191,9 +185,6 @@ class Window(Law):
 
     def bound(self) -> tuple[str, int] | None:
         return "width", self.width
-
-    def available(self, length: int) -> int:
-        return min(self.width, length)
 
     def draw(self, words: NDArray[np.uint64], length: int) -> Places:
         k = words.shape[1]

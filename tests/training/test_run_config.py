@@ -91,7 +91,8 @@ def test_refusal_names_the_condition() -> None:
 
 
 def test_coupled_task_with_room_for_its_ids_is_taken() -> None:
-    small_run(task=COUPLED, model=SMALL_MODEL.replace(coupling=Oracle(max_id=2)))
+    run = small_run(task=COUPLED, model=SMALL_MODEL.replace(coupling=Oracle(max_id=2)))
+    assert run.task.largest_position_id(8) == 2
 
 
 def test_id_ignores_the_evaluation_everywhere_and_nothing_else() -> None:
