@@ -3,10 +3,9 @@
 Each check gives p-values: of chi-square tests, exact binomial tests and normal sums, or 0 and 1 where nothing is left
 to chance. A certificate passes if every p-value is at least ``FALSE_ALARM_RATE`` divided by their number, so that a
 correct task fails nominally with probability at most ``FALSE_ALARM_RATE`` (Bonferroni). The chi-square tail is an
-approximation: with the smallest cells allowed it was exceeded 1.2 times as often as nominal at 1e-4 and about 1.5
-times at 1e-5 and 1e-6 (four million null tables); further out it has not been measured. Approximate tests look only at cells
-and sums large enough for their tails to hold that far; what is rarer stays untested, and checks that found nothing
-to test are named.
+approximation, and tests leave out cells and sums too small for it: with the smallest cells allowed, null tables
+exceeded the nominal tail 1.2 times as often at 1e-4, and about 1.5 times at 1e-5 and 1e-6 (four million tables);
+further out it has not been measured. Checks that found nothing to test are named.
 """
 
 import html

@@ -13,7 +13,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 SMALLEST_EXPECTED = 100.0
-"""A cell of Pearson's test expects at least this many, so that the tail holds down to p-values of 1e-9."""
+"""A cell of Pearson's test expects at least this many, to keep the far tail close to nominal."""
 
 
 @dataclass(frozen=True)
