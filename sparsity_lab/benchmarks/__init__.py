@@ -1,0 +1,11 @@
+"""Benchmarks: speed as ratios within one run, since times alone say more of the machine than of the code.
+
+One file for each part of the lab. A benchmark is a function that returns a frame; ``@benchmark`` enters it under its
+name.
+"""
+
+from sparsity_lab.benchmarks import generators as generators
+from sparsity_lab.benchmarks import sweeps as sweeps
+from sparsity_lab.benchmarks import training as training
+from sparsity_lab.benchmarks.measure import Benchmark as Benchmark
+from sparsity_lab.benchmarks.measure import benchmark as benchmark
