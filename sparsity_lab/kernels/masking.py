@@ -1,10 +1,12 @@
 """Which keys a query row may see."""
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["visible_keys"]
+from sparsity_lab.kernels.context import Context
+
+__all__ = ["visible_keys", "visible_rows"]
 
 
 def visible_keys(
@@ -28,3 +30,14 @@ def visible_keys(
     if key_mask is not None:
         visible = visible & key_mask[:, None, None, :num_keys]
     return visible
+
+
+def visible_rows(
+    q: Float[Tensor, "B H R D"], k: Float[Tensor, "B G K D"], query_start: int, context: Context
+) -> tuple[Bool[Tensor, "#B 1 R K"], Float[Tensor, "#B H R K"] | None]:
+    """Which keys query rows ``query_start`` and on see, and the bias of their scores, None without one."""
+    num_rows, num_keys = q.shape[2], k.shape[2]
+    visible = visible_keys(
+        query_start, num_rows, num_keys, causal=context.causal, key_mask=context.key_mask, device=q.device
+    )
+    return visible, context.bias(slice(query_start, query_start + num_rows), slice(0, num_keys))

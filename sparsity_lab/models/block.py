@@ -1,6 +1,6 @@
 """One layer of the decoder.
 
-Shapes: B batch, T positions, H heads, D head size, N kept rows, d = H D.
+Shapes: B batch, T positions, H query heads, G heads of keys and values, D head size, N kept rows, d = H D.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch.nn import functional
 __all__ = ["Block", "Mix"]
 
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""What moves between positions: un-rotated q, k, v, each (B, H, T, D), to the attention output, (B, H, T, D)."""
+"""What moves between positions: un-rotated q (B, H, T, D), k and v (B, G, T, D), to the output (B, H, T, D)."""
 
 
 class Block(nn.Module):
@@ -24,11 +24,12 @@ class Block(nn.Module):
         kernel_params: trainable parts of the layer's attention mechanism, if it has any.
     """
 
-    def __init__(self, num_heads: int, d_model: int, d_ff: int, output_gate: bool) -> None:
+    def __init__(self, num_heads: int, num_kv_heads: int, d_model: int, d_ff: int, output_gate: bool) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.head_dim = d_model // num_heads
+        self.qkv_widths = [d_model, num_kv_heads * self.head_dim, num_kv_heads * self.head_dim]
         self.attention_norm = nn.RMSNorm(d_model)
-        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.qkv = nn.Linear(d_model, sum(self.qkv_widths), bias=False)
         self.gate = nn.Linear(d_model, d_model, bias=False) if output_gate else None
         self.output = nn.Linear(d_model, d_model, bias=False)
         self.mlp_norm = nn.RMSNorm(d_model)
@@ -44,7 +45,8 @@ class Block(nn.Module):
         Attention needs the keys of all positions, but what follows it is done on the wanted rows alone.
         """
         normed = self.attention_norm(x)
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(normed).chunk(3, -1))
+        parts = self.qkv(normed).split(self.qkv_widths, dim=-1)
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
         attended = mix(q, k, v).transpose(1, 2).flatten(2)
         if rows is not None:
             x, attended = _take(x, rows), _take(attended, rows)

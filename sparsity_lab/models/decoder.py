@@ -47,6 +47,7 @@ class Decoder(nn.Module):
         Attributes:
             vocab_size: None takes the task's, given to ``build``.
             num_layers, num_heads, d_model: sizes; a head has d_model / num_heads coordinates.
+            num_kv_heads: heads of keys and values, each shared by a group of query heads; None is num_heads.
             d_ff: width of the MLP; None is 4 d_model.
             kernel: the attention mechanism, or one for each layer.
             position: what is made of sequence indices.
@@ -62,6 +63,7 @@ class Decoder(nn.Module):
         num_heads: int = 4
         d_model: int = 64
         d_ff: int | None = None
+        num_kv_heads: int | None = None
         kernel: Kernel | tuple[Kernel, ...] = Softmax()
         position: PositionScheme = RoPE()
         schedule: Schedule = Plain()
@@ -69,12 +71,14 @@ class Decoder(nn.Module):
         output_gate: bool = False
 
         def check(self) -> None:
-            for name in ("vocab_size", "num_layers", "num_heads", "d_model", "d_ff"):
+            for name in ("vocab_size", "num_layers", "num_heads", "d_model", "d_ff", "num_kv_heads"):
                 size = getattr(self, name)
                 if size is not None and size < 1:
                     raise SettingError(name, "at least 1", size)
             if self.d_model % self.num_heads:
                 raise SettingError("d_model", f"a multiple of num_heads = {self.num_heads}", self.d_model)
+            if self.num_heads % self.kv_heads:
+                raise SettingError("num_kv_heads", f"a divisor of num_heads = {self.num_heads}", self.num_kv_heads)
             if isinstance(self.kernel, tuple) and len(self.kernel) != self.num_layers:
                 raise SettingError("kernel", f"one kernel, or num_layers = {self.num_layers}", len(self.kernel))
             self.position.check_heads(self.num_heads, self.head_dim)
@@ -88,6 +92,11 @@ class Decoder(nn.Module):
         def head_dim(self) -> int:
             """D, the size of a head."""
             return self.d_model // self.num_heads
+
+        @property
+        def kv_heads(self) -> int:
+            """G, the number of heads of keys and values."""
+            return self.num_kv_heads or self.num_heads
 
         @property
         def kernels(self) -> tuple[Kernel, ...]:
@@ -147,7 +156,8 @@ class Decoder(nn.Module):
             self.coupling_embedding: nn.Module | None = None if coupling is None else coupling.build(config.d_model)
             d_ff = config.d_ff or 4 * config.d_model
             self.blocks = nn.ModuleList(
-                Block(config.num_heads, config.d_model, d_ff, config.output_gate) for _ in config.kernels
+                Block(config.num_heads, config.kv_heads, config.d_model, d_ff, config.output_gate)
+                for _ in config.kernels
             )
             self.final_norm = nn.RMSNorm(config.d_model)
             self.head = nn.Linear(config.d_model, vocab_size, bias=False)
@@ -155,7 +165,8 @@ class Decoder(nn.Module):
         initialise(self, seed)
         for layer, (block, kernel) in enumerate(self._layers()):
             kernel_seed = named_seed(seed, f"blocks.{layer}.kernel_params")
-            block.kernel_params = kernel.build(config.num_heads, config.head_dim, kernel_seed)
+            own_heads = kernel.own_heads(config.num_heads, config.kv_heads)
+            block.kernel_params = kernel.build(own_heads, config.head_dim, kernel_seed)
 
     def forward(
         self,
@@ -275,8 +286,10 @@ class Decoder(nn.Module):
         """
         config = self.config.replace(kernel=kernel)
         for layer_kernel, trained in zip(config.kernels, self.config.kernels, strict=True):
-            needed = layer_kernel.build(config.num_heads, config.head_dim, 0)
-            has = trained.build(config.num_heads, config.head_dim, 0)
+            needed, has = (
+                built.build(built.own_heads(config.num_heads, config.kv_heads), config.head_dim, 0)
+                for built in (layer_kernel, trained)
+            )
             if needed is not None and (layer_kernel.kind != trained.kind or _shapes(needed) != _shapes(has)):
                 raise SettingError("kernel", "a mechanism whose parameters this model has", str(layer_kernel))
         model = copy.deepcopy(self, {id(parameter): parameter for parameter in self.parameters()})
@@ -327,7 +340,8 @@ def _prefill(
 ) -> Tensor:
     """Attention of the prompt, through a new state at the end of ``states``."""
     B, H, _, D = q.shape
-    states.append(kernel.init_state(B, H, D, capacity, dtype=q.dtype, device=q.device))
+    own_heads = kernel.own_heads(H, k.shape[1])
+    states.append(kernel.init_state(B, own_heads, D, capacity, dtype=q.dtype, device=q.device))
     return kernel.prefill(q, k, v, state=states[-1], **context)
 
 

@@ -15,15 +15,15 @@ class LayerRecord:
     """Queries and keys of one layer, and all that is needed to compute its weights tile by tile.
 
     Attributes:
-        q, k: (B, H, T, D), as projected, before any position.
-        rotated_q, rotated_k: (B, H, T, D), rotated where the position rotates, else equal to ``q`` and ``k``.
+        q, k: (B, H, T, D) and (B, G, T, D), as projected, before any position.
+        rotated_q, rotated_k: the same, rotated where the position rotates, else equal to ``q`` and ``k``.
         kernel, position, params: what the layer ran with.
     """
 
     q: Float[Tensor, "B H T D"]
-    k: Float[Tensor, "B H T D"]
+    k: Float[Tensor, "B G T D"]
     rotated_q: Float[Tensor, "B H T D"]
-    rotated_k: Float[Tensor, "B H T D"]
+    rotated_k: Float[Tensor, "B G T D"]
     kernel: Kernel
     position: KernelPosition | None
     params: nn.Module | None

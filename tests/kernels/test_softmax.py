@@ -5,42 +5,13 @@ import math
 import pytest
 import torch
 from kernels.closeness import assert_close, random_rows
-from torch import Tensor
+from kernels.conditions import make_position, padding, rotary
 
-from sparsity_lab.kernels import BiasPosition, KernelPosition, RotaryPosition, Softmax
+from sparsity_lab.kernels import BiasPosition, Softmax
 from sparsity_lab.kernels.softmax.fused import TILE_ROWS
 from sparsity_lab.settings import SettingError
 
 B, H, D = 2, 3, 8
-
-
-def rotary(length: int, dim: int = D, dtype: torch.dtype = torch.float64, offset: int = 0) -> RotaryPosition:
-    rates = 100.0 ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim // 2))
-    return RotaryPosition((torch.arange(length).double() + offset)[None, :, None] * rates, dtype)
-
-
-def linear_bias(length: int, num_heads: int = H, dtype: torch.dtype = torch.float64) -> BiasPosition:
-    slopes = torch.tensor([0.5, 0.1, 0.02][:num_heads], dtype=dtype)
-    # Indices with gaps, of two sequences: a bias must follow indices, not places.
-    gaps = torch.stack([torch.arange(length), torch.arange(length) + 7 * (torch.arange(length) > length // 2)])
-    return BiasPosition(gaps, slopes)
-
-
-def positions(kind: str, length: int, dtype: torch.dtype = torch.float64) -> KernelPosition | None:
-    match kind:
-        case "rotate":
-            return rotary(length, dtype=dtype)
-        case "bias":
-            return linear_bias(length, dtype=dtype)
-    return None
-
-
-def padding(length: int) -> Tensor:
-    """Left padding in the first sequence, so that its first rows see no key; right padding in the second."""
-    key_mask = torch.ones(B, length, dtype=torch.bool)
-    key_mask[0, : min(3, length)] = False
-    key_mask[1, length - length // 4 :] = False
-    return key_mask
 
 
 def test_weights_by_hand() -> None:
@@ -53,12 +24,12 @@ def test_weights_by_hand() -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "padded"])
-@pytest.mark.parametrize("kind", ["none", "rotate", "bias"])
+@pytest.mark.parametrize("kind", [None, "rotate", "bias"])
 def test_reference_by_loops(kind: str, masked: bool) -> None:
     """Every row by its own plain sum."""
     T = 6
     q, k, v = (x.detach() for x in random_rows(B, H, T, D))
-    position, key_mask = positions(kind, T), padding(T) if masked else None
+    position, key_mask = make_position(kind, T), padding(T) if masked else None
     got = Softmax().attend(q, k, v, position=position, key_mask=key_mask, implementation="reference")
     turned = (q, k) if position is None else (position.rotate(q), position.rotate(k))
     bias = None if position is None else position.bias(slice(0, T), slice(0, T))
@@ -79,24 +50,11 @@ def test_reference_by_loops(kind: str, masked: bool) -> None:
                 assert_close(f"row {b}, {h}, {i}", got[b, h, i], expected, 1e-12)
 
 
-@pytest.mark.parametrize("kind", ["none", "rotate", "bias"])
-@pytest.mark.parametrize("causal", [True, False])
-def test_reference_gradcheck(kind: str, causal: bool) -> None:
-    T = 4
-    position = linear_bias(T, num_heads=1) if kind == "bias" else rotary(T, dim=4) if kind == "rotate" else None
-    key_mask = padding(T)
-
-    def attend(*qkv: Tensor) -> Tensor:
-        return Softmax().attend(*qkv, causal=causal, position=position, key_mask=key_mask, implementation="reference")
-
-    assert torch.autograd.gradcheck(attend, random_rows(B, 1, T, 4))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "padded"])
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "both-ways"])
-@pytest.mark.parametrize("kind", ["none", "rotate", "bias"])
-@pytest.mark.parametrize("T", [1, 7, 2 * TILE_ROWS + 45])
+@pytest.mark.parametrize("kind", [None, "rotate", "bias"])
+@pytest.mark.parametrize("T", [7, 2 * TILE_ROWS + 45])
 def test_fused_is_the_reference(T: int, kind: str, causal: bool, masked: bool, dtype: torch.dtype) -> None:
     """Outputs and all gradients, against the float64 reference on the very same numbers."""
     rows = random_rows(B, H, T, D, dtype=dtype)
@@ -104,8 +62,8 @@ def test_fused_is_the_reference(T: int, kind: str, causal: bool, masked: bool, d
     key_mask = padding(T) if masked else None
     common = {"causal": causal, "key_mask": key_mask}
     narrow = torch.float32  # a bias is in float32 also for bfloat16 rows
-    got = Softmax().attend(*rows, position=positions(kind, T, narrow), implementation="fused", **common)
-    reference = Softmax().attend(*wide, position=positions(kind, T), implementation="reference", **common)
+    got = Softmax().attend(*rows, position=make_position(kind, T, dtype=narrow), implementation="fused", **common)
+    reference = Softmax().attend(*wide, position=make_position(kind, T), implementation="reference", **common)
     assert got.dtype == dtype
     grad = random_rows(B, H, T, D, count=1, seed=1)[0].detach()
     got.backward(grad.to(dtype))
@@ -122,68 +80,12 @@ def test_fused_is_the_reference(T: int, kind: str, causal: bool, masked: bool, d
         assert torch.equal(got[0, :, : min(3, T)], torch.zeros_like(got[0, :, : min(3, T)])), "rows without keys"
 
 
-@pytest.mark.parametrize("implementation", ["reference", "fused"])
-@pytest.mark.parametrize("kind", ["none", "rotate", "bias"])
-def test_causal_by_perturbation(kind: str, implementation: str) -> None:
-    """Changing token t changes no row before t, bitwise, and does change row t."""
-    T = 9
-    q, k, v = (x.detach() for x in random_rows(B, H, T, D, dtype=torch.float32))
-    position = positions(kind, T, torch.float32)
-
-    def attend(*qkv: Tensor) -> Tensor:
-        return Softmax().attend(*qkv, position=position, implementation=implementation)
-
-    before = attend(q, k, v)
-    for t in range(T):
-        changed = [x.clone() for x in (q, k, v)]
-        for x in changed:
-            x[:, :, t] += 1.0
-        after = attend(*changed)
-        assert torch.equal(after[:, :, :t], before[:, :, :t]), f"a row before {t} saw it"
-        assert (after[:, :, t] != before[:, :, t]).any(), f"row {t} does not see itself"
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fused", "reference"])
-@pytest.mark.parametrize("masked", [False, True], ids=["all", "padded"])
-@pytest.mark.parametrize("kind", ["none", "rotate", "bias"])
-def test_prefill_and_decode_are_attend(kind: str, masked: bool, dtype: torch.dtype) -> None:
-    T, prompt = 11, 6
-    q, k, v = (x.detach() for x in random_rows(B, H, T, D, dtype=dtype))
-    position = positions(kind, T, dtype)
-    key_mask = None
-    if masked:
-        key_mask = torch.ones(B, T, dtype=torch.bool)
-        key_mask[0, :4] = False
-    whole = Softmax().attend(q, k, v, training=False, position=position, key_mask=key_mask)
-    state = Softmax().init_state(B, H, D, T, dtype=dtype)
-    part = [x[:, :, :prompt] for x in (q, k, v)]
-    mask = None if key_mask is None else key_mask[:, :prompt]
-    rows = [Softmax().prefill(*part, state=state, position=position, key_mask=mask)]
-    for t in range(prompt, T):
-        step = [x[:, :, t : t + 1] for x in (q, k, v)]
-        rows.append(Softmax().decode(*step, state=state, position=position))
-        assert state.length == t + 1
-    assert_close("rows", torch.cat(rows, 2), whole, 1e-6 if dtype == torch.float32 else 1e-13)
-    with pytest.raises(SettingError, match=r"state.capacity: expected room for 12 tokens, got 11"):
-        Softmax().decode(*[x[:, :, :1] for x in (q, k, v)], state=state)
-    with pytest.raises(SettingError, match="state: expected an empty state"):
-        Softmax().prefill(*part, state=state)
-
-
-def test_decode_starts_from_nothing() -> None:
-    """Without a prompt, step by step."""
-    q, k, v = (x.detach() for x in random_rows(B, H, 4, D, dtype=torch.float32))
-    state = Softmax().init_state(B, H, D, 4)
-    rows = [Softmax().decode(*[x[:, :, t : t + 1] for x in (q, k, v)], state=state) for t in range(4)]
-    assert_close("rows", torch.cat(rows, 2), Softmax().attend(q, k, v), 1e-6)
-
-
-@pytest.mark.parametrize("kind", ["none", "rotate", "bias"])
+@pytest.mark.parametrize("kind", [None, "rotate", "bias"])
 def test_weights_of_a_tile(kind: str) -> None:
     """A tile's weights are the rows of the whole, and times values they are the output, in any dtype."""
     T, start, stop = 10, 3, 7
     q, k, v = (x.detach() for x in random_rows(B, H, T, D))
-    position, key_mask = positions(kind, T), padding(T)
+    position, key_mask = make_position(kind, T), padding(T)
     whole = Softmax().weights(q, k, position=position, key_mask=key_mask)
     tile = Softmax().weights(q[:, :, start:stop], k, query_start=start, position=position, key_mask=key_mask)
     assert_close("tile", tile, whole[:, :, start:stop], 1e-14)
@@ -232,7 +134,7 @@ ROWS = torch.zeros(2, 3, 4, 8)
         ),
         ({"q": ROWS[:, :, :0], "k": ROWS[:, :, :0], "v": ROWS[:, :, :0]}, r"q: expected shape .*got \(2, 3, 0, 8\)"),
         ({"q": ROWS[0]}, r"q: expected shape \(B, H, T, D\).*got \(3, 4, 8\)"),
-        ({"k": ROWS[:, :2]}, r"k: expected shape \(2, 3, 4, 8\), got \(2, 2, 4, 8\)"),
+        ({"k": ROWS[:, :, :3]}, r"k: expected shape \(2, 3, 4, 8\), got \(2, 3, 3, 8\)"),
         ({"v": ROWS[:, :, :3]}, r"v: expected shape \(2, 3, 4, 8\), got \(2, 3, 3, 8\)"),
         ({"v": ROWS.double()}, r"v: expected the dtype of q, torch.float32, got torch.float64"),
         ({"q": ROWS.long()}, r"q: expected float16, .*got torch.int64"),
@@ -249,11 +151,6 @@ def test_refusals(change: dict[str, object], message: str) -> None:
     arguments = {"q": ROWS, "k": ROWS, "v": ROWS} | change
     with pytest.raises(SettingError, match=message):
         Softmax().attend(**arguments)
-
-
-def test_refuses_rows_past_the_keys() -> None:
-    with pytest.raises(SettingError, match=r"query_start: expected 0 .. 3 \(1 of 4 rows\), got 4"):
-        Softmax().weights(ROWS[:, :, :1], ROWS, query_start=4)
 
 
 def test_refuses_a_state_of_another_batch() -> None:

@@ -253,3 +253,17 @@ def test_kernels_are_settings_of_their_family() -> None:
     assert isinstance(Softmax(), Kernel)
     with pytest.raises(SettingError, match="kernel: expected a kernel"):
         Decoder.Config(kernel=RoPE())
+
+
+def test_shared_heads_of_keys_and_values() -> None:
+    """Two heads of keys and values for four of queries: fewer weights, decoding as running the prefix again."""
+    config = Decoder.Config(num_kv_heads=2)
+    model, full = config.build(0).double(), Decoder.Config().build(0)
+    assert full.blocks[0].qkv.weight.shape == (192, 64)
+    assert model.blocks[0].qkv.weight.shape == (128, 64)
+    prompt = torch.arange(10).reshape(2, 5)
+    sequence = model.generate(prompt, 6)
+    for stop in range(5, 11):
+        assert torch.equal(model(sequence[:, :stop])[:, -1].argmax(-1), sequence[:, stop])
+    with pytest.raises(SettingError, match="num_kv_heads: expected a divisor of num_heads = 4, got 3"):
+        Decoder.Config(num_kv_heads=3)

@@ -1,0 +1,48 @@
+"""Checks of what comes in: each error names the argument, what was expected and what came."""
+
+import torch
+from torch import Tensor
+
+from sparsity_lab.settings import SettingError
+
+__all__ = ["check_key_mask", "check_keys", "check_rows"]
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_rows(name: str, x: Tensor) -> None:
+    """Refuse what is no (B, H, T, D) of a float dtype with at least one head, position and coordinate."""
+    if x.dtype not in _DTYPES:
+        raise SettingError(name, "float16, bfloat16, float32 or float64", x.dtype)
+    if x.ndim != 4 or 0 in x.shape[1:]:
+        raise SettingError(name, "shape (B, H, T, D) with H, T and D at least 1", tuple(x.shape))
+
+
+def check_keys(name: str, x: Tensor, query_name: str, query: Tensor, num_heads: int, num_keys: int) -> None:
+    """Refuse keys or values that do not fit the queries.
+
+    Args:
+        num_heads: of keys and values; it divides the number of query heads.
+        num_keys: T of keys and values.
+    """
+    check_rows(name, x)
+    batch_size, query_heads, _, head_dim = query.shape
+    if query_heads % num_heads:
+        raise SettingError(name, f"a number of heads that divides the {query_heads} of {query_name}", num_heads)
+    expected = batch_size, num_heads, num_keys, head_dim
+    if tuple(x.shape) != expected:
+        raise SettingError(name, f"shape {expected}", tuple(x.shape))
+    if x.dtype != query.dtype:
+        raise SettingError(name, f"the dtype of {query_name}, {query.dtype}", x.dtype)
+    if x.device != query.device:
+        raise SettingError(name, f"the device of {query_name}, {query.device}", x.device)
+
+
+def check_key_mask(key_mask: Tensor | None, batch_size: int, length: int) -> None:
+    """Refuse a mask that is not (B, T) bool."""
+    if key_mask is None:
+        return
+    if key_mask.dtype != torch.bool:
+        raise SettingError("key_mask", "bool, True where a key may be seen", key_mask.dtype)
+    if tuple(key_mask.shape) != (batch_size, length):
+        raise SettingError("key_mask", f"shape {(batch_size, length)}", tuple(key_mask.shape))

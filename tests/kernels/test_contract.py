@@ -1,0 +1,335 @@
+"""What every registered kernel must do, by its examples: a new mechanism is tested by being registered."""
+
+from typing import Any
+
+import pytest
+import torch
+from kernels.closeness import assert_close, random_rows
+from kernels.conditions import KERNELS, make_position, padding
+from torch import Tensor, nn
+
+from sparsity_lab.kernels import Kernel, Trace
+from sparsity_lab.settings import SettingError
+
+B, H, D = 2, 4, 8
+LENGTHS = (1, 2, 37)  # no block size divides 37
+
+every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=str)
+training_or_use = pytest.mark.parametrize("training", [True, False], ids=["training", "use"])
+
+
+def position_kinds(kernel: Kernel) -> list[str | None]:
+    return [None, *sorted(kernel.positions)]
+
+
+def params_of(kernel: Kernel, dtype: torch.dtype = torch.float32, num_kv_heads: int = H) -> nn.Module | None:
+    params = kernel.build(kernel.own_heads(H, num_kv_heads), D, seed=3)
+    return None if params is None else params.to(dtype)
+
+
+def rows(length: int, dtype: torch.dtype, seed: int = 0, num_kv_heads: int = H) -> tuple[Tensor, Tensor, Tensor]:
+    q = random_rows(B, H, length, D, count=1, seed=seed, dtype=dtype)[0]
+    k, v = random_rows(B, num_kv_heads, length, D, count=2, seed=seed + 1, dtype=dtype)
+    return q, k, v
+
+
+def attended(kernel: Kernel, qkv: tuple[Tensor, ...], *, kind: str | None = None, **options: Any) -> Tensor:
+    dtype = qkv[0].dtype
+    # Positions and parameters are kept in float32 also for rows of half the size.
+    wide = torch.promote_types(dtype, torch.float32)
+    position = make_position(kind, qkv[0].shape[2], num_heads=H, dtype=wide)
+    params = params_of(kernel, wide, qkv[1].shape[1])
+    return kernel.attend(*qkv, position=position, params=params, **options)
+
+
+@every_kernel
+@training_or_use
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_fast_forms_are_the_reference(kernel: Kernel, training: bool, dtype: torch.dtype) -> None:
+    """Outputs and all gradients of every fast form, against the float64 reference on the very same numbers."""
+    for implementation in kernel.implementations[1:]:
+        for length in LENGTHS:
+            for kind in position_kinds(kernel):
+                for masked in (False, True):
+                    qkv = rows(length, dtype)
+                    wide = tuple(x.detach().double().requires_grad_() for x in qkv)
+                    options = {"kind": kind, "training": training, "key_mask": padding(length) if masked else None}
+                    got = attended(kernel, qkv, implementation=implementation, **options)
+                    expected = attended(kernel, wide, implementation=kernel.implementations[0], **options)
+                    assert got.dtype == dtype
+                    grad = random_rows(B, H, length, D, count=1, seed=9, dtype=dtype)[0].detach()
+                    got.backward(grad)
+                    expected.backward(grad.double())
+                    case = f"{implementation}, T={length}, {kind}, masked={masked}"
+                    tolerance = tolerance_of(kernel, dtype)
+                    assert_close(f"output, {case}", got, expected, tolerance)
+                    for name, x, y in zip("qkv", qkv, wide, strict=True):
+                        assert_gradient_close(f"gradient of {name}, {case}", x.grad, y.grad, grad, tolerance)
+
+
+def tolerance_of(kernel: Kernel, dtype: torch.dtype) -> float:
+    """Relative to the largest entry; a mechanism that amplifies rounding says by how much."""
+    return kernel.rounding * (2e-5 if dtype == torch.float32 else 3e-2)
+
+
+def assert_gradient_close(
+    name: str, got: Tensor | None, reference: Tensor | None, grad: Tensor, tolerance: float
+) -> None:
+    """As ``assert_close``, but a gradient that vanishes but for rounding (a row alone) is measured by its source."""
+    none = torch.zeros_like(grad[:, :1, :1])
+    got = none if got is None else got
+    reference = none.double() if reference is None else reference
+    assert got.isfinite().all(), f"{name}: not finite"
+    size = max(float(reference.abs().max()), 0.1 * float(grad.abs().max()))
+    error = float((got.double() - reference).abs().max())
+    assert error <= tolerance * size, f"{name}: error {error:.2e} of size {size:.2e}"
+
+
+@every_kernel
+@training_or_use
+def test_gradcheck(kernel: Kernel, training: bool) -> None:
+    """Every implementation by finite differences in float64, the custom backward passes among them."""
+    for implementation in kernel.implementations:
+        if "float64" in refused(kernel, implementation):
+            continue
+        for kind in position_kinds(kernel):
+            generator = torch.Generator().manual_seed(5)
+            draws = torch.randn(3, B, H, 7, D, generator=generator, dtype=torch.float64)
+            qkv = tuple(x.requires_grad_() for x in draws)
+
+            def attend(
+                *qkv: Tensor, implementation: str = implementation, kind: str | None = kind, kernel: Kernel = kernel
+            ) -> Tensor:
+                return attended(kernel, qkv, kind=kind, training=training, implementation=implementation)
+
+            assert torch.autograd.gradcheck(attend, qkv, fast_mode=True), f"{implementation}, {kind}"
+
+
+def refused(kernel: Kernel, implementation: str) -> str:
+    """Why float64 rows are refused, or nothing."""
+    try:
+        attended(kernel, rows(4, torch.float64), implementation=implementation)
+    except SettingError as error:
+        return str(error)
+    return ""
+
+
+@every_kernel
+@training_or_use
+def test_causal_by_perturbation(kernel: Kernel, training: bool) -> None:
+    """Changing token t changes no row before t, but row t; the reference bitwise, the fast forms but for rounding.
+    A kernel that says it leaks does leak."""
+    length = 23
+    for implementation in kernel.implementations:
+        for kind in position_kinds(kernel):
+            qkv = tuple(x.detach() for x in rows(length, torch.float32))
+            options = {"kind": kind, "training": training, "implementation": implementation}
+            before, leaked = attended(kernel, qkv, **options), False
+            for t in range(length):
+                changed = tuple(x.clone() for x in qkv)
+                for x in changed:
+                    x[:, :, t] += 1.0
+                after = attended(kernel, changed, **options)
+                allowed = 0.0 if implementation == kernel.implementations[0] else 1e-6
+                error = float((after[:, :, :t] - before[:, :, :t]).abs().amax()) if t else 0.0
+                leaked |= error > allowed
+                assert kernel.leaks or error <= allowed, f"{implementation}, {kind}: a row before {t} saw it, {error}"
+                assert (after[:, :, t] != before[:, :, t]).any(), f"row {t} does not see itself"
+            assert leaked == (kernel.leaks and training), f"{implementation}, {kind}"
+
+
+@every_kernel
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "padded"])
+def test_prefill_and_decode_are_attend(kernel: Kernel, masked: bool, dtype: torch.dtype) -> None:
+    """In one piece, in pieces, and token by token."""
+    length, prompt = 21, 13
+    for kind in position_kinds(kernel):
+        qkv = tuple(x.detach() for x in rows(length, dtype))
+        key_mask = None
+        if masked:
+            key_mask = torch.ones(B, length, dtype=torch.bool)
+            key_mask[0, :4] = False
+            key_mask[1, 7:9] = False
+        position, params = make_position(kind, length, num_heads=H, dtype=dtype), params_of(kernel, dtype)
+        whole = kernel.attend(*qkv, training=False, position=position, key_mask=key_mask, params=params)
+        for pieces in ((prompt,), (5, prompt), (1, 2, 6, 7, prompt), ()):
+            if masked and not pieces:
+                continue  # decoding has no mask
+            state = kernel.init_state(B, H, D, length, dtype=dtype)
+            got, start = [], 0
+            for stop in pieces:
+                part = [x[:, :, start:stop] for x in qkv]
+                mask = None if key_mask is None else key_mask[:, start:stop]
+                got.append(kernel.prefill(*part, state=state, position=position, key_mask=mask, params=params))
+                start = stop
+            for t in range(start, length):
+                step = [x[:, :, t : t + 1] for x in qkv]
+                got.append(kernel.decode(*step, state=state, position=position, params=params))
+                assert state.length == t + 1
+            tolerance = 1e-12 if dtype == torch.float64 else tolerance_of(kernel, dtype)
+            assert_close(f"{kind}, pieces {pieces}", torch.cat(got, 2), whole, tolerance)
+
+
+@every_kernel
+@training_or_use
+def test_weights_are_what_attend_does(kernel: Kernel, training: bool) -> None:
+    """Tiles of weights are rows of the whole, times values they are the output, and they are causal."""
+    length, start, stop = 22, 5, 16
+    for kind in position_kinds(kernel):
+        for key_mask in (None, padding(length)):
+            q, k, v = (x.detach() for x in rows(length, torch.float64))
+            options: dict[str, Any] = {
+                "position": make_position(kind, length, num_heads=H),
+                "params": params_of(kernel, torch.float64),
+                "key_mask": key_mask,
+                "training": training,
+            }
+            whole = kernel.weights(q, k, **options)
+            tile = kernel.weights(q[:, :, start:stop], k, query_start=start, **options)
+            assert_close("tile", tile, whole[:, :, start:stop], 1e-13)
+            assert_close("output", whole @ v, kernel.attend(q, k, v, **options), 1e-11)
+            if not (kernel.leaks and training):
+                assert not whole.triu(1).any(), "weight on a later key"
+            if key_mask is not None:
+                assert not whole.masked_select(~key_mask[:, None, None]).any(), "weight on a masked key"
+
+
+@every_kernel
+@training_or_use
+def test_grouped_heads_are_repeated_heads(kernel: Kernel, training: bool) -> None:
+    """Two heads of keys and values for four of queries: in attend and in decoding. A mechanism that deals with groups
+    itself may choose for the group, so only its decoding is compared with itself."""
+    length = 12
+    qkv = tuple(x.detach() for x in rows(length, torch.float32, num_kv_heads=2))
+    params = params_of(kernel, num_kv_heads=2)
+    grouped = kernel.attend(*qkv, training=training, params=params)
+    if not kernel.grouped:
+        repeated = [x.repeat_interleave(2, dim=1) for x in qkv[1:]]
+        assert_close("output", grouped, kernel.attend(qkv[0], *repeated, training=training, params=params), 1e-6)
+    if not training:
+        state = kernel.init_state(B, kernel.own_heads(H, 2), D, length)
+        got = [kernel.prefill(*(x[:, :, :7] for x in qkv), state=state, params=params)]
+        got += [
+            kernel.decode(*(x[:, :, t : t + 1] for x in qkv), state=state, params=params) for t in range(7, length)
+        ]
+        assert_close("decoded", torch.cat(got, 2), grouped, tolerance_of(kernel, torch.float32))
+
+
+DEGENERATE = {
+    "zero queries": lambda q, k, v: (q * 0, k, v),
+    "zero keys": lambda q, k, v: (q, k * 0, v),
+    "all zero": lambda q, k, v: (q * 0, k * 0, v * 0),
+    "constant keys": lambda q, k, v: (q, k[:, :, :1].expand_as(k).clone(), v),
+    "one token": lambda q, k, v: (q[:, :, :1].clone(), k[:, :, :1].clone(), v[:, :, :1].clone()),
+    "large": lambda q, k, v: (q * 1e3, k * 1e3, v),
+    "small": lambda q, k, v: (q * 1e-6, k * 1e-6, v),
+}
+
+
+@every_kernel
+@training_or_use
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_legal_input_gives_no_nan(kernel: Kernel, training: bool, name: str) -> None:
+    """Finite outputs and gradients; rows that see no key give zeros in both."""
+    for implementation in kernel.implementations:
+        for fully_padded in (False, True):
+            qkv = tuple(x.detach() for x in rows(19, torch.float32))
+            qkv = tuple(x.requires_grad_() for x in DEGENERATE[name](*qkv))
+            length = qkv[0].shape[2]
+            key_mask = torch.ones(B, length, dtype=torch.bool)
+            key_mask[1] = not fully_padded
+            out = attended(kernel, qkv, training=training, implementation=implementation, key_mask=key_mask)
+            assert out.isfinite().all(), f"{implementation}: output"
+            out.square().sum().backward()
+            for label, x in zip("qkv", qkv, strict=True):
+                assert x.grad is None or x.grad.isfinite().all(), f"{implementation}: gradient of {label}"
+                if fully_padded and x.grad is not None:
+                    assert not x.grad[1].any(), f"{implementation}: gradient of {label} of a fully padded sequence"
+            if fully_padded:
+                assert not out[1].any(), f"{implementation}: rows without keys"
+
+
+@every_kernel
+def test_parameters_learn(kernel: Kernel) -> None:
+    """Every trainable part gets a gradient, from the output or from an auxiliary loss, alike in all forms."""
+    params = params_of(kernel)
+    if params is None:
+        return
+    gradients = []
+    for implementation in kernel.implementations:
+        params.zero_grad(set_to_none=True)
+        trace = Trace()
+        out = kernel.attend(
+            *(x.detach() for x in rows(37, torch.float32)),
+            params=params,
+            trace=trace,
+            generator=torch.Generator().manual_seed(0),
+            implementation=implementation,
+        )
+        total: Tensor = sum(trace.losses, out.square().sum())
+        total.backward()
+        found = {name: parameter.grad for name, parameter in params.named_parameters()}
+        assert all(grad is not None and grad.isfinite().all() for grad in found.values()), (
+            f"{implementation}: {found}"
+        )
+        gradients.append(found)
+    for other in gradients[1:]:
+        for name, grad in other.items():
+            expected = gradients[0][name]
+            assert grad is not None
+            assert expected is not None
+            assert_close(f"gradient of {name}", grad, expected, 1e-4)
+
+
+@every_kernel
+def test_same_seed_same_parameters(kernel: Kernel) -> None:
+    first, second = kernel.build(H, D, seed=3), kernel.build(H, D, seed=3)
+    if first is not None and second is not None:
+        for name, value in first.state_dict().items():
+            assert torch.equal(value, second.state_dict()[name]), name
+
+
+@every_kernel
+def test_float64_runs_the_reference(kernel: Kernel) -> None:
+    q = torch.zeros(1, 1, 2, 4)
+    assert kernel.implementation(q.double()) == kernel.implementations[0] == "reference"
+    assert kernel.implementation(q) in kernel.implementations
+
+
+ROWS = torch.zeros(2, 4, 4, 8)
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"implementation": "referense"}, r"implementation: .*got 'referense'; .*'reference'"),
+    ({"q": ROWS[:, :, :0], "k": ROWS[:, :, :0], "v": ROWS[:, :, :0]}, r"q: expected shape .*got \(2, 4, 0, 8\)"),
+    ({"q": ROWS[0]}, r"q: expected shape \(B, H, T, D\).*got \(4, 4, 8\)"),
+    ({"k": ROWS[:, :3], "v": ROWS[:, :3]}, r"k: expected a number of heads that divides the 4 of q, got 3"),
+    ({"k": ROWS[:, :2]}, r"v: expected shape \(2, 2, 4, 8\), got \(2, 4, 4, 8\)"),
+    ({"v": ROWS[:, :, :3]}, r"v: expected shape \(2, 4, 4, 8\), got \(2, 4, 3, 8\)"),
+    ({"v": ROWS.double()}, r"v: expected the dtype of q, torch.float32, got torch.float64"),
+    ({"q": ROWS.long()}, r"q: expected float16, .*got torch.int64"),
+    ({"key_mask": torch.ones(2, 5, dtype=torch.bool)}, r"key_mask: expected shape \(2, 4\), got \(2, 5\)"),
+    ({"key_mask": torch.ones(2, 4)}, r"key_mask: expected bool.*got torch.float32"),
+]
+
+
+@every_kernel
+def test_refusals(kernel: Kernel) -> None:
+    for change, message in BAD:
+        arguments = {"q": ROWS, "k": ROWS, "v": ROWS, "params": params_of(kernel)} | change
+        with pytest.raises(SettingError, match=message):
+            kernel.attend(**arguments)
+    with pytest.raises(SettingError, match=r"query_start: expected 0 .. 3 \(1 of 4 rows\), got 4"):
+        kernel.weights(ROWS[:, :, :1], ROWS, query_start=4, params=params_of(kernel))
+    for kind in {"rotate", "bias"} - kernel.positions:
+        with pytest.raises(SettingError, match="position: expected a position of a kind"):
+            kernel.attend(ROWS, ROWS, ROWS, position=make_position(kind, 4, num_heads=4), params=params_of(kernel))
+
+
+@every_kernel
+def test_a_full_state_is_refused(kernel: Kernel) -> None:
+    state = kernel.init_state(2, 4, 8, 2)
+    if state.capacity is None:
+        return
+    kernel.prefill(*[ROWS[:, :, :2]] * 3, state=state, params=params_of(kernel))
+    with pytest.raises(SettingError, match=r"state.capacity: expected room for 3 tokens, got 2"):
+        kernel.decode(*[ROWS[:, :, :1]] * 3, state=state, params=params_of(kernel))
