@@ -3,6 +3,8 @@
 from sparsity_lab.models.config import ModelConfig as ModelConfig
 from sparsity_lab.models.couplings import Coupling as Coupling
 from sparsity_lab.models.couplings import Oracle as Oracle
+from sparsity_lab.models.couplings import Predicted as Predicted
+from sparsity_lab.models.couplings import Shuffled as Shuffled
 from sparsity_lab.models.decoder import Decoder as Decoder
 from sparsity_lab.models.positions import ALiBi as ALiBi
 from sparsity_lab.models.positions import Learned as Learned

@@ -1,31 +1,61 @@
-"""Couplings: tokens that belong together share a position ID, which is embedded and added at the input."""
+"""Couplings: tokens that belong together share a position ID, which is embedded and added at the input.
+
+IDs come in C kinds, each with its own table; 0 means none. A random offset in training teaches all rows of a table,
+so that the IDs of longer sequences are not new: every ID but 0 of one kind in one sequence moves by the same amount,
+uniform among those that leave the largest within the table. In use nothing moves.
+
+Shapes: B batch, T positions, C kinds, P largest ID, W words of a sequence.
+"""
 
 from abc import abstractmethod
 
-import torch
-from jaxtyping import Float, Int64
-from torch import Tensor, nn
-from torch.nn import functional
+import numpy as np
+from jaxtyping import Int64, UInt64
+from numpy import ndarray
 
+from sparsity_lab.models.coupling_modules import CoupledEmbedding, PositionIdHeads
+from sparsity_lab.models.schedules import bounded_words
 from sparsity_lab.settings import Setting, SettingError, register
 
-__all__ = ["Coupling", "Oracle"]
+__all__ = ["Coupling", "Oracle", "Predicted", "Shuffled"]
 
 
 class Coupling(Setting, family="coupling"):
-    """Where coupled position IDs come from and how large they may be. ID 0 means none."""
+    """Where coupled position IDs come from and how large they may be.
+
+    Attributes:
+        max_id: P, the largest ID; a learned table cannot leave its range, so choose it from the longest test length.
+        num_kinds: C, the number of kinds of ID; their embeddings are added.
+        random_offset: move the IDs of each training sequence by a random amount.
+    """
 
     max_id: int
     num_kinds: int
+    random_offset: bool
 
     def check(self) -> None:
         for name in ("max_id", "num_kinds"):
             if getattr(self, name) < 1:
                 raise SettingError(name, "at least 1", getattr(self, name))
 
-    @abstractmethod
-    def build(self, d_model: int) -> nn.Module:
+    def build(self, d_model: int) -> CoupledEmbedding:
         """A module from (B, C, T) IDs to the (B, T, d_model) embedding added at the input."""
+        return CoupledEmbedding(self.max_id, self.num_kinds, d_model)
+
+    def build_heads(self, d_model: int) -> PositionIdHeads | None:
+        """What predicts the next token's IDs; None: nothing does."""
+        return None
+
+    @abstractmethod
+    def num_words(self, size: int, *, training: bool) -> int:
+        """W, the number of 64-bit words that ``arrange`` needs for a sequence of ``size`` tokens; 0 where it would
+        change nothing."""
+
+    @abstractmethod
+    def arrange(
+        self, words: UInt64[ndarray, "B W"], position_ids: Int64[ndarray, "B C T"], *, training: bool
+    ) -> Int64[ndarray, "B C T"]:
+        """The IDs that the model gets, a pure function of the words and the batch's own IDs."""
 
     def check_largest_id(self, largest: int, path: str = "coupling.max_id") -> None:
         """Refuse a task whose largest position ID has no place.
@@ -42,38 +72,90 @@ class Coupling(Setting, family="coupling"):
             raise SettingError(path, f"at least {largest}, the task's largest position ID", self.max_id)
 
 
+class _Offset(Coupling):
+    """A coupling that moves IDs in training and does nothing else to them."""
+
+    def num_words(self, size: int, *, training: bool) -> int:
+        return self.num_kinds if training and self.random_offset else 0
+
+    def arrange(
+        self, words: UInt64[ndarray, "B W"], position_ids: Int64[ndarray, "B C T"], *, training: bool
+    ) -> Int64[ndarray, "B C T"]:
+        return moved(words, position_ids, self.max_id) if self.num_words(1, training=training) else position_ids
+
+
 @register
-class Oracle(Coupling):
-    """The batch's own IDs, embedded by one table for each kind; ID 0 adds nothing.
+class Oracle(_Offset):
+    """The task's own IDs, in training and in use."""
+
+    version = 2
+
+    max_id: int
+    num_kinds: int = 1
+    random_offset: bool = True
+
+
+@register
+class Predicted(_Offset):
+    """Predictive Position Coupling (Golowich et al., arXiv 2502.16792): the model predicts the IDs of the next token
+    beside the next token.
+
+    In training the IDs of the batch are given, as the tokens are, and the cross-entropy of the next token's IDs is
+    added to the loss at scored positions. Free-running decoding feeds back the predicted token with its predicted
+    IDs. Heads, loss and table size are this lab's design: the paper's are not known here.
 
     Attributes:
-        max_id: the largest ID; a learned table cannot leave its range, so choose it from the longest test length.
-        num_kinds: C, the number of kinds of ID; their embeddings are added.
+        loss_weight: of the sum over kinds of the IDs' cross-entropies, beside the tokens'.
     """
 
     max_id: int
     num_kinds: int = 1
+    random_offset: bool = True
+    loss_weight: float = 1.0
 
-    def build(self, d_model: int) -> nn.Module:
-        return CoupledEmbedding(self.max_id, self.num_kinds, d_model)
+    def check(self) -> None:
+        super().check()
+        if self.loss_weight <= 0:
+            raise SettingError("loss_weight", "a positive number", self.loss_weight)
+
+    def build_heads(self, d_model: int) -> PositionIdHeads:
+        return PositionIdHeads(self.max_id, self.num_kinds, d_model, self.loss_weight)
 
 
-class CoupledEmbedding(nn.Module):
-    """Sum over kinds of the embedding of each ID.
+@register
+class Shuffled(Coupling):
+    """The control: the same IDs on the same tokens, but dealt out anew at random in every sequence, in training and
+    in use. What still works with it does not come from the coupling."""
 
-    Attributes:
-        weight: (C, max_id, d_model), row i - 1 for ID i. ID 0 has no row: it adds zero and is never trained.
-    """
+    max_id: int
+    num_kinds: int = 1
+    random_offset: bool = True
 
-    def __init__(self, max_id: int, num_kinds: int, d_model: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_kinds, max_id, d_model))
+    def num_words(self, size: int, *, training: bool) -> int:
+        return size + (self.num_kinds if training and self.random_offset else 0)
 
-    def forward(self, position_ids: Int64[Tensor, "B C T"]) -> Float[Tensor, "B T d_model"]:
-        num_kinds = self.weight.shape[0]
-        if position_ids.shape[1] != num_kinds:
-            raise SettingError("position_ids", f"{num_kinds} kinds of position ID", position_ids.shape[1])
-        rows = (position_ids - 1).clamp(min=0).unbind(1)
-        kinds = zip(rows, self.weight.unbind(0), strict=True)
-        embedded = torch.stack([functional.embedding(ids, table) for ids, table in kinds], dim=1)
-        return (embedded * (position_ids > 0).unsqueeze(-1)).sum(1)
+    def arrange(
+        self, words: UInt64[ndarray, "B W"], position_ids: Int64[ndarray, "B C T"], *, training: bool
+    ) -> Int64[ndarray, "B C T"]:
+        size = position_ids.shape[2]
+        keys = words[:, :size]
+        shuffled = np.zeros_like(position_ids)
+        for kind in range(self.num_kinds):
+            ids = position_ids[:, kind]
+            # Tokens that carry an ID come first in both orders: by place, and by random key.
+            by_place = np.argsort(ids == 0, axis=1, kind="stable")
+            by_key = np.lexsort((keys, ids == 0), axis=1)
+            np.put_along_axis(shuffled[:, kind], by_place, np.take_along_axis(ids, by_key, axis=1), axis=1)
+        if training and self.random_offset:
+            shuffled = moved(words[:, size:], shuffled, self.max_id)
+        return shuffled
+
+
+def moved(
+    words: UInt64[ndarray, "B C"], position_ids: Int64[ndarray, "B C T"], max_id: int
+) -> Int64[ndarray, "B C T"]:
+    """IDs but 0 moved by an offset for each sequence and kind, uniform on 0 .. max_id - largest ID."""
+    room = max_id + 1 - position_ids.max(axis=2)
+    offset = bounded_words(words, room.astype(np.uint64))
+    moved_ids: Int64[ndarray, "B C T"] = np.where(position_ids > 0, position_ids + offset[:, :, None], 0)
+    return moved_ids

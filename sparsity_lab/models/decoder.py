@@ -10,16 +10,17 @@ Shapes: B batch, T positions, C kinds of position ID, V vocabulary, N scored pos
 
 import copy
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from sparsity_lab.kernels import Kernel, KernelPosition, KernelState, Softmax, Trace
+from sparsity_lab.kernels import Kernel, KernelPosition, Softmax, Trace
 from sparsity_lab.models.block import Block
 from sparsity_lab.models.config import ModelConfig
+from sparsity_lab.models.coupling_modules import next_position_ids
 from sparsity_lab.models.couplings import Coupling
+from sparsity_lab.models.generation import free_run
 from sparsity_lab.models.initial import initialise, named_seed
 from sparsity_lab.models.positions import PositionScheme, RoPE
 from sparsity_lab.models.record import LayerRecord
@@ -154,6 +155,7 @@ class Decoder(nn.Module):
             self.position_embedding: nn.Module | None = config.position.build(config.d_model)
             coupling = config.coupling
             self.coupling_embedding: nn.Module | None = None if coupling is None else coupling.build(config.d_model)
+            self.id_heads = None if coupling is None else coupling.build_heads(config.d_model)
             d_ff = config.d_ff or 4 * config.d_model
             self.blocks = nn.ModuleList(
                 Block(config.num_heads, config.kv_heads, config.d_model, d_ff, config.output_gate)
@@ -163,7 +165,7 @@ class Decoder(nn.Module):
             self.head = nn.Linear(config.d_model, vocab_size, bias=False)
         self.to_empty(device="cpu")
         initialise(self, seed)
-        for layer, (block, kernel) in enumerate(self._layers()):
+        for layer, (block, kernel) in enumerate(self.layers()):
             kernel_seed = named_seed(seed, f"blocks.{layer}.kernel_params")
             own_heads = kernel.own_heads(config.num_heads, config.kv_heads)
             block.kernel_params = kernel.build(own_heads, config.head_dim, kernel_seed)
@@ -190,62 +192,52 @@ class Decoder(nn.Module):
         Raises:
             SettingError: position IDs that are missing, or indices past the position scheme's limit.
         """
-        indices = self._indices(tokens, indices)
-        x, position = self._embed(tokens, position_ids, indices), self._position(indices)
-        rows = None if scored is None else scored.flatten().nonzero().squeeze(1)
-        last = len(self.blocks) - 1
-        for layer, (block, kernel) in enumerate(self._layers()):
-            mix = partial(
-                kernel.attend,
-                training=self.training,
-                position=position,
-                params=block.kernel_params,
-                generator=generator,
-                trace=trace,
-            )
-            x = block(x, mix, rows if layer == last else None)
-        logits: Tensor = self.head(self.final_norm(x))
+        hidden = self._hidden(tokens, position_ids, indices, scored, trace, generator)
+        if self.id_heads is not None and self.training and trace is not None:
+            next_ids = _kept(next_position_ids(_needed(position_ids, self.config)), scored)
+            trace.losses.append(self.id_heads.loss(hidden.flatten(0, -2), next_ids.flatten(0, -2)))
+        logits: Tensor = self.head(hidden)
         return logits
+
+    @torch.no_grad()
+    def predicted_ids(
+        self,
+        tokens: Int64[Tensor, "B T"],
+        position_ids: Int64[Tensor, "B C T"],
+        scored: Bool[Tensor, "B T"] | None = None,
+    ) -> Int64[Tensor, "*rows C"]:
+        """(B, T, C), or (N, C) of scored positions: the likeliest IDs of the next token, of a model that predicts
+        them.
+
+        Raises:
+            SettingError: the model's coupling predicts nothing.
+        """
+        if self.id_heads is None:
+            raise SettingError("coupling", "a coupling that predicts position IDs", str(self.config.coupling))
+        hidden = self._hidden(tokens, position_ids, None, scored, None, None)
+        ids: Tensor = self.id_heads(hidden.flatten(0, -2)).argmax(-1)
+        return ids.view(*hidden.shape[:-1], -1)
 
     @torch.no_grad()
     def generate(
         self,
         tokens: Int64[Tensor, "B T"],
         num_tokens: int,
-        position_ids: Int64[Tensor, "B C all"] | None = None,
+        position_ids: Int64[Tensor, "B C ids"] | None = None,
     ) -> Int64[Tensor, "B all"]:
         """(B, T + num_tokens): the prompt and its greedy continuation, each token fed back, with caches.
 
-        Equal, up to rounding in ties, to taking the largest logit of the whole prefix at every step.
+        Equal, up to rounding in ties, to taking the largest logit of the whole prefix at every step. A model that
+        predicts position IDs feeds them back too; ``free_run`` returns them as well.
 
         Args:
-            position_ids: (B, C, T + num_tokens), coupled IDs of the whole sequence; needed with a coupling.
+            position_ids: coupled IDs; needed with a coupling: (B, C, T), of the prompt, where the model predicts the
+                rest, else (B, C, T + num_tokens), of the whole sequence.
 
         Raises:
             SettingError: as ``forward``; or IDs of another length.
         """
-        size, total = tokens.shape[1], tokens.shape[1] + num_tokens
-        if num_tokens < 1:
-            raise SettingError("num_tokens", "at least 1", num_tokens)
-        if position_ids is not None and position_ids.shape[2] != total:
-            raise SettingError("position_ids", f"IDs of all {total} positions", position_ids.shape[2])
-        sequence = torch.cat([tokens, tokens.new_zeros(len(tokens), num_tokens)], dim=1)
-        indices = self._indices(sequence, None)
-        position = self._position(indices)
-        states: list[KernelState] = []
-        for stop in range(size, total):
-            # The prompt in one piece, then one token at a time.
-            start = 0 if stop == size else stop - 1
-            ids = None if position_ids is None else position_ids[:, :, start:stop]
-            x = self._embed(sequence[:, start:stop], ids, indices[:, start:stop])
-            for layer, (block, kernel) in enumerate(self._layers()):
-                if start == 0:
-                    mix = partial(_prefill, states=states, capacity=total, kernel=kernel)
-                else:
-                    mix = partial(kernel.decode, state=states[layer])
-                x = block(x, partial(mix, position=position, params=block.kernel_params))
-            sequence[:, stop] = self.head(self.final_norm(x[:, -1])).argmax(-1)
-        return sequence
+        return free_run(self, tokens, num_tokens, position_ids)[0]
 
     @torch.no_grad()
     def record(
@@ -255,8 +247,8 @@ class Decoder(nn.Module):
         indices: Int64[Tensor, "#B T"] | None = None,
     ) -> list[LayerRecord]:
         """Queries and keys of every layer, un-rotated and rotated, in use (not training); never a (T, T) map."""
-        indices = self._indices(tokens, indices)
-        x, position = self._embed(tokens, position_ids, indices), self._position(indices)
+        indices = self.sequence_indices(tokens, indices)
+        x, position = self.embed(tokens, position_ids, indices), self.kernel_position(indices)
         records: list[LayerRecord] = []
 
         def recorded(q: Tensor, k: Tensor, v: Tensor, *, kernel: Kernel, params: nn.Module | None) -> Tensor:
@@ -274,7 +266,7 @@ class Decoder(nn.Module):
             )
             return kernel.attend(q, k, v, training=False, position=position, params=params)
 
-        for block, kernel in self._layers():
+        for block, kernel in self.layers():
             x = block(x, partial(recorded, kernel=kernel, params=block.kernel_params))
         return records
 
@@ -296,12 +288,14 @@ class Decoder(nn.Module):
         model.config = config
         return model
 
-    # --- inside
+    # --- parts that generation and analysis use
 
-    def _layers(self) -> list[tuple[Block, Kernel]]:
+    def layers(self) -> list[tuple[Block, Kernel]]:
         return list(zip(self.blocks, self.config.kernels, strict=True))  # type: ignore[arg-type]
 
-    def _indices(self, tokens: Int64[Tensor, "B T"], indices: Int64[Tensor, "#B T"] | None) -> Int64[Tensor, "#B T"]:
+    def sequence_indices(
+        self, tokens: Int64[Tensor, "B T"], indices: Int64[Tensor, "#B T"] | None
+    ) -> Int64[Tensor, "#B T"]:
         """The given indices, or 0 .. T - 1, within the position scheme's limit."""
         scheme = self.config.position
         if indices is None:
@@ -311,14 +305,14 @@ class Decoder(nn.Module):
             scheme.check_index(int(indices.max()))
         return indices
 
-    def _position(self, indices: Int64[Tensor, "#B T"]) -> KernelPosition | None:
+    def kernel_position(self, indices: Int64[Tensor, "#B T"]) -> KernelPosition | None:
         """What the kernels get for these indices."""
         config = self.config
         return config.position.kernel_position(
             indices, config.num_heads, config.head_dim, self.token_embedding.weight.dtype
         )
 
-    def _embed(
+    def embed(
         self,
         tokens: Int64[Tensor, "B T"],
         position_ids: Int64[Tensor, "B C T"] | None,
@@ -329,20 +323,47 @@ class Decoder(nn.Module):
         if self.position_embedding is not None:
             x = x + self.position_embedding(indices).to(x.dtype)
         if self.coupling_embedding is not None:
-            if position_ids is None:
-                raise SettingError("position_ids", f"position IDs for {self.config.coupling}", None)
-            x = x + self.coupling_embedding(position_ids)
+            x = x + self.coupling_embedding(_needed(position_ids, self.config))
         return x
 
+    # --- inside
 
-def _prefill(
-    q: Tensor, k: Tensor, v: Tensor, *, states: list[KernelState], capacity: int, kernel: Kernel, **context: Any
-) -> Tensor:
-    """Attention of the prompt, through a new state at the end of ``states``."""
-    B, H, _, D = q.shape
-    own_heads = kernel.own_heads(H, k.shape[1])
-    states.append(kernel.init_state(B, own_heads, D, capacity, dtype=q.dtype, device=q.device))
-    return kernel.prefill(q, k, v, state=states[-1], **context)
+    def _hidden(
+        self,
+        tokens: Int64[Tensor, "B T"],
+        position_ids: Int64[Tensor, "B C T"] | None,
+        indices: Int64[Tensor, "#B T"] | None,
+        scored: Bool[Tensor, "B T"] | None,
+        trace: Trace | None,
+        generator: torch.Generator | None,
+    ) -> Float[Tensor, "*rows d"]:
+        """(B, T, d), or (N, d) of the scored positions: what the heads read."""
+        indices = self.sequence_indices(tokens, indices)
+        x, position = self.embed(tokens, position_ids, indices), self.kernel_position(indices)
+        rows = None if scored is None else scored.flatten().nonzero().squeeze(1)
+        last = len(self.blocks) - 1
+        for layer, (block, kernel) in enumerate(self.layers()):
+            mix = partial(
+                kernel.attend,
+                training=self.training,
+                position=position,
+                params=block.kernel_params,
+                generator=generator,
+                trace=trace,
+            )
+            x = block(x, mix, rows if layer == last else None)
+        hidden: Tensor = self.final_norm(x)
+        return hidden
+
+
+def _needed(position_ids: Tensor | None, config: Decoder.Config) -> Tensor:
+    if position_ids is None:
+        raise SettingError("position_ids", f"position IDs for {config.coupling}", None)
+    return position_ids
+
+
+def _kept(x: Int64[Tensor, "B T C"], scored: Bool[Tensor, "B T"] | None) -> Int64[Tensor, "*rows C"]:
+    return x if scored is None else x[scored]
 
 
 def _shapes(module: nn.Module | None) -> dict[str, torch.Size]:

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from sparsity_lab.models.couplings import CoupledEmbedding
+from sparsity_lab.models.coupling_modules import CoupledEmbedding
 
 __all__ = ["EMBEDDING_STD", "Initialised", "initialise", "named_seed"]
 

@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from sparsity_lab.settings import Setting, SettingError, register
 
-__all__ = ["Plain", "PoSE", "RandomOffset", "Randomized", "Schedule"]
+__all__ = ["Plain", "PoSE", "RandomOffset", "Randomized", "Schedule", "bounded_words"]
 
 
 class Schedule(Setting, family="schedule"):
@@ -87,7 +87,7 @@ class RandomOffset(Schedule):
 
     def indices(self, words: UInt64[ndarray, "count words"], size: int) -> Int64[ndarray, "count size"]:
         self._check_words(words, size)
-        return _bounded(words, self.size - size + 1) + np.arange(size)
+        return bounded_words(words, self.size - size + 1) + np.arange(size)
 
 
 @register
@@ -114,8 +114,8 @@ class PoSE(Schedule):
 
     def indices(self, words: UInt64[ndarray, "count words"], size: int) -> Int64[ndarray, "count size"]:
         self._check_words(words, size)
-        first = 1 + _bounded(words[:, :1], (size + 1) // 2)
-        skip = _bounded(words[:, 1:], self.target - size + 1)
+        first = 1 + bounded_words(words[:, :1], (size + 1) // 2)
+        skip = bounded_words(words[:, 1:], self.target - size + 1)
         place = np.arange(size)
         return place + np.where(place >= first, skip, 0)
 
@@ -147,16 +147,16 @@ class Randomized(Schedule):
         members = np.empty((len(words), size), dtype=np.int64)
         for step in range(size):
             largest = self.target - size + step
-            drawn = _bounded(words[:, step], largest + 1)
+            drawn = bounded_words(words[:, step], largest + 1)
             taken = (members[:, :step] == drawn[:, None]).any(axis=1)
             members[:, step] = np.where(taken, largest, drawn)
         members.sort(axis=1)
         return members
 
 
-def _bounded(words: UInt64[ndarray, "..."], bound: int) -> Int64[ndarray, "..."]:
+def bounded_words(words: UInt64[ndarray, "..."], bound: int | UInt64[ndarray, "..."]) -> Int64[ndarray, "..."]:
     """Integers uniform on 0 .. bound - 1 by multiply-shift of each word's upper half; off by less than 2^-32."""
-    return ((words >> np.uint64(32)) * np.uint64(bound) >> np.uint64(32)).astype(np.int64)
+    return ((words >> np.uint64(32)) * np.asarray(bound, dtype=np.uint64) >> np.uint64(32)).astype(np.int64)
 
 
 def _check_positive(path: str, value: int) -> None:

@@ -3,6 +3,7 @@
 A sequence is the unit: values are averaged over its scored targets first, and standard errors are over sequences.
 """
 
+import contextlib
 import math
 from collections.abc import Iterator
 
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsity_lab.generators import Batch, NotComputable, Stream, Task
+from sparsity_lab.models import Decoder
 from sparsity_lab.training.config import Evaluation, RunConfig
-from sparsity_lab.training.optimise import threads_and_device
+from sparsity_lab.training.free_running import free_running
+from sparsity_lab.training.optimise import arranged_ids, threads_and_device
 
 __all__ = ["EVALUATION_SCHEMA", "evaluate", "summarise"]
 
@@ -30,6 +33,12 @@ EVALUATION_SCHEMA = pl.Schema(
         "accuracy_se": pl.Float64(),
         "exact_match": pl.Float64(),
         "exact_match_se": pl.Float64(),
+        "free_exact_match": pl.Float64(),
+        "free_exact_match_se": pl.Float64(),
+        "id_accuracy": pl.Float64(),
+        "id_accuracy_se": pl.Float64(),
+        "offset_agreement": pl.Float64(),
+        "offset_agreement_se": pl.Float64(),
         "loss": pl.Float64(),
         "loss_se": pl.Float64(),
         "chance_accuracy": pl.Float64(),
@@ -42,7 +51,14 @@ EVALUATION_SCHEMA = pl.Schema(
         "excess_loss_se": pl.Float64(),
     }
 )
-"""Columns of an evaluation frame: losses in nats a scored target; ``_se``, standard error of the column before."""
+"""Columns of an evaluation frame: losses in nats a scored target; ``_se``, standard error of the column before.
+
+All but three are measured on the task's own tokens and position IDs (teacher forcing). ``exact_match`` is the share
+of sequences with every target right, which is also what greedy free-running decoding gives as long as nothing but
+tokens is fed back. ``free_exact_match`` is free-running decoding: measured where the model predicts position IDs, and
+equal to ``exact_match`` by that argument elsewhere. ``id_accuracy``: share of scored positions whose next IDs are all
+predicted right; null where nothing predicts them. ``offset_agreement``: share of sequences whose free-running answer
+is the same with all IDs moved by a random offset; null without coupled IDs."""
 
 Values = NDArray[np.float64]
 
@@ -64,7 +80,7 @@ def evaluate(model: nn.Module, config: RunConfig) -> pl.DataFrame:
         model.to(device).eval()
         for name, task in config.conditions.items():
             for length in config.evaluation.lengths:
-                row = _measure(model, task, length, config.evaluation, device)
+                row = _measure(model, task, length, config, device)
                 rows.append({"condition": name, "task": str(task), "trained": low <= length <= high, **row})
     model.train(was_training)
     return pl.DataFrame(rows, schema=EVALUATION_SCHEMA)
@@ -98,11 +114,15 @@ def summarise(evaluation: pl.DataFrame, threshold: float = 0.9) -> pl.DataFrame:
 
 
 def _measure(
-    model: nn.Module, task: Task, length: int, evaluation: Evaluation, device: torch.device
+    model: nn.Module, task: Task, length: int, config: RunConfig, device: torch.device
 ) -> dict[str, float | int | None]:
     """One row of the frame, without what names it."""
-    parts = [_by_sequence(model, task, batch, device) for batch in _batches(task, length, evaluation)]
-    accuracy, exact, loss, excess = (np.concatenate(column) for column in zip(*parts, strict=True))
+    parts: dict[str, list[Values]] = {}
+    for start, batch in _batches(task, length, config.evaluation):
+        for name, values in _by_sequence(model, task, start, batch, length, config, device).items():
+            parts.setdefault(name, []).append(values)
+    columns = {name: np.concatenate(values) for name, values in parts.items()}
+    accuracy = columns["accuracy"]
     truth = task.truth(length)
     row: dict[str, float | int | None] = {
         "length": length,
@@ -112,9 +132,6 @@ def _measure(
         "chance_loss": truth.chance_loss,
         "bayes_loss": truth.bayes_loss,
     }
-    columns = {"accuracy": accuracy, "exact_match": exact, "loss": loss}
-    if len(excess):
-        columns["excess_loss"] = excess
     for name, values in columns.items():
         row[name] = float(values.mean())
         row[f"{name}_se"] = float(values.std(ddof=1)) / math.sqrt(len(values))
@@ -126,31 +143,50 @@ def _measure(
     return row
 
 
-def _batches(task: Task, length: int, evaluation: Evaluation) -> Iterator[Batch]:
-    stream = Stream(seed=evaluation.seed, name="evaluation")
+def _batches(task: Task, length: int, evaluation: Evaluation) -> Iterator[tuple[int, Batch]]:
+    """Batches, and the stream index of the first sequence of each."""
+    stream = _stream(evaluation)
     size = max(1, evaluation.batch_tokens // task.sequence_length(length))
     for start in range(0, evaluation.sequences, size):
-        yield task.sample(stream, start, min(size, evaluation.sequences - start), length)
+        yield start, task.sample(stream, start, min(size, evaluation.sequences - start), length)
+
+
+def _stream(evaluation: Evaluation) -> Stream:
+    """The stream of all evaluated sequences."""
+    return Stream(seed=evaluation.seed, name="evaluation")
 
 
 def _by_sequence(
-    model: nn.Module, task: Task, batch: Batch, device: torch.device
-) -> tuple[Values, Values, Values, Values]:
-    """Accuracy, exact match, loss and excess loss of each sequence that has a scored target; no excess loss (an
-    empty array) where the task says that its Bayes predictor is not computable."""
+    model: nn.Module,
+    task: Task,
+    start: int,
+    batch: Batch,
+    length: int,
+    config: RunConfig,
+    device: torch.device,
+) -> dict[str, Values]:
+    """What is measured of each sequence that has a scored target; no excess loss where the task says that its Bayes
+    predictor is not computable, and nothing of free running where the model predicts no position IDs."""
     scored = batch.scored
     targets = batch.targets[scored]
-    ids = None if batch.position_ids is None else batch.position_ids.to(device)
-    logits = model(batch.tokens.to(device), ids, scored=scored.to(device)).cpu().double()
+    stream = _stream(config.evaluation)
+    ids = arranged_ids(config.model, stream, start, length, batch, training=False)
+    logits = model(batch.tokens.to(device), None if ids is None else ids.to(device), scored=scored.to(device))
+    logits = logits.cpu().double()
     losses = _losses(torch.log_softmax(logits, dim=-1), targets)
     right = (logits.argmax(-1) == targets).double()
     accuracy = _averaged(right, scored)
-    loss = _averaged(losses, scored)
-    try:
-        excess = _averaged(losses - _losses(task.log_posterior(batch), targets), scored)
-    except NotComputable:
-        excess = np.empty(0)
-    return accuracy, (accuracy == 1).astype(np.float64), loss, excess
+    values = {
+        "accuracy": accuracy,
+        "exact_match": (accuracy == 1).astype(np.float64),
+        "loss": _averaged(losses, scored),
+    }
+    values["free_exact_match"] = values["exact_match"]
+    with contextlib.suppress(NotComputable):
+        values["excess_loss"] = _averaged(losses - _losses(task.log_posterior(batch), targets), scored)
+    if ids is not None and isinstance(model, Decoder):
+        values |= free_running(model, batch, ids, stream.words("offset", length, start, len(batch), ids.shape[1]))
+    return values
 
 
 def _losses(log_probabilities: Float[Tensor, "N V"], targets: Tensor) -> Float[Tensor, " N"]:

@@ -16,17 +16,18 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sparsity_lab.generators import Stream
+from sparsity_lab.generators import Batch, Stream
 from sparsity_lab.kernels import Trace
-from sparsity_lab.models import ModelConfig, Plain, Schedule
+from sparsity_lab.models import Coupling, ModelConfig, Plain, Schedule
 from sparsity_lab.training.checkpoint import load_checkpoint, save_checkpoint
 from sparsity_lab.training.config import RunConfig, Training
 from sparsity_lab.training.store import DamagedFile
 
-__all__ = ["Diverged", "Progress", "Records", "optimise", "threads_and_device"]
+__all__ = ["Diverged", "Progress", "Records", "arranged_ids", "optimise", "threads_and_device"]
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -253,12 +254,13 @@ def _batches(config: RunConfig, start: int, device: torch.device) -> Iterator[_B
         if num_words := schedule.num_words(size):
             words = stream.words("schedule", length, step * count, count, num_words)
             indices = torch.from_numpy(schedule.indices(words, size)).to(device)
+        position_ids = arranged_ids(config.model, stream, step * count, length, batch, training=True)
         yield _Batch(
             length,
             batch.tokens.to(device),
             batch.targets[scored].to(device),
             scored.to(device),
-            None if batch.position_ids is None else batch.position_ids.to(device),
+            None if position_ids is None else position_ids.to(device),
             indices,
         )
 
@@ -273,3 +275,25 @@ class _Scheduled(Protocol):
 
 def _schedule(model: ModelConfig) -> Schedule:
     return model.schedule if isinstance(model, _Scheduled) else Plain()
+
+
+@runtime_checkable
+class _Coupled(Protocol):
+    """A model's setting that may have a coupling; others get the IDs of the batch."""
+
+    @property
+    def coupling(self) -> Coupling | None: ...
+
+
+def arranged_ids(
+    model: ModelConfig, stream: Stream, start: int, length: int, batch: Batch, *, training: bool
+) -> Int64[Tensor, "B C T"] | None:
+    """The batch's position IDs as the model's coupling arranges them, by words of its own purpose."""
+    coupling = model.coupling if isinstance(model, _Coupled) else None
+    if batch.position_ids is None or coupling is None:
+        return batch.position_ids
+    num_words = coupling.num_words(batch.tokens.shape[1], training=training)
+    if not num_words:
+        return batch.position_ids
+    words = stream.words("coupling", length, start, len(batch), num_words)
+    return torch.from_numpy(coupling.arrange(words, batch.position_ids.numpy(), training=training))

@@ -1,10 +1,16 @@
 """Coupled position IDs in a decoder."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from kernels.closeness import assert_close
 
-from sparsity_lab.models import Decoder, NoPE, Oracle
+from sparsity_lab.generators import Stream
+from sparsity_lab.kernels import Trace
+from sparsity_lab.models import Decoder, NoPE, Oracle, Predicted, Shuffled
+from sparsity_lab.models.coupling_modules import next_position_ids
 from sparsity_lab.settings import SettingError
 
 TOKENS = torch.tensor([[1, 5, 2, 7], [3, 3, 0, 4]])
@@ -51,3 +57,98 @@ def test_refusals() -> None:
     Decoder.Config().check_largest_id(100)
     with pytest.raises(SettingError, match=r"max_id: expected at least 1, got 0"):
         Oracle(max_id=0)
+
+
+IDS = np.array([[[0, 3, 0, 1, 2, 5], [1, 1, 2, 0, 0, 0]], [[0, 0, 1, 0, 2, 0], [0, 4, 0, 4, 0, 4]]])
+
+
+def words(count: int, num_words: int) -> np.ndarray:
+    return Stream(seed=7).words("coupling", 6, 0, count, num_words)
+
+
+@pytest.mark.parametrize("coupling", [Oracle(max_id=8, num_kinds=2), Predicted(max_id=8, num_kinds=2)], ids=str)
+def test_offsets_move_every_id_of_a_kind_alike_and_reach_every_row(coupling: Oracle | Predicted) -> None:
+    """In training only; uniform among the offsets that leave the largest ID in the table."""
+    count = 4000
+    ids = np.tile(IDS[:1], (count, 1, 1))
+    assert coupling.num_words(6, training=False) == 0
+    assert np.array_equal(coupling.arrange(words(count, 0), ids, training=False), ids)
+    arranged = coupling.arrange(words(count, coupling.num_words(6, training=True)), ids, training=True)
+    assert np.array_equal(arranged == 0, ids == 0), "an ID 0 has moved"
+    shift = np.where(ids > 0, arranged - ids, -1)
+    for kind, largest in enumerate((5, 2)):
+        shifts = shift[:, kind].max(axis=1)
+        assert ((shift[:, kind] == shifts[:, None]) | (shift[:, kind] == -1)).all(), "IDs of one kind moved apart"
+        counts = np.bincount(shifts, minlength=9)
+        room = 8 - largest + 1
+        # Five standard deviations of a binomial count: a false alarm at about 6e-7 for each of the 11 counts.
+        assert np.abs(counts[:room] - count / room).max() < 5 * math.sqrt(count / room)
+        assert not counts[room:].any()
+    assert (shift[:, 0].max(axis=1) != shift[:, 1].max(axis=1)).any(), "kinds move together"
+
+
+def test_without_random_offset_ids_stay() -> None:
+    coupling = Predicted(max_id=8, num_kinds=2, random_offset=False)
+    assert coupling.num_words(6, training=True) == 0
+    assert np.array_equal(coupling.arrange(words(2, 0), IDS, training=True), IDS)
+
+
+def test_shuffled_ids_are_dealt_out_anew() -> None:
+    """The same IDs on the same tokens of each sequence, every order equally often, in use too."""
+    coupling = Shuffled(max_id=8, num_kinds=2)
+    count = 6000
+    ids = np.tile(IDS[:1], (count, 1, 1))
+    arranged = coupling.arrange(words(count, coupling.num_words(6, training=False)), ids, training=False)
+    assert np.array_equal(arranged == 0, ids == 0)
+    assert np.array_equal(np.sort(arranged, axis=2), np.sort(ids, axis=2))
+    orders, counts = np.unique(arranged[:, 0], axis=0, return_counts=True)
+    assert len(orders) == 24
+    assert np.abs(counts - count / 24).max() < 5 * math.sqrt(count / 24)
+    offset = coupling.arrange(words(count, coupling.num_words(6, training=True)), ids, training=True)
+    assert offset.max() == 8
+    assert np.array_equal(offset == 0, ids == 0)
+
+
+def test_next_ids_and_their_loss() -> None:
+    """The loss on IDs is the weighted sum over kinds of the mean cross-entropy at scored positions."""
+    config = Decoder.Config(coupling=Predicted(max_id=5, num_kinds=2, loss_weight=0.5))
+    model = config.build(0).double()
+    ids, tokens = torch.from_numpy(IDS), torch.arange(12).reshape(2, 6)
+    following = next_position_ids(ids)
+    assert following[0, :, 0].tolist() == [3, 0, 1, 2, 5, 0]
+    assert following[1, :, 1].tolist() == [4, 0, 4, 0, 4, 0]
+    scored = torch.tensor([[False, False, True, True, False, True], [False, True, False, False, False, False]])
+    trace = Trace()
+    model(tokens, ids, scored=scored, trace=trace)
+    (loss,) = trace.losses
+    hidden: list[torch.Tensor] = []
+    model.final_norm.register_forward_hook(lambda module, inputs, output: hidden.append(output))
+    model(tokens, ids)
+    expected = 0.0
+    for row, t in scored.nonzero().tolist():
+        for kind in range(2):
+            logits = (model.id_heads.weight[kind] @ hidden[0][row, t]).detach()
+            expected -= 0.5 * float(logits.log_softmax(-1)[following[row, t, kind]]) / 4
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-12)
+    model.eval()
+    silent = Trace()
+    model(tokens, ids, scored=scored, trace=silent)
+    assert not silent.losses, "a loss on IDs in use"
+
+
+def test_free_running_feeds_back_predicted_ids() -> None:
+    """Decoding with caches is running the prefix again with the tokens and IDs predicted so far."""
+    config = Decoder.Config(coupling=Predicted(max_id=9, num_kinds=2), position=NoPE())
+    model = config.build(3).double().eval()
+    tokens, ids = torch.arange(10).reshape(2, 5), torch.randint(0, 10, (2, 2, 5), generator=torch.manual_seed(0))
+    sequence = model.generate(tokens, 6, ids)
+    for _ in range(6):
+        next_token = model(tokens, ids)[:, -1].argmax(-1)
+        next_ids = model.predicted_ids(tokens, ids)[:, -1]
+        tokens, ids = torch.cat([tokens, next_token[:, None]], 1), torch.cat([ids, next_ids[:, :, None]], 2)
+    assert torch.equal(sequence, tokens)
+    assert ids[:, :, 5:].unique().numel() > 2, "the predicted IDs are all alike, which tests little"
+    with pytest.raises(SettingError, match="position_ids: expected IDs of the prompt's 5 positions, got 11"):
+        model.generate(tokens[:, :5], 6, ids)
+    with pytest.raises(SettingError, match="coupling: expected a coupling that predicts position IDs"):
+        Decoder.Config().build(0).predicted_ids(tokens, ids)

@@ -83,7 +83,7 @@ def test_learned_ends() -> None:
     model = config.build(0)
     tokens = torch.zeros(1, 9, dtype=torch.int64)
     model(tokens[:, :8])
-    for refused in (lambda: model(tokens), lambda: config.check_length(9), lambda: model.generate(tokens[:, :8], 1)):
+    for refused in (lambda: model(tokens), lambda: config.check_length(9), lambda: model.generate(tokens[:, :8], 2)):
         with pytest.raises(SettingError, match=r"position: .* serves index 8, got .*Learned\(size=8\), .* ends at 7"):
             refused()
     with pytest.raises(SettingError, match="serves index 8"):

@@ -65,6 +65,10 @@ def test_what_the_task_does_not_declare_is_null() -> None:
         "normalised_accuracy_se",
         "excess_loss",
         "excess_loss_se",
+        "id_accuracy",
+        "id_accuracy_se",
+        "offset_agreement",
+        "offset_agreement_se",
     }
 
 

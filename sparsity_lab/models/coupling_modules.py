@@ -1,0 +1,68 @@
+"""What a decoder learns of coupled position IDs: their embedding, and heads that predict the next ones.
+
+Shapes: B batch, T positions, C kinds, P largest ID, N rows.
+"""
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sparsity_lab.settings import SettingError
+
+__all__ = ["CoupledEmbedding", "PositionIdHeads"]
+
+
+class CoupledEmbedding(nn.Module):
+    """Sum over kinds of the embedding of each ID.
+
+    Attributes:
+        weight: (C, P, d_model), row i - 1 for ID i. ID 0 has no row: it adds zero and is never trained.
+    """
+
+    def __init__(self, max_id: int, num_kinds: int, d_model: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_kinds, max_id, d_model))
+
+    def forward(self, position_ids: Int64[Tensor, "B C T"]) -> Float[Tensor, "B T d_model"]:
+        num_kinds = self.weight.shape[0]
+        if position_ids.shape[1] != num_kinds:
+            raise SettingError("position_ids", f"{num_kinds} kinds of position ID", position_ids.shape[1])
+        rows = (position_ids - 1).clamp(min=0).unbind(1)
+        kinds = zip(rows, self.weight.unbind(0), strict=True)
+        embedded = torch.stack([functional.embedding(ids, table) for ids, table in kinds], dim=1)
+        return (embedded * (position_ids > 0).unsqueeze(-1)).sum(1)
+
+
+class PositionIdHeads(nn.Module):
+    """Logits of the next token's IDs, of each kind.
+
+    Attributes:
+        weight: (C, P + 1, d_model), a row for each ID, 0 included.
+        loss_weight: of ``loss``.
+    """
+
+    def __init__(self, max_id: int, num_kinds: int, d_model: int, loss_weight: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_kinds, max_id + 1, d_model))
+        self.loss_weight = loss_weight
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """As the token head: normal with variance 1 / d_model."""
+        self.weight.normal_(0.0, self.weight.shape[-1] ** -0.5, generator=generator)
+
+    def forward(self, hidden: Float[Tensor, "N d_model"]) -> Float[Tensor, "N C ids"]:
+        return torch.einsum("nd,cid->nci", hidden, self.weight)
+
+    def loss(self, hidden: Float[Tensor, "N d_model"], next_ids: Int64[Tensor, "N C"]) -> Float[Tensor, ""]:
+        """loss_weight Σ_c mean over rows of the cross-entropy of the next ID of kind c, in nats."""
+        logits = self(hidden)
+        per_kind = functional.cross_entropy(logits.flatten(0, 1), next_ids.flatten())
+        weighted: Tensor = self.loss_weight * logits.shape[1] * per_kind
+        return weighted
+
+
+def next_position_ids(position_ids: Int64[Tensor, "B C T"]) -> Int64[Tensor, "B T C"]:
+    """The IDs of the token that follows each position; none, 0, after the last, whose target is the end."""
+    following = torch.cat([position_ids[:, :, 1:], torch.zeros_like(position_ids[:, :, :1])], dim=2)
+    return following.transpose(1, 2)

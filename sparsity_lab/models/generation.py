@@ -1,0 +1,79 @@
+"""Greedy free-running decoding with caches: each predicted token is fed back, and with it its position IDs where the
+model predicts them.
+
+Shapes: B batch, T positions of the prompt, C kinds of position ID, n generated tokens.
+"""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from sparsity_lab.kernels import Kernel, KernelState
+from sparsity_lab.settings import SettingError
+
+if TYPE_CHECKING:
+    from sparsity_lab.models.decoder import Decoder
+
+__all__ = ["free_run"]
+
+
+@torch.no_grad()
+def free_run(
+    model: "Decoder",
+    tokens: Int64[Tensor, "B T"],
+    num_tokens: int,
+    position_ids: Int64[Tensor, "B C ids"] | None = None,
+) -> tuple[Int64[Tensor, "B all"], Int64[Tensor, "B C all"] | None]:
+    """The prompt and its continuation, (B, T + n), and all position IDs, (B, C, T + n), None without a coupling.
+
+    Args:
+        position_ids: (B, C, T) of the prompt for a model that predicts IDs, else (B, C, T + n) of the whole.
+
+    Raises:
+        SettingError: nothing to generate, missing IDs, or IDs of another length.
+    """
+    size, total = tokens.shape[1], tokens.shape[1] + num_tokens
+    if num_tokens < 1:
+        raise SettingError("num_tokens", "at least 1", num_tokens)
+    predicts = model.id_heads is not None
+    given = size if predicts else total
+    if position_ids is not None and position_ids.shape[2] != given:
+        part = "the prompt's" if predicts else "all"
+        raise SettingError("position_ids", f"IDs of {part} {given} positions", position_ids.shape[2])
+    sequence = torch.cat([tokens, tokens.new_zeros(len(tokens), num_tokens)], dim=1)
+    ids = position_ids
+    if predicts and ids is not None:
+        ids = torch.cat([ids, ids.new_zeros(*ids.shape[:2], num_tokens)], dim=2)
+    # The last token is never fed back, so it needs no place.
+    indices = model.sequence_indices(sequence[:, :-1], None)
+    position = model.kernel_position(indices)
+    states: list[KernelState] = []
+    for stop in range(size, total):
+        # The prompt in one piece, then one token at a time.
+        start = 0 if stop == size else stop - 1
+        now = slice(start, stop)
+        x = model.embed(sequence[:, now], None if ids is None else ids[:, :, now], indices[:, now])
+        for layer, (block, kernel) in enumerate(model.layers()):
+            if start == 0:
+                mix: partial[Tensor] = partial(_prefill, states=states, capacity=total - 1, kernel=kernel)
+            else:
+                mix = partial(kernel.decode, state=states[layer])
+            x = block(x, partial(mix, position=position, params=block.kernel_params))
+        hidden = model.final_norm(x[:, -1])
+        sequence[:, stop] = model.head(hidden).argmax(-1)
+        if model.id_heads is not None and ids is not None:
+            ids[:, :, stop] = model.id_heads(hidden).argmax(-1)
+    return sequence, ids
+
+
+def _prefill(
+    q: Tensor, k: Tensor, v: Tensor, *, states: list[KernelState], capacity: int, kernel: Kernel, **context: Any
+) -> Tensor:
+    """Attention of the prompt, through a new state at the end of ``states``."""
+    B, H, _, D = q.shape
+    own_heads = kernel.own_heads(H, k.shape[1])
+    states.append(kernel.init_state(B, own_heads, D, capacity, dtype=q.dtype, device=q.device))
+    return kernel.prefill(q, k, v, state=states[-1], **context)

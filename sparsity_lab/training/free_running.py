@@ -1,0 +1,75 @@
+"""Free-running evaluation of models with coupled position IDs: what they answer when nothing but the prompt is given.
+
+Shapes: B batch, T positions, C kinds of position ID.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int64, UInt64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparsity_lab.generators import Batch
+from sparsity_lab.models import Decoder
+from sparsity_lab.models.coupling_modules import next_position_ids
+from sparsity_lab.models.couplings import moved
+from sparsity_lab.models.generation import free_run
+
+__all__ = ["free_running"]
+
+Values = NDArray[np.float64]
+
+
+def free_running(
+    model: Decoder, batch: Batch, position_ids: Int64[Tensor, "B C T"], words: UInt64[np.ndarray, "B C"]
+) -> dict[str, Values]:
+    """Of each sequence with a scored target: ``free_exact_match`` and ``id_accuracy`` where the model predicts IDs,
+    and ``offset_agreement``, of answers at offset 0 and at a random one.
+
+    The prompt reaches to the first scored position; its position IDs are given, and the rest too where the model does
+    not predict them.
+
+    Args:
+        position_ids: as the model's coupling arranges them.
+        words: of the random offset.
+    """
+    coupling = model.config.coupling
+    if coupling is None:
+        return {}
+    any_scored = batch.scored.any(1)
+    answers = _answers(model, batch, position_ids)
+    offset_ids = torch.from_numpy(moved(words, position_ids.numpy(), coupling.max_id))
+    elsewhere = _answers(model, batch, offset_ids)
+    values = {"offset_agreement": _all_scored(answers == elsewhere, batch.scored)[any_scored]}
+    if model.id_heads is not None:
+        values["free_exact_match"] = _all_scored(answers == batch.targets, batch.scored)[any_scored]
+        device = next(model.parameters()).device
+        predicted = model.predicted_ids(batch.tokens.to(device), position_ids.to(device)).cpu()
+        right = (predicted == next_position_ids(position_ids)).all(-1) & batch.scored
+        values["id_accuracy"] = (right.sum(1) / batch.scored.sum(1).clamp(min=1))[any_scored]
+    return {name: value.double().numpy() for name, value in values.items()}
+
+
+def _answers(model: Decoder, batch: Batch, position_ids: Int64[Tensor, "B C T"]) -> Int64[Tensor, "B T"]:
+    """The free-running tokens, each at the position that predicts it; -1 in the prompt."""
+    device = next(model.parameters()).device
+    answers = torch.full_like(batch.tokens, -1)
+    size = batch.tokens.shape[1]
+    first = batch.scored.int().argmax(1)
+    for query in set(first[batch.scored.any(1)].tolist()):
+        rows = (first == query) & batch.scored.any(1)
+        prompt = batch.tokens[rows, : query + 1].to(device)
+        given = position_ids[rows].to(device)
+        if model.id_heads is not None:
+            given = given[:, :, : query + 1]
+        else:
+            # What is generated last is not fed back, so its IDs do not matter.
+            given = torch.cat([given, torch.zeros_like(given[:, :, :1])], dim=2)
+        sequence, _ = free_run(model, prompt, size - query, given)
+        answers[rows, query:] = sequence[:, query + 1 :].cpu()
+    return answers
+
+
+def _all_scored(right: Bool[Tensor, "B T"], scored: Bool[Tensor, "B T"]) -> Bool[Tensor, " B"]:
+    """(B,) whether all scored positions are right."""
+    return (right | ~scored).all(1)
