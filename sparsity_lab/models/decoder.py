@@ -200,23 +200,20 @@ class Decoder(nn.Module):
         return logits
 
     @torch.no_grad()
-    def predicted_ids(
+    def predict(
         self,
         tokens: Int64[Tensor, "B T"],
-        position_ids: Int64[Tensor, "B C T"],
+        position_ids: Int64[Tensor, "B C T"] | None = None,
         scored: Bool[Tensor, "B T"] | None = None,
-    ) -> Int64[Tensor, "*rows C"]:
-        """(B, T, C), or (N, C) of scored positions: the likeliest IDs of the next token, of a model that predicts
-        them.
-
-        Raises:
-            SettingError: the model's coupling predicts nothing.
-        """
-        if self.id_heads is None:
-            raise SettingError("coupling", "a coupling that predicts position IDs", str(self.config.coupling))
+    ) -> tuple[Int64[Tensor, "*rows"], Int64[Tensor, "*rows C"] | None]:
+        """The likeliest next token, (B, T), or (N,) of scored positions, and its likeliest position IDs, (B, T, C) or
+        (N, C); None where the coupling predicts none."""
         hidden = self._hidden(tokens, position_ids, None, scored, None, None)
+        next_tokens: Tensor = self.head(hidden).argmax(-1)
+        if self.id_heads is None:
+            return next_tokens, None
         ids: Tensor = self.id_heads(hidden.flatten(0, -2)).argmax(-1)
-        return ids.view(*hidden.shape[:-1], -1)
+        return next_tokens, ids.view(*hidden.shape[:-1], -1)
 
     @torch.no_grad()
     def generate(

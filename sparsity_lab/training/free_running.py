@@ -44,8 +44,9 @@ def free_running(
     if model.id_heads is not None:
         values["free_exact_match"] = _all_scored(answers == batch.targets, batch.scored)[any_scored]
         device = next(model.parameters()).device
-        predicted = model.predicted_ids(batch.tokens.to(device), position_ids.to(device)).cpu()
-        right = (predicted == next_position_ids(position_ids)).all(-1) & batch.scored
+        _, predicted = model.predict(batch.tokens.to(device), position_ids.to(device))
+        assert predicted is not None
+        right = (predicted.cpu() == next_position_ids(position_ids)).all(-1) & batch.scored
         values["id_accuracy"] = (right.sum(1) / batch.scored.sum(1).clamp(min=1))[any_scored]
     return {name: value.double().numpy() for name, value in values.items()}
 

@@ -144,11 +144,11 @@ def test_free_running_feeds_back_predicted_ids() -> None:
     sequence = model.generate(tokens, 6, ids)
     for _ in range(6):
         next_token = model(tokens, ids)[:, -1].argmax(-1)
-        next_ids = model.predicted_ids(tokens, ids)[:, -1]
+        predicted, next_ids = (x[:, -1] for x in model.predict(tokens, ids))
+        assert torch.equal(predicted, next_token)
         tokens, ids = torch.cat([tokens, next_token[:, None]], 1), torch.cat([ids, next_ids[:, :, None]], 2)
     assert torch.equal(sequence, tokens)
     assert ids[:, :, 5:].unique().numel() > 2, "the predicted IDs are all alike, which tests little"
     with pytest.raises(SettingError, match="position_ids: expected IDs of the prompt's 5 positions, got 11"):
         model.generate(tokens[:, :5], 6, ids)
-    with pytest.raises(SettingError, match="coupling: expected a coupling that predicts position IDs"):
-        Decoder.Config().build(0).predicted_ids(tokens, ids)
+    assert Decoder.Config().build(0).predict(tokens)[1] is None

@@ -31,7 +31,7 @@ def answers_of(model: Decoder) -> tuple[Tensor, list[int]]:
         tokens, ids = TOKENS[row : row + 1, : start + 1], IDS[row : row + 1, :, : start + 1]
         for t in range(start, 5):
             answers[row, t] = model(tokens, ids)[0, -1].argmax()
-            following = model.predicted_ids(tokens, ids)[:, -1, :, None]
+            following = model.predict(tokens, ids)[1][:, -1, :, None]
             tokens, ids = torch.cat([tokens, answers[row : row + 1, t : t + 1]], 1), torch.cat([ids, following], 2)
     return answers, starts
 
@@ -43,7 +43,7 @@ def test_exact_match_of_free_running_answers() -> None:
     answers[2, 3] = (answers[2, 3] + 1) % 16
     values = free_running(model, batch_of(answers), IDS, words())
     assert values["free_exact_match"].tolist() == [1.0, 1.0, 0.0]
-    predicted = model.predicted_ids(TOKENS, IDS)[:, :, 0]
+    predicted = model.predict(TOKENS, IDS)[1][:, :, 0]
     right = predicted == torch.cat([IDS[:, 0, 1:], torch.zeros(3, 1, dtype=torch.int64)], 1)
     expected = [right[0, 2:].double().mean(), right[1, 1:4].double().mean(), right[2, 2:].double().mean()]
     assert values["id_accuracy"] == pytest.approx([float(x) for x in expected])
