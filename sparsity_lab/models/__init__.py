@@ -2,6 +2,7 @@
 
 from sparsity_lab.models.config import ModelConfig as ModelConfig
 from sparsity_lab.models.couplings import Coupling as Coupling
+from sparsity_lab.models.couplings import Ignored as Ignored
 from sparsity_lab.models.couplings import Oracle as Oracle
 from sparsity_lab.models.couplings import Predicted as Predicted
 from sparsity_lab.models.couplings import Shuffled as Shuffled

@@ -22,5 +22,6 @@ class ModelConfig(Setting, family="model"):
         sequences of ``trained`` tokens."""
 
     @abstractmethod
-    def check_largest_id(self, largest: int) -> None:
-        """Raise ``SettingError`` if the model cannot serve coupled position IDs up to ``largest`` (0: none)."""
+    def check_position_ids(self, largest: int, num_kinds: int) -> None:
+        """Raise ``SettingError`` if the model cannot serve coupled position IDs of so many kinds up to ``largest``
+        (0: none)."""

@@ -17,11 +17,59 @@ from sparsity_lab.models.coupling_modules import CoupledEmbedding, PositionIdHea
 from sparsity_lab.models.schedules import bounded_words
 from sparsity_lab.settings import Setting, SettingError, register
 
-__all__ = ["Coupling", "Oracle", "Predicted", "Shuffled"]
+__all__ = ["Coupling", "EmbeddedCoupling", "Ignored", "Oracle", "Predicted", "Shuffled", "moved"]
 
 
 class Coupling(Setting, family="coupling"):
-    """Where coupled position IDs come from and how large they may be.
+    """What a model makes of a task's coupled position IDs."""
+
+    @abstractmethod
+    def build(self, d_model: int) -> CoupledEmbedding | None:
+        """A module from (B, C, T) IDs to the (B, T, d_model) embedding added at the input; None adds nothing."""
+
+    def build_heads(self, d_model: int) -> PositionIdHeads | None:
+        """What predicts the next token's IDs; None: nothing does."""
+        return None
+
+    def num_words(self, size: int, *, training: bool) -> int:
+        """W, the number of 64-bit words that ``arrange`` needs for a sequence of ``size`` tokens; 0 where it would
+        change nothing."""
+        return 0
+
+    def arrange(
+        self, words: UInt64[ndarray, "B W"], position_ids: Int64[ndarray, "B C T"], *, training: bool
+    ) -> Int64[ndarray, "B C T"]:
+        """The IDs that the model gets, a pure function of the words and the batch's own IDs."""
+        return position_ids
+
+    @abstractmethod
+    def check_ids(self, largest: int, num_kinds: int) -> None:
+        """Refuse a task whose IDs have no place.
+
+        Args:
+            largest: largest ID of the task at the longest length it will run at; 0 if the task has none.
+            num_kinds: C of the task; 0 if it has no IDs.
+
+        Raises:
+            SettingError: at ``coupling``, with what the task needs and what there is; or a task without IDs.
+        """
+
+
+@register
+class Ignored(Coupling):
+    """The model does without the task's IDs: the arm that shows what they are worth. A model whose coupling is None
+    is refused with a coupled task, since that is more often forgotten than meant."""
+
+    def build(self, d_model: int) -> None:
+        return None
+
+    def check_ids(self, largest: int, num_kinds: int) -> None:
+        if largest == 0:
+            raise SettingError("coupling", "None for a task without coupled position IDs", str(self))
+
+
+class EmbeddedCoupling(Coupling):
+    """A coupling with a table of IDs for each kind.
 
     Attributes:
         max_id: P, the largest ID; a learned table cannot leave its range, so choose it from the longest test length.
@@ -39,40 +87,18 @@ class Coupling(Setting, family="coupling"):
                 raise SettingError(name, "at least 1", getattr(self, name))
 
     def build(self, d_model: int) -> CoupledEmbedding:
-        """A module from (B, C, T) IDs to the (B, T, d_model) embedding added at the input."""
         return CoupledEmbedding(self.max_id, self.num_kinds, d_model)
 
-    def build_heads(self, d_model: int) -> PositionIdHeads | None:
-        """What predicts the next token's IDs; None: nothing does."""
-        return None
-
-    @abstractmethod
-    def num_words(self, size: int, *, training: bool) -> int:
-        """W, the number of 64-bit words that ``arrange`` needs for a sequence of ``size`` tokens; 0 where it would
-        change nothing."""
-
-    @abstractmethod
-    def arrange(
-        self, words: UInt64[ndarray, "B W"], position_ids: Int64[ndarray, "B C T"], *, training: bool
-    ) -> Int64[ndarray, "B C T"]:
-        """The IDs that the model gets, a pure function of the words and the batch's own IDs."""
-
-    def check_largest_id(self, largest: int, path: str = "coupling.max_id") -> None:
-        """Refuse a task whose largest position ID has no place.
-
-        Args:
-            largest: of the task at the longest length it will run at; 0 if the task has no IDs.
-
-        Raises:
-            SettingError: at ``path``, with the ID needed and the largest there is; or a task without IDs.
-        """
+    def check_ids(self, largest: int, num_kinds: int) -> None:
         if largest == 0:
-            raise SettingError(path.rpartition(".")[0], "None for a task without coupled position IDs", str(self))
+            raise SettingError("coupling", "None for a task without coupled position IDs", str(self))
         if largest > self.max_id:
-            raise SettingError(path, f"at least {largest}, the task's largest position ID", self.max_id)
+            raise SettingError("coupling.max_id", f"at least {largest}, the task's largest position ID", self.max_id)
+        if num_kinds != self.num_kinds:
+            raise SettingError("coupling.num_kinds", f"{num_kinds}, the task's kinds of position ID", self.num_kinds)
 
 
-class _Offset(Coupling):
+class _Offset(EmbeddedCoupling):
     """A coupling that moves IDs in training and does nothing else to them."""
 
     def num_words(self, size: int, *, training: bool) -> int:
@@ -123,7 +149,7 @@ class Predicted(_Offset):
 
 
 @register
-class Shuffled(Coupling):
+class Shuffled(EmbeddedCoupling):
     """The control: the same IDs on the same tokens, but dealt out anew at random in every sequence, in training and
     in use. What still works with it does not come from the coupling."""
 

@@ -136,14 +136,14 @@ class Decoder(nn.Module):
                 except SettingError as error:
                     raise error.inside("schedule") from None
 
-        def check_largest_id(self, largest: int) -> None:
-            """Refuse a task whose largest position ID, 0 for none, the coupling cannot serve.
+        def check_position_ids(self, largest: int, num_kinds: int) -> None:
+            """Refuse a task whose position IDs the coupling cannot serve; ``largest`` is 0 for a task without.
 
             Raises:
                 SettingError: with what was needed and what there is.
             """
             if self.coupling is not None:
-                self.coupling.check_largest_id(largest)
+                self.coupling.check_ids(largest, num_kinds)
 
     def __init__(self, config: Config, seed: int, vocab_size: int) -> None:
         super().__init__()

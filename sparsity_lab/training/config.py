@@ -200,9 +200,10 @@ class RunConfig(Setting, family="run"):
         for path, task in tasks.items():
             largest = task.largest_position_id(longest)
             if largest and isinstance(self.model, Decoder.Config) and self.model.coupling is None:
-                raise SettingError("model.coupling", f"a coupling, for the position IDs of {path}", None)
+                expected = f"a coupling, for the position IDs of {path}; Ignored() to do without them"
+                raise SettingError("model.coupling", expected, None)
             try:
-                self.model.check_largest_id(largest)
+                self.model.check_position_ids(largest, task.num_kinds if largest else 0)
             except SettingError as error:
                 raise error.inside("model") from None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from sparsity_lab.generators import Batch
 from sparsity_lab.models import Decoder
 from sparsity_lab.models.coupling_modules import next_position_ids
-from sparsity_lab.models.couplings import moved
+from sparsity_lab.models.couplings import EmbeddedCoupling, moved
 from sparsity_lab.models.generation import free_run
 
 __all__ = ["free_running"]
@@ -34,7 +34,7 @@ def free_running(
         words: of the random offset.
     """
     coupling = model.config.coupling
-    if coupling is None:
+    if not isinstance(coupling, EmbeddedCoupling):
         return {}
     any_scored = batch.scored.any(1)
     answers = _answers(model, batch, position_ids)

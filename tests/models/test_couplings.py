@@ -9,7 +9,7 @@ from kernels.closeness import assert_close
 
 from sparsity_lab.generators import Stream
 from sparsity_lab.kernels import Trace
-from sparsity_lab.models import Decoder, NoPE, Oracle, Predicted, Shuffled
+from sparsity_lab.models import Decoder, Ignored, NoPE, Oracle, Predicted, Shuffled
 from sparsity_lab.models.coupling_modules import next_position_ids
 from sparsity_lab.settings import SettingError
 
@@ -43,18 +43,29 @@ def test_ids_say_which_tokens_belong_together() -> None:
     assert (model(tokens, early)[0, -1] - model(tokens, 3 * (early > 0))[0, -1]).abs().max() > 1e-5
 
 
+def test_ignored_ids_change_nothing() -> None:
+    model = Decoder.Config(coupling=Ignored()).build(0)
+    ids = torch.ones(2, 1, 4, dtype=torch.int64)
+    assert torch.equal(model(TOKENS, ids), Decoder.Config().build(0)(TOKENS))
+    assert torch.equal(model.generate(TOKENS, 3), Decoder.Config().build(0).generate(TOKENS, 3))
+
+
 def test_refusals() -> None:
     config = Decoder.Config(coupling=Oracle(max_id=6))
     with pytest.raises(SettingError, match=r"position_ids: expected position IDs for Oracle\(max_id=6\), got None"):
         config.build(0)(TOKENS)
     with pytest.raises(SettingError, match=r"position_ids: expected 1 kinds of position ID, got 2"):
         config.build(0)(TOKENS, torch.zeros(2, 2, 4, dtype=torch.int64))
-    config.check_largest_id(6)
+    config.check_position_ids(6, 1)
     with pytest.raises(SettingError, match=r"coupling.max_id: expected at least 7, .*got 6"):
-        config.check_largest_id(7)
-    with pytest.raises(SettingError, match=r"coupling: expected None for a task without .* IDs"):
-        config.check_largest_id(0)
-    Decoder.Config().check_largest_id(100)
+        config.check_position_ids(7, 1)
+    with pytest.raises(SettingError, match=r"coupling.num_kinds: expected 2, the task's kinds .*got 1"):
+        config.check_position_ids(6, 2)
+    Decoder.Config().check_position_ids(100, 1)
+    Decoder.Config(coupling=Ignored()).check_position_ids(100, 3)
+    for coupling in (Oracle(max_id=6), Ignored()):
+        with pytest.raises(SettingError, match=r"coupling: expected None for a task without .* IDs"):
+            Decoder.Config(coupling=coupling).check_position_ids(0, 0)
     with pytest.raises(SettingError, match=r"max_id: expected at least 1, got 0"):
         Oracle(max_id=0)
 

@@ -53,7 +53,7 @@ class AnyLength(ModelConfig):
     def check_length(self, longest: int, *, trained: int | None = None) -> None:
         pass
 
-    def check_largest_id(self, largest: int) -> None:
+    def check_position_ids(self, largest: int, num_kinds: int) -> None:
         pass
 
 
