@@ -8,6 +8,7 @@ and bad input are answered at once.
 # ruff: noqa: PLC0415
 
 import importlib
+import inspect
 import os
 import sys
 import tempfile
@@ -331,9 +332,9 @@ class Sweep(SettingsCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Report(SettingsCommand):
-    """Write the report of a folder of runs."""
+    """Write the report of a folder of runs, the result pages of a study, or check committed result pages."""
 
-    folder: Positional[Path]
+    folder: Positional[Path | None] = None
     """Folder of the runs."""
     out: Path | None = None
     """The page; report.html in the folder if left out."""
@@ -341,18 +342,54 @@ class Report(SettingsCommand):
     """Its title."""
     picture: Path | None = None
     """Also write the curves as a PNG file there."""
+    study: str | None = None
+    """Write the result files of this study instead, from the runs in the folder."""
+    size: Literal["smoke", "small", "full"] = "small"
+    """Of the study."""
+    results: Path = Path("docs/results")
+    """Folder of the result files of studies."""
+    check: bool = False
+    """Render the result files again from their frames and compare; nothing is written."""
 
     def run(self, console: Console) -> Outcome:
+        if self.check:
+            return self._checked(console)
+        if self.folder is None or not self.folder.is_dir():
+            raise SettingError("folder", "a folder with runs", str(self.folder))
+        if self.study is not None:
+            return self._study_written(self.folder, self.study, console)
+        return self._report_written(self.folder, console)
+
+    def _checked(self, console: Console) -> Outcome:
+        from sparsity_lab.recipes import check_results
+
+        if not self.results.is_dir():
+            raise SettingError("--results", "a folder with result files", str(self.results))
+        differing = check_results(self.results)
+        for name in differing:
+            console.print(f"{self.results / name} is not what its frame gives")
+        if not differing:
+            console.print(f"{self.results}: every file is what its frame gives")
+        return Outcome({"results": str(self.results), "differing": differing}, good=not differing)
+
+    def _study_written(self, folder: Path, name: str, console: Console) -> Outcome:
+        from sparsity_lab.recipes import find_study, write_result
+        from sparsity_lab.sweeps import Results
+
+        study = find_study(name)
+        page = write_result(study, Results(folder, study(self.size)), self.size, self.results)
+        console.print(f"Result: {page}")
+        return Outcome({"page": str(page)})
+
+    def _report_written(self, folder: Path, console: Console) -> Outcome:
         from sparsity_lab.analysis import write_picture, write_report
         from sparsity_lab.sweeps import Results
 
-        if not self.folder.is_dir():
-            raise SettingError("folder", "a folder with runs", str(self.folder))
-        page = self.out or self.folder / "report.html"
+        page = self.out or folder / "report.html"
         _check_target("--out", page)
         if self.picture is not None:
             _check_target("--picture", self.picture)
-        results = Results(self.folder)
+        results = Results(folder)
         finished = len(results.runs) - len(unfinished_runs(results))
         data: dict[str, Any] = {"report": str(write_report(results, page, title=self.title))}
         data |= {"arms": show_arms(results, console), "unfinished": unfinished_runs(results)}
@@ -369,12 +406,24 @@ class Bench(Command):
 
     name: Positional[str]
     """Name of the benchmark; "sparsity-lab list benchmark" shows all."""
+    only: UseAppendAction[tuple[str, ...]] = ()
+    """Only this case, of a benchmark with cases to choose, as in "--only Softmax"; may be given again."""
+    lengths: tuple[int, ...] | None = None
+    """Lengths of the sequences, of a benchmark with lengths to choose, as in "--lengths 2048 4096"."""
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.benchmarks import benchmark
 
-        frame = benchmark.find(self.name)()
-        console.print(plain_table(frame))
+        measure = benchmark.find(self.name)
+        options = {name: value for name in ("only", "lengths") if (value := getattr(self, name))}
+        for name in options.keys() - inspect.signature(measure).parameters.keys():
+            raise SettingError(f"--{name}", f"a benchmark with {name} to choose", self.name)
+        frame = measure(**options)
+        # What is the same in all rows is said once.
+        common = [column.name for column in frame if len(frame) > 1 and column.n_unique() == 1]
+        console.print(plain_table(frame.drop(common)))
+        if common:
+            console.print("\nAll: " + "; ".join(f"{name} {frame[name][0]}" for name in common))
         return Outcome({"benchmark": self.name, "rows": frame.to_dicts()})
 
 

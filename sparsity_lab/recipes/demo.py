@@ -1,26 +1,12 @@
-"""Recipes: named experiments, each a plain function from a size to a ``Sweep``.
-
-``smoke`` is for tests, ``small`` for two CPU cores, ``full`` for a larger machine. A new recipe is one function with
-``@recipe``; it is then on the command line and in the smoke tests.
-"""
-
-from collections.abc import Callable
-from typing import Literal
+"""``demo``: the main job in miniature."""
 
 from sparsity_lab.generators import Anchored, Majority, Planted, Recent, Uniform, Window
 from sparsity_lab.models import Decoder, RoPE
-from sparsity_lab.named_functions import NamedFunctions
+from sparsity_lab.studies.recipe import Size, recipe
 from sparsity_lab.sweeps import Sweep, grid
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
 
-__all__ = ["SIZES", "Recipe", "Size", "demo", "recipe"]
-
-Size = Literal["smoke", "small", "full"]
-SIZES: tuple[Size, ...] = ("smoke", "small", "full")
-
-Recipe = Callable[[Size], Sweep]
-recipe = NamedFunctions[Recipe]("recipe")
-"""Decorator of recipes, and where they are found: ``recipe.find("demo")``."""
+__all__ = ["demo"]
 
 
 @recipe

@@ -1,0 +1,149 @@
+"""The files of a result: written once from runs, then rendered again from the committed frame to check them.
+
+For a study ``name``: ``name.parquet`` its rows, ``name.json`` arms, estimates, rules and verdicts, ``name.svg`` the
+figure, ``name.md`` the page; ``README.md`` is the table of all claims. All but the parquet are made from it, and from
+what the JSON says of the run itself.
+"""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from sparsity_lab.analysis import figure_svg
+from sparsity_lab.analysis.output import write_whole
+from sparsity_lab.settings import SettingError
+from sparsity_lab.studies.page import front_page, page
+from sparsity_lab.studies.recipe import Size, recipe
+from sparsity_lab.studies.study import Study
+from sparsity_lab.sweeps import Results
+from sparsity_lab.training import store
+
+__all__ = ["check_results", "find_study", "write_result"]
+
+FRONT_PAGE = "README.md"
+
+
+def find_study(name: str) -> Study:
+    """The study of this name.
+
+    Raises:
+        SettingError: no such recipe, or one without claims.
+    """
+    found = recipe.find(name)
+    if not isinstance(found, Study):
+        studies = [name for name, one in recipe.all().items() if isinstance(one, Study)]
+        raise SettingError("study", "a recipe that tests claims", name, studies)
+    return found
+
+
+def write_result(study: Study, results: Results, size: Size, out: Path) -> Path:
+    """Write all files of a result into the folder ``out``; returns the page.
+
+    Raises:
+        SettingError: no finished run, or a file that cannot be written.
+    """
+    rows = study.rows(results, size)
+    buffer = io.BytesIO()
+    rows.write_parquet(buffer)
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / f"{study.name}.parquet", buffer.getvalue())
+    for name, text in _rendered(study, rows, _facts(study, results, size)).items():
+        write_whole(out / name, text.encode())
+    write_whole(out / FRONT_PAGE, _front_page(out).encode())
+    return out / f"{study.name}.md"
+
+
+def check_results(out: Path) -> list[str]:
+    """Names of the files in ``out`` that differ from what is rendered from the committed frames.
+
+    Raises:
+        SettingError: a frame of a study that there is not.
+    """
+    differing = []
+    for frame in sorted(out.glob("*.parquet")):
+        study = find_study(frame.stem)
+        path = out / f"{study.name}.json"
+        facts = json.loads(path.read_text())["run"] if path.is_file() else {}
+        rendered = _rendered(study, pl.read_parquet(frame), facts)
+        differing += [name for name, text in rendered.items() if not _holds(out / name, text)]
+    if not _holds(out / FRONT_PAGE, _front_page(out)):
+        differing.append(FRONT_PAGE)
+    return differing
+
+
+def _holds(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_bytes() == text.encode()
+
+
+def _facts(study: Study, results: Results, size: Size) -> dict[str, Any]:
+    """What the rows do not say of the run."""
+    sweep = study(size)
+    timing = results.frame("timing")
+    environment: dict[str, Any] = {}
+    for run in sweep.runs:
+        for name, value in (store.read_environment(results.folder / run.id) or {}).items():
+            environment.setdefault(name, value)
+    wanted = {run.id for run in sweep.runs}
+    return {
+        "command": f"sparsity-lab sweep {study.name} --size {size}",
+        "size": size,
+        "planned_runs": len(wanted),
+        "failed": [{"run": one.run.id, "reason": one.reason} for one in results.failures if one.run.id in wanted],
+        "core_minutes": round(float(timing["seconds"].sum()) / 60, 1),
+        "environment": environment,
+    }
+
+
+def _rendered(study: Study, rows: pl.DataFrame, facts: dict[str, Any]) -> dict[str, str]:
+    """Name and text of every file that is made from the rows."""
+    decisions = [(claim, claim.decide(rows)) for claim in study.claims]
+    claims = [
+        {
+            "claim": claim.name,
+            "statement": claim.statement,
+            "source": claim.source,
+            "rule": claim.rule,
+            "verdict": decision.verdict,
+            "estimate": _rounded(decision.interval.estimate),
+            "low": _rounded(decision.interval.low),
+            "high": _rounded(decision.interval.high),
+            "seeds": decision.interval.count,
+            "unit": decision.unit,
+            "detail": decision.detail,
+        }
+        for claim, decision in decisions
+    ]
+    arms = {
+        arm: {"seeds": part["seed"].n_unique(), "learned": _learned(part)}
+        for (arm,), part in rows.partition_by("arm", as_dict=True, maintain_order=True).items()
+    }
+    data = {"study": study.name, "title": study.title, "arms": arms, "claims": claims, "run": facts}
+    return {
+        f"{study.name}.json": json.dumps(data, indent=1, ensure_ascii=False) + "\n",
+        f"{study.name}.svg": _standalone(figure_svg(study.figure(rows), study.title)),
+        f"{study.name}.md": page(study, rows, data),
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    """Four digits behind the point: more would differ between processors."""
+    return None if value is None else round(value, 4) + 0.0
+
+
+def _learned(rows: pl.DataFrame) -> int | None:
+    judged = rows.drop_nulls("learned")
+    return None if judged.is_empty() else judged.filter("learned")["seed"].n_unique()
+
+
+def _standalone(svg: str) -> str:
+    """An SVG file on a white ground: what shows it may be dark, and has no colour to lend."""
+    opened = svg.replace("<svg ", '<svg color="#20242b" ', 1)
+    end = opened.index(">") + 1
+    return f'{opened[:end]}<rect width="100%" height="100%" fill="white"/>{opened[end:]}\n'
+
+
+def _front_page(out: Path) -> str:
+    return front_page([json.loads(path.read_text()) for path in sorted(out.glob("*.json"))])

@@ -1,0 +1,117 @@
+"""The pages of results, as Markdown."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from sparsity_lab.studies.study import Study
+
+__all__ = ["front_page", "page"]
+
+
+def page(study: "Study", rows: pl.DataFrame, data: dict[str, Any]) -> str:
+    """One study: question, verdicts, figure, measurements, rules, how it was made."""
+    facts = data["run"]
+    parts = [
+        f"# {study.title}",
+        study.question,
+        "## What was found",
+        _table(
+            ["claim", "verdict", "estimate", "seeds"],
+            ([one["statement"], f"**{one['verdict']}**", _estimate(one), one["seeds"]] for one in data["claims"]),
+        ),
+        "Estimates are means over seeds with Student's 95 % interval.",
+        *(f"- *{one['claim']}*: {one['detail']}" for one in data["claims"] if one["detail"]),
+        f"![{study.title}]({study.name}.svg)",
+        "## Measurements",
+        "Mean over seeds, and the smallest and largest in brackets.",
+        *_measurements(study, rows),
+        _learned(data["arms"]),
+        "## Rules, fixed before the runs",
+        *(f"- **{one['claim']}** (claim of: {one['source']}). {one['rule']}" for one in data["claims"]),
+        *(["## Notes", study.notes.strip()] if study.notes else []),
+        "## How it was made",
+        _made(facts),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def front_page(results: Sequence[dict[str, Any]]) -> str:
+    """The table of all claims."""
+    rows = [
+        [
+            one["statement"],
+            f"**{one['verdict']}**",
+            _estimate(one),
+            f"[{result['title']}]({result['study']}.md)",
+        ]
+        for result in results
+        for one in result["claims"]
+    ]
+    parts = [
+        "# Results",
+        "Claims tested at a scale that two processor cores can carry, each by one command. Every page is rendered "
+        "from the frame beside it, and `sparsity-lab report --check` does it again and compares. Rules were fixed "
+        "before the runs; what did not hold stays in.",
+        _table(["claim", "verdict", "estimate", "study"], rows),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _measurements(study: "Study", rows: pl.DataFrame) -> list[str]:
+    """A table for each condition and measure: arms by lengths."""
+    parts = []
+    for (condition,), part in rows.partition_by("condition", as_dict=True, maintain_order=True).items():
+        lengths = sorted(part["length"].unique().to_list())
+        trained = set(part.filter("trained")["length"].to_list())
+        for measure in study.columns:
+            if measure not in part.columns or part[measure].count() == 0:
+                continue
+            title = measure.replace("_", " ") + ("" if condition == "trained" else f", {condition}")
+            head = [f"{title} at length", *(f"{length}{' (trained)' * (length in trained)}" for length in lengths)]
+            body = [
+                [arm, *(_spread(own.filter(pl.col("length") == length)[measure]) for length in lengths)]
+                for (arm,), own in part.partition_by("arm", as_dict=True, maintain_order=True).items()
+            ]
+            parts.append(_table(head, body))
+    return parts
+
+
+def _spread(values: pl.Series) -> str:
+    numbers: list[float] = values.drop_nulls().to_list()
+    if not numbers:
+        return "–"
+    mean = sum(numbers) / len(numbers)
+    return f"{mean:.3f} [{min(numbers):.3f}, {max(numbers):.3f}]" if len(numbers) > 1 else f"{mean:.3f}"
+
+
+def _estimate(claim: dict[str, Any]) -> str:
+    if claim["estimate"] is None:
+        return "–"
+    ends = f" [{claim['low']:.3f}, {claim['high']:.3f}]" if claim["low"] is not None else ""
+    return f"{claim['estimate']:.3f}{ends} {claim['unit']}"
+
+
+def _learned(arms: dict[str, dict[str, Any]]) -> str:
+    judged = [(arm, one["learned"], one["seeds"]) for arm, one in arms.items() if one["learned"] is not None]
+    if not judged:
+        return "Whether a run learned its task cannot be said: no optimum is declared."
+    return _table(["arm", "runs that learned", "seeds"], judged)
+
+
+def _made(facts: dict[str, Any]) -> str:
+    failed = facts.get("failed", [])
+    lines = [
+        f"`{facts.get('command', 'not recorded')}`",
+        f"{facts.get('planned_runs', '?')} runs, {facts.get('core_minutes', '?')} core minutes of training and "
+        f"evaluation, {len(failed)} failed.",
+        *(f"- `{one['run']}` failed: {one['reason']}" for one in failed),
+    ]
+    return "\n\n".join(lines)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', '¦') for cell in line)} |" for line in lines)
