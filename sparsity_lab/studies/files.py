@@ -82,10 +82,13 @@ def _facts(study: Study, results: Results, size: Size) -> dict[str, Any]:
     """What the rows do not say of the run."""
     sweep = study(size)
     timing = results.frame("timing")
-    environment: dict[str, Any] = {}
+    environment: dict[str, list[Any]] = {}
     for run in sweep.runs:
-        for name, value in (store.read_environment(results.folder / run.id) or {}).items():
-            environment.setdefault(name, value)
+        recorded = store.read_environment(results.folder / run.id) or {}
+        for name in ("python", "packages", "device", "threads"):
+            values = environment.setdefault(name, [])
+            if name in recorded and recorded[name] not in values:
+                values.append(recorded[name])
     wanted = {run.id for run in sweep.runs}
     return {
         "command": f"sparsity-lab sweep {study.name} --size {size}",

@@ -50,4 +50,4 @@ def _git_commit() -> str | None:
         return answer.stdout.strip() if answer.returncode == 0 else None
 
     # An installed copy may lie inside another project's checkout, whose commit says nothing about this one.
-    return ask("rev-parse", "HEAD") if ask("ls-files", "--error-unmatch", "../settings.py") is not None else None
+    return ask("rev-parse", "HEAD") if ask("ls-files", "--error-unmatch", Path(__file__).name) is not None else None
