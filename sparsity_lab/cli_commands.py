@@ -128,7 +128,8 @@ class List(SettingsCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(SettingsCommand):
-    """Show sequences of a task: tokens that enter the rule in brackets, the answer after the arrow."""
+    """Show sequences of a task: tokens that enter the rule in brackets, answers in angle brackets or after the arrow,
+    coupled position IDs beneath."""
 
     task: Positional[str]
     """The task in short form, as in "Planted(k=3, locality=Recent(width=8))"."""
@@ -155,7 +156,7 @@ class Sample(SettingsCommand):
             raise SettingError(option, f"at most {_MOST_TOKENS} tokens in all", Shown(f"{self.count} x {size}"))
         batch = task.sample(Stream(seed=self.seed, name=self.stream), 0, self.count, self.length)
         for row in range(len(batch)):
-            console.print(sequence_text(task, batch, row))
+            console.print(sequence_text(task, batch, row, console.width))
         data = {
             "task": str(task),
             "tokens": batch.tokens.tolist(),

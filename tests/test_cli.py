@@ -360,7 +360,7 @@ def test_demo_smoke(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 def test_bench_generators(capsys: pytest.CaptureFixture[str]) -> None:
     rows = pl.DataFrame(document(capsys, "bench", "generators")["rows"])
     assert (rows["million tokens/s"] > 0).all()
-    assert rows["T"].to_list()[0] == 64
+    assert rows["T"].to_list()[0] == 256
 
 
 def test_help_and_the_installed_command(tmp_path: Path) -> None:

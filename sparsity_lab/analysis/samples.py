@@ -1,79 +1,69 @@
 """Sample sequences for people: coloured chips on a page, coloured words in a terminal.
 
-Neither relies on colour alone: planted tokens have a frame and heavy type on a page, and square brackets in a
-terminal.
+Neither relies on colour alone: tokens that enter the rule have a frame and heavy type on a page, and square brackets
+in a terminal; answers have a frame and angle brackets.
 """
-
-from dataclasses import dataclass
 
 from rich.text import Text
 
-from sparsity_lab.analysis.markup import Markup, element, join
+from sparsity_lab.analysis.markup import Markup
 from sparsity_lab.generators import Batch, Task
+from sparsity_lab.generators.batch_view import TokenView, sequence_view
+from sparsity_lab.generators.batch_view import sequence_html as batch_sequence_html
 
 __all__ = ["sequence_html", "sequence_text"]
 
-# Translucent grounds and the page's own ink are readable on light and on dark pages.
-_CHIP = "display: inline-block; padding: 0 .35em; margin: .1em; border-radius: .3em; border: 2px solid transparent; "
-_CSS = {
-    "planted": "background: #d55e0040; border-color: #d55e00; font-weight: 700;",
-    "answer": "background: #009e7340; border-color: #009e73; font-weight: 700;",
-    "query": "background: #0072b230; border: 2px dashed #3d8fcc;",
-    "cue": "background: #c4689a30; border: 2px dotted #c4689a;",
-    "special": "opacity: .75;",
-}
-_PLAIN = "background: #7d7d7d26;"
-_TERMINAL = {"planted": "bold dark_orange", "answer": "bold green", "query": "bold blue", "cue": "magenta"}
+_Words = list[tuple[str, str, tuple[int, ...]]]  # text, style, IDs
 
-
-@dataclass(frozen=True)
-class _Token:
-    name: str
-    part: str
-    position: int
-    position_id: int
+_STYLES = {"planted": "bold dark_orange", "answer": "bold green", "query": "bold blue", "cue": "magenta"}
 
 
 def sequence_html(task: Task, batch: Batch, row: int) -> Markup:
-    """One sequence of a batch as HTML that needs no style sheet: a chip for each token, those that enter the rule
-    framed, then the answer. Hovering shows position and role; coupled position IDs stand beside their tokens."""
-    chips = [_chip(token) for token in _tokens(task, batch, row)]
-    answers = [_chip(token) for token in _answers(task, batch, row)]
-    return element("div", join([*chips, " → ", *answers], " "), class_="sequence")
+    """One sequence of a batch as HTML that needs no style sheet: a chip for each token, those that enter the rule and
+    the answers framed, coupled position IDs beneath. Hovering shows position and role."""
+    return Markup(batch_sequence_html(batch, row, task.vocabulary))
 
 
-def sequence_text(task: Task, batch: Batch, row: int) -> Text:
-    """One sequence of a batch for a terminal: ``BOS a [1] b [0] = → 1``, tokens that enter the rule in brackets."""
+def sequence_text(task: Task, batch: Batch, row: int, width: int | None = None) -> Text:
+    """One sequence of a batch for a terminal: ``BOS a [1] b [0] = → 1``, tokens that enter the rule in brackets,
+    answers inside the sequence as ``<1>``. Coupled position IDs stand in lines beneath, one for each kind.
+
+    Args:
+        width: characters of a line, for sequences with position IDs; None makes one line of each.
+    """
+    view = sequence_view(batch, row, task.vocabulary)
+    tokens, after = view[: batch.tokens.shape[1]], view[batch.tokens.shape[1] :]
+    kinds = len(tokens[0].position_ids)
+    words: _Words = [(_word(token), _STYLES.get(token.part, "dim"), token.position_ids) for token in tokens]
+    if after:
+        none = (0,) * kinds
+        words += [("→", "", none), *((token.name, _STYLES["answer"], none) for token in after)]
     text = Text()
-    for token in _tokens(task, batch, row):
-        name = f"[{token.name}]" if token.part == "planted" else token.name
-        text.append(name, style=_TERMINAL.get(token.part, "dim"))
-        text.append(f":{token.position_id} " if token.position_id else " ", style="dim")
-    text.append("→")
-    for token in _answers(task, batch, row):
-        text.append(" ").append(token.name, style=_TERMINAL["answer"])
+    for line in _lines(words, width if kinds else None):
+        text.append("\n" if text else "")
+        sizes = [max(len(word), *(len(str(number)) for number in ids)) if kinds else 0 for word, _, ids in line]
+        for i, ((word, style, _), size) in enumerate(zip(line, sizes, strict=True)):
+            text.append(" " if i else "").append(word.ljust(size), style=style)
+        for kind in range(kinds):
+            numbers = (str(ids[kind] or "") for _, _, ids in line)
+            text.append("\n" + " ".join(n.ljust(size) for n, size in zip(numbers, sizes, strict=True)), style="dim")
     return text
 
 
-def _tokens(task: Task, batch: Batch, row: int) -> list[_Token]:
-    sources = set() if batch.sources is None else set(batch.sources[row].flatten().tolist())
-    ids = None if batch.position_ids is None else batch.position_ids[row].amax(dim=0).tolist()
-    names, roles = task.vocabulary.names, task.vocabulary.roles
-    # What could have been planted but does not enter the rule is not marked.
-    parts = ["planted alphabet" if role == "planted" else role for role in roles]
-    return [
-        _Token(names[token], "planted" if at in sources else parts[token], at, ids[at] if ids else 0)
-        for at, token in enumerate(batch.tokens[row].tolist())
-    ]
+def _word(token: TokenView) -> str:
+    around = {"planted": "[{}]", "answer": "<{}>"}.get(token.part, "{}")
+    return around.format(token.name)
 
 
-def _answers(task: Task, batch: Batch, row: int) -> list[_Token]:
-    places = batch.scored[row].nonzero()[:, 0].tolist()
-    return [_Token(task.vocabulary.names[batch.targets[row, at]], "answer", at, 0) for at in places]
-
-
-def _chip(token: _Token) -> Markup:
-    where = f"answer at position {token.position}" if token.part == "answer" else f"position {token.position}"
-    hint = where if token.part == "answer" else f"{where}, {token.part}"
-    inner = [token.name, *([element("sub", token.position_id)] if token.position_id else [])]
-    return element("span", *inner, style=_CHIP + _CSS.get(token.part, _PLAIN), title=hint)
+def _lines(words: _Words, width: int | None) -> list[_Words]:
+    """Cut into lines of at most so many characters."""
+    lines: list[_Words] = [[]]
+    used = 0
+    for word in words:
+        size = 1 + max(len(word[0]), *(len(str(number)) for number in word[2]), 0)
+        if width is not None and lines[-1] and used + size > width:
+            lines.append([])
+            used = 0
+        lines[-1].append(word)
+        used += size
+    return lines

@@ -1,8 +1,13 @@
 """Tasks: what is sampled, and the declared truth about it."""
 
+from sparsity_lab.generators.addition import Addition as Addition
+from sparsity_lab.generators.associative_recall import AssociativeRecall as AssociativeRecall
 from sparsity_lab.generators.certificate import FALSE_ALARM_RATE as FALSE_ALARM_RATE
 from sparsity_lab.generators.certificate import Certificate as Certificate
 from sparsity_lab.generators.certificate import certify as certify
+from sparsity_lab.generators.copying import Copy as Copy
+from sparsity_lab.generators.copying import Reverse as Reverse
+from sparsity_lab.generators.induction_heads import InductionHeads as InductionHeads
 from sparsity_lab.generators.locality import Anchored as Anchored
 from sparsity_lab.generators.locality import Geometric as Geometric
 from sparsity_lab.generators.locality import Law as Law
@@ -10,18 +15,30 @@ from sparsity_lab.generators.locality import PowerLaw as PowerLaw
 from sparsity_lab.generators.locality import Recent as Recent
 from sparsity_lab.generators.locality import Uniform as Uniform
 from sparsity_lab.generators.locality import Window as Window
+from sparsity_lab.generators.mixture import Mixture as Mixture
+from sparsity_lab.generators.multiplication import Multiplication as Multiplication
+from sparsity_lab.generators.parity_scratchpad import ParityAnswer as ParityAnswer
+from sparsity_lab.generators.parity_scratchpad import ParityScratchpad as ParityScratchpad
+from sparsity_lab.generators.passkey import Passkey as Passkey
 from sparsity_lab.generators.planted import Planted as Planted
+from sparsity_lab.generators.response_layout import ResponseTask as ResponseTask
 from sparsity_lab.generators.rules import First as First
 from sparsity_lab.generators.rules import Lookup as Lookup
 from sparsity_lab.generators.rules import Majority as Majority
 from sparsity_lab.generators.rules import Parity as Parity
 from sparsity_lab.generators.rules import Rule as Rule
 from sparsity_lab.generators.rules import SumMod as SumMod
+from sparsity_lab.generators.selective_copy import SelectiveCopy as SelectiveCopy
+from sparsity_lab.generators.sparse_markov import SparseMarkov as SparseMarkov
 from sparsity_lab.generators.sparse_parity import SparseParity as SparseParity
+from sparsity_lab.generators.sparse_parity_scratchpad import SparseParityScratchpad as SparseParityScratchpad
 from sparsity_lab.generators.stream import Stream as Stream
 from sparsity_lab.generators.task import IGNORE as IGNORE
 from sparsity_lab.generators.task import Batch as Batch
 from sparsity_lab.generators.task import NotComputable as NotComputable
+from sparsity_lab.generators.task import Step as Step
 from sparsity_lab.generators.task import Task as Task
 from sparsity_lab.generators.task import Truth as Truth
 from sparsity_lab.generators.task import Vocabulary as Vocabulary
+from sparsity_lab.generators.text_bytes import TextBytes as TextBytes
+from sparsity_lab.generators.variable_assignment import VariableAssignment as VariableAssignment

@@ -10,15 +10,17 @@ further out it has not been measured. Checks that found nothing to test are name
 
 import html
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 
 from sparsity_lab.generators import certificate_checks as checks
 from sparsity_lab.generators import certificate_independence as independent
+from sparsity_lab.generators import certificate_levels as levels
 from sparsity_lab.generators.certificate_sample import Sample
 from sparsity_lab.generators.findings import Finding
+from sparsity_lab.generators.mixture import Mixture
 from sparsity_lab.generators.task import Task
 from sparsity_lab.settings import SettingError
 
@@ -29,6 +31,9 @@ FALSE_ALARM_RATE = 1e-6
 
 CHECKS: tuple[Callable[[Sample], Iterator[Finding]], ...] = (
     checks.token_marginals,
+    checks.target_counts,
+    checks.target_places,
+    checks.next_token,
     checks.label_balance,
     checks.source_counts,
     checks.source_places,
@@ -37,17 +42,19 @@ CHECKS: tuple[Callable[[Sample], Iterator[Finding]], ...] = (
     checks.position_shortcut,
     checks.subset_shortcut,
     checks.second_answer,
-    checks.bayes,
-    checks.declared_levels,
+    levels.bayes,
+    levels.declared_levels,
     checks.position_ids,
+    checks.components,
     independent.source_values,
     independent.background,
+    independent.bystanders,
     independent.noise,
     independent.slices,
     independent.independence,
 )
 
-_LONG = 100  # lengths above this get a fifth of the sequences
+_WHOLE = 50  # longer sequences are drawn in smaller number
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,7 @@ class Certificate:
     Attributes:
         task: the task.
         seed: seed of the sequences.
-        sequences: sequences drawn at each length; a fifth of them at lengths above 100.
+        sequences: sequences drawn at each length; where they have T > 50 positions, 50 / T of that number.
         findings: (length, finding) of every test.
     """
 
@@ -145,10 +152,20 @@ def certify(
     findings = [
         (length, finding)
         for length in lengths or task.certified_lengths
-        for sample in [Sample.draw(task, seed, sequences if length <= _LONG else sequences // 5, length)]
-        for check in CHECKS
-        for finding in check(sample)
+        for finding in _findings(task, seed, sequences, length)
     ]
     if not all(np.isfinite(finding.p_value) for _, finding in findings):
         raise FloatingPointError(f"a check of {task} gave no p-value")
     return Certificate(task=task, seed=seed, sequences=sequences, findings=tuple(findings))
+
+
+def _findings(task: Task, seed: int, sequences: int, length: int) -> Iterator[Finding]:
+    """Of the task, and if it is a mixture, of each component."""
+    # So many sequences that the number of tokens stops growing with the length.
+    count = min(sequences, max(1000, sequences * _WHOLE // task.sequence_length(length)))
+    sample = Sample.draw(task, seed, count, length)
+    for check in CHECKS:
+        yield from check(sample)
+    for i, part in enumerate(task.tasks if isinstance(task, Mixture) else ()):
+        for finding in _findings(part, seed, sequences, length):
+            yield replace(finding, subject=f"component {i + 1}: {finding.subject}")

@@ -1,4 +1,4 @@
-"""Checks of what a task declares: each is a function from a sample to findings.
+"""Checks of what a task declares of tokens, targets and sources: each is a function from a sample to findings.
 
 A check that does not apply to the task's declarations finds nothing.
 """
@@ -8,20 +8,19 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.special import xlogy
 
-from sparsity_lab.generators.certificate_sample import CERTIFICATE, Sample
+from sparsity_lab.generators.certificate_sample import CERTIFICATE, Sample, spread
 from sparsity_lab.generators.findings import Finding, certain, chi_square, contingency
+from sparsity_lab.generators.mixture import Mixture
 from sparsity_lab.generators.stream import Stream
-from sparsity_lab.generators.task import NotComputable
+from sparsity_lab.generators.task import IGNORE, PositionLaw
 
 __all__ = [
-    "bayes",
-    "declared_levels",
+    "components",
     "label_balance",
+    "next_token",
     "position_ids",
     "position_shortcut",
     "rule",
@@ -30,6 +29,8 @@ __all__ = [
     "source_places",
     "source_sets",
     "subset_shortcut",
+    "target_counts",
+    "target_places",
     "token_marginals",
 ]
 
@@ -38,7 +39,8 @@ Floats = NDArray[np.float64]
 
 _ENUMERABLE_SETS = 60_000
 _MOST_SUBSETS = 254  # all of them up to k = 8
-_ONE_BY_ONE = 20_000  # sequences looked at in plain Python
+_MOST_SLOTS_OF_SUBSETS = 8
+_COMPARED = 2000  # sequences
 
 
 def token_marginals(sample: Sample) -> Iterator[Finding]:
@@ -51,94 +53,166 @@ def token_marginals(sample: Sample) -> Iterator[Finding]:
         yield from chi_square("token_marginals", f"position {t}", counts, probability * len(sample.tokens))
 
 
+def target_counts(sample: Sample) -> Iterator[Finding]:
+    """Sequences have as many scored targets as declared."""
+    declared = sample.truth.num_targets
+    if isinstance(declared, int):
+        wrong = int((sample.counts != declared).sum())
+        yield certain("target_counts", f"{declared} scored targets", wrong == 0, wrong)
+    elif declared is not None:
+        yield certain("target_counts", "probabilities sum to one", abs(declared.sum() - 1) < 1e-9)
+        counts = np.bincount(sample.counts, minlength=len(declared))
+        expected = np.append(declared, np.zeros(len(counts) - len(declared)))
+        yield from chi_square("target_counts", "number of scored targets", counts, expected * len(sample.counts))
+
+
+def target_places(sample: Sample) -> Iterator[Finding]:
+    """The set of scored positions against its declared law."""
+    law = sample.truth.target_law
+    if law is None:
+        return
+    most = int(sample.counts.max(initial=0))
+    places = np.full((len(sample.tokens), most), -1, dtype=np.int64)
+    places[sample.rows, sample.slot_of_target] = sample.positions
+    yield from _places("target_places", "scored position", places, sample.counts, law)
+    yield from _sets("target_places", "scored positions", places, sample.tokens.shape[1], law)
+
+
+def next_token(sample: Sample) -> Iterator[Finding]:
+    """A scored target is the token that comes next, where the sequence goes on."""
+    inside = np.flatnonzero(sample.positions + 1 < sample.tokens.shape[1])
+    if len(inside):
+        following = sample.tokens[sample.rows[inside], sample.positions[inside] + 1]
+        wrong = int((following != sample.targets[inside]).sum())
+        yield certain("next_token", "targets that are not the next token", wrong == 0, wrong)
+
+
 def label_balance(sample: Sample) -> Iterator[Finding]:
-    """The targets against their declared probabilities."""
-    declared = sample.truth.label_distribution
-    if declared is not None:
-        counts = np.bincount(sample.targets, minlength=len(declared))
-        yield from chi_square("label_balance", "targets", counts, declared * len(sample.targets))
+    """The targets of each slot against their declared probabilities."""
+    for slot in sample.slots:
+        declared = sample.truth.labels_of_slot(slot.index)
+        if declared is not None:
+            counts = np.bincount(slot.targets, minlength=len(declared))
+            yield from chi_square("label_balance", f"{slot.name}labels", counts, declared * len(slot.targets))
 
 
 def source_counts(sample: Sample) -> Iterator[Finding]:
-    """Sources are distinct, ascending, inside the sequence, and as many as declared."""
+    """Sources are distinct, ascending, not after their target, and as many as declared."""
+    if not sample.has_sources:
+        yield certain("source_counts", "no sources declared", sample.truth.k is None)
+        return
     padded = np.where(sample.sources >= 0, sample.sources, np.iinfo(np.int64).max)
     ascending = (np.diff(padded, axis=1) > 0) | (padded[:, 1:] == np.iinfo(np.int64).max)
-    wrong = ~ascending.all(axis=1) | (sample.sources >= sample.tokens.shape[1]).any(axis=1)
-    yield certain("source_counts", "distinct and ascending", not wrong.any(), float(wrong.sum()))
+    wrong = ~ascending.all(axis=1) | (sample.sources > sample.positions[:, None]).any(axis=1)
+    yield certain("source_counts", "distinct, ascending, in the past", not wrong.any(), float(wrong.sum()))
     if sample.truth.k is not None:
-        most = int(sample.sizes.max())
+        most = int(sample.sizes.max(initial=0))
         yield certain("source_counts", "largest number of sources", most == sample.truth.k, most)
-    if sample.truth.position_law is not None:
-        at_least = np.append(sample.truth.position_law.order_pmf().sum(axis=1), 0.0)
-        expected = np.append(1.0, at_least[:-1]) - at_least
-        counts = np.bincount(sample.sizes, minlength=len(expected))
-        expected = np.where(np.abs(expected) < 1e-9, 0.0, expected)
-        yield from chi_square("source_counts", "number of sources", counts, expected * len(sample.sizes))
+    for slot in sample.slots:
+        if slot.law is not None:
+            at_least = np.append(slot.law.order_pmf().sum(axis=1), 0.0)
+            expected = np.append(1.0, at_least[:-1]) - at_least
+            counts = np.bincount(slot.sizes, minlength=len(expected))
+            expected = np.append(expected, np.zeros(len(counts) - len(expected)))
+            expected = np.where(np.abs(expected) < 1e-9, 0.0, expected)
+            yield from chi_square(
+                "source_counts", f"{slot.name}number of sources", counts, expected * len(slot.sizes)
+            )
 
 
 def source_places(sample: Sample) -> Iterator[Finding]:
-    """The j-th smallest source against its declared law."""
-    if sample.truth.position_law is None:
-        return
-    for j, probability in enumerate(sample.truth.position_law.order_pmf()):
-        places = sample.sources[sample.sizes > j, j]
-        counts = np.bincount(places, minlength=len(probability))
-        share = probability / max(probability.sum(), 1e-300)
-        yield from chi_square("source_places", f"source {j + 1}", counts, share * len(places))
+    """The j-th smallest source of each slot against its declared law."""
+    for slot in sample.slots:
+        if slot.law is not None:
+            yield from _places("source_places", f"{slot.name}source", slot.sources, slot.sizes, slot.law)
 
 
 def source_sets(sample: Sample) -> Iterator[Finding]:
-    """The whole source set against its declared law, where the sets can be listed."""
-    law = sample.truth.position_law
-    if law is None:
-        return
+    """The whole source set of each slot against its declared law, where the sets can be listed."""
+    for slot in sample.slots:
+        if slot.law is not None:
+            yield from _sets("source_sets", f"{slot.name}sets", slot.sources, sample.tokens.shape[1], slot.law)
+
+
+def _places(check: str, subject: str, sets: Ints, sizes: Ints, law: PositionLaw) -> Iterator[Finding]:
+    for j, probability in enumerate(law.order_pmf()[: sets.shape[1]]):
+        places = sets[sizes > j, j]
+        counts = np.bincount(places, minlength=len(probability))
+        share = probability / max(probability.sum(), 1e-300)
+        yield from chi_square(check, f"{subject} {j + 1}", counts, share * len(places))
+
+
+def _sets(check: str, subject: str, seen_sets: Ints, T: int, law: PositionLaw) -> Iterator[Finding]:
     order = law.order_pmf()
     possible = np.flatnonzero(order.sum(axis=0) > 0).tolist()
     K = len(order)
-    sizes = range(1, K + 1) if (sample.sizes < K).any() else range(K, K + 1)
-    if sum(math.comb(len(possible), k) for k in sizes) > _ENUMERABLE_SETS:
+    sizes = range(1, K + 1) if (seen_sets[:, -1] < 0).any() else range(K, K + 1)
+    if sum(math.comb(len(possible), k) for k in sizes) > _ENUMERABLE_SETS or (T + 1) ** K >= 2**62:
         return
     sets = np.array(
         [chosen + (-1,) * (K - k) for k in sizes for chosen in itertools.combinations(possible, k)], dtype=np.int64
     ).reshape(-1, K)
     probability = law.pmf(sets)
-    code = (sets + 1) @ _radix(sample.tokens.shape[1] + 1, K)
-    seen = (sample.sources + 1) @ _radix(sample.tokens.shape[1] + 1, K)
+    radix = (T + 1) ** np.arange(K, dtype=np.int64)
+    code = (sets + 1) @ radix
+    seen = (seen_sets[:, :K] + 1) @ radix[: seen_sets.shape[1]]
     order_of_codes = np.argsort(code)
     position = np.searchsorted(code[order_of_codes], seen).clip(0, len(code) - 1)
     unlisted = code[order_of_codes][position] != seen
-    yield certain("source_sets", "only sets of the law", not unlisted.any(), float(unlisted.sum()))
+    yield certain(check, f"{subject}: only those of the law", not unlisted.any(), float(unlisted.sum()))
     counts = np.bincount(order_of_codes[position[~unlisted]], minlength=len(sets))
-    yield certain("source_sets", "probabilities sum to one", abs(probability.sum() - 1) < 1e-9)
+    yield certain(check, f"{subject}: probabilities sum to one", abs(probability.sum() - 1) < 1e-9)
     positive = probability[probability > 0]
     # A probability that is too small for a float is no set less.
     matches = len(positive) == law.support_size() or (len(positive) < law.support_size() and positive.min() < 1e-250)
-    yield certain("source_sets", "size of the support", matches, law.support_size())
-    yield from chi_square("source_sets", "sets", counts, probability * len(sample.sources))
+    yield certain(check, f"{subject}: size of the support", matches, law.support_size())
+    yield from chi_square(check, subject, counts, probability * len(seen_sets))
 
 
-def _radix(base: int, digits: int) -> Ints:
-    return base ** np.arange(digits, dtype=np.int64)
+def second_answer(sample: Sample) -> Iterator[Finding]:
+    """The scored positions and the sources found from the tokens alone are the true ones: nothing else could be
+    taken for them."""
+    first = np.cumsum(sample.counts) - sample.counts
+    differing = 0
+    for row, steps in zip(sample.asked.tolist(), sample.solved, strict=True):
+        if steps is None:
+            return
+        own = slice(first[row], first[row] + sample.counts[row])
+        same = [step.position for step in steps] == sample.positions[own].tolist()
+        if same and sample.has_sources:
+            true = [[t for t in sources if t >= 0] for sources in sample.sources[own].tolist()]
+            same = [list(step.sources) for step in steps] == true
+        differing += not same
+    yield certain("second_answer", "targets and sources seen in the tokens", differing == 0, differing)
 
 
 def rule(sample: Sample) -> Iterator[Finding]:
-    """The target is the rule's answer on the source tokens, but for the declared noise (exact binomial)."""
-    wrong = int((sample.answers != sample.targets).sum())
+    """The target is the rule's answer, but for the declared noise (exact binomial, by slot)."""
     noise = sample.truth.label_noise
-    test = stats.binomtest(wrong, len(sample.targets), noise)
-    yield Finding("rule", "targets that differ from the rule", wrong, float(test.pvalue))
+    answered = np.flatnonzero(sample.answers >= 0)
+    if len(answered) and (noise == 0 or sample.one_target):
+        wrong = int((sample.answers != sample.targets)[answered].sum())
+        p_value = stats.binomtest(wrong, len(answered), noise).pvalue
+        yield Finding("rule", "targets that differ from the rule", wrong, float(p_value))
+    elif len(answered):
+        for slot in sample.slots:
+            if len(slot.answered):
+                wrong = int((slot.answers != slot.targets[slot.answered]).sum())
+                p_value = stats.binomtest(wrong, len(slot.answered), noise).pvalue
+                yield Finding("rule", f"{slot.name}targets that differ from the rule", wrong, float(p_value))
 
 
 def position_shortcut(sample: Sample) -> Iterator[Finding]:
     """No position tells more of the label than declared: the joint law of its token and the label."""
     joint = sample.truth.token_label_joint
-    if joint is None:
+    if joint is None or not sample.one_target:
         return
+    (slot,) = sample.slots
     V, L = joint.shape[1:]
     for t, probability in enumerate(joint):
-        cells = np.bincount(sample.tokens[sample.rows, t] * (L + 1) + sample.label_index, minlength=V * (L + 1))
+        cells = np.bincount(slot.tokens[:, t] * (L + 1) + slot.label_index, minlength=V * (L + 1))
         declared = np.concatenate([probability, np.zeros((V, 1))], axis=1)
-        yield from chi_square("position_shortcut", f"position {t}", cells, declared.reshape(-1) * len(sample.rows))
+        yield from chi_square("position_shortcut", f"position {t}", cells, declared.reshape(-1) * len(slot.rows))
 
 
 def subset_shortcut(sample: Sample) -> Iterator[Finding]:
@@ -146,83 +220,37 @@ def subset_shortcut(sample: Sample) -> Iterator[Finding]:
     if not sample.truth.label_free_subsets:
         return
     L = len(sample.truth.labels or ())
-    for k in np.unique(sample.sizes).tolist():
-        rows = sample.sizes == k
-        values, labels = sample.source_tokens[rows, :k], sample.label_index[rows]
-        subsets = itertools.chain.from_iterable(itertools.combinations(range(k), size) for size in range(1, k))
-        for subset in itertools.islice(subsets, _MOST_SUBSETS):
-            residue = values[:, subset].sum(axis=1) % L
-            yield from contingency("subset_shortcut", f"k={k}, sum of sources {subset}", residue, labels)
+    for slot in [sample.slots[j] for j in spread(len(sample.slots), _MOST_SLOTS_OF_SUBSETS)]:
+        for k in np.unique(slot.sizes).tolist():
+            rows = slot.sizes == k
+            values, labels = slot.source_tokens[rows, :k], slot.label_index[rows]
+            subsets = itertools.chain.from_iterable(itertools.combinations(range(k), size) for size in range(1, k))
+            for subset in itertools.islice(subsets, _MOST_SUBSETS):
+                residue = values[:, subset].sum(axis=1) % L
+                subject = f"{slot.name}k={k}, sum of sources {subset}"
+                yield from contingency("subset_shortcut", subject, residue, labels)
 
 
-def second_answer(sample: Sample) -> Iterator[Finding]:
-    """The sources found from the tokens alone are the true ones: nothing else could be taken for them."""
-    if len(sample.rows) != len(sample.tokens):
+def components(sample: Sample) -> Iterator[Finding]:
+    """Of a mixture: each sequence is that of its component, and components come in their shares, independently."""
+    task = sample.task
+    if not isinstance(task, Mixture):
         return
-    rows = slice(None, None, max(1, len(sample.tokens) // _ONE_BY_ONE))
-    true = [[t for t in row if t >= 0] for row in sample.sources[rows].tolist()]
-    found = sample.task.observed_sources(torch.from_numpy(sample.tokens[rows]))
-    differing = sum(a != b for a, b in zip(true, found, strict=True))
-    yield certain("second_answer", "sources seen in the tokens", differing == 0, differing)
-
-
-def bayes(sample: Sample) -> Iterator[Finding]:
-    """The exact predictor is normalised, calibrated, and has the declared accuracy and loss."""
-    batch = sample.task.sample(
-        Stream(seed=sample.seed, name=CERTIFICATE), 0, min(50_000, len(sample.tokens)), sample.length
-    )
-    try:
-        log_posterior = sample.task.log_posterior(batch).numpy()
-    except NotComputable:
-        return
-    except ValueError:
-        yield certain("bayes", "sequences that the predictor can read", False)
-        return
-    truth, targets = sample.truth, batch.targets[batch.scored].numpy()
-    posterior = np.exp(log_posterior)
-    off = float(np.abs(posterior.sum(axis=1) - 1).max())
-    yield certain("bayes", "normalised", off < 1e-9, off)
-    impossible = float((posterior[np.arange(len(targets)), targets] == 0).sum())
-    yield certain("bayes", "targets that it thinks possible", impossible == 0, impossible)
-    # Of a predictor that is right, accuracy and loss are the means of its own confidence and entropy.
-    top = posterior.max(axis=1)
-    yield from _mean("bayes", "declared accuracy", top, truth.bayes_accuracy)
-    yield from _mean("bayes", "declared loss", -xlogy(posterior, posterior).sum(axis=1), truth.bayes_loss)
-    # Whether it is right: the likeliest label must come as often as it says. With ties any of them may be chosen.
-    chosen = posterior.argmax(axis=1) == targets
-    if np.ptp(top) < 1e-9:
-        test = stats.binomtest(int(chosen.sum()), len(chosen), min(1.0, float(top[0])))
-        yield Finding("bayes", "calibration", float(chosen.mean()), float(test.pvalue))
-    else:
-        spread = float(np.sqrt((top * (1 - top)).sum()))
-        z = float(chosen.sum() - top.sum()) / max(spread, 1.0)
-        yield Finding("bayes", "calibration", float(chosen.mean()), float(2 * stats.norm.sf(abs(z))))
-
-
-def _mean(check: str, subject: str, values: Floats, declared: float | None) -> Iterator[Finding]:
-    """The mean of a function of the tokens against its declared expectation; a computable one must be declared."""
-    if declared is None:
-        yield certain(check, f"{subject}: computable, so to be declared", False)
-    elif np.ptp(values) < 1e-9:
-        yield certain(check, subject, bool(abs(values[0] - declared) < 1e-9), float(values[0]))
-    else:
-        z = float((values.mean() - declared) / (values.std() / np.sqrt(len(values))))
-        yield Finding(check, subject, float(values.mean()), float(2 * stats.norm.sf(abs(z))))
-
-
-def declared_levels(sample: Sample) -> Iterator[Finding]:
-    """Chance follows from the label distribution, and the optimum is no worse than chance."""
-    truth, labels = sample.truth, sample.truth.label_distribution
-    if labels is None or truth.chance_accuracy is None or truth.chance_loss is None:
-        return
-    yield certain("declared_levels", "chance accuracy", bool(abs(labels.max() - truth.chance_accuracy) < 1e-9))
-    entropy = float(-xlogy(labels, labels).sum())
-    yield certain("declared_levels", "chance loss", abs(entropy - truth.chance_loss) < 1e-9)
-    if truth.bayes_accuracy is not None and truth.bayes_loss is not None:
-        ordered = (
-            truth.bayes_accuracy >= truth.chance_accuracy - 1e-9 and truth.bayes_loss <= truth.chance_loss + 1e-9
-        )
-        yield certain("declared_levels", "optimum no worse than chance", ordered)
+    stream = Stream(seed=sample.seed, name=CERTIFICATE)
+    which = task.component(stream, 0, len(sample.tokens), sample.length)
+    counts = np.bincount(which, minlength=len(task.tasks))
+    yield from chi_square("components", "shares", counts, task.probabilities * len(which))
+    yield from contingency("components", "this sequence's and the next one's", which[:-1], which[1:])
+    count = min(_COMPARED, len(which))
+    targets = np.full((count, sample.tokens.shape[1]), IGNORE)
+    here = sample.rows < count
+    targets[sample.rows[here], sample.positions[here]] = sample.targets[here]
+    for c, part in enumerate(task.tasks):
+        batch = part.sample(stream, 0, count, sample.length)
+        rows = np.flatnonzero(which[:count] == c)
+        same = np.array_equal(batch.tokens.numpy()[rows], sample.tokens[rows])
+        same &= np.array_equal(batch.targets.numpy()[rows], targets[rows])
+        yield certain("components", f"sequences of component {c + 1}", same)
 
 
 def position_ids(sample: Sample) -> Iterator[Finding]:
@@ -233,9 +261,19 @@ def position_ids(sample: Sample) -> Iterator[Finding]:
         return
     top = int(sample.position_ids.max())
     yield certain("position_ids", "largest", top == largest and int(sample.position_ids.min()) >= 0, top)
-    # IDs are a function of the source set, so the definition is asked once for each set.
-    T = sample.tokens.shape[1]
-    sets, which = np.unique(sample.sources, axis=0, return_inverse=True)
-    defined = [sample.task.define_position_ids(tuple(t for t in row if t >= 0), T) for row in sets.tolist()]
-    wrong = (np.array(defined)[which.reshape(-1)] != sample.position_ids).any(axis=(1, 2))
-    yield certain("position_ids", "definition", not wrong.any(), float(wrong.sum()))
+    if sample.solved[0] is None:
+        return
+    wrong = sum(
+        not _same_ids(sample, tuple(tokens), ids)
+        for tokens, ids in zip(
+            sample.tokens[sample.asked].tolist(), sample.position_ids[sample.asked].tolist(), strict=True
+        )
+    )
+    yield certain("position_ids", "definition", wrong == 0, wrong)
+
+
+def _same_ids(sample: Sample, tokens: tuple[int, ...], ids: list[list[int]]) -> bool:
+    try:
+        return sample.task.define_position_ids(tokens) == ids
+    except (ValueError, LookupError):  # no sequence of the task
+        return False

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from sparsity_lab.generators.certificate_sample import CERTIFICATE, Sample
+from sparsity_lab.generators.certificate_sample import CERTIFICATE, Sample, Slot, spread
 from sparsity_lab.generators.findings import Finding, certain, chi_square, contingency
 from sparsity_lab.generators.stream import Stream
 from sparsity_lab.generators.task import Batch
 
-__all__ = ["background", "independence", "noise", "slices", "source_values"]
+__all__ = ["background", "bystanders", "independence", "noise", "slices", "source_values"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -27,27 +27,31 @@ _BUCKETS = 8  # tokens are compared modulo this, so that no table gets too many 
 _MOST_CELLS = 20_000
 _ENOUGH = 2000  # summands from which on a sum of bounded signs is normal far into its tails
 _ENDS = 24  # of long sequences, pairs are taken among this many positions at either end
+_MOST_PAIRED = 50_000  # sequences
+_LABEL_BUCKETS = 64
+_MOST_SLOTS = 8  # for checks that look at every position of every sequence
 
 
 def source_values(sample: Sample) -> Iterator[Finding]:
     """Source tokens have their declared law, and are independent of each other and of where they stand."""
     distribution = sample.truth.value_distribution
-    if not sample.truth.independent_values or distribution is None:
+    if not sample.truth.independent_values or distribution is None or not sample.one_target:
         return
+    (slot,) = sample.slots
     alphabet = np.flatnonzero(distribution)
-    index = np.searchsorted(alphabet, sample.source_tokens).clip(0, len(alphabet) - 1)
-    wrong = (alphabet[index] != sample.source_tokens) & (sample.sources >= 0)
+    index = np.searchsorted(alphabet, slot.source_tokens).clip(0, len(alphabet) - 1)
+    wrong = (alphabet[index] != slot.source_tokens) & (slot.sources >= 0)
     yield certain("source_values", "only declared values", not wrong.any(), float(wrong.sum()))
-    for j in range(sample.sources.shape[1]):
-        rows = sample.sizes > j
-        place = sample.sources[rows, j]
-        # Terciles of the place: few cells, so that a slight trend shows.
-        tercile = np.searchsorted(np.quantile(place, [1 / 3, 2 / 3]), place)
+    for j in range(slot.sources.shape[1]):
+        rows = slot.sizes > j
+        tercile = _terciles(slot.sources[rows, j])
         yield from contingency("source_values", f"source {j + 1} and its place", index[rows, j] % _BUCKETS, tercile)
-    for k in np.unique(sample.sizes).tolist():
-        rows = sample.sizes == k
+    for k in np.unique(slot.sizes).tolist():
+        rows = slot.sizes == k
         # All values of a sequence together if their tuples can be counted, else all triples.
         together = k if len(alphabet) ** k <= _MOST_CELLS else min(k, 3)
+        if len(alphabet) ** together > _MOST_CELLS:
+            continue
         for chosen in itertools.islice(itertools.combinations(range(k), together), 64):
             code = index[rows][:, chosen] @ len(alphabet) ** np.arange(together)
             expected = np.array([1.0])
@@ -59,18 +63,35 @@ def source_values(sample: Sample) -> Iterator[Finding]:
 
 def background(sample: Sample) -> Iterator[Finding]:
     """Background tokens are independent of each other, of the label, and of the sources' places and values."""
-    if not sample.truth.independent_values or len(sample.rows) != len(sample.tokens):
+    if not sample.truth.independent_values or not sample.one_target:
         return
-    label = _centred(sample.label_index % 2)
-    early = _centred(sample.sources[:, 0] <= np.median(sample.sources[:, 0]))
-    value = _centred(sample.source_tokens[:, 0] % 2)
+    (slot,) = sample.slots
+    label = _centred(slot.label_index % 2)
+    early = _centred(slot.sources[:, 0] <= np.median(slot.sources[:, 0]))
+    value = _centred(slot.source_tokens[:, 0] % 2)
     for bit in (0, 1):
-        signs = _signs(sample, bit)
+        signs = _signs(slot.tokens, slot.free, bit)
         for name, weight in [("", np.ones(len(label))), ("the label", label), ("the first place", early)]:
             yield from _pairs("background", f"two positions {name}, bit {bit}", signs, weight)
         for name, weight in [("the label", label), ("the first place", early), ("the first value", value)]:
             yield from _largest("background", f"a position and {name}, bit {bit}", *_sums(signs, weight))
-        yield from _beside_sources(sample, signs, label, bit)
+        yield from _beside_sources(slot, signs, label, bit)
+
+
+def bystanders(sample: Sample) -> Iterator[Finding]:
+    """A target is independent of each token before it, or at it, that is no source of it."""
+    if not sample.truth.label_free_bystanders:
+        return
+    for slot in [sample.slots[j] for j in spread(len(sample.slots), _MOST_SLOTS)]:
+        last = int(slot.positions.max()) + 1
+        seen = np.arange(last) <= slot.positions[:, None]
+        tokens, others = slot.tokens[:, :last], seen & ~slot.is_source[:, :last]
+        for bit in (0, 1):
+            signs = _signs(tokens, others, bit)
+            for of_label in (0, 1):
+                label = _centred((slot.label_index >> of_label) & 1)
+                subject = f"{slot.name}bit {bit} of a position, bit {of_label} of the label"
+                yield from _largest("bystanders", subject, *_sums(signs, label))
 
 
 def noise(sample: Sample) -> Iterator[Finding]:
@@ -78,34 +99,53 @@ def noise(sample: Sample) -> Iterator[Finding]:
     truth = sample.truth
     if truth.label_noise == 0 or truth.labels is None:
         return
-    replaced = sample.replaced.astype(np.int64)
-    if len(truth.labels) > 2 and replaced.any():
-        shift = (sample.label_index - np.searchsorted(truth.labels, sample.answers))[sample.replaced]
-        counts = np.bincount(shift % len(truth.labels), minlength=len(truth.labels))
-        expected = np.full(len(truth.labels), replaced.sum() / (len(truth.labels) - 1))
-        expected[0] = 0.0
-        yield from chi_square("noise", "the label put instead", counts, expected)
-    yield from contingency("noise", "replacement and the rule's answer", replaced, sample.answers)
-    if not truth.independent_values or len(sample.rows) != len(sample.tokens):
-        return
-    first = sample.sources[:, 0]
-    tercile = np.searchsorted(np.quantile(first, [1 / 3, 2 / 3]), first)
-    yield from contingency("noise", "replacement and the first place", replaced, tercile)
+    before: tuple[Ints, NDArray[np.bool_]] | None = None
+    for slot in sample.slots:
+        if len(slot.answered) == 0:
+            continue
+        replaced = slot.answers != slot.targets[slot.answered]
+        if len(truth.labels) > 2 and replaced.any():
+            shift = (slot.label_index[slot.answered] - slot.index_of(slot.answers))[replaced]
+            counts = np.bincount(shift % len(truth.labels), minlength=len(truth.labels))
+            expected = np.full(len(truth.labels), replaced.sum() / (len(truth.labels) - 1))
+            expected[0] = 0.0
+            yield from chi_square("noise", f"{slot.name}the label put instead", counts, expected)
+        of_noise = replaced.astype(np.int64)
+        for fold in (2, _BUCKETS):  # few cells see more where noise is rare
+            subject = f"{slot.name}replacement and the rule's answer mod {fold}"
+            yield from contingency("noise", subject, of_noise, slot.answers % fold)
+        rows = slot.rows[slot.answered]
+        if before is not None and np.array_equal(before[0], rows):
+            yield from contingency("noise", f"{slot.name}replacement here and before", of_noise, before[1] * 1)
+        before = rows, replaced
+        if truth.independent_values and sample.one_target:
+            yield from _noise_and_sequence(slot, of_noise)
+
+
+def _noise_and_sequence(slot: Slot, replaced: Ints) -> Iterator[Finding]:
+    yield from contingency(
+        "noise", "replacement and the first place", replaced, _terciles(slot.sources[slot.answered, 0])
+    )
     if replaced.sum() >= _ENOUGH:
         for bit in (0, 1):
-            signs = _signs(sample, bit)
-            yield from _largest("noise", f"replacement and a position, bit {bit}", *_sums(signs, _centred(replaced)))
-            yield from _pairs("noise", f"replacement and two positions, bit {bit}", signs, _centred(replaced))
+            signs = _signs(slot.tokens[slot.answered], slot.free[slot.answered], bit)
+            weight = _centred(replaced)
+            yield from _largest("noise", f"replacement and a position, bit {bit}", *_sums(signs, weight))
+            yield from _pairs("noise", f"replacement and two positions, bit {bit}", signs, weight)
+
+
+def _terciles(places: Ints) -> Ints:
+    """Few cells, so that a slight trend shows."""
+    return np.asarray(np.searchsorted(np.quantile(places, [1 / 3, 2 / 3]), places))
 
 
 def _centred(values: Ints | NDArray[np.bool_]) -> Floats:
     return np.asarray(values - values.mean())
 
 
-def _signs(sample: Sample, bit: int) -> Floats:
-    """(N, T): a bit of each background token, centred by position; 0 where the token is not background."""
-    free = sample.free
-    bits = ((sample.tokens >> bit) & 1).astype(np.float64)
+def _signs(tokens: Ints, free: NDArray[np.bool_], bit: int) -> Floats:
+    """(N, T): a bit of each token that is free, centred by position; 0 where it is not free."""
+    bits = ((tokens >> bit) & 1).astype(np.float64)
     means = (bits * free).sum(axis=0) / np.maximum(free.sum(axis=0), 1)
     return np.asarray((bits - means) * free)
 
@@ -134,19 +174,19 @@ def _largest(check: str, subject: str, sums: Floats, spread: Floats, count: Floa
         yield Finding(check, subject, z, float(min(1.0, 2 * stats.norm.sf(z) * usable.sum())))
 
 
-def _beside_sources(sample: Sample, signs: Floats, label: Floats, bit: int) -> Iterator[Finding]:
+def _beside_sources(slot: Slot, signs: Floats, label: Floats, bit: int) -> Iterator[Finding]:
     """Background tokens within two places of a source know neither its value nor the label."""
     T = signs.shape[1]
     found = []
-    for j in range(sample.sources.shape[1]):
-        rows = np.flatnonzero(sample.sizes > j)
-        value = _centred(sample.source_tokens[rows, j] % 2)
+    for j in range(slot.sources.shape[1]):
+        rows = np.flatnonzero(slot.sizes > j)
+        value = _centred(slot.source_tokens[rows, j] % 2)
         for offset in (-2, -1, 1, 2):
-            place = sample.sources[rows, j] + offset
+            place = slot.sources[rows, j] + offset
             near = np.where((place >= 0) & (place < T), signs[rows, place.clip(0, T - 1)], 0.0)[:, None]
             found += [_sums(near, value), _sums(near, label[rows])]
-    sums, spread, count = (np.concatenate(part) for part in zip(*found, strict=True))
-    yield from _largest("background", f"beside a source, bit {bit}", sums, spread, count)
+    sums, scale, count = (np.concatenate(part) for part in zip(*found, strict=True))
+    yield from _largest("background", f"beside a source, bit {bit}", sums, scale, count)
 
 
 def slices(sample: Sample) -> Iterator[Finding]:
@@ -163,11 +203,11 @@ def slices(sample: Sample) -> Iterator[Finding]:
 def _same(batch: Batch, sample: Sample, start: int) -> bool:
     rows = slice(start, start + len(batch))
     whole = (sample.rows >= start) & (sample.rows < start + len(batch))
-    assert batch.sources is not None
     return (
         np.array_equal(batch.tokens.numpy(), sample.tokens[rows])
         and np.array_equal(batch.targets[batch.scored].numpy(), sample.targets[whole])
-        and np.array_equal(batch.sources[batch.scored].numpy(), sample.sources[whole])
+        and np.array_equal(batch.scored.nonzero()[:, 1].numpy(), sample.positions[whole])
+        and (batch.sources is None or np.array_equal(batch.sources[batch.scored].numpy(), sample.sources[whole]))
         and (batch.position_ids is None) == (sample.position_ids is None)
         and (
             batch.position_ids is None
@@ -179,22 +219,25 @@ def _same(batch: Batch, sample: Sample, start: int) -> bool:
 
 def independence(sample: Sample) -> Iterator[Finding]:
     """Sequence i of one seed, name or length tells nothing of sequence i of another, nor of sequence i + 1."""
-    count = min(50_000, len(sample.tokens) - 1)
+    count = min(_MOST_PAIRED, len(sample.tokens) - 1)
     others = {
         "another seed": (Stream(seed=sample.seed + 1, name=CERTIFICATE), sample.length),
         "another name": (Stream(seed=sample.seed, name="another certificate"), sample.length),
         "another length": (Stream(seed=sample.seed, name=CERTIFICATE), sample.length + 1),
     }
-    pairs = {"the next sequence": (sample.tokens[1 : count + 1], sample.targets)}
+    first = sample.targets[np.cumsum(sample.counts)[: count + 1] - sample.counts[: count + 1]]
+    pairs = {"the next sequence": (sample.tokens[1 : count + 1], first[1:])}
     for name, (stream, length) in others.items():
         batch = sample.task.sample(stream, 0, count, length)
-        pairs[name] = (batch.tokens.numpy(), batch.targets[batch.scored].numpy())
-    one_target = len(sample.rows) == len(sample.tokens)
+        scored, targets = batch.scored.int().argmax(dim=1), batch.targets
+        pairs[name] = (batch.tokens.numpy(), targets[np.arange(count), scored].numpy())
+    all_have_one = bool((sample.counts > 0).all())
     for name, (tokens, targets) in pairs.items():
-        T = sample.tokens.shape[1]
-        for t in range(1, T - 1, max(1, T // 32)):
+        T = min(sample.tokens.shape[1], tokens.shape[1])
+        for t in range(0, T, max(1, T // 32)):
             mine, theirs = sample.tokens[:count, t] % _BUCKETS, tokens[:count, t] % _BUCKETS
             yield from contingency("independence", f"{name}, position {t}", mine, theirs)
-        if one_target:
-            shifted = targets[1 : count + 1] if name == "the next sequence" else targets[:count]
-            yield from contingency("independence", f"{name}, label", sample.targets[:count], shifted)
+        if all_have_one:
+            yield from contingency(
+                "independence", f"{name}, label", first[:count] % _LABEL_BUCKETS, targets % _LABEL_BUCKETS
+            )

@@ -9,7 +9,8 @@ from functools import cached_property, lru_cache
 from typing import ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Float, Int64
+import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.special import xlogy
 from torch import Tensor
@@ -25,7 +26,7 @@ from sparsity_lab.generators.query_layout import (
 )
 from sparsity_lab.generators.rules import First, Lookup, Majority, Parity, Rule, SumMod
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import Batch, Task, Truth, Vocabulary
+from sparsity_lab.generators.task import Batch, NotComputable, Step, Task, Truth, Vocabulary
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["Planted"]
@@ -205,7 +206,10 @@ class Planted(Task):
                 tokens.reshape(-1)[rows.start * T + flat - 1] = self.cue
             exact = self.rule.apply(values, self.planted_vocab)
             labels[rows] = noisy_labels(stream, first, length, exact, self.num_labels, self.noise)
-        return query_batch(tokens, labels, lambda: self._places(stream, start, count, length), self.coupled, self.k)
+        coupled = self.k if self.coupled else 0
+        return query_batch(
+            self.vocabulary, tokens, labels, lambda: self._places(stream, start, count, length), coupled
+        )
 
     def _places(self, stream: Stream, start: int, count: int, length: int) -> Ints:
         """(count, k) ascending positions of the planted tokens."""
@@ -280,22 +284,24 @@ class Planted(Task):
                 pmf[j, j + 2 : j + 2 + slots.shape[1]] = slots[j]
         return pmf
 
-    def observed_sources(self, tokens: Int64[Tensor, "B T"]) -> list[list[int]]:
-        rows = tokens.tolist()
+    def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
+        sources = self._observed_places(tokens)
+        answer = self.rule.define(tuple(tokens[t] for t in sources), self.planted_vocab)
+        return (Step(len(tokens) - 1, sources, answer),)
+
+    def _observed_places(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         if self.marking == "position":
-            fixed = self._fixed_places(tokens.shape[1] - EXTRA_POSITIONS).tolist()
-            return [fixed for _ in rows]
+            return tuple(self._fixed_places(len(tokens) - EXTRA_POSITIONS).tolist())
         if self.marking == "token":
-            return [[t for t, token in enumerate(row) if token < self.planted_vocab] for row in rows]
-        return [[t + 1 for t, token in enumerate(row) if token == self.cue] for row in rows]
+            return tuple(t for t, token in enumerate(tokens) if token < self.planted_vocab)
+        return tuple(t + 1 for t, token in enumerate(tokens) if token == self.cue)
 
-    def answer(self, source_tokens: tuple[int, ...]) -> int:
-        return self.rule.define(source_tokens, self.planted_vocab)
-
-    def define_position_ids(self, sources: tuple[int, ...], sequence_length: int) -> list[list[int]] | None:
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]] | None:
         if not self.coupled:
             return None
-        ids = [1 + sources.index(t) if t in sources else 0 for t in range(sequence_length)]
+        ids = [0] * len(tokens)
+        for j, place in enumerate(self._observed_places(tokens)):
+            ids[place] = j + 1
         ids[-1] = self.k + 1
         return [ids]
 
@@ -313,6 +319,27 @@ class Planted(Task):
             values = tokens[:, 1:-1][marked].reshape(count, self.k)
         labels = self.rule.apply(values, self.planted_vocab)
         return noisy_log_posterior(labels, self.num_labels, self.noise, self.vocab_size)
+
+    def log_likelihood(self, batch: Batch) -> Float[Tensor, " B"]:
+        tokens, k = batch.tokens.numpy(), self.k
+        count, length = tokens.shape[0], tokens.shape[1] - EXTRA_POSITIONS
+        if self.marking == "position" and self.coupled:
+            raise NotComputable("the position IDs tell more than the tokens")
+        low, size = self._background
+        likelihood = np.full(count, -np.inf)
+        if self.marking == "position":
+            likely = (tokens[:, 1:-1] < self.planted_vocab).all(axis=1)
+            likelihood[likely] = -length * np.log(self.planted_vocab)
+            return torch.from_numpy(likelihood)
+        marked = tokens < self.planted_vocab if self.marking == "token" else tokens == self.cue
+        others = length - k * (2 if self.marking == "cue" else 1)
+        # What is no mark is of the background, or, after a cue, of the same alphabet.
+        plain = (tokens >= low) & (tokens < low + size)
+        fitting = (marked[:, 1:-1].sum(axis=1) == k) & (plain[:, 1:-1].sum(axis=1) == length - k)
+        places = marked[fitting].nonzero()[1].reshape(-1, k) + (self.marking == "cue")
+        with np.errstate(divide="ignore"):
+            likelihood[fitting] = np.log(PlantedPositions(task=self, length=length).pmf(places))
+        return torch.from_numpy(likelihood - k * np.log(self.planted_vocab) - others * np.log(size))
 
 
 class PlantedPositions:
@@ -332,7 +359,8 @@ class PlantedPositions:
         if task.marking == "token":
             return np.asarray(np.exp(task.locality.log_pmf(sources, length)))
         slots = sources - np.arange(1, task.k + 1)
-        possible = (slots[:, 0] >= 1) & (np.diff(slots, axis=1) > 0).all(axis=1)
+        inside = (slots[:, 0] >= 1) & (slots[:, -1] <= length - task.k)
+        possible = inside & (np.diff(slots, axis=1) > 0).all(axis=1)
         legal = np.where(possible[:, None], slots, np.arange(1, task.k + 1))
         return np.where(possible, np.exp(task.locality.log_pmf(legal, length - task.k)), 0.0)
 

@@ -1,6 +1,6 @@
-"""The layout ``BOS x_1 .. x_l =`` with one target, at the query ``=``: what the tasks that use it share.
+"""The layout ``BOS x_1 .. x_l =`` with the first target at the query ``=``: what the tasks that use it share.
 
-x_i stands at position i of the sequence, BOS at 0, the query at l + 1.
+x_i stands at position i of the sequence, BOS at 0, the query at l + 1. An answer of several tokens follows the query.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.stream import Stream, bounded, open_unit
-from sparsity_lab.generators.task import IGNORE, Batch
+from sparsity_lab.generators.task import IGNORE, Batch, Vocabulary
 
 __all__ = [
     "EXTRA_POSITIONS",
@@ -20,6 +20,7 @@ __all__ = [
     "noisy_labels",
     "noisy_log_posterior",
     "query_batch",
+    "recited_batch",
     "rows_of_chunks",
 ]
 
@@ -66,14 +67,16 @@ def noisy_log_posterior(labels: Ints, num_labels: int, noise: float, vocab_size:
         return torch.from_numpy(np.log(posterior))
 
 
-def query_batch(tokens: Ints, labels: Ints, sources: Callable[[], Ints], coupled: bool, k: int) -> Batch:
+def query_batch(
+    vocabulary: Vocabulary, tokens: Ints, labels: Ints, sources: Callable[[], Ints], coupled: int = 0
+) -> Batch:
     """The batch with its one target at the query.
 
     Args:
         tokens: (B, T).
         labels: (B,) target tokens.
         sources: makes the (B, k) ascending source positions, padded with -1.
-        coupled: give the j-th source ID j and the query k + 1.
+        coupled: k, to give the j-th source ID j and the query k + 1; 0 gives no IDs.
     """
     count, T = tokens.shape
     targets = np.full((count, T), IGNORE, dtype=np.int64)
@@ -81,11 +84,39 @@ def query_batch(tokens: Ints, labels: Ints, sources: Callable[[], Ints], coupled
     position_ids = None
     if coupled:
         ids = np.zeros((count, 1, T), dtype=np.int64)
-        np.put_along_axis(ids[:, 0], sources(), np.arange(1, k + 1)[None, :], axis=1)
-        ids[:, 0, -1] = k + 1
+        np.put_along_axis(ids[:, 0], sources(), np.arange(1, coupled + 1)[None, :], axis=1)
+        ids[:, 0, -1] = coupled + 1
         position_ids = torch.from_numpy(ids)
 
-    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), position_ids, lambda: _spread(sources(), T))
+    return Batch(
+        torch.from_numpy(tokens),
+        torch.from_numpy(targets),
+        position_ids,
+        lambda: _spread(sources(), T),
+        vocabulary=vocabulary,
+    )
+
+
+def recited_batch(vocabulary: Vocabulary, tokens: Ints, answers: Ints, places: Callable[[], Ints]) -> Batch:
+    """The batch whose m answers, from the query on, each repeat one token of the prompt.
+
+    Args:
+        tokens: (B, T) with the prompt filled in; the m - 1 positions after the query are filled here.
+        answers: (B, m).
+        places: makes the (B, m) positions that are repeated.
+    """
+    count, T = tokens.shape
+    m = answers.shape[1]
+    tokens[:, T - m + 1 :] = answers[:, :-1]
+    targets = np.full((count, T), IGNORE, dtype=np.int64)
+    targets[:, T - m :] = answers
+
+    def sources() -> Int64[Tensor, "B T K"]:
+        spread = np.full((count, T, 1), -1, dtype=np.int64)
+        spread[:, T - m :, 0] = places()
+        return torch.from_numpy(spread)
+
+    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), None, sources, vocabulary=vocabulary)
 
 
 def _spread(sources: Ints, T: int) -> Int64[Tensor, "B T K"]:

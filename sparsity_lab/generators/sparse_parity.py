@@ -5,10 +5,12 @@ training is also a curriculum: parity of many bits alone may never leave chance.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float, Int64
+import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from sparsity_lab.generators.query_layout import (
     rows_of_chunks,
 )
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import Batch, Task, Truth, Vocabulary
+from sparsity_lab.generators.task import Batch, Step, Task, Truth, Vocabulary
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["SparseParity"]
@@ -61,7 +63,7 @@ class SparseParity(Task):
         if length < self.max_k:
             raise SettingError("length", f"at least max_k={self.max_k} for {self}", length)
 
-    @property
+    @cached_property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(
             names=("0", "1", "o", "i", "=", "BOS", "PAD"),
@@ -86,7 +88,7 @@ class SparseParity(Task):
             row_index = np.broadcast_to(np.arange(len(chunk))[:, None], places.shape)
             chunk[row_index[planted], places[planted]] = bits[planted]
             labels[rows] = (bits * planted).sum(axis=1) % 2
-        return query_batch(tokens, labels, lambda: self._places(stream, start, count, length), False, self.max_k)
+        return query_batch(self.vocabulary, tokens, labels, lambda: self._places(stream, start, count, length))
 
     def _places(self, stream: Stream, start: int, count: int, length: int) -> Ints:
         """(count, max_k) ascending positions of the planted bits, padded with -1."""
@@ -130,11 +132,9 @@ class SparseParity(Task):
         joint[0, _BOS] = joint[-1, _QUERY] = 0.5
         return joint
 
-    def observed_sources(self, tokens: Int64[Tensor, "B T"]) -> list[list[int]]:
-        return [[t for t, token in enumerate(row) if token in (0, 1)] for row in tokens.tolist()]
-
-    def answer(self, source_tokens: tuple[int, ...]) -> int:
-        return source_tokens.count(1) & 1
+    def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
+        planted = tuple(t for t, token in enumerate(tokens) if token in (0, 1))
+        return (Step(len(tokens) - 1, planted, [tokens[t] for t in planted].count(1) & 1),)
 
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
         planted = (batch.tokens < _BITS).sum(dim=1)
@@ -142,6 +142,15 @@ class SparseParity(Task):
             raise ValueError(f"expected sequences of {self}, got another number of planted bits")
         labels = (batch.tokens == 1).sum(dim=1).numpy() % 2
         return noisy_log_posterior(labels, 2, 0.0, _VOCAB)
+
+    def log_likelihood(self, batch: Batch) -> Float[Tensor, " B"]:
+        length = batch.tokens.shape[1] - EXTRA_POSITIONS
+        k = (batch.tokens < _BITS).sum(dim=1).numpy()
+        span, ks = self.max_k - self.min_k + 1, np.arange(self.min_k, self.max_k + 1)
+        log_sets = np.log([float(_UNIFORM.support_size(int(one), length)) for one in ks])
+        likelihood = -np.log(span) - log_sets[(k - self.min_k).clip(0, span - 1)] - length * np.log(_BITS)
+        bits = (batch.tokens[:, 1:-1] < 2 * _BITS).all(dim=1).numpy()
+        return torch.from_numpy(np.where(bits & (k >= self.min_k) & (k <= self.max_k), likelihood, -np.inf))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,23 +1,26 @@
 """The task contract: what a generator returns, and what it declares about it.
 
-Shapes: B batch, T sequence positions, C kinds of position ID, K sources of a target, V vocabulary.
+Shapes: B batch, T sequence positions, C kinds of position ID, K sources of a target, V vocabulary, M slots. *Slot* j
+is the j-th scored target of each sequence that has so many. Targets of one sequence depend on each other, those of
+one slot do not, so laws are declared and tested by slot.
 """
 
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparsity_lab.generators.batch_view import batch_html
 from sparsity_lab.generators.stream import Stream
 from sparsity_lab.settings import Setting, SettingError
 
-__all__ = ["IGNORE", "Batch", "NotComputable", "PositionLaw", "Task", "Truth", "Vocabulary"]
+__all__ = ["IGNORE", "Batch", "NotComputable", "PositionLaw", "Step", "Task", "Truth", "Vocabulary"]
 
 IGNORE = -100
 """Target value where nothing is scored; the same as ``torch.nn.functional.cross_entropy``'s default."""
@@ -62,6 +65,7 @@ class Batch:
         tokens: (B, T) int64.
         targets: (B, T) int64, the next token where scored, ``IGNORE`` elsewhere.
         position_ids: (B, C, T) int64 coupled position IDs, 0 = none; None if the task has no coupling.
+        vocabulary: names and roles of the tokens, for people; None shows numbers.
     """
 
     def __init__(
@@ -70,10 +74,13 @@ class Batch:
         targets: Int64[Tensor, "B T"],
         position_ids: Int64[Tensor, "B C T"] | None = None,
         build_sources: Callable[[], Int64[Tensor, "B T K"]] | None = None,
+        *,
+        vocabulary: Vocabulary | None = None,
     ) -> None:
         self.tokens = tokens
         self.targets = targets
         self.position_ids = position_ids
+        self.vocabulary = vocabulary
         self._build_sources = build_sources
 
     @cached_property
@@ -81,6 +88,11 @@ class Batch:
         """(B, T, K) int64: positions in ``tokens`` that enter the rule for a scored target, ascending, padded with
         -1; -1 everywhere else. Built on first use. None for tasks without a rule, such as text."""
         return self._build_sources() if self._build_sources else None
+
+    @property
+    def has_sources(self) -> bool:
+        """Whether there are sources, without building them."""
+        return self._build_sources is not None
 
     @property
     def scored(self) -> Tensor:
@@ -94,18 +106,35 @@ class Batch:
         ids = "none" if self.position_ids is None else tuple(self.position_ids.shape)
         return f"Batch(tokens={tuple(self.tokens.shape)}, scored={int(self.scored.sum())}, position_ids={ids})"
 
+    def _repr_html_(self) -> str:
+        return batch_html(self)
+
+
+class Step(NamedTuple):
+    """One scored target as an observer works it out who knows the task and sees the tokens alone.
+
+    Attributes:
+        position: where the target is scored.
+        sources: positions that enter the rule, ascending.
+        answer: the noiseless target; None where the task declares a distribution and no rule.
+    """
+
+    position: int
+    sources: tuple[int, ...] = ()
+    answer: int | None = None
+
 
 @runtime_checkable
 class PositionLaw(Protocol):
-    """The declared law of a target's source set, in positions of ``tokens``."""
+    """The declared law of a set of positions of ``tokens``: of a target's sources, or of the scored positions."""
 
     def order_pmf(self) -> NDArray[np.float64]:
-        """(K, T): probability that the j-th smallest source is at position t. Rows sum to the share of sequences
-        that have at least j + 1 sources."""
+        """(K, T): probability that the j-th smallest member is at position t. Rows sum to the share of sequences
+        whose set has at least j + 1 members."""
         ...
 
     def pmf(self, sources: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(N, K) ascending source sets, padded with -1 at the end, to (N,) probabilities."""
+        """(N, K) ascending sets, padded with -1 at the end, to (N,) probabilities."""
         ...
 
     def support_size(self) -> int:
@@ -117,37 +146,49 @@ class PositionLaw(Protocol):
 class Truth:
     """What a task declares about its sequences at one length. What does not apply is None; all else is certified.
 
-    Losses are in nats per scored target.
+    Accuracies, and losses in nats, are averaged over the scored targets of a sequence first, then over sequences, as
+    the evaluation averages.
 
     Attributes:
         k: number of sources of a scored target (the largest, if it varies).
-        chance_accuracy, chance_loss: of the best predictor that sees no token: the commonest label's probability
-            and the entropy of the label.
-        bayes_accuracy, bayes_loss: of the exact optimum that knows the task and sees the sequence.
-        position_law: law of the source set.
+        num_targets: number of scored targets of a sequence, or the probabilities of 0, 1, 2, .. if it varies.
+        chance_accuracy, chance_loss: of the best predictor that knows the slot and sees no token: the commonest
+            label's probability and the entropy of the label.
+        bayes_accuracy, bayes_loss: of the exact optimum that knows the task and sees the tokens up to the target.
+        bayes_loss_by_slot: (M,), the same loss for each slot.
+        position_law: law of the source set, or one for each slot.
+        target_law: law of the set of scored positions.
         label_noise: probability that a target is not what the rule says.
-        labels: the L tokens that can be targets.
-        label_distribution: (V,), probability of each token as the target.
-        build_joint: makes ``token_label_joint``, which is large.
-        label_free_subsets: True if every proper subset of the planted tokens is independent of the label
-            (parity and its like).
-        value_distribution: (V,), law of each source token.
+        labels: the L tokens that can be targets, ascending.
+        label_distribution: probability of each token as the target, (V,) for all slots or (M, V).
+        build_joint: makes ``token_label_joint``, which is large; for tasks with one target.
+        build_marginals: makes ``token_marginals`` where there is no joint.
+        label_free_subsets: True if every proper subset of a target's source tokens is independent of it (parity and
+            its like).
+        label_free_bystanders: True if a target is independent of each single token before it, or at it, that is no
+            source.
+        value_distribution: (V,), law of each source token; for tasks with one target.
         independent_values: True if source tokens are independent of each other and of where they stand, and all
-            other tokens but marks are independent of each other and of the sources.
+            other tokens but marks are independent of each other and of the sources; for tasks with one target.
         largest_position_id: the largest coupled position ID, 0 if there are none.
     """
 
     k: int | None = None
+    num_targets: int | NDArray[np.float64] | None = 1
     chance_accuracy: float | None = None
     chance_loss: float | None = None
     bayes_accuracy: float | None = None
     bayes_loss: float | None = None
-    position_law: PositionLaw | None = None
+    bayes_loss_by_slot: NDArray[np.float64] | None = None
+    position_law: PositionLaw | tuple[PositionLaw, ...] | None = None
+    target_law: PositionLaw | None = None
     label_noise: float = 0.0
     labels: tuple[int, ...] | None = None
     label_distribution: NDArray[np.float64] | None = None
     build_joint: Callable[[], NDArray[np.float64]] | None = None
+    build_marginals: Callable[[], NDArray[np.float64]] | None = None
     label_free_subsets: bool | None = None
+    label_free_bystanders: bool | None = None
     value_distribution: NDArray[np.float64] | None = None
     independent_values: bool | None = None
     largest_position_id: int = 0
@@ -161,7 +202,18 @@ class Truth:
     @cached_property
     def token_marginals(self) -> NDArray[np.float64] | None:
         """(T, V), probability of each token at each position."""
+        if self.build_marginals:
+            return self.build_marginals()
         return None if self.token_label_joint is None else np.asarray(self.token_label_joint.sum(axis=2))
+
+    def law_of_slot(self, slot: int) -> PositionLaw | None:
+        """Law of the source set of the targets of one slot."""
+        return self.position_law[slot] if isinstance(self.position_law, tuple) else self.position_law
+
+    def labels_of_slot(self, slot: int) -> NDArray[np.float64] | None:
+        """(V,), probability of each token as the target of one slot."""
+        declared = self.label_distribution
+        return declared if declared is None or declared.ndim == 1 else np.asarray(declared[slot])
 
 
 class Task(Setting, family="task"):
@@ -171,8 +223,8 @@ class Task(Setting, family="task"):
     line, the sweeps, the documentation and the shared tests.
     """
 
-    extra_positions: ClassVar[int]
-    """T minus the length, a constant of the task."""
+    extra_positions: ClassVar[int] = 0
+    """T minus the length, where that is a constant of the task; else ``sequence_length`` is overridden."""
 
     @classmethod
     @abstractmethod
@@ -206,18 +258,18 @@ class Task(Setting, family="task"):
         """What is declared about sequences of this length."""
 
     @abstractmethod
-    def observed_sources(self, tokens: Int64[Tensor, "B T"]) -> list[list[int]]:
-        """The sources as an observer who knows the task finds them from the tokens alone, one list a sequence; for
-        the certificate. Written apart from ``sample``, simple rather than fast."""
+    def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...] | None:
+        """The scored targets of one sequence, in order of position, as an observer who knows the task works them out
+        from the tokens alone; for the certificate. Written apart from ``sample``, simple rather than fast. None if
+        nobody could (a mixture whose component cannot be told).
 
-    @abstractmethod
-    def answer(self, source_tokens: tuple[int, ...]) -> int:
-        """The noiseless target of one scored position from its source tokens alone; for the certificate. Written
-        apart from ``sample``, simple rather than fast."""
+        Raises:
+            ValueError: the tokens are no sequence of this task.
+        """
 
-    def define_position_ids(self, sources: tuple[int, ...], sequence_length: int) -> list[list[int]] | None:
-        """The coupled IDs, one list for each kind, of a sequence with these sources; for the certificate. None for
-        a task without coupling."""
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]] | None:
+        """The coupled IDs of one sequence, one list for each kind, from its tokens alone; for the certificate, and
+        written as ``solve`` is. None for a task without coupling."""
         return None
 
     @abstractmethod
@@ -230,9 +282,28 @@ class Task(Setting, family="task"):
             ValueError: the tokens are not sequences of this task.
         """
 
+    def log_likelihood(self, batch: Batch) -> Float[Tensor, " B"]:
+        """Log-probability of each sequence's tokens under this task, -inf for tokens that it never makes; float64.
+        A mixture needs it to weigh its components.
+
+        Raises:
+            NotComputable: the task gives none; the message says so.
+        """
+        raise NotComputable(f"{self.kind} gives no probability of its tokens")
+
+    @property
+    def record(self) -> dict[str, object]:
+        """What the task read from outside and its settings do not hold, such as the name and hash of a text."""
+        return {}
+
     def sequence_length(self, length: int) -> int:
         """T of a sequence of this length."""
         return length + self.extra_positions
+
+    @property
+    def num_kinds(self) -> int:
+        """C, the number of kinds of coupled position ID, if there are IDs."""
+        return 1
 
     def largest_position_id(self, length: int) -> int:
         """The largest coupled position ID at this length, 0 without coupling."""

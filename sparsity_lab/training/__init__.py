@@ -5,6 +5,8 @@ from sparsity_lab.training.config import RunConfig as RunConfig
 from sparsity_lab.training.config import Training as Training
 from sparsity_lab.training.curriculum import Curriculum as Curriculum
 from sparsity_lab.training.curriculum import FixedLength as FixedLength
+from sparsity_lab.training.curriculum import GrowingLength as GrowingLength
+from sparsity_lab.training.curriculum import MixedLengths as MixedLengths
 from sparsity_lab.training.curriculum import UniformLength as UniformLength
 from sparsity_lab.training.evaluate import EVALUATION_SCHEMA as EVALUATION_SCHEMA
 from sparsity_lab.training.evaluate import evaluate as evaluate

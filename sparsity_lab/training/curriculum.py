@@ -1,12 +1,16 @@
-"""Curricula: the length of each training step."""
+"""Curricula: the length of each training step.
+
+What else a curriculum may mix, such as k, is mixed by the task: see ``Mixture`` and ``SparseParity``.
+"""
 
 from abc import abstractmethod
+from itertools import accumulate
 
 from sparsity_lab.generators import Stream
-from sparsity_lab.generators.stream import bounded
+from sparsity_lab.generators.stream import bounded, open_unit
 from sparsity_lab.settings import Setting, SettingError, register
 
-__all__ = ["Curriculum", "FixedLength", "UniformLength"]
+__all__ = ["Curriculum", "FixedLength", "GrowingLength", "MixedLengths", "UniformLength"]
 
 
 class Curriculum(Setting, family="curriculum"):
@@ -52,9 +56,76 @@ class UniformLength(Curriculum):
             raise SettingError("high", f"a length of at least low = {self.low}", self.high)
 
     def at(self, stream: Stream, step: int, steps: int) -> int:
-        # The draw decides the length, so it cannot belong to one: it lies under length 0.
-        words = stream.words("curriculum", 0, step, 1, 1)
-        return self.low + int(bounded(words, self.high - self.low + 1)[0, 0])
+        return _uniform(stream, step, self.low, self.high)
 
     def range(self) -> tuple[int, int]:
         return self.low, self.high
+
+
+@register
+class GrowingLength(Curriculum):
+    """Every step at a length drawn uniformly from ``low`` to a bound that grows.
+
+    The bound rises linearly from ``start`` at the first step to ``high`` after the share ``growth`` of the steps, and
+    stays there.
+    """
+
+    low: int = 8
+    start: int = 8
+    high: int = 24
+    growth: float = 0.5
+
+    def check(self) -> None:
+        if self.low < 1:
+            raise SettingError("low", "a positive length", self.low)
+        if self.start < self.low:
+            raise SettingError("start", f"a length of at least low = {self.low}", self.start)
+        if self.high < self.start:
+            raise SettingError("high", f"a length of at least start = {self.start}", self.high)
+        if not 0 <= self.growth <= 1:
+            raise SettingError("growth", "a share of the steps, from 0 to 1", self.growth)
+
+    def at(self, stream: Stream, step: int, steps: int) -> int:
+        grown = step / (self.growth * steps) if step < self.growth * steps else 1.0
+        return _uniform(stream, step, self.low, self.start + int((self.high - self.start) * grown))
+
+    def range(self) -> tuple[int, int]:
+        return self.low, self.high
+
+
+@register
+class MixedLengths(Curriculum):
+    """Every step from one of several curricula, picked by a word of its own.
+
+    Attributes:
+        curricula: the components; each sees the step and the number of steps of the whole run.
+        shares: their probabilities, which sum to 1; None makes them equal.
+    """
+
+    curricula: tuple[Curriculum, ...] = (FixedLength(length=8), FixedLength(length=24))
+    shares: tuple[float, ...] | None = None
+
+    def check(self) -> None:
+        if not self.curricula:
+            raise SettingError("curricula", "at least one curriculum", self.curricula)
+        if self.shares is not None:
+            if len(self.shares) != len(self.curricula):
+                raise SettingError("shares", f"{len(self.curricula)} numbers, one for each curriculum", self.shares)
+            if min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-9:
+                raise SettingError("shares", "positive numbers that sum to 1", self.shares)
+
+    def at(self, stream: Stream, step: int, steps: int) -> int:
+        shares = self.shares or (1 / len(self.curricula),) * len(self.curricula)
+        unit = float(open_unit(stream.words("curriculum component", 0, step, 1, 1))[0, 0])
+        picked = sum(unit >= bound for bound in list(accumulate(shares))[:-1])
+        return self.curricula[picked].at(stream, step, steps)
+
+    def range(self) -> tuple[int, int]:
+        ranges = [curriculum.range() for curriculum in self.curricula]
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def _uniform(stream: Stream, step: int, low: int, high: int) -> int:
+    # The draw decides the length, so it cannot belong to one: it lies under length 0.
+    words = stream.words("curriculum", 0, step, 1, 1)
+    return low + int(bounded(words, high - low + 1)[0, 0])

@@ -9,17 +9,20 @@ from pathlib import Path
 
 import torch
 
-from sparsity_lab.training.config import Training
+from sparsity_lab.training.config import RunConfig
 
 __all__ = ["environment"]
 
 _PACKAGES = ("sparsity-lab", "torch", "numpy", "scipy", "polars", "safetensors")
 
 
-def environment(training: Training) -> dict[str, object]:
-    """Versions, machine, device and threads, for ``environment.json``. Nothing of it decides a run's numbers on one
-    machine; another machine may round differently."""
+def environment(config: RunConfig) -> dict[str, object]:
+    """Versions, machine, device and threads, for ``environment.json``, and what tasks read from outside, such as the
+    hash of a text. But for the latter nothing of it decides a run's numbers on one machine; another machine may
+    round differently."""
+    training = config.training
     device = torch.device(training.device)
+    read = {str(task): record for task in (config.task, *config.conditions.values()) if (record := task.record)}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": training.device,
@@ -29,6 +32,7 @@ def environment(training: Training) -> dict[str, object]:
         "python": platform.python_version(),
         "packages": _versions(),
         "git_commit": _git_commit(),
+        **({"read": read} if read else {}),
     }
 
 

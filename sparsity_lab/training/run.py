@@ -186,7 +186,7 @@ def _initial_model(config: RunConfig, root: Path, progress: Progress | None) -> 
 def _train(config: RunConfig, model: nn.Module, folder: Path, progress: Progress | None) -> None:
     """Train, and leave the files of training with ``trained.json``, or of a divergence with ``finished.json``."""
     store.write_config(config, folder)
-    store.write_json(folder / store.ENVIRONMENT, environment(config.training))
+    store.write_json(folder / store.ENVIRONMENT, environment(config))
     records = Records()
     diverged = None
     try:

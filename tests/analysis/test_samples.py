@@ -33,8 +33,11 @@ def test_position_ids_stand_beside_their_tokens():
     task = Planted(k=2, coupled=True)
     batch = task.sample(Stream(seed=0, name="sample"), 0, 1, 6)
     page = sequence_html(task, batch, 0)
-    assert re.findall(r"<sub>(\d+)</sub>", page) == ["1", "2", "3"]
-    assert sequence_text(task, batch, 0).plain.split(" → ")[0].endswith("=:3")
+    assert re.findall(r"<sub[^>]*>(\d+)</sub>", page) == ["1", "2", "3"]
+    names, ids = sequence_text(task, batch, 0).plain.split("\n")
+    expected = {at: str(number) for at, number in enumerate(batch.position_ids[0, 0].tolist()) if number}
+    starts = [match.start() for match in re.finditer(r"\S+", names)]
+    assert {starts.index(match.start()): match.group() for match in re.finditer(r"\S+", ids)} == expected
 
 
 def test_a_batch_without_sources_marks_nothing():

@@ -23,29 +23,7 @@ from sparsity_lab.generators import (
     Uniform,
     Window,
 )
-from sparsity_lab.settings import SettingError, from_data, from_text, identifier, kinds, to_data
-
-EXAMPLES = [example for cls in kinds("task").values() for example in cls.examples()]  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("task", EXAMPLES, ids=str)
-def test_every_example_survives_its_texts(task: Task) -> None:
-    assert from_text(Task, str(task)) == task
-    assert from_data(Task, to_data(task)) == task
-    assert identifier(from_text(Task, str(task))) == identifier(task)
-
-
-@pytest.mark.parametrize("task", EXAMPLES, ids=str)
-def test_a_sequence_does_not_depend_on_its_batch(task: Task) -> None:
-    length = task.certified_lengths[0]
-    whole = task.sample(Stream(seed=3), 0, 3000, length)
-    assert whole.sources is not None
-    for start, count in [(0, 1), (17, 5), (2900, 100)]:
-        part = task.sample(Stream(seed=3), start, count, length)
-        assert torch.equal(part.tokens, whole.tokens[start : start + count])
-        assert torch.equal(part.targets, whole.targets[start : start + count])
-        assert part.sources is not None
-        assert torch.equal(part.sources, whole.sources[start : start + count])
+from sparsity_lab.settings import SettingError, from_text
 
 
 def test_layout() -> None:

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sparsity_lab.generators import IGNORE, Batch, NotComputable, Planted, Stream, Task, Truth, Vocabulary
+from sparsity_lab.generators import IGNORE, Batch, NotComputable, Planted, Step, Stream, Task, Truth, Vocabulary
 from sparsity_lab.models import Decoder, NoPE
 from sparsity_lab.settings import register
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
@@ -58,11 +58,8 @@ class Alternating(Task):
             return Truth(chance_accuracy=0.5)
         return Truth(chance_accuracy=0.5, bayes_accuracy=0.9, chance_loss=0.7, bayes_loss=0.1)
 
-    def observed_sources(self, tokens: Tensor) -> list[list[int]]:
-        raise NotImplementedError
-
-    def answer(self, source_tokens: tuple[int, ...]) -> int:
-        raise NotImplementedError
+    def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...] | None:
+        return None
 
     def log_posterior(self, batch: Batch) -> Tensor:
         if not self.optimum_known:

@@ -1,0 +1,218 @@
+"""``Addition``: sums of padded numbers, written backwards, with coupled position IDs.
+
+Formats and IDs as in the position-coupling code (arXiv 2405.20671, and 2410.15787 for running sums), with start s.
+"""
+
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from sparsity_lab.generators.operands import ArithmeticTask, OperandDigits, carried, from_digits, to_digits
+from sparsity_lab.settings import SettingError, register
+
+__all__ = ["Addition"]
+
+
+@register
+class Addition(ArithmeticTask):
+    """``BOS a + b = c EOS``, as in ``653+049=2070``; the length is the number n of places of the operands.
+
+    The sum is reversed, so that carries go along with the response, and has as many places more as the largest sum
+    needs: one for up to ``base`` operands. With running sums N operands are answered with N + 1 sums,
+    ``57+48+96=000>750>501>102``: of none of them, of the first, of the first two, .. , of all.
+
+    The sources of the digit at place j are the addends' digits at place j and, for the carry, at place j - 1, with
+    the sum's own digit there: the carry is (the addends' digits - the own digit) / base, rounded up. The addends of a
+    running sum are the one before it and an operand; a digit of the sum of none has the source ``=``. The source of
+    ``>`` is the symbol behind the last operand in the sum before it, BOS if there is none, and so is that of EOS with
+    running sums; without them it is BOS, which stands above the highest place of a.
+
+    IDs: kind 1 gives place j the ID s + 1 + j in operands and sums alike, and s to the symbols. With running sums
+    kind 2 gives s + i to operand i and running sum i, and to the symbol before each (the symbols' share in kind 2 is
+    this lab's choice).
+
+    Attributes:
+        num_operands: N.
+        scratchpad: write running sums. None: only for more than two operands.
+        operand_digits: ``"fixed"``, n uniform digits each; ``"uniform"``, each operand has its own number of digits,
+            uniform on 1 .. n, which are uniform, and zeros above.
+        base: of the digits.
+    """
+
+    operator: ClassVar[str] = "+"
+
+    num_operands: int = 2
+    scratchpad: bool | None = None
+    operand_digits: OperandDigits = "fixed"
+    base: int = 10
+
+    @classmethod
+    def examples(cls) -> "tuple[Addition, ...]":
+        return (
+            cls(),
+            cls(operand_digits="uniform", base=3),
+            cls(num_operands=3),
+            cls(num_operands=4, scratchpad=False, base=5, operand_digits="uniform"),
+        )
+
+    def check(self) -> None:
+        super().check()
+        if self.num_operands < 2:
+            raise SettingError("num_operands", "a whole number of at least 2", self.num_operands)
+        if not self.has_scratchpad and self.num_operands > self.base:
+            # Else the place before does not tell the carry.
+            raise SettingError("num_operands", f"at most base={self.base} without running sums", self.num_operands)
+
+    @property
+    def has_scratchpad(self) -> bool:
+        """Whether running sums are written."""
+        return self.num_operands > 2 if self.scratchpad is None else self.scratchpad
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        return (2, 7) if self.has_scratchpad else (2, 12)
+
+    @property
+    def separators(self) -> tuple[str, ...]:
+        return (">",) if self.has_scratchpad else ()
+
+    @property
+    def num_kinds(self) -> int:
+        return 2 if self.has_scratchpad else 1
+
+    @property
+    def num_sums(self) -> int:
+        """The number of sums in the response."""
+        return self.num_operands + 1 if self.has_scratchpad else 1
+
+    def operand_places(self, length: int) -> tuple[int, ...]:
+        return (length,) * self.num_operands
+
+    def sum_places(self, length: int) -> int:
+        """The number of places of a sum."""
+        carry, places = self.num_operands - 1, length
+        while carry:
+            carry, places = carry // self.base, places + 1
+        return places
+
+    def response_length(self, length: int) -> int:
+        return self.num_sums * (self.sum_places(length) + 1) - 1
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        operands, places = self.operands(prompts, length), self.sum_places(length)
+        sums = np.zeros((places, self.num_sums, len(prompts)), dtype=np.int64)
+        for i, operand in enumerate(operands):
+            # Running sum i + 1 is the first with this operand.
+            sums[:length, min(i + 1, self.num_sums - 1)] += operand.T
+        sums = carried(np.cumsum(sums, axis=1), self.base)
+        # Between the sums, and behind the last, where it is cut off.
+        response = np.full((len(prompts), self.num_sums, places + 1), self.base + 1)
+        response[:, :, :-1] = sums.transpose(2, 1, 0)
+        return response.reshape(len(prompts), -1)[:, :-1]
+
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        places = self.sum_places(length)
+        of_operand = [*range(start + length, start, -1), start]
+        of_sum = [*range(start + 1, start + 1 + places), start]
+        # The symbol behind the last operand is `=`; there is none behind the last sum.
+        significance = [0, *of_operand * self.num_operands, *(of_sum * self.num_sums)[:-1], 0]
+        if not self.has_scratchpad:
+            return [significance]
+        # A symbol belongs to what it stands before.
+        operands = [start + i for i in range(1, self.num_operands + 1) for _ in range(length + 1)][1:]
+        sums = [start + i for i in range(self.num_sums) for _ in range(places + 1)]
+        return [significance, [0, *operands, *sums, 0]]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        n, places, N = length, self.sum_places(length), self.num_operands
+        equals = N * (n + 1)
+        operands = [[1 + i * (n + 1) + n - 1 - j for j in range(n)] for i in range(N)]
+        sums = [[equals + 1 + i * (places + 1) + j for j in range(places)] for i in range(self.num_sums)]
+        if not self.has_scratchpad:
+            return [*_digit_sources(operands, sums[0]), [0]]
+        slots = [[equals]] * places + [[0]]
+        for i in range(N):
+            slots += [*_digit_sources([sums[i], operands[i]], sums[i + 1]), [(i + 1) * (n + 1)]]
+        return slots
+
+    def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
+        places, uniform = self.sum_places(length), self.operand_digits == "uniform"
+        marginals = np.zeros((self.num_sums, places + 1, self.vocabulary.size))
+        marginals[:, -1, self.base + 1] = 1
+        for i in range(self.num_sums):
+            of_operands = i if self.has_scratchpad else self.num_operands
+            marginals[i, :-1, : self.base] = _sum_digits(of_operands, length, places, self.base, uniform)
+        return marginals.reshape(-1, self.vocabulary.size)[:-1]
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        operands = self.split_operands(tokens, equals)
+        values = [from_digits((tokens[t] for t in operand), self.base) for operand in operands]
+        places = self.sum_places(len(operands[0]))
+        steps: list[tuple[list[int], int]] = []
+        before: list[int] = []
+        for count in range(len(operands) + 1) if self.has_scratchpad else [len(operands)]:
+            own = [equals + 1 + len(steps) + j for j in range(places)]
+            addends = [before, *operands[count - 1 : count]] if self.has_scratchpad else operands
+            for j, digit in enumerate(to_digits(sum(values[:count]), self.base, places)):
+                near = [addend[i] for addend in addends for i in (j - 1, j) if 0 <= i < len(addend)]
+                steps.append((near + own[max(0, j - 1) : j] if count else [equals], digit))
+            last = count == len(operands)
+            behind = operands[count - 1][0] + 1 if count and self.has_scratchpad else 0
+            steps.append(([behind], self.end if last else self.vocabulary.token(">")))
+            before = own
+        return steps
+
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        equals = tokens.index(self.equals)
+        significance, number = [0] * len(tokens), [0] * len(tokens)
+        # From `=` to either end, places count from the symbol passed last.
+        place = 0
+        for t in [*range(equals, 0, -1), *range(equals, len(tokens) - 1)]:
+            place = significance[t] = 1 if tokens[t] >= self.base else place + 1
+        # Operands from 2 and sums from 1, each with the symbol before it.
+        which = 2
+        for t in range(1, len(tokens) - 1):
+            which = number[t] = 1 if t == equals else which + (tokens[t] >= self.base)
+        return [significance, number] if self.has_scratchpad else [significance]
+
+
+def _digit_sources(addends: list[list[int]], own: list[int]) -> list[list[int]]:
+    """Sources of each digit of a sum, from the positions of the digits, place 0 first."""
+    here = [[addend[j] for addend in addends if j < len(addend)] for j in range(len(own))]
+    return [here[0], *(here[j] + here[j - 1] + [own[j - 1]] for j in range(1, len(own)))]
+
+
+@lru_cache(maxsize=256)
+def _sum_digits(num: int, n: int, places: int, base: int, uniform: bool) -> NDArray[np.float64]:
+    """(places, base): law of each digit of the sum of ``num`` operands of n places.
+
+    Place by place, with the joint law of the carry and of the number of operands that still have digits. An operand
+    that has a digit at place j - 1 has one at place j with probability (n - j) / (n - j + 1) if its number of digits
+    is uniform, and else surely, until j = n.
+    """
+    digits = np.zeros((places, base))
+    if num == 0:
+        digits[:, 0] = 1
+        return digits
+    sums = [np.ones(1)]
+    for _ in range(num):
+        sums.append(np.convolve(sums[-1], np.full(base, 1 / base)))
+    state = np.zeros((num + 1, num))
+    state[num, 0] = 1
+    for j in range(places):
+        if 0 < j <= n:
+            stay = (n - j) / (n - j + 1) if uniform else float(j < n)
+            counts = np.arange(num + 1)
+            state = binom.pmf(counts[:, None], counts, stay) @ state
+        for left in range(num + 1):
+            # The largest total, num (base - 1) + num - 1, still fits: rows are the next carry, columns the digit.
+            total = np.zeros(num * base)
+            total[: left * (base - 1) + num] = np.convolve(sums[left], state[left])
+            by_carry = total.reshape(num, base)
+            digits[j] += by_carry.sum(axis=0)
+            state[left] = by_carry.sum(axis=1)
+    return digits

@@ -1,0 +1,174 @@
+"""Checks of the declared levels: chance, and the exact Bayes predictor.
+
+Targets of one sequence depend on each other, so means are taken over each sequence first, and tests are made of those
+means or within one slot.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.special import xlogy
+
+from sparsity_lab.generators.certificate_sample import CERTIFICATE, Sample
+from sparsity_lab.generators.findings import Finding, certain
+from sparsity_lab.generators.stream import Stream
+from sparsity_lab.generators.task import NotComputable
+
+__all__ = ["bayes", "declared_levels"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+_MOST_SEQUENCES = 50_000
+_MOST_PROBABILITIES = 20_000_000  # of all predictions that are looked at
+_PROBABILITIES_A_DRAW = 1 << 22
+_ENOUGH = 1000  # summands, weighed by their squares, from which on a sum is taken for normal
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the exact predictor says of M targets of N sequences.
+
+    Attributes:
+        rows, slots: (M,) sequence and slot of each target.
+        confidence: (M,) probability of the likeliest label.
+        entropy: (M,) of the predicted distribution.
+        surprise: (M,) -log of the target's probability.
+        chosen: (M,) whether the target is the likeliest label, the first of equals.
+        excess: the largest deviation of a total probability from one.
+    """
+
+    rows: Ints
+    slots: Ints
+    confidence: Floats
+    entropy: Floats
+    surprise: Floats
+    chosen: NDArray[np.bool_]
+    excess: float
+
+    @classmethod
+    def draw(cls, sample: Sample) -> "Predictions":
+        """In slices, since a prediction has V numbers for each target.
+
+        Raises:
+            NotComputable, ValueError: as ``Task.log_posterior``.
+        """
+        task, length = sample.task, sample.length
+        each = max(1, round(len(sample.targets) / len(sample.tokens))) * task.vocabulary.size
+        sequences = min(_MOST_SEQUENCES, len(sample.tokens), max(1000, _MOST_PROBABILITIES // each))
+        size = max(1, min(8192, _PROBABILITIES_A_DRAW // each))
+        parts: list[tuple[NDArray[np.generic], ...]] = []
+        excess = 0.0
+        stream = Stream(seed=sample.seed, name=CERTIFICATE)
+        for start in range(0, sequences, size):
+            batch = task.sample(stream, start, min(size, sequences - start), length)
+            log_posterior = task.log_posterior(batch).numpy()
+            targets = batch.targets[batch.scored].numpy()
+            rows = batch.scored.nonzero()[:, 0].numpy()
+            posterior = np.exp(log_posterior)
+            excess = max(excess, float(np.abs(posterior.sum(axis=1) - 1).max(initial=0)))
+            entropy = -xlogy(posterior, posterior).sum(axis=1)
+            surprise = -log_posterior[np.arange(len(targets)), targets]
+            chosen = posterior.argmax(axis=1) == targets
+            parts.append((start + rows, posterior.max(axis=1), entropy, surprise, chosen))
+        rows, confidence, entropy, surprise, chosen = (np.concatenate(part) for part in zip(*parts, strict=True))
+        counts = np.bincount(rows)
+        slots = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+        return cls(rows, slots, confidence, entropy, surprise, chosen, excess)
+
+
+def bayes(sample: Sample) -> Iterator[Finding]:
+    """The exact predictor is normalised, calibrated, and has the declared accuracy and loss."""
+    try:
+        seen = Predictions.draw(sample)
+    except NotComputable:
+        return
+    except ValueError:
+        yield certain("bayes", "sequences that the predictor can read", False)
+        return
+    truth = sample.truth
+    yield certain("bayes", "normalised", seen.excess < 1e-9, seen.excess)
+    impossible = float(np.isinf(seen.surprise).sum())
+    yield certain("bayes", "targets that it thinks possible", impossible == 0, impossible)
+    # Of a predictor that is right, accuracy and loss are the means of its own confidence and entropy.
+    yield from _mean("bayes", "declared accuracy", _by_sequence(seen.confidence, seen.rows), truth.bayes_accuracy)
+    yield from _mean("bayes", "declared loss", _by_sequence(seen.entropy, seen.rows), truth.bayes_loss)
+    if truth.bayes_loss_by_slot is not None:
+        for j, declared in enumerate(truth.bayes_loss_by_slot.tolist()):
+            yield from _mean("bayes", f"declared loss of target {j + 1}", seen.entropy[seen.slots == j], declared)
+    # Whether it is right: the likeliest label must come as often as it says. With ties any of them may be chosen.
+    if seen.confidence.min(initial=1.0) > 1 - 1e-12:
+        wrong = float((~seen.chosen).sum())
+        yield certain("bayes", "calibration", wrong == 0, wrong)
+        return
+    for slot in sample.slots:
+        here = seen.slots == slot.index
+        yield from _calibration(f"{slot.name}calibration", seen.confidence[here], seen.chosen[here])
+    if impossible == 0:
+        difference = _by_sequence(seen.surprise - seen.entropy, seen.rows)
+        if np.ptp(difference) > 1e-9:  # else only the label that is all but certain has been seen
+            yield from _mean("bayes", "calibration of the loss", difference, 0.0)
+
+
+def _calibration(subject: str, confidence: Floats, chosen: NDArray[np.bool_]) -> Iterator[Finding]:
+    """Of independent predictions, as many come true as expected."""
+    if len(chosen) == 0:
+        return
+    if np.ptp(confidence) < 1e-9:
+        test = stats.binomtest(int(chosen.sum()), len(chosen), min(1.0, float(confidence[0])))
+        yield Finding("bayes", subject, float(chosen.mean()), float(test.pvalue))
+    else:
+        scale = float(np.sqrt((confidence * (1 - confidence)).sum()))
+        z = float(chosen.sum() - confidence.sum()) / max(scale, 1.0)
+        yield Finding("bayes", subject, float(chosen.mean()), float(2 * stats.norm.sf(abs(z))))
+
+
+def _mean(check: str, subject: str, values: Floats, declared: float | None) -> Iterator[Finding]:
+    """The mean of independent values against its declared expectation."""
+    if declared is None:
+        return
+    if np.ptp(values) < 1e-9:
+        yield certain(check, subject, bool(abs(values[0] - declared) < 1e-9), float(values[0]))
+    else:
+        off = values - declared
+        # Few large values make a sum that is not normal.
+        if off @ off >= _ENOUGH * float((off**2).max()):
+            z = float(off.mean() / (values.std() / np.sqrt(len(values))))
+            yield Finding(check, subject, float(values.mean()), float(2 * stats.norm.sf(abs(z))))
+
+
+def _by_sequence(values: Floats | NDArray[np.bool_], rows: Ints) -> Floats:
+    """Means over the targets of each sequence that has any."""
+    counts = np.bincount(rows)
+    sums = np.bincount(rows, weights=values)
+    return np.asarray(sums[counts > 0] / counts[counts > 0])
+
+
+def declared_levels(sample: Sample) -> Iterator[Finding]:
+    """Chance follows from the label distributions, and the optimum is no worse than chance."""
+    truth = sample.truth
+    if truth.bayes_accuracy is not None and truth.chance_accuracy is not None:
+        ordered = truth.bayes_accuracy >= truth.chance_accuracy - 1e-9
+        yield certain("declared_levels", "accuracy of the optimum no worse than chance", ordered)
+    if truth.bayes_loss is not None and truth.chance_loss is not None:
+        ordered = truth.bayes_loss <= truth.chance_loss + 1e-9
+        yield certain("declared_levels", "loss of the optimum no worse than chance", ordered)
+    if truth.label_distribution is None or truth.chance_accuracy is None or truth.chance_loss is None:
+        return
+    labels = np.atleast_2d(truth.label_distribution)
+    if isinstance(truth.num_targets, int):
+        accuracy, loss = labels.max(axis=1).mean(), -xlogy(labels, labels).sum(axis=1).mean()
+        yield certain("declared_levels", "chance accuracy", bool(abs(accuracy - truth.chance_accuracy) < 1e-9))
+        yield certain("declared_levels", "chance loss", bool(abs(loss - truth.chance_loss) < 1e-9))
+        return
+    # The mean over a sequence's targets, whose number varies, has no such simple form; so it is measured.
+    slots = np.minimum(sample.slot_of_target, len(labels) - 1)
+    right = sample.targets == labels.argmax(axis=1)[slots]
+    with np.errstate(divide="ignore"):
+        surprise = -np.log(labels[slots, sample.targets])
+    yield from _mean("declared_levels", "chance accuracy", _by_sequence(right, sample.rows), truth.chance_accuracy)
+    if np.isfinite(surprise).all():
+        yield from _mean("declared_levels", "chance loss", _by_sequence(surprise, sample.rows), truth.chance_loss)

@@ -1,0 +1,127 @@
+"""``Copy`` and ``Reverse``: the input again, forwards or backwards, with coupled position IDs.
+
+IDs as in the position-coupling code (arXiv 2405.20671), with start s. Each target depends on one token.
+"""
+
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from sparsity_lab.generators.response_layout import END, FixedFormat, drawn_tokens
+from sparsity_lab.generators.stream import Stream
+from sparsity_lab.generators.task import Vocabulary
+from sparsity_lab.settings import SettingError, register
+
+__all__ = ["Copy", "Reverse"]
+
+
+class _Repetition(FixedFormat):
+    """What the two have in common: ``BOS x_1 .. x_n = r_1 .. r_n EOS`` with uniform symbols."""
+
+    alphabet_size: int
+    label_free_bystanders = True
+
+    def check(self) -> None:
+        if self.alphabet_size < 2:
+            raise SettingError("alphabet_size", "a whole number of at least 2", self.alphabet_size)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        symbols = tuple(str(value) for value in range(self.alphabet_size))
+        return Vocabulary(names=(*symbols, "=", END), roles=("data",) * self.alphabet_size + ("query", "special"))
+
+    def prompt_length(self, length: int) -> int:
+        return length
+
+    def response_length(self, length: int) -> int:
+        return length
+
+    def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
+        out[:] = drawn_tokens(stream, length, start, len(out), length, self.alphabet_size)
+
+    def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
+        return bool(((prompts >= 0) & (prompts < self.alphabet_size)).all())
+
+    def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
+        marginals = np.zeros((length, self.vocabulary.size))
+        marginals[:, : self.alphabet_size] = 1 / self.alphabet_size
+        return marginals
+
+    def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
+        return self.prompt_marginals(length)
+
+
+@register
+class Copy(_Repetition):
+    """``BOS x_1 .. x_n = x_1 .. x_n EOS``; the length is n.
+
+    IDs: s + 1 .. s + n for the input, s for ``=``, s + 1 .. s + n for the response. The source of r_j is x_j; that of
+    EOS is ``=``, which stands where x_(n+1) would.
+
+    Attributes:
+        alphabet_size: number of symbols, drawn uniformly.
+    """
+
+    alphabet_size: int = 10
+
+    @classmethod
+    def examples(cls) -> "tuple[Copy, ...]":
+        return (cls(),)
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        return prompts
+
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        places = range(start + 1, start + length + 1)
+        return [[0, *places, start, *places, 0]]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        return [[t] for t in range(1, length + 2)]
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        return [([t], tokens[t]) for t in range(1, equals)] + [([equals], self.end)]
+
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        ids, next_id = [], 0
+        for token in tokens:
+            next_id = 1 if token == self.equals else next_id + 1
+            ids.append(0 if token == self.end else next_id)
+        return [ids]
+
+
+@register
+class Reverse(_Repetition):
+    """``BOS x_1 .. x_n = x_n .. x_1 EOS``; the length is n.
+
+    IDs: s .. s + n - 1 for the input, s + n for ``=``, s + n - 1 down to s for the response. The source of r_j is
+    x_(n+1-j); that of EOS is BOS, which stands where x_0 would.
+
+    Attributes:
+        alphabet_size: number of symbols, drawn uniformly.
+    """
+
+    alphabet_size: int = 10
+
+    @classmethod
+    def examples(cls) -> "tuple[Reverse, ...]":
+        return (cls(alphabet_size=4),)
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        return prompts[:, ::-1]
+
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        places = range(start, start + length)
+        return [[0, *places, start + length, *reversed(places), 0]]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        return [[t] for t in range(length, -1, -1)]
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        # BOS is EOS, so even the last step copies its source.
+        return [([t], tokens[t]) for t in reversed(range(equals))]
+
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        equals = tokens.index(self.equals)
+        # A tent: up to `=` in the middle, and down again.
+        return [[min(t, 2 * equals - t) for t in range(len(tokens))]]

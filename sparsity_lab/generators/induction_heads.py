@@ -1,0 +1,154 @@
+"""``InductionHeads``: what followed the query's token the last time?
+
+A standard probe of sequence models (Olsson et al., arXiv 2209.11895; with one special trigger as in Gu and Dao,
+arXiv 2312.00752); the token layout and the dials are this lab's.
+"""
+
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparsity_lab.generators.locality import Law, PowerLaw, Uniform
+from sparsity_lab.generators.position_laws import OneBlock
+from sparsity_lab.generators.query_layout import (
+    EXTRA_POSITIONS,
+    background_tokens,
+    noisy_log_posterior,
+    query_batch,
+    rows_of_chunks,
+)
+from sparsity_lab.generators.stream import Stream, bounded, whole
+from sparsity_lab.generators.task import Batch, Step, Task, Truth, Vocabulary
+from sparsity_lab.settings import SettingError, register
+
+__all__ = ["InductionHeads"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@register
+class InductionHeads(Task):
+    """``BOS x_1 .. x_l q``: the target is the token after the one earlier place where q stands.
+
+    Attributes:
+        data_vocab: number of ordinary tokens, 0 .. data_vocab - 1.
+        trigger: q is one ``"special"`` token, the same in all sequences, or ``"any"`` ordinary token, drawn for each
+            sequence; it stands nowhere else.
+        locality: law of the trigger's place among x_1 .. x_{l-1}.
+    """
+
+    extra_positions: ClassVar[int] = EXTRA_POSITIONS
+
+    data_vocab: int = 16
+    trigger: Literal["special", "any"] = "special"
+    locality: Law = Uniform()
+
+    @classmethod
+    def examples(cls) -> "tuple[InductionHeads, ...]":
+        return cls(), cls(data_vocab=6, trigger="any"), cls(trigger="any", locality=PowerLaw(alpha=1.0))
+
+    def check(self) -> None:
+        if self.data_vocab < 3:
+            raise SettingError("data_vocab", "a whole number of at least 3", self.data_vocab)
+
+    def check_length(self, length: int) -> None:
+        if length < 2:
+            raise SettingError("length", "at least 2, for the trigger and what follows it", length)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        V = self.data_vocab
+        return Vocabulary(
+            names=(*(f"d{i}" for i in range(V)), "%", "BOS"),
+            roles=("data",) * V + ("cue" if self.trigger == "special" else "unused", "special"),
+        )
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        return 12, 33, 200
+
+    def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
+        self.check_length(length)
+        count, V = whole("count", count, 0), self.data_vocab
+        tokens = np.empty((count, length + EXTRA_POSITIONS), dtype=np.int64)
+        values = np.empty(count, dtype=np.int64)
+        others = V if self.trigger == "special" else V - 1  # tokens that are not the trigger
+        for rows, first in rows_of_chunks(start, count, length):
+            chunk = tokens[rows]
+            background_tokens(stream, first, chunk, 0, others, V + 1, V)
+            words = stream.words("planted", length, first, len(chunk), 2)
+            values[rows] = bounded(words[:, 0], others)
+            if self.trigger == "any":
+                triggers = bounded(words[:, 1], V)
+                chunk[:, 1:-1] += chunk[:, 1:-1] >= triggers[:, None]
+                chunk[:, -1] = triggers
+                values[rows] += values[rows] >= triggers
+            index, place = np.arange(len(chunk)), self._places(stream, first, len(chunk), length)
+            chunk[index, place] = chunk[:, -1]
+            chunk[index, place + 1] = values[rows]
+        return query_batch(
+            self.vocabulary,
+            tokens,
+            values,
+            lambda: self._places(stream, start, count, length)[:, None] + np.arange(2),
+        )
+
+    def _places(self, stream: Stream, start: int, count: int, length: int) -> Ints:
+        """(count,) positions of the trigger."""
+        return self.locality.draw(stream.words("positions", length, start, count, 1), length - 1)[:, 0]
+
+    def truth(self, length: int) -> Truth:
+        self.check_length(length)
+        V = self.data_vocab
+        first = np.zeros(length + EXTRA_POSITIONS)
+        first[1:length] = self.locality.order_pmf(1, length - 1)[0]
+        return Truth(
+            k=2,
+            chance_accuracy=1 / V,
+            chance_loss=float(np.log(V)),
+            bayes_accuracy=1.0,
+            bayes_loss=0.0,
+            position_law=OneBlock(first, width=2),
+            labels=tuple(range(V)),
+            label_distribution=np.append(np.full(V, 1 / V), [0.0, 0.0]),
+            build_joint=lambda: self._token_label_joint(first),
+            label_free_bystanders=self.trigger
+            == "special",  # elsewhere, no token is the trigger, as the label is not
+        )
+
+    def _token_label_joint(self, first: Floats) -> Floats:
+        V = self.data_vocab
+        same = np.eye(V)
+        joint = np.zeros((len(first), V + 2, V))
+        second = np.append(0.0, first[:-1])
+        free = 1 - first - second
+        joint[:, :V] += second[:, None, None] * same / V
+        if self.trigger == "special":
+            of_trigger = np.vstack([np.zeros((V, V)), np.full(V, 1 / V), np.zeros(V)])
+            background = np.full((V, V), 1 / V**2)
+        else:
+            of_trigger = np.vstack([(1 - same) / (V * (V - 1)), np.zeros((2, V))])
+            # Token and label are each one of V - 1, given the trigger: V - 1 triggers allow equal ones, V - 2 others.
+            background = (V - 2 + same) / (V * (V - 1) ** 2)
+        joint += first[:, None, None] * of_trigger
+        joint[:, :V] += free[:, None, None] * background
+        joint[0], joint[-1] = 0.0, of_trigger
+        joint[0, V + 1] = 1 / V
+        return joint
+
+    def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
+        (place,) = [t for t, token in enumerate(tokens[:-1]) if token == tokens[-1]]
+        return (Step(len(tokens) - 1, (place, place + 1), tokens[place + 1]),)
+
+    def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
+        tokens = batch.tokens.numpy()
+        seen = tokens[:, :-2] == tokens[:, -1:]
+        labels = tokens[:, 1:-1][seen]
+        if not (seen.sum(axis=1) == 1).all() or (labels >= self.data_vocab).any():
+            raise ValueError(f"expected sequences of {self}, with one trigger before the query, got other tokens")
+        return noisy_log_posterior(labels, self.data_vocab, 0.0, self.vocabulary.size)

@@ -1,0 +1,164 @@
+"""``Multiplication``: products of a long and a short number, written backwards, with coupled position IDs.
+
+Format and IDs as in the position-coupling code (arXiv 2405.20671), with start s.
+"""
+
+from functools import lru_cache
+from math import gcd
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+
+from sparsity_lab.generators.operands import ArithmeticTask, OperandDigits, carried, from_digits, to_digits
+from sparsity_lab.settings import SettingError, register
+
+__all__ = ["Multiplication"]
+
+_MOST_MULTIPLIERS = 128  # for which the law of the product's digits is worked out
+
+
+@register
+class Multiplication(ArithmeticTask):
+    """``BOS a * b = c EOS``, as in ``123*45=53550``; the length is the number n of places of a.
+
+    The product is reversed and padded to n + M places, where M is the number of places of b.
+
+    With S_j the sum of all products of two digits whose places add up to j, digit j is S_j plus a carry, modulo base.
+    Its sources are the digits that enter S_j, S_(j-1) and S_(j-2), and the product's own digit at place j - 1. They
+    determine it: the carry into place j - 1 is known modulo base from S_(j-1) and the digit there, and S_(j-2) leaves
+    it at most base values in a row, as long as M is at most base. So k = 2 M + 3 however long a is. The source of EOS
+    is BOS, which stands above the highest place of a.
+
+    IDs: s + n + M for ``*`` and ``=``; one less for the units, and less by one from place to place in a, b and c.
+
+    Attributes:
+        multiplier_digits: M.
+        operand_digits: ``"fixed"``, all digits uniform; ``"uniform"``, each operand has its own number of digits,
+            uniform on 1 .. n or 1 .. M, which are uniform, and zeros above.
+        base: of the digits.
+    """
+
+    operator: ClassVar[str] = "*"
+
+    multiplier_digits: int = 2
+    operand_digits: OperandDigits = "fixed"
+    base: int = 10
+
+    @classmethod
+    def examples(cls) -> "tuple[Multiplication, ...]":
+        return cls(), cls(multiplier_digits=3, base=4, operand_digits="uniform")
+
+    def check(self) -> None:
+        super().check()
+        if not 1 <= self.multiplier_digits <= self.base:
+            # Else two places before do not tell the carry.
+            raise SettingError("multiplier_digits", f"from 1 to base={self.base}", self.multiplier_digits)
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        return 3, 14
+
+    def operand_places(self, length: int) -> tuple[int, ...]:
+        return length, self.multiplier_digits
+
+    def response_length(self, length: int) -> int:
+        return length + self.multiplier_digits
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        a, b = (np.ascontiguousarray(operand.T) for operand in self.operands(prompts, length))
+        sums = np.zeros((self.response_length(length), len(prompts)), dtype=np.int64)
+        for place, digit in enumerate(b):
+            sums[place : place + length] += a * digit
+        return carried(sums, self.base).T
+
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        M = self.multiplier_digits
+        e = start + length + M
+        a, b, c = range(e - length, e), range(e - M, e), range(e - 1, start - 1, -1)
+        return [[0, *a, e, *b, e, *c, 0]]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        n, M = length, self.multiplier_digits
+        equals = n + M + 2
+        slots = []
+        for j in range(n + M):
+            # Places i of a and j - i, j - 1 - i or j - 2 - i of b.
+            of_a = [n - i for i in range(max(0, j - M - 1), min(j + 1, n))]
+            of_b = [equals - 1 - i for i in range(max(0, j - n - 1), min(j + 1, M))]
+            slots.append(of_a + of_b + ([equals + j] if j else []))
+        return [*slots, [0]]
+
+    def response_marginals(self, length: int) -> Float[np.ndarray, "R V"] | None:
+        """None where b can have more than 128 values, too many to go through."""
+        if self.base**self.multiplier_digits > _MOST_MULTIPLIERS:
+            return None
+        marginals = np.zeros((self.response_length(length), self.vocabulary.size))
+        uniform = self.operand_digits == "uniform"
+        marginals[:, : self.base] = _product_digits(length, self.multiplier_digits, self.base, uniform)
+        return marginals
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        a, b = self.split_operands(tokens, equals)
+        product = from_digits([tokens[t] for t in a], self.base) * from_digits([tokens[t] for t in b], self.base)
+        steps: list[tuple[list[int], int]] = []
+        for j, digit in enumerate(to_digits(product, self.base, len(a) + len(b))):
+            pairs = [(x, y) for y in range(len(b)) for x in range(j - 2 - y, j + 1 - y) if 0 <= x < len(a)]
+            sources = {a[x] for x, _ in pairs} | {b[y] for _, y in pairs} | ({equals + j} if j else set())
+            steps.append((list(sources), digit))
+        return [*steps, ([0], self.end)]
+
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        equals = tokens.index(self.equals)
+        ids = [0] * len(tokens)
+        top = ids[equals] = ids[tokens.index(self.vocabulary.token("*"))] = equals - 1
+        for operand in self.split_operands(tokens, equals):
+            for place, t in enumerate(operand):
+                ids[t] = top - 1 - place
+        for place, t in enumerate(range(equals + 1, len(tokens) - 1)):
+            ids[t] = top - 1 - place
+        return [ids]
+
+
+@lru_cache(maxsize=64)
+def _product_digits(n: int, M: int, base: int, uniform: bool) -> NDArray[np.float64]:
+    """(n + M, base): law of each digit of a b, by going through all b.
+
+    Digit j of a b depends on a modulo base^(j+1) only. So where a has m > j digits, its law is that of a multiple of
+    b modulo base^(j+1), whatever m. Where it has fewer, the law is of the top of the product, and counted.
+    """
+    sizes = range(1, n + 1) if uniform else (n,)
+    low, top = np.zeros((n, base)), np.zeros((len(sizes), M, base))
+    for b in range(base**M):
+        fits = [m for m in (range(1, M + 1) if uniform else (M,)) if b < base**m]
+        of_b = sum(base**-m for m in fits) / (M if uniform else 1)
+        low += of_b * np.array([_digit_of_multiple(b, j, base) for j in range(n)])
+        top += of_b * np.array([[_digit_of_top(b, m, i, base) for i in range(M)] for m in sizes])
+    digits = np.zeros((n + M, base))
+    for own, m in zip(top, sizes, strict=True):
+        digits[:m] += low[:m] / len(sizes)
+        digits[m : m + M] += own / len(sizes)
+        digits[m + M :, 0] += 1 / len(sizes)
+    return digits
+
+
+@lru_cache(maxsize=1 << 16)
+def _digit_of_multiple(b: int, j: int, base: int) -> NDArray[np.float64]:
+    """(base,): law of digit j of a b where a has more than j uniform digits."""
+    one = base**j
+    # Modulo base^(j+1) the product is uniform on the multiples of g.
+    g = gcd(b, one * base)
+    multiples = np.array([-(-digit * one // g) for digit in range(base + 1)], dtype=object)
+    return np.asarray(np.diff(multiples) / (one * base // g), dtype=np.float64)
+
+
+@lru_cache(maxsize=1 << 16)
+def _digit_of_top(b: int, m: int, i: int, base: int) -> NDArray[np.float64]:
+    """(base,): law of digit m + i of a b where a has m uniform digits."""
+    law, one, numbers = np.zeros(base), base ** (m + i), base**m
+    # a b lies from t base^(m+i) up to the next such multiple where a lies between two of these.
+    for t in range(b // base**i + 1):
+        first, last = (min(numbers, -(-u * one // b)) if b else u * numbers for u in (t, t + 1))
+        law[t % base] += (last - first) / numbers
+    return law

@@ -1,0 +1,118 @@
+"""``ParityScratchpad`` and ``ParityAnswer``: parity of all bits, in steps of two or at once.
+
+With running prefix parities each target depends on two tokens, however long the string: sparse for each token, dense
+in total. The answer alone depends on all n bits, and is the negative control. IDs as in the position-coupling code
+(arXiv 2405.20671), with start s. The bits of both are the same sequences of the same stream.
+"""
+
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from sparsity_lab.generators.response_layout import END, FixedFormat, drawn_tokens
+from sparsity_lab.generators.stream import Stream
+from sparsity_lab.generators.task import Vocabulary
+from sparsity_lab.settings import register
+
+__all__ = ["ParityAnswer", "ParityScratchpad"]
+
+_EQUALS, _END = 2, 3
+
+
+class _BitString(FixedFormat):
+    """What the two have in common: a prompt of n uniform bits, answered with bits."""
+
+    label_free_subsets = True
+    label_free_bystanders = True
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(names=("0", "1", "=", END), roles=("data", "data", "query", "special"))
+
+    def prompt_length(self, length: int) -> int:
+        return length
+
+    def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
+        out[:] = drawn_tokens(stream, length, start, len(out), length, 2)
+
+    def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
+        return bool(((prompts == 0) | (prompts == 1)).all())
+
+    def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
+        return np.tile([0.5, 0.5, 0.0, 0.0], (length, 1))
+
+    def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
+        return np.tile([0.5, 0.5, 0.0, 0.0], (self.response_length(length), 1))
+
+
+@register
+class ParityScratchpad(_BitString):
+    """``BOS x_1 .. x_n = r_1 .. r_n EOS`` with r_j = x_1 + .. + x_j mod 2; the length is n.
+
+    IDs: s + 1 .. s + n for the bits, s for ``=``, s + 1 .. s + n for the prefix parities. The sources of r_j are x_j
+    and r_(j-1), of r_1 just x_1; that of EOS is ``=``, which stands where x_(n+1) would.
+    """
+
+    @classmethod
+    def examples(cls) -> "tuple[ParityScratchpad, ...]":
+        return (cls(),)
+
+    def response_length(self, length: int) -> int:
+        return length
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        return np.asarray(np.bitwise_xor.accumulate(prompts, axis=1))
+
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        places = range(start + 1, start + length + 1)
+        return [[0, *places, start, *places, 0]]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        equals = length + 1
+        return [[1], *([1 + j, equals + j] for j in range(1, length)), [equals]]
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        steps = []
+        for place in range(1, equals):
+            sources = [place, equals + place - 1] if place > 1 else [place]
+            steps.append((sources, tokens[1 : place + 1].count(1) % 2))
+        return [*steps, ([equals], _END)]
+
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        ids, next_id = [], 0
+        for token in tokens:
+            next_id = 1 if token == _EQUALS else next_id + 1
+            ids.append(0 if token == _END else next_id)
+        return [ids]
+
+
+@register
+class ParityAnswer(_BitString):
+    """``BOS x_1 .. x_n = r EOS`` with r = x_1 + .. + x_n mod 2; the length is n.
+
+    IDs: s for all bits, s + 1 for ``=``, s for the answer. All bits are sources of the answer, k = n; the source of
+    EOS is ``=``, which no other bit follows.
+    """
+
+    @classmethod
+    def examples(cls) -> "tuple[ParityAnswer, ...]":
+        return (cls(),)
+
+    def response_length(self, length: int) -> int:
+        return 1
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        return np.asarray(prompts.sum(axis=1, keepdims=True) & 1)
+
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        return [[0, *[start] * length, start + 1, start, 0]]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        return [list(range(1, length + 1)), [length + 1]]
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        return [(list(range(1, equals)), tokens[1:equals].count(1) % 2), ([equals], _END)]
+
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        return [[{_EQUALS: 2, _END: 0}.get(token, 1) for token in tokens]]

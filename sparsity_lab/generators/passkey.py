@@ -1,0 +1,192 @@
+"""``Passkey``: repeat the digits that stand once in a long filler.
+
+After Mohtashami and Jaggi (arXiv 2305.16300); there the filler is English, here it is tokens of its own alphabet.
+"""
+
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.stats import hypergeom
+from torch import Tensor
+
+from sparsity_lab.generators.locality import Uniform
+from sparsity_lab.generators.position_laws import OneBlock
+from sparsity_lab.generators.query_layout import (
+    background_tokens,
+    noisy_log_posterior,
+    recited_batch,
+    rows_of_chunks,
+)
+from sparsity_lab.generators.stream import Stream, bounded, whole
+from sparsity_lab.generators.task import Batch, Step, Task, Truth, Vocabulary
+from sparsity_lab.settings import SettingError, register
+
+__all__ = ["Passkey"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+_DIGITS = 10
+_UNIFORM = Uniform()
+
+
+@register
+class Passkey(Task):
+    """``BOS x_1 .. x_l = d_1 .. d_m``: the x are filler, but for a block ``# d_1 .. d_m``; every digit is scored.
+
+    Distractors are blocks ``! e_1 .. e_m`` with other digits: they have another mark, so that the answer stays
+    determined. With each block counted as one, the x are s items; the passkey's item is drawn uniformly, or fixed by
+    ``depth``, and the distractors are a uniform set of the other items. T = l + m + 1: the last digit is no token.
+
+    Attributes:
+        num_digits: m.
+        depth: place of the passkey's item, from 0 (first) to 1 (last), rounded; None draws it.
+        distractors: number of distractors.
+        filler_vocab: number of filler tokens.
+    """
+
+    num_digits: int = 4
+    depth: float | None = None
+    distractors: int = 0
+    filler_vocab: int = 16
+
+    @classmethod
+    def examples(cls) -> "tuple[Passkey, ...]":
+        return cls(num_digits=3), cls(num_digits=2, distractors=2), cls(depth=0.25, num_digits=2, distractors=1)
+
+    def check(self) -> None:
+        for name, least in (("num_digits", 1), ("distractors", 0), ("filler_vocab", 1)):
+            whole(name, getattr(self, name), least)
+        if self.depth is not None and not 0 <= self.depth <= 1:
+            raise SettingError("depth", "a number from 0 to 1, or None", self.depth)
+
+    def check_length(self, length: int) -> None:
+        if self._items(length) < 1 + self.distractors:
+            least = (1 + self.distractors) * (1 + self.num_digits)
+            raise SettingError("length", f"at least {least} for {self}", length)
+
+    def sequence_length(self, length: int) -> int:
+        return length + self.num_digits + 1
+
+    def _items(self, length: int) -> int:
+        return length - (1 + self.distractors) * self.num_digits
+
+    @property
+    def _mark(self) -> int:
+        """The token ``#``; then come the distractors' ``!``, ``=`` and BOS."""
+        return _DIGITS + self.filler_vocab
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        digits, filler = (str(d) for d in range(_DIGITS)), (f"w{i}" for i in range(self.filler_vocab))
+        return Vocabulary(
+            names=(*digits, *filler, "#", "!", "=", "BOS"),
+            roles=("data",) * _DIGITS + ("background",) * self.filler_vocab + ("cue", "cue", "query", "special"),
+        )
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        least = (1 + self.distractors) * (1 + self.num_digits)
+        return least + 6, least + 24, least + 200
+
+    def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
+        self.check_length(length)
+        count, m = whole("count", count, 0), self.num_digits
+        tokens = np.empty((count, self.sequence_length(length)), dtype=np.int64)
+        digits = np.empty((count, m), dtype=np.int64)
+        for rows, first in rows_of_chunks(start, count, length):
+            prompt, n = tokens[rows, : length + 2], rows.stop - rows.start
+            background_tokens(stream, first, prompt, _DIGITS, self.filler_vocab, self._mark + 3, self._mark + 2)
+            words = stream.words("planted", length, first, n, m * (1 + self.distractors))
+            blocks = bounded(words, _DIGITS).reshape(n, 1 + self.distractors, m)
+            digits[rows] = blocks[:, 0]
+            index = np.arange(n)[:, None]
+            for b, place in enumerate(self._places(stream, first, n, length).T):
+                prompt[index[:, 0], place] = self._mark + (b > 0)
+                prompt[index, place[:, None] + np.arange(1, m + 1)] = blocks[:, b]
+
+        def sources() -> Ints:
+            return self._places(stream, start, count, length)[:, :1] + np.arange(1, m + 1)
+
+        return recited_batch(self.vocabulary, tokens, digits, sources)
+
+    def _places(self, stream: Stream, start: int, count: int, length: int) -> Ints:
+        """(count, 1 + distractors) positions of the marks, the passkey's first."""
+        s, decoys = self._items(length), self.distractors
+        items = np.empty((count, 1 + decoys), dtype=np.int64)
+        if self.depth is None:
+            items[:, 0] = bounded(stream.words("depth", length, start, count, 1)[:, 0], s)
+        else:
+            items[:, 0] = round(self.depth * (s - 1))
+        if decoys:
+            others = _UNIFORM.draw(stream.words("positions", length, start, count, decoys), s - 1) - 1
+            items[:, 1:] = others + (others >= items[:, :1])
+        earlier = (items[:, None, :] < items[:, :, None]).sum(axis=2)
+        return np.asarray(1 + items + self.num_digits * earlier)
+
+    def truth(self, length: int) -> Truth:
+        self.check_length(length)
+        m, V = self.num_digits, self.vocabulary.size
+        marks = self._mark_pmf(length)
+        return Truth(
+            k=1,
+            num_targets=m,
+            chance_accuracy=1 / _DIGITS,
+            chance_loss=float(np.log(_DIGITS)),
+            bayes_accuracy=1.0,
+            bayes_loss=0.0,
+            position_law=tuple(OneBlock(_shifted(marks[0], j)) for j in range(1, m + 1)),
+            labels=tuple(range(_DIGITS)),
+            label_distribution=np.append(np.full(_DIGITS, 1 / _DIGITS), np.zeros(V - _DIGITS)),
+            build_marginals=lambda: self._marginals(marks, length),
+            label_free_bystanders=True,
+        )
+
+    def _mark_pmf(self, length: int) -> Floats:
+        """(2, T): probability that the passkey's mark, or one of the distractors', stands at position t."""
+        s, m, decoys = self._items(length), self.num_digits, self.distractors
+        own = np.full(s, 1 / s) if self.depth is None else np.eye(s)[round(self.depth * (s - 1))]
+        pmf = np.zeros((2, self.sequence_length(length)))
+        item = np.arange(s)
+        for earlier in range(decoys + 1):
+            # Of the s - 1 other items, so many before the passkey's are distractors.
+            pmf[0, 1 + item + m * earlier] += own * hypergeom.pmf(earlier, s - 1, item, decoys)
+        for key in np.flatnonzero(own) if decoys else ():
+            other = np.delete(item, key)
+            after = other > key
+            for earlier in range(decoys):  # other distractors before this one
+                before = hypergeom.pmf(earlier, s - 2, other - after, decoys - 1) if s > 2 else 1.0
+                np.add.at(pmf[1], 1 + other + m * (earlier + after), own[key] * decoys / (s - 1) * before)
+        return pmf
+
+    def _marginals(self, marks: Floats, length: int) -> Floats:
+        V, m = self.vocabulary.size, self.num_digits
+        digits = np.sum([_shifted(marks.sum(axis=0), j) for j in range(1, m + 1)], axis=0)
+        marginals = np.zeros((marks.shape[1], V))
+        marginals[:, self._mark], marginals[:, self._mark + 1] = marks
+        marginals[:, :_DIGITS] = (digits / _DIGITS)[:, None]
+        marginals[:, _DIGITS : self._mark] = ((1 - digits - marks.sum(axis=0)) / self.filler_vocab)[:, None]
+        marginals[0], marginals[length + 1] = np.eye(V)[[V - 1, V - 2]]
+        marginals[length + 2 :] = np.append(np.full(_DIGITS, 1 / _DIGITS), np.zeros(V - _DIGITS))
+        return marginals
+
+    def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
+        mark, query = tokens.index(self._mark), tokens.index(self._mark + 2)
+        if tokens.count(self._mark) != 1:
+            raise ValueError("more than one passkey")
+        return tuple(Step(query + j, (mark + 1 + j,), tokens[mark + 1 + j]) for j in range(self.num_digits))
+
+    def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
+        tokens, m = batch.tokens.numpy(), self.num_digits
+        marked = tokens[:, :-m] == self._mark
+        if not (marked.sum(axis=1) == 1).all():
+            raise ValueError(f"expected sequences of {self}, with one # each, got other tokens")
+        place = marked.argmax(axis=1)[:, None] + np.arange(1, m + 1)
+        digits = np.take_along_axis(tokens, place, axis=1).reshape(-1)
+        return noisy_log_posterior(digits, _DIGITS, 0.0, self.vocabulary.size)
+
+
+def _shifted(pmf: Floats, by: int) -> Floats:
+    return np.append(np.zeros(by), pmf[:-by])

@@ -1,0 +1,68 @@
+"""Laws of positions that several tasks declare (see ``PositionLaw``)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsity_lab.generators.locality import Law
+
+__all__ = ["OneBlock", "SpacedSet"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class OneBlock:
+    """A block of ``width`` neighbouring positions, its first one at position t with probability ``first[t]``."""
+
+    first: Floats
+    width: int = 1
+
+    def order_pmf(self) -> Floats:
+        T = len(self.first)
+        pmf = np.zeros((self.width, T))
+        for j in range(self.width):
+            pmf[j, j:] = self.first[: T - j]
+        return pmf
+
+    def pmf(self, sources: Ints) -> Floats:
+        inside = (sources[:, 0] >= 0) & (np.diff(sources, axis=1) == 1).all(axis=1)
+        return np.where(inside, self.first[np.maximum(sources[:, 0], 0)], 0.0)
+
+    def support_size(self) -> int:
+        return int(np.count_nonzero(self.first))
+
+
+@dataclass(frozen=True, eq=False)
+class SpacedSet:
+    """A set of k positions among ``offset``, ``offset + stride``, ..: the i-th of them is place ``places + 1 - i`` of
+    a locality law, so that the law's distance counts from the start, 1 for the first.
+
+    Attributes:
+        T: positions of the sequence.
+        places: number of positions to choose from.
+    """
+
+    law: Law
+    k: int
+    T: int
+    places: int
+    offset: int
+    stride: int
+
+    def order_pmf(self) -> Floats:
+        pmf = np.zeros((self.k, self.T))
+        last = self.offset + self.stride * self.places
+        pmf[:, self.offset : last : self.stride] = self.law.order_pmf(self.k, self.places)[::-1, ::-1]
+        return pmf
+
+    def pmf(self, sources: Ints) -> Floats:
+        index, odd = np.divmod(sources[:, ::-1] - self.offset, self.stride)
+        inside = ((odd == 0) & (index >= 0) & (index < self.places)).all(axis=1)
+        places = np.where(inside[:, None], self.places - index, np.arange(1, self.k + 1))
+        return np.where(inside, np.exp(self.law.log_pmf(places, self.places)), 0.0)
+
+    def support_size(self) -> int:
+        return self.law.support_size(self.k, self.places)

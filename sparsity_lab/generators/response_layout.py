@@ -1,0 +1,277 @@
+"""The layout ``BOS prompt = response EOS``: what the tasks that answer with several tokens share.
+
+BOS and EOS are one token, as in the position-coupling work (arXiv 2405.20671). The response is a function of the
+prompt. Scored are its tokens and EOS, each at the position before it: the first at ``=``, EOS at the response's last.
+EOS has for its source the symbol that ends what the response was made of.
+
+Shapes: B batch, T sequence positions, P prompt tokens, R response tokens, C kinds of position ID, K sources.
+"""
+
+from abc import abstractmethod
+from bisect import bisect_left
+from dataclasses import replace
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+from scipy.special import xlogy
+from torch import Tensor
+
+from sparsity_lab.generators.query_layout import rows_of_chunks
+from sparsity_lab.generators.stream import Stream, bounded, whole
+from sparsity_lab.generators.task import IGNORE, Batch, Step, Task, Truth
+from sparsity_lab.settings import SettingError
+
+__all__ = ["END", "FixedFormat", "ListedSets", "ResponseTask", "drawn_tokens"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+END = "BOS/EOS"
+"""Name of the token at either end of a sequence."""
+
+
+class ResponseTask(Task):
+    """Base of the tasks with the layout ``BOS prompt = response EOS``.
+
+    A subclass draws prompts and says what they are answered with; sources and position IDs follow from the tokens.
+    """
+
+    label_free_subsets: ClassVar[bool | None] = None
+    label_free_bystanders: ClassVar[bool | None] = None
+
+    @abstractmethod
+    def prompt_length(self, length: int) -> int:
+        """P, the number of tokens between BOS and ``=``."""
+
+    @abstractmethod
+    def response_length(self, length: int) -> int:
+        """R, the number of tokens between ``=`` and EOS."""
+
+    @abstractmethod
+    def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
+        """Fill ``out`` with the prompts of sequences ``start .. start + B - 1``."""
+
+    @abstractmethod
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        """The responses to prompts of this length."""
+
+    @abstractmethod
+    def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
+        """Whether all of these can be drawn at this length."""
+
+    @abstractmethod
+    def find_position_ids(self, tokens: Int64[np.ndarray, "B T"], length: int) -> Int64[np.ndarray, "... C T"]:
+        """The coupled position IDs with start 1, as at evaluation."""
+
+    @abstractmethod
+    def find_sources(self, tokens: Int64[np.ndarray, "B T"], length: int) -> Int64[np.ndarray, "... slots K"]:
+        """The sources of each of the R + 1 targets, ascending, padded with -1."""
+
+    @abstractmethod
+    def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
+        """Probability of each token at each place of the prompt."""
+
+    @abstractmethod
+    def response_marginals(self, length: int) -> Float[np.ndarray, "R V"] | None:
+        """Probability of each token at each place of the response; None where it has no closed form."""
+
+    @abstractmethod
+    def source_laws(self, length: int) -> "tuple[ListedSets, ...]":
+        """Law of the source set of each of the R + 1 targets."""
+
+    @abstractmethod
+    def largest_position_id(self, length: int) -> int:
+        """The largest coupled position ID at this length, with start 1."""
+
+    @abstractmethod
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        """Sources and answer of each of the R + 1 targets of one sequence with ``=`` at ``equals``, as ``solve``."""
+
+    @property
+    def num_kinds(self) -> int:
+        """C, the number of kinds of position ID."""
+        return 1
+
+    @cached_property
+    def equals(self) -> int:
+        """The token ``=``, at which the first target is scored."""
+        return self.vocabulary.token("=")
+
+    @cached_property
+    def end(self) -> int:
+        """The token that is BOS and EOS."""
+        return self.vocabulary.token(END)
+
+    def sequence_length(self, length: int) -> int:
+        return self.prompt_length(length) + self.response_length(length) + 3
+
+    def check_length(self, length: int) -> None:
+        if length < 1:
+            raise SettingError("length", f"at least 1 for {self}", length)
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        return 3, 24
+
+    def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
+        self.check_length(length)
+        count = whole("count", count, 0)
+        P, T = self.prompt_length(length), self.sequence_length(length)
+        tokens = np.empty((count, T), dtype=np.int64)
+        targets = np.full((count, T), IGNORE, dtype=np.int64)
+        position_ids = np.empty((count, self.num_kinds, T), dtype=np.int64)
+        equals, end = self.equals, self.end
+        for rows, first in rows_of_chunks(start, count, T):
+            chunk = tokens[rows]
+            chunk[:, 0] = chunk[:, -1] = end
+            self.draw_prompts(stream, first, chunk[:, 1 : P + 1], length)
+            chunk[:, P + 1] = equals
+            chunk[:, P + 2 : -1] = self.respond(chunk[:, 1 : P + 1], length)
+            targets[rows, P + 1 : -1] = chunk[:, P + 2 :]
+            position_ids[rows] = self.find_position_ids(chunk, length)
+        return Batch(
+            torch.from_numpy(tokens),
+            torch.from_numpy(targets),
+            torch.from_numpy(position_ids),
+            lambda: self._spread_sources(tokens, length),
+            vocabulary=self.vocabulary,
+        )
+
+    def _spread_sources(self, tokens: Ints, length: int) -> Int64[Tensor, "B T K"]:
+        sources = self.find_sources(tokens, length)
+        spread = np.full((*tokens.shape, sources.shape[-1]), -1, dtype=np.int64)
+        spread[:, self.prompt_length(length) + 1 : -1] = sources
+        return torch.from_numpy(spread)
+
+    def truth(self, length: int) -> Truth:
+        self.check_length(length)
+        laws = self.source_laws(length)
+        response = self.response_marginals(length)
+        truth = Truth(
+            k=max(law.sets.shape[1] for law in laws),
+            num_targets=len(laws),
+            bayes_accuracy=1.0,
+            bayes_loss=0.0,
+            bayes_loss_by_slot=np.zeros(len(laws)),
+            position_law=laws,
+            label_free_subsets=self.label_free_subsets,
+            label_free_bystanders=self.label_free_bystanders,
+            largest_position_id=self.largest_position_id(length),
+        )
+        if response is None:
+            return truth
+        labels = np.concatenate([response, self._always(self.end)])
+        return replace(
+            truth,
+            chance_accuracy=float(labels.max(axis=1).mean()),
+            chance_loss=float(-xlogy(labels, labels).sum(axis=1).mean()),
+            labels=tuple(np.flatnonzero(labels.any(axis=0)).tolist()),
+            label_distribution=labels,
+            build_marginals=lambda: np.concatenate(
+                [self._always(self.end), self.prompt_marginals(length), self._always(self.equals), labels]
+            ),
+        )
+
+    def _always(self, token: int) -> Floats:
+        """(1, V), all on one token."""
+        return np.eye(self.vocabulary.size)[[token]]
+
+    def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
+        equals = tokens.index(self.equals)
+        if tokens[0] != self.end or tokens[-1] != self.end:
+            raise ValueError(f"expected BOS and EOS at the ends, got {tokens[0]} and {tokens[-1]}")
+        worked_out = self.work_out(tokens, equals)
+        return tuple(
+            Step(equals + j, tuple(sorted(sources)), answer) for j, (sources, answer) in enumerate(worked_out)
+        )
+
+    def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
+        tokens = batch.tokens.numpy()
+        count, T = tokens.shape
+        length = bisect_left(range(T), T, key=self.sequence_length)
+        P = self.prompt_length(length)
+        prompts = tokens[:, 1 : P + 1]
+        if not (
+            self.sequence_length(length) == T
+            and (tokens[:, [0, P + 1, T - 1]] == [self.end, self.equals, self.end]).all()
+            and self.are_prompts(prompts, length)
+            and np.array_equal(tokens[:, P + 2 : -1], self.respond(prompts, length))
+        ):
+            raise ValueError(f"expected sequences of {self}, got other tokens")
+        log_posterior = torch.full((count, T - P - 2, self.vocabulary.size), -torch.inf, dtype=torch.float64)
+        log_posterior.scatter_(2, batch.tokens[:, P + 2 :, None], 0.0)
+        return log_posterior.flatten(0, 1)
+
+
+class FixedFormat(ResponseTask):
+    """A task whose IDs and sources are the same in all sequences of a length."""
+
+    def coupled_ids(self, length: int, start: int = 1) -> Int64[np.ndarray, "C T"]:
+        """The coupled position IDs of every sequence, 0 for BOS and EOS.
+
+        Args:
+            start: s in the published rules, the same for all kinds. Sequences are made with 1, as at evaluation.
+
+        Raises:
+            SettingError: no such length, or a start below 1.
+        """
+        self.check_length(length)
+        return np.array(self.ids_from(whole("start", start, 1), length), dtype=np.int64)
+
+    @abstractmethod
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        """C lists of T position IDs, by the rule as published."""
+
+    @abstractmethod
+    def slot_sources(self, length: int) -> list[list[int]]:
+        """The sources of each of the R + 1 targets of every sequence."""
+
+    def find_position_ids(self, tokens: Int64[np.ndarray, "B T"], length: int) -> Int64[np.ndarray, "... C T"]:
+        return self.coupled_ids(length)
+
+    def find_sources(self, tokens: Int64[np.ndarray, "B T"], length: int) -> Int64[np.ndarray, "... slots K"]:
+        slots = [sorted(sources) for sources in self.slot_sources(length)]
+        K = max(map(len, slots))
+        return np.array([sources + [-1] * (K - len(sources)) for sources in slots], dtype=np.int64)
+
+    def source_laws(self, length: int) -> "tuple[ListedSets, ...]":
+        T = self.sequence_length(length)
+        return tuple(ListedSets(np.array([sorted(sources)]), T) for sources in self.slot_sources(length))
+
+    def largest_position_id(self, length: int) -> int:
+        return int(self.coupled_ids(length).max())
+
+
+class ListedSets:
+    """The law of a set that is one of a few listed ones, all of one size (see ``PositionLaw``).
+
+    Attributes:
+        sets: (N, K) ascending, all different.
+        probabilities: (N,), 1 / N each if not given.
+    """
+
+    def __init__(self, sets: Int64[np.ndarray, "N K"], T: int, probabilities: Floats | None = None) -> None:
+        self.sets = sets
+        self.probabilities = np.full(len(sets), 1 / len(sets)) if probabilities is None else probabilities
+        self._T = T
+
+    def order_pmf(self) -> Floats:
+        columns = [np.bincount(places, self.probabilities, minlength=self._T) for places in self.sets.T]
+        return np.array(columns)
+
+    def pmf(self, sources: NDArray[np.int64]) -> Floats:
+        listed = dict(zip(map(tuple, self.sets.tolist()), self.probabilities.tolist(), strict=True))
+        return np.array([listed.get(tuple(t for t in row if t >= 0), 0.0) for row in sources.tolist()])
+
+    def support_size(self) -> int:
+        return int((self.probabilities > 0).sum())
+
+
+def drawn_tokens(stream: Stream, length: int, start: int, count: int, per_sequence: int, bound: int) -> Ints:
+    """(count, per_sequence) tokens uniform on 0 .. bound - 1, from the words that other tasks' backgrounds use."""
+    words = stream.words("background", length, start, count, (per_sequence + 1) // 2)
+    return bounded(np.ascontiguousarray(words, dtype="<u8").view("<u4"), bound)[:, :per_sequence]

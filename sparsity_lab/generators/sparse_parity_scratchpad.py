@@ -1,0 +1,160 @@
+"""``SparseParityScratchpad``: running parity of the planted bits alone, with position IDs that depend on the input.
+
+Where the next planted bit stands is not known before the tokens are: coupled IDs are no function of position, and a
+model that is to extrapolate must predict them (predictive position coupling, Golowich et al., arXiv 2502.16792). The
+token layout and the IDs are this lab's.
+"""
+
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+
+from sparsity_lab.generators.locality import Uniform
+from sparsity_lab.generators.response_layout import END, ListedSets, ResponseTask, drawn_tokens
+from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.generators.task import Vocabulary
+from sparsity_lab.settings import SettingError, register
+
+__all__ = ["SparseParityScratchpad"]
+
+Ints = NDArray[np.int64]
+
+_EQUALS, _END = 4, 5
+_UNIFORM = Uniform()
+
+
+@register
+class SparseParityScratchpad(ResponseTask):
+    """``BOS x_1 .. x_l = r_1 .. r_m EOS``: r_j is the parity of the first j of m planted bits; the length is l.
+
+    Tokens 0 and 1 are planted bits, 2 and 3 distractor bits; the planted places s_1 < .. < s_m are a uniform set. The
+    sources of r_j are the j-th planted bit and r_(j-1), of r_1 just the bit; that of EOS is ``=``, where the search
+    for another planted bit ends. IDs: x_i has i + 1.
+
+    Attributes:
+        density: share of the bits that are planted, m = density l to the nearest whole number, at least 1. The gaps
+            between planted bits keep their law when l grows, and m grows.
+        k: number of planted bits at every length, in place of a density; then the gaps grow with l. None: by density.
+        look_ahead: give each token the ID of what the next one needs: ``=`` has s_1 + 1, r_j has s_(j+1) + 1, and
+            r_m, after which nothing is left, l + 2. Otherwise r_j has the ID of the bit that it adds, s_j + 1, and
+            ``=`` has 1.
+    """
+
+    label_free_subsets: ClassVar[bool | None] = True
+    label_free_bystanders: ClassVar[bool | None] = True
+
+    density: float = 0.25
+    k: int | None = None
+    look_ahead: bool = True
+
+    @classmethod
+    def examples(cls) -> "tuple[SparseParityScratchpad, ...]":
+        return cls(density=0.5), cls(k=3, look_ahead=False)
+
+    def check(self) -> None:
+        if not 0 < self.density <= 1:
+            raise SettingError("density", "a number above 0 and at most 1", self.density)
+        if self.k is not None and self.k < 1:
+            raise SettingError("k", "a whole number of at least 1, or None", self.k)
+
+    def check_length(self, length: int) -> None:
+        if length < (self.k or 1):
+            raise SettingError("length", f"at least {f'k={self.k}' if self.k else 1} for {self}", length)
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        k = self.k or 1
+        return max(8, k), max(60, k + 30)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        roles = ("planted", "planted", "background", "background", "query", "special")
+        return Vocabulary(names=("0", "1", "o", "i", "=", END), roles=roles)
+
+    def num_planted(self, length: int) -> int:
+        """m, the number of planted bits at this length."""
+        return self.k or max(1, int(self.density * length + 0.5))
+
+    def prompt_length(self, length: int) -> int:
+        return length
+
+    def response_length(self, length: int) -> int:
+        return self.num_planted(length)
+
+    def largest_position_id(self, length: int) -> int:
+        return length + (2 if self.look_ahead else 1)
+
+    def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
+        count, m = len(out), self.num_planted(length)
+        words = stream.words("positions", length, start, count, m)
+        index = _UNIFORM.draw(words, length) - 1
+        out[:] = drawn_tokens(stream, length, start, count, length, 2) + 2
+        bits = bounded(stream.words("planted", length, start, count, m), 2)
+        np.put_along_axis(out, index, bits, axis=1)
+
+    def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
+        bits = (prompts >= 0) & (prompts < _EQUALS)
+        return bool(bits.all() and ((prompts < 2).sum(axis=1) == self.num_planted(length)).all())
+
+    def _places(self, prompts: Ints, length: int) -> Ints:
+        """(B, m) planted places, from 1."""
+        return np.nonzero(prompts < 2)[1].reshape(len(prompts), self.num_planted(length)) + 1
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        bits = np.take_along_axis(prompts, self._places(prompts, length) - 1, axis=1)
+        return np.bitwise_xor.accumulate(bits, axis=1)
+
+    def find_position_ids(self, tokens: Int64[np.ndarray, "B T"], length: int) -> Int64[np.ndarray, "... C T"]:
+        ids = np.zeros((len(tokens), 1, tokens.shape[1]), dtype=np.int64)
+        ids[:, 0, 1 : length + 1] = np.arange(2, length + 2)
+        places = self._places(tokens[:, 1 : length + 1], length)
+        if self.look_ahead:
+            ids[:, 0, length + 1 : -2] = places + 1
+            ids[:, 0, -2] = length + 2
+        else:
+            ids[:, 0, length + 1] = 1
+            ids[:, 0, length + 2 : -1] = places + 1
+        return ids
+
+    def find_sources(self, tokens: Int64[np.ndarray, "B T"], length: int) -> Int64[np.ndarray, "... slots K"]:
+        m = self.num_planted(length)
+        sources = np.full((len(tokens), m + 1, 2), -1, dtype=np.int64)
+        sources[:, :m, 0] = self._places(tokens[:, 1 : length + 1], length)
+        sources[:, 1:m, 1] = np.arange(length + 2, length + m + 1)
+        sources[:, m, 0] = length + 1
+        return sources
+
+    def source_laws(self, length: int) -> tuple[ListedSets, ...]:
+        m, T, places = self.num_planted(length), self.sequence_length(length), np.arange(1, length + 1)
+        laws = []
+        for j, pmf in enumerate(_UNIFORM.order_pmf(m, length)):
+            here = slice(j, length - m + 1 + j)
+            sets = [places[here]] if j == 0 else [places[here], np.full(length - m + 1, length + 1 + j)]
+            laws.append(ListedSets(np.stack(sets, axis=1), T, pmf[here]))
+        return (*laws, ListedSets(np.array([[length + 1]]), T))
+
+    def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
+        planted = self.num_planted(length) / length
+        return np.tile(np.array([planted, planted, 1 - planted, 1 - planted, 0, 0]) / 2, (length, 1))
+
+    def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
+        return np.tile([0.5, 0.5, 0.0, 0.0, 0.0, 0.0], (self.num_planted(length), 1))
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        steps: list[tuple[list[int], int]] = []
+        parity = 0
+        for place in range(1, equals):
+            if tokens[place] in (0, 1):
+                parity = (parity + tokens[place]) % 2
+                previous = [equals + len(steps)] if steps else []
+                steps.append(([place, *previous], parity))
+        return [*steps, ([equals], _END)]
+
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        equals = tokens.index(_EQUALS)
+        planted = [place + 1 for place in range(1, equals) if tokens[place] in (0, 1)]
+        of_response = [*planted, equals + 1] if self.look_ahead else [1, *planted]
+        return [[0, *(place + 1 for place in range(1, equals)), *of_response, 0]]

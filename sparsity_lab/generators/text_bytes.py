@@ -1,0 +1,122 @@
+"""``TextBytes``: real text, byte by byte, from any folder."""
+
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.special import xlogy
+from torch import Tensor
+
+from sparsity_lab.generators.corpus import END_OF_FILE, Corpus, read_corpus
+from sparsity_lab.generators.query_layout import rows_of_chunks
+from sparsity_lab.generators.stream import Stream, open_unit, whole
+from sparsity_lab.generators.task import Batch, NotComputable, Step, Task, Truth, Vocabulary
+from sparsity_lab.settings import SettingError, register
+
+__all__ = ["TextBytes"]
+
+Bytes = NDArray[np.uint8]
+
+_BYTES = 256
+
+
+@register
+class TextBytes(Task):
+    """Windows of l + 1 bytes of text, each byte after the first a target; T = l, tokens are bytes.
+
+    The stream named ``train`` draws from the training part of the corpus, all others from its evaluation part: one
+    file in ten, by the hash of its content. A window starts anywhere in its part with equal probability; files follow
+    each other with byte 0 between them.
+
+    What is declared is of the evaluation part: the law of a single byte, by position. There is no rule to declare, so
+    no sources, and nothing exact to compare a model with.
+
+    Attributes:
+        path: a folder, whose files are read as they are; None is the source of Python's standard library. The folder
+            is read when the task is made, once in a process. A setting holds the path and not the text: ``corpus``
+            says what was read.
+    """
+
+    extra_positions: ClassVar[int] = 0
+
+    path: str | None = None
+
+    @classmethod
+    def examples(cls) -> "tuple[TextBytes, ...]":
+        return (cls(),)
+
+    def check(self) -> None:
+        read_corpus(self.path)
+
+    def check_length(self, length: int) -> None:
+        most = min(len(self.corpus.train), len(self.corpus.evaluation)) - 1
+        if not 1 <= length <= most:
+            raise SettingError("length", f"from 1 to {most}, the bytes of the smaller part of the corpus", length)
+
+    @property
+    def corpus(self) -> Corpus:
+        """The text: name, number of files and bytes, hash."""
+        return read_corpus(self.path)
+
+    @property
+    def record(self) -> dict[str, object]:
+        corpus = self.corpus
+        return {"corpus": corpus.name, "files": corpus.files, "bytes": corpus.num_bytes, "hash": corpus.hash}
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        named = {END_OF_FILE: "END", 9: "\\t", 10: "\\n", 13: "\\r", 32: "\u2423"}
+        names = [named.get(b, chr(b) if 32 < b < 127 else f"x{b:02x}") for b in range(_BYTES)]
+        return Vocabulary(names=tuple(names), roles=("special",) + ("data",) * (_BYTES - 1))
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        return 12, 100
+
+    def _part(self, stream: Stream) -> Bytes:
+        return self.corpus.train if stream.name == "train" else self.corpus.evaluation
+
+    def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
+        self.check_length(length)
+        count, text = whole("count", count, 0), self._part(stream)
+        windows = np.lib.stride_tricks.sliding_window_view(text, length + 1)
+        first = open_unit(stream.words("positions", length, start, count, 1)[:, 0]) * len(windows)
+        tokens = np.empty((count, length), dtype=np.int64)
+        targets = np.empty((count, length), dtype=np.int64)
+        for rows, _ in rows_of_chunks(0, count, length):
+            window = windows[first[rows].astype(np.int64)]
+            tokens[rows], targets[rows] = window[:, :-1], window[:, 1:]
+        return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), vocabulary=self.vocabulary)
+
+    def truth(self, length: int) -> Truth:
+        self.check_length(length)
+        law = _law_of_bytes(self.corpus.evaluation, length)
+        labels = law[1:]
+        return Truth(
+            num_targets=length,
+            chance_accuracy=float(labels.max(axis=1).mean()),
+            chance_loss=float(-xlogy(labels, labels).sum(axis=1).mean()),
+            labels=tuple(np.flatnonzero(labels.sum(axis=0)).tolist()),
+            label_distribution=labels,
+            build_marginals=lambda: law[:-1],
+        )
+
+    def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
+        return tuple(Step(t) for t in range(len(tokens)))
+
+    def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
+        raise NotComputable("nobody knows the law of text")
+
+
+def _law_of_bytes(text: Bytes, length: int) -> NDArray[np.float64]:
+    """(l + 1, 256): probability of each byte at each place of a window."""
+    windows = len(text) - length
+    counts = np.empty((length + 1, _BYTES))
+    counts[0] = np.bincount(text[:windows], minlength=_BYTES)
+    # One place on, one byte leaves the window's range and one enters it.
+    steps = np.eye(_BYTES)[text[windows:]] - np.eye(_BYTES)[text[:length]]
+    counts[1:] = counts[0] + np.cumsum(steps, axis=0)
+    return counts / windows

@@ -1,0 +1,76 @@
+"""Copy and Reverse: the sheet's fixture, the rule, IDs by hand, and mutants."""
+
+import numpy as np
+import pytest
+from generators.mutants import catches, mutant
+from generators.written import answered, ids_between, written
+
+from sparsity_lab.generators import Copy, Reverse, Stream
+
+
+def test_fixture() -> None:
+    assert answered(Copy(), "471", 3) == "471=471"
+    assert ids_between(Copy(), 3, start=1) == [[2, 3, 4, 1, 2, 3, 4]]
+
+
+def test_reverse_by_hand() -> None:
+    """Inputs s .. s + n - 1, ``=`` s + n, response s + n - 1 down to s."""
+    assert answered(Reverse(), "471", 3) == "471=174"
+    assert ids_between(Reverse(), 3, start=5) == [[5, 6, 7, 8, 7, 6, 5]]
+
+
+def test_rules() -> None:
+    for text in written(Copy(), Copy().sample(Stream(seed=1), 0, 300, 11)):
+        prompt, response = text.split("=")
+        assert response == prompt
+    for text in written(Reverse(), Reverse().sample(Stream(seed=1), 0, 300, 11)):
+        prompt, response = text.split("=")
+        assert response == "".join(reversed(prompt))
+
+
+def test_the_source_is_the_token_itself_and_equal_ids_mark_it() -> None:
+    """In Copy a token and its source share an ID; so they do in Reverse, where BOS is the source of EOS."""
+    for task in (Copy(), Reverse()):
+        batch = task.sample(Stream(), 0, 5, 7)
+        assert batch.sources is not None
+        assert batch.position_ids is not None
+        ids = batch.position_ids[0, 0].tolist()
+        for j, source in enumerate(batch.sources[0, 8:-1, 0].tolist()[:-1]):
+            assert ids[source] == ids[9 + j]
+            assert (batch.tokens[:, source] == batch.tokens[:, 9 + j]).all()
+    assert Copy().slot_sources(3) == [[1], [2], [3], [4]]
+    assert Reverse().slot_sources(3) == [[3], [2], [1], [0]]
+
+
+def test_chance_is_a_digit_for_each_symbol_and_certainty_for_eos() -> None:
+    truth = Copy().truth(4)
+    assert truth.num_targets == 5
+    assert truth.chance_accuracy == pytest.approx((4 * 0.1 + 1) / 5)
+    assert truth.chance_loss == pytest.approx(4 * np.log(10) / 5)
+    assert (truth.bayes_accuracy, truth.bayes_loss) == (1.0, 0.0)
+
+
+def last_two_swapped(self: Copy, prompts: np.ndarray, length: int) -> np.ndarray:
+    return np.concatenate([prompts[:, :-2], prompts[:, :-3:-1]], axis=1)
+
+
+def repeated_symbol(self: Copy, stream: Stream, start: int, out: np.ndarray, length: int) -> None:
+    """The second symbol repeats the first in half of the sequences: each tells the other."""
+    Copy.draw_prompts(self, stream, start, out, length)
+    rows = np.arange(start, start + len(out)) % 2 == 0
+    out[rows, 1] = out[rows, 0]
+
+
+def ids_one_short(self: Copy, start: int, length: int) -> list[list[int]]:
+    """The response counts from ``=`` on, and not past it."""
+    (ids,) = Copy.ids_from(self, start, length)
+    return [[*ids[: length + 2], *(i - 1 for i in ids[length + 2 : -1]), 0]]
+
+
+def test_mutants() -> None:
+    for methods, check in [
+        ({"respond": last_two_swapped}, "rule"),
+        ({"draw_prompts": repeated_symbol}, "bystanders"),
+        ({"ids_from": ids_one_short}, "position_ids"),
+    ]:
+        assert catches(check, mutant(Copy(), **methods))  # type: ignore[arg-type]
