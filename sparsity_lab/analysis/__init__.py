@@ -1,6 +1,21 @@
-"""Analysis: extrapolation curves, drops, heat maps, sample sequences and the report of a sweep."""
+"""Analysis: extrapolation curves, drops, heat maps, what attention does, sample sequences, the report of a sweep."""
 
 from sparsity_lab.analysis.arm_table import arm_table as arm_table
+from sparsity_lab.analysis.attention import AttentionEntropy as AttentionEntropy
+from sparsity_lab.analysis.attention import AttentionSink as AttentionSink
+from sparsity_lab.analysis.attention import Dilution as Dilution
+from sparsity_lab.analysis.attention import DistractorRobustness as DistractorRobustness
+from sparsity_lab.analysis.attention import NormSensitivity as NormSensitivity
+from sparsity_lab.analysis.attention import PlantedMass as PlantedMass
+from sparsity_lab.analysis.attention import attention_entropy as attention_entropy
+from sparsity_lab.analysis.attention import attention_sink as attention_sink
+from sparsity_lab.analysis.attention import diluted_mass as diluted_mass
+from sparsity_lab.analysis.attention import dilution as dilution
+from sparsity_lab.analysis.attention import distractor_robustness as distractor_robustness
+from sparsity_lab.analysis.attention import logit_gap as logit_gap
+from sparsity_lab.analysis.attention import norm_sensitivity as norm_sensitivity
+from sparsity_lab.analysis.attention import planted_mass as planted_mass
+from sparsity_lab.analysis.attention import softmax_entropy_slope as softmax_entropy_slope
 from sparsity_lab.analysis.drop import Drop as Drop
 from sparsity_lab.analysis.drop import drop as drop
 from sparsity_lab.analysis.extrapolation import ExtrapolationCurve as ExtrapolationCurve

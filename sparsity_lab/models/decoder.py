@@ -9,6 +9,7 @@ Shapes: B batch, T positions, C kinds of position ID, V vocabulary, N scored pos
 """
 
 import copy
+from collections.abc import Iterator
 from functools import partial
 
 import torch
@@ -236,7 +237,6 @@ class Decoder(nn.Module):
         """
         return free_run(self, tokens, num_tokens, position_ids)[0]
 
-    @torch.no_grad()
     def record(
         self,
         tokens: Int64[Tensor, "B T"],
@@ -244,8 +244,18 @@ class Decoder(nn.Module):
         indices: Int64[Tensor, "#B T"] | None = None,
     ) -> list[LayerRecord]:
         """Queries and keys of every layer, un-rotated and rotated, in use (not training); never a (T, T) map."""
+        return list(self.layer_records(tokens, position_ids, indices))
+
+    def layer_records(
+        self,
+        tokens: Int64[Tensor, "B T"],
+        position_ids: Int64[Tensor, "B C T"] | None = None,
+        indices: Int64[Tensor, "#B T"] | None = None,
+    ) -> Iterator[LayerRecord]:
+        """``record`` layer by layer, for long sequences: what a layer did is held only while it is looked at."""
         indices = self.sequence_indices(tokens, indices)
-        x, position = self.embed(tokens, position_ids, indices), self.kernel_position(indices)
+        with torch.no_grad():
+            x, position = self.embed(tokens, position_ids, indices), self.kernel_position(indices)
         records: list[LayerRecord] = []
 
         def recorded(q: Tensor, k: Tensor, v: Tensor, *, kernel: Kernel, params: nn.Module | None) -> Tensor:
@@ -264,8 +274,10 @@ class Decoder(nn.Module):
             return kernel.attend(q, k, v, training=False, position=position, params=params)
 
         for block, kernel in self.layers():
-            x = block(x, partial(recorded, kernel=kernel, params=block.kernel_params))
-        return records
+            # Not around the yield: what the caller does meanwhile is its own affair.
+            with torch.no_grad():
+                x = block(x, partial(recorded, kernel=kernel, params=block.kernel_params))
+            yield records.pop()
 
     def with_kernel(self, kernel: Kernel | tuple[Kernel, ...]) -> "Decoder":
         """The same weights under another mechanism: a second model on the same parameter objects.

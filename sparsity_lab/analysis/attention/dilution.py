@@ -1,0 +1,272 @@
+"""Dilution: what a constant logit gap loses as background is added, apart from attention that goes wrong.
+
+A softmax row whose k sources all score G above all n - k other keys puts
+
+    M(G, k, n) = k e^G / (k e^G + n - k)
+
+on the sources. The gap is taken from the mass at one length, the reference, in two ways, between which the truth is
+to be expected:
+
+    one gap   G such that the mean of M over the targets is their mean mass: right if all targets are alike, and what
+              differs is background keys among each other, whose sum evens out as they become many;
+    each gap  every target has the G of its own mass: right if a head finds the sources of some targets only.
+
+At any other length each predicts a mass by its M. What lies between the two (``predicted_low``, ``predicted_high``)
+is dilution; what lies outside is not:
+
+    mass there = mass here + diluted + misplaced,
+    misplaced  = predicted_low - mass here,   if the mass is below both: the gap itself has shrunk (above 0),
+               = predicted_high - mass here,  if it is above both: the gap has grown (below 0),
+               = 0                            between them.
+
+The split says how much went, not where: mass that moves to particular wrong places raises ``decoy_mass`` (the k
+strongest wrong keys) and lowers ``wrong_support``; a gap that shrinks evenly changes neither more than dilution does.
+For mechanisms other than softmax, M is a yardstick and no law: one with a length-dependent scale should beat it.
+
+Source: the lab's own reading of why softmax attention degrades with length on planted correlations.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import expit, logit
+
+from sparsity_lab.analysis.attention.averages import mean_and_error
+from sparsity_lab.analysis.attention.figure import Measurement, TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.attention.planted_mass import MASSES, Targets, targets_of
+from sparsity_lab.analysis.attention.subjects import Models, Subject, subjects_of
+from sparsity_lab.analysis.style import GREY, look, new_axes, styled
+from sparsity_lab.generators import Batch, Task
+from sparsity_lab.settings import SettingError
+
+__all__ = ["Dilution", "diluted_mass", "dilution", "logit_gap"]
+
+_LARGEST_GAP = 60.0  # beyond it a mass is 0 or 1 in double precision at any practical length
+_MOST_GAPS = 512  # of a head that enter a prediction; more are represented by as many quantiles
+
+
+def diluted_mass(gap: float, k: int, n: int) -> float:
+    """M = k e^G / (k e^G + n - k): the mass on k sources among n keys, each G above all others.
+
+    Raises:
+        SettingError: no source, or more sources than keys.
+    """
+    _check_counts(k, n)
+    return float(expit(gap + _log_odds(k, n)))
+
+
+def logit_gap(mass: float, k: int, n: int) -> float:
+    """G = ln(M (n - k) / ((1 - M) k)), the inverse of ``diluted_mass``.
+
+    Raises:
+        SettingError: a mass outside (0, 1), no source, or no other key.
+    """
+    _check_counts(k, n)
+    if not 0 < mass < 1:
+        raise SettingError("mass", "a share above 0 and below 1", mass)
+    if k == n:
+        raise SettingError("n", f"more keys than the {k} sources", n)
+    return float(logit(mass) - _log_odds(k, n))
+
+
+@dataclass(frozen=True, repr=False)
+class Dilution(Measurement):
+    """Measured mass beside what dilution alone predicts. Made by ``dilution``.
+
+    Attributes:
+        trained: the trained lengths, None if no model tells.
+    """
+
+    trained: TrainedRange | None
+    _frame: pl.DataFrame
+
+    def frame(self) -> pl.DataFrame:
+        """One row per model, length, layer and head.
+
+        Columns: ``arm``, ``length``, ``layer``, ``head``, ``reference`` (the length whose gaps predict),
+        ``reference_mass`` (the mass there), ``gap`` (the one gap in nats, fitted there), ``gap_here`` (fitted at this
+        length), ``mass`` and ``mass_se``, ``predicted_low`` and ``predicted_high``, ``diluted``, ``misplaced`` (see
+        the module), ``decoy_mass`` (on the k strongest wrong keys), ``wrong_support`` (share of the wrong keys that
+        hold the rest; 1 is evenly spread).
+        A gap is infinite where a mass is 0 or 1. All else are shares of a row.
+        """
+        return self._frame
+
+    def summary(self) -> pl.DataFrame:
+        """The rows of one head of each model: the one with the largest mass at the reference length."""
+        best = (
+            self._frame.sort("reference_mass", descending=True)
+            .unique("arm", keep="first", maintain_order=True)
+            .select("arm", "layer", "head")
+        )
+        return self._frame.join(best, on=["arm", "layer", "head"], how="semi", maintain_order="left")
+
+    def plot(self, ax: Axes | None = None, *, layer: int | None = None, head: int | None = None) -> Axes:
+        """Draw measured and predicted mass against length, for one head of each model; returns the axes.
+
+        Args:
+            ax: where to draw; by default axes of a new figure of their own.
+            layer, head: which head; by default the one with the largest mass at the reference length.
+        """
+        drawn = self._chosen(layer, head)
+        arms = drawn["arm"].unique(maintain_order=True).to_list()
+        handles: list[Artist] = []
+        with styled():
+            ax = new_axes(4.9, 3.35 + 0.2 * (len(arms) + 1)) if ax is None else ax
+            for index, arm in enumerate(arms):
+                color, marker, _ = look(index)
+                part = drawn.filter(pl.col("arm") == arm).sort("length")
+                one = part.row(0, named=True)
+                mark: dict[str, Any] = {"color": color, "marker": marker, "markeredgewidth": 0}
+                ax.errorbar(part["length"], part["mass"], yerr=part["mass_se"].fill_null(0), **mark)
+                band = part["length"], part["predicted_low"], part["predicted_high"]
+                ax.fill_between(*band, color=color, alpha=0.25, linewidth=0.8)
+                words = f"{arm}, layer {one['layer']} head {one['head']}, gap {one['gap']:.1f} at {one['reference']}"
+                handles.append(Line2D([], [], **mark, label=words))
+            handles.append(
+                Patch(color=GREY, alpha=0.25, label="band: predicted from the gaps there (dilution alone)")
+            )
+            length_axis(ax, drawn["length"].unique().to_list(), self.trained, "length (tokens, log scale)")
+            ax.set_ylabel("mass on the true sources\n(share of a scored target's row)")
+            ax.set_ylim(-0.03, 1.03)
+            legend_below(ax, handles)
+        return ax
+
+    def _chosen(self, layer: int | None, head: int | None) -> pl.DataFrame:
+        if (layer is None) != (head is None):
+            raise SettingError("layer" if layer is None else "head", "both a layer and a head, or neither", None)
+        if layer is None:
+            return self.summary()
+        chosen = self._frame.filter((pl.col("layer") == layer) & (pl.col("head") == head))
+        if chosen.is_empty():
+            raise SettingError("head", "a layer and head that were measured", (layer, head))
+        return chosen
+
+
+def dilution(
+    models: Models,
+    data: Task | Batch | None = None,
+    lengths: Iterable[int] | None = None,
+    *,
+    reference: int | None = None,
+    sequences: int = 64,
+    seed: int = 0,
+) -> Dilution:
+    """How the mass on the true sources falls with length, beside what a constant logit gap would lose.
+
+    Args:
+        models, data: see ``subjects``.
+        lengths: lengths of the task; by default those that a run was evaluated at.
+        reference: the measured length that the gaps are taken from; by default the largest trained one among
+            them, and the smallest of all for a model that tells no trained lengths.
+        sequences: of each length.
+        seed: of the sequences.
+
+    Raises:
+        SettingError: names the argument, what was expected and what came.
+    """
+    subjects = subjects_of(models)
+    rows: list[dict[str, Any]] = []
+    for subject in subjects:
+        found = {(length, layer): one for length, layer, one in targets_of(subject, data, lengths, sequences, seed)}
+        at = _reference(subject, sorted({length for length, _ in found}), reference)
+        for (length, layer), targets in found.items():
+            rows += _rows(subject.label, length, layer, targets, at, found[at, layer])
+    return Dilution(trained=TrainedRange.of(subjects), _frame=pl.DataFrame(rows))
+
+
+def _rows(arm: str, length: int, layer: int, here: Targets, reference: int, there: Targets) -> list[dict[str, Any]]:
+    means = {name: here.means(name) for name in MASSES}
+    means_there, gaps_there = there.means("mass"), _gaps(there)
+    rows = []
+    for head in range(means_there.shape[1]):
+        mass_there, _ = mean_and_error(means_there[:, head])
+        mass, error = mean_and_error(means["mass"][:, head])
+        if mass is None or mass_there is None:
+            raise SettingError("models", "rows with some attention weight", f"none in layer {layer}, head {head}")
+        gap = _one_gap(mass_there, there)
+        predictions = (_predicted(gaps, here) for gaps in (np.array([gap]), gaps_there[:, head]))
+        low, high = sorted(predictions)
+        misplaced = max(low - mass, 0.0) + min(high - mass, 0.0)
+        rows.append(
+            {
+                "arm": arm,
+                "length": length,
+                "layer": layer,
+                "head": head,
+                "reference": reference,
+                "reference_mass": mass_there,
+                "gap": gap,
+                "gap_here": _one_gap(mass, here),
+                "mass": mass,
+                "mass_se": error,
+                "predicted_low": low,
+                "predicted_high": high,
+                "diluted": mass_there - mass - misplaced,
+                "misplaced": misplaced,
+                **{name: mean_and_error(means[name][:, head])[0] for name in MASSES[1:]},
+            }
+        )
+    return rows
+
+
+def _reference(subject: Subject, lengths: list[int], wanted: int | None) -> int:
+    if wanted is not None:
+        if wanted not in lengths:
+            raise SettingError("reference", "a measured length", wanted, [str(length) for length in lengths])
+        return wanted
+    low, high = subject.trained or (0, 0)
+    trained = [length for length in lengths if low <= length <= high]
+    return trained[-1] if trained else lengths[0]
+
+
+def _one_gap(mass: float, targets: Targets) -> float:
+    """The gap at which the mean predicted mass of these targets is ``mass``; infinite for 0 and 1."""
+
+    def excess(gap: float) -> float:
+        return _predicted(np.array([gap]), targets) - mass
+
+    if excess(_LARGEST_GAP) <= 0:
+        return math.inf
+    return float(brentq(excess, -_LARGEST_GAP, _LARGEST_GAP)) if excess(-_LARGEST_GAP) < 0 else -math.inf
+
+
+def _gaps(targets: Targets) -> NDArray[np.float64]:
+    """(N, H) gap of each target, NaN where its row has no weight."""
+    mass = targets.values[..., MASSES.index("mass")].double().numpy()
+    return np.asarray(logit(mass.clip(0, 1)) - _log_odds(targets.k.numpy(), targets.n.numpy())[:, None])
+
+
+def _predicted(gaps: NDArray[np.float64], targets: Targets) -> float:
+    """The mean of M over these gaps and over the targets' k and n."""
+    few = _quantiles(gaps, _MOST_GAPS) if len(gaps) > _MOST_GAPS else gaps[~np.isnan(gaps)]
+    log_odds, which = np.unique(_log_odds(targets.k.numpy(), targets.n.numpy()), return_inverse=True)
+    masses = np.array([expit(few + one).mean() for one in log_odds])
+    return float(targets.mean_of(torch.from_numpy(masses[which])))
+
+
+def _quantiles(values: NDArray[np.float64], number: int) -> NDArray[np.float64]:
+    """Values at the middles of ``number`` equal parts of the sorted ones."""
+    known = np.sort(values[~np.isnan(values)])
+    return np.asarray(known[((np.arange(number) + 0.5) / number * len(known)).astype(np.int64)])
+
+
+def _log_odds(k: Any, n: Any) -> Any:
+    """ln(k / (n - k)), the log-odds of the sources under uniform attention."""
+    return logit(np.asarray(k, dtype=np.float64) / n)
+
+
+def _check_counts(k: int, n: int) -> None:
+    if not 1 <= k <= n:
+        raise SettingError("k", f"1 .. n = {n} sources", k)

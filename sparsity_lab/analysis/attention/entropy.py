@@ -1,0 +1,189 @@
+"""Entropy of attention rows: how widely a head looks, and how that moves with length.
+
+With p the shares of a row (``tiles``) over the n keys up to its own position,
+
+    H = - Σ_j p_j ln p_j  (nats),      H / ln n,      exp(H) / n.
+
+H / ln n is 1 for uniform attention and 0 for a single key; exp(H) / n, the *effective support*, is the share of keys
+that are really looked at. A mechanism keeps its *entropy invariant* if H stays while n grows; attention that dilutes
+keeps H / ln n instead. Source: the length-scaled mechanisms of "Softplus Attention with Re-weighting", arXiv
+2501.13428, and Chiang & Cholak 2022, which it builds on.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+import torch
+from matplotlib.axes import Axes
+
+from sparsity_lab.analysis.attention.figure import (
+    Measurement,
+    TrainedRange,
+    draw_lines,
+    legend_below,
+    length_axis,
+    of_layer,
+    own_axes,
+)
+from sparsity_lab.analysis.attention.subjects import Models, Rows, counted_rows, sequences_of, subjects_of
+from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
+from sparsity_lab.analysis.style import styled
+from sparsity_lab.generators import Batch, Task
+from sparsity_lab.models.record import LayerRecord
+
+__all__ = ["AttentionEntropy", "attention_entropy"]
+
+_MEASURED = ("entropy", "normalised_entropy", "effective_support", "row_sum", "negative_share")
+
+
+@dataclass(frozen=True, repr=False)
+class AttentionEntropy(Measurement):
+    """Entropy by model, length, layer, head and row. Made by ``attention_entropy``.
+
+    Attributes:
+        rows: which rows were measured, ``"all"`` or ``"scored"``.
+        trained: the trained lengths, None if no model tells.
+    """
+
+    rows: Rows
+    trained: TrainedRange | None
+    _frame: pl.DataFrame
+
+    def frame(self) -> pl.DataFrame:
+        """One row per model, length, layer, head and position; means over sequences.
+
+        Columns: ``arm`` (model), ``length``, ``layer``, ``head``, ``row`` (position of the query, from 0), ``keys``
+        (n, the keys up to it), ``sequences`` (that count here), ``entropy`` (nats), ``normalised_entropy`` (H / ln n,
+        null for n = 1), ``effective_support`` (exp(H) / n), ``row_sum`` (Σ w), ``negative_share`` (of |w|; above 0
+        the entropy is that of |w|), ``empty_share`` (of the sequences, whose row has no weight at all).
+        """
+        return self._frame
+
+    def summary(self) -> pl.DataFrame:
+        """One row per model, length, layer and head: the same columns, averaged over positions with n >= 2."""
+        weight = pl.col("sequences")
+        means = [((pl.col(name) * weight).sum() / weight.sum()).fill_nan(None).alias(name) for name in _MEASURED]
+        keys = ["arm", "length", "layer", "head"]
+        rows = self._frame.filter(pl.col("keys") > 1)
+        return rows.group_by(keys, maintain_order=True).agg(*means, pl.col("empty_share").mean())
+
+    def plot(self, ax: Axes | None = None, *, measure: str = "normalised_entropy", layer: int | None = None) -> Axes:
+        """Draw ``measure`` against length; or, if there is one length only, against n. Returns the axes.
+
+        Args:
+            ax: where to draw; by default axes of a new figure of their own.
+            measure: ``"entropy"``, ``"normalised_entropy"`` or ``"effective_support"``.
+            layer: draw one layer only.
+        """
+        labels = {
+            "entropy": "entropy H (nats)",
+            "normalised_entropy": "normalised entropy H / ln n\n(0 = one key, 1 = uniform)",
+            "effective_support": "effective support exp(H) / n\n(share of visible keys)",
+        }
+        several = self._frame["length"].n_unique() > 1
+        drawn = of_layer(self.summary() if several else _by_keys(self._frame), layer)
+        x = "length" if several else "keys"
+        with styled():
+            ax = own_axes(ax, drawn)
+            handles = draw_lines(ax, drawn, x, measure)
+            if several:
+                words = f"length (tokens; {_ROWS[self.rows]}; log scale)"
+                length_axis(ax, drawn["length"].unique().to_list(), self.trained, words)
+            else:
+                most = int(self._frame["keys"].max())  # type: ignore[arg-type]
+                length_axis(ax, [2**i for i in range(1, most.bit_length())], None, "visible keys n (log scale)")
+            ax.set_ylabel(labels[measure])
+            legend_below(ax, handles)
+        return ax
+
+
+_ROWS = {"all": "mean over rows", "scored": "scored rows"}
+
+
+def attention_entropy(
+    models: Models,
+    data: Task | Batch | None = None,
+    lengths: Iterable[int] | None = None,
+    *,
+    rows: Rows = "all",
+    positions: bool = True,
+    sequences: int = 64,
+    seed: int = 0,
+) -> AttentionEntropy:
+    """The entropy of attention rows, tile by tile, never a (T, T) map.
+
+    Args:
+        models, data: see ``subjects``.
+        lengths: lengths of the task; by default those that a run was evaluated at.
+        rows: all, or only those whose target is scored.
+        positions: False measures the weights that the same queries and keys would have without a rotation or a bias.
+            Linear attention that rotates its numerators only is usually analysed so, since its weights may be
+            negative with the rotation.
+        sequences: of each length.
+        seed: of the sequences.
+
+    Raises:
+        SettingError: names the argument, what was expected and what came.
+    """
+    subjects = subjects_of(models)
+    parts = []
+    for subject in subjects:
+        for length, pieces in sequences_of(subject, data, lengths, sequences, seed):
+            sums: dict[int, _Sums] = {}
+            for piece in pieces:
+                counted = counted_rows(piece, rows)
+                for layer, record in enumerate(piece.records()):
+                    seen = record if positions else replace(record, position=None)
+                    sums.setdefault(layer, _Sums(record)).add(seen, counted)
+            parts += [sums[layer].frame(subject.label, length, layer) for layer in sums]
+    return AttentionEntropy(rows=rows, trained=TrainedRange.of(subjects), _frame=pl.concat(parts))
+
+
+class _Sums:
+    """Sums over sequences for each head and position of a layer."""
+
+    def __init__(self, record: LayerRecord) -> None:
+        _, num_heads, T, _ = record.q.shape
+        self.sums = np.zeros((len(_MEASURED), num_heads, T))
+        self.measured = np.zeros((num_heads, T), dtype=np.int64)
+        self.counted = np.zeros(T, dtype=np.int64)
+
+    def add(self, record: LayerRecord, counted: torch.Tensor | None) -> None:
+        for tile in row_tiles(record, counted):
+            values = torch.where(tile.measured, _statistics(tile), 0.0).double()
+            self.sums[:, :, tile.rows] += values.sum(1).cpu().numpy()
+            self.measured[:, tile.rows] += tile.measured.sum(0).cpu().numpy()
+            self.counted[tile.rows] += tile.counted.sum(0).cpu().numpy()
+
+    def frame(self, arm: str, length: int, layer: int) -> pl.DataFrame:
+        head, row = np.nonzero(np.broadcast_to(self.counted > 0, self.measured.shape))
+        measured, counted = self.measured[head, row], self.counted[row]
+        with np.errstate(invalid="ignore"):
+            means = self.sums[:, head, row] / measured
+        means[_MEASURED.index("normalised_entropy"), row == 0] = np.nan
+        place = (
+            pl.lit(arm).alias("arm"),
+            *(pl.lit(value, pl.Int64).alias(name) for name, value in (("length", length), ("layer", layer))),
+        )
+        columns = {"head": head, "row": row, "keys": row + 1, "sequences": measured}
+        columns |= dict(zip(_MEASURED, means, strict=True)) | {"empty_share": 1 - measured / counted}
+        return pl.DataFrame(columns).select(*place, pl.col(pl.Int64), pl.col(pl.Float64).fill_nan(None))
+
+
+def _statistics(tile: RowTile) -> torch.Tensor:
+    """(measures, B, H, R), in the order of ``_MEASURED``."""
+    entropy = tile.entropy
+    negative = tile.share(tile.weights.clamp_max(0).sum(-1)).neg()
+    most = tile.num_keys.clamp_min(2).log()
+    support = entropy.exp() / tile.num_keys
+    return torch.stack([entropy, entropy / most, support, tile.weights.sum(-1), negative])
+
+
+def _by_keys(frame: pl.DataFrame) -> pl.DataFrame:
+    """Means over neighbouring positions, four groups for each doubling of n."""
+    group = (pl.col("keys").log(2) * 4).round()
+    means = [pl.col(name).mean() for name in ("keys", *_MEASURED)]
+    rows = frame.filter(pl.col("keys") > 1)
+    return rows.group_by("arm", "layer", "head", group.alias("_group"), maintain_order=True).agg(*means)

@@ -1,0 +1,388 @@
+"""Whether a head's entropy follows the norms of queries and keys, by observation and by intervention.
+
+*Observed*: Spearman's correlation of H with the query norm ||q_i||, and with the mean norm of the n keys that the row
+sees. H grows with n whatever the norms do, so a plain correlation would measure position. Two ways around that are
+reported: ranks among rows of equal n (over the sequences of a batch), then pooled; and H / ln n over all rows.
+
+*Intervened*: all queries of a layer (or all keys) times c, directions kept, and
+
+    dH / d ln r = (H(c = e^δ) - H(c = e^-δ)) / 2δ,  δ = 0.05,
+
+averaged over rows; and the loss of the model with the queries of that one layer times c.
+
+*Exact*, for softmax with scores s_j = r a_j + b_j, r the query norm and b a bias that does not scale:
+
+    dH / dr = - Cov_p(a, s), without a bias - r Var_p(a);    dH / d ln r = - Cov_p(r a, s).
+
+Softmax entropy therefore falls with the query norm in every row, unless all a_j are equal. No other mechanism has
+such a law for each row. Source: "NaLaFormer: Norm-Aware Linear Attention", arXiv 2506.21137, for the question and the
+measure; the derivation is the lab's own.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFormatter
+from scipy.stats import rankdata
+from torch import Tensor
+
+from sparsity_lab.analysis.attention.altered import losses, scaled_queries
+from sparsity_lab.analysis.attention.averages import by_sequence, mean_and_error
+from sparsity_lab.analysis.attention.figure import (
+    Measurement,
+    TrainedRange,
+    draw_lines,
+    legend_below,
+    of_layer,
+    own_axes,
+)
+from sparsity_lab.analysis.attention.subjects import Models, Rows, Sequences, counted_rows, sequences_of, subjects_of
+from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
+from sparsity_lab.analysis.style import GREY, styled
+from sparsity_lab.generators import Batch, Task
+from sparsity_lab.kernels import Softmax
+from sparsity_lab.models.record import LayerRecord
+from sparsity_lab.settings import SettingError
+
+__all__ = ["NormSensitivity", "norm_sensitivity", "softmax_entropy_slope"]
+
+_STEP = 0.05  # δ, in ln r
+
+
+def softmax_entropy_slope(a: Float[Tensor, "*rows n"], r: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
+    """dH/dr = - r Var_p(a), the slope of the entropy of p = softmax(r a), in nats for each unit of r.
+
+    Args:
+        a: scores for each unit of the query norm, <q / ||q||, k_j> times any fixed scale.
+        r: query norms.
+    """
+    return -r * _covariance((r[..., None] * a).softmax(-1), a, a)
+
+
+@dataclass(frozen=True, repr=False)
+class NormSensitivity(Measurement):
+    """How entropy and loss follow norms, by model, length, layer and head. Made by ``norm_sensitivity``.
+
+    Attributes:
+        trained: the trained lengths, None if no model tells.
+    """
+
+    trained: TrainedRange | None
+    _frame: pl.DataFrame
+    _sweep: pl.DataFrame
+
+    def frame(self) -> pl.DataFrame:
+        """One row per model, length, layer and head.
+
+        Columns: ``arm``, ``length``, ``layer``, ``head``, ``sequences``, ``query_norm`` and ``key_norm`` (means),
+        ``entropy`` (nats, mean over rows with n >= 2), ``query_spearman`` and ``key_spearman`` (ranks among rows of
+        equal n; null with one sequence), ``query_spearman_normalised`` and ``key_spearman_normalised`` (with H / ln n
+        over all rows), ``query_slope`` and ``key_slope`` (dH / d ln r in nats, all queries or all keys rescaled),
+        ``exact_query_slope`` (the law for softmax; null for other mechanisms), ``negative_share`` (of |w|; above 0
+        the entropy is that of |w|). A correlation is null where norms or entropies do not vary.
+        """
+        return self._frame
+
+    def summary(self) -> pl.DataFrame:
+        """The same as ``frame``."""
+        return self._frame
+
+    def sweep(self) -> pl.DataFrame:
+        """One row per model, length, layer, head and factor.
+
+        Columns: ``arm``, ``length``, ``layer``, ``head``, ``factor`` (c, that multiplies all queries of the layer),
+        ``entropy`` (nats, mean over rows with n >= 2), ``entropy_change`` (from c = 1); and of the layer as a whole
+        ``loss`` (nats a scored target), ``loss_change`` (from c = 1, on the same sequences) and ``loss_change_se``;
+        null for bare records.
+        """
+        return self._sweep
+
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        measure: str = "entropy_change",
+        length: int | None = None,
+        layer: int | None = None,
+    ) -> Axes:
+        """Draw the change against the factor on the query norm; returns the axes.
+
+        Args:
+            ax: where to draw; by default axes of a new figure of their own.
+            measure: ``"entropy_change"`` or ``"loss_change"``.
+            length: by default the largest trained one that was measured, else the smallest.
+            layer: draw one layer only.
+        """
+        labels = {
+            "entropy_change": "change of entropy (nats)",
+            "loss_change": "change of loss\n(nats per scored target)",
+        }
+        if measure not in labels:
+            raise SettingError("measure", "a measure of the sweep", measure, labels)
+        length = self._length(length)
+        drawn = of_layer(self._sweep.filter(pl.col("length") == length), layer)
+        if measure == "loss_change":  # a loss belongs to the layer, not to a head
+            drawn = drawn.filter(pl.col("head") == 0)
+        factors = sorted(drawn["factor"].unique().to_list())
+        with styled():
+            ax = own_axes(ax, drawn)
+            ax.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+            ax.axvline(1, color=GREY, linewidth=0.8, zorder=0)
+            handles = draw_lines(ax, drawn, "factor", measure)
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(FixedLocator(factors))
+            ax.xaxis.set_major_formatter(ScalarFormatter())
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.xaxis.set_minor_formatter(NullFormatter())
+            ax.set_xlabel(f"query norms of the layer, times (log scale; at length {length})")
+            ax.set_ylabel(labels[measure])
+            legend_below(ax, handles)
+        return ax
+
+    def _length(self, wanted: int | None) -> int:
+        lengths: list[int] = sorted(self._sweep["length"].unique().to_list())
+        if wanted is not None and wanted not in lengths:
+            raise SettingError("length", "a measured length", wanted, [str(length) for length in lengths])
+        trained = [length for length in lengths if self.trained is not None and self.trained.holds(length)]
+        return wanted or (trained[-1] if trained else lengths[0])
+
+
+def norm_sensitivity(
+    models: Models,
+    data: Task | Batch | None = None,
+    lengths: Iterable[int] | None = None,
+    *,
+    factors: Sequence[float] = (0.5, 0.71, 1.41, 2.0),
+    rows: Rows = "all",
+    positions: bool = True,
+    sequences: int = 64,
+    seed: int = 0,
+) -> NormSensitivity:
+    """Correlation of entropy with norms, its slope under rescaled norms, and what the rescaling does to the loss.
+
+    Args:
+        models, data: see ``subjects``. Bare records give no loss.
+        lengths: lengths of the task; by default those that a run was evaluated at.
+        factors: what query norms are multiplied by; 1 is always among them.
+        rows: all, or only those whose target is scored. Entropy is that of rows with n >= 2.
+        positions: False measures the weights that the same queries and keys would have without a rotation or a bias;
+            the loss is always that of the model as it is.
+        sequences: of each length.
+        seed: of the sequences.
+
+    Raises:
+        SettingError: names the argument, what was expected and what came.
+    """
+    if any(not factor > 0 for factor in factors):
+        raise SettingError("factors", "positive numbers", factors)
+    every_factor = sorted({1.0, *map(float, factors)})
+    subjects = subjects_of(models)
+    frame: list[dict[str, Any]] = []
+    sweep: list[dict[str, Any]] = []
+    for subject in subjects:
+        for length, pieces in sequences_of(subject, data, lengths, sequences, seed):
+            layers: dict[int, list[_Rows]] = {}
+            lost: dict[tuple[int, float], list[np.ndarray]] = {}
+            for piece in pieces:
+                counted = counted_rows(piece, rows)
+                for layer, record in enumerate(piece.records()):
+                    seen = record if positions else replace(record, position=None)
+                    layers.setdefault(layer, []).append(_measure(seen, counted, every_factor))
+                if subject.model is not None:
+                    for changed, values in _losses(piece, len(layers), every_factor).items():
+                        lost.setdefault(changed, []).append(values)
+            for layer, parts in layers.items():
+                place: dict[str, Any] = {"arm": subject.label, "length": length, "layer": layer}
+                measured = _Rows.joined(parts)
+                frame += [place | row for row in _frame_rows(measured)]
+                sweep += [place | row for row in _sweep_rows(measured, every_factor, layer, lost)]
+    return NormSensitivity(
+        trained=TrainedRange.of(subjects),
+        _frame=_table(frame),
+        _sweep=_table(sweep),
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The measured rows of a layer, as numbers; NaN where a row was not measured.
+
+    Attributes:
+        entropy, query_norm, key_norm: (B, H, T).
+        means: (B, H, what) means over the rows of each sequence, of ``_MEANS`` and then of the entropy at each
+            factor.
+    """
+
+    entropy: np.ndarray
+    query_norm: np.ndarray
+    key_norm: np.ndarray
+    means: np.ndarray
+
+    @staticmethod
+    def joined(parts: Sequence["_Rows"]) -> "_Rows":
+        names = ("entropy", "query_norm", "key_norm", "means")
+        return _Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+_MEANS = ("query_norm", "key_norm", "entropy", "query_slope", "key_slope", "exact_query_slope", "negative_share")
+
+
+@torch.no_grad()
+def _measure(record: LayerRecord, counted: Bool[Tensor, "B T"] | None, factors: Sequence[float]) -> _Rows:
+    batch_size, num_heads, T, _ = record.q.shape
+    if counted is None:
+        counted = torch.ones(batch_size, T, dtype=torch.bool)
+    counted = counted.to(record.q.device).clone()
+    counted[:, 0] = False  # with one key there is nothing to distribute
+    query_norm = record.q.norm(dim=-1)
+    seen = torch.arange(1, T + 1, device=record.q.device)
+    key_norm = (record.k.norm(dim=-1).cumsum(-1) / seen).repeat_interleave(num_heads // record.k.shape[1], dim=1)
+    entropy = torch.full_like(query_norm, torch.nan)
+    exact, negative = torch.full_like(query_norm, torch.nan), torch.full_like(query_norm, torch.nan)
+    for tile in row_tiles(record, counted):
+        entropy[..., tile.rows] = tile.entropy.masked_fill(~tile.measured, torch.nan).to(entropy.dtype)
+        negative[..., tile.rows] = tile.share(tile.weights.clamp_max(0).sum(-1)).neg().to(entropy.dtype)
+        if isinstance(record.kernel, Softmax):
+            exact[..., tile.rows] = _exact_slope(record, tile).to(entropy.dtype)
+    up, down = math.exp(_STEP), math.exp(-_STEP)
+    by_query = (_entropies(_scaled(record, up), counted) - _entropies(_scaled(record, down), counted)) / (2 * _STEP)
+    by_key = _entropies(_scaled(record, 1.0, up), counted) - _entropies(_scaled(record, 1.0, down), counted)
+    swept = [entropy if factor == 1 else _entropies(_scaled(record, factor), counted) for factor in factors]
+    measured = ~entropy.isnan()
+    values = [query_norm, key_norm, entropy, by_query, by_key / (2 * _STEP), exact, negative, *swept]
+    means = torch.stack([value.masked_fill(~measured, torch.nan).double().nanmean(-1) for value in values], dim=-1)
+    return _Rows(
+        entropy=entropy.cpu().numpy(),
+        query_norm=query_norm.masked_fill(~measured, torch.nan).cpu().numpy(),
+        key_norm=key_norm.masked_fill(~measured, torch.nan).cpu().numpy(),
+        means=means.cpu().numpy(),
+    )
+
+
+def _entropies(record: LayerRecord, counted: Bool[Tensor, "B T"]) -> Float[Tensor, "B H T"]:
+    """The entropy of each counted row, NaN elsewhere."""
+    entropy = torch.full(record.q.shape[:3], torch.nan, dtype=record.q.dtype, device=record.q.device)
+    for tile in row_tiles(record, counted):
+        entropy[..., tile.rows] = tile.entropy.masked_fill(~tile.measured, torch.nan).to(entropy.dtype)
+    return entropy
+
+
+def _scaled(record: LayerRecord, query: float, key: float = 1.0) -> LayerRecord:
+    """The layer with all queries and all keys times a factor."""
+    return replace(
+        record,
+        q=query * record.q,
+        k=key * record.k,
+        rotated_q=query * record.rotated_q,
+        rotated_k=key * record.rotated_k,
+    )
+
+
+def _exact_slope(record: LayerRecord, tile: RowTile) -> Float[Tensor, "B H R"]:
+    """- Cov_p(r a, s) of each row, where p is softmax of s = r a + b. Since ln p = s - const, s enters as ln p."""
+    rotated = record.position is not None
+    q, k = (record.rotated_q, record.rotated_k) if rotated else (record.q, record.k)
+    rows = q[:, :, tile.rows]
+    keys = k[:, :, : tile.weights.shape[-1]].repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    scores = (rows @ keys.mT).to(tile.weights.dtype) / math.sqrt(q.shape[-1])
+    return -_covariance(tile.weights, scores, tile.weights.clamp_min(1e-30).log())
+
+
+def _covariance(
+    p: Float[Tensor, "*rows n"], x: Float[Tensor, "*rows n"], y: Float[Tensor, "*rows n"]
+) -> Float[Tensor, "*rows"]:
+    """Cov_p(x, y), from centred values."""
+    centred = [value - (p * value).sum(-1, keepdim=True) for value in (x, y)]
+    return (p * centred[0] * centred[1]).sum(-1)
+
+
+def _losses(piece: Sequences, num_layers: int, factors: Sequence[float]) -> dict[tuple[int, float], np.ndarray]:
+    """The loss of each sequence with the queries of a layer times a factor; with factor 1 for every layer alike."""
+    scored = piece.known_batch().scored
+    sequence = scored.nonzero()[:, 0]
+    found: dict[tuple[int, float], np.ndarray] = {}
+    plain = by_sequence(losses(piece, scored)[0], sequence, len(scored))
+    for layer in range(num_layers):
+        for factor in factors:
+            changed = losses(piece, scored, {layer: scaled_queries(factor)})[0] if factor != 1 else None
+            found[layer, factor] = plain if changed is None else by_sequence(changed, sequence, len(scored))
+    return found
+
+
+def _table(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """Rows as a frame; a column without any value is one of numbers."""
+    return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.Float64))
+
+
+def _frame_rows(measured: _Rows) -> list[dict[str, Any]]:
+    rows = []
+    norms = {"query": measured.query_norm, "key": measured.key_norm}
+    log_n = np.log(np.arange(1, measured.entropy.shape[-1] + 1).clip(2))
+    for head in range(measured.entropy.shape[1]):
+        row: dict[str, Any] = {"head": head, "sequences": len(measured.means)}
+        row |= {name: mean_and_error(measured.means[:, head, i])[0] for i, name in enumerate(_MEANS)}
+        entropy = measured.entropy[:, head]
+        for name, norm in norms.items():
+            row[f"{name}_spearman"] = _within_columns(entropy, norm[:, head])
+            row[f"{name}_spearman_normalised"] = _spearman((entropy / log_n).ravel(), norm[:, head].ravel())
+        rows.append(row)
+    return rows
+
+
+def _sweep_rows(
+    measured: _Rows, factors: Sequence[float], layer: int, lost: dict[tuple[int, float], list[np.ndarray]]
+) -> list[dict[str, Any]]:
+    rows = []
+    swept = measured.means[:, :, len(_MEANS) :]
+    at_one = factors.index(1.0)
+    for head in range(swept.shape[1]):
+        for i, factor in enumerate(factors):
+            loss = change = error = None
+            if lost:
+                values, plain = (np.concatenate(lost[layer, one]) for one in (factor, 1.0))
+                loss, _ = mean_and_error(values)
+                change, error = mean_and_error(values - plain)
+            rows.append(
+                {
+                    "head": head,
+                    "factor": factor,
+                    "entropy": mean_and_error(swept[:, head, i])[0],
+                    "entropy_change": mean_and_error(swept[:, head, i] - swept[:, head, at_one])[0],
+                    "loss": loss,
+                    "loss_change": change,
+                    "loss_change_se": error,
+                }
+            )
+    return rows
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float | None:
+    known = ~(np.isnan(x) | np.isnan(y))
+    return _within_columns(x[known][:, None], y[known][:, None])
+
+
+def _within_columns(x: np.ndarray, y: np.ndarray) -> float | None:
+    """Correlation of the ranks that values have in their own column, pooled over columns; None if either never
+    varies in its column, up to rounding."""
+    xy = xx = yy = 0.0
+    for column in range(x.shape[1]):
+        known = ~(np.isnan(x[:, column]) | np.isnan(y[:, column]))
+        if known.sum() < 2:
+            continue
+        ranks = [_ranks(values[known, column]) for values in (x, y)]
+        xy, xx, yy = xy + ranks[0] @ ranks[1], xx + ranks[0] @ ranks[0], yy + ranks[1] @ ranks[1]
+    return float(xy / math.sqrt(xx * yy)) if xx > 0 and yy > 0 else None
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Centred ranks; values that differ by rounding only are ties, for their order would be noise."""
+    digits = np.round(values.astype(np.float64), 6)
+    ranks = rankdata(digits)
+    return np.asarray(ranks - ranks.mean())

@@ -1,0 +1,213 @@
+"""The mass that attention puts on the true sources of a scored target, and where the rest goes.
+
+With p the shares of the row of a scored target (``tiles``), S its sources, k = |S|, n the keys it sees:
+
+    mass          Σ_{j in S} p_j
+    decoy mass    Σ of the k largest p_j outside S: what goes to equally many wrong places
+    wrong support exp(H_wrong) / (n - k), H_wrong the entropy of p outside S: 1 if the rest is spread evenly, small if
+                  it sits at few wrong places
+
+Mass is measured against the truth of the task: a head may well do without it, if another layer has moved the
+information before.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float, Int
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparsity_lab.analysis.attention.averages import by_sequence, mean_and_error
+from sparsity_lab.analysis.attention.figure import (
+    Measurement,
+    TrainedRange,
+    draw_lines,
+    legend_below,
+    length_axis,
+    of_layer,
+    own_axes,
+    reference_line,
+)
+from sparsity_lab.analysis.attention.subjects import Models, Sequences, Subject, sequences_of, subjects_of
+from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
+from sparsity_lab.analysis.style import styled
+from sparsity_lab.generators import Batch, Task
+from sparsity_lab.models.record import LayerRecord
+from sparsity_lab.settings import SettingError
+
+__all__ = ["PlantedMass", "Targets", "planted_mass", "targets_of"]
+
+MASSES = ("mass", "decoy_mass", "wrong_support")
+
+
+@dataclass(frozen=True, repr=False)
+class PlantedMass(Measurement):
+    """Mass on the true sources by model, length, layer and head. Made by ``planted_mass``.
+
+    Attributes:
+        trained: the trained lengths, None if no model tells.
+    """
+
+    trained: TrainedRange | None
+    _frame: pl.DataFrame
+
+    def frame(self) -> pl.DataFrame:
+        """One row per model, length, layer and head.
+
+        Columns: ``arm``, ``length``, ``layer``, ``head``, ``sequences``, ``targets`` (how many were measured: those
+        with at least one source and one other key), and as means over the targets of a sequence, then over
+        sequences: ``mass`` with its standard error ``mass_se``, ``uniform`` (k / n, what uniform attention puts on
+        the sources), ``decoy_mass``, ``wrong_support``. All are shares, 0 to 1.
+        """
+        return self._frame
+
+    def summary(self) -> pl.DataFrame:
+        """The same as ``frame``."""
+        return self._frame
+
+    def plot(self, ax: Axes | None = None, *, layer: int | None = None) -> Axes:
+        """Draw the mass against length, and what uniform attention would give; returns the axes.
+
+        Args:
+            ax: where to draw; by default axes of a new figure of their own.
+            layer: draw one layer only.
+        """
+        drawn = of_layer(self._frame, layer)
+        with styled():
+            ax = own_axes(ax, drawn, 2)
+            handles = draw_lines(ax, drawn, "length", "mass")
+            handles.append(reference_line(ax, drawn, "length", "uniform", "uniform attention, k / n"))
+            length_axis(ax, drawn["length"].unique().to_list(), self.trained, "length (tokens, log scale)")
+            ax.set_ylabel("mass on the true sources\n(share of a scored target's row)")
+            ax.set_ylim(-0.03, 1.03)
+            legend_below(ax, handles)
+        return ax
+
+
+def planted_mass(
+    models: Models,
+    data: Task | Batch | None = None,
+    lengths: Iterable[int] | None = None,
+    *,
+    sequences: int = 64,
+    seed: int = 0,
+) -> PlantedMass:
+    """The share of attention on ``batch.sources`` in the rows of scored targets, and on the strongest wrong places.
+
+    Args:
+        models, data: see ``subjects``; records need their batch.
+        lengths: lengths of the task; by default those that a run was evaluated at.
+        sequences: of each length.
+        seed: of the sequences.
+
+    Raises:
+        SettingError: names the argument, what was expected and what came; also for a task without sources.
+    """
+    subjects = subjects_of(models)
+    rows: list[dict[str, Any]] = []
+    for subject in subjects:
+        for length, layer, targets in targets_of(subject, data, lengths, sequences, seed):
+            means = {name: targets.means(name) for name in MASSES}
+            uniform = float(targets.mean_of(targets.k / targets.n))
+            for head in range(targets.values.shape[1]):
+                row: dict[str, Any] = {"arm": subject.label, "length": length, "layer": layer, "head": head}
+                row |= {"sequences": targets.num_sequences, "targets": len(targets.k)}
+                for name in MASSES:
+                    row[name], error = mean_and_error(means[name][:, head])
+                    row |= {"mass_se": error, "uniform": uniform} if name == "mass" else {}
+                rows.append(row)
+    return PlantedMass(trained=TrainedRange.of(subjects), _frame=pl.DataFrame(rows))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Scored targets of one layer at one length, as numbers.
+
+    Attributes:
+        values: (N, H, measures), in the order of ``MASSES``; a support is NaN where nothing is wrong.
+        sequence: (N,) sequence of each target, from 0.
+        k, n: (N,) its sources and its visible keys.
+    """
+
+    values: Float[Tensor, "N H measures"]
+    sequence: Int[Tensor, " N"]
+    k: Int[Tensor, " N"]
+    n: Int[Tensor, " N"]
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences with a target."""
+        return len(set(self.sequence.tolist()))
+
+    def means(self, name: str) -> NDArray[np.float64]:
+        """(sequences, H) means over the targets of each sequence."""
+        values = self.values[..., MASSES.index(name)]
+        return by_sequence(values, self.sequence, int(self.sequence.max()) + 1)
+
+    def mean_of(self, values: Float[Tensor, " N"]) -> np.float64:
+        """Mean of a number of each target: over those of a sequence, then over sequences."""
+        return np.float64(by_sequence(values, self.sequence, int(self.sequence.max()) + 1).mean())
+
+
+def targets_of(
+    subject: Subject, data: Task | Batch | None, lengths: Iterable[int] | None, count: int, seed: int
+) -> Iterator[tuple[int, int, Targets]]:
+    """(length, layer, targets) for each length and layer."""
+    for length, pieces in sequences_of(subject, data, lengths, count, seed):
+        layers: dict[int, list[Targets]] = {}
+        for piece in pieces:
+            sources = _sources(piece)
+            for layer, record in enumerate(piece.records()):
+                layers.setdefault(layer, []).append(_measure(record, sources, piece.start))
+        for layer, parts in layers.items():
+            fields = ("values", "sequence", "k", "n")
+            joined = Targets(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
+            if not len(joined.k):
+                expected = "scored targets with at least one source and one other key"
+                raise SettingError("data", expected, f"none at length {length}")
+            yield length, layer, joined
+
+
+def _sources(piece: Sequences) -> Int[Tensor, "B T K"]:
+    sources = piece.known_batch().sources
+    if sources is None:
+        raise SettingError("data", "a task that declares the sources of its targets", None)
+    return sources
+
+
+def _measure(record: LayerRecord, sources: Int[Tensor, "B T K"], start: int) -> Targets:
+    sources = sources.to(record.q.device)
+    k = (sources >= 0).sum(-1)
+    n = torch.arange(1, sources.shape[1] + 1, device=k.device).expand_as(k)
+    usable = (k > 0) & (k < n)
+    values, sequence = [record.q.new_zeros(0, record.q.shape[1], len(MASSES))], [k.new_zeros(0)]
+    used_k, used_n = [k.new_zeros(0)], [k.new_zeros(0)]
+    for tile in row_tiles(record, usable):
+        measures = _masses(tile, sources[:, tile.rows], k[:, tile.rows])
+        values.append(measures.movedim(1, 2)[tile.counted].to(record.q.dtype))
+        sequence.append(tile.counted.nonzero()[:, 0] + start)
+        used_k.append(k[:, tile.rows][tile.counted])
+        used_n.append(n[:, tile.rows][tile.counted])
+    return Targets(*(torch.cat(parts).cpu() for parts in (values, sequence, used_k, used_n)))
+
+
+def _masses(tile: RowTile, sources: Int[Tensor, "B R K"], k: Int[Tensor, "B R"]) -> Float[Tensor, "B H R measures"]:
+    # What pads a row of sources repeats its first source, which changes nothing where all are cleared.
+    own = torch.where(sources >= 0, sources, sources[..., :1].clamp_min(0))
+    places = own[:, None].expand(-1, tile.size.shape[1], -1, -1)
+    on_sources = torch.where(sources[:, None] >= 0, tile.size.gather(-1, places), 0.0).sum(-1)
+    wrong = RowTile(tile.start, tile.size.scatter(-1, places, 0.0), tile.counted)
+    strongest = wrong.weights.topk(min(sources.shape[-1], wrong.weights.shape[-1]), dim=-1).values
+    rank = torch.arange(strongest.shape[-1], device=k.device)
+    decoys = torch.where(rank < k[:, None, :, None], strongest, 0.0).sum(-1)
+    others = (tile.num_keys - k).clamp_min(1)
+    support = wrong.entropy.exp() / others[:, None]
+    masses = torch.stack([tile.share(on_sources), tile.share(decoys), support], dim=-1)
+    masses[..., -1] = masses[..., -1].masked_fill(wrong.total == 0, torch.nan)
+    return masses.masked_fill(~tile.measured[..., None], torch.nan)

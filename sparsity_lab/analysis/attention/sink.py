@@ -1,0 +1,149 @@
+"""The attention sink: how much of a row goes to the first tokens, whatever they say.
+
+The share of a row's absolute weight (``tiles``) on the first m positions, beside m / n, what uniform attention would
+give them. Only rows that see more than m keys count, for the others give all they have.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from matplotlib.axes import Axes
+
+from sparsity_lab.analysis.attention.averages import mean_and_error
+from sparsity_lab.analysis.attention.figure import (
+    Measurement,
+    TrainedRange,
+    draw_lines,
+    legend_below,
+    length_axis,
+    of_layer,
+    own_axes,
+    reference_line,
+)
+from sparsity_lab.analysis.attention.subjects import Models, Rows, counted_rows, sequences_of, subjects_of
+from sparsity_lab.analysis.attention.tiles import row_tiles
+from sparsity_lab.analysis.style import styled
+from sparsity_lab.generators import Batch, Task
+from sparsity_lab.models.record import LayerRecord
+from sparsity_lab.settings import SettingError
+
+__all__ = ["AttentionSink", "attention_sink"]
+
+_Means = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, repr=False)
+class AttentionSink(Measurement):
+    """Mass on the first tokens by model, length, layer and head. Made by ``attention_sink``.
+
+    Attributes:
+        first: m.
+        trained: the trained lengths, None if no model tells.
+    """
+
+    first: int
+    trained: TrainedRange | None
+    _frame: pl.DataFrame
+
+    def frame(self) -> pl.DataFrame:
+        """One row per model, length, layer and head.
+
+        Columns: ``arm``, ``length``, ``layer``, ``head``, ``first`` (m), ``sequences``, ``mass`` (mean share of
+        absolute weight on the first m tokens: over the rows of a sequence that see more than m keys, then over
+        sequences), ``mass_se``, ``uniform`` (mean of m / n over the same rows), ``ratio`` (mass / uniform).
+        """
+        return self._frame
+
+    def summary(self) -> pl.DataFrame:
+        """The same as ``frame``."""
+        return self._frame
+
+    def plot(self, ax: Axes | None = None, *, layer: int | None = None) -> Axes:
+        """Draw the mass against length, and what uniform attention would give; returns the axes.
+
+        Args:
+            ax: where to draw; by default axes of a new figure of their own.
+            layer: draw one layer only.
+        """
+        drawn = of_layer(self._frame, layer)
+        words = "the first token" if self.first == 1 else f"the first {self.first} tokens"
+        with styled():
+            ax = own_axes(ax, drawn, 2)
+            handles = draw_lines(ax, drawn, "length", "mass")
+            handles.append(reference_line(ax, drawn, "length", "uniform", "uniform attention"))
+            length_axis(ax, drawn["length"].unique().to_list(), self.trained, "length (tokens, log scale)")
+            ax.set_ylabel(f"mass on {words}\n(share of a row)")
+            ax.set_ylim(bottom=0)
+            legend_below(ax, handles)
+        return ax
+
+
+def attention_sink(
+    models: Models,
+    data: Task | Batch | None = None,
+    lengths: Iterable[int] | None = None,
+    *,
+    first: int = 1,
+    rows: Rows = "all",
+    sequences: int = 64,
+    seed: int = 0,
+) -> AttentionSink:
+    """The share of attention on the first tokens, tile by tile.
+
+    Args:
+        models, data: see ``subjects``.
+        lengths: lengths of the task; by default those that a run was evaluated at.
+        first: m, how many tokens.
+        rows: all, or only those whose target is scored.
+        sequences: of each length.
+        seed: of the sequences.
+
+    Raises:
+        SettingError: names the argument, what was expected and what came; also if no row sees more than m keys.
+    """
+    if first < 1:
+        raise SettingError("first", "at least 1", first)
+    subjects = subjects_of(models)
+    found = []
+    for subject in subjects:
+        for length, pieces in sequences_of(subject, data, lengths, sequences, seed):
+            parts: dict[int, list[_Means]] = {}
+            for piece in pieces:
+                counted = counted_rows(piece, rows)
+                for layer, record in enumerate(piece.records()):
+                    parts.setdefault(layer, []).append(_means(record, counted, first))
+            for layer, means in parts.items():
+                mass, uniform = (np.concatenate(values) for values in zip(*means, strict=True))
+                if np.isnan(mass).all():
+                    raise SettingError("first", f"fewer tokens than the rows see at length {length}", first)
+                found += _rows(mass, uniform, arm=subject.label, length=length, layer=layer, first=first)
+    frame = pl.DataFrame(found).with_columns((pl.col("mass") / pl.col("uniform")).alias("ratio"))
+    return AttentionSink(first=first, trained=TrainedRange.of(subjects), _frame=frame)
+
+
+def _means(record: LayerRecord, counted: torch.Tensor | None, first: int) -> _Means:
+    """(B, H) means over each sequence's rows: mass on the first tokens, and m / n; NaN where no row counts."""
+    shape = record.q.shape[:2]
+    mass, uniform, number = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for tile in row_tiles(record, counted):
+        used = tile.measured & (tile.num_keys > first)
+        share = torch.where(used, tile.share(tile.size[..., :first].sum(-1)), 0.0)
+        mass += share.double().sum(-1).cpu().numpy()
+        uniform += torch.where(used, first / tile.num_keys, 0.0).double().sum(-1).cpu().numpy()
+        number += used.sum(-1).cpu().numpy()
+    with np.errstate(invalid="ignore"):
+        return mass / number, uniform / number
+
+
+def _rows(mass: np.ndarray, uniform: np.ndarray, **place: object) -> list[dict[str, Any]]:
+    rows = []
+    for head in range(mass.shape[1]):
+        mean, error = mean_and_error(mass[:, head])
+        level, _ = mean_and_error(uniform[:, head])
+        known = int((~np.isnan(mass[:, head])).sum())
+        rows.append({**place, "head": head, "sequences": known, "mass": mean, "mass_se": error, "uniform": level})
+    return rows
