@@ -4,7 +4,9 @@ One file for each part of the lab. A benchmark is a function that returns a fram
 name.
 """
 
+from sparsity_lab.benchmarks import generation as generation
 from sparsity_lab.benchmarks import generators as generators
+from sparsity_lab.benchmarks import kernels as kernels
 from sparsity_lab.benchmarks import sweeps as sweeps
 from sparsity_lab.benchmarks import training as training
 from sparsity_lab.benchmarks.measure import Benchmark as Benchmark

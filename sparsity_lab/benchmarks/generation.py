@@ -22,7 +22,8 @@ def generation() -> pl.DataFrame:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        mechanisms = [kind() for kind in kinds("kernel").values() if issubclass(kind, Kernel)]
+        families = [kind for kind in kinds("kernel").values() if issubclass(kind, Kernel)]
+        mechanisms = [kernel for kind in families for kernel in kind.benchmarked()]
         return pl.DataFrame([_row(kernel, batch_size) for kernel in mechanisms for batch_size in (64, 1)])
     finally:
         torch.set_num_threads(threads)

@@ -8,9 +8,10 @@ import polars as pl
 
 from sparsity_lab.named_functions import NamedFunctions
 
-__all__ = ["Benchmark", "alternate", "benchmark"]
+__all__ = ["Benchmark", "alternate", "benchmark", "seconds"]
 
-Benchmark = Callable[[], pl.DataFrame]
+Benchmark = Callable[..., pl.DataFrame]
+"""Keyword arguments, if it has any, are options of the command line that it takes, each with a default."""
 benchmark = NamedFunctions[Benchmark]("benchmark")
 """Decorator of benchmarks, and where they are found: ``benchmark.find("training")``."""
 
@@ -20,12 +21,13 @@ def alternate(first: Callable[[], object], second: Callable[[], object], rounds:
     the machine's speed falls on both."""
     pairs = []
     for _ in range(rounds):
-        pairs.append((_seconds(first), _seconds(second)))
+        pairs.append((seconds(first), seconds(second)))
     ratio = statistics.median(b / a for a, b in pairs)
     return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), ratio
 
 
-def _seconds(function: Callable[[], object]) -> float:
+def seconds(function: Callable[[], object]) -> float:
+    """Of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start

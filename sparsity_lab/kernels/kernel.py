@@ -37,17 +37,25 @@ class Kernel(Setting, family="kernel"):
         positions: kinds of ``KernelPosition`` that the mechanism takes.
         grouped: whether the mechanism itself deals with fewer heads of keys and values than of queries. For all
             others keys and values are repeated before it sees them.
+        benchmark_inputs: what ``sparsity-lab bench kernels`` measures it on; ``"structured"`` is for mechanisms
+            whose work depends on what is attended to.
     """
 
     implementations: ClassVar[tuple[str, ...]]
     positions: ClassVar[frozenset[str]] = frozenset({"rotate", "bias"})
     grouped: ClassVar[bool] = False
+    benchmark_inputs: ClassVar[tuple[str, ...]] = ("random",)
 
     # --- what a mechanism defines
 
     @classmethod
     def examples(cls) -> "tuple[Kernel, ...]":
         """Instances that together show every option, small enough for T = 40; the shared tests run over them."""
+        return (cls(),)
+
+    @classmethod
+    def benchmarked(cls) -> "tuple[Kernel, ...]":
+        """Instances that ``sparsity-lab bench kernels`` measures."""
         return (cls(),)
 
     @property

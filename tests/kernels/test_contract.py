@@ -116,6 +116,7 @@ def refused(kernel: Kernel, implementation: str) -> str:
 
 @every_kernel
 @training_or_use
+@torch.no_grad()
 def test_causal_by_perturbation(kernel: Kernel, training: bool) -> None:
     """Changing token t changes no row before t, but row t; the reference bitwise, the fast forms but for rounding.
     A kernel that says it leaks does leak."""

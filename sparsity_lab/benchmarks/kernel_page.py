@@ -1,0 +1,89 @@
+"""The table of kernel speeds in docs/kernels.md, written from what was measured:
+
+sparsity-lab bench kernels --json > benchmarks/kernels.json
+python -m sparsity_lab.benchmarks.kernel_page
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from sparsity_lab.settings import SettingError
+
+__all__ = ["BEGIN", "END", "kernel_table", "with_table", "write_page"]
+
+BEGIN = "<!-- table from benchmarks/kernels.json -->"
+END = "<!-- end of the table -->"
+
+Row = dict[str, Any]
+
+
+def kernel_table(rows: list[Row]) -> str:
+    """Markdown: a line for each kernel and input, from the rows of ``sparsity-lab bench kernels --json``."""
+    lengths = sorted({row["T"] for row in rows if row["pass"] == "both"})
+    decoded = sorted({row["T"] for row in rows if row["pass"] == "decode"})
+    longest = lengths[-1]
+    header = [
+        "kernel",
+        "runs",
+        "input",
+        *(f"forward + backward, T={T}" for T in lengths),
+        f"forward, T={longest}",
+        f"peak memory, T={longest}",
+        *(f"decode, T={T}" for T in decoded),
+        "CUDA bf16",
+    ]
+    lines = [header, ["---"] * 3 + ["---:"] * (len(header) - 3)]
+    for kernel, runs, name in dict.fromkeys((row["kernel"], row["runs"], row["input"]) for row in rows):
+        found = {(row["pass"], row["T"]): row for row in rows if (row["kernel"], row["input"]) == (kernel, name)}
+        both = [found.get(("both", T)) for T in lengths]
+        decode = [found.get(("decode", T)) for T in decoded]
+        lines.append(
+            [
+                f"`{kernel}`",
+                runs,
+                name,
+                *(_ratio(row, "over SDPA") for row in both),
+                _ratio(found.get(("forward", longest)), "over SDPA"),
+                _ratio(both[-1], "peak over SDPA"),
+                *(_ratio(row, "over SDPA") + (f" ({row['ms']:.2g} ms)" if row else "") for row in decode),
+                "; ".join(dict.fromkeys(row["CUDA bf16"] for row in both if row)),
+            ]
+        )
+    where = ", ".join(dict.fromkeys(row["where"] for row in rows))
+    caption = f"Ratios over `scaled_dot_product_attention(is_causal=True)` in the same run; B=1, H=4, D=64; {where}."
+    return "\n".join([caption, "", *("| " + " | ".join(line) + " |" for line in lines)])
+
+
+def _ratio(row: Row | None, column: str) -> str:
+    return (
+        "–"
+        if row is None or row[column] is None
+        else f"{row[column]:.2g}"
+        if row[column] < 1
+        else f"{row[column]:.2f}"
+    )
+
+
+def with_table(page: str, rows: list[Row]) -> str:
+    """The page with the table of these rows between its marks.
+
+    Raises:
+        SettingError: the page has no such marks.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SettingError("page", f"a page with {BEGIN} and {END}", "neither or one")
+    return f"{before}{BEGIN}\n{kernel_table(rows)}\n{END}{after}"
+
+
+def write_page(measured: Path, page: Path) -> None:
+    """Put the table of a JSON file into a page."""
+    rows = json.loads(measured.read_text(encoding="utf-8"))["rows"]
+    page.write_text(with_table(page.read_text(encoding="utf-8"), rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_page(*map(Path, sys.argv[1:] or ("benchmarks/kernels.json", "docs/kernels.md")))

@@ -1,0 +1,274 @@
+"""Speed and memory of the attention mechanisms, beside PyTorch's fused softmax in the same run.
+
+Every registered kernel takes part with the instances that its ``benchmarked`` gives. Times are medians of a few
+calls that alternate with ``scaled_dot_product_attention(is_causal=True)``; what counts are the ratios.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, scaled_dot_product_attention
+
+from sparsity_lab.benchmarks.measure import alternate, benchmark, seconds
+from sparsity_lab.benchmarks.memory import peak_memory
+from sparsity_lab.kernels import Kernel, KernelState, KeyValueCache
+from sparsity_lab.settings import SettingError, from_text, kinds
+
+__all__ = ["DECODED_LENGTHS", "LENGTHS", "NOT_MEASURED", "kernels"]
+
+LENGTHS = (2048, 4096, 8192)
+DECODED_LENGTHS = (1024, 131_072)
+NOT_MEASURED = "not measured"
+
+_H, _D = 4, 64
+_MOST_ROUNDS = 21
+_PIECE = 1024
+"""Tokens of a prompt that are taken up at once."""
+
+# A frame needs the types also of columns where nothing was measured.
+_COLUMNS = {
+    "kernel": pl.String,
+    "runs": pl.String,
+    "where": pl.String,
+    "CUDA bf16": pl.String,
+    "input": pl.String,
+    "T": pl.Int64,
+    "pass": pl.String,
+    "ms": pl.Float64,
+    "over SDPA": pl.Float64,
+    "peak MiB": pl.Float64,
+    "peak over SDPA": pl.Float64,
+    "first, s": pl.Float64,
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Queries, keys and values (1, H, T, D) that want a gradient, and the gradient of the output."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    grad: Tensor
+
+
+@benchmark
+def kernels(only: Sequence[str] = (), lengths: Sequence[int] = LENGTHS) -> pl.DataFrame:
+    """Attention mechanisms beside fused softmax (SDPA): time and peak memory, forward, with backward, and decoding.
+
+    B=1, H=4, D=64, float32, causal, in training; on CUDA, where there is one, bfloat16 with D=64 and 128.
+
+    - ``runs`` is the implementation that ran; ``CUDA bf16`` is its time over SDPA's there, with backward.
+    - ``pass`` is ``forward``; ``both``, forward + backward, with gradients of queries, keys, values and parameters;
+      or ``decode``, one step on a state of T tokens, beside SDPA's single query on T keys.
+    - ``peak MiB`` is what ``peak_memory`` says: results, gradients and all between.
+    - ``first, s`` is the first forward + backward at that length, before any timing; where an implementation is
+      compiled, that is paid there.
+    - ``input`` is standard normal rows, or ``structured``: see ``structured_rows``.
+
+    Args:
+        only: kinds of kernels, or kernels in short form; nothing means all.
+        lengths: T of the forward and backward passes.
+
+    Raises:
+        SettingError: no such kernel, or a length below 1.
+    """
+    for length in lengths:
+        if length < 1:
+            raise SettingError("--lengths", "at least 1", length)
+    rows: list[dict[str, object]] = []
+    for kernel in _chosen(only):
+        for name in kernel.benchmark_inputs:
+            for T in lengths:
+                rows += _attend_rows(kernel, name, T)
+        rows += [_decode_row(kernel, T) for T in DECODED_LENGTHS]
+    return pl.DataFrame(rows, schema=_COLUMNS)
+
+
+def random_rows(length: int, head_dim: int, dtype: torch.dtype, device: str) -> Rows:
+    """Standard normal rows."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, grad = torch.randn(4, 1, _H, length, head_dim, generator=generator).to(device, dtype)
+    return _leaves(q, k, v, grad)
+
+
+def structured_rows(length: int, head_dim: int, dtype: torch.dtype, device: str) -> Rows:
+    """Queries and keys of norm one whose neighbours are alike: x_t = 0.99 x_(t-1) + sqrt(1 - 0.99²) ε_t, normalised.
+
+    The queries are scaled so that logits, <q, k> / sqrt(D), are 8 times the cosine.
+    """
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, grad = torch.randn(4, 1, _H, length, head_dim, generator=generator)
+    for x in (q, k):
+        for t in range(1, length):
+            x[:, :, t] = 0.99 * x[:, :, t - 1] + (1 - 0.99**2) ** 0.5 * x[:, :, t]
+    q, k = 8 * head_dim**0.5 * normalize(q, dim=-1), normalize(k, dim=-1)
+    q, k, v, grad = (x.to(device, dtype) for x in (q, k, v, grad))
+    return _leaves(q, k, v, grad)
+
+
+_INPUTS = {"random": random_rows, "structured": structured_rows}
+
+
+def _leaves(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Rows:
+    return Rows(q.clone().requires_grad_(), k.clone().requires_grad_(), v.clone().requires_grad_(), grad.clone())
+
+
+@functools.lru_cache(maxsize=4)
+def _rows(name: str, length: int, head_dim: int, dtype: torch.dtype, device: str) -> Rows:
+    """Rows are drawn once for all kernels."""
+    return _INPUTS[name](length, head_dim, dtype, device)
+
+
+def _chosen(only: Sequence[str]) -> list[Kernel]:
+    """The instances to measure."""
+    known = {kind: cls for kind, cls in kinds("kernel").items() if issubclass(cls, Kernel)}
+    chosen: list[Kernel] = []
+    for text in only or known:
+        chosen += known[text].benchmarked() if text in known else [from_text(Kernel, text, "--only")]
+    return chosen
+
+
+def _attend_rows(kernel: Kernel, name: str, T: int) -> list[dict[str, object]]:
+    """Forward, and forward + backward, at one length."""
+    rows = _rows(name, T, _D, torch.float32, "cpu")
+    dense, own = _sdpa(rows), _attention(kernel, rows)
+    first_call = seconds(own.both)
+    measured = []
+    for which in ("forward", "both"):
+        _, time, ratio = _alternated(getattr(dense, which), getattr(own, which))
+        peak = peak_memory(getattr(own, which))
+        measured.append(
+            _common(kernel, rows.q)
+            | {
+                "input": name,
+                "T": T,
+                "pass": which,
+                "ms": 1e3 * time,
+                "over SDPA": ratio,
+                "peak MiB": peak / 2**20,
+                "peak over SDPA": peak / _sdpa_peak(which, T),
+            }
+        )
+    measured[-1] |= {"first, s": first_call, "CUDA bf16": _cuda_ratios(kernel, name, T)}
+    return measured
+
+
+@functools.cache
+def _sdpa_peak(which: str, T: int) -> int:
+    """SDPA's peak memory does not depend on what is attended to."""
+    return peak_memory(getattr(_sdpa(_rows("random", T, _D, torch.float32, "cpu")), which))
+
+
+def _decode_row(kernel: Kernel, T: int) -> dict[str, object]:
+    """One decoding step on a state of T tokens."""
+    rows = _rows("random", T, _D, torch.float32, "cpu")
+    q, k, v = (x.detach() for x in (rows.q, rows.k, rows.v))
+    params, room = _params(kernel, q), _MOST_ROUNDS + 2
+    state = kernel.init_state(1, kernel.own_heads(_H, _H), _D, T + room)
+    _take_up(kernel, state, q, k, v, params)
+    step = [x[:, :, :1] for x in (q, k, v)]
+
+    def own() -> None:
+        kernel.decode(*step, state=state, params=params)
+
+    def dense() -> None:
+        scaled_dot_product_attention(step[0], k, v)
+
+    own()
+    _, time, ratio = _alternated(dense, own)
+    return _common(kernel, q) | {"input": "random", "T": T, "pass": "decode", "ms": 1e3 * time, "over SDPA": ratio}
+
+
+def _take_up(kernel: Kernel, state: KernelState, q: Tensor, k: Tensor, v: Tensor, params: nn.Module | None) -> None:
+    """Bring the state to T tokens. A plain cache is filled directly: a dense prompt of that length takes minutes."""
+    # A state that remembers more than the cache is left to its kernel.
+    if type(state) is KeyValueCache:
+        state.append(k, v)
+        return
+    for start in range(0, q.shape[2], _PIECE):
+        piece = (x[:, :, start : start + _PIECE] for x in (q, k, v))
+        kernel.prefill(*piece, state=state, params=params)
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """The two calls that are timed."""
+
+    forward: Callable[[], object]
+    both: Callable[[], object]
+
+
+def _sdpa(rows: Rows) -> _Passes:
+    def attend() -> Tensor:
+        return scaled_dot_product_attention(rows.q, rows.k, rows.v, is_causal=True)
+
+    return _passes(attend, rows, ())
+
+
+def _attention(kernel: Kernel, rows: Rows) -> _Passes:
+    params, generator = _params(kernel, rows.q), torch.Generator(rows.q.device)
+
+    def attend() -> Tensor:
+        return kernel.attend(rows.q, rows.k, rows.v, params=params, generator=generator.manual_seed(0))
+
+    return _passes(attend, rows, () if params is None else tuple(params.parameters()))
+
+
+def _passes(attend: Callable[[], Tensor], rows: Rows, parameters: Sequence[Tensor]) -> _Passes:
+    leaves = (rows.q, rows.k, rows.v, *parameters)
+    wait = torch.cuda.synchronize if rows.q.is_cuda else _no_wait
+
+    @torch.no_grad()
+    def forward() -> None:
+        attend()
+        wait()
+
+    def both() -> None:
+        # Parameters of an auxiliary loss alone get no gradient from the output.
+        torch.autograd.grad(attend(), leaves, rows.grad, allow_unused=True)
+        wait()
+
+    return _Passes(forward, both)
+
+
+def _no_wait() -> None:
+    """The CPU is done when a call returns."""
+
+
+def _cuda_ratios(kernel: Kernel, name: str, T: int) -> str:
+    """Forward + backward over SDPA in bfloat16 on CUDA, where there is one, for two sizes of a head."""
+    if not torch.cuda.is_available():
+        return NOT_MEASURED
+    ratios = []
+    for D in (64, 128):
+        rows = _rows(name, T, D, torch.bfloat16, "cuda")
+        dense, own = _sdpa(rows), _attention(kernel, rows)
+        own.both()
+        ratios.append(f"{_alternated(dense.both, own.both)[2]:.2f} (D={D})")
+    return ", ".join(ratios)
+
+
+def _params(kernel: Kernel, q: Tensor) -> nn.Module | None:
+    params = kernel.build(kernel.own_heads(_H, _H), q.shape[-1], 0)
+    return None if params is None else params.to(q.device)
+
+
+def _alternated(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float, float]:
+    """``alternate`` for about a second, but three rounds at least, after a call of each."""
+    once = seconds(first) + seconds(second)
+    return alternate(first, second, rounds=max(3, min(_MOST_ROUNDS, int(1.0 / once))))
+
+
+def _common(kernel: Kernel, q: Tensor) -> dict[str, object]:
+    dtype = str(q.dtype).removeprefix("torch.")
+    return {
+        "kernel": str(kernel),
+        "runs": kernel.implementation(q),
+        "where": f"{q.device.type} {dtype}, {torch.get_num_threads()} threads",
+        "CUDA bf16": None if torch.cuda.is_available() else NOT_MEASURED,
+    }

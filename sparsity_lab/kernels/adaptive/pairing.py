@@ -1,0 +1,119 @@
+"""From selection to the list of pairs (row, block) that ``gather`` computes: rows are selected in chunks, and of a
+chunk only the pairs are kept, never a table of all rows and blocks.
+
+Shapes: B batch, G heads of keys, M query heads that share one, R query rows (whole blocks of them), n blocks, b keys
+in a block, D head size.
+"""
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sparsity_lab.kernels.adaptive.gather import GatherAttention, PairList, Slab
+from sparsity_lab.kernels.adaptive.selector import Selector
+from sparsity_lab.kernels.adaptive.summaries import in_blocks, mask_in_blocks
+
+__all__ = ["gathered_attention"]
+
+CHUNK_IMPORTANCES = 2**17
+"""How many block scores are held at a time; 8 bytes each, in a few copies."""
+
+SLAB_ROWS = 2**14
+"""How many query rows of one head are computed at a time: partial results are held for each of their pairs."""
+
+
+def gathered_attention(
+    q: Float[Tensor, "B G M R D"],
+    k: Float[Tensor, "B G K D"],
+    v: Float[Tensor, "B G K D"],
+    query_start: int,
+    selector: Selector,
+    key_mask: Bool[Tensor, "B K"] | None,
+    draws: Float[Tensor, "B G R words"] | None,
+) -> Float[Tensor, "B G M R D"]:
+    """The output of rows ``query_start`` and on, K = query_start + R."""
+    block_size = selector.rule.block_size
+    early, num_rows = query_start % block_size, q.shape[3]
+    late = -(early + num_rows) % block_size
+    # Whole blocks of rows: before and after come rows of zeros, which are dropped again.
+    scaled = (pad(q, (0, 0, early, late)) / q.shape[-1] ** 0.5).transpose(2, 3).flatten(0, 1).contiguous()
+    keys, values = (in_blocks(x, block_size).flatten(0, 1) for x in (k, v))
+    valid = None
+    if key_mask is not None:
+        table = mask_in_blocks(key_mask, k.shape[2], block_size, k.device)
+        valid = table.unsqueeze(1).expand(-1, k.shape[1], -1, -1).flatten(0, 1)
+    words = None if draws is None else pad(draws, (0, 0, early, late))
+    with torch.no_grad():
+        pairs = _pairs(pad(q, (0, 0, early, late)), scaled, keys, values, valid, query_start - early, selector, words)
+    out, _ = GatherAttention.apply(scaled, keys, values, pairs)  # type: ignore[no-untyped-call]
+    result: Tensor = torch.unflatten(out, 0, q.shape[:2]).transpose(2, 3)
+    return result[:, :, :, early : early + num_rows]
+
+
+def _pairs(
+    q: Float[Tensor, "B G M R D"],
+    scaled: Float[Tensor, "F R M D"],
+    keys: Float[Tensor, "F n b D"],
+    values: Float[Tensor, "F n b D"],
+    valid: Bool[Tensor, "F n b"] | None,
+    query_start: int,
+    selector: Selector,
+    draws: Float[Tensor, "B G R words"] | None,
+) -> PairList:
+    """Select for all rows; queries come un-scaled for this."""
+    batch_size, num_heads, group, num_rows, _ = q.shape
+    block_size, num_blocks = selector.rule.block_size, keys.shape[1]
+    fold = len(scaled)
+    most = max(CHUNK_IMPORTANCES // (fold * group * num_blocks), 1)
+    chunk_rows = -(-most // block_size) * block_size
+    found = []
+    for first in range(0, num_rows, chunk_rows):
+        chunk = slice(first, min(first + chunk_rows, num_rows))
+        start = query_start + first
+
+        def log_mass(codes: Tensor, chunk: slice = chunk, start: int = start) -> Tensor:
+            own = [(*_listed(codes, start, block_size), 0)]
+            rows = chunk.stop - chunk.start
+            pairs = PairList(_slabs(own, fold, rows, num_blocks, block_size), start // block_size, valid)
+            _, mass = GatherAttention.apply(scaled[:, chunk], keys, values, pairs)  # type: ignore[no-untyped-call]
+            grouped: Tensor = torch.unflatten(mass, 0, (batch_size, num_heads)).transpose(2, 3)
+            return grouped
+
+        positions = torch.arange(start, start + chunk.stop - chunk.start, device=q.device)[None]
+        words = None if draws is None else draws[:, :, chunk]
+        codes = selector.select(q[:, :, :, chunk], positions, log_mass, words)
+        found.append((*_listed(codes, start, block_size), first))
+    return PairList(_slabs(found, fold, num_rows, num_blocks, block_size), query_start // block_size, valid)
+
+
+def _listed(codes: UInt8[Tensor, "B G R n"], start: int, block_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Head, row and block of everything kept but the rows' own blocks."""
+    kept = (codes > 0).flatten(0, 1)
+    rows = torch.arange(kept.shape[1], device=codes.device)
+    kept[:, rows, (start + rows) // block_size] = False
+    head, row, block = kept.nonzero(as_tuple=True)
+    return head, row, block
+
+
+def _slabs(
+    found: list[tuple[Tensor, Tensor, Tensor, int]], num_heads: int, num_rows: int, num_blocks: int, block_size: int
+) -> list[Slab]:
+    """Slabs of rows and their pairs sorted by block, from lists of head, row and block, rows counted from the given
+    one."""
+    head = torch.cat([part[0] for part in found])
+    row = torch.cat([part[1] + part[3] for part in found])
+    block = torch.cat([part[2] for part in found])
+    slab_rows = max(SLAB_ROWS // block_size, 1) * block_size
+    parts = -(-num_rows // slab_rows)
+    key = (head * parts + row // slab_rows) * num_blocks + block
+    row = (row % slab_rows)[key.argsort(stable=True)]
+    counts = key.bincount(minlength=num_heads * parts * num_blocks).view(num_heads * parts, num_blocks)
+    ends = counts.sum(1).cumsum(0).tolist()
+    slabs = []
+    for index, of_block in enumerate(counts.tolist()):
+        start = index % parts * slab_rows
+        listed = [(block, count) for block, count in enumerate(of_block) if count]
+        pairs = row[ends[index - 1] if index else 0 : ends[index]]
+        slabs.append(Slab(index // parts, start, min(start + slab_rows, num_rows), pairs, listed))
+    return slabs

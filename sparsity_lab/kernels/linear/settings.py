@@ -1,0 +1,199 @@
+"""The settings of linear attention."""
+
+from abc import abstractmethod
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsity_lab.kernels.context import Context
+from sparsity_lab.kernels.kernel import Kernel
+from sparsity_lab.kernels.linear.chunked import Plan, chunked_attention, continued_attention, summed_attention
+from sparsity_lab.kernels.linear.feature_map import Elementwise, FeatureMap
+from sparsity_lab.kernels.linear.norm_aware import NormAware
+from sparsity_lab.kernels.linear.reference import linear_weights
+from sparsity_lab.kernels.linear.rotation import Rotation, TurnedMap
+from sparsity_lab.kernels.linear.state import LinearState
+from sparsity_lab.kernels.masking import visible_keys
+from sparsity_lab.settings import SettingError, register
+
+__all__ = ["Linear", "NormAwareLinear"]
+
+
+class _FeatureKernel(Kernel):
+    """Attention whose weights are inner products of features, divided by their sum."""
+
+    implementations = ("reference", "chunked")
+
+    eps: float
+    rotation: Rotation
+    chunk: int
+
+    @property
+    @abstractmethod
+    def feature_map(self) -> FeatureMap:
+        """How queries and keys become features."""
+
+    @property
+    def positions(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset() if self.rotation == "none" else frozenset({"rotate"})
+
+    def check(self) -> None:
+        _check_at_least("eps", self.eps, 0.0)
+        _check_at_least("chunk", self.chunk, 1)
+
+    def init_state(
+        self,
+        batch_size: int,
+        num_heads: int,
+        head_dim: int,
+        capacity: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> LinearState:
+        num_features = self._num_features(head_dim)
+        return LinearState(batch_size, num_heads, num_features, head_dim, dtype=dtype, device=device)
+
+    def _num_features(self, head_dim: int) -> int:
+        return self.feature_map.parts * head_dim
+
+    def _plan(self, context: Context, start: int = 0) -> Plan:
+        turned = TurnedMap(self.feature_map, self.rotation, context.position)
+        return Plan(turned, self.eps, self.chunk, start)
+
+    def _attend(
+        self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H T D"], v: Float[Tensor, "B H T D"], context: Context
+    ) -> Float[Tensor, "B H T D"]:
+        if context.implementation == "reference":
+            weights = self._wide_weights(q, k, 0, context)
+            return (weights @ v.to(weights.dtype)).to(q.dtype)
+        form = chunked_attention if context.causal else summed_attention
+        return form(q, k, v, context.key_mask, self._plan(context))
+
+    def _weights(
+        self, q_rows: Float[Tensor, "B H R D"], k: Float[Tensor, "B H T D"], query_start: int, context: Context
+    ) -> Float[Tensor, "B H R T"]:
+        return self._wide_weights(q_rows, k, query_start, context).to(q_rows.dtype)
+
+    def _wide_weights(
+        self, q_rows: Float[Tensor, "B H R D"], k: Float[Tensor, "B H T D"], query_start: int, context: Context
+    ) -> Float[Tensor, "B H R T"]:
+        wide = torch.promote_types(k.dtype, torch.float32)
+        features = self._plan(context).features
+        visible = visible_keys(
+            query_start,
+            q_rows.shape[2],
+            k.shape[2],
+            causal=context.causal,
+            key_mask=context.key_mask,
+            device=k.device,
+        )
+        queries, keys = features.query(q_rows.to(wide), query_start), features.key(k.to(wide), 0)
+        return linear_weights(queries, keys, visible, self.eps)
+
+    def _extend(
+        self,
+        q: Float[Tensor, "B H R D"],
+        k: Float[Tensor, "B H R D"],
+        v: Float[Tensor, "B H R D"],
+        state: LinearState,
+        context: Context,
+    ) -> Float[Tensor, "B H R D"]:
+        state.check(v, self._num_features(v.shape[3]))
+        plan = self._plan(context, state.length)
+        out, state.S, state.z = continued_attention(q, k, v, context.key_mask, plan, state.S, state.z)
+        state.advance(q.shape[2])
+        return out
+
+
+def _check_at_least(name: str, value: float, smallest: float) -> None:
+    if value < smallest:
+        raise SettingError(name, f"at least {smallest:g}", value)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise SettingError(name, "more than 0", value)
+
+
+@register
+class NormAwareLinear(_FeatureKernel):
+    """Norm-aware linear attention: o_t = Σ_{i<=t} <φ(q_t), φ(k_i)> v_i / (Σ_{i<=t} <φ(q_t), φ(k_i)> + eps).
+
+    The features take the direction d = q / ||q|| of a query to the power p = λ (τ + tanh ||q||), so that long queries
+    are sharper, and keep the size of keys, |k|^λ; weights are Σ_m |d_m|^p |k_m|^λ cos(θ(q)_m - θ(k)_m). Beyond a norm
+    of about 3 the power no longer changes. There is no scale 1 / sqrt(D): it would cancel.
+
+    ``"chunked"`` is linear in T in time and memory; without ``causal`` it is one sum over all keys.
+
+    Source: arXiv 2506.21137; the causal form and its choices are this lab's.
+
+    Attributes:
+        map: ``"cosine"``, θ = π/4 tanh(α d(x)); ``"polarity"``, its limit for large α, which the authors' code runs;
+            ``"raw"``, θ = d(x), whose weights can be negative.
+        power: λ.
+        tau: τ.
+        alpha: α of the cosine map.
+        max_division: divides |d| by its largest entry before the power, so that eps weighs less.
+        eps: added to the denominator, the sum of weights.
+        rotation: where a rotary position enters. ``"input"``: it turns queries and keys before the map; weights stay
+            positive and sum to one, and depend on both indices. ``"numerator"``, as in the authors' code: it turns
+            the features of the numerator; what multiplies a value depends on the distance, may be negative, and
+            need not sum to one. ``"none"``: it is refused.
+        chunk: rows in a chunk, which changes no result but for rounding.
+    """
+
+    map: Literal["cosine", "polarity", "raw"] = "cosine"
+    power: float = 3.0
+    tau: float = 0.5
+    alpha: float = 20.0
+    max_division: bool = False
+    eps: float = 1e-6
+    rotation: Rotation = "input"
+    chunk: int = 64
+
+    @classmethod
+    def examples(cls) -> "tuple[NormAwareLinear, ...]":
+        return (
+            cls(rotation="numerator", chunk=8),
+            cls(map="polarity", max_division=True, chunk=16),
+            cls(map="raw", rotation="none", power=2.5),
+        )
+
+    def check(self) -> None:
+        super().check()
+        for name in ("power", "tau", "alpha"):
+            _check_positive(name, getattr(self, name))
+
+    @property
+    def feature_map(self) -> NormAware:
+        return NormAware(self.map, self.power, self.tau, self.alpha, self.max_division)
+
+
+@register
+class Linear(_FeatureKernel):
+    """Linear attention: o_t = Σ_{i<=t} <φ(q_t), φ(k_i)> v_i / (Σ_{i<=t} <φ(q_t), φ(k_i)> + eps).
+
+    With relu the norm of a query cancels; with 1 + elu it matters little.
+
+    ``"chunked"`` is linear in T in time and memory; without ``causal`` it is one sum over all keys.
+
+    Attributes:
+        feature: ``"elu"``, φ(x) = 1 + elu(x); ``"relu"``, φ(x) = relu(x).
+        eps, rotation, chunk: as of ``NormAwareLinear``.
+    """
+
+    feature: Literal["elu", "relu"] = "elu"
+    eps: float = 1e-6
+    rotation: Rotation = "input"
+    chunk: int = 64
+
+    @classmethod
+    def examples(cls) -> "tuple[Linear, ...]":
+        return cls(chunk=8), cls(feature="relu", rotation="numerator")
+
+    @property
+    def feature_map(self) -> Elementwise:
+        return Elementwise(self.feature)

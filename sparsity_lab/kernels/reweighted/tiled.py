@@ -1,0 +1,278 @@
+"""Rows f_ij = φ(s_ij), normalised and perhaps re-weighted, in tiles of query rows, in memory linear in T.
+
+Let μ_i be the mean of f_ij over the n_i keys that row i sees. With a_ij = f_ij / (n_i μ_i), n_i cancels:
+
+    without p:   w_ij = f_ij / Z_i,       Z_i = Σ_j f_ij
+    with p:      w_ij = r_ij^p / G_i,     r_ij = relu(f_ij - o_i μ_i) / (max_j f_ij - o_i μ_i),   G_i = Σ_j r_ij^p
+
+With p a tile holds all keys of its rows, so its scores are computed once for both passes over them: the first takes
+mean and maximum, the second the powers. The backward pass computes the scores again. With g_i the gradient of row i
+divided by Z_i or G_i, D_i = <g_i, out_i>, and p_i = p / (max_j f_ij - o_i μ_i),
+
+    without p:   A_ij = <g_i, v_j> - D_i                        df_ij = A_ij
+    with p:      A_ij = r_ij^(p-1) (<g_i, v_j> - D_i)           df_ij = p_i (A_ij - (o_i / n_i) Σ_j' A_ij')
+    ds_ij = φ'(s_ij) df_ij          dv_j = Σ_i w_ij dout_i = Σ_i r_ij^p g_i
+
+The second term of df is the gradient of μ_i. It reaches every key that the row sees, clipped ones too. A row of equal
+f (see ``reference``) is treated as p = 1 and o = 0, which gives it the weights f_ij / Z_i.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import softplus
+
+from sparsity_lab.kernels.context import Context
+from sparsity_lab.kernels.counts import visible_counts
+from sparsity_lab.kernels.reweighted.powers import power_and_slope
+from sparsity_lab.kernels.reweighted.reference import EQUAL, thresholds
+
+__all__ = ["TILE_ROWS", "tiled_rows"]
+
+TILE_ROWS = 128
+TILE_KEYS = 4096
+"""With powers a tile holds all keys of its rows; beyond so many it has half the rows."""
+_TILE_ENTRIES = 2**20
+"""A tile takes as many heads as keep it below this size, where there are more heads than threads."""
+
+_LOG2_E = math.log2(math.e)
+"""Scores of a tile come in units of log 2, since exp2 is several times faster than exp on a CPU."""
+_LINEAR = 40.0
+"""Beyond, softplus(x) is x to the last digit of float64."""
+
+Phi = Literal["softplus", "exp"]
+
+
+def tiled_rows(
+    q: Float[Tensor, "B H R D"],
+    k: Float[Tensor, "B H K D"],
+    v: Float[Tensor, "B H K D"],
+    query_start: int,
+    context: Context,
+    *,
+    phi: Phi,
+    p: float | None,
+    bound: float,
+) -> Float[Tensor, "B H R D"]:
+    """(B, H, R, D) output of rows ``query_start`` and on. Computed in the dtype of q, float32 or float64.
+
+    Args:
+        q, k: their products are the scores s.
+        p: at least 1; None: no re-weighting.
+        bound: no softplus score is larger, in absolute value.
+    """
+    batch_size, num_heads, num_rows, head_dim = q.shape
+    q, k, v = (x.reshape(batch_size * num_heads, -1, head_dim) for x in (q, k, v))
+    counts = visible_counts(query_start, num_rows, k.shape[1], context, q.device).to(q.dtype)
+    counts = counts.expand(batch_size, num_heads, num_rows).reshape(-1, num_rows, 1)
+    hidden = None
+    if context.key_mask is not None:
+        hidden = q.new_zeros(batch_size, k.shape[1]).masked_fill_(~context.key_mask[:, : k.shape[1]], -math.inf)
+        hidden = hidden.repeat_interleave(num_heads, dim=0).unsqueeze(1)
+    causal_start = query_start if context.causal else None
+    rows = _Rows(phi, p, bound, causal_start, counts, hidden)
+    out: Tensor = _Tiled.apply(q, k, v, rows)  # type: ignore[no-untyped-call]
+    return out.view(batch_size, num_heads, num_rows, head_dim)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Query rows and keys of some heads. Heads of all sequences lie on one axis, N.
+
+    Attributes:
+        heads, rows, keys: ranges; rows count from the first that is given.
+        buffers: (heads, rows, keys) each, without meaning yet.
+    """
+
+    heads: slice
+    rows: slice
+    keys: slice
+    buffers: tuple[Tensor, ...]
+
+    def of_rows(self, x: Tensor) -> Tensor:
+        """The tile's part of (N, R, ...)."""
+        return x[self.heads, self.rows]
+
+    def of_keys(self, x: Tensor) -> Tensor:
+        """The tile's part of (N, T, D)."""
+        return x[self.heads, self.keys]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What the rows are; N axes as in ``_Tile``.
+
+    Attributes:
+        phi, p, bound: as in ``tiled_rows``.
+        causal_start: the position of the first row; None where rows see all keys.
+        counts: (N, R, 1), n_i.
+        hidden: (N, 1, T), -inf on masked keys, else 0; None where there are none.
+    """
+
+    phi: Phi
+    p: float | None
+    bound: float
+    causal_start: int | None
+    counts: Tensor
+    hidden: Tensor | None
+
+    def tiles(self, q: Tensor, num_keys: int, num_buffers: int) -> Iterator[_Tile]:
+        """All tiles, on the same memory one after another."""
+        num_heads, num_rows, _ = q.shape
+        # Powers need a row's mean and maximum before they can begin.
+        tile_keys = min(TILE_KEYS if self.p is None else num_keys, num_keys)
+        tile_rows = min(TILE_ROWS if tile_keys <= TILE_KEYS else TILE_ROWS // 2, num_rows)
+        # The products of a tile run over heads in parallel.
+        tile_heads = min(num_heads, max(torch.get_num_threads(), _TILE_ENTRIES // (tile_rows * tile_keys)))
+        memory = q.new_empty(num_buffers, tile_heads * tile_rows * tile_keys)
+        for rows in _ranges(num_rows, tile_rows):
+            seen = num_keys if self.causal_start is None else self.causal_start + rows.stop
+            for heads in _ranges(num_heads, tile_heads):
+                for keys in _ranges(seen, tile_keys):
+                    shape = tuple(part.stop - part.start for part in (heads, rows, keys))
+                    buffers = tuple(line[: math.prod(shape)].view(shape) for line in memory)
+                    yield _Tile(heads, rows, keys, buffers)
+
+    def scores(self, q: Tensor, k: Tensor, tile: _Tile, out: Tensor) -> None:
+        """s log2(e), -inf where a key is not seen: every φ makes that 0, in value and in slope."""
+        torch.bmm(tile.of_rows(q) * _LOG2_E, tile.of_keys(k).mT, out=out)
+        if self.causal_start is not None:
+            # All rows of the tile see the keys before its first row.
+            first_row = self.causal_start + tile.rows.start
+            first_key = max(first_row, tile.keys.start)
+            corner = out[:, :, first_key - tile.keys.start :]
+            later = torch.full(corner.shape[1:], -math.inf, dtype=out.dtype, device=out.device)
+            corner += later.triu_(1 + first_row - first_key)
+        if self.hidden is not None:
+            out += self.hidden[tile.heads, :, tile.keys]
+
+    def values(self, scores: Tensor) -> Tensor:
+        """f, in place; of exp but for a factor of the row, which changes no weight."""
+        if self.phi == "exp":
+            largest = scores.amax(-1, keepdim=True)
+            return scores.sub_(largest.masked_fill_(largest == -math.inf, 0.0)).exp2_()
+        if self._within_range(scores):
+            return scores.exp2_().log1p_()
+        return scores.copy_(softplus(scores.div_(_LOG2_E), threshold=_LINEAR))
+
+    def values_and_slopes(self, scores: Tensor, slopes: Tensor, spare: Tensor) -> None:
+        """f in place of the scores, and φ'(s); the contents of ``spare`` are lost."""
+        if self.phi == "exp":
+            slopes.copy_(self.values(scores))
+        elif self._within_range(scores):
+            torch.exp2(scores, out=slopes)
+            torch.log1p(slopes, out=scores)
+            slopes.div_(torch.add(slopes, 1.0, out=spare))
+        else:
+            torch.sigmoid(torch.div(scores, _LOG2_E, out=spare), out=slopes)
+            self.values(scores)
+
+    def _within_range(self, scores: Tensor) -> bool:
+        """Whether exp(s) is finite."""
+        return self.bound < 0.99 * math.log(torch.finfo(scores.dtype).max)
+
+
+def _ranges(stop: int, size: int) -> Iterator[slice]:
+    for start in range(0, stop, size):
+        yield slice(start, min(start + size, stop))
+
+
+class _Statistics(NamedTuple):
+    """What the powers need to know of each row, (heads, rows, 1).
+
+    Attributes:
+        mean: o_i μ_i.
+        inverse: 1 / (max_j f_ij - o_i μ_i).
+        equal: whether the row's f are all equal; then o_i counts as 0.
+    """
+
+    mean: Tensor
+    inverse: Tensor
+    equal: Tensor
+
+    def gain(self, p: float) -> Tensor:
+        """p_i."""
+        return self.inverse * torch.where(self.equal, 1.0, p)
+
+    def share(self, counts: Tensor) -> Tensor:
+        """o_i / n_i."""
+        return (thresholds(counts) / counts).masked_fill_(self.equal, 0.0)
+
+
+class _Tiled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows: _Rows) -> Tensor:
+        out = torch.zeros_like(q)
+        norms, means, inverses = (torch.zeros_like(rows.counts) for _ in range(3))
+        equals = torch.zeros_like(rows.counts, dtype=torch.bool)
+        for tile in rows.tiles(q, k.shape[1], 1 if rows.p is None else 3):
+            y, *spare = tile.buffers
+            rows.scores(q, k, tile, y)
+            rows.values(y)
+            if rows.p is not None:
+                statistics = _statistics(y, tile.of_rows(rows.counts))
+                for whole, part in zip((means, inverses, equals), statistics, strict=True):
+                    tile.of_rows(whole).copy_(part)
+                y, _ = _powers(y, statistics, rows.p, (spare[0], spare[1]))
+            tile.of_rows(norms).add_(y.sum(-1, keepdim=True))
+            tile.of_rows(out).add_(torch.bmm(y, tile.of_keys(v)))
+        out.div_(norms.masked_fill_(norms == 0, 1.0))  # or a row sees no key
+        ctx.save_for_backward(q, k, v, out, norms, means, inverses, equals)
+        ctx.rows = rows
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, out, norms, means, inverses, equals = ctx.saved_tensors
+        rows: _Rows = ctx.rows
+        grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for tile in rows.tiles(q, k.shape[1], 3 if rows.p is None else 4):
+            y, slopes, *spare = tile.buffers
+            rows.scores(q, k, tile, y)
+            rows.values_and_slopes(y, slopes, spare[0])
+            q_rows, g = tile.of_rows(q), tile.of_rows(grad) / tile.of_rows(norms)
+            statistics = _Statistics(*(tile.of_rows(x) for x in (means, inverses, equals)))
+            if rows.p is not None:
+                y, power_slopes = _powers(y, statistics, rows.p, (spare[0], spare[1]))
+            tile.of_keys(grad_v).baddbmm_(y.mT, g)
+            A = torch.bmm(g, tile.of_keys(v).mT, out=y)
+            A.sub_((g * tile.of_rows(out)).sum(-1, keepdim=True))
+            if rows.p is not None:
+                A.mul_(power_slopes)
+                A.sub_(A.sum(-1, keepdim=True) * statistics.share(tile.of_rows(rows.counts)))
+            ds = A.mul_(slopes)
+            grad_q_rows = torch.bmm(ds, tile.of_keys(k))
+            if rows.p is not None:
+                # p_i: not the tile is multiplied by it, but the rows of queries and of their gradients.
+                gain = statistics.gain(rows.p)
+                q_rows, grad_q_rows = q_rows * gain, grad_q_rows.mul_(gain)
+            tile.of_rows(grad_q).add_(grad_q_rows)
+            tile.of_keys(grad_k).baddbmm_(ds.mT, q_rows)
+        return grad_q, grad_k, grad_v, None
+
+
+def _statistics(f: Tensor, counts: Tensor) -> _Statistics:
+    mean = f.sum(-1, keepdim=True) / counts * thresholds(counts)
+    largest = f.amax(-1, keepdim=True)
+    none = largest < torch.finfo(f.dtype).tiny  # a row that sees no key
+    equal = (largest - mean <= EQUAL * mean) | none
+    mean.masked_fill_(equal, 0.0)
+    return _Statistics(mean, (largest - mean).masked_fill_(none, 1.0).reciprocal_(), equal)
+
+
+def _powers(f: Tensor, statistics: _Statistics, p: float, spare: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """r^p and r^(p-1) of a tile, in its memory; r and 1 in rows whose f are all equal."""
+    mean, inverse, equal = statistics
+    r = f.sub_(mean).mul_(inverse).relu_()
+    if not equal.any():
+        return power_and_slope(r, p, spare)
+    plain = r.clone()
+    y, slope = power_and_slope(r, p, spare)
+    return torch.where(equal, plain, y, out=y), slope.masked_fill_(equal, 1.0)

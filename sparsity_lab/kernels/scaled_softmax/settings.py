@@ -1,0 +1,207 @@
+"""The settings of softmax attention with a scale for each row.
+
+n_i is the number of keys that row i sees, itself included: i + 1 in a causal row without padding, never the length of
+the sequence, so that a row does not depend on what follows it.
+"""
+
+import math
+from abc import abstractmethod
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from sparsity_lab.kernels.cache import KeyValueCache
+from sparsity_lab.kernels.cached import CachedKernel
+from sparsity_lab.kernels.context import Context
+from sparsity_lab.kernels.counts import visible_counts
+from sparsity_lab.kernels.masking import visible_rows
+from sparsity_lab.kernels.scaled_softmax.reference import scaled_rows, scaled_softmax_weights
+from sparsity_lab.kernels.softmax.fused import fused_attention
+from sparsity_lab.kernels.unit_rows import unit_rows
+from sparsity_lab.settings import SettingError, Shown, register
+
+__all__ = ["CosineSoftmax", "EntropyInvariantSoftmax", "LogNSoftmax", "SSMax", "SSMaxScale"]
+
+
+class ScaledSoftmax(CachedKernel):
+    """Base: w_ij = softmax_j(c_i <q_i, k_j> / sqrt(D) + bias_ij), where a subclass says what c_i is.
+
+    ``"fused"`` is PyTorch's fused kernel on queries that carry the scale; a position rotates queries and keys, or
+    adds its bias, which is not scaled.
+    """
+
+    implementations = ("reference", "fused")
+
+    @abstractmethod
+    def _scale(
+        self, counts: Int64[Tensor, "#B 1 R"], q: Float[Tensor, "B H R D"], context: Context
+    ) -> Float[Tensor, "#B #H R"]:
+        """c_i of each row, where ``counts`` is n_i; in float32 at least."""
+
+    def _row_scale(
+        self, q: Float[Tensor, "B H R D"], num_keys: int, query_start: int, context: Context
+    ) -> Float[Tensor, "#B #H R"]:
+        return self._scale(visible_counts(query_start, q.shape[2], num_keys, context, q.device), q, context)
+
+    def _rows(
+        self,
+        q: Float[Tensor, "B H R D"],
+        k: Float[Tensor, "B H K D"],
+        v: Float[Tensor, "B H K D"],
+        query_start: int,
+        context: Context,
+    ) -> Float[Tensor, "B H R D"]:
+        if context.implementation == "fused":
+            scale = self._row_scale(q, k.shape[2], query_start, context)
+            return fused_attention(scaled_rows(q, scale).to(q.dtype), k, v, query_start, context)
+        weights = self._row_weights(q, k, query_start, context)
+        return (weights @ v.to(weights.dtype)).to(q.dtype)
+
+    def _row_weights(
+        self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H K D"], query_start: int, context: Context
+    ) -> Float[Tensor, "B H R K"]:
+        scale = self._row_scale(q, k.shape[2], query_start, context)
+        return scaled_softmax_weights(q, k, scale, *visible_rows(q, k, query_start, context))
+
+
+@register
+class LogNSoftmax(ScaledSoftmax):
+    """Softmax attention with logits times log n_i: w_ij = softmax_j(log(n_i) u_ij), u = <q, k> / sqrt(D).
+
+    After Chiang and Cholak (arXiv 2202.12172), where n is the length of the sequence; here it is the number of keys
+    that the row sees.
+    """
+
+    def _scale(
+        self, counts: Int64[Tensor, "#B 1 R"], q: Float[Tensor, "B H R D"], context: Context
+    ) -> Float[Tensor, "#B 1 R"]:
+        return _log(counts, q)
+
+
+@register
+class EntropyInvariantSoftmax(ScaledSoftmax):
+    """Softmax attention with logits times log n_i to the base of the trained length m: softmax_j(log_m(n_i) u_ij).
+
+    At n_i = m it is plain softmax. After Su Jianlin's note of 2021 on entropy-invariant attention.
+
+    Attributes:
+        trained_length: m, at least 2.
+    """
+
+    trained_length: int = 512
+
+    def check(self) -> None:
+        _check_trained_length(self.trained_length)
+
+    def _scale(
+        self, counts: Int64[Tensor, "#B 1 R"], q: Float[Tensor, "B H R D"], context: Context
+    ) -> Float[Tensor, "#B 1 R"]:
+        return _log(counts, q) / math.log(self.trained_length)
+
+
+class SSMaxScale(nn.Module):
+    """The learned scale s of each head.
+
+    Attributes:
+        scale: (H,).
+    """
+
+    def __init__(self, num_heads: int, initial: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((num_heads,), initial))
+
+
+@register
+class SSMax(ScaledSoftmax):
+    """Scalable softmax: w_ij = softmax_j(s_h log(n_i) u_ij) with a learned s for each head h.
+
+    After Nakanishi (arXiv 2501.19399). What ``build`` gives is needed as ``params``.
+
+    Attributes:
+        initial: s before training. The default is the value of the source's first figure; it makes s log n = 1, plain
+            softmax, at n = 10.
+    """
+
+    initial: float = 0.43
+
+    def check(self) -> None:
+        if not math.isfinite(self.initial):
+            raise SettingError("initial", "a finite number", self.initial)
+
+    def build(self, num_heads: int, head_dim: int, seed: int) -> SSMaxScale:
+        return SSMaxScale(num_heads, self.initial)
+
+    def _scale(
+        self, counts: Int64[Tensor, "#B 1 R"], q: Float[Tensor, "B H R D"], context: Context
+    ) -> Float[Tensor, "#B H R"]:
+        params = context.params
+        if not isinstance(params, SSMaxScale):
+            raise SettingError("params", "what SSMax.build gives", Shown(type(params).__name__))
+        if len(params.scale) != q.shape[1]:
+            raise SettingError("params", f"a scale for each of {q.shape[1]} heads", len(params.scale))
+        return params.scale[:, None] * _log(counts, q)
+
+
+@register
+class CosineSoftmax(ScaledSoftmax):
+    """Softmax of cosines: w_ij = softmax_j(c_i <q_i / ||q_i||, k_j / ||k_j||>) with c_i = log(D) log(n_i).
+
+    It is softplus attention (LSSA) with exp in place of softplus. The norms of queries and keys do not matter, and a
+    zero row has cosine 0. A position's rotation keeps norms; its bias is added to c_i times the cosine, which lies
+    in [-c_i, c_i].
+
+    Attributes:
+        log_n: whether c_i grows with n_i; if not, every row has the c of ``trained_length``.
+        trained_length: m of the constant scale log(D) log(m), at least 2; without effect where ``log_n``.
+    """
+
+    log_n: bool = True
+    trained_length: int = 1024
+
+    @classmethod
+    def examples(cls) -> "tuple[CosineSoftmax, ...]":
+        return cls(), cls(log_n=False, trained_length=20)
+
+    def check(self) -> None:
+        _check_trained_length(self.trained_length)
+
+    def _scale(
+        self, counts: Int64[Tensor, "#B 1 R"], q: Float[Tensor, "B H R D"], context: Context
+    ) -> Float[Tensor, "#B 1 R"]:
+        length = counts if self.log_n else torch.full_like(counts, self.trained_length)
+        head_dim = q.shape[-1]
+        # Softmax divides by sqrt(D), which has no place here.
+        return math.sqrt(head_dim) * math.log(head_dim) * _log(length, q)
+
+    # Rotation keeps norms, so rows are normalised first, and a cache holds keys of norm one.
+
+    def _attend(
+        self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H T D"], v: Float[Tensor, "B H T D"], context: Context
+    ) -> Float[Tensor, "B H T D"]:
+        return super()._attend(unit_rows(q), unit_rows(k), v, context)
+
+    def _weights(
+        self, q_rows: Float[Tensor, "B H R D"], k: Float[Tensor, "B H T D"], query_start: int, context: Context
+    ) -> Float[Tensor, "B H R T"]:
+        return super()._weights(unit_rows(q_rows), unit_rows(k), query_start, context)
+
+    def _extend(
+        self,
+        q: Float[Tensor, "B H R D"],
+        k: Float[Tensor, "B H R D"],
+        v: Float[Tensor, "B H R D"],
+        state: KeyValueCache,
+        context: Context,
+    ) -> Float[Tensor, "B H R D"]:
+        return super()._extend(unit_rows(q), unit_rows(k), v, state, context)
+
+
+def _log(counts: Int64[Tensor, "#B 1 R"], q: Float[Tensor, "B H R D"]) -> Float[Tensor, "#B 1 R"]:
+    """log n_i in float32, or in float64 for float64 rows."""
+    return counts.to(torch.promote_types(q.dtype, torch.float32)).log()
+
+
+def _check_trained_length(length: int) -> None:
+    if length < 2:
+        raise SettingError("trained_length", "at least 2", length)

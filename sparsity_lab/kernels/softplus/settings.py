@@ -1,0 +1,123 @@
+"""The settings of softplus attention, without and with re-weighting."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsity_lab.kernels.cached import CachedKernel
+from sparsity_lab.kernels.context import Context
+from sparsity_lab.kernels.counts import visible_counts
+from sparsity_lab.kernels.masking import visible_rows
+from sparsity_lab.kernels.reweighted.powers import amplification, check_power
+from sparsity_lab.kernels.reweighted.reference import reweight
+from sparsity_lab.kernels.reweighted.tiled import tiled_rows
+from sparsity_lab.kernels.softplus.reference import softplus_weights
+from sparsity_lab.kernels.softplus.scaled_unit_rows import scaled_unit_rows
+from sparsity_lab.settings import register
+
+__all__ = ["LSSA", "LSSAR"]
+
+
+class SoftplusKernel(CachedKernel):
+    """Base: a subclass says by which power weights are re-weighted.
+
+    ``"tiled"`` computes tiles of query rows, and again in the backward pass, which has a closed form.
+
+    A position rotates queries and keys. A bias is refused: the source defines none, and scores that stay below
+    log(D) log(n_i) are what the mechanism is about.
+    """
+
+    implementations = ("reference", "tiled")
+    positions = frozenset({"rotate"})
+
+    def _power(self, context: Context) -> float | None:
+        """The p of the second stage; None without one."""
+        return None
+
+    def _rows(
+        self,
+        q: Float[Tensor, "B H R D"],
+        k: Float[Tensor, "B H K D"],
+        v: Float[Tensor, "B H K D"],
+        query_start: int,
+        context: Context,
+    ) -> Float[Tensor, "B H R D"]:
+        if context.implementation == "reference":
+            weights = self._row_weights(q, k, query_start, context)
+            return (weights @ v.to(weights.dtype)).to(q.dtype)
+        wide = torch.promote_types(q.dtype, torch.float32)
+        scale = math.log(q.shape[-1]) * _counts(q, k.shape[2], query_start, context).log()
+        out = tiled_rows(
+            scaled_unit_rows(q.to(wide), scale),
+            scaled_unit_rows(k.to(wide), scale.new_ones(1, 1, 1, 1)),
+            v.to(wide),
+            query_start,
+            context,
+            phi="softplus",
+            p=self._power(context),
+            bound=math.log(q.shape[-1]) * math.log(k.shape[2]),
+        )
+        return out.to(q.dtype)
+
+    def _row_weights(
+        self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H K D"], query_start: int, context: Context
+    ) -> Float[Tensor, "B H R K"]:
+        visible, _ = visible_rows(q, k, query_start, context)
+        counts = _counts(q, k.shape[2], query_start, context)
+        weights, p = softplus_weights(q, k, visible, counts), self._power(context)
+        return weights if p is None else reweight(weights, counts, p)
+
+
+@register
+class LSSA(SoftplusKernel):
+    """Length-scaled softplus attention: w_ij = f_ij / Σ_j' f_ij' with f = softplus(s) and
+
+        s_ij = log(D) log(n_i) <q_i / ||q_i||, k_j / ||k_j||>
+
+    over the n_i keys that row i sees. Gao, Spratling, Gionfrida, arXiv 2501.13428, eq. 4.
+    """
+
+
+@register
+class LSSAR(SoftplusKernel):
+    """Re-weighted softplus attention: with the weights a of ``LSSA`` and o_i = 0 where n_i <= 3, else 1,
+
+        w_ij = x_ij / Σ_j' x_ij'        x_ij = relu(n_i a_ij - o_i)^p
+
+    A row whose a are all equal keeps them. The source reports p = 3 and 15, and 15 as the better one at lengths
+    beyond the trained. Gao, Spratling, Gionfrida, arXiv 2501.13428, eq. 5.
+
+    Attributes:
+        p: a number of at least 1, whole numbers up to 65 being fastest; None trains without re-weighting.
+        test_p: p in use (``training=False``); None takes that of training.
+    """
+
+    p: float | None = 15.0
+    test_p: float | None = None
+
+    @classmethod
+    def examples(cls) -> "tuple[LSSAR, ...]":
+        return cls(), cls(p=None, test_p=2.5), cls(p=1, test_p=3)
+
+    @classmethod
+    def benchmarked(cls) -> "tuple[LSSAR, ...]":
+        return cls(), cls(p=3)
+
+    def check(self) -> None:
+        check_power("p", self.p)
+        check_power("test_p", self.test_p)
+
+    @property
+    def rounding(self) -> float:
+        return max((amplification(p) for p in (self.p, self.test_p) if p is not None), default=1.0)
+
+    def _power(self, context: Context) -> float | None:
+        return self.p if context.training or self.test_p is None else self.test_p
+
+
+def _counts(q: Tensor, num_keys: int, query_start: int, context: Context) -> Float[Tensor, "#B 1 R 1"]:
+    """n_i of these rows, in float32 at least."""
+    counts = visible_counts(query_start, q.shape[2], num_keys, context, q.device)
+    return counts.to(torch.promote_types(q.dtype, torch.float32)).unsqueeze(-1)

@@ -1,0 +1,130 @@
+"""The benchmark of kernels: that all take part, what they are measured on, and the page that shows it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sparsity_lab.benchmarks import kernel_page
+from sparsity_lab.benchmarks import kernels as bench
+from sparsity_lab.cli import run
+from sparsity_lab.kernels import Kernel
+from sparsity_lab.settings import SettingError, kinds
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "DECODED_LENGTHS", (8, 1100))
+    monkeypatch.setattr(bench, "_MOST_ROUNDS", 3)
+
+
+@pytest.mark.usefixtures("small")
+def test_every_kernel_takes_part() -> None:
+    frame = bench.kernels(lengths=(96,))
+    instances = {
+        str(kernel) for cls in kinds("kernel").values() if issubclass(cls, Kernel) for kernel in cls.benchmarked()
+    }
+    assert set(frame["kernel"]) == instances
+    for (kernel,), rows in frame.group_by("kernel"):
+        inputs = rows.filter(rows["pass"] == "both")["input"].to_list()
+        assert rows["pass"].to_list() == ["forward", "both"] * len(inputs) + ["decode"] * 2, kernel
+        timed = rows.filter(rows["pass"] != "decode")
+        assert (rows["ms"] > 0).all()
+        assert (rows["over SDPA"] > 0).all()
+        assert (timed["peak MiB"] > 0).all()
+    softmax = frame.filter(frame["kernel"] == "Softmax()")
+    assert softmax["runs"].unique().to_list() == ["fused"]
+    assert softmax["peak over SDPA"].drop_nulls().to_list() == [1.0, 1.0]
+    if not torch.cuda.is_available():
+        assert frame["CUDA bf16"].unique().to_list() == [bench.NOT_MEASURED]
+
+
+@pytest.mark.usefixtures("small")
+def test_chosen_kernels_and_lengths(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ("--only", "Sigmoid", "--only", "Sigmoid(trained_length=8)")
+    assert run(["bench", "kernels", *chosen, "--lengths", "16", "24", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["kernel"] for row in rows} == {"Sigmoid()", "Sigmoid(trained_length=8)"}
+    assert {row["T"] for row in rows if row["pass"] == "both"} == {16, 24}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("kernels", "--only", "Softmx"), "did you mean 'Softmax'"),
+        (("kernels", "--lengths", "0"), "--lengths: expected at least 1, got 0"),
+        (("training", "--only", "NoPE"), "--only: expected a benchmark with only to choose, got 'training'"),
+    ],
+)
+def test_refusals(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_structured_rows() -> None:
+    """Norms as declared, logits 8 times the cosine, and neighbours with correlation 0.99."""
+    rows = bench.structured_rows(2000, 64, torch.float32, "cpu")
+    q, k = rows.q.detach(), rows.k.detach()
+    torch.testing.assert_close(q.norm(dim=-1), torch.full(q.shape[:3], 8 * 8.0))
+    torch.testing.assert_close(k.norm(dim=-1), torch.ones(k.shape[:3]))
+    assert float((q / 8 @ k.mT).abs().max()) <= 8.0001
+    for lag in (1, 20):
+        cosine = float((k[:, :, lag:] * k[:, :, :-lag]).sum(-1).mean())
+        assert cosine == pytest.approx(0.99**lag, abs=0.02)
+    again = bench.structured_rows(2000, 64, torch.float32, "cpu")
+    assert torch.equal(again.q, rows.q)
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "kernels.json").read_text(encoding="utf-8"))["rows"]
+    assert kernel_page.with_table(PAGE, rows) == PAGE, "run python -m sparsity_lab.benchmarks.kernel_page"
+    with pytest.raises(SettingError, match="page: expected a page with"):
+        kernel_page.with_table("no marks", rows)
+
+
+def test_the_table_of_known_rows() -> None:
+    def row(T: int, what: str, ratio: float, **more: object) -> dict[str, object]:
+        common = {"kernel": "K()", "runs": "tiled", "where": "cpu float32, 2 threads", "input": "random"}
+        none = {"peak over SDPA": None, "CUDA bf16": "not measured"}
+        return {**common, **none, "T": T, "pass": what, "ms": 10 * ratio, "over SDPA": ratio, **more}
+
+    rows = [
+        row(2, "forward", 3.0),
+        row(2, "both", 1.234),
+        row(4, "forward", 0.5),
+        row(4, "both", 0.12345, **{"peak over SDPA": 2.5}),
+        row(9, "decode", 0.0123),
+    ]
+    caption, _, header, _, line = kernel_page.kernel_table(rows).split("\n")
+    assert caption.endswith("cpu float32, 2 threads.")
+    assert (
+        "| forward + backward, T=2 | forward + backward, T=4 | forward, T=4 | peak memory, T=4 | decode, T=9 |"
+        in header
+    )
+    assert line == "| `K()` | tiled | random | 1.23 | 0.12 | 0.5 | 2.50 | 0.012 (0.12 ms) | not measured |"
+
+
+def test_code_of_the_page_runs(tmp_path: Path) -> None:
+    """The stand-alone lines; and the kernel of one's own, which passes for a kernel."""
+    use, own = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    checks = """
+import torch
+from sparsity_lab.kernels import Softmax
+
+q, k, v = torch.zeros(2, 3, 5, 4), torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)
+torch.testing.assert_close(Mean().attend(q, k, v), Softmax().attend(q, k, v))
+torch.testing.assert_close(Mean().weights(q, k)[0, 0, 4], torch.full((5,), 0.2))
+"""
+    script = tmp_path / "page.py"
+    script.write_text(use + own + checks, encoding="utf-8")
+    # In a process of its own, so that no other test meets this kernel.
+    told = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert told.stdout == "fused\n"

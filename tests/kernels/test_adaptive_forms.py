@@ -1,0 +1,251 @@
+"""The forms of adaptive sparse attention against its reference, its losses, its memory, and decoding."""
+
+from typing import Any
+
+import pytest
+import torch
+from kernels.closeness import assert_close, random_rows
+from kernels.conditions import padding, rotary
+from torch import Tensor
+
+from sparsity_lab.kernels import AdaptiveSparse, Softmax, Trace
+from sparsity_lab.kernels.adaptive import gather, pairing
+from sparsity_lab.kernels.adaptive.settings import MASKED_LENGTH
+
+FAST = AdaptiveSparse.implementations[1:]
+KERNELS = [
+    AdaptiveSparse(block_size=8, k_free=3),
+    AdaptiveSparse(block_size=7, n_sink=0, n_local=1, mode="topp", p=0.5, k_slack=1, beta=(0.5, 0.5)),
+    AdaptiveSparse(block_size=8, k_free=1, rho_min=0.6, k_esc=3),
+]
+
+
+def rows(length: int, num_kv_heads: int, dtype: torch.dtype = torch.float32, batch_size: int = 2) -> list[Tensor]:
+    q = random_rows(batch_size, 4, length, 8, count=1, dtype=dtype)[0]
+    return [q, *random_rows(batch_size, num_kv_heads, length, 8, count=2, seed=1, dtype=dtype)]
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["whole", "in-parts"])
+@pytest.mark.parametrize("num_kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_forms_agree(kernel: AdaptiveSparse, num_kv_heads: int, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs and gradients, in one part and in many: chunks of selection, slabs of rows, chunks of pairs, tiles."""
+    if small:
+        monkeypatch.setattr(pairing, "CHUNK_IMPORTANCES", 3000)
+        monkeypatch.setattr(pairing, "SLAB_ROWS", 64)
+        monkeypatch.setattr(gather, "CHUNK_SCORES", 500)
+    length = 150
+    wide = [x.detach().double().requires_grad_() for x in rows(length, num_kv_heads)]
+    options = {"key_mask": padding(length) if small else None}
+    grad = random_rows(2, 4, length, 8, count=1, seed=9)[0].detach()
+    expected = kernel.attend(*wide, implementation="reference", **options)
+    expected.backward(grad)
+    for implementation in FAST:
+        qkv = rows(length, num_kv_heads)
+        got = kernel.attend(*qkv, implementation=implementation, **options)
+        got.backward(grad.float())
+        assert_close(f"{implementation}: output", got, expected, 1e-5)
+        for name, x, y in zip("qkv", qkv, wide, strict=True):
+            assert x.grad is not None
+            assert y.grad is not None
+            assert_close(f"{implementation}: gradient of {name}", x.grad, y.grad, 1e-5)
+
+
+@pytest.mark.parametrize("implementation", AdaptiveSparse.implementations)
+def test_every_block_is_dense_attention(implementation: str) -> None:
+    q, k, v = (x.detach() for x in rows(75, 2))
+    kernel = AdaptiveSparse(block_size=8, k_free=99)
+    dense = Softmax().attend(q, k, v)
+    for same in (kernel, kernel.replace(k_free=0, dense_len=75), kernel.replace(mode="topp", p=1.0)):
+        assert_close(str(same), same.attend(q, k, v, implementation=implementation), dense, 1e-5)
+    few = kernel.replace(k_free=1).attend(q, k, v, implementation=implementation)
+    assert float((few - dense).abs().max()) > 0.1
+
+
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_losses_part_the_gradients(num_kv_heads: int) -> None:
+    """The selector's loss reaches β and nothing else, the output never β."""
+    kernel = KERNELS[0]
+    for pooling in ("sum", "max"):
+        for over in ("all", "selected"):
+            for implementation in kernel.implementations:
+                qkv, params = rows(50, num_kv_heads), kernel.build(num_kv_heads, 8, 0)
+                assert params is not None
+                trace = Trace()
+                each = kernel.replace(kl_pooling=pooling, kl=over)
+                out = each.attend(*qkv, params=params, trace=trace, implementation=implementation)
+                found = torch.autograd.grad(trace.losses[0], [*qkv, params.beta], allow_unused=True)
+                assert found[:3] == (None, None, None)
+                assert (found[3] != 0).all()
+                assert found[3].isfinite().all()
+                found = torch.autograd.grad(out.sum(), [*qkv, params.beta], allow_unused=True)
+                assert all(x is not None for x in found[:3])
+                assert found[3] is None
+
+
+def test_loss_when() -> None:
+    """Only in training, with parameters, with a weight, and with a complete block before some row."""
+    kernel, qkv = KERNELS[0], [x.detach() for x in rows(20, 4)]
+    params = kernel.build(4, 8, 0)
+
+    def losses(kernel: AdaptiveSparse = kernel, qkv: list[Tensor] = qkv, **options: Any) -> int:
+        trace = Trace()
+        kernel.attend(*qkv, **{"params": params, "trace": trace} | options)
+        return len(trace.losses)
+
+    assert losses() == 1
+    assert losses(training=False) == losses(params=None) == losses(kernel.replace(lambda_sel=0.0)) == 0
+    assert losses(qkv=[x[:, :, :8] for x in qkv]) == 0
+    assert losses(qkv=[x[:, :, :9] for x in qkv]) == 1
+    assert kernel.replace(learn_beta=False).build(4, 8, 0) is None
+
+
+def test_loss_by_the_formula() -> None:
+    """Mean over sampled rows and heads of Σ a (log a - log π), of the target with either pooling, from the dense
+    weights; it falls when β follows its gradient."""
+    q, k, v = (x.detach() for x in rows(40, 2, torch.float64))
+    kernel = AdaptiveSparse(block_size=8, n_local=1, k_free=1, sampled_rows=99)
+    params = kernel.build(2, 8, 0)
+    assert params is not None
+    params.double()
+    dense = Softmax().weights(q, k.repeat_interleave(2, 1)).view(2, 2, 2, 40, 5, 8)
+    found = kernel.audit(q, k, rows=torch.arange(40).expand(2, -1))
+    past = torch.arange(5) < (torch.arange(40) // 8)[:, None]
+    for pooling in ("sum", "max"):
+        for over in ("all", "selected"):
+            domain = (past & (found.codes > 0) if over == "selected" else past.expand_as(found.codes))[:, :, 8:]
+            if pooling == "sum":
+                mass = dense.sum(-1)[..., 8:, :] * domain[:, :, None]
+                target = (mass / mass.sum(-1, keepdim=True)).mean(2)
+            else:
+                peak = dense.amax(-1).amax(2)[..., 8:, :] * domain
+                target = peak / peak.sum(-1, keepdim=True)
+            share = found.probability[:, :, 8:] * domain
+            share = share / share.sum(-1, keepdim=True)
+            ratio = (target / share).masked_fill(~domain, 1.0)
+            expected = torch.xlogy(target, ratio).sum(-1).mean()
+            trace = Trace()
+            kernel.replace(kl_pooling=pooling, kl=over).attend(q, k, v, params=params, trace=trace)
+            assert_close(f"{pooling}, {over}", trace.losses[0].detach(), expected, 1e-9)
+            (slope,) = torch.autograd.grad(trace.losses[0], params.beta)
+            with torch.no_grad():
+                params.beta -= 1e-3 * slope
+            after = Trace()
+            kernel.replace(kl_pooling=pooling, kl=over).attend(q, k, v, params=params, trace=after)
+            assert float(after.losses[0].detach()) < float(trace.losses[0].detach())
+            with torch.no_grad():
+                params.beta += 1e-3 * slope
+
+
+def test_sampled_rows() -> None:
+    """As many as asked for, after the first block; drawn with a generator, the same for the same one, else spread."""
+    kernel, qkv = KERNELS[0].replace(sampled_rows=6), [x.detach() for x in rows(50, 4)]
+
+    def sampled(**options: Any) -> Tensor:
+        trace = Trace()
+        kernel.attend(*qkv, trace=trace, **options)
+        assert len(trace.records) == 1
+        return trace.records[0]["rows"]
+
+    assert sampled().tolist() == [[14, 21, 28, 35, 42, 49]] * 2
+    first, again = (sampled(generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first[0], first[1])
+    assert not torch.equal(first, sampled(generator=torch.Generator().manual_seed(2)))
+    assert (first >= 8).all()
+    assert all(len(set(row)) == 6 for row in first.tolist())
+    unused = torch.Generator().manual_seed(1)
+    assert torch.equal(sampled(generator=unused, training=False), sampled())
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_memory_is_linear(traced: bool) -> None:
+    """Twice the length, twice what is kept for the backward pass; no tensor of T x n entries among it."""
+
+    def kept(length: int) -> tuple[int, int]:
+        sizes: list[int] = []
+        kernel = AdaptiveSparse(block_size=16, k_free=2, sampled_rows=4)
+        qkv = random_rows(1, 1, length, 8, dtype=torch.float32)
+        params = kernel.build(1, 8, 0)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            kernel.attend(*qkv, params=params, trace=Trace() if traced else None, implementation="gather")
+        return sum(sizes), max(sizes)
+
+    (short, _), (long, largest) = kept(1024), kept(2048)
+    assert long <= 2.1 * short
+    assert largest <= 2048 * 8
+
+
+def test_no_row_of_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gathering computes scores of kept pairs and own blocks only, and holds a bounded number at a time."""
+    sizes: list[int] = []
+    plain_mm, plain_bmm = torch.mm, torch.bmm
+
+    def counted(run: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Tensor:
+            out = run(*args, **options)
+            sizes.append(out.numel())
+            return out
+
+        return call
+
+    monkeypatch.setattr(torch, "mm", counted(plain_mm))
+    monkeypatch.setattr(torch, "bmm", counted(plain_bmm))
+    length, size, budget = 2048, 16, 5
+    q, k, v = (x.detach() for x in random_rows(1, 1, length, size, dtype=torch.float32))
+    AdaptiveSparse(block_size=size, k_free=2, n_sink=1, n_local=2).attend(q, k, v, implementation="gather")
+    # Head size and block size are the same: a score and a coordinate of a partial result count alike.
+    assert sum(sizes) <= 2 * budget * length * size
+    assert max(sizes) <= length * size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_decoding_selects_as_attend_does(kernel: AdaptiveSparse, dtype: torch.dtype) -> None:
+    """Rotated, grouped, batched, masked, in pieces: the very same blocks for the same reasons, also in half
+    precision, and the same outputs."""
+    length, start = 61, 20
+    q, k, v = (x.detach() for x in rows(length, 2, dtype))
+    position = rotary(length, dtype=torch.promote_types(dtype, torch.float32))
+    key_mask = torch.ones(2, length, dtype=torch.bool)
+    key_mask[0, :9] = False
+    key_mask[1, 11:15] = False
+    at = torch.arange(length).expand(2, -1)
+    whole = kernel.audit(q, k, rows=at, key_mask=key_mask, position=position)
+    expected = kernel.attend(q, k, v, training=False, key_mask=key_mask, position=position)
+    state = kernel.init_state(2, 2, 8, length, dtype=dtype)
+    got, stops = [], [3, start, start + 17, *range(start + 18, length + 1)]
+    for first, stop in zip([0, *stops], stops, strict=False):
+        part, trace = [x[:, :, first:stop] for x in (q, k, v)], Trace()
+        if stop - first > 1:
+            mask = key_mask[:, first:stop]
+            got.append(kernel.prefill(*part, state=state, key_mask=mask, position=position, trace=trace))
+        else:
+            got.append(kernel.decode(*part, state=state, position=position, trace=trace))
+        for record in trace.records:
+            codes = record["codes"]
+            rows_of = record["rows"][0]
+            assert torch.equal(codes, whole.codes[:, :, rows_of, : codes.shape[-1]]), f"rows {rows_of.tolist()}"
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2}[dtype]
+    assert_close("output", torch.cat(got, 2), expected, tolerance)
+
+
+def test_names_what_runs() -> None:
+    kernel = AdaptiveSparse()
+    short, long = torch.zeros(1, 1, MASKED_LENGTH, 2), torch.zeros(1, 1, MASKED_LENGTH + 1, 2)
+    assert [kernel.implementation(q) for q in (short, long, long.double())] == ["masked", "gather", "reference"]
+    out = kernel.attend(*random_rows(1, 1, MASKED_LENGTH + 1, 2, dtype=torch.float32))
+    assert "GatherAttention" in _functions(out)
+    out = kernel.attend(*random_rows(1, 1, MASKED_LENGTH, 2, dtype=torch.float32))
+    assert "GatherAttention" not in _functions(out)
+
+
+def _functions(x: Tensor) -> str:
+    """Names of the functions that made a tensor."""
+    names, pending = [], [x.grad_fn]
+    while pending:
+        function = pending.pop()
+        if function is not None:
+            names.append(type(function).__name__)
+            pending += [parent for parent, _ in function.next_functions]
+    return " ".join(names)
