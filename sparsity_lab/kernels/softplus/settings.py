@@ -1,11 +1,13 @@
 """The settings of softplus attention, without and with re-weighting."""
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparsity_lab.kernels.cache import KeyValueCache
 from sparsity_lab.kernels.cached import CachedKernel
 from sparsity_lab.kernels.context import Context
 from sparsity_lab.kernels.counts import visible_counts
@@ -47,11 +49,22 @@ class SoftplusKernel(CachedKernel):
         if context.implementation == "reference":
             weights = self._row_weights(q, k, query_start, context)
             return (weights @ v.to(weights.dtype)).to(q.dtype)
+        return self._on_unit_keys(q, _unit(k), v, query_start, context)
+
+    def _on_unit_keys(
+        self,
+        q: Float[Tensor, "B H R D"],
+        k: Float[Tensor, "B H K D"],
+        v: Float[Tensor, "B H K D"],
+        query_start: int,
+        context: Context,
+    ) -> Float[Tensor, "B H R D"]:
+        """``_rows`` where keys have norm one already."""
         wide = torch.promote_types(q.dtype, torch.float32)
         scale = math.log(q.shape[-1]) * _counts(q, k.shape[2], query_start, context).log()
         out = tiled_rows(
             scaled_unit_rows(q.to(wide), scale),
-            scaled_unit_rows(k.to(wide), scale.new_ones(1, 1, 1, 1)),
+            k.to(wide),
             v.to(wide),
             query_start,
             context,
@@ -60,6 +73,21 @@ class SoftplusKernel(CachedKernel):
             bound=math.log(q.shape[-1]) * math.log(k.shape[2]),
         )
         return out.to(q.dtype)
+
+    def _extend(
+        self,
+        q: Float[Tensor, "B H R D"],
+        k: Float[Tensor, "B H R D"],
+        v: Float[Tensor, "B H R D"],
+        state: KeyValueCache,
+        context: Context,
+    ) -> Float[Tensor, "B H R D"]:
+        # The cache holds keys of norm one, so that a step does not normalise them all again.
+        start = state.length
+        state.append(_unit(context.rotate(k, start)).to(k.dtype), v, context.key_mask)
+        context = replace(context, key_mask=state.key_mask)
+        rows = self._rows if context.implementation == "reference" else self._on_unit_keys
+        return rows(context.rotate(q, start), state.keys, state.values, start, context)
 
     def _row_weights(
         self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H K D"], query_start: int, context: Context
@@ -115,6 +143,12 @@ class LSSAR(SoftplusKernel):
 
     def _power(self, context: Context) -> float | None:
         return self.p if context.training or self.test_p is None else self.test_p
+
+
+def _unit(x: Float[Tensor, "B H R D"]) -> Float[Tensor, "B H R D"]:
+    """Rows of norm one, in float32 at least; zero rows stay zero."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return scaled_unit_rows(wide, wide.new_ones(1, 1, 1, 1))
 
 
 def _counts(q: Tensor, num_keys: int, query_start: int, context: Context) -> Float[Tensor, "#B 1 R 1"]:
