@@ -21,9 +21,9 @@ __all__ = ["Addition"]
 class Addition(ArithmeticTask):
     """``BOS a + b = c EOS``, as in ``653+049=2070``; the length is the number n of places of the operands.
 
-    The sum is reversed, so that carries go along with the response, and has as many places more as the largest sum
-    needs: one for up to ``base`` operands. With running sums N operands are answered with N + 1 sums,
-    ``57+48+96=000>750>501>102``: of none of them, of the first, of the first two, .. , of all.
+    The sum is reversed, so that carries go along with the response, and has as many places more as N - 1, the most
+    that can be carried, has digits: one for up to ``base`` operands. With running sums N operands are answered with
+    N + 1 sums, ``57+48+96=000>750>501>102``: of none of them, of the first, of the first two, .. , of all.
 
     The sources of the digit at place j are the addends' digits at place j and, for the carry, at place j - 1, with
     the sum's own digit there: the carry is (the addends' digits - the own digit) / base, rounded up. The addends of a
@@ -112,7 +112,7 @@ class Addition(ArithmeticTask):
         # Between the sums, and behind the last, where it is cut off.
         response = np.full((len(prompts), self.num_sums, places + 1), self.base + 1)
         response[:, :, :-1] = sums.transpose(2, 1, 0)
-        return response.reshape(len(prompts), -1)[:, :-1]
+        return response.reshape(len(prompts), self.num_sums * (places + 1))[:, :-1]
 
     def ids_from(self, start: int, length: int) -> list[list[int]]:
         places = self.sum_places(length)

@@ -28,8 +28,9 @@ class Multiplication(ArithmeticTask):
     With S_j the sum of all products of two digits whose places add up to j, digit j is S_j plus a carry, modulo base.
     Its sources are the digits that enter S_j, S_(j-1) and S_(j-2), and the product's own digit at place j - 1. They
     determine it: the carry into place j - 1 is known modulo base from S_(j-1) and the digit there, and S_(j-2) leaves
-    it at most base values in a row, as long as M is at most base. So k = 2 M + 3 however long a is. The source of EOS
-    is BOS, which stands above the highest place of a.
+    it at most base values in a row, as long as M is at most base. So k = 2 M + 3 however long a is. Carries are below
+    M (base - 1); where that is at most base, with M = 1 or base = 2, the carry is known without S_(j-2), whose digits
+    are then no sources, and k = 2 M + 2. The source of EOS is BOS, which stands above the highest place of a.
 
     IDs: s + n + M for ``*`` and ``=``; one less for the units, and less by one from place to place in a, b and c.
 
@@ -79,14 +80,19 @@ class Multiplication(ArithmeticTask):
         a, b, c = range(e - length, e), range(e - M, e), range(e - 1, start - 1, -1)
         return [[0, *a, e, *b, e, *c, 0]]
 
+    @property
+    def _places_before(self) -> int:
+        """How many places before its own a digit has sources at."""
+        return 2 if self.multiplier_digits * (self.base - 1) > self.base else 1
+
     def slot_sources(self, length: int) -> list[list[int]]:
-        n, M = length, self.multiplier_digits
+        n, M, before = length, self.multiplier_digits, self._places_before
         equals = n + M + 2
         slots = []
         for j in range(n + M):
             # Places i of a and j - i, j - 1 - i or j - 2 - i of b.
-            of_a = [n - i for i in range(max(0, j - M - 1), min(j + 1, n))]
-            of_b = [equals - 1 - i for i in range(max(0, j - n - 1), min(j + 1, M))]
+            of_a = [n - i for i in range(max(0, j - before - M + 1), min(j + 1, n))]
+            of_b = [equals - 1 - i for i in range(max(0, j - before - n + 1), min(j + 1, M))]
             slots.append(of_a + of_b + ([equals + j] if j else []))
         return [*slots, [0]]
 
@@ -102,9 +108,11 @@ class Multiplication(ArithmeticTask):
     def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
         a, b = self.split_operands(tokens, equals)
         product = from_digits([tokens[t] for t in a], self.base) * from_digits([tokens[t] for t in b], self.base)
+        # Two places tell the carry, and one where carries are digits.
+        before = 1 if len(b) == 1 or self.base == 2 else 2
         steps: list[tuple[list[int], int]] = []
         for j, digit in enumerate(to_digits(product, self.base, len(a) + len(b))):
-            pairs = [(x, y) for y in range(len(b)) for x in range(j - 2 - y, j + 1 - y) if 0 <= x < len(a)]
+            pairs = [(x, y) for y in range(len(b)) for x in range(j - before - y, j + 1 - y) if 0 <= x < len(a)]
             sources = {a[x] for x, _ in pairs} | {b[y] for _, y in pairs} | ({equals + j} if j else set())
             steps.append((list(sources), digit))
         return [*steps, ([0], self.end)]

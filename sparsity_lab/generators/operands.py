@@ -105,7 +105,10 @@ class ArithmeticTask(FixedFormat):
         """For ``work_out``: the positions of each operand's digits, place 0 first."""
         operator = self.vocabulary.token(self.operator)
         ends = [0, *(t for t in range(equals) if tokens[t] == operator), equals]
-        return [list(range(last - 1, first, -1)) for first, last in pairwise(ends)]
+        operands = [list(range(last - 1, first, -1)) for first, last in pairwise(ends)]
+        if not all(operands):
+            raise ValueError(f"expected digits on either side of each {self.operator}, got {tokens}")
+        return operands
 
 
 def carried(sums: Int64[np.ndarray, "places *rest"], base: int) -> Int64[np.ndarray, "places *rest"]:

@@ -118,8 +118,8 @@ class ResponseTask(Task):
         return 3, 24
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
+        length, start, count = whole("length", length, None), whole("start", start, 0), whole("count", count, 0)
         self.check_length(length)
-        count = whole("count", count, 0)
         P, T = self.prompt_length(length), self.sequence_length(length)
         tokens = np.empty((count, T), dtype=np.int64)
         targets = np.full((count, T), IGNORE, dtype=np.int64)
@@ -148,6 +148,7 @@ class ResponseTask(Task):
         return torch.from_numpy(spread)
 
     def truth(self, length: int) -> Truth:
+        length = whole("length", length, None)
         self.check_length(length)
         laws = self.source_laws(length)
         response = self.response_marginals(length)
@@ -192,7 +193,7 @@ class ResponseTask(Task):
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
         tokens = batch.tokens.numpy()
         count, T = tokens.shape
-        length = bisect_left(range(T), T, key=self.sequence_length)
+        length = bisect_left(range(T), T, 1, key=self.sequence_length)
         P = self.prompt_length(length)
         prompts = tokens[:, 1 : P + 1]
         if not (

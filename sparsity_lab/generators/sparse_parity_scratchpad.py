@@ -85,6 +85,7 @@ class SparseParityScratchpad(ResponseTask):
         return self.num_planted(length)
 
     def largest_position_id(self, length: int) -> int:
+        self.check_length(length)
         return length + (2 if self.look_ahead else 1)
 
     def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:

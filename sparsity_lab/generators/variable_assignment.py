@@ -71,7 +71,8 @@ class VariableAssignment(ResponseTask):
 
     @property
     def certified_lengths(self) -> tuple[int, ...]:
-        shortest, longest = self.hops + 1, self.num_names - 1
+        shortest = self.hops + 1
+        longest = max(shortest, self.num_names - 1)
         return min(shortest + 2, longest), longest
 
     @cached_property
@@ -86,6 +87,7 @@ class VariableAssignment(ResponseTask):
         return self.hops + 1
 
     def largest_position_id(self, length: int) -> int:
+        self.check_length(length)
         return length
 
     def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
@@ -198,10 +200,13 @@ class VariableAssignment(ResponseTask):
         steps, named = [], equals - 1
         variable = tokens[named]
         while variable in assigned_at:
-            place = assigned_at[variable]
+            # Each once: tokens that are no sequence of this task may lead in a circle.
+            place = assigned_at.pop(variable)
             variable = tokens[place + 1]
             steps.append(([place, place + 1, named], variable))
             named = equals + len(steps)
+        if variable < self.num_names:
+            raise ValueError(f"expected a chain that ends with a constant, got {tokens}")
         return [*steps, ([named], self.end)]
 
     def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from generators.mutants import catches, mutant
-from generators.written import answered, ids_between, written
+from generators.written import answered, ids_between, tokens_of, written
 
 from sparsity_lab.generators import Addition, Stream
 
@@ -71,6 +71,13 @@ def test_rule(task: Addition, length: int) -> None:
         else:
             assert sums == [sum(operands)]
         assert {len(digits) for digits in response.split(">")} == {task.sum_places(length)}
+
+
+@pytest.mark.parametrize("prompt", ["57++", "+1557", "155+7+"])
+def test_the_observer_refuses_operands_without_digits(prompt: str) -> None:
+    whole = [RUNNING.end, *tokens_of(RUNNING, f"{prompt}=000>750>501>102")[0].tolist(), RUNNING.end]
+    with pytest.raises(ValueError, match="expected digits on either side"):
+        RUNNING.solve(tuple(whole))
 
 
 def test_running_sums_by_default_for_more_than_two() -> None:

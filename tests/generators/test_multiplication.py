@@ -81,9 +81,23 @@ def test_fewer_sources_would_not() -> None:
 
 
 def test_sparse_however_long() -> None:
-    """k = 2 M + 3."""
+    """k = 2 M + 3, and one less where carries are digits."""
     assert [Multiplication().truth(n).k for n in (5, 20, 60)] == [7, 7, 7]
     assert Multiplication(multiplier_digits=10).truth(40).k == 23
+    assert Multiplication(multiplier_digits=1).truth(20).k == 4
+    assert Multiplication(base=2).truth(20).k == 6
+
+
+@pytest.mark.parametrize(("base", "M", "n"), [(2, 2, 8), (3, 1, 5), (3, 2, 7), (3, 3, 7), (10, 1, 4)])
+def test_no_source_is_superfluous(base: int, M: int, n: int) -> None:
+    """Of the digit with most sources, between the lowest places, where no carry is unknown, and the highest."""
+    task = Multiplication(base=base, multiplier_digits=M)
+    tokens, slots = every_sequence(task, n), task.slot_sources(n)
+    slot = max(j for j, sources in enumerate(slots) if len(sources) == task.truth(n).k)
+    first = tokens.shape[1] - len(slots)
+    for source in slots[slot]:
+        fewer = [t for t in slots[slot] if t != source]
+        assert undetermined(tokens[:, [*fewer, first + slot]], [list(range(len(fewer)))]) == 1
 
 
 @pytest.mark.parametrize("uniform", [False, True])

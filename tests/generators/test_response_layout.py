@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from generators.mutants import EXAMPLES, mutant
@@ -10,6 +11,7 @@ from generators.written import written
 from sparsity_lab.generators import (
     IGNORE,
     Addition,
+    Batch,
     Copy,
     Multiplication,
     ParityAnswer,
@@ -65,6 +67,34 @@ def test_the_predictor_is_sure_and_reads_no_other_tokens(task: ResponseTask) -> 
     short.tokens = short.tokens[:, :-1]
     with pytest.raises(ValueError, match="expected sequences of"):
         task.log_posterior(short)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=str)
+def test_the_predictor_of_no_sequences(task: ResponseTask) -> None:
+    batch = task.sample(Stream(), 0, 0, task.certified_lengths[0])
+    assert task.log_posterior(batch).shape == (0, task.vocabulary.size)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=str)
+def test_the_predictor_reads_no_sequences_of_length_0(task: ResponseTask) -> None:
+    tokens = torch.zeros((1, task.sequence_length(0)), dtype=torch.int64)
+    tokens[0, [0, -1]] = task.end
+    tokens[0, task.prompt_length(0) + 1] = task.equals
+    with pytest.raises(ValueError, match="expected sequences of"):
+        task.log_posterior(Batch(tokens, torch.full_like(tokens, IGNORE)))
+
+
+@pytest.mark.parametrize("task", TASKS, ids=str)
+def test_lengths_of_other_kinds(task: ResponseTask) -> None:
+    """A whole number of numpy's is the same length; what is no whole number is refused."""
+    length = task.certified_lengths[0]
+    same = task.sample(Stream(), 5, 3, np.int64(length))  # type: ignore[arg-type]
+    assert torch.equal(same.tokens, task.sample(Stream(), 5, 3, length).tokens)
+    assert task.truth(np.int64(length)).k == task.truth(length).k  # type: ignore[arg-type]
+    for wrong in (True, float(length), None, str(length)):
+        for make in (task.truth, lambda wrong: task.sample(Stream(), 0, 1, wrong)):
+            with pytest.raises(SettingError, match="length: expected a whole number, got"):
+                make(wrong)
 
 
 def undetermined(task: ResponseTask, length: int, sequences: int) -> int:
@@ -155,6 +185,7 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     (lambda: Copy().sample(Stream(), 0, 1, 0), r"length: expected at least 1 for Copy\(\), got 0"),
     (lambda: Copy().truth(0), "length: expected at least 1"),
     (lambda: Copy().sample(Stream(), -1, 1, 3), "start: expected a whole number of at least 0, got -1"),
+    (lambda: Copy().sample(Stream(), -1, 0, 3), "start: expected a whole number of at least 0, got -1"),
     (lambda: Copy().sample(Stream(), 0, 2.0, 3), "count: expected a whole number of at least 0, got 2.0"),  # type: ignore[arg-type]
     (lambda: Copy().coupled_ids(3, start=0), "start: expected a whole number of at least 1, got 0"),
     (lambda: Copy(alphabet_size=1), "alphabet_size: expected a whole number of at least 2, got 1"),
@@ -165,6 +196,11 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
     (lambda: SparseParityScratchpad(density=1.5), "density: expected a number above 0 and at most 1, got 1.5"),
     (lambda: SparseParityScratchpad(k=0), "k: expected a whole number of at least 1, or None, got 0"),
     (lambda: SparseParityScratchpad(k=9).check_length(8), r"length: expected at least k=9 for .*, got 8"),
+    (lambda: SparseParityScratchpad(k=9).largest_position_id(8), r"length: expected at least k=9 for .*, got 8"),
+    (
+        lambda: VariableAssignment(num_names=9).largest_position_id(10),
+        "length: expected at most num_names = 9 statements, got 10",
+    ),
     (lambda: VariableAssignment(hops=-1), "hops: expected a whole number of at least 0, got -1"),
     (lambda: VariableAssignment(hops=5, num_names=5), r"num_names: expected at least hops \+ 1 = 6 names, got 5"),
     (lambda: VariableAssignment(num_constants=0), "num_constants: expected a whole number of at least 1, got 0"),

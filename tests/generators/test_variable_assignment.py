@@ -56,6 +56,26 @@ def test_what_is_no_prompt(prompt: list[int]) -> None:
     assert not TASK.are_prompts(np.array([prompt]), 4)
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        [B, D, D, C, A, ONE, C, B, C],  # b = d, d = c, c = b: a circle
+        [B, E, D, C, A, ONE, C, B, C],  # c = b, b = e, which is not assigned
+        [B, A, B, C, A, ONE, C, B, C],  # b assigned twice
+    ],
+)
+def test_the_observer_ends_and_refuses_what_leads_nowhere(prompt: list[int]) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        TASK.solve((END, *prompt, EQUALS, B, A, ONE, END))
+
+
+def test_certified_lengths_are_lengths() -> None:
+    for hops, num_names in [(0, 1), (2, 3), (2, 4), (2, 9)]:
+        task = VariableAssignment(hops=hops, num_names=num_names)
+        for length in task.certified_lengths:
+            task.check_length(length)
+
+
 def rows_of(task: VariableAssignment, batch: Batch, length: int) -> list[tuple[dict[int, int], int, list[int]]]:
     """(assignments, query, response) of each sequence."""
     found = []
