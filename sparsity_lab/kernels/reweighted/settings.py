@@ -27,7 +27,7 @@ __all__ = ["Reweighted"]
 
 @register
 class Reweighted(Kernel):
-    """The second stage of ``LSSAR`` after any kernel whose rows are weights of keys:
+    """The second stage of ``LSSAR`` after any kernel whose rows are weights of keys.
 
         w_ij = x_ij / Σ_j' x_ij'        x_ij = relu(n_i a_ij - o_i)^p
 

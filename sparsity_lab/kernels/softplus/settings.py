@@ -100,9 +100,9 @@ class SoftplusKernel(CachedKernel):
 
 @register
 class LSSA(SoftplusKernel):
-    """Length-scaled softplus attention: w_ij = f_ij / Σ_j' f_ij' with f = softplus(s) and
+    """Length-scaled softplus attention: softplus of scaled cosines, divided by the row's sum.
 
-        s_ij = log(D) log(n_i) <q_i / ||q_i||, k_j / ||k_j||>
+        w_ij = f_ij / Σ_j' f_ij'        f = softplus(s)        s_ij = log(D) log(n_i) <q_i / ||q_i||, k_j / ||k_j||>
 
     over the n_i keys that row i sees. Gao, Spratling, Gionfrida, arXiv 2501.13428, eq. 4.
     """
@@ -110,7 +110,9 @@ class LSSA(SoftplusKernel):
 
 @register
 class LSSAR(SoftplusKernel):
-    """Re-weighted softplus attention: with the weights a of ``LSSA`` and o_i = 0 where n_i <= 3, else 1,
+    """Re-weighted softplus attention: what of an ``LSSA`` weight exceeds the mean, to the power p.
+
+    With the weights a of ``LSSA`` and o_i = 0 where n_i <= 3, else 1,
 
         w_ij = x_ij / Σ_j' x_ij'        x_ij = relu(n_i a_ij - o_i)^p
 
