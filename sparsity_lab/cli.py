@@ -33,6 +33,7 @@ _COMMANDS: dict[str, type[Command]] = {
     "train": commands.Train,
     "sweep": commands.Sweep,
     "report": commands.Report,
+    "diagnose": commands.Diagnose,
     "bench": commands.Bench,
 }
 _HELP = ("-h", "--help")

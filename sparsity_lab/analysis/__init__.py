@@ -16,8 +16,17 @@ from sparsity_lab.analysis.attention import logit_gap as logit_gap
 from sparsity_lab.analysis.attention import norm_sensitivity as norm_sensitivity
 from sparsity_lab.analysis.attention import planted_mass as planted_mass
 from sparsity_lab.analysis.attention import softmax_entropy_slope as softmax_entropy_slope
+from sparsity_lab.analysis.dependencies import DependencySparsity as DependencySparsity
+from sparsity_lab.analysis.dependencies import Predictor as Predictor
+from sparsity_lab.analysis.dependencies import dependency_sparsity as dependency_sparsity
+from sparsity_lab.analysis.diagnosis import Diagnosis as Diagnosis
+from sparsity_lab.analysis.diagnosis import Thresholds as Thresholds
+from sparsity_lab.analysis.diagnosis import TokenData as TokenData
+from sparsity_lab.analysis.diagnosis import diagnose as diagnose
+from sparsity_lab.analysis.diagnosis import read_tokens as read_tokens
 from sparsity_lab.analysis.drop import Drop as Drop
 from sparsity_lab.analysis.drop import drop as drop
+from sparsity_lab.analysis.exact_transfer import exact_transfer as exact_transfer
 from sparsity_lab.analysis.extrapolation import ExtrapolationCurve as ExtrapolationCurve
 from sparsity_lab.analysis.extrapolation import extrapolation_curve as extrapolation_curve
 from sparsity_lab.analysis.heatmap import HeatMap as HeatMap
@@ -25,6 +34,8 @@ from sparsity_lab.analysis.heatmap import heat_map as heat_map
 from sparsity_lab.analysis.pairing import Difference as Difference
 from sparsity_lab.analysis.picture import write_picture as write_picture
 from sparsity_lab.analysis.report import write_report as write_report
+from sparsity_lab.analysis.retained_mass import RetainedMass as RetainedMass
+from sparsity_lab.analysis.retained_mass import retained_mass as retained_mass
 from sparsity_lab.analysis.runs import MEASURES as MEASURES
 from sparsity_lab.analysis.runs import Measure as Measure
 from sparsity_lab.analysis.samples import sequence_html as sequence_html
@@ -34,3 +45,5 @@ from sparsity_lab.analysis.statistics import bootstrap_median as bootstrap_media
 from sparsity_lab.analysis.statistics import mean_interval as mean_interval
 from sparsity_lab.analysis.style import PALETTE as PALETTE
 from sparsity_lab.analysis.style import figure_svg as figure_svg
+from sparsity_lab.analysis.transfer import TransferCheck as TransferCheck
+from sparsity_lab.analysis.transfer import transfer_check as transfer_check

@@ -38,11 +38,13 @@ def check_keys(name: str, x: Tensor, query_name: str, query: Tensor, num_heads: 
         raise SettingError(name, f"the device of {query_name}, {query.device}", x.device)
 
 
-def check_key_mask(key_mask: Tensor | None, batch_size: int, length: int) -> None:
-    """Refuse a mask that is not (B, T) bool."""
+def check_key_mask(key_mask: Tensor | None, query: Tensor, length: int) -> None:
+    """Refuse a mask that is not (B, T) bool on the device of the queries."""
     if key_mask is None:
         return
     if key_mask.dtype != torch.bool:
         raise SettingError("key_mask", "bool, True where a key may be seen", key_mask.dtype)
-    if tuple(key_mask.shape) != (batch_size, length):
-        raise SettingError("key_mask", f"shape {(batch_size, length)}", tuple(key_mask.shape))
+    if tuple(key_mask.shape) != (query.shape[0], length):
+        raise SettingError("key_mask", f"shape {(query.shape[0], length)}", tuple(key_mask.shape))
+    if key_mask.device != query.device:
+        raise SettingError("key_mask", f"the device of the queries, {query.device}", key_mask.device)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import Setting, SettingError
 
 __all__ = ["KernelState", "KeyValueCache"]
 
@@ -15,11 +15,13 @@ class KernelState:
     Attributes:
         length: number of tokens seen so far; the next token has this position.
         capacity: number of tokens there is room for; None for a state whose size does not depend on it.
+        maker: the kernel that made it.
     """
 
     def __init__(self, capacity: int | None = None) -> None:
         self.length = 0
         self.capacity = capacity
+        self.maker: Setting | None = None
 
     def advance(self, count: int) -> slice:
         """Take the next ``count`` positions; returns them.

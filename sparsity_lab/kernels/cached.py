@@ -40,7 +40,7 @@ class CachedKernel(Kernel):
     ) -> Float[Tensor, "B H R K"]:
         """The reference weights of these rows, in float32 at least."""
 
-    def init_state(
+    def _init_state(
         self,
         batch_size: int,
         num_heads: int,

@@ -17,7 +17,7 @@ from sparsity_lab.kernels.arguments import check_key_mask, check_keys, check_row
 from sparsity_lab.kernels.cache import KernelState
 from sparsity_lab.kernels.context import Context, Trace
 from sparsity_lab.kernels.position import KernelPosition
-from sparsity_lab.settings import Setting, SettingError
+from sparsity_lab.settings import Setting, SettingError, Shown
 
 __all__ = ["Kernel"]
 
@@ -26,7 +26,7 @@ class Kernel(Setting, family="kernel"):
     """An attention mechanism.
 
     A new mechanism is one folder: a class with this base and ``@register`` that names its ``implementations`` and
-    defines ``_attend``, ``_weights``, ``init_state`` and ``_extend``, and ``build`` if it has parameters. The public
+    defines ``_attend``, ``_weights``, ``_init_state`` and ``_extend``, and ``build`` if it has parameters. The public
     methods here check what comes in, so the mechanism can trust its arguments. ``CachedKernel`` is the shorter way
     for mechanisms that remember keys and values.
 
@@ -78,21 +78,16 @@ class Kernel(Setting, family="kernel"):
         return None
 
     @abstractmethod
-    def init_state(
+    def _init_state(
         self,
         batch_size: int,
         num_heads: int,
         head_dim: int,
         capacity: int,
         *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> KernelState:
-        """An empty decoding state with room for ``capacity`` tokens. ``prefill`` and ``decode`` write into it.
-
-        Args:
-            num_heads: H; of a ``grouped`` mechanism G.
-        """
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> KernelState: ...
 
     @abstractmethod
     def _attend(
@@ -172,7 +167,7 @@ class Kernel(Setting, family="kernel"):
             SettingError: names the argument, what was expected and what came.
         """
         k, v = self._checked(q, k, v)
-        self._check_conditions(q.shape[0], q.shape[2], key_mask, position)
+        self._check_conditions(q, q.shape[2], key_mask, position)
         context = Context(
             implementation=self._resolve(implementation, q),
             causal=causal,
@@ -183,7 +178,8 @@ class Kernel(Setting, family="kernel"):
             generator=generator,
             trace=trace,
         )
-        return self._attend(q, k, v, context)
+        with _own_precision(q):
+            return self._attend(q, k, v, context)
 
     def weights(
         self,
@@ -211,14 +207,14 @@ class Kernel(Setting, family="kernel"):
         """
         check_rows("q_rows", q_rows)
         check_rows("k", k)
-        batch_size, num_heads, num_rows, _ = q_rows.shape
+        _, num_heads, num_rows, _ = q_rows.shape
         num_keys = k.shape[2]
         check_keys("k", k, "q_rows", q_rows, k.shape[1], num_keys)
         if query_start < 0 or query_start + num_rows > num_keys:
             raise SettingError(
                 "query_start", f"0 .. {num_keys - num_rows} ({num_rows} of {num_keys} rows)", query_start
             )
-        self._check_conditions(batch_size, num_keys, key_mask, position)
+        self._check_conditions(q_rows, num_keys, key_mask, position)
         context = Context(
             implementation=self.implementations[0],
             causal=causal,
@@ -227,7 +223,35 @@ class Kernel(Setting, family="kernel"):
             position=position,
             params=params,
         )
-        return self._weights(q_rows, self._shared(k, num_heads), query_start, context)
+        with _own_precision(q_rows):
+            return self._weights(q_rows, self._shared(k, num_heads), query_start, context)
+
+    def init_state(
+        self,
+        batch_size: int,
+        num_heads: int,
+        head_dim: int,
+        capacity: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> KernelState:
+        """An empty decoding state with room for ``capacity`` tokens, for ``prefill`` and ``decode`` of this kernel
+        alone.
+
+        Args:
+            num_heads: H; of a ``grouped`` mechanism G.
+
+        Raises:
+            SettingError: a size below 1, or an option with which the mechanism cannot decode.
+        """
+        sizes = {"batch_size": batch_size, "num_heads": num_heads, "head_dim": head_dim, "capacity": capacity}
+        for name, size in sizes.items():
+            if size < 1:
+                raise SettingError(name, "at least 1", size)
+        state = self._init_state(**sizes, dtype=dtype, device=device)
+        state.maker = self
+        return state
 
     @torch.no_grad()
     def prefill(
@@ -254,11 +278,13 @@ class Kernel(Setting, family="kernel"):
             key_mask: (B, R) bool, False for tokens that nobody may see, now and later.
 
         Raises:
-            SettingError: as ``attend``; or a state that is too small.
+            SettingError: as ``attend``; or a state that another kernel made, or that is too small.
         """
         k, v = self._checked(q, k, v)
-        check_key_mask(key_mask, q.shape[0], q.shape[2])
-        self._check_conditions(q.shape[0], state.length + q.shape[2], None, position)
+        if state.maker is not self and state.maker != self:
+            raise SettingError("state", f"a state made by {self}", Shown(f"one made by {state.maker}"))
+        check_key_mask(key_mask, q, q.shape[2])
+        self._check_conditions(q, state.length + q.shape[2], None, position)
         context = Context(
             implementation=self.implementation(q),
             training=False,
@@ -267,7 +293,8 @@ class Kernel(Setting, family="kernel"):
             params=params,
             trace=trace,
         )
-        return self._extend(q, k, v, state, context)
+        with _own_precision(q):
+            return self._extend(q, k, v, state, context)
 
     def decode(
         self,
@@ -305,16 +332,17 @@ class Kernel(Setting, family="kernel"):
         return x if self.grouped or repeats == 1 else x.repeat_interleave(repeats, dim=1)
 
     def _check_conditions(
-        self, batch_size: int, length: int, key_mask: Tensor | None, position: KernelPosition | None
+        self, q: Tensor, length: int, key_mask: Tensor | None, position: KernelPosition | None
     ) -> None:
-        check_key_mask(key_mask, batch_size, length)
+        check_key_mask(key_mask, q, length)
         if position is None:
             return
         self.check_position(position.kind)
         if position.length < length:
             raise SettingError("position", f"indices of at least {length} positions", position.length)
-        if position.batch_size not in (1, batch_size):
-            raise SettingError("position", f"indices of 1 or {batch_size} sequences", position.batch_size)
+        if position.batch_size not in (1, q.shape[0]):
+            raise SettingError("position", f"indices of 1 or {q.shape[0]} sequences", position.batch_size)
+        position.check_heads(q.shape[1], q.shape[3])
 
     def _resolve(self, implementation: str, q: Tensor) -> str:
         if implementation == "auto":
@@ -324,3 +352,8 @@ class Kernel(Setting, family="kernel"):
             raise SettingError("implementation", f"an implementation of {self.kind}", implementation, known)
         self._check_implementation(implementation, q)
         return implementation
+
+
+def _own_precision(q: Tensor) -> torch.autocast:
+    """Autocast off: which dtype a step is computed in is the mechanism's own affair, decided by that of its rows."""
+    return torch.autocast(q.device.type, enabled=False)

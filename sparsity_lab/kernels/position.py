@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from sparsity_lab.settings import SettingError
+
 __all__ = ["BiasPosition", "KernelPosition", "RotaryPosition"]
 
 
@@ -29,6 +31,9 @@ class KernelPosition(ABC):
     kind: ClassVar[str]
     batch_size: int
     length: int
+
+    def check_heads(self, num_heads: int, head_dim: int) -> None:
+        """Raise ``SettingError`` at ``position`` if it was made for heads of another number or size."""
 
     def rotate(self, x: Float[Tensor, "B H R D"], start: int = 0) -> Float[Tensor, "B H R D"]:
         """Rows of queries or keys that sit at positions ``start .. start + R - 1``, rotated; here unchanged."""
@@ -58,10 +63,17 @@ class RotaryPosition(KernelPosition):
         cos_sin = torch.stack([angles.cos(), angles.sin()], dim=-1).to(real)
         self._turn = torch.view_as_complex(cos_sin).unsqueeze(1)  # (B, 1, T, D/2), for all heads
 
+    def check_heads(self, num_heads: int, head_dim: int) -> None:
+        turned = 2 * self._turn.shape[-1]
+        if turned != head_dim:
+            raise SettingError("position", f"angles for heads of {head_dim} coordinates", f"{turned} coordinates")
+
     def rotate(self, x: Float[Tensor, "B H R D"], start: int = 0) -> Float[Tensor, "B H R D"]:
         turn = self._turn[:, :, start : start + x.shape[2]]
-        pairs = x.to(turn.real.dtype)
-        pairs = pairs.view(*x.shape[:-1], -1, 2)
+        rows = x.to(turn.real.dtype)
+        if rows.stride(-1) != 1:
+            rows = rows.contiguous()
+        pairs = rows.view(*x.shape[:-1], -1, 2)
         if pairs.storage_offset() % 2 or any(stride % 2 for stride in pairs.stride()[:-1]):
             pairs = pairs.clone(memory_format=torch.contiguous_format)  # a complex view needs even strides
         return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2).to(x.dtype)
@@ -81,6 +93,10 @@ class BiasPosition(KernelPosition):
         self.batch_size, self.length = indices.shape
         self._indices = indices
         self._slopes = slopes
+
+    def check_heads(self, num_heads: int, head_dim: int) -> None:
+        if len(self._slopes) != num_heads:
+            raise SettingError("position", f"slopes of {num_heads} heads", len(self._slopes))
 
     def bias(self, queries: slice, keys: slice) -> Float[Tensor, "B H R K"]:
         distance = (self._indices[:, queries, None] - self._indices[:, None, keys]).abs()

@@ -1,4 +1,4 @@
-"""Decoders, and what they make of positions."""
+"""Decoders, and what they make of positions; sparse functional attention."""
 
 from sparsity_lab.models.config import ModelConfig as ModelConfig
 from sparsity_lab.models.couplings import Coupling as Coupling
@@ -7,6 +7,7 @@ from sparsity_lab.models.couplings import Oracle as Oracle
 from sparsity_lab.models.couplings import Predicted as Predicted
 from sparsity_lab.models.couplings import Shuffled as Shuffled
 from sparsity_lab.models.decoder import Decoder as Decoder
+from sparsity_lab.models.functional_attention import FunctionalAttention as FunctionalAttention
 from sparsity_lab.models.positions import ALiBi as ALiBi
 from sparsity_lab.models.positions import Learned as Learned
 from sparsity_lab.models.positions import NoPE as NoPE

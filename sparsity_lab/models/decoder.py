@@ -178,6 +178,7 @@ class Decoder(nn.Module):
         *,
         indices: Int64[Tensor, "#B T"] | None = None,
         scored: Bool[Tensor, "B T"] | None = None,
+        key_mask: Bool[Tensor, "B T"] | None = None,
         trace: Trace | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "*rows V"]:
@@ -187,13 +188,15 @@ class Decoder(nn.Module):
             position_ids: coupled IDs, 0 = none; needed with a coupling, ignored without.
             indices: (B or 1, T) sequence indices from the schedule; None is 0 .. T - 1.
             scored: where logits are wanted.
+            key_mask: False for tokens that no layer's attention may see, not even from their own position; the others
+                keep their indices.
             trace: collects the kernels' auxiliary losses and audit records.
             generator: of kernels that draw at random in training.
 
         Raises:
             SettingError: position IDs that are missing, or indices past the position scheme's limit.
         """
-        hidden = self._hidden(tokens, position_ids, indices, scored, trace, generator)
+        hidden = self._hidden(tokens, position_ids, indices, scored, key_mask, trace, generator)
         if self.id_heads is not None and self.training and trace is not None:
             next_ids = _kept(next_position_ids(_needed(position_ids, self.config)), scored)
             trace.losses.append(self.id_heads.loss(hidden.flatten(0, -2), next_ids.flatten(0, -2)))
@@ -209,7 +212,7 @@ class Decoder(nn.Module):
     ) -> tuple[Int64[Tensor, "*rows"], Int64[Tensor, "*rows C"] | None]:
         """The likeliest next token, (B, T), or (N,) of scored positions, and its likeliest position IDs, (B, T, C) or
         (N, C); None where the coupling predicts none."""
-        hidden = self._hidden(tokens, position_ids, None, scored, None, None)
+        hidden = self._hidden(tokens, position_ids, None, scored, None, None, None)
         next_tokens: Tensor = self.head(hidden).argmax(-1)
         if self.id_heads is None:
             return next_tokens, None
@@ -343,6 +346,7 @@ class Decoder(nn.Module):
         position_ids: Int64[Tensor, "B C T"] | None,
         indices: Int64[Tensor, "#B T"] | None,
         scored: Bool[Tensor, "B T"] | None,
+        key_mask: Bool[Tensor, "B T"] | None,
         trace: Trace | None,
         generator: torch.Generator | None,
     ) -> Float[Tensor, "*rows d"]:
@@ -355,6 +359,7 @@ class Decoder(nn.Module):
             mix = partial(
                 kernel.attend,
                 training=self.training,
+                key_mask=key_mask,
                 position=position,
                 params=block.kernel_params,
                 generator=generator,

@@ -284,6 +284,36 @@ def test_parameters_learn(kernel: Kernel) -> None:
 
 
 @every_kernel
+def test_strided_rows_are_their_copies(kernel: Kernel) -> None:
+    """Rows that are every other number of their storage, with every kind of position."""
+    storage = torch.randn(3, 2, H, 9, 2 * D, generator=torch.Generator().manual_seed(1))
+    strided = tuple(storage[..., ::2])
+    for kind in position_kinds(kernel):
+        got = attended(kernel, strided, kind=kind, training=False)
+        plain = attended(kernel, tuple(x.contiguous() for x in strided), kind=kind, training=False)
+        assert_close(str(kind), got, plain, tolerance_of(kernel, torch.float32))
+
+
+@every_kernel
+def test_autocast_changes_nothing(kernel: Kernel) -> None:
+    """The dtype of the rows decides how a mechanism computes, also inside a model under autocast."""
+    qkv = tuple(x.detach() for x in rows(21, torch.float32))
+    for implementation in kernel.implementations:
+        expected = attended(kernel, qkv, implementation=implementation)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(attended(kernel, qkv, implementation=implementation), expected), implementation
+
+
+@every_kernel
+def test_an_empty_batch(kernel: Kernel) -> None:
+    for implementation in kernel.implementations:
+        empty = tuple(x.detach()[:0].requires_grad_() for x in rows(37, torch.float32))
+        out = attended(kernel, empty, implementation=implementation)
+        assert out.shape == (0, H, 37, D)
+        out.sum().backward()
+
+
+@every_kernel
 def test_same_seed_same_parameters(kernel: Kernel) -> None:
     first, second = kernel.build(H, D, seed=3), kernel.build(H, D, seed=3)
     if first is not None and second is not None:
@@ -324,6 +354,21 @@ def test_refusals(kernel: Kernel) -> None:
     for kind in {"rotate", "bias"} - kernel.positions:
         with pytest.raises(SettingError, match="position: expected a position of a kind"):
             kernel.attend(ROWS, ROWS, ROWS, position=make_position(kind, 4, num_heads=4), params=params_of(kernel))
+    for kind in kernel.positions:
+        wrong = make_position(kind, 4, num_heads=3, head_dim=4)
+        with pytest.raises(SettingError, match="position: expected (slopes of 4 heads|angles for heads of 8)"):
+            kernel.attend(ROWS, ROWS, ROWS, position=wrong, params=params_of(kernel))
+
+
+@every_kernel
+def test_another_kernels_state_is_refused(kernel: Kernel) -> None:
+    """Also one of the same kind with other settings: what it holds may mean something else."""
+    other = next(one for one in KERNELS if one != kernel)
+    state = other.init_state(2, 4, 8, 4)
+    with pytest.raises(SettingError, match="state: expected a state made by"):
+        kernel.prefill(*[ROWS[:, :, :2]] * 3, state=state, params=params_of(kernel))
+    with pytest.raises(SettingError, match="capacity: expected at least 1, got 0"):
+        kernel.init_state(2, 4, 8, 0)
 
 
 @every_kernel

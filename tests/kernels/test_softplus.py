@@ -11,7 +11,7 @@ from kernels.closeness import assert_close, random_rows
 from kernels.conditions import linear_bias, padding
 from torch import Tensor
 
-from sparsity_lab.kernels import LSSA, LSSAR, Kernel
+from sparsity_lab.kernels import LSSA, LSSAR, Kernel, Reweighted
 from sparsity_lab.kernels.context import Context
 from sparsity_lab.kernels.reweighted import tiled
 from sparsity_lab.kernels.reweighted.powers import power_and_slope
@@ -370,6 +370,41 @@ def test_norms_of_any_size() -> None:
         out, dq, dk, dv = both_passes(LSSAR(p=3), moved, grad)
         for name, x, y in zip(("output", "dq", "dk", "dv"), (out, dq * factor, dk / factor, dv), plain, strict=True):
             assert_close(name, x, y, 2e-5)
+
+
+def test_subnormal_rows_have_no_nan() -> None:
+    """Their gradient may be beyond float32; along a row it is zero."""
+    rows = random_rows(1, 1, 6, 8, dtype=torch.float32)
+    q = torch.zeros(1, 1, 6, 8)
+    q[..., 0] = 1e-40
+    rows = (q.requires_grad_(), *rows[1:])
+    for implementation in IMPLEMENTATIONS:
+        out, dq, dk, dv = both_passes(LSSAR(p=3), rows, torch.ones(1, 1, 6, 8), implementation=implementation)
+        for name, x in (("output", out), ("dk", dk), ("dv", dv), ("dq along q", dq[..., 0])):
+            assert x.isfinite().all(), f"{implementation}: {name}"
+        assert not dq.isnan().any(), implementation
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_decoding_in_16_bits_is_as_exact_as_attend(dtype: torch.dtype) -> None:
+    """A cache of rounded unit keys is ten times worse under a power of 15."""
+    T, D = 200, 64
+    rows = tuple(x.detach().to(dtype) for x in random_rows(1, 2, T, D, dtype=torch.float32))
+    kernel = LSSAR()
+    exact = kernel.attend(*(x.double() for x in rows), training=False)
+    state = kernel.init_state(1, 2, D, T, dtype=dtype)
+    first = kernel.prefill(*(x[:, :, : T - 1] for x in rows), state=state)
+    last = kernel.decode(*(x[:, :, T - 1 :] for x in rows), state=state)
+    assert_close("output", torch.cat([first, last], dim=2).double(), exact, torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("kernel", [LSSA(), LSSAR(), Reweighted()], ids=str)
+def test_a_batch_may_be_empty(kernel: Kernel) -> None:
+    rows = random_rows(0, 2, 5, 8, dtype=torch.float32)
+    empty = torch.zeros(0, 2, 5, 8)
+    for key_mask in (None, torch.ones(0, 5, dtype=torch.bool)):
+        for result in both_passes(kernel, rows, empty, implementation="tiled", key_mask=key_mask):
+            assert torch.equal(result, empty)
 
 
 @pytest.mark.parametrize("kernel", [LSSA(), LSSAR()], ids=str)

@@ -6,8 +6,9 @@ Shapes: B batch, G heads of keys, M query heads that share one, n blocks, b keys
 import math
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from sparsity_lab.kernels.adaptive.selector import Selector
 from sparsity_lab.kernels.adaptive.state import AdaptiveState
@@ -19,49 +20,110 @@ def decoded_row(
     q: Float[Tensor, "B G M 1 D"], state: AdaptiveState, selector: Selector
 ) -> Float[Tensor, "B G M 1 D"]:
     """The output of the latest row, whose key and value the state already has. No gradient."""
+    block, some = _best_blocks(q, state, selector), None
+    if block is None:
+        block, some = _selected_blocks(q, state, selector)
+    index = _places(block, state)
+    keys, values = (_gathered(x, index).to(q.dtype) for x in (state.key_blocks, state.value_blocks))
+    seen = _seen(block, some, state)
+    if seen is None:
+        # The own block comes last: what follows the row in it is cut off.
+        length = keys.shape[2] - (-state.length % state.block_size)
+        out = scaled_dot_product_attention(q.squeeze(-2), keys[:, :, :length], values[:, :, :length])
+        return out.unsqueeze(-2)
+    # A row that sees nothing is computed on something and cleared.
+    blind = ~seen.any(-1, keepdim=True)
+    out = scaled_dot_product_attention(q.squeeze(-2), keys, values, attn_mask=seen | blind)
+    return out.masked_fill(blind, 0.0).unsqueeze(-2)
+
+
+def _best_blocks(
+    q: Float[Tensor, "B G M 1 D"], state: AdaptiveState, selector: Selector
+) -> Int64[Tensor, "B G kept"] | None:
+    """Blocks that the row keeps, its own last, by float32 scores of all. None for rules that need the exact score of
+    every block, and where too many blocks are as good as the last one kept."""
+    rule, row = selector.rule, state.length - 1
+    budget, own = rule.k_free + rule.k_slack, row // state.block_size
+    # A group ranks by the mass of all blocks. Elsewhere than on a CPU float32 products may be set to round more.
+    simple = q.shape[2] == 1 and rule.mode == "topk" and not selector.rho_min and row >= rule.dense_len
+    if not simple or not budget or q.device.type != "cpu":
+        return None
+    local = max(own - rule.n_local + 1, 0)
+    best = state.table.best(
+        q.flatten(2),
+        selector.beta,
+        state.summaries,
+        range(rule.n_sink, local),
+        budget,
+        masked=state.key_mask is not None,
+    )
+    if best is None:
+        return None
+    forced = torch.tensor([*range(rule.n_sink), *range(local, own + 1)], device=q.device)
+    return torch.cat([best, forced.expand(*best.shape[:2], -1)], dim=-1)
+
+
+def _selected_blocks(
+    q: Float[Tensor, "B G M 1 D"], state: AdaptiveState, selector: Selector
+) -> tuple[Int64[Tensor, "B G kept"], Bool[Tensor, "B G kept"] | None]:
+    """Blocks that the row keeps, its own last, by the rule. Heads that keep fewer than others are filled up: which
+    ones count, or None where all do."""
     own = (state.length - 1) // state.block_size
     positions = torch.full((1, 1), state.length - 1, device=q.device)
 
     def log_mass(codes: Tensor) -> Tensor:
-        logits, _ = _selected_logits(q, state, _kept_blocks(codes, own), own)
+        block, some = _listed(codes, own)
+        logits = (
+            q.squeeze(-2) @ _gathered(state.key_blocks, _places(block, state)).to(q.dtype).mT / math.sqrt(q.shape[-1])
+        )
+        seen = _seen(block, some, state)
+        if seen is None:
+            logits = logits[..., : logits.shape[-1] - (-state.length % state.block_size)]
+        else:
+            logits = logits.masked_fill(~seen, -math.inf)
         return logits.logsumexp(-1).unsqueeze(-1)
 
-    block = _kept_blocks(selector.select(q, positions, log_mass), own)
-    logits, index = _selected_logits(q, state, block, own)
-    # A row that sees nothing is NaN after the softmax, and cleared.
-    weights = logits.softmax(-1).masked_fill_(logits == -math.inf, 0.0)
-    values = state.value_blocks.flatten(0, 2).index_select(0, index).to(q.dtype)
-    values = values.view(*block.shape[:2], -1, q.shape[-1])
-    return (weights @ values).unsqueeze(-2)
+    return _listed(selector.select(q, positions, log_mass), own)
 
 
-def _kept_blocks(codes: UInt8[Tensor, "B G 1 n"], own: int) -> Int64[Tensor, "B G kept"]:
-    """Kept blocks of each head in order; heads that keep fewer than others are filled up with own + 1."""
+def _listed(
+    codes: UInt8[Tensor, "B G 1 n"], own: int
+) -> tuple[Int64[Tensor, "B G kept"], Bool[Tensor, "B G kept"] | None]:
     kept = codes[:, :, 0] > 0
     counts = kept.sum(-1)
     most = int(counts.max())
     *_, block = kept.nonzero(as_tuple=True)
     if int(counts.min()) == most:
-        return block.view(*counts.shape, most)
-    filled = torch.full((*counts.shape, most), own + 1, device=codes.device)
-    filled[torch.arange(most, device=codes.device) < counts.unsqueeze(-1)] = block
-    return filled
+        return block.view(*counts.shape, most), None
+    some = torch.arange(most, device=codes.device) < counts.unsqueeze(-1)
+    filled = torch.full(some.shape, own, device=codes.device)
+    filled[some] = block
+    return filled, some
 
 
-def _selected_logits(
-    q: Float[Tensor, "B G M 1 D"], state: AdaptiveState, block: Int64[Tensor, "B G kept"], own: int
-) -> tuple[Float[Tensor, "B G M keys"], Int64[Tensor, " all"]]:
-    """Logits on the keys of these blocks, -inf for keys that are not to be seen; where the blocks lie in the flat
-    list of all."""
+def _places(block: Int64[Tensor, "B G kept"], state: AdaptiveState) -> Int64[Tensor, " all"]:
+    """Where blocks lie in the flat list of all."""
     batch_size, num_heads, num_blocks = state.key_blocks.shape[:3]
-    head = torch.arange(batch_size * num_heads, device=q.device).view(batch_size, num_heads, 1)
-    index = (head * num_blocks + block.clamp_max(own)).flatten()
-    keys = state.key_blocks.flatten(0, 2).index_select(0, index).to(q.dtype)
-    logits = q.squeeze(-2) @ keys.view(*block.shape[:2], -1, q.shape[-1]).mT / math.sqrt(q.shape[-1])
-    place = torch.arange(state.block_size, device=q.device)
-    position = block.unsqueeze(-1) * state.block_size + place
-    hidden = position >= state.length
+    head = torch.arange(0, batch_size * num_heads * num_blocks, num_blocks, device=block.device)
+    return (block + head.view(batch_size, num_heads, 1)).flatten()
+
+
+def _gathered(x: Float[Tensor, "B G n b D"], index: Int64[Tensor, " all"]) -> Float[Tensor, "B G keys D"]:
+    """The keys or values of these blocks, one after the other."""
+    return x.flatten(0, 2).index_select(0, index).view(*x.shape[:2], -1, x.shape[-1])
+
+
+def _seen(
+    block: Int64[Tensor, "B G kept"], some: Bool[Tensor, "B G kept"] | None, state: AdaptiveState
+) -> Bool[Tensor, "B G 1 keys"] | None:
+    """Which keys of these blocks the row sees; None: all up to its own, the last block."""
+    if some is None and state.key_mask is None:
+        return None
+    position = block.unsqueeze(-1) * state.block_size + torch.arange(state.block_size, device=block.device)
+    seen = position < state.length
+    if some is not None:
+        seen = seen & some.unsqueeze(-1)
     if state.key_mask is not None:
-        sequence = torch.arange(batch_size, device=q.device)[:, None, None, None]
-        hidden = hidden | ~state.key_mask[sequence, position.clamp_max(state.length - 1)]
-    return logits.masked_fill_(hidden.flatten(2).unsqueeze(2), -math.inf), index
+        sequence = torch.arange(len(block), device=block.device)[:, None, None, None]
+        seen = seen & state.key_mask[sequence, position.clamp_max(state.length - 1)]
+    return seen.flatten(2).unsqueeze(2)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sparsity_lab.kernels.adaptive.summaries import Summaries
 
-__all__ = ["block_bounds", "block_scores", "complete_past", "log_importance"]
+__all__ = ["block_bounds", "block_scores", "complete_past", "corners", "log_importance"]
 
 FEW_ROWS = 8
 
@@ -45,7 +45,7 @@ def block_scores(
     scores = _products(moments, summaries.moments) + summaries.log_count[:, None, None, None]
     # Where β₂ is zero and stays it, the box would add zeros.
     if beta.requires_grad or bool(beta[:, 1].any()):
-        scores = scores + _products(scale * box * _corners(q), summaries.box)
+        scores = scores + _products(scale * box * corners(q), summaries.box)
     return scores
 
 
@@ -57,10 +57,10 @@ def block_bounds(
     head_dim, log_count = q.shape[-1], summaries.log_count[:, None, None, None]
     q = q.double() / math.sqrt(head_dim)
     mean = summaries.moments[..., :head_dim]
-    return _products(q, mean) + log_count, _products(_corners(q), summaries.box) + log_count
+    return _products(q, mean) + log_count, _products(corners(q), summaries.box) + log_count
 
 
-def _corners(q: Float[Tensor, "B G M R D"]) -> Float[Tensor, "B G M R D2"]:
+def corners(q: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D2"]:
     """[max(q, 0); min(q, 0)]: its product with [k⁺; k⁻] is the largest product with a point of the box."""
     return torch.cat([q.clamp_min(0.0), q.clamp_max(0.0)], dim=-1)
 

@@ -1,6 +1,7 @@
 """The setting of adaptive sparse attention."""
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -149,7 +150,7 @@ class AdaptiveSparse(Kernel):
         """As of every kernel; of queries of a whole sequence."""
         return self._fitting(q, q.shape[2])
 
-    def init_state(
+    def _init_state(
         self,
         batch_size: int,
         num_heads: int,
@@ -187,7 +188,7 @@ class AdaptiveSparse(Kernel):
         check_rows("k", k)
         batch_size, _, length, _ = q.shape
         check_keys("k", k, "q", q, k.shape[1], length)
-        self._check_conditions(batch_size, length, key_mask, position)
+        self._check_conditions(q, length, key_mask, position)
         if rows is None:
             rows = spread_rows(length, 0, self.sampled_rows, batch_size, None, q.device)
         check_rows_of(rows, batch_size, length)
@@ -205,6 +206,8 @@ class AdaptiveSparse(Kernel):
         self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G T D"], v: Float[Tensor, "B G T D"], context: Context
     ) -> Float[Tensor, "B H T D"]:
         self._check_causal(context)
+        if not len(q):
+            return q.clone()  # an empty batch has nothing to select
         # Rotated before anything is rounded, so that all forms and dtypes select by the same keys.
         wide = torch.promote_types(q.dtype, torch.float32)
         rotated_q, rotated_k = context.rotate(q.to(wide)), context.rotate(k.to(wide))
@@ -325,7 +328,11 @@ class AdaptiveSparse(Kernel):
             beta = params().detach()
         if len(beta) != num_heads:
             raise SettingError("params", f"what build({num_heads}, ...) gives, for the heads of keys", len(beta))
-        rule = Rule(
+        return Selector(rule=self._rule, rho_min=self.rho_min, summaries=summaries, beta=beta)
+
+    @cached_property
+    def _rule(self) -> Rule:
+        return Rule(
             block_size=self.block_size,
             n_sink=self.n_sink,
             n_local=self.n_local,
@@ -340,7 +347,6 @@ class AdaptiveSparse(Kernel):
             k_esc=self.k_esc,
             dense_len=self.dense_len,
         )
-        return Selector(rule=rule, rho_min=self.rho_min, summaries=summaries, beta=beta)
 
 
 def _in_groups(q: Float[Tensor, "B H R D"], k: Float[Tensor, "B G K D"]) -> Float[Tensor, "B G M R D"]:

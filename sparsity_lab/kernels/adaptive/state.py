@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparsity_lab.kernels.adaptive.shortlist import ScoreTable
 from sparsity_lab.kernels.adaptive.summaries import Summaries, summarise
 from sparsity_lab.kernels.cache import KeyValueCache
 
@@ -24,6 +25,7 @@ class AdaptiveState(KeyValueCache):
         block_size: b.
         key_blocks, value_blocks: (B, G, n, b, D) views of the whole buffers, unfilled rows zero.
         summaries: of all blocks; zeros for those that are not full.
+        table: the same in float32, for the scores of one row.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class AdaptiveState(KeyValueCache):
             torch.zeros(batch_size, num_heads, num_blocks, 2 * head_dim, dtype=torch.float64, device=device),
             torch.zeros(batch_size, num_heads, num_blocks, 2 * head_dim, dtype=torch.float64, device=device),
         )
+        self.table = ScoreTable(batch_size, num_heads, head_dim, num_blocks, device=device)
 
     def extend(
         self,
@@ -63,14 +66,15 @@ class AdaptiveState(KeyValueCache):
         """
         start = self.length
         self.append(k.to(v.dtype), v, key_mask)
-        if key_mask is None:
-            key_mask = torch.ones(len(k), k.shape[2], dtype=torch.bool, device=k.device)
         block, waiting = divmod(start, self.block_size)
         stop = waiting + k.shape[2]
         if stop < self.block_size:
             self._waiting[:, :, waiting:stop] = k
-            self._waiting_mask[:, waiting:stop] = key_mask
+            if key_mask is not None:
+                self._waiting_mask[:, waiting:stop] = key_mask
             return
+        if key_mask is None:
+            key_mask = torch.ones(len(k), k.shape[2], dtype=torch.bool, device=k.device)
         keys = torch.cat([self._waiting[:, :, :waiting], k], dim=2)
         valid = torch.cat([self._waiting_mask[:, :waiting], key_mask], dim=1)
         count, rest = divmod(stop, self.block_size)
@@ -81,8 +85,10 @@ class AdaptiveState(KeyValueCache):
         self.summaries.log_count[:, block : block + count] = full.log_count
         self.summaries.moments[:, :, block : block + count] = full.moments
         self.summaries.box[:, :, block : block + count] = full.box
+        self.table.write(block, full)
         self._waiting[:, :, :rest] = keys[:, :, stop - rest :]
         self._waiting_mask[:, :rest] = valid[:, stop - rest :]
+        self._waiting_mask[:, rest:] = True
 
     @property
     def key_blocks(self) -> Float[Tensor, "B G n b D"]:

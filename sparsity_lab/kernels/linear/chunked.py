@@ -186,8 +186,8 @@ def _backward(
 
 
 def _blocks(q: Float[Tensor, "B H T D"], chunk: int) -> Iterator[tuple[slice, int]]:
-    """Rows of each block and its chunk length: whole chunks, and at the end one chunk of what is left. An empty batch has
-    no blocks."""
+    """Rows of each block and its chunk length: whole chunks, and at the end one chunk of what is left. An empty batch
+    has no blocks."""
     batch_size, num_heads, length, _ = q.shape
     if not batch_size:
         return

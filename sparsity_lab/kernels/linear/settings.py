@@ -43,7 +43,7 @@ class _FeatureKernel(Kernel):
         _check_at_least("eps", self.eps, 0.0)
         _check_at_least("chunk", self.chunk, 1)
 
-    def init_state(
+    def _init_state(
         self,
         batch_size: int,
         num_heads: int,

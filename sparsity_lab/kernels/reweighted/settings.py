@@ -32,7 +32,8 @@ class Reweighted(Kernel):
         w_ij = x_ij / Σ_j' x_ij'        x_ij = relu(n_i a_ij - o_i)^p
 
     where a are the base's weights, divided by their sum if that is not one, n_i is the number of keys that row i sees
-    and o_i = 0 where n_i <= 3, else 1. A row whose a are all equal keeps them. ``Reweighted(base=LSSA(), p=15)`` is
+    and o_i = 0 where n_i <= 3, else 1. A row whose a are all equal, but for
+    rounding of weights of order one, keeps them. ``Reweighted(base=LSSA(), p=15)`` is
     ``LSSAR(p=15)``. Gao, Spratling, Gionfrida, arXiv 2501.13428, eq. 5; there after softmax and after sigmoid.
 
     ``"tiled"`` has a closed backward pass after softmax without a bias. After all others it asks the base for its
@@ -75,7 +76,7 @@ class Reweighted(Kernel):
         """Those of the base."""
         return self.base.build(num_heads, head_dim, seed)
 
-    def init_state(
+    def _init_state(
         self,
         batch_size: int,
         num_heads: int,

@@ -68,9 +68,9 @@ def tiled_rows(
         bound: no softplus score is larger, in absolute value.
     """
     batch_size, num_heads, num_rows, head_dim = q.shape
-    q, k, v = (x.reshape(batch_size * num_heads, -1, head_dim) for x in (q, k, v))
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     counts = visible_counts(query_start, num_rows, k.shape[1], context, q.device).to(q.dtype)
-    counts = counts.expand(batch_size, num_heads, num_rows).reshape(-1, num_rows, 1)
+    counts = counts.expand(batch_size, num_heads, num_rows).flatten(0, 1).unsqueeze(-1)
     hidden = None
     if context.key_mask is not None:
         hidden = q.new_zeros(batch_size, k.shape[1]).masked_fill_(~context.key_mask[:, : k.shape[1]], -math.inf)
@@ -129,7 +129,8 @@ class _Rows:
         tile_keys = min(TILE_KEYS if self.p is None else num_keys, num_keys)
         tile_rows = min(TILE_ROWS if tile_keys <= TILE_KEYS else TILE_ROWS // 2, num_rows)
         # The products of a tile run over heads in parallel.
-        tile_heads = min(num_heads, max(torch.get_num_threads(), _TILE_ENTRIES // (tile_rows * tile_keys)))
+        most_heads = max(torch.get_num_threads(), _TILE_ENTRIES // (tile_rows * tile_keys))
+        tile_heads = max(1, min(num_heads, most_heads))  # or there is no sequence
         memory = q.new_empty(num_buffers, tile_heads * tile_rows * tile_keys)
         for rows in _ranges(num_rows, tile_rows):
             seen = num_keys if self.causal_start is None else self.causal_start + rows.stop

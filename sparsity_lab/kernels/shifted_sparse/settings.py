@@ -89,7 +89,7 @@ class ShiftedSparse(CachedKernel):
         # Up, so that there are no more than 1 / ratio groups; but not for the last digit of the product.
         return max(2, 2 * math.ceil(round(self.ratio * length / 2, 9)))
 
-    def init_state(
+    def _init_state(
         self,
         batch_size: int,
         num_heads: int,
@@ -110,7 +110,7 @@ class ShiftedSparse(CachedKernel):
                 "a group and variant='split' for decoding with sparse_in_use: other groups depend on the length"
             )
             raise SettingError(path, expected, getattr(self, path))
-        return super().init_state(batch_size, num_heads, head_dim, capacity, dtype=dtype, device=device)
+        return super()._init_state(batch_size, num_heads, head_dim, capacity, dtype=dtype, device=device)
 
     def _rows(
         self,

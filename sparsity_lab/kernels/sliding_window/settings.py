@@ -50,7 +50,7 @@ class SlidingWindow(Kernel):
     def examples(cls) -> "tuple[SlidingWindow, ...]":
         return cls(width=6, sinks=2), cls(width=4, sinks=0)
 
-    def init_state(
+    def _init_state(
         self,
         batch_size: int,
         num_heads: int,

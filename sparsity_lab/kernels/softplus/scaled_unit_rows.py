@@ -45,4 +45,5 @@ class _ScaledUnitRows(torch.autograd.Function):
         norm = (x * unit).sum(-1, keepdim=True)
         zero = norm == 0
         across = g - unit * (unit * g).sum(-1, keepdim=True)
-        return (across * (scale / norm.masked_fill(zero, 1.0))).masked_fill(zero, 0.0), None
+        # Of a subnormal norm scale / norm may be infinite, and 0 times that NaN.
+        return (across * scale / norm.masked_fill(zero, 1.0)).masked_fill(zero, 0.0), None

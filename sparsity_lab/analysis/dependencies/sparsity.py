@@ -1,0 +1,281 @@
+"""How many far tokens a prediction needs, and how far away they are.
+
+For a target with n tokens before it, the last w are near and always shown, the others far and hidden from attention
+one by one; all keep their positions. With the loss on the target
+
+    loss_near   with the near tokens alone,        loss_full   with all tokens,
+    loss_k      with the near tokens and k far ones that a search chose (``search``),
+
+the share of the gain of long context that k tokens recover is
+
+    recovered_k = (loss_near - loss_k) / (loss_near - loss_full),
+
+over the targets with loss_near - loss_full of at least ``least_gain``. Sums are taken before the quotient, so that a
+target counts by its gain. The distance of the token at position j is n - j: the last token before the target has 1.
+
+A search chooses by the loss on this one target, so it also finds what helps by chance: a share that k chosen tokens
+recover is an upper bound, and random tokens, which nobody chose, are the lower one. A model's needs are not the
+data's: a model that has not learned a dependency does not show it.
+
+Source: lab procedure of sheet "sparse planted correlations" 5.8; no claim about the paper's own.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sparsity_lab.analysis.attention.figure import Measurement
+from sparsity_lab.analysis.dependencies.contexts import Contexts, Predictor, contexts_of, predictor_of
+from sparsity_lab.analysis.dependencies.resampling import quantile_over_groups, ratio_over_groups
+from sparsity_lab.analysis.dependencies.search import Found, search
+from sparsity_lab.analysis.statistics import Interval
+from sparsity_lab.analysis.style import GREY, look, new_axes, styled
+from sparsity_lab.generators import Batch, Task
+from sparsity_lab.models import Decoder
+from sparsity_lab.settings import SettingError
+from sparsity_lab.training import Run, Variant
+
+__all__ = ["SEARCHES", "DependencySparsity", "dependency_sparsity"]
+
+SEARCHES = ("best", "greedy", "elimination", "random")
+_WORDS = {
+    "best": "the better search",
+    "greedy": "greedy",
+    "elimination": "elimination",
+    "random": "random far tokens",
+}
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, repr=False)
+class DependencySparsity(Measurement):
+    """What ``dependency_sparsity`` found.
+
+    Attributes:
+        near: w, the number of tokens always shown.
+        largest: K, the largest set that was searched for.
+        least_gain: loss_near - loss_full of a target that counts, nats.
+        share: of the gain that a set must recover to count as enough.
+    """
+
+    near: int
+    largest: int
+    least_gain: float
+    share: float
+    _targets: pl.DataFrame
+    _losses: dict[str, Floats]  # by search, (targets, K + 1)
+
+    def frame(self) -> pl.DataFrame:
+        """One row per search and size of the set.
+
+        Columns: ``search`` (``greedy``, ``elimination``, ``best``: the better of the two for each target,
+        ``random``), ``k``, ``targets`` (how many count), ``recovered`` with its 95 % bootstrap interval over
+        sequences, ``low`` and ``high``; null if no target counts. Recovered is 1 where k tokens do as well as all,
+        and more where the others are a burden.
+        """
+        counted = self._targets["counted"].to_numpy()
+        groups = self._targets["sequence"].to_numpy()[counted]
+        near, full = (self._targets[name].to_numpy()[counted] for name in ("loss_near", "loss_full"))
+        rows = []
+        for name in SEARCHES:
+            for k in range(self.largest + 1):
+                gain = near - self._losses[name][counted, k]
+                share = ratio_over_groups(gain, near - full, groups)
+                rows.append(
+                    {
+                        "search": name,
+                        "k": k,
+                        "targets": len(near),
+                        "recovered": share.estimate,
+                        "low": share.low,
+                        "high": share.high,
+                    }
+                )
+        return pl.DataFrame(rows, schema_overrides=dict.fromkeys(("recovered", "low", "high"), pl.Float64))
+
+    def targets(self) -> pl.DataFrame:
+        """One row per target: ``sequence``, ``position`` (n), ``loss_near``, ``loss_full``, ``counted`` (whether the
+        gain is large enough), ``needed`` (k of the smallest set that recovers ``share`` of it, null if none of at
+        most K does), ``distances`` of its tokens, ascending."""
+        return self._targets
+
+    def needed(self) -> pl.DataFrame:
+        """How many counted targets need just ``k`` far tokens: columns ``k`` (null: more than K), ``targets``,
+        ``share``."""
+        found = self._targets.filter("counted").group_by(pl.col("needed").alias("k")).len("targets")
+        total = pl.col("targets") / pl.col("targets").sum()
+        return found.sort("k", nulls_last=True).with_columns(share=total).cast({"targets": pl.Int64})
+
+    def distances(self) -> pl.DataFrame:
+        """Histogram of the distances of needed tokens: ``distance``, ``tokens``, ``share`` of all needed tokens, and
+        ``cumulative``, the share up to this distance. Locality is where it reaches one."""
+        needed = self._targets.filter("counted").select(pl.col("distances").explode().drop_nulls().alias("distance"))
+        found = needed.group_by("distance").len("tokens").sort("distance").cast({"tokens": pl.Int64})
+        found = found.with_columns(share=pl.col("tokens") / pl.col("tokens").sum())
+        return found.with_columns(cumulative=pl.col("share").cum_sum())
+
+    @property
+    def k(self) -> Interval:
+        """Median number of far tokens that a target needs, with its 95 % bootstrap interval over sequences; K + 1
+        stands for more than K, as of targets that no set is enough for."""
+        counted = self._targets.filter("counted")
+        values = counted["needed"].fill_null(self.largest + 1).to_numpy()
+        return quantile_over_groups(values, counted["sequence"].to_numpy(), 0.5)
+
+    def reach(self, share: float = 0.9) -> Interval:
+        """The distance within which this share of all needed tokens lies, with its 95 % bootstrap interval."""
+        tokens = self._targets.filter("counted").select("sequence", "distances").explode("distances").drop_nulls()
+        return quantile_over_groups(tokens["distances"].to_numpy(), tokens["sequence"].to_numpy(), share)
+
+    def summary(self) -> pl.DataFrame:
+        """Recovered shares by k, a column for each search."""
+        return self.frame().pivot("search", index="k", values="recovered")
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the recovered share against k for both searches and random tokens; returns the axes."""
+        frame = self.frame()
+        with styled():
+            ax = new_axes(4.9, 3.6) if ax is None else ax
+            ax.axhline(1.0, color=GREY, linewidth=0.9, linestyle=(0, (1.5, 2)))
+            for index, name in enumerate(SEARCHES[1:]):
+                part = frame.filter(pl.col("search") == name).drop_nulls("recovered")
+                color, marker, dash = look(index)
+                line: Any = "-" if isinstance(dash, str) else (0, dash)
+                ax.plot(part["k"], part["recovered"], color=color, marker=marker, linestyle=line, label=_WORDS[name])
+                ax.fill_between(part["k"], part["low"], part["high"], color=color, alpha=0.18, linewidth=0)
+            shown = [value for value in frame["recovered"].to_list() if value is not None]
+            ax.set_ylim(min([-0.05, *(value - 0.05 for value in shown)]), max([1.08, *(v + 0.05 for v in shown)]))
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            count = self._targets["counted"].sum()
+            beside = {0: "", 1: " beside the last token"}.get(self.near, f" beside the last {self.near}")
+            ax.set_xlabel(f"k, far tokens shown{beside}\n{count} targets; bands: 95 % intervals")
+            ax.set_ylabel("recovered share of the gain\nof long context")
+            ax.legend(loc="best")
+            if not shown:
+                words = f"no target gains {self.least_gain:g} nats\nfrom far tokens"
+                ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center")
+        return ax
+
+    def plot_distances(self, ax: Axes | None = None) -> Axes:
+        """Draw the histogram of the distances of needed tokens; returns the axes."""
+        found = self.distances()
+        with styled():
+            ax = new_axes(4.9, 3.2) if ax is None else ax
+            ax.bar(found["distance"], found["share"], width=0.85, color=look(0).color)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.set_xlabel("distance from the target (tokens)")
+            ax.set_ylabel("share of needed far tokens")
+            if not len(found):
+                ax.text(0.5, 0.5, "no far token is needed", transform=ax.transAxes, ha="center")
+        return ax
+
+
+def dependency_sparsity(
+    model: Run | Variant | Decoder | Predictor,
+    data: Task | Batch | Tensor | None = None,
+    length: int | None = None,
+    *,
+    near: int = 1,
+    largest: int = 4,
+    least_gain: float = 0.5,
+    share: float = 0.9,
+    sequences: int = 64,
+    targets: int = 1,
+    draws: int = 2,
+    seed: int = 0,
+    batch_tokens: int = 2**15,
+) -> DependencySparsity:
+    """How many far tokens recover how much of the gain of long context.
+
+    Costs about (K + 2) F forward passes for each target with F far tokens, in blocks of ``batch_tokens`` tokens.
+
+    Args:
+        model: a run or variant of a Decoder, a Decoder without coupled IDs, or any function (``Predictor``) from
+            tokens (N, n) and key_mask (N, n), True where a token may be seen, to logits (N, V) of the next token.
+        data: a task; a batch, whose scored targets are searched; (N, T + 1) integer tokens, such as a text of one's
+            own, of which every token but the first is a target; None takes the run's task.
+        length: of the task.
+        near: w, how many of the last tokens are always shown; of a run or decoder at least 1, for it reads the last
+            token whatever attention may see.
+        largest: K, the largest set.
+        least_gain: nats that a target must gain from its far tokens to count.
+        share: of the gain that is enough.
+        sequences: of the task; of a batch or of tokens, all.
+        targets: how many targets of each sequence are searched, the last ones.
+        draws: random sets of each size.
+        seed: of the sequences and the random sets.
+        batch_tokens: in one forward pass.
+
+    Raises:
+        SettingError: names the argument, what was expected and what came.
+    """
+    wholes = {"largest": largest, "sequences": sequences, "targets": targets, "draws": draws}
+    for name, value in (wholes | {"batch_tokens": batch_tokens}).items():
+        if value < 1:
+            raise SettingError(name, "at least 1", value)
+    fewest = 1 if isinstance(model, Run | Variant | Decoder) else 0
+    if near < fewest:
+        raise SettingError("near", f"at least {fewest}", near)
+    if least_gain <= 0:
+        raise SettingError("least_gain", "a positive number of nats", least_gain)
+    if not 0 < share <= 1:
+        raise SettingError("share", "a share above 0, at most 1", share)
+    if data is None:
+        if not isinstance(model, Run | Variant):
+            raise SettingError("data", "a task, a batch or tokens, for a model that is no run", None)
+        data = (model if isinstance(model, Run) else model.run).config.task
+    predict = predictor_of(model)
+    generator = torch.Generator().manual_seed(seed)
+    rows: list[dict[str, Any]] = []
+    parts: dict[str, list[Floats]] = {name: [] for name in SEARCHES}
+    for contexts in contexts_of(data, length, sequences, targets, near + largest, seed):
+        found = search(predict, contexts, near, largest, draws, batch_tokens, generator)
+        for name, loss in _by_search(found).items():
+            parts[name].append(loss)
+        rows += _rows(contexts, found, least_gain, share)
+    schema = {"needed": pl.Int64(), "distances": pl.List(pl.Int64())}
+    return DependencySparsity(
+        near=near,
+        largest=largest,
+        least_gain=least_gain,
+        share=share,
+        _targets=pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None),
+        _losses={name: np.concatenate(part) for name, part in parts.items()},
+    )
+
+
+def _by_search(found: Found) -> dict[str, Floats]:
+    greedy, elimination = found.greedy.loss, found.elimination.loss
+    losses = {"best": torch.minimum(greedy, elimination), "greedy": greedy, "elimination": elimination}
+    return {name: loss.numpy() for name, loss in (losses | {"random": found.random}).items()}
+
+
+def _rows(contexts: Contexts, found: Found, least_gain: float, share: float) -> list[dict[str, Any]]:
+    gain = found.near - found.full
+    # The first size that is enough, K + 1 if none is.
+    enough = found.near - share * gain
+    sizes = [_first(nested.loss <= enough[:, None]) for nested in (found.greedy, found.elimination)]
+    rows = []
+    for i in range(len(gain)):
+        greedy, elimination = int(sizes[0][i]), int(sizes[1][i])
+        needed, nested = min(((greedy, found.greedy), (elimination, found.elimination)), key=lambda one: one[0])
+        row: dict[str, Any] = {"sequence": int(contexts.sequence[i]), "position": contexts.last + 1}
+        row |= {"loss_near": float(found.near[i]), "loss_full": float(found.full[i])}
+        counted = bool(gain[i] >= least_gain)
+        reached = counted and needed < nested.loss.shape[1]
+        distances = sorted((contexts.last + 1 - nested.positions[i, :needed]).tolist()) if reached else []
+        rows.append(row | {"counted": counted, "needed": needed if reached else None, "distances": distances})
+    return rows
+
+
+def _first(enough: Tensor) -> Tensor:
+    """(N,) index of the first True of each row, the number of columns if there is none."""
+    return torch.where(enough.any(1), enough.int().argmax(1), enough.shape[1])

@@ -1,0 +1,299 @@
+"""Is length generalization to be expected on this data? Data first, in three steps.
+
+1. How many earlier tokens does a target need (k), and how far away are they (locality)? With labels they are counted;
+   without, ``dependency_sparsity`` asks the model of step 2.
+2. A small model is trained on short windows and tested on long ones.
+3. The same with one other position scheme, all else equal.
+
+What it cannot tell: a dependency that the small model did not learn, or that is longer than the trained length, does
+not show without labels; and a larger model may learn and carry what this one does not.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from torch import nn
+
+from sparsity_lab.analysis.attention.figure import Measurement, TrainedRange, length_axis
+from sparsity_lab.analysis.dependencies import DependencySparsity, dependency_sparsity
+from sparsity_lab.analysis.dependencies.resampling import quantile_over_groups
+from sparsity_lab.analysis.diagnosis.length_test import NOTHING, LengthTest, Trained, length_tests, train_short
+from sparsity_lab.analysis.diagnosis.token_data import Ints, TokenData
+from sparsity_lab.analysis.diagnosis.verdict import Answer, Thresholds, at_least, data_answers, verdict_of
+from sparsity_lab.analysis.diagnosis.windows import TokenWindows
+from sparsity_lab.analysis.statistics import Interval
+from sparsity_lab.analysis.style import INK, look, new_axes, styled
+from sparsity_lab.models import ALiBi, Decoder, PositionScheme, RoPE
+from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.training import Training, UniformLength
+
+__all__ = ["Diagnosis", "StepProgress", "diagnose"]
+
+_POSITION, _OTHER, _MODEL, _THRESHOLDS = RoPE(), ALiBi(), Decoder.Config(), Thresholds()
+
+StepProgress = Callable[[str, int, int | None], None]
+"""Called with what is done, how much of it is done, and how much there is; None if that is not known."""
+
+
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Measurement):
+    """What ``diagnose`` found.
+
+    Attributes:
+        verdict: ``expected``, ``not expected`` or ``not decided``.
+        answers: the questions behind it.
+        trained: L, the longest trained window.
+        k: median number of important tokens of a target; nothing if the model that was asked learned nothing.
+        reach: distance within which most of them lie.
+        labelled: whether ``k`` and ``reach`` are counted from labels; else a model was asked.
+        dependencies: what the model said; None with labels.
+        thresholds: of the answers.
+    """
+
+    verdict: str
+    answers: tuple[Answer, ...]
+    trained: int
+    k: Interval
+    reach: Interval
+    labelled: bool
+    dependencies: DependencySparsity | None
+    thresholds: Thresholds
+    _tests: dict[str, list[LengthTest]]
+    _models: dict[str, Trained]
+    _search_seconds: float
+
+    def frame(self) -> pl.DataFrame:
+        """One row per position scheme and test length.
+
+        Columns: ``position``, ``length``, ``windows``, losses in nats a target ``loss_single`` (frequencies),
+        ``loss_short`` (from the last L tokens), ``loss_long`` (from all n), ``learned`` (gain over frequencies, as a
+        share of their loss) and ``kept`` (share of the gain that is left), each with its 95 % interval over windows,
+        ``_low`` and ``_high``.
+        """
+        rows = []
+        for position, tests in self._tests.items():
+            for test in tests:
+                row: dict[str, Any] = {"position": position, "length": test.length, "windows": test.windows}
+                row |= {name: getattr(test, name) for name in ("loss_single", "loss_short", "loss_long")}
+                for name in ("learned", "kept"):
+                    value: Interval = getattr(test, name)
+                    row |= {name: value.estimate, f"{name}_low": value.low, f"{name}_high": value.high}
+                rows.append(row)
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def summary(self) -> pl.DataFrame:
+        """Losses and what is kept, by scheme and length."""
+        return self.frame().select("position", "length", "loss_short", "loss_long", "kept", "kept_low", "kept_high")
+
+    def cost(self) -> pl.DataFrame:
+        """One row per step: ``step``, ``seconds``, ``parameters``, ``tokens`` (seen in training)."""
+        rows: list[dict[str, Any]] = [
+            {"step": f"train {position}", "seconds": one.seconds, "parameters": one.parameters, "tokens": one.tokens}
+            for position, one in self._models.items()
+        ]
+        if not self.labelled:
+            step = {"step": "search dependencies", "seconds": self._search_seconds}
+            rows.insert(0, step | {"parameters": None, "tokens": None})
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+    def tables(self) -> dict[str, pl.DataFrame]:
+        """The three steps and their cost, for a terminal: a frame under each title."""
+        columns = ["length", "windows", "loss_short", "loss_long", "kept", "kept_low", "kept_high"]
+        first, other = self._tests
+        source = "labels" if self.labelled else "the trained model"
+        rows = {
+            "tokens that a target needs, k (median)": self.k,
+            f"distance within which {self.thresholds.local_share:.0%} of them lie": self.reach,
+        }
+        title = f"1. Needs of targets, from {source} (k above {self.thresholds.most_tokens}: more than that)"
+        needs = [{"": name, "estimate": v.estimate, "low": v.low, "high": v.high} for name, v in rows.items()]
+        found = {title: pl.DataFrame(needs, infer_schema_length=None)}
+        if self.dependencies is not None and len(self.dependencies.distances()):
+            nearest = self.dependencies.distances().sort("tokens", descending=True, maintain_order=True).head(8)
+            found["   Commonest distances of needed tokens"] = nearest.drop("cumulative")
+        for step, position in ((2, first), (3, other)):
+            title = f"{step}. Trained on up to {self.trained} tokens with {position}, tested longer (nats a target)"
+            found[title] = self.frame().filter(pl.col("position") == position).select(columns)
+        return found | {"Cost": self.cost()}
+
+    def to_data(self) -> dict[str, Any]:
+        """All numbers as plain data."""
+        return {
+            "verdict": self.verdict,
+            "answers": [dataclasses.asdict(answer) for answer in self.answers],
+            "trained_length": self.trained,
+            "k": dataclasses.asdict(self.k),
+            "reach": dataclasses.asdict(self.reach),
+            "labelled": self.labelled,
+            "thresholds": dataclasses.asdict(self.thresholds),
+            "needed": None if self.dependencies is None else self.dependencies.needed().to_dicts(),
+            "distances": None if self.dependencies is None else self.dependencies.distances().to_dicts(),
+            "tests": self.frame().to_dicts(),
+            "cost": self.cost().to_dicts(),
+        }
+
+    def model(self, position: str) -> nn.Module:
+        """The trained model of a position scheme."""
+        if position not in self._models:
+            raise SettingError("position", "a scheme that was tested", position, list(self._models))
+        return self._models[position].model
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw what is kept against the test length for both schemes, with the threshold; returns the axes."""
+        frame = self.frame()
+        with styled():
+            ax = new_axes(4.9, 3.6) if ax is None else ax
+            for index, position in enumerate(self._tests):
+                part = frame.filter(pl.col("position") == position).drop_nulls("kept")
+                label = position if len(part) else f"{position}: nothing learned"
+                color, marker, dash = look(index)
+                line: Any = "-" if isinstance(dash, str) else (0, dash)
+                ax.plot(part["length"], part["kept"], color=color, marker=marker, linestyle=line, label=label)
+                ax.fill_between(part["length"], part["kept_low"], part["kept_high"], color=color, alpha=0.18, lw=0)
+            kept = self.thresholds.kept
+            ax.axhline(kept, color=INK, linewidth=0.9, linestyle=(0, (1.5, 2)), label=f"threshold, {kept:g}")
+            length_axis(
+                ax,
+                frame["length"].unique().sort().to_list(),
+                TrainedRange(min(self.trained, max(1, self.trained // 2)), self.trained, True),
+                f"test length (tokens, log scale)\nverdict: {self.verdict}",
+            )
+            shown = [value for value in frame["kept"].to_list() if value is not None]
+            ax.set_ylim(min([-0.05, *(value - 0.05 for value in shown)]), max([1.1, *(v + 0.05 for v in shown)]))
+            ax.set_ylabel("share of the gain over\nfrequencies that is kept")
+            ax.legend(loc="lower left")
+        return ax
+
+    def __repr__(self) -> str:
+        source = "labels" if self.labelled else "the trained model"
+        lines = [f"Length generalization on this data: {self.verdict}", f"k and locality are from {source}."]
+        return "\n".join([*lines, *(f"  {answer}" for answer in self.answers)])
+
+
+def diagnose(
+    data: TokenData | Sequence[Ints],
+    *,
+    length: int = 32,
+    longest: int = 4,
+    position: PositionScheme = _POSITION,
+    other: PositionScheme = _OTHER,
+    model: Decoder.Config = _MODEL,
+    steps: int = 600,
+    batch_size: int = 32,
+    targets: int = 64,
+    windows: int = 256,
+    thresholds: Thresholds = _THRESHOLDS,
+    seed: int = 0,
+    progress: StepProgress | None = None,
+) -> Diagnosis:
+    """Estimate k and locality, train short and test long under two position schemes, and give a verdict.
+
+    Args:
+        data: ``read_tokens(paths, labels)``, ``TokenData.of(sequences, labels)``, or sequences alone.
+        length: L, the longest trained window; windows of L / 2 .. L tokens are trained on.
+        longest: the longest test window as a multiple of L; 1, 2, 4 .. times L are tested.
+        position, other: the two schemes.
+        model: of both; its ``position`` is not used.
+        steps, batch_size: of training.
+        targets: searched for their dependencies.
+        windows: tested at each length, at most.
+        thresholds: of the verdict.
+        seed: of weights, training windows and random tokens.
+        progress: see ``StepProgress``.
+
+    Raises:
+        SettingError: names the argument, what was expected and what came; also for data that are too short.
+        Diverged: a training run stopped being finite.
+    """
+    if not isinstance(data, TokenData):
+        data = TokenData.of(data)
+    smallest = 2 * (1 + thresholds.most_tokens)
+    for name, value, least in (
+        ("length", length, smallest), ("longest", longest, 2), ("targets", targets, 2), ("windows", windows, 2),
+    ):  # fmt: skip
+        if value < least:
+            raise SettingError(name, f"at least {least}", value)
+    if str(position) == str(other):
+        raise SettingError("other", f"another position scheme than {position}", other)
+    lengths = [length * 2**i for i in range(longest.bit_length()) if 2**i <= longest]
+    if lengths[-1] != length * longest:
+        lengths.append(length * longest)
+    train, test = (TokenWindows(part, data.vocab_size) for part in data.split())
+    training = Training(
+        steps=steps, batch_size=batch_size, curriculum=UniformLength(low=max(1, length // 2), high=length)
+    )
+    _check_room(data, train, test, length, lengths[-1])
+    tell = progress or (lambda *_: None)
+    models: dict[str, Trained] = {}
+    tests: dict[str, list[LengthTest]] = {}
+    for scheme in (position, other):
+        name = str(scheme)
+        models[name] = train_short(
+            train,
+            model.replace(position=scheme),
+            training,
+            seed,
+            lambda done, total, loss, _, name=name: tell(f"training with {name}, loss {loss:.3f}", done, total),  # type: ignore[misc]
+        )
+        tell(f"testing {name} on long windows", 0, None)
+        tests[name] = length_tests(models[name], train, test, length, lengths, windows)
+    begun = time.perf_counter()
+    dependencies = None
+    if data.labels is None:
+        tell("searching dependencies", 0, None)
+        name = min(tests, key=lambda name: tests[name][0].loss_short)
+        dependencies = dependency_sparsity(
+            models[name].predict,
+            test.spread(targets, length),
+            near=0,
+            largest=thresholds.most_tokens,
+            share=thresholds.enough,
+            seed=seed,
+        )
+        k, reach = dependencies.k, dependencies.reach(thresholds.local_share)
+        if not at_least(tests[name][0].learned, thresholds.learned):
+            k = reach = NOTHING  # what a model that knows nothing needs is not what the data need
+    else:
+        k, reach = _from_labels(data, thresholds)
+    few, local = data_answers(k, reach, length, thresholds)
+    pairs = [tests[name][-1].scheme_test(name).answers(thresholds) for name in tests]
+    return Diagnosis(
+        verdict=verdict_of(few, local, pairs),
+        answers=(few, local, *(answer for pair in pairs for answer in pair)),
+        trained=length,
+        k=k,
+        reach=reach,
+        labelled=data.labels is not None,
+        dependencies=dependencies,
+        thresholds=thresholds,
+        _tests=tests,
+        _models=models,
+        _search_seconds=time.perf_counter() - begun,
+    )
+
+
+def _check_room(data: TokenData, train: TokenWindows, test: TokenWindows, length: int, longest: int) -> None:
+    for part, own, size in (("training", train, length), ("test", test, longest)):
+        if int(own.sizes.max(initial=0)) <= size:
+            split = "every fifth sequence" if len(data.sequences) >= 10 else "the last fifth of each sequence"
+            expected = f"a sequence of more than {size} tokens in the {part} part (the test part is {split})"
+            raise SettingError("data", expected, Shown(f"at most {int(own.sizes.max(initial=0))}"))
+
+
+def _from_labels(data: TokenData, thresholds: Thresholds) -> tuple[Interval, Interval]:
+    """k and reach of marked tokens before the last one of each sequence, which is its answer."""
+    assert data.labels is not None
+    counts, distances, groups = [], [], []
+    for i, marks in enumerate(data.labels):
+        places = np.flatnonzero(marks[:-1])
+        counts.append(len(places))
+        distances.append(len(marks) - 1 - places)
+        groups.append(np.full(len(places), i))
+    k = quantile_over_groups(np.array(counts), np.arange(len(counts)), 0.5)
+    return k, quantile_over_groups(np.concatenate(distances), np.concatenate(groups), thresholds.local_share)

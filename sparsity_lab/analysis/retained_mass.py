@@ -1,0 +1,228 @@
+"""How much of dense attention a sparse mechanism keeps.
+
+For a row of a layer with its own queries and keys, p_j is the weight that dense softmax attention would put on key j,
+and S the keys that the mechanism sees (those of non-zero weight, in use):
+
+    mass     ρ = Σ_{j in S} p_j, the share kept; the row is off by 1 - ρ in total variation
+    budget   |S| over the number of keys that dense attention sees
+    recall   of the k complete blocks before the row's own with the most dense mass, the share that is kept
+    oracle   Σ p_j over the own block as the mechanism sees it and as many past blocks as it keeps, the best ones
+    gap      oracle - mass, what a better choice of as many blocks would add; negative by rounding only
+
+A block counts as kept if the row sees any of its keys, which for mechanisms that do not choose by block, such as a
+window, gives the oracle the whole of a block that is seen in part. For ``AdaptiveSparse`` its audit adds
+``estimated``, what the mechanism itself believes ρ to be, and silent misses, the rows with ρ < p that it believes to
+be at least p.
+
+Source: sheet "adaptive sparse attention" 8. Compared is with softmax, so ρ says little of a mechanism that was
+trained to something else.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+import torch
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sparsity_lab.analysis.attention.averages import mean_and_error
+from sparsity_lab.analysis.attention.figure import (
+    Measurement,
+    TrainedRange,
+    draw_lines,
+    legend_below,
+    length_axis,
+    of_layer,
+    own_axes,
+)
+from sparsity_lab.analysis.attention.subjects import Models, sequences_of, subjects_of
+from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
+from sparsity_lab.analysis.style import GREY, look, styled
+from sparsity_lab.generators import Batch, Task
+from sparsity_lab.kernels import AdaptiveSparse, Softmax
+from sparsity_lab.models.record import LayerRecord
+from sparsity_lab.settings import SettingError
+
+__all__ = ["RetainedMass", "retained_mass"]
+
+_MEASURES = ("mass", "below", "budget", "recall", "oracle", "estimated", "silent_misses")
+
+
+@dataclass(frozen=True, repr=False)
+class RetainedMass(Measurement):
+    """Retained mass by model, length, layer and head. Made by ``retained_mass``.
+
+    Attributes:
+        p: the mass below which a row counts as a miss.
+        k: of the recall.
+        trained: the trained lengths, None if no model tells.
+    """
+
+    p: float
+    k: int
+    trained: TrainedRange | None
+    _frame: pl.DataFrame
+
+    def frame(self) -> pl.DataFrame:
+        """One row per model, length, layer and head.
+
+        Columns: ``arm``, ``length``, ``layer``, ``head``, ``sequences``, ``rows`` (of each), ``block_size``, and as
+        means over the rows of a sequence, then over sequences: ``mass`` with its standard error ``mass_se``,
+        ``below`` (share of rows with ρ < p), ``budget``, ``recall``, ``oracle``, ``gap``; and for ``AdaptiveSparse``,
+        else null, ``estimated`` and ``silent_misses``. Rows without a complete block before them are not looked at.
+        """
+        return self._frame
+
+    def summary(self) -> pl.DataFrame:
+        """Means over heads."""
+        names = [*_MEASURES[:5], "gap", *_MEASURES[5:]]
+        return self._frame.group_by("arm", "length", "layer", maintain_order=True).agg(pl.col(names).mean())
+
+    def plot(self, ax: Axes | None = None, *, layer: int | None = None) -> Axes:
+        """Draw the retained mass against length, and the oracle's; returns the axes.
+
+        Args:
+            ax: where to draw; by default axes of a new figure of their own.
+            layer: draw one layer only.
+        """
+        drawn = of_layer(self._frame, layer)
+        with styled():
+            ax = own_axes(ax, drawn, 2)
+            handles = draw_lines(ax, drawn, "length", "mass")
+            dots: dict[str, Any] = {"linewidth": 1.1, "linestyle": (0, (1.2, 1.8))}
+            for index, (_, part) in enumerate(drawn.group_by("arm", "layer", maintain_order=True)):
+                best = part.group_by("length").agg(pl.col("oracle").mean()).sort("length")
+                ax.plot(best["length"], best["oracle"], color=look(index).color, zorder=2, **dots)
+            handles.append(Line2D([], [], color=GREY, label="dotted: the best blocks, as many", **dots))
+            length_axis(ax, drawn["length"].unique().to_list(), self.trained, "length (tokens, log scale)")
+            ax.set_ylabel("retained mass of dense attention\n(share of a row)")
+            ax.set_ylim(-0.03, 1.03)
+            legend_below(ax, handles)
+        return ax
+
+
+def retained_mass(
+    models: Models,
+    data: Task | Batch | None = None,
+    lengths: Iterable[int] | None = None,
+    *,
+    p: float = 0.9,
+    k: int = 4,
+    block_size: int = 16,
+    rows: int = 32,
+    sequences: int = 16,
+    seed: int = 0,
+) -> RetainedMass:
+    """What share of dense attention the mechanism of each layer keeps, and how well it chooses.
+
+    Args:
+        models, data: see ``attention.subjects``.
+        lengths: lengths of the task; by default those that a run was evaluated at.
+        p: a row with less mass is a miss.
+        k: of the recall.
+        block_size: of mechanisms without blocks of their own; ``AdaptiveSparse`` has its own.
+        rows: of each sequence, evenly spread; each costs a dense row.
+        sequences: of each length.
+        seed: of the sequences.
+
+    Raises:
+        SettingError: names the argument, what was expected and what came; also for sequences of one block.
+    """
+    for name, value in (("k", k), ("block_size", block_size), ("rows", rows)):
+        if value < 1:
+            raise SettingError(name, "at least 1", value)
+    if not 0 < p <= 1:
+        raise SettingError("p", "a share above 0, at most 1", p)
+    subjects = subjects_of(models)
+    found = []
+    for subject in subjects:
+        for length, pieces in sequences_of(subject, data, lengths, sequences, seed):
+            parts: dict[int, list[Tensor]] = {}
+            looks: dict[int, tuple[int, int]] = {}
+            for piece in pieces:
+                for layer, record in enumerate(piece.records()):
+                    own = record.kernel.block_size if isinstance(record.kernel, AdaptiveSparse) else block_size
+                    chosen = _spread(record.q.shape[2], own, rows)
+                    looks[layer] = own, len(chosen)
+                    parts.setdefault(layer, []).append(_measure(record, chosen, own, p, k))
+            for layer, measured in parts.items():
+                values = torch.cat(measured).cpu().numpy()
+                for head in range(values.shape[1]):
+                    means = {name: mean_and_error(values[:, head, i]) for i, name in enumerate(_MEASURES)}
+                    place = {"arm": subject.label, "length": length, "layer": layer, "head": head}
+                    size = {"sequences": len(values), "rows": looks[layer][1], "block_size": looks[layer][0]}
+                    numbers = {name: mean for name, (mean, _) in means.items()}
+                    found.append(place | size | numbers | {"mass_se": means["mass"][1]})
+    schema = dict.fromkeys((*_MEASURES, "mass_se"), pl.Float64)
+    frame = pl.DataFrame(found, schema_overrides=schema).with_columns(gap=pl.col("oracle") - pl.col("mass"))
+    names = ("sequences", "rows", "block_size", "mass", "mass_se", "below", "budget", "recall", "oracle", "gap")
+    frame = frame.select("arm", "length", "layer", "head", *names, "estimated", "silent_misses")
+    return RetainedMass(p=p, k=k, trained=TrainedRange.of(subjects), _frame=frame)
+
+
+def _spread(length: int, block_size: int, count: int) -> list[int]:
+    """Evenly spread rows with a complete block before them, the last row among them."""
+    available = length - block_size
+    if available < 1:
+        raise SettingError("lengths", f"more than a block of {block_size} tokens", length)
+    count = min(count, available)
+    return [block_size + (i + 1) * available // count - 1 for i in range(count)]
+
+
+@torch.no_grad()
+def _measure(
+    record: LayerRecord, rows: list[int], block_size: int, p: float, k: int
+) -> Float[Tensor, "B H measures"]:
+    """Means over the rows; NaN for what the mechanism does not tell."""
+    batch_size = record.q.shape[0]
+    counted = torch.zeros(batch_size, record.q.shape[2], dtype=torch.bool, device=record.q.device)
+    counted[:, rows] = True
+    dense = dataclasses.replace(record, kernel=Softmax(), params=None)
+    tiles: Iterator[tuple[RowTile, RowTile]] = zip(row_tiles(record, counted), row_tiles(dense, counted), strict=True)
+    parts = [_of_rows(seen, full, block_size, p, k) for seen, full in tiles]
+    values = torch.cat(parts, dim=2)
+    told = torch.full((*values.shape[:3], 2), torch.nan, dtype=values.dtype, device=values.device)
+    if isinstance(record.kernel, AdaptiveSparse):
+        position = torch.tensor(rows, device=record.q.device).expand(batch_size, -1)
+        audit = record.kernel.audit(record.q, record.k, rows=position, position=record.position, params=record.params)
+        told[..., 0] = audit.estimated
+        told[..., 1] = ((audit.retained < p) & (audit.estimated >= p)).to(values.dtype)
+    return torch.cat([values, told], dim=-1).mean(2)
+
+
+def _of_rows(seen: RowTile, full: RowTile, block_size: int, p: float, k: int) -> Float[Tensor, "B H R measures"]:
+    """Mass, miss, budget, recall and oracle of neighbouring rows."""
+    dense, kept = full.weights.double(), seen.weights != 0
+    mass = (dense * kept).sum(-1)
+    of_block, any_kept, past = _in_blocks(dense, kept, seen.start, block_size)
+    budget = kept.sum(-1) / full.num_keys
+    wanted = of_block.masked_fill(~past, -1.0)
+    best = wanted.topk(min(k, wanted.shape[-1]), dim=-1)
+    counts = best.values >= 0
+    recall = (any_kept.gather(-1, best.indices) & counts).sum(-1) / counts.sum(-1)
+    number = (any_kept & past).sum(-1, keepdim=True)
+    ranked = wanted.clamp_min(0.0).sort(-1, descending=True).values.cumsum(-1)
+    chosen = pad(ranked, (1, 0)).gather(-1, number)[..., 0]
+    # The own block, and what comes after it, as the mechanism sees it.
+    kept_of_block, _, _ = _in_blocks(dense * kept, kept, seen.start, block_size)
+    own = kept_of_block.masked_fill(past, 0.0).sum(-1)
+    return torch.stack([mass, (mass < p).double(), budget.double(), recall.double(), own + chosen], dim=-1)
+
+
+def _in_blocks(
+    weights: Float[Tensor, "B H R T"], kept: Bool[Tensor, "B H R T"], start: int, block_size: int
+) -> tuple[Float[Tensor, "B H R n"], Bool[Tensor, "B H R n"], Bool[Tensor, "R n"]]:
+    """Mass of each block, whether any of its keys is kept, and whether it is complete and before the row's own."""
+    num_blocks = math.ceil(weights.shape[-1] / block_size)
+    rest = (0, num_blocks * block_size - weights.shape[-1])
+    mass = torch.unflatten(pad(weights, rest), -1, (num_blocks, block_size)).sum(-1)
+    any_kept = torch.unflatten(pad(kept, rest), -1, (num_blocks, block_size)).any(-1)
+    own = torch.arange(start, start + weights.shape[2], device=weights.device) // block_size
+    return mass, any_kept, torch.arange(num_blocks, device=weights.device) < own[:, None]

@@ -1,0 +1,269 @@
+"""Does sparse functional attention that fits short sequences stay right on long ones, and what does locality do?
+
+Two answers. ``exact_transfer`` counts, over random hypotheses, what the lab's claim of exact transfer rules out. Here
+small kernels are fitted by gradient at one length L = 2W and tested at longer ones, on the parity of k planted
+tokens, in four arms:
+
+    local, W-local kernel       planted sets of span at most W; the kernel sees no set that training did not show.
+    local, kernel of any span   the same sequences; sets of span above L are first met in the test, with the weight
+                                that they started from.
+    scattered, by position      the same sequences in a random order of their tokens: planted sets of any span, and a
+                                kernel of any span.
+    scattered, by coupled ID    the same, with position IDs that are neighbours where tokens belong together (the
+                                places before scattering); the kernel is W-local in IDs.
+
+Every token has an ID, so the IDs alone do not tell which tokens are planted. With them the scattered task is the
+local one again, read in the order of IDs, and so the last line lies on the first. That is the repair: what has to be
+bounded is the span in IDs. With k = 1 a set has no span, and all lines are one.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Int64
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from torch import Tensor
+
+from sparsity_lab.analysis.attention.averages import mean_and_error
+from sparsity_lab.analysis.attention.figure import Measurement, TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.exact_transfer import exact_transfer
+from sparsity_lab.analysis.markup import details, join, table
+from sparsity_lab.analysis.style import INK, look, new_axes, styled
+from sparsity_lab.generators import Parity, Planted, Stream, Window
+from sparsity_lab.models.functional_attention import FunctionalAttention
+from sparsity_lab.settings import SettingError
+
+__all__ = ["TransferCheck", "transfer_check"]
+
+_VOCABULARY = 4  # two planted tokens, two of the background
+_LEARNING_RATE = 0.1
+_EVALUATION_BATCH = 64
+_ANY_SPAN = 9  # the test length of the exact counts
+
+
+@dataclass(frozen=True)
+class _Arm:
+    """One line of the figure.
+
+    Attributes:
+        local: the kernel is W-local; otherwise it takes sets of any span.
+    """
+
+    name: str
+    local: bool
+    scattered: bool = False
+    coupled: bool = False
+
+
+_ARMS = (
+    _Arm("local, W-local kernel", local=True),
+    _Arm("local, kernel of any span", local=False),
+    _Arm("scattered, by position", local=False, scattered=True),
+    _Arm("scattered, by coupled ID", local=True, scattered=True, coupled=True),
+)
+
+
+@dataclass(frozen=True, repr=False)
+class TransferCheck(Measurement):
+    """Errors by length of kernels fitted at one length, and the exact counts. Made by ``transfer_check``.
+
+    Attributes:
+        k, width, train_length: of the fitted kernels.
+        exact: the frame of ``exact_transfer``, for local kernels and for kernels of any span.
+        models: the fitted kernels by arm.
+    """
+
+    k: int
+    width: int
+    train_length: int
+    exact: pl.DataFrame
+    models: Mapping[str, FunctionalAttention]
+    _frame: pl.DataFrame
+
+    @property
+    def violations(self) -> int:
+        """Hypotheses that fail although the claim guarantees that none does. Above 0 the claim, or this code, is
+        wrong."""
+        return int(self.exact.filter("guaranteed")["failing"].sum())
+
+    def frame(self) -> pl.DataFrame:
+        """One row per arm and length.
+
+        Columns: ``arm``, ``kernel_width``, ``train_length``, ``length``, ``sequences``, ``error`` (mean of
+        1 - h(X)[label]), ``error_se``, ``wrong`` (share of sequences where the label is not the likeliest).
+        """
+        return self._frame
+
+    def summary(self) -> pl.DataFrame:
+        """The error: one row per arm, one column per length."""
+        return self._frame.pivot("length", index=["arm", "kernel_width"], values="error", aggregate_function=None)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the error against length; returns the axes.
+
+        Args:
+            ax: where to draw; by default axes of a new figure of their own.
+        """
+        handles = []
+        with styled():
+            ax = new_axes(4.9, 3.15 + 0.2 * len(_ARMS)) if ax is None else ax
+            ax.axhline(0.5, color=INK, linewidth=0.9, linestyle=(0, (1.5, 2)), zorder=1)
+            ax.text(1.005, 0.5, "chance", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+            for index, arm in enumerate(_ARMS):
+                color, marker, dash = look(index)
+                part = self._frame.filter(pl.col("arm") == arm.name)
+                # Lines that lie on each other: the earlier ones are larger, and dashes let them through.
+                drawn: dict[str, Any] = {
+                    "color": color,
+                    "marker": marker,
+                    "markeredgewidth": 0,
+                    "markersize": 8 - 1.2 * index,
+                    "linestyle": "-" if isinstance(dash, str) else (0, dash),
+                }
+                ax.errorbar(part["length"], part["error"], yerr=part["error_se"], **drawn)
+                words = f"{arm.name} (W = {part['kernel_width'][0]})"
+                handles.append(Line2D([], [], **drawn, label=words))
+            lengths = self._frame["length"].unique().sort().to_list()
+            trained = TrainedRange(self.train_length, self.train_length, same=True)
+            length_axis(ax, lengths, trained, "length (tokens, log scale)")
+            ax.set_ylabel("error: 1 − h(X)[label]\n(mean over sequences)")
+            ax.set_ylim(-0.02, 0.56)
+            legend_below(ax, handles)
+        return ax
+
+    def __repr__(self) -> str:
+        counts = [
+            f"  kernel of span <= {row['kernel_width']}, L = {row['train_length']}: {row['failing']} of "
+            f"{row['fitting']} fail later{', none may' if row['guaranteed'] else ''}"
+            for row in self.exact.iter_rows(named=True)
+        ]
+        return "\n".join([super().__repr__(), f"exact transfer (W = {self.exact['width'][0]})", *counts])
+
+    def _repr_html_(self) -> str:
+        counts = details("exact transfer", table(self.exact.columns, self.exact.iter_rows()))
+        return join([super()._repr_html_(), counts])
+
+
+def transfer_check(
+    *,
+    k: int = 3,
+    width: int = 8,
+    length: int = 50,
+    lengths: Iterable[int] | None = None,
+    train_length: int | None = None,
+    hypotheses: int = 6000,
+    steps: int = 300,
+    batch_size: int = 64,
+    sequences: int = 256,
+    seed: int = 0,
+) -> TransferCheck:
+    """Exact transfer counted, and the error by length of kernels fitted by gradient (see the module).
+
+    Args:
+        k: planted tokens, 1 to 3.
+        width: W, the largest span of a planted set.
+        length: the largest test length, and the width of the kernels of any span, whose time and memory grow as
+            C(length, k).
+        lengths: test lengths; by default six from the training length to ``length``.
+        train_length: L; by default 2W, where the claim of exact transfer begins.
+        hypotheses: of ``exact_transfer``, which has its own small k, W and lengths.
+        steps, batch_size: of the fit, by Adam, on fresh sequences.
+        sequences: at each test length.
+        seed: of everything random.
+
+    Raises:
+        SettingError: names the argument, what was expected and what came.
+    """
+    check = _Fit(
+        task=Planted(k=k, locality=Window(width=width), rule=Parity(), vocab_size=_VOCABULARY + 2),
+        width=width,
+        length=length,
+        train_length=2 * width if train_length is None else train_length,
+        steps=steps,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    first = check.train_length
+    spread = np.geomspace(first, length, 6).round().astype(int).tolist() if lengths is None else lengths
+    tested = sorted({int(one) for one in spread})
+    if not tested or not width <= tested[0] <= tested[-1] <= length:
+        raise SettingError("lengths", f"lengths from {width} to {length}", lengths)
+    if sequences < 2:
+        raise SettingError("sequences", "at least 2, for a standard error", sequences)
+    exact = [exact_transfer(hypotheses=hypotheses, kernel_width=one, seed=seed) for one in (None, _ANY_SPAN)]
+    models, rows = {}, []
+    for arm in _ARMS:
+        model = models[arm.name] = check.fitted(arm)
+        for at in tested:
+            right = check.label_probability(model, arm, at, sequences)
+            mean, error = mean_and_error(1 - right)
+            place = {"arm": arm.name, "kernel_width": model.width, "train_length": first, "length": at}
+            wrong = float((right <= 0.5).mean())
+            rows.append({**place, "sequences": sequences, "error": mean, "error_se": error, "wrong": wrong})
+    frame = pl.DataFrame(rows)
+    return TransferCheck(k=k, width=width, train_length=first, exact=pl.concat(exact), models=models, _frame=frame)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    """How kernels are trained and on what; the arguments of ``transfer_check``."""
+
+    task: Planted
+    width: int
+    length: int
+    train_length: int
+    steps: int
+    batch_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.train_length < self.width:
+            raise SettingError("train_length", f"at least the width {self.width}", self.train_length)
+        if self.length <= self.train_length:
+            raise SettingError("length", f"above the training length {self.train_length}", self.length)
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise SettingError(name, "at least 1", getattr(self, name))
+
+    def fitted(self, arm: _Arm) -> FunctionalAttention:
+        """The arm's kernel after training at one length, on the mean of -ln h(X)[label]."""
+        model = FunctionalAttention.uniform(
+            k=self.task.k,
+            width=self.width if arm.local else self.length,
+            vocab_size=_VOCABULARY,
+            num_labels=self.task.num_labels,
+        )
+        optimiser = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE, fused=True)
+        for step in range(self.steps):
+            X, ids, labels = self.draw(arm, "train", step * self.batch_size, self.batch_size, self.train_length)
+            loss = -model(X, ids).gather(1, labels).log().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        return model.requires_grad_(False)
+
+    def label_probability(self, model: FunctionalAttention, arm: _Arm, length: int, sequences: int) -> np.ndarray:
+        """h(X)[label] of each sequence."""
+        parts = []
+        for start in range(0, sequences, _EVALUATION_BATCH):
+            count = min(_EVALUATION_BATCH, sequences - start)
+            X, ids, labels = self.draw(arm, "evaluation", start, count, length)
+            parts.append(model(X, ids).gather(1, labels)[:, 0].double().numpy())
+        return np.concatenate(parts)
+
+    def draw(
+        self, arm: _Arm, name: str, start: int, count: int, length: int
+    ) -> tuple[Int64[Tensor, "B L"], Int64[Tensor, "B L"] | None, Int64[Tensor, "B 1"]]:
+        """Tokens x_1 .. x_l, their coupled IDs, and labels: the same for all arms, but for the order of tokens."""
+        stream = Stream(self.seed, name)
+        batch = self.task.sample(stream, start, count, length)
+        tokens, labels = batch.tokens[:, 1:-1], batch.targets[:, -1:]
+        if not arm.scattered:
+            return tokens, None, labels
+        order = torch.from_numpy(stream.words("scatter", length, start, count, length).argsort(axis=1))
+        return tokens.gather(1, order), order + 1 if arm.coupled else None, labels

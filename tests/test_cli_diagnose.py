@@ -1,0 +1,77 @@
+"""``sparsity-lab diagnose``: one JSON document, one line for bad input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparsity_lab import cli
+from sparsity_lab.generators import SparseMarkov, Stream
+
+CHEAP = ["--length", "12", "--steps", "20", "--model", "Decoder(num_layers=1, d_model=16)"]
+
+
+def lab(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.run(["diagnose", *arguments])
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    tokens = SparseMarkov(k=1, vocab_size=4).sample(Stream(0, "user"), 0, 20, 100).tokens.numpy()
+    np.save(tmp_path / "data.npy", tokens)
+    marks = np.zeros_like(tokens)
+    marks[:, [-4, -3]] = 1
+    np.save(tmp_path / "marks.npy", marks)
+    (tmp_path / "short.txt").write_text("1 2 3 4\n")
+    return tmp_path
+
+
+def test_json_with_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(data / "data.npy"), "--labels", str(data / "marks.npy"), "--other", "NoPE()", *CHEAP, "--json"]
+    code, out, err = lab(capsys, *arguments)
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert found["labelled"]
+    assert found["k"] == {"estimate": 2.0, "low": 2.0, "high": 2.0, "count": 20}
+    assert found["reach"]["estimate"] == 3.0
+    assert [(row["position"], row["length"]) for row in found["tests"]] == [
+        (scheme, length) for scheme in ("RoPE()", "NoPE()") for length in (12, 24, 48)
+    ]
+    assert found["verdict"] in ("expected", "not expected", "not decided")
+    assert [row["step"] for row in found["cost"]] == ["train RoPE()", "train NoPE()"]
+    assert all(row["tokens"] > 20 * 32 * 6 for row in found["cost"])
+
+
+def test_what_people_see(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = lab(capsys, str(data / "data.npy"), *CHEAP, "--picture", str(data / "kept.png"))
+    assert code == 0
+    for words in ("Read data.npy: array, 2000 tokens", "\n1. ", "\n2. ", "\n3. ", "\nCost", "seconds"):
+        assert words in out
+    assert "Length generalization on this data: " in out
+    assert (data / "kept.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "paths: expected at least one file, got nothing"),
+        (["{}/no.txt"], "{}/no.txt: expected a file that can be read, got No such file"),
+        (["{}"], "{}: expected a file that can be read, got Is a directory"),
+        (["{}/short.txt"], "data: expected a sequence of more than 32 tokens in the training part"),
+        (["{}/data.npy", "--labels", "{}/short.txt"], "{}/short.txt: expected labels of 20 sequences, got 1"),
+        (["{}/data.npy", "{}/data.npy", "--labels", "{}/marks.npy"], "--labels: expected a file for each of 2 data"),
+        (["{}/data.npy", "--other", "RoPE()"], "other: expected another position scheme than RoPE()"),
+        (["{}/data.npy", "--other", "Rope()"], "--other.kind: expected a position"),
+        (["{}/data.npy", "--length", "x"], "--length: expected INT, got 'x'"),
+        (["{}/data.npy", "--step", "3"], "--step: expected an option of sparsity-lab diagnose"),
+        (["{}/data.npy", "--length", "12", "--steps", "0"], "steps: expected at least 1, got 0"),
+    ],
+)
+def test_bad_input(arguments: list[str], message: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = lab(capsys, *(argument.format(data) for argument in arguments))
+    assert (code, out.partition("Read")[0]) == (2, "")
+    assert err.startswith(f"sparsity-lab: {message.format(data)}")
+    assert err.count("\n") == 1
