@@ -82,7 +82,7 @@ class AssociativeRecall(Task):
         return 4 * n + 8, 4 * n + 21, 4 * n + 120
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
-        self.check_length(length)
+        length = self.checked_length(length)
         count, n = whole("count", count, 0), self.num_pairs
         tokens = np.empty((count, length), dtype=np.int64)
         targets = np.full((count, length), IGNORE, dtype=np.int64)
@@ -144,7 +144,7 @@ class AssociativeRecall(Task):
         return (length - 2 * self.num_pairs) // 2
 
     def truth(self, length: int) -> Truth:
-        self.check_length(length)
+        length = self.checked_length(length)
         n, V = self.num_pairs, self.vocab_size
         first = np.zeros(length)
         first[: 2 * n : 2] = 1 / n

@@ -52,8 +52,8 @@ class TokenView:
 def sequence_view(batch: "Batch", row: int, vocabulary: "Vocabulary | None" = None) -> list[TokenView]:
     """The tokens of one sequence, and last the answer that comes after its end, if there is one.
 
-    Where more than nine tenths of the tokens are scored, as in text, none is marked as an answer, and sources are those
-    of the last target.
+    Where more than nine tenths of the tokens are scored, as in text, none is marked as an answer, and sources are
+    those of the last target.
     """
     vocabulary = vocabulary or batch.vocabulary
     tokens, targets = batch.tokens[row].tolist(), batch.targets[row].tolist()

@@ -39,6 +39,7 @@ CHECKS: tuple[Callable[[Sample], Iterator[Finding]], ...] = (
     checks.source_places,
     checks.source_sets,
     checks.rule,
+    checks.determined,
     checks.position_shortcut,
     checks.subset_shortcut,
     checks.second_answer,

@@ -19,6 +19,7 @@ from sparsity_lab.generators.task import IGNORE, PositionLaw
 
 __all__ = [
     "components",
+    "determined",
     "label_balance",
     "next_token",
     "position_ids",
@@ -38,7 +39,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _ENUMERABLE_SETS = 60_000
-_MOST_SUBSETS = 254  # all of them up to k = 8
+_MOST_SUBSETS = 254  # proper ones, all of them up to k = 8
 _MOST_SLOTS_OF_SUBSETS = 8
 _COMPARED = 2000  # sequences
 
@@ -48,7 +49,8 @@ def token_marginals(sample: Sample) -> Iterator[Finding]:
     marginals = sample.truth.token_marginals
     if marginals is None:
         return
-    for t, probability in enumerate(marginals):
+    for t in np.flatnonzero(~np.isnan(marginals).any(axis=1)).tolist():
+        probability = marginals[t]
         counts = np.bincount(sample.tokens[:, t], minlength=len(probability))
         yield from chi_square("token_marginals", f"position {t}", counts, probability * len(sample.tokens))
 
@@ -202,6 +204,20 @@ def rule(sample: Sample) -> Iterator[Finding]:
                 yield Finding("rule", f"{slot.name}targets that differ from the rule", wrong, float(p_value))
 
 
+def determined(sample: Sample) -> Iterator[Finding]:
+    """The tokens at the sources determine the answer: no two sequences agree in them and differ in it."""
+    slots = [slot for slot in sample.slots if len(slot.answered)]
+    if not sample.has_sources or not slots:
+        return
+    differing = 0
+    for slot in slots:
+        known = slot.source_tokens[slot.answered]
+        order = np.lexsort((slot.answers, *known.T))  # those that agree in their tokens stand together
+        agree = (np.diff(known[order], axis=0) == 0).all(axis=1)
+        differing += int((agree & (np.diff(slot.answers[order]) != 0)).sum())
+    yield certain("determined", "answers beyond the first to the same source tokens", differing == 0, differing)
+
+
 def position_shortcut(sample: Sample) -> Iterator[Finding]:
     """No position tells more of the label than declared: the joint law of its token and the label."""
     joint = sample.truth.token_label_joint
@@ -220,15 +236,29 @@ def subset_shortcut(sample: Sample) -> Iterator[Finding]:
     if not sample.truth.label_free_subsets:
         return
     L = len(sample.truth.labels or ())
+    rng = np.random.default_rng(sample.seed)
     for slot in [sample.slots[j] for j in spread(len(sample.slots), _MOST_SLOTS_OF_SUBSETS)]:
         for k in np.unique(slot.sizes).tolist():
             rows = slot.sizes == k
             values, labels = slot.source_tokens[rows, :k], slot.label_index[rows]
-            subsets = itertools.chain.from_iterable(itertools.combinations(range(k), size) for size in range(1, k))
-            for subset in itertools.islice(subsets, _MOST_SUBSETS):
+            for subset in _proper_subsets(k, rng):
                 residue = values[:, subset].sum(axis=1) % L
                 subject = f"{slot.name}k={k}, sum of sources {subset}"
                 yield from contingency("subset_shortcut", subject, residue, labels)
+
+
+def _proper_subsets(k: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
+    """Of 0 .. k - 1: all, or where these are too many half as many as allowed, first the smallest and the largest,
+    and as many again drawn from all sizes."""
+    sizes = dict.fromkeys(size for small in range(1, k) for size in (small, k - small))  # 1, k - 1, 2, k - 2 ..
+    subsets = itertools.chain.from_iterable(itertools.combinations(range(k), size) for size in sizes)
+    if 2**k - 2 <= _MOST_SUBSETS:
+        return list(subsets)
+    chosen = dict.fromkeys(itertools.islice(subsets, _MOST_SUBSETS // 2))
+    for i in range(_MOST_SUBSETS // 2):
+        drawn = rng.choice(k, 1 + i % (k - 1), replace=False)
+        chosen[tuple(sorted(drawn.tolist()))] = None
+    return list(chosen)
 
 
 def components(sample: Sample) -> Iterator[Finding]:

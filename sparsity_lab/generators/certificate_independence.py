@@ -8,6 +8,7 @@ of all pairs (t, u) is one finding, its p-value multiplied by the number of pair
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from scipy import stats
 from sparsity_lab.generators.certificate_sample import CERTIFICATE, Sample, Slot, spread
 from sparsity_lab.generators.findings import Finding, certain, chi_square, contingency
 from sparsity_lab.generators.stream import Stream
-from sparsity_lab.generators.task import Batch
+from sparsity_lab.generators.task import Batch, Task
+from sparsity_lab.settings import SettingError
 
 __all__ = ["background", "bystanders", "independence", "noise", "slices", "source_values"]
 
@@ -28,6 +30,8 @@ _MOST_CELLS = 20_000
 _ENOUGH = 2000  # summands from which on a sum of bounded signs is normal far into its tails
 _ENDS = 24  # of long sequences, pairs are taken among this many positions at either end
 _MOST_PAIRED = 50_000  # sequences
+_FAR = (20, 32, 40)  # powers of two, at which a stream that counts too few bits starts anew
+_MOST_FAR = 10_000  # sequences, enough to know some of them again
 _LABEL_BUCKETS = 64
 _MOST_SLOTS = 8  # for checks that look at every position of every sequence
 
@@ -63,6 +67,11 @@ def source_values(sample: Sample) -> Iterator[Finding]:
 
 def background(sample: Sample) -> Iterator[Finding]:
     """Background tokens are independent of each other, of the label, and of the sources' places and values."""
+    if sample.truth.independent_background:
+        is_background = np.array([role == "background" for role in sample.task.vocabulary.roles])
+        for bit in (0, 1):
+            signs = _signs(sample.tokens, is_background[sample.tokens], bit)
+            yield from _pairs("background", f"two positions, bit {bit}", signs, np.ones(len(signs)))
     if not sample.truth.independent_values or not sample.one_target:
         return
     (slot,) = sample.slots
@@ -79,10 +88,11 @@ def background(sample: Sample) -> Iterator[Finding]:
 
 
 def bystanders(sample: Sample) -> Iterator[Finding]:
-    """A target is independent of each token before it, or at it, that is no source of it."""
-    if not sample.truth.label_free_bystanders:
-        return
-    for slot in [sample.slots[j] for j in spread(len(sample.slots), _MOST_SLOTS)]:
+    """A target is independent of each token before it, or at it, that is no source of it; and one without sources, of
+    pairs too."""
+    free = [slot for slot in sample.slots if sample.has_sources and not slot.sizes.any()]
+    declared = sample.slots if sample.truth.label_free_bystanders else free
+    for slot in [declared[j] for j in spread(len(declared), _MOST_SLOTS)]:
         last = int(slot.positions.max()) + 1
         seen = np.arange(last) <= slot.positions[:, None]
         tokens, others = slot.tokens[:, :last], seen & ~slot.is_source[:, :last]
@@ -92,6 +102,13 @@ def bystanders(sample: Sample) -> Iterator[Finding]:
                 label = _centred((slot.label_index >> of_label) & 1)
                 subject = f"{slot.name}bit {bit} of a position, bit {of_label} of the label"
                 yield from _largest("bystanders", subject, *_sums(signs, label))
+                # Where targets move, the token at the target is at no one position often.
+                here = np.take_along_axis(signs, slot.positions[:, None], axis=1)
+                subject = f"{slot.name}bit {bit} at the target, bit {of_label} of the label"
+                yield from _largest("bystanders", subject, *_sums(here, label))
+                if not slot.sizes.any():
+                    subject = f"{slot.name}bit {bit} of two positions, bit {of_label} of the label"
+                    yield from _pairs("bystanders", subject, signs, label)
 
 
 def noise(sample: Sample) -> Iterator[Finding]:
@@ -99,8 +116,10 @@ def noise(sample: Sample) -> Iterator[Finding]:
     truth = sample.truth
     if truth.label_noise == 0 or truth.labels is None:
         return
-    before: tuple[Ints, NDArray[np.bool_]] | None = None
-    for slot in sample.slots:
+    if not sample.one_target:
+        yield from _noise_and_noise(sample)
+    looked_at = spread(len(sample.slots), _MOST_SLOTS)
+    for j, slot in enumerate(sample.slots):
         if len(slot.answered) == 0:
             continue
         replaced = slot.answers != slot.targets[slot.answered]
@@ -114,12 +133,26 @@ def noise(sample: Sample) -> Iterator[Finding]:
         for fold in (2, _BUCKETS):  # few cells see more where noise is rare
             subject = f"{slot.name}replacement and the rule's answer mod {fold}"
             yield from contingency("noise", subject, of_noise, slot.answers % fold)
-        rows = slot.rows[slot.answered]
-        if before is not None and np.array_equal(before[0], rows):
-            yield from contingency("noise", f"{slot.name}replacement here and before", of_noise, before[1] * 1)
-        before = rows, replaced
+        if not sample.one_target and j in looked_at:
+            seen = np.arange(slot.tokens.shape[1]) <= slot.positions[slot.answered, None]
+            for bit in (0, 1):
+                signs = _signs(slot.tokens[slot.answered], seen, bit)
+                subject = f"{slot.name}replacement and a position before, bit {bit}"
+                yield from _largest("noise", subject, *_sums(signs, _centred(of_noise)))
         if truth.independent_values and sample.one_target:
             yield from _noise_and_sequence(slot, of_noise)
+
+
+def _noise_and_noise(sample: Sample) -> Iterator[Finding]:
+    """Replacements of targets of one sequence are independent, whatever their distance."""
+    answered = np.flatnonzero(sample.answers >= 0)
+    replaced = (sample.answers != sample.targets).astype(np.int64)
+    for apart in range(1, min(_ENDS, int(sample.counts.max(initial=0)) - 1) + 1):
+        first = answered[answered + apart < len(replaced)]
+        second = first + apart
+        both = (sample.answers[second] >= 0) & (sample.rows[first] == sample.rows[second])
+        subject = f"replacements {apart} targets apart"
+        yield from contingency("noise", subject, replaced[first[both]], replaced[second[both]])
 
 
 def _noise_and_sequence(slot: Slot, replaced: Ints) -> Iterator[Finding]:
@@ -193,7 +226,8 @@ def slices(sample: Sample) -> Iterator[Finding]:
     """A sequence is the same in whatever batch it is drawn."""
     stream = Stream(seed=sample.seed, name=CERTIFICATE)
     count = min(1000, len(sample.tokens))
-    for size in (1, 7, 64):
+    drawn = int(np.random.default_rng(sample.seed).integers(1, count + 1))
+    for size in (1, 2, 7, 32, 64, drawn):
         start = count - size
         batch = sample.task.sample(stream, start, size, sample.length)
         same = _same(batch, sample, start)
@@ -218,26 +252,46 @@ def _same(batch: Batch, sample: Sample, start: int) -> bool:
 
 
 def independence(sample: Sample) -> Iterator[Finding]:
-    """Sequence i of one seed, name or length tells nothing of sequence i of another, nor of sequence i + 1."""
-    count = min(_MOST_PAIRED, len(sample.tokens) - 1)
+    """Sequence i of one seed, name or length tells nothing of sequence i of another, nor of the next sequence or of
+    one far on in the stream."""
+    most = min(_MOST_PAIRED, len(sample.tokens) - 1)
+    stream = Stream(seed=sample.seed, name=CERTIFICATE)
     others = {
-        "another seed": (Stream(seed=sample.seed + 1, name=CERTIFICATE), sample.length),
-        "another name": (Stream(seed=sample.seed, name="another certificate"), sample.length),
-        "another length": (Stream(seed=sample.seed, name=CERTIFICATE), sample.length + 1),
+        "another seed": (replace(stream, seed=sample.seed + 1), 0, most, sample.length),
+        "another name": (replace(stream, name="another certificate"), 0, most, sample.length),
     }
-    first = sample.targets[np.cumsum(sample.counts)[: count + 1] - sample.counts[: count + 1]]
-    pairs = {"the next sequence": (sample.tokens[1 : count + 1], first[1:])}
-    for name, (stream, length) in others.items():
-        batch = sample.task.sample(stream, 0, count, length)
+    for length in _other_lengths(sample):
+        others[f"length {length}"] = (stream, 0, most, length)
+    for power in _FAR:
+        others[f"2^{power} sequences on"] = (stream, 2**power, min(_MOST_FAR, most), sample.length)
+    first = sample.targets[np.cumsum(sample.counts)[: most + 1] - sample.counts[: most + 1]]
+    pairs = {"the next sequence": (sample.tokens[1 : most + 1], first[1:])}
+    for name, (stream, start, count, length) in others.items():
+        batch = sample.task.sample(stream, start, count, length)
         scored, targets = batch.scored.int().argmax(dim=1), batch.targets
         pairs[name] = (batch.tokens.numpy(), targets[np.arange(count), scored].numpy())
     all_have_one = bool((sample.counts > 0).all())
     for name, (tokens, targets) in pairs.items():
-        T = min(sample.tokens.shape[1], tokens.shape[1])
+        count, T = len(tokens), min(sample.tokens.shape[1], tokens.shape[1])
         for t in range(0, T, max(1, T // 32)):
-            mine, theirs = sample.tokens[:count, t] % _BUCKETS, tokens[:count, t] % _BUCKETS
+            mine, theirs = sample.tokens[:count, t] % _BUCKETS, tokens[:, t] % _BUCKETS
             yield from contingency("independence", f"{name}, position {t}", mine, theirs)
         if all_have_one:
             yield from contingency(
                 "independence", f"{name}, label", first[:count] % _LABEL_BUCKETS, targets % _LABEL_BUCKETS
             )
+
+
+def _other_lengths(sample: Sample) -> list[int]:
+    """The next length, or where there is none the one before; and the next but one."""
+    near = [step for step in (1, -1) if _has_length(sample.task, sample.length + step)]
+    far = [step for step in (2,) if _has_length(sample.task, sample.length + step)]
+    return [sample.length + step for step in near[:1] + far]
+
+
+def _has_length(task: Task, length: int) -> bool:
+    try:
+        task.check_length(length)
+    except SettingError:
+        return False
+    return True

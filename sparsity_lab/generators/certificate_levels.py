@@ -4,10 +4,12 @@ Targets of one sequence depend on each other, so means are taken over each seque
 means or within one slot.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import xlogy
@@ -15,7 +17,7 @@ from scipy.special import xlogy
 from sparsity_lab.generators.certificate_sample import CERTIFICATE, Sample
 from sparsity_lab.generators.findings import Finding, certain
 from sparsity_lab.generators.stream import Stream
-from sparsity_lab.generators.task import NotComputable
+from sparsity_lab.generators.task import Batch, NotComputable, Task
 
 __all__ = ["bayes", "declared_levels"]
 
@@ -25,6 +27,7 @@ Floats = NDArray[np.float64]
 _MOST_SEQUENCES = 50_000
 _MOST_PROBABILITIES = 20_000_000  # of all predictions that are looked at
 _PROBABILITIES_A_DRAW = 1 << 22
+_MOST_REREAD = 40  # sequences
 _ENOUGH = 1000  # summands, weighed by their squares, from which on a sum is taken for normal
 
 
@@ -81,7 +84,7 @@ class Predictions:
 
 
 def bayes(sample: Sample) -> Iterator[Finding]:
-    """The exact predictor is normalised, calibrated, and has the declared accuracy and loss."""
+    """The exact predictor reads the tokens alone, is normalised and calibrated, and has the declared levels."""
     try:
         seen = Predictions.draw(sample)
     except NotComputable:
@@ -89,6 +92,7 @@ def bayes(sample: Sample) -> Iterator[Finding]:
     except ValueError:
         yield certain("bayes", "sequences that the predictor can read", False)
         return
+    yield from _what_it_reads(sample)
     truth = sample.truth
     yield certain("bayes", "normalised", seen.excess < 1e-9, seen.excess)
     impossible = float(np.isinf(seen.surprise).sum())
@@ -111,6 +115,38 @@ def bayes(sample: Sample) -> Iterator[Finding]:
         difference = _by_sequence(seen.surprise - seen.entropy, seen.rows)
         if np.ptp(difference) > 1e-9:  # else only the label that is all but certain has been seen
             yield from _mean("bayes", "calibration of the loss", difference, 0.0)
+
+
+def _what_it_reads(sample: Sample) -> Iterator[Finding]:
+    """Its answer does not change with the batch's targets, and it refuses what the observer cannot read."""
+    task, T = sample.task, sample.tokens.shape[1]
+    batch = task.sample(Stream(seed=sample.seed, name=CERTIFICATE), 0, _MOST_REREAD, sample.length)
+    exchanged = copy.copy(batch)
+    exchanged.targets = batch.targets.clone()
+    exchanged.targets[batch.scored] = batch.targets[batch.scored].roll(1)
+    same = torch.equal(task.log_posterior(batch), task.log_posterior(exchanged))
+    yield certain("bayes", "the same whatever the targets", same)
+    rng = np.random.default_rng(sample.seed)
+    refused = accepted = 0
+    for row, place in enumerate(rng.integers(T, size=len(batch)).tolist()):
+        one = slice(row, row + 1)
+        tokens = batch.tokens[one].clone()
+        tokens[0, place] = (tokens[0, place] + int(rng.integers(1, task.vocabulary.size))) % task.vocabulary.size
+        try:
+            task.solve(tuple(tokens[0].tolist()))
+        except (ValueError, LookupError):  # no sequence of the task
+            refused += 1
+            accepted += _accepts(task, Batch(tokens, batch.targets[one]))
+    if refused:
+        yield certain("bayes", "accepts what is no sequence of the task", accepted == 0, accepted)
+
+
+def _accepts(task: Task, batch: Batch) -> bool:
+    try:
+        task.log_posterior(batch)
+    except ValueError:
+        return False
+    return True
 
 
 def _calibration(subject: str, confidence: Floats, chosen: NDArray[np.bool_]) -> Iterator[Finding]:

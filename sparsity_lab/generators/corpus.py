@@ -1,6 +1,7 @@
 """Text from a local folder, split by file into a training part and an evaluation part."""
 
 import hashlib
+import os
 import platform
 import sysconfig
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from sparsity_lab.settings import SettingError
 __all__ = ["END_OF_FILE", "Corpus", "read_corpus"]
 
 END_OF_FILE = 0
-"""The byte put after each file; text has none."""
+"""The byte put after each file; text has none, and a file that does is read as it is."""
 
 _EVALUATION_SHARE = 10  # one file in so many
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -49,20 +50,23 @@ def read_corpus(path: str | None) -> Corpus:
     tests and installed packages.
 
     Raises:
-        SettingError: there is no such folder, or it lacks text for one of the two parts.
+        SettingError: there is no such folder, a file cannot be read, or one of the two parts lacks text.
     """
-    folder = Path(sysconfig.get_path("stdlib") if path is None else path).expanduser()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(sysconfig.get_path("stdlib") if path is None else path))
+    if path == "" or not folder.is_dir():
         raise SettingError("path", "a folder with text", path)
     of_all = hashlib.blake2b(digest_size=16)
     parts: tuple[list[bytes], list[bytes]] = [], []
     files = size = 0
     for file in _files(folder, standard_library=path is None):
-        text = file.read_bytes()
+        try:
+            text = file.read_bytes()
+        except OSError as error:
+            raise SettingError("path", "a folder whose files can be read", f"{file} ({error.strerror})") from error
         if not text:
             continue
         digest = hashlib.blake2b(text, digest_size=8).digest()
-        relative = file.relative_to(folder).as_posix().encode()
+        relative = os.fsencode(file.relative_to(folder).as_posix())
         of_all.update(len(relative).to_bytes(8, "little") + relative + digest)
         parts[int.from_bytes(digest, "little") % _EVALUATION_SHARE == 0].append(text + bytes([END_OF_FILE]))
         files, size = files + 1, size + len(text)
@@ -71,7 +75,7 @@ def read_corpus(path: str | None) -> Corpus:
             expected = f"a folder with files for the {part} part (one file in ten is for evaluation, by its hash)"
             raise SettingError("path", expected, f"{folder} ({files} files)")
     train, evaluation = (np.frombuffer(b"".join(texts), dtype=np.uint8) for texts in parts)
-    name = f"the standard library of Python {platform.python_version()}" if path is None else folder.name
+    name = f"the standard library of Python {platform.python_version()}" if path is None else folder.resolve().name
     return Corpus(name, files, size, of_all.hexdigest(), train, evaluation)
 
 

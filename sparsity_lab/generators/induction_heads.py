@@ -73,7 +73,7 @@ class InductionHeads(Task):
         return 12, 33, 200
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
-        self.check_length(length)
+        length = self.checked_length(length)
         count, V = whole("count", count, 0), self.data_vocab
         tokens = np.empty((count, length + EXTRA_POSITIONS), dtype=np.int64)
         values = np.empty(count, dtype=np.int64)
@@ -103,7 +103,7 @@ class InductionHeads(Task):
         return self.locality.draw(stream.words("positions", length, start, count, 1), length - 1)[:, 0]
 
     def truth(self, length: int) -> Truth:
-        self.check_length(length)
+        length = self.checked_length(length)
         V = self.data_vocab
         first = np.zeros(length + EXTRA_POSITIONS)
         first[1:length] = self.locality.order_pmf(1, length - 1)[0]
@@ -147,8 +147,8 @@ class InductionHeads(Task):
 
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
         tokens = batch.tokens.numpy()
-        seen = tokens[:, :-2] == tokens[:, -1:]
-        labels = tokens[:, 1:-1][seen]
-        if not (seen.sum(axis=1) == 1).all() or (labels >= self.data_vocab).any():
+        seen = tokens[:, :-1] == tokens[:, -1:]
+        labels = tokens[:, 1:][seen]
+        if not (seen.sum(axis=1) == 1).all() or seen[:, -1].any() or (labels >= self.data_vocab).any():
             raise ValueError(f"expected sequences of {self}, with one trigger before the query, got other tokens")
         return noisy_log_posterior(labels, self.data_vocab, 0.0, self.vocabulary.size)

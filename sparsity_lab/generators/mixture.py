@@ -90,16 +90,23 @@ class Mixture(Task):
         n = len(self.tasks)
         return np.full(n, 1 / n) if self.shares is None else np.array(self.shares)
 
+    @cached_property
+    def _depth(self) -> int:
+        """How many mixtures lie within each other below this one. Each picks with a word of its own: with the same
+        one, a mixture within another would always pick alike."""
+        return max((task._depth + 1 for task in self.tasks if isinstance(task, Mixture)), default=0)
+
     def component(self, stream: Stream, start: int, count: int, length: int) -> Ints:
         """(count,) which task each sequence comes from, from 0."""
-        unit = open_unit(stream.words("component", length, start, count, 1)[:, 0])
+        purpose = f"component {self._depth}" if self._depth else "component"
+        unit = open_unit(stream.words(purpose, length, start, count, 1)[:, 0])
         return np.searchsorted(np.cumsum(self.probabilities)[:-1], unit, side="right")
 
     def _batches(self, stream: Stream, start: int, count: int, length: int) -> list[Batch]:
         return [task.sample(stream, start, count, length) for task in self.tasks]
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
-        self.check_length(length)
+        length = self.checked_length(length)
         count, T = whole("count", count, 0), self.sequence_length(length)
         which = torch.from_numpy(self.component(stream, start, count, length))
         batches = self._batches(stream, start, count, length)
@@ -125,7 +132,7 @@ class Mixture(Task):
         return Batch(tokens, targets, position_ids, sources if has_sources else None, vocabulary=self.vocabulary)
 
     def truth(self, length: int) -> Truth:
-        self.check_length(length)
+        length = self.checked_length(length)
         truths = [task.truth(length) for task in self.tasks]
         ks = [truth.k for truth in truths if truth.k is not None]
         labels = None if any(t.labels is None for t in truths) else {y for t in truths for y in t.labels or ()}

@@ -36,9 +36,10 @@ _UNIFORM = Uniform()
 class Passkey(Task):
     """``BOS x_1 .. x_l = d_1 .. d_m``: the x are filler, but for a block ``# d_1 .. d_m``; every digit is scored.
 
-    Distractors are blocks ``! e_1 .. e_m`` with other digits: they have another mark, so that the answer stays
-    determined. With each block counted as one, the x are s items; the passkey's item is drawn uniformly, or fixed by
-    ``depth``, and the distractors are a uniform set of the other items. T = l + m + 1: the last digit is no token.
+    Distractors are blocks ``! e_1 .. e_m`` with digits of their own, independent of the passkey's: they have another
+    mark, so that the answer stays determined. With each block counted as one, the x are s items; the passkey's item
+    is drawn uniformly, or fixed by ``depth``, and the distractors are a uniform set of the other items.
+    T = l + m + 1: the last digit is no token.
 
     Attributes:
         num_digits: m.
@@ -92,7 +93,7 @@ class Passkey(Task):
         return least + 6, least + 24, least + 200
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
-        self.check_length(length)
+        length = self.checked_length(length)
         count, m = whole("count", count, 0), self.num_digits
         tokens = np.empty((count, self.sequence_length(length)), dtype=np.int64)
         digits = np.empty((count, m), dtype=np.int64)
@@ -127,7 +128,7 @@ class Passkey(Task):
         return np.asarray(1 + items + self.num_digits * earlier)
 
     def truth(self, length: int) -> Truth:
-        self.check_length(length)
+        length = self.checked_length(length)
         m, V = self.num_digits, self.vocabulary.size
         marks = self._mark_pmf(length)
         return Truth(
@@ -142,6 +143,7 @@ class Passkey(Task):
             label_distribution=np.append(np.full(_DIGITS, 1 / _DIGITS), np.zeros(V - _DIGITS)),
             build_marginals=lambda: self._marginals(marks, length),
             label_free_bystanders=True,
+            independent_background=True,
         )
 
     def _mark_pmf(self, length: int) -> Floats:
@@ -180,9 +182,9 @@ class Passkey(Task):
 
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
         tokens, m = batch.tokens.numpy(), self.num_digits
-        marked = tokens[:, :-m] == self._mark
-        if not (marked.sum(axis=1) == 1).all():
-            raise ValueError(f"expected sequences of {self}, with one # each, got other tokens")
+        marked = tokens == self._mark
+        if not (marked.sum(axis=1) == 1).all() or marked[:, -m:].any() or (tokens[:, -m] != self._mark + 2).any():
+            raise ValueError(f"expected sequences of {self}, with one # each and the query, got other tokens")
         place = marked.argmax(axis=1)[:, None] + np.arange(1, m + 1)
         digits = np.take_along_axis(tokens, place, axis=1).reshape(-1)
         return noisy_log_posterior(digits, _DIGITS, 0.0, self.vocabulary.size)

@@ -189,7 +189,7 @@ class Planted(Task):
         return self._fixed_set if self.locality.anchor == "start" else np.asarray(length + 1 - self._fixed_set)
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
-        self.check_length(length)
+        length = self.checked_length(length)
         count = whole("count", count, 0)
         T = length + EXTRA_POSITIONS
         tokens = np.empty((count, T), dtype=np.int64)
@@ -222,7 +222,7 @@ class Planted(Task):
         return self.locality.draw(words, length - self.k) + np.arange(1, self.k + 1)
 
     def truth(self, length: int) -> Truth:
-        self.check_length(length)
+        length = self.checked_length(length)
         exact = self.rule.joint(self.k, self.planted_vocab)[0].sum(axis=0)
         labels = self._blur(exact)
         distribution = np.zeros(self.vocab_size)

@@ -118,8 +118,7 @@ class ResponseTask(Task):
         return 3, 24
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
-        length, start, count = whole("length", length, None), whole("start", start, 0), whole("count", count, 0)
-        self.check_length(length)
+        length, start, count = self.checked_length(length), whole("start", start, 0), whole("count", count, 0)
         P, T = self.prompt_length(length), self.sequence_length(length)
         tokens = np.empty((count, T), dtype=np.int64)
         targets = np.full((count, T), IGNORE, dtype=np.int64)
@@ -148,10 +147,10 @@ class ResponseTask(Task):
         return torch.from_numpy(spread)
 
     def truth(self, length: int) -> Truth:
-        length = whole("length", length, None)
-        self.check_length(length)
+        length = self.checked_length(length)
         laws = self.source_laws(length)
         response = self.response_marginals(length)
+        unknown = np.full((self.response_length(length), self.vocabulary.size), np.nan)
         truth = Truth(
             k=max(law.sets.shape[1] for law in laws),
             num_targets=len(laws),
@@ -162,6 +161,15 @@ class ResponseTask(Task):
             label_free_subsets=self.label_free_subsets,
             label_free_bystanders=self.label_free_bystanders,
             largest_position_id=self.largest_position_id(length),
+            build_marginals=lambda: np.concatenate(
+                [
+                    self._always(self.end),
+                    self.prompt_marginals(length),
+                    self._always(self.equals),
+                    unknown if response is None else response,
+                    self._always(self.end),
+                ]
+            ),
         )
         if response is None:
             return truth
@@ -172,9 +180,6 @@ class ResponseTask(Task):
             chance_loss=float(-xlogy(labels, labels).sum(axis=1).mean()),
             labels=tuple(np.flatnonzero(labels.any(axis=0)).tolist()),
             label_distribution=labels,
-            build_marginals=lambda: np.concatenate(
-                [self._always(self.end), self.prompt_marginals(length), self._always(self.equals), labels]
-            ),
         )
 
     def _always(self, token: int) -> Floats:

@@ -80,7 +80,7 @@ class SelectiveCopy(Task):
         return max(12, self.num_tokens + 2), max(33, self.num_tokens + 5), max(200, self.num_tokens + 50)
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
-        self.check_length(length)
+        length = self.checked_length(length)
         count, m = whole("count", count, 0), self.num_tokens
         tokens = np.empty((count, self.sequence_length(length)), dtype=np.int64)
         values = np.empty((count, m), dtype=np.int64)
@@ -102,7 +102,7 @@ class SelectiveCopy(Task):
         return self.locality.draw(stream.words("positions", length, start, count, self.num_tokens), length)
 
     def truth(self, length: int) -> Truth:
-        self.check_length(length)
+        length = self.checked_length(length)
         q, m = self.data_vocab, self.num_tokens
         uniform = np.append(np.full(q, 1 / q), np.zeros(self.noise_vocab + 2))
         places = np.zeros((m, self.sequence_length(length)))
@@ -119,6 +119,7 @@ class SelectiveCopy(Task):
             label_distribution=uniform,
             build_marginals=lambda: self._marginals(places, length),
             label_free_bystanders=True,
+            independent_background=True,
         )
 
     def _marginals(self, places: Floats, length: int) -> Floats:
@@ -138,8 +139,9 @@ class SelectiveCopy(Task):
 
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
         m = self.num_tokens
-        prompt = batch.tokens.numpy()[:, 1:-m]
+        tokens = batch.tokens.numpy()
+        prompt, query = tokens[:, 1:-m], tokens[:, -m]
         data = prompt < self.data_vocab
-        if not (data.sum(axis=1) == m).all():
-            raise ValueError(f"expected sequences of {self}, with {m} data tokens each, got other tokens")
+        if not (data.sum(axis=1) == m).all() or (query != self._query).any():
+            raise ValueError(f"expected sequences of {self}, with {m} data tokens and the query, got other tokens")
         return noisy_log_posterior(prompt[data], self.data_vocab, 0.0, self.vocabulary.size)

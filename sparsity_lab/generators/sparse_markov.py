@@ -107,7 +107,7 @@ class SparseMarkov(Task):
         return longest + 4, 2 * longest + 12, 2 * longest + 50
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
-        self.check_length(length)
+        length = self.checked_length(length)
         count = whole("count", count, 0)
         x = np.empty((count, length + 1), dtype=np.int64)
         for rows, first in rows_of_chunks(start, count, length):
@@ -147,7 +147,7 @@ class SparseMarkov(Task):
         return x.T
 
     def truth(self, length: int) -> Truth:
-        self.check_length(length)
+        length = self.checked_length(length)
         V, unruled = self.vocab_size, self.lags[-1] - 1  # targets x_1 .. x_{L-1} are free
         loss = np.where(np.arange(length) < unruled, np.log(V), self.entropy_rate)
         accuracy = np.where(np.arange(length) < unruled, 1 / V, 1 - self.noise)

@@ -75,7 +75,7 @@ class SparseParity(Task):
         return max(12, self.max_k), max(33, self.max_k + 5), max(240, self.max_k + 50)
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
-        self.check_length(length)
+        length = self.checked_length(length)
         count = whole("count", count, 0)
         tokens = np.empty((count, length + EXTRA_POSITIONS), dtype=np.int64)
         labels = np.empty(count, dtype=np.int64)
@@ -102,7 +102,7 @@ class SparseParity(Task):
         return places
 
     def truth(self, length: int) -> Truth:
-        self.check_length(length)
+        length = self.checked_length(length)
         distribution = np.zeros(_VOCAB)
         distribution[:_BITS] = 0.5
         return Truth(

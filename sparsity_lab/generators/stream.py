@@ -46,8 +46,9 @@ class Stream:
             per_sequence: words owned by one sequence; must be the same in every call for this purpose and length.
 
         Raises:
-            SettingError: ``start`` or ``count`` is no whole number, or negative.
+            SettingError: ``length``, ``start``, ``count`` or ``per_sequence`` is no whole number, or negative.
         """
+        length, per_sequence = whole("length", length, 0), whole("per_sequence", per_sequence, 0)
         start, count = whole("start", start, 0), whole("count", count, 0)
         text = f"{self.seed}\x1f{self.name}\x1f{purpose}\x1f{length}"
         key = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=16).digest(), dtype="<u8")

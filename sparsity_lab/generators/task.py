@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch_view import batch_html
-from sparsity_lab.generators.stream import Stream
+from sparsity_lab.generators.stream import Stream, whole
 from sparsity_lab.settings import Setting, SettingError
 
 __all__ = ["IGNORE", "Batch", "NotComputable", "PositionLaw", "Step", "Task", "Truth", "Vocabulary"]
@@ -170,6 +170,8 @@ class Truth:
         value_distribution: (V,), law of each source token; for tasks with one target.
         independent_values: True if source tokens are independent of each other and of where they stand, and all
             other tokens but marks are independent of each other and of the sources; for tasks with one target.
+        independent_background: True if tokens with the role ``"background"`` are independent of each other and of
+            where they stand.
         largest_position_id: the largest coupled position ID, 0 if there are none.
     """
 
@@ -191,6 +193,7 @@ class Truth:
     label_free_bystanders: bool | None = None
     value_distribution: NDArray[np.float64] | None = None
     independent_values: bool | None = None
+    independent_background: bool | None = None
     largest_position_id: int = 0
 
     @cached_property
@@ -201,7 +204,7 @@ class Truth:
 
     @cached_property
     def token_marginals(self) -> NDArray[np.float64] | None:
-        """(T, V), probability of each token at each position."""
+        """(T, V), probability of each token at each position; a row of NaN where it is not declared."""
         if self.build_marginals:
             return self.build_marginals()
         return None if self.token_label_joint is None else np.asarray(self.token_label_joint.sum(axis=2))
@@ -244,6 +247,12 @@ class Task(Setting, family="task"):
     @abstractmethod
     def check_length(self, length: int) -> None:
         """Raise ``SettingError`` if sequences of this length cannot be made."""
+
+    def checked_length(self, length: int) -> int:
+        """The length as a plain integer, since numpy's wrap; ``SettingError`` if there are no such sequences."""
+        length = whole("length", length, None)
+        self.check_length(length)
+        return length
 
     @abstractmethod
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:

@@ -76,11 +76,15 @@ class TextBytes(Task):
     def certified_lengths(self) -> tuple[int, ...]:
         return 12, 100
 
+    @cached_property
+    def _evaluation(self) -> bytes:
+        return self.corpus.evaluation.tobytes()
+
     def _part(self, stream: Stream) -> Bytes:
         return self.corpus.train if stream.name == "train" else self.corpus.evaluation
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
-        self.check_length(length)
+        length = self.checked_length(length)
         count, text = whole("count", count, 0), self._part(stream)
         windows = np.lib.stride_tricks.sliding_window_view(text, length + 1)
         first = open_unit(stream.words("positions", length, start, count, 1)[:, 0]) * len(windows)
@@ -92,7 +96,7 @@ class TextBytes(Task):
         return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), vocabulary=self.vocabulary)
 
     def truth(self, length: int) -> Truth:
-        self.check_length(length)
+        length = self.checked_length(length)
         law = _law_of_bytes(self.corpus.evaluation, length)
         labels = law[1:]
         return Truth(
@@ -105,6 +109,9 @@ class TextBytes(Task):
         )
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
+        """Every token, if they are a passage of the evaluation part."""
+        if bytes(tokens) not in self._evaluation:
+            raise ValueError("no passage of the text")
         return tuple(Step(t) for t in range(len(tokens)))
 
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:

@@ -116,9 +116,15 @@ class MixedLengths(Curriculum):
 
     def at(self, stream: Stream, step: int, steps: int) -> int:
         shares = self.shares or (1 / len(self.curricula),) * len(self.curricula)
-        unit = float(open_unit(stream.words("curriculum component", 0, step, 1, 1))[0, 0])
+        purpose = f"curriculum component {self._depth}" if self._depth else "curriculum component"
+        unit = float(open_unit(stream.words(purpose, 0, step, 1, 1))[0, 0])
         picked = sum(unit >= bound for bound in list(accumulate(shares))[:-1])
         return self.curricula[picked].at(stream, step, steps)
+
+    @property
+    def _depth(self) -> int:
+        """How many mixtures lie within each other below this one; each picks with a word of its own."""
+        return max((part._depth + 1 for part in self.curricula if isinstance(part, MixedLengths)), default=0)
 
     def range(self) -> tuple[int, int]:
         ranges = [curriculum.range() for curriculum in self.curricula]

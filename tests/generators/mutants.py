@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsity_lab.generators import Batch, Mixture, Stream, Task, Truth
+from sparsity_lab.generators import Batch, Mixture, Step, Stream, Task, Truth
 from sparsity_lab.generators.certificate import CHECKS
 from sparsity_lab.generators.certificate_sample import Sample
 from sparsity_lab.settings import kinds
@@ -58,7 +58,7 @@ def catches(check: str, task: Task) -> bool:
     """Whether a check rejects the task at its shortest certified length; each p-value against 1e-9."""
     (function,) = [c for c in CHECKS if c.__name__ == check]
     # What is rare needs more sequences.
-    sample = draw(task, 20_000 if check == "noise" else 6000)
+    sample = draw(task, 20_000 if check in ("noise", "background") else 6000)
     return any(finding.p_value < 1e-9 for finding in function(sample))
 
 
@@ -189,6 +189,11 @@ def repeats_sequences(task: Task, stream: Stream, start: int, count: int, length
     return rebuilt(batch.tokens[rows], batch.targets[rows], batch.sources[rows] if batch.has_sources else None, ids)
 
 
+def starts_anew(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """A stream that knows 2^32 sequences."""
+    return task.sample(stream, start % 2**32, count, length)
+
+
 def other_shares(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
     assert isinstance(task, Mixture)
     shares = np.arange(1, 1 + len(task.tasks))
@@ -249,6 +254,42 @@ def overconfident(task: Task) -> Task:
     return mutant(task, log_posterior=log_posterior)
 
 
+def knowing_too_little(task: Task) -> Task:
+    """Each target lacks one of its sources, the first whose token is the answer or else the last, in the batch and
+    in the tokens' reading."""
+
+    def fewer(tokens: tuple[int, ...], step: Step) -> tuple[int, ...]:
+        of_the_answer = [t for t in step.sources if tokens[t] == step.answer]
+        dropped = (of_the_answer or step.sources[-1:])[:1]
+        return tuple(t for t in step.sources if t not in dropped)
+
+    def solve(self: Task, tokens: tuple[int, ...]) -> tuple[Step, ...] | None:
+        steps = task.solve(tokens)
+        return steps and tuple(step._replace(sources=fewer(tokens, step)) for step in steps)
+
+    def sample(self: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+        batch = task.sample(stream, start, count, length)
+        assert batch.sources is not None
+        sources = torch.full_like(batch.sources, -1)
+        for row, tokens in enumerate(batch.tokens.tolist()):
+            for step in solve(self, tuple(tokens)) or ():
+                sources[row, step.position, : len(step.sources)] = torch.tensor(step.sources, dtype=torch.int64)
+        return rebuilt(batch.tokens, batch.targets, sources, batch.position_ids)
+
+    return mutant(task, sample=sample, solve=solve)
+
+
+def reading_the_targets(task: Task) -> Task:
+    """A predictor that says what the batch says."""
+
+    def log_posterior(self: Task, batch: Batch) -> Tensor:
+        exact = task.log_posterior(batch)
+        told = torch.full_like(exact, -torch.inf)
+        return told.scatter(1, batch.targets[batch.scored][:, None], 0.0)
+
+    return mutant(task, log_posterior=log_posterior)
+
+
 def sampling(edit: Edit, needs: str | None = None) -> Callable[[Task], Task | None]:
     """The task with edited batches; None if it lacks what the edit ``needs``."""
 
@@ -273,6 +314,7 @@ MUTANTS: dict[str, tuple[Callable[[Task], Task | None], ...]] = {
     "source_places": (declaring(lambda t: {"position_law": _laws(t.position_law, 1, 1.0)}),),
     "source_sets": (declaring(lambda t: {"position_law": _laws(t.position_law, 0, 1.1)}),),
     "rule": (sampling(wrong_targets),),
+    "determined": (knowing_too_little,),
     "position_shortcut": (
         declaring(
             lambda t: {"build_joint": lambda: t.token_label_joint * np.linspace(1.2, 0.8, len(t.labels or ()))}
@@ -280,7 +322,7 @@ MUTANTS: dict[str, tuple[Callable[[Task], Task | None], ...]] = {
     ),
     "subset_shortcut": (sampling(target_of_one_source),),
     "second_answer": (sampling(fewer_targets), sampling(forgotten_source, needs="sources")),
-    "bayes": (overconfident, declaring(lambda t: {"bayes_loss": (t.bayes_loss or 0) + 0.1})),
+    "bayes": (overconfident, reading_the_targets, declaring(lambda t: {"bayes_loss": (t.bayes_loss or 0) + 0.1})),
     "declared_levels": (declaring(lambda t: {"chance_accuracy": (t.chance_accuracy or 0) + 0.05}),),
     "position_ids": (
         sampling(shifted_ids, needs="position_ids"),
@@ -292,7 +334,7 @@ MUTANTS: dict[str, tuple[Callable[[Task], Task | None], ...]] = {
     "bystanders": (sampling(target_of_a_bystander),),
     "noise": (sampling(noise_by_answer),),
     "slices": (sampling(batch_dependent),),
-    "independence": (sampling(ignores_its_stream), sampling(repeats_sequences)),
+    "independence": (sampling(ignores_its_stream), sampling(repeats_sequences), sampling(starts_anew)),
 }
 """Of each check, mutants that it must catch, of every task to which the check applies."""
 

@@ -5,25 +5,30 @@ A correct task fails with probability 1e-6 (Bonferroni over all tests of its cer
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 import torch
 from generators.mutants import batch_dependent, every, ignores_its_stream, mutant, rebuilt, repeats_sequences
+from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
 from sparsity_lab.generators import (
     Batch,
     Geometric,
+    InductionHeads,
     Majority,
     Planted,
     PowerLaw,
     SparseParity,
+    Step,
     Stream,
     SumMod,
     Task,
     Truth,
+    VariableAssignment,
     certify,
 )
 from sparsity_lab.settings import SettingError
@@ -252,8 +257,49 @@ def shifted_ids(task: Task, stream: Stream, start: int, count: int, length: int)
     return rebuilt(tokens, targets, sources, ids)
 
 
+class LengthParity(Stream):
+    """Words that depend on whether the length is odd, not on the length."""
+
+    def words(self, purpose: str, length: int, start: int, count: int, per_sequence: int) -> NDArray[np.uint64]:
+        return super().words(purpose, length % 2, start, count, per_sequence)
+
+
+def same_at_the_next_length_but_one(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    return task.sample(LengthParity(seed=stream.seed, name=stream.name), start, count, length)
+
+
+def last_is_zero(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """The last planted bit is 0, so all sources but one give the label."""
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    tokens.scatter_(1, sources[:, -1, -1:], 0)
+    targets[:, -1] = tokens.gather(1, sources[:, -1]).sum(dim=1) % 2
+    return rebuilt(tokens, targets, sources)
+
+
+def lacks_its_last(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    _, tokens, targets, sources = parts(task, stream, start, count, length)
+    return rebuilt(tokens, targets, sources[:, :, :-1])
+
+
+def solve_without_the_last(self: Planted, tokens: tuple[int, ...]) -> tuple[Step, ...]:
+    return tuple(step._replace(sources=step.sources[:-1]) for step in Planted.solve(self, tokens))
+
+
+def broken_in_batches(size: range, task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """Batches of some sizes come from another stream."""
+    return task.sample(Stream(seed=99) if count in size else stream, start, count, length)
+
+
 def misjudged_noise(self: Planted, batch: Batch) -> Tensor:
     return Planted.log_posterior(self.replace(noise=0.15), batch)
+
+
+def credulous(self: InductionHeads, batch: Batch) -> Tensor:
+    """Takes any tokens for a sequence of the task."""
+    try:
+        return InductionHeads.log_posterior(self, batch)
+    except ValueError:
+        return torch.full((int(batch.scored.sum()), self.vocabulary.size), -np.log(self.vocabulary.size))
 
 
 def miscounted_truth(self: Planted, length: int) -> Truth:
@@ -292,9 +338,16 @@ MUTANTS: list[tuple[str, Task]] = [
     ("bayes", mutant(PARITY.replace(noise=0.1), log_posterior=misjudged_noise)),
     ("declared_levels", mutant(PARITY, truth=boastful_truth)),
     ("position_ids", mutant(PARITY.replace(coupled=True), shifted_ids)),
+    ("bayes", mutant(InductionHeads(), log_posterior=credulous)),
+    ("determined", mutant(PARITY, lacks_its_last, solve=solve_without_the_last)),
+    ("subset_shortcut", mutant(PARITY.replace(k=10), last_is_zero)),
     ("slices", mutant(PARITY, batch_dependent)),
+    ("slices", mutant(PARITY, functools.partial(broken_in_batches, range(2, 3)))),
+    ("slices", mutant(PARITY, functools.partial(broken_in_batches, range(32, 33)))),
+    ("slices", mutant(PARITY, functools.partial(broken_in_batches, range(65, 1001)))),
     ("independence", mutant(PARITY, ignores_its_stream)),
     ("independence", mutant(PARITY, repeats_sequences)),
+    ("independence", mutant(PARITY, same_at_the_next_length_but_one)),
 ]
 
 
@@ -368,6 +421,13 @@ def test_what_a_certificate_says() -> None:
     assert not broken.passed
     assert "FAILED bayes, rule" in repr(broken)
     assert "FAILED" in broken._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("task", "length"), [(VariableAssignment(hops=2, num_names=3), 3), (VariableAssignment(num_names=9), 9)], ids=str
+)
+def test_a_task_without_a_next_length_passes(task: Task, length: int) -> None:
+    assert certify(task, sequences=2000, lengths=(length,)).passed
 
 
 def test_too_few_sequences_are_refused() -> None:

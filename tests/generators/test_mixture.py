@@ -34,6 +34,14 @@ def test_each_sequence_is_that_of_its_component() -> None:
         assert torch.equal(own.targets[which == c], batch.targets[which == c])
 
 
+def test_a_mixture_within_a_mixture_picks_for_itself() -> None:
+    """Shares 1/4, 1/4, 1/2; each within six standard deviations of 4000 draws."""
+    task = Mixture(tasks=(Mixture(tasks=(Planted(k=1), Planted(k=2))), Planted(k=4)))
+    planted = (task.sample(Stream(), 0, 4000, 12).tokens < 2).sum(dim=1)
+    counts = np.array([int((planted == k).sum()) for k in (1, 2, 4)])
+    assert (abs(counts - [1000, 1000, 2000]) < 6 * np.sqrt([750, 750, 1000])).all()
+
+
 def test_components_that_the_tokens_tell_have_their_mean_optimum() -> None:
     task = Mixture(tasks=(Planted(noise=0.1, k=1), Planted(noise=0.3, k=2)), shares=(0.25, 0.75))
     assert task.truth(12).bayes_accuracy == pytest.approx(0.25 * 0.9 + 0.75 * 0.7)

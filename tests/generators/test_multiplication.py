@@ -144,6 +144,17 @@ def even_multiplier(self: Multiplication, stream: Stream, start: int, out: np.nd
     out[(np.arange(start, start + len(out)) % 3 == 0) & (out[:, length - 1] % 2 == 1), -1] &= ~1
 
 
+def nothing_but_zeros(self: Multiplication, stream: Stream, start: int, out: np.ndarray, length: int) -> None:
+    Multiplication.draw_prompts(self, stream, start, out, length)
+    out[out < self.base] = 0
+
+
+def test_operands_have_their_law_where_the_product_has_none() -> None:
+    task = Multiplication(multiplier_digits=3)
+    assert not catches("token_marginals", task)
+    assert catches("token_marginals", mutant(task, draw_prompts=nothing_but_zeros))
+
+
 def no_second_place(self: Multiplication, length: int) -> list[list[int]]:
     return [sources[1:] if len(sources) > 5 else sources for sources in Multiplication.slot_sources(self, length)]
 

@@ -86,7 +86,7 @@ def test_passkey_by_hand() -> None:
         assert (words.count("#"), words.count("!"), words.count("=")) == (1, 1, 1)
         mark = words.index("#")
         starts.add(mark)
-        assert words[words.index("!") + 1 : words.index("!") + 4] != words[mark : mark + 3]
+        assert all(word.isdigit() for word in words[words.index("!") + 1 : words.index("!") + 4])
         digits = words[mark + 1 : mark + 4]
         assert [names[token] for token in batch.targets[row, 21:].tolist()] == digits
         assert batch.sources[row, 21:, 0].tolist() == [mark + 1, mark + 2, mark + 3]
@@ -144,6 +144,28 @@ def first_asked_first(task: Task, stream: Stream, start: int, count: int, length
     return rebuilt(tokens, targets, sources)
 
 
+def values_that_follow_keys(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """In some sequences each value is the one with its key's number."""
+    batch, tokens, _ = edit(task, stream, start, count, length)
+    rows = every(5, start, count)
+    n, half = task.num_pairs, task.vocabulary.size // 2  # type: ignore[attr-defined]
+    told = torch.where(rows[:, None], tokens + half, tokens.roll(-1, dims=1))
+    asked = batch.scored.clone()
+    asked[:, : 2 * n : 2] = True
+    tokens[:, 1:][asked[:, :-1]] = told[:, :-1][asked[:, :-1]]
+    return rebuilt(tokens, torch.where(batch.scored, told, batch.targets), batch.sources)
+
+
+def one_filler(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """Some sequences have all filler alike."""
+    batch, tokens, _ = edit(task, stream, start, count, length)
+    rows = every(5, start, count)
+    filler = torch.tensor([role == "background" for role in task.vocabulary.roles])[tokens]
+    first = tokens.gather(1, filler.int().argmax(dim=1, keepdim=True))
+    tokens = torch.where(filler & rows[:, None], first, tokens)
+    return rebuilt(tokens, batch.targets, batch.sources)
+
+
 def other_gaps(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
     return task.replace(gaps=PowerLaw(alpha=0.8)).sample(stream, start, count, length)
 
@@ -179,6 +201,9 @@ MUTANTS = [
     ("second_answer", mutant(RECALL, filler_with_a_key)),
     ("source_places", mutant(RECALL, first_asked_first)),
     ("target_places", mutant(RECALL, other_gaps)),
+    ("bystanders", mutant(RECALL, values_that_follow_keys)),
+    ("background", mutant(KEYS, one_filler)),
+    ("background", mutant(SelectiveCopy(noise_vocab=5), one_filler)),
     ("second_answer", mutant(KEYS, distractor_with_the_mark)),
     ("bystanders", mutant(KEYS, distractor_with_the_digits)),
     ("second_answer", mutant(InductionHeads(trigger="any"), trigger_again)),

@@ -62,6 +62,37 @@ def clinging_noise(task: Task, stream: Stream, start: int, count: int, length: i
     return rebuilt(tokens[:, :-1], tokens[:, 1:], task.sample(stream, start, count, length).sources)
 
 
+def made(task: SparseMarkov, stream: Stream, length: int, start: int, count: int, change: str) -> Batch:
+    """The process step by step, with one thing changed that no pair of neighbours shows."""
+    words = stream.words("made", length, start, count, 3 * (length + 1)) >> np.uint64(11)
+    words = words.reshape(count, length + 1, 3)
+    unit = words[:, :, 0] * 2.0**-53
+    x, shift = (words[:, :, 1] % task.vocab_size).astype(np.int64), 1 + words[:, :, 2] % (task.vocab_size - 1)
+    noisy, longest = unit < task.noise, task.lags[-1]
+    bystander = next(j for j in range(1, longest) if j not in task.lags)
+    if change == "beginning":
+        x[:, 2] = (x[:, 0] + x[:, 1]) % task.vocab_size
+    for i in range(longest, length + 1):
+        if change == "far noise" and i % 4 >= 2:
+            noisy[:, i] = noisy[:, i - 2]
+        if change == "noise by a bystander":
+            noisy[:, i] = (unit[:, i] < 2 * task.noise) & (x[:, i - bystander] % 2 == 0)
+        sums = sum(x[:, i - lag] for lag in task.lags)
+        x[:, i] = (sums + noisy[:, i] * shift[:, i].astype(np.int64)) % task.vocab_size
+    tokens = torch.from_numpy(x)
+    return rebuilt(tokens[:, :-1], tokens[:, 1:], task.sample(stream, start, count, length).sources)
+
+
+@pytest.mark.parametrize(
+    ("check", "change"),
+    [("noise", "far noise"), ("noise", "noise by a bystander"), ("bystanders", "beginning"), ("", "nothing")],
+)
+def test_what_only_the_whole_past_shows(check: str, change: str) -> None:
+    task = SparseMarkov(noise=0.15)
+    broken = mutant(task, lambda task, stream, start, count, length: made(task, stream, length, start, count, change))  # type: ignore[arg-type]
+    assert catches(check, broken) if check else not (catches("noise", broken) or catches("bystanders", broken))
+
+
 def more_noise(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
     return task.replace(noise=0.23).sample(stream, start, count, length)
 

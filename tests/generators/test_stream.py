@@ -1,5 +1,7 @@
 """Words are a pure function of (seed, name, purpose, length, index)."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sparsity_lab.generators.stream import Stream, bounded, open_unit
+from sparsity_lab.settings import SettingError
 
 
 @given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 9))
@@ -14,6 +17,22 @@ def test_any_slice_equals_the_whole(start: int, count: int, per_sequence: int) -
     stream = Stream(seed=7, name="train")
     whole = stream.words("background", 16, 0, start + count, per_sequence)
     assert np.array_equal(stream.words("background", 16, start, count, per_sequence), whole[start:])
+
+
+def test_integers_of_numpy_name_the_same_words() -> None:
+    words = Stream(seed=7).words("background", 16, 5, 4, 3)
+    for kind in (np.uint8, np.int32, np.int64):
+        assert np.array_equal(Stream(seed=7).words("background", kind(16), kind(5), kind(4), kind(3)), words)
+    big = Stream(seed=7).words("background", 16, 2**62, 4, 3)
+    assert np.array_equal(Stream(seed=7).words("background", 16, np.int64(2**62), 4, np.int64(3)), big)
+
+
+@pytest.mark.parametrize("wrong", [16.0, None, "16", -1, True])
+@pytest.mark.parametrize("name", ["length", "start", "count", "per_sequence"])
+def test_what_is_no_whole_number_is_refused(name: str, wrong: object) -> None:
+    arguments: dict[str, Any] = {"length": 16, "start": 5, "count": 4, "per_sequence": 3, name: wrong}
+    with pytest.raises(SettingError, match=f"{name}: expected a whole number of at least 0"):
+        Stream(seed=7).words("background", **arguments)
 
 
 def test_pinned_words_never_change() -> None:

@@ -1,12 +1,13 @@
 """What every registered task must do. A new task is covered by its registration alone."""
 
+import numpy as np
 import pytest
 import torch
 from generators.mutants import EXAMPLES, TASKS, applies, catches, mutants_of
 
 from sparsity_lab.generators import Mixture, NotComputable, Stream, Task, certify
 from sparsity_lab.generators.certificate import CHECKS
-from sparsity_lab.settings import from_data, from_text, identifier, to_data
+from sparsity_lab.settings import SettingError, from_data, from_text, identifier, to_data
 
 
 @pytest.mark.parametrize("task", EXAMPLES, ids=str)
@@ -35,6 +36,19 @@ def test_a_sequence_does_not_depend_on_its_batch(task: Task) -> None:
             assert torch.equal(part.position_ids, whole.position_ids[rows])
         if whole.sources is not None:
             assert torch.equal(part.sources, whole.sources[rows])
+
+
+@pytest.mark.parametrize("task", EXAMPLES, ids=str)
+def test_lengths_are_whole_numbers_of_any_kind(task: Task) -> None:
+    length = task.certified_lengths[0]
+    plain = task.sample(Stream(), 0, 3, length)
+    for kind in (np.uint8, np.int64):
+        assert torch.equal(task.sample(Stream(), 0, 3, kind(length)).tokens, plain.tokens)
+        assert task.truth(kind(length)).num_targets is not None
+    for wrong in (float(length), None, str(length)):
+        for call in (lambda wrong=wrong: task.sample(Stream(), 0, 3, wrong), lambda wrong=wrong: task.truth(wrong)):
+            with pytest.raises(SettingError, match="length: expected a whole number"):
+                call()
 
 
 @pytest.mark.parametrize("task", EXAMPLES, ids=str)

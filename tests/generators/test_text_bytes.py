@@ -1,5 +1,6 @@
 """TextBytes: where its bytes come from, and what is refused."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +78,50 @@ def leaking_part(task: Task, stream: Stream, start: int, count: int, length: int
     return task.sample(Stream(seed=stream.seed, name="train"), start, count, length)
 
 
+def shuffled_bytes(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """Each byte has its law; together they are no text."""
+    assert isinstance(task, TextBytes)
+    text = task.corpus.evaluation
+    places = stream.words("shuffled", length, start, count, length + 1) % np.uint64(len(text))
+    tokens = torch.from_numpy(text[places.astype(np.int64)].astype(np.int64))
+    return Batch(tokens[:, :-1], tokens[:, 1:])
+
+
+def test_shuffled_bytes_are_caught(folder: Path) -> None:
+    task = TextBytes(path=str(folder))
+    assert not catches("second_answer", task)
+    assert catches("second_answer", mutant(task, shuffled_bytes))
+
+
 def test_a_leaking_split_is_caught() -> None:
     assert catches("token_marginals", mutant(TextBytes(), leaking_part))
+
+
+def test_what_files_and_folders_are_called(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises(SettingError, match="path: expected a folder with text, got ''"):
+        TextBytes(path="")
+    assert TextBytes(path=".").record["corpus"] == folder.name
+    with pytest.raises(SettingError, match="path: expected a folder with text, got '~nobody-at-all/x'"):
+        TextBytes(path="~nobody-at-all/x")
+    other = folder / "other"
+    other.mkdir()
+    try:
+        (other / os.fsdecode(b"\xff.txt")).write_text("any name")
+    except OSError:
+        pytest.skip("the file system takes no such name")
+    for text in TEXTS:
+        (other / text[:7]).write_bytes(text.encode() + b"\xff")
+    assert TextBytes(path=str(other)).record["files"] == 1 + len(TEXTS)
+
+
+def test_a_file_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(SettingError, match=r"path: .* can be read, got '.*01\.txt \(Permission denied\)'|00\.txt"):
+        TextBytes(path=str(folder))
 
 
 def test_refusals(tmp_path: Path, folder: Path) -> None:

@@ -45,6 +45,13 @@ def test_growth_at_once_is_uniform() -> None:
     assert [growing.at(Stream(), s, 50) for s in range(50)] == [whole.at(Stream(), s, 50) for s in range(50)]
 
 
+def test_mixed_lengths_within_mixed_lengths_pick_for_themselves() -> None:
+    inner = MixedLengths(curricula=(FixedLength(length=1), FixedLength(length=2)))
+    curriculum = MixedLengths(curricula=(inner, FixedLength(length=3)))
+    lengths = [curriculum.at(Stream(), step, 4000) for step in range(4000)]
+    assert chisquare(np.bincount(lengths)[1:], [1000, 1000, 2000]).pvalue > 1e-6
+
+
 def test_mixed_lengths_come_in_their_shares_from_their_curricula() -> None:
     parts = (FixedLength(length=30), UniformLength(low=2, high=4))
     curriculum = MixedLengths(curricula=parts, shares=(0.25, 0.75))
