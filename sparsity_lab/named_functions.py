@@ -21,6 +21,10 @@ class NamedFunctions(Generic[Function]):
         self._functions[function.__name__] = function
         return function
 
+    def drop(self, name: str) -> None:
+        """Take a function out again, if there is one of this name."""
+        self._functions.pop(name, None)
+
     def all(self) -> dict[str, Function]:
         """Every function by name, sorted."""
         return dict(sorted(self._functions.items()))

@@ -260,8 +260,8 @@ def independence(sample: Sample) -> Iterator[Finding]:
         "another seed": (replace(stream, seed=sample.seed + 1), 0, most, sample.length),
         "another name": (replace(stream, name="another certificate"), 0, most, sample.length),
     }
-    for length in _other_lengths(sample):
-        others[f"length {length}"] = (stream, 0, most, length)
+    for length, count in zip(_other_lengths(sample), (most, min(_MOST_FAR, most)), strict=False):
+        others[f"length {length}"] = (stream, 0, count, length)
     for power in _FAR:
         others[f"2^{power} sequences on"] = (stream, 2**power, min(_MOST_FAR, most), sample.length)
     first = sample.targets[np.cumsum(sample.counts)[: most + 1] - sample.counts[: most + 1]]
@@ -273,7 +273,9 @@ def independence(sample: Sample) -> Iterator[Finding]:
     all_have_one = bool((sample.counts > 0).all())
     for name, (tokens, targets) in pairs.items():
         count, T = len(tokens), min(sample.tokens.shape[1], tokens.shape[1])
-        for t in range(0, T, max(1, T // 32)):
+        # What starts anew does so at all positions, so a few of them show it.
+        looked_at = 8 if count <= _MOST_FAR else 32
+        for t in range(0, T, max(1, T // looked_at)):
             mine, theirs = sample.tokens[:count, t] % _BUCKETS, tokens[:, t] % _BUCKETS
             yield from contingency("independence", f"{name}, position {t}", mine, theirs)
         if all_have_one:

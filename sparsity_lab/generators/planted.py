@@ -313,10 +313,13 @@ class Planted(Task):
             if values.max(initial=0) >= self.planted_vocab:
                 raise ValueError(f"expected sequences of {self}, got other tokens at the planted places")
         else:
-            marked = tokens[:, 1:-1] < self.planted_vocab if self.marking == "token" else tokens[:, :-2] == self.cue
-            if not (marked.sum(axis=1) == self.k).all():
+            marks = tokens < self.planted_vocab if self.marking == "token" else tokens == self.cue
+            marked = marks[:, 1:-1] if self.marking == "token" else marks[:, :-2]
+            if not ((marked.sum(axis=1) == self.k) & (marks.sum(axis=1) == self.k)).all():
                 raise ValueError(f"expected sequences of {self}, with {self.k} marked tokens each, got other tokens")
             values = tokens[:, 1:-1][marked].reshape(count, self.k)
+            if values.max(initial=0) >= self.planted_vocab:
+                raise ValueError(f"expected sequences of {self}, got other tokens where a planted one is marked")
         labels = self.rule.apply(values, self.planted_vocab)
         return noisy_log_posterior(labels, self.num_labels, self.noise, self.vocab_size)
 

@@ -243,12 +243,13 @@ class Kernel(Setting, family="kernel"):
             num_heads: H; of a ``grouped`` mechanism G.
 
         Raises:
-            SettingError: a size below 1, or an option with which the mechanism cannot decode.
+            SettingError: a size that is too small, or an option with which the mechanism cannot decode.
         """
         sizes = {"batch_size": batch_size, "num_heads": num_heads, "head_dim": head_dim, "capacity": capacity}
         for name, size in sizes.items():
-            if size < 1:
-                raise SettingError(name, "at least 1", size)
+            least = 0 if name == "batch_size" else 1
+            if size < least:
+                raise SettingError(name, f"at least {least}", size)
         state = self._init_state(**sizes, dtype=dtype, device=device)
         state.maker = self
         return state

@@ -9,6 +9,7 @@ import torch
 from sparsity_lab.generators import (
     IGNORE,
     Anchored,
+    Batch,
     Geometric,
     Lookup,
     Majority,
@@ -206,3 +207,15 @@ def test_other_tokens_are_not_judged(marking: str) -> None:
 
 def test_a_wide_window_has_room() -> None:
     assert Planted(locality=Recent(width=2**21), k=2**20 + 1, vocab_size=8).k == 2**20 + 1
+
+
+def test_the_predictor_refuses_marks_out_of_place() -> None:
+    """A cue that nothing can follow, and one that no planted token follows."""
+    task = Planted(k=1, marking="cue")
+    batch = task.sample(Stream(), 0, 1, 6)
+    cue, background = task.vocabulary.token("!"), task.vocabulary.token("a")
+    for place in (6, int(batch.sources[0, -1, 0])):
+        tokens = batch.tokens.clone()
+        tokens[0, place] = cue if place == 6 else background
+        with pytest.raises(ValueError, match="expected sequences of"):
+            task.log_posterior(Batch(tokens, batch.targets))

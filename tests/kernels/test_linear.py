@@ -577,7 +577,6 @@ def test_refuses_a_state_of_other_rows() -> None:
     for other in (
         kernel.init_state(4, 3, 8, 10),
         kernel.init_state(1, 3, 8, 10, dtype=F64),
-        Linear().init_state(1, 3, 8, 10),
     ):
         with pytest.raises(SettingError, match="state: expected rows of"):
             kernel.decode(*rows, state=other)

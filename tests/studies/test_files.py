@@ -1,6 +1,7 @@
 """Result files: written from runs, rendered again from the committed frame."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -40,7 +41,7 @@ def figure(rows: pl.DataFrame) -> Figure:
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
+def study() -> Iterator[Study]:
     claim = Claim(name="rate", statement="A | higher rate is worse.", source="this lab", rule="By t.", decide=decide)
     made = Study(
         name="study_for_tests",
@@ -52,7 +53,8 @@ def study() -> Study:
         notes="No.",
     )
     recipe(made)
-    return made
+    yield made
+    recipe.drop(made.name)
 
 
 @pytest.fixture(scope="module")
