@@ -4,7 +4,6 @@ Without mask and bias it is one call. With either, the fused kernel wants a (R, 
 masks are made when they are needed, and made again in the backward pass instead of being kept.
 """
 
-import math
 from functools import partial
 
 import torch
@@ -15,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sparsity_lab.kernels.context import Context
 from sparsity_lab.kernels.masking import visible_rows
+from sparsity_lab.kernels.tiles import masked_attention
 
 __all__ = ["TILE_ROWS", "fused_attention"]
 
@@ -55,8 +55,4 @@ def _masked_rows(
     context: Context,
 ) -> Float[Tensor, "B H R D"]:
     """(B, H, R, D): rows ``query_start .. query_start + R - 1`` on the first K keys, under an explicit mask."""
-    visible, bias = visible_rows(q, k, query_start, context)
-    # As in the reference: a row that sees nothing is computed on something and cleared.
-    some = visible.any(-1, keepdim=True)
-    mask = visible | ~some if bias is None else bias.masked_fill(some & ~visible, -math.inf)
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask).masked_fill(~some, 0.0)
+    return masked_attention(q, k, v, *visible_rows(q, k, query_start, context))
