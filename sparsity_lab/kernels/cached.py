@@ -9,12 +9,12 @@ from torch import Tensor
 
 from sparsity_lab.kernels.cache import KeyValueCache
 from sparsity_lab.kernels.context import Context
-from sparsity_lab.kernels.kernel import Kernel
+from sparsity_lab.kernels.weighing import WeighingKernel
 
 __all__ = ["CachedKernel"]
 
 
-class CachedKernel(Kernel):
+class CachedKernel(WeighingKernel):
     """A mechanism whose decoding state is a cache of rotated keys and of values.
 
     A subclass defines ``_rows`` and ``_row_weights``. Both get rotated queries and keys, and the key mask of all keys
@@ -34,12 +34,6 @@ class CachedKernel(Kernel):
         ``context.implementation``; a row may see keys up to its own. K = query_start + R in decoding and K = R = T
         in ``attend``."""
 
-    @abstractmethod
-    def _row_weights(
-        self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B G K D"], query_start: int, context: Context
-    ) -> Float[Tensor, "B H R K"]:
-        """The reference weights of these rows, in float32 at least."""
-
     def _init_state(
         self,
         batch_size: int,
@@ -56,12 +50,6 @@ class CachedKernel(Kernel):
         self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G T D"], v: Float[Tensor, "B G T D"], context: Context
     ) -> Float[Tensor, "B H T D"]:
         return self._rows(context.rotate(q), context.rotate(k), v, 0, context)
-
-    def _weights(
-        self, q_rows: Float[Tensor, "B H R D"], k: Float[Tensor, "B G T D"], query_start: int, context: Context
-    ) -> Float[Tensor, "B H R T"]:
-        rotated = context.rotate(q_rows, query_start), context.rotate(k)
-        return self._row_weights(*rotated, query_start, context).to(q_rows.dtype)
 
     def _extend(
         self,

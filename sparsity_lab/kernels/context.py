@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sparsity_lab.kernels.position import KernelPosition
+from sparsity_lab.settings import SettingError
 
 __all__ = ["Context", "Trace"]
 
@@ -57,6 +58,16 @@ class Context:
     def has_bias(self) -> bool:
         """Whether scores get a bias."""
         return self.position is not None and self.position.kind == "bias"
+
+    def check_constant_bias(self) -> None:
+        """Refuse a bias that wants a gradient, on behalf of a form that has none for it.
+
+        Raises:
+            SettingError: at ``implementation``.
+        """
+        bias = self.bias(slice(0, 1), slice(0, 1))
+        if bias is not None and bias.requires_grad:
+            raise SettingError("implementation", "'reference', for a bias that wants a gradient", self.implementation)
 
     def bias(self, queries: slice, keys: slice) -> Float[Tensor, "#B H R K"] | None:
         """(B or 1, H, R, K) bias of these scores where the position has one."""

@@ -7,6 +7,7 @@ mechanism's own affair.
 """
 
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -34,7 +35,6 @@ class Kernel(Setting, family="kernel"):
 
     Attributes:
         implementations: names of what can run; the first is the dense reference, the last what ``"auto"`` takes.
-        positions: kinds of ``KernelPosition`` that the mechanism takes.
         grouped: whether the mechanism itself deals with fewer heads of keys and values than of queries. For all
             others keys and values are repeated before it sees them.
         benchmark_inputs: what ``sparsity-lab bench kernels`` measures it on; ``"structured"`` is for mechanisms
@@ -42,7 +42,6 @@ class Kernel(Setting, family="kernel"):
     """
 
     implementations: ClassVar[tuple[str, ...]]
-    positions: ClassVar[frozenset[str]] = frozenset({"rotate", "bias"})
     grouped: ClassVar[bool] = False
     benchmark_inputs: ClassVar[tuple[str, ...]] = ("random",)
 
@@ -59,9 +58,19 @@ class Kernel(Setting, family="kernel"):
         return (cls(),)
 
     @property
+    def positions(self) -> frozenset[str]:
+        """Kinds of ``KernelPosition`` that the mechanism takes."""
+        return frozenset({"rotate", "bias"})
+
+    @property
     def leaks(self) -> bool:
         """Whether a row can depend on later positions in training, although ``causal`` is asked for."""
         return False
+
+    @property
+    def in_use(self) -> "Kernel":
+        """The mechanism that runs with ``training=False``, where that has a name of its own."""
+        return self
 
     @property
     def rounding(self) -> float:
@@ -355,6 +364,7 @@ class Kernel(Setting, family="kernel"):
         return implementation
 
 
-def _own_precision(q: Tensor) -> torch.autocast:
+def _own_precision(q: Tensor) -> AbstractContextManager[object]:
     """Autocast off: which dtype a step is computed in is the mechanism's own affair, decided by that of its rows."""
-    return torch.autocast(q.device.type, enabled=False)
+    kind = q.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

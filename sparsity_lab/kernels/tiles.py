@@ -74,12 +74,18 @@ def masked_attention(
     v: Float[Tensor, "B H K D"],
     visible: Bool[Tensor, "#B 1 R K"],
     bias: Float[Tensor, "#B H R K"] | None,
+    *,
+    scale: float | None = None,
 ) -> Float[Tensor, "B H R D"]:
-    """Softmax attention by PyTorch's fused kernel under an explicit mask; a row that sees no key gives zeros."""
+    """Softmax attention by PyTorch's fused kernel under an explicit mask; a row that sees no key gives zeros.
+
+    Args:
+        scale: of the scores, before the bias; None is 1 / sqrt(D).
+    """
     # As in the reference: a row that sees nothing is computed on something and cleared.
     some = visible.any(-1, keepdim=True)
     mask = visible | ~some if bias is None else bias.masked_fill(some & ~visible, -math.inf)
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask).masked_fill(~some, 0.0)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).masked_fill(~some, 0.0)
 
 
 def tiled_attention(
@@ -87,17 +93,22 @@ def tiled_attention(
     k: Float[Tensor, "B H K D"],
     v: Float[Tensor, "B H K D"],
     query_start: int,
+    context: Context,
     tiles: list[Tile],
     seen: Callable[[Tile], tuple[Bool[Tensor, "#B 1 R K"], Float[Tensor, "#B H R K"] | None]],
 ) -> Float[Tensor, "B H R D"]:
     """(B, H, R, D): softmax attention of rows ``query_start`` and on, on the keys that each sees.
 
-    Gradients flow to q, k and v, once; a bias is taken as constant. Queries and keys come rotated.
+    Gradients flow to q, k and v, once. Queries and keys come rotated.
 
     Args:
         tiles: together all rows, each once.
         seen: as ``seen_in``; it is called for each tile in either pass.
+
+    Raises:
+        SettingError: the position's bias wants a gradient; this form has none for it.
     """
+    context.check_constant_bias()
     out: Tensor = _TiledAttention.apply(q, k, v, query_start, tiles, seen)  # type: ignore[no-untyped-call]
     return out
 

@@ -1,17 +1,22 @@
 """The benchmark of kernels: that all take part, what they are measured on, and the page that shows it."""
 
+import io
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 import torch
+from rich.console import Console
 
 from sparsity_lab.benchmarks import kernel_page
 from sparsity_lab.benchmarks import kernels as bench
+from sparsity_lab.benchmarks.tables import tables
 from sparsity_lab.cli import run
+from sparsity_lab.cli_output import plain_table
 from sparsity_lab.kernels import Kernel
 from sparsity_lab.settings import SettingError, kinds
 
@@ -53,6 +58,25 @@ def test_chosen_kernels_and_lengths(capsys: pytest.CaptureFixture[str]) -> None:
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert {row["kernel"] for row in rows} == {"Sigmoid()", "Sigmoid(trained_length=8)"}
     assert {row["T"] for row in rows if row["pass"] == "both"} == {16, 24}
+
+
+def test_tables_fit_a_narrow_terminal() -> None:
+    """One table for each pass, a row for each kernel and input with its ratios by length, no name folded."""
+    rows = json.loads((ROOT / "benchmarks" / "kernels.json").read_text(encoding="utf-8"))["rows"]
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    shown, common = tables(frame)
+    assert [title.partition(":")[0] for title in shown] == ["forward", "forward + backward", "decode"]
+    assert "2 threads" in common
+    console = Console(width=80, file=io.StringIO(), record=True)
+    for table in shown.values():
+        console.print(plain_table(table))
+    lines = console.export_text().splitlines()
+    assert len(lines) == sum(len(table) + 1 for table in shown.values())
+    (lssa,) = (row for row in rows if (row["kernel"], row["pass"], row["T"]) == ("LSSA()", "both", 8192))
+    both = shown["forward + backward: time over SDPA by T; ms, and peak memory over its at T=8192"]
+    (line,) = both.filter(both["kernel"] == "LSSA").rows(named=True)
+    assert (line["8192"], line["ms"], line["peak"]) == (lssa["over SDPA"], lssa["ms"], lssa["peak over SDPA"])
+    assert "AdaptiveSparse, structured" in both["kernel"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,16 @@ import torch
 from kernels.closeness import assert_close, random_rows
 from kernels.conditions import make_position, padding
 
-from sparsity_lab.kernels import BiasPosition, Kernel, NormalisedActivation, ReLUAttention, Sigmoid, Softmax
+from sparsity_lab.kernels import (
+    BiasPosition,
+    Kernel,
+    NormalisedActivation,
+    ReLUAttention,
+    ShiftedSparse,
+    Sigmoid,
+    SlidingWindow,
+    Softmax,
+)
 from sparsity_lab.kernels.activation.tiled import TILE_ROWS
 from sparsity_lab.settings import SettingError
 
@@ -202,14 +211,16 @@ def test_memory_is_linear() -> None:
             assert max(kept) <= T * D
 
 
-def test_a_bias_that_wants_a_gradient_is_refused() -> None:
-    """The tiles give it none; the reference does."""
-    q, k, v = (x.detach() for x in random_rows(1, 1, 5, D))
-    slopes = torch.tensor([0.1], dtype=torch.float64, requires_grad=True)
-    position = BiasPosition(torch.arange(5)[None], slopes)
-    with pytest.raises(SettingError, match="implementation: expected .reference., for a bias that wants"):
-        Sigmoid().attend(q, k, v, position=position, implementation="tiled")
-    Sigmoid().attend(q, k, v, position=position, implementation="reference").sum().backward()
+@pytest.mark.parametrize("kernel", [Sigmoid(), SlidingWindow(width=3), ShiftedSparse(group=4)], ids=str)
+def test_a_bias_that_wants_a_gradient_is_refused(kernel: Kernel) -> None:
+    """Tiles with a backward pass of their own give it none; the reference does."""
+    q, k, v = (x.detach() for x in random_rows(1, 2, 12, D))
+    slopes = torch.tensor([0.1, 0.2], dtype=torch.float64, requires_grad=True)
+    position = BiasPosition(torch.arange(12)[None], slopes)
+    fast = kernel.implementations[-1]
+    with pytest.raises(SettingError, match=f"implementation: .*reference., for a bias that wants .*got '{fast}'"):
+        kernel.attend(q, k, v, position=position, implementation=fast)
+    kernel.attend(q, k, v, position=position, implementation="reference").sum().backward()
     assert slopes.grad is not None
     assert slopes.grad.any()
 

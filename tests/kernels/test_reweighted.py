@@ -113,7 +113,7 @@ def test_tiles_are_the_reference(
     base: Kernel, kind: str | None, masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both tiled forms over several tiles, outputs and all gradients, those of the base's parameters too."""
-    monkeypatch.setattr(tiled, "TILE_ROWS", 8)
+    monkeypatch.setattr(tiled, "POWER_ROWS", 8)
     monkeypatch.setattr(by_rows, "TILE_ROWS", 8)
     T = 21
     rows = random_rows(2, 3, T, 8)

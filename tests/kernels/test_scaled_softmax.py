@@ -205,3 +205,16 @@ def test_refusals(make: object, message: str) -> None:
 
 def attend_ssmax(params: torch.nn.Module | None) -> Tensor:
     return SSMax().attend(*[torch.zeros(2, H, 4, D)] * 3, params=params)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["all", "padded"])
+def test_scaled_queries_stay_in_float16(masked: bool) -> None:
+    """Queries of 30,000 times log n would leave it; scores do not."""
+    q, k, v = (x.detach() for x in random_rows(B, H, 40, D, dtype=torch.float32))
+    half = (3e4 * q.clamp(-1, 1)).half(), (1e-4 * k).half(), v.half()
+    key_mask = padding(40) if masked else None
+    for kernel in (LogNSoftmax(), SSMax(initial=3.0)):
+        params = kernel.build(H, D, seed=0)
+        out = kernel.attend(*half, key_mask=key_mask, params=params)
+        expected = kernel.attend(*(x.float() for x in half), key_mask=key_mask, params=params)
+        assert_close(str(kernel), out, expected, 5e-3)

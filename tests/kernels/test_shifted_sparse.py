@@ -71,6 +71,20 @@ def test_allowed_keys(kernel: dict[str, Any], variant: str) -> None:
 
 
 @every_variant
+def test_without_shift_all_heads_are_unshifted(variant: str) -> None:
+    """So none leaks, one head is enough, and nothing moves from group to group at any depth."""
+    kernel = ShiftedSparse(group=4, variant=variant, shift=False)
+    for num_heads in (1, 3):
+        for head in pattern(kernel, 8, num_heads):
+            assert ["".join(str(j) for j in range(8) if row[j]) for row in head] == UNSHIFTED
+    assert not kernel.leaks
+    rows = random_rows(1, 3, 8, 5)
+    out, shifted = (one.attend(*rows, implementation="fused") for one in (kernel, ShiftedSparse(group=4)))
+    assert_close("the first head", out[:, :1], shifted[:, :1], 1e-12)
+    assert (out[:, 1:] - shifted[:, 1:]).abs().max() > 1e-3
+
+
+@every_variant
 @pytest.mark.parametrize(("length", "pairs", "split_pairs"), [(8, 20, 16), (12, 30, 26)])
 def test_pair_counts(variant: str, length: int, pairs: int, split_pairs: int) -> None:
     """N (G + 1) / 2, and (G / 2)² fewer where the wrap group is split."""

@@ -257,6 +257,8 @@ def test_tiles_are_the_reference(kernel: Kernel, causal: bool, masked: bool, mon
     """Several tiles of rows, keys and heads that do not divide them: outputs and all gradients in float64."""
     monkeypatch.setattr(tiled, "TILE_ROWS", 8)
     monkeypatch.setattr(tiled, "TILE_KEYS", 5)
+    monkeypatch.setattr(tiled, "POWER_ROWS", 8)
+    monkeypatch.setattr(tiled, "POWER_KEYS", 5)
     monkeypatch.setattr(tiled, "_TILE_ENTRIES", 8 * 21 * 4)
     T = 21
     rows = random_rows(2, 3, T, 8)
@@ -272,6 +274,8 @@ def test_tiles_are_the_reference(kernel: Kernel, causal: bool, masked: bool, mon
 def test_long_prompts_in_pieces(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that start in the middle, over several tiles."""
     monkeypatch.setattr(tiled, "TILE_ROWS", 8)
+    monkeypatch.setattr(tiled, "TILE_KEYS", 6)
+    monkeypatch.setattr(tiled, "POWER_ROWS", 8)
     T = 50
     qkv = tuple(x.detach() for x in random_rows(2, 2, T, 8, dtype=torch.float32))
     whole = kernel.attend(*(x.double() for x in qkv), training=False)
@@ -283,6 +287,7 @@ def test_long_prompts_in_pieces(kernel: Kernel, monkeypatch: pytest.MonkeyPatch)
 def test_gradcheck_over_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The closed-form backward pass by finite differences, all of them, with masked keys and rows before others."""
     monkeypatch.setattr(tiled, "TILE_ROWS", 3)
+    monkeypatch.setattr(tiled, "POWER_ROWS", 3)
     rows = random_rows(1, 1, 7, 2)
     key_mask = torch.tensor([[True, True, False, True, True, True, True]])
     for kernel in (LSSA(), LSSAR(p=3), LSSAR(p=15)):

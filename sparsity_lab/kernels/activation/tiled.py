@@ -20,7 +20,6 @@ from torch.nn.functional import softplus
 from sparsity_lab.kernels.activation.form import EXP_CEILING, Form
 from sparsity_lab.kernels.context import Context
 from sparsity_lab.kernels.masking import visible_keys
-from sparsity_lab.settings import SettingError
 
 __all__ = ["TILE_ROWS", "tiled_activation"]
 
@@ -47,9 +46,7 @@ def tiled_activation(
     Raises:
         SettingError: the position's bias wants a gradient; this form has none for it.
     """
-    bias = context.bias(slice(0, 1), slice(0, 1))
-    if bias is not None and bias.requires_grad:
-        raise SettingError("implementation", "'reference', for a bias that wants a gradient", "tiled")
+    context.check_constant_bias()
     wide = torch.promote_types(q.dtype, torch.float32)
     scaled = q.to(wide) / math.sqrt(q.shape[-1])
     out: Tensor = _Tiled.apply(scaled, k.to(wide), v.to(wide), query_start, context, form)  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ Shapes: B batch, G heads of keys, M query heads that share one, n blocks, b keys
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int64, UInt8
@@ -23,8 +24,7 @@ def decoded_row(
     block, some = _best_blocks(q, state, selector), None
     if block is None:
         block, some = _selected_blocks(q, state, selector)
-    index = _places(block, state)
-    keys, values = (_gathered(x, index).to(q.dtype) for x in (state.key_blocks, state.value_blocks))
+    keys, values = _gathered(block, state).to(q.dtype).unbind(-2)
     seen = _seen(block, some, state)
     if seen is None:
         # The own block comes last: what follows the row in it is cut off.
@@ -59,8 +59,13 @@ def _best_blocks(
     )
     if best is None:
         return None
-    forced = torch.tensor([*range(rule.n_sink), *range(local, own + 1)], device=q.device)
-    return torch.cat([best, forced.expand(*best.shape[:2], -1)], dim=-1)
+    return torch.cat([best, _forced(rule.n_sink, local, own, q.device).expand(*best.shape[:2], -1)], dim=-1)
+
+
+@lru_cache(maxsize=64)
+def _forced(num_sinks: int, local: int, own: int, device: torch.device) -> Int64[Tensor, " blocks"]:
+    """Sinks and local blocks, the same for as many steps as a block has tokens."""
+    return torch.tensor([*range(num_sinks), *range(local, own + 1)], device=device)
 
 
 def _selected_blocks(
@@ -73,9 +78,8 @@ def _selected_blocks(
 
     def log_mass(codes: Tensor) -> Tensor:
         block, some = _listed(codes, own)
-        logits = (
-            q.squeeze(-2) @ _gathered(state.key_blocks, _places(block, state)).to(q.dtype).mT / math.sqrt(q.shape[-1])
-        )
+        keys = _gathered(block, state)[..., 0, :].to(q.dtype)
+        logits = q.squeeze(-2) @ keys.mT / math.sqrt(q.shape[-1])
         seen = _seen(block, some, state)
         if seen is None:
             logits = logits[..., : logits.shape[-1] - (-state.length % state.block_size)]
@@ -101,16 +105,18 @@ def _listed(
     return filled, some
 
 
-def _places(block: Int64[Tensor, "B G kept"], state: AdaptiveState) -> Int64[Tensor, " all"]:
-    """Where blocks lie in the flat list of all."""
-    batch_size, num_heads, num_blocks = state.key_blocks.shape[:3]
-    head = torch.arange(0, batch_size * num_heads * num_blocks, num_blocks, device=block.device)
-    return (block + head.view(batch_size, num_heads, 1)).flatten()
+def _gathered(block: Int64[Tensor, "B G kept"], state: AdaptiveState) -> Float[Tensor, "B G keys 2 D"]:
+    """Keys and values of these blocks, one block after the other."""
+    batch_size, num_heads, num_blocks = state.blocks.shape[:3]
+    index = block.flatten(0, 1) + _first_blocks(batch_size * num_heads, num_blocks, block.device)
+    rows = state.blocks.flatten(0, 2).index_select(0, index.flatten())
+    return rows.view(batch_size, num_heads, -1, *rows.shape[2:])
 
 
-def _gathered(x: Float[Tensor, "B G n b D"], index: Int64[Tensor, " all"]) -> Float[Tensor, "B G keys D"]:
-    """The keys or values of these blocks, one after the other."""
-    return x.flatten(0, 2).index_select(0, index).view(*x.shape[:2], -1, x.shape[-1])
+@lru_cache(maxsize=64)
+def _first_blocks(num_heads: int, num_blocks: int, device: torch.device) -> Int64[Tensor, "heads 1"]:
+    """Where the blocks of each head begin in the flat list of all."""
+    return torch.arange(0, num_heads * num_blocks, num_blocks, device=device).unsqueeze(1)
 
 
 def _seen(

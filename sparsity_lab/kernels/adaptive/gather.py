@@ -1,14 +1,16 @@
 """Exact attention on selected blocks, in time and memory linear in what is kept.
 
 A row attends to its own block and to some earlier ones. The own blocks are dense tiles on the diagonal. All else is a
-list of pairs (row, block), sorted by block: the rows that keep a block are gathered, so that each block is one matrix
-product without waste, however little neighbouring rows agree. Partial results are joined by their log-sum-exp. The
-backward pass computes scores again.
+list of pairs (row, block), sorted by block and cut into tiles of equal size, each of one block; the last tile of a
+block is filled up with pairs that do not count. So the tiles of a chunk are one batched product, with little waste
+however little neighbouring rows agree. Partial results are joined by their log-sum-exp. The backward pass computes
+scores again. Scores and log-sum-exp are in units of log 2, since exp2 is several times faster than exp on a CPU.
 
 Shapes: F heads of keys in the whole batch (B times G), M query heads that share one, R query rows (whole blocks of
-them), n blocks, b keys in a block, D head size, P pairs.
+them), n blocks, b keys in a block, D head size, m tiles, r pairs in a tile.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +20,15 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["GatherAttention", "PairList", "Slab"]
+__all__ = ["LOG2_E", "TILE_PAIRS", "GatherAttention", "PairList", "Slab"]
 
 CHUNK_SCORES = 2**18
 """How many scores are held at a time: a megabyte, so that they stay in a cache."""
+
+TILE_PAIRS = 32
+"""Larger tiles are hardly faster, and waste more where a block has few pairs."""
+
+LOG2_E = math.log2(math.e)
 
 
 @dataclass(frozen=True)
@@ -31,29 +38,23 @@ class Slab:
     Attributes:
         head: f.
         start, stop: rows, whole blocks of them.
-        row: (P,) rows counted from ``start``, sorted by block.
-        counts: for each block with pairs, its index and how many there are.
+        row: (m, r) rows counted from ``start``.
+        block: (m,) block of each tile.
+        absent: (m, r), infinite for pairs that do not count, else 0.
     """
 
     head: int
     start: int
     stop: int
-    row: Int64[Tensor, " P"]
-    counts: list[tuple[int, int]]
+    row: Int64[Tensor, "m r"]
+    block: Int64[Tensor, " m"]
+    absent: Float[Tensor, "m r"]
 
-    def chunks(self, most: int) -> Iterator[tuple[slice, list[tuple[int, slice]]]]:
-        """Runs of blocks with at most ``most`` pairs together (or one block): where the pairs lie, and for each
-        block where its own lie within the run."""
-        begin = end = 0
-        blocks: list[tuple[int, slice]] = []
-        for block, count in self.counts:
-            if blocks and end + count - begin > most:
-                yield slice(begin, end), blocks
-                begin, blocks = end, []
-            blocks.append((block, slice(end - begin, end - begin + count)))
-            end += count
-        if blocks:
-            yield slice(begin, end), blocks
+    def chunks(self, scores_of_pair: int) -> Iterator[slice]:
+        """Runs of tiles with at most ``CHUNK_SCORES`` scores together, or one tile."""
+        step = max(CHUNK_SCORES // (TILE_PAIRS * scores_of_pair), 1)
+        for first in range(0, len(self.block), step):
+            yield slice(first, first + step)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class PairList:
 
 class GatherAttention(torch.autograd.Function):
     """(F, R, M, D) outputs, and (F, R, M) lse^S, which has no gradient, from q (F, R, M, D), k and v (F, n, b, D).
-    Queries come scaled."""
+    Queries come scaled, and times log2(e); lse^S too is in units of log 2."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, pairs: PairList) -> tuple[Tensor, Tensor]:
@@ -100,7 +101,7 @@ class GatherAttention(torch.autograd.Function):
             rows, head = (slab.head, slice(slab.start, slab.stop)), slab.head
             queries = q[rows], grad[rows], log_mass[rows], centre[rows], dq[rows]
             _slab_backward(*queries, k[head], v[head], dk[head], dv[head], slab, ctx.pairs)
-        return dq, dk, dv, None
+        return dq.div_(LOG2_E), dk.div_(LOG2_E), dv, None
 
 
 def _own_blocks(slab: Slab, pairs: PairList, block_size: int) -> slice:
@@ -113,6 +114,19 @@ def _own_hidden(slab: Slab, pairs: PairList, block_size: int, device: torch.devi
     if pairs.valid is None:
         return hidden
     return hidden | ~pairs.valid[slab.head, _own_blocks(slab, pairs, block_size)][:, None, None]
+
+
+def _tile_scores(
+    x: Float[Tensor, "m rM D"],
+    k: Float[Tensor, "n b D"],
+    block: Int64[Tensor, " m"],
+    slab: Slab,
+    pairs: PairList,
+) -> Float[Tensor, "m rM b"]:
+    scores = torch.bmm(x, k.index_select(0, block).mT)
+    if pairs.valid is not None:
+        scores.masked_fill_(~pairs.valid[slab.head].index_select(0, block).unsqueeze(1), -torch.inf)
+    return scores
 
 
 def _slab_forward(
@@ -132,39 +146,34 @@ def _slab_forward(
         _own_hidden(slab, pairs, block_size, q.device), -torch.inf
     )
     largest = scores.amax(-1, keepdim=True).clamp_min_(torch.finfo(q.dtype).min)
-    weights = scores.sub_(largest).exp_()
+    weights = scores.sub_(largest).exp2_()
     own_out = torch.bmm(weights, v[own]).view(q.shape)
     own_sum, own_largest = weights.sum(-1).view(num_rows, num_heads), largest.view(num_rows, num_heads)
 
     # Of each pair: the weighted values, unnormalised, the largest score, and the sum of weights beside it.
-    num_pairs = len(slab.row)
-    part = q.new_empty(num_pairs * num_heads, head_dim)
-    part_largest, part_sum = q.new_empty(2, num_pairs, num_heads)
-    for chunk, blocks in slab.chunks(CHUNK_SCORES // (block_size * num_heads)):
-        x = q.index_select(0, slab.row[chunk]).view(-1, head_dim)
-        scores = q.new_empty(len(x), block_size)
-        places = [(block, _heads(place, num_heads)) for block, place in blocks]
-        for block, place in places:
-            torch.mm(x[place], k[block].t(), out=scores[place])
-            if pairs.valid is not None:
-                scores[place].masked_fill_(~pairs.valid[slab.head, block], -torch.inf)
+    num_tiles, row = len(slab.block), slab.row.flatten()
+    part = q.new_empty(num_tiles, TILE_PAIRS * num_heads, head_dim)
+    part_largest, part_sum = q.new_empty(2, num_tiles, TILE_PAIRS * num_heads)
+    for chunk in slab.chunks(block_size * num_heads):
+        block = slab.block[chunk]
+        x = q.index_select(0, slab.row[chunk].flatten()).view(len(block), -1, head_dim)
+        scores = _tile_scores(x, k, block, slab, pairs)
         largest = scores.amax(-1, keepdim=True)  # finite: a selected block has a key that counts
-        scores.sub_(largest).exp_()
-        part_largest[chunk] = largest.view(-1, num_heads)
-        part_sum[chunk] = scores.sum(-1).view(-1, num_heads)
-        target = part[_heads(chunk, num_heads)]
-        for block, place in places:
-            torch.mm(scores[place], v[block], out=target[place])
+        scores.sub_(largest).exp2_()
+        part_largest[chunk] = largest.squeeze(-1)
+        part_sum[chunk] = scores.sum(-1)
+        torch.bmm(scores, v.index_select(0, block), out=part[chunk])
 
-    of_pair = slab.row.unsqueeze(1).expand(-1, num_heads)
-    top = own_largest.scatter_reduce(0, of_pair, part_largest, "amax")
-    own_share, share = (own_largest - top).exp_(), (part_largest - top.index_select(0, slab.row)).exp_()
-    total = (own_share * own_sum).index_add_(0, slab.row, share * part_sum)
-    torch.add(top, total.log(), out=log_mass)
+    part_largest, part_sum = part_largest.view(-1, num_heads), part_sum.view(-1, num_heads)
+    part_largest -= slab.absent.view(-1, 1)
+    top = own_largest.scatter_reduce(0, row.unsqueeze(1).expand(-1, num_heads), part_largest, "amax")
+    own_share, share = (own_largest - top).exp2_(), (part_largest - top.index_select(0, row)).exp2_()
+    total = (own_share * own_sum).index_add_(0, row, share * part_sum)
+    torch.add(top, total.log2(), out=log_mass)
     scale = total.clamp_min(torch.finfo(q.dtype).tiny).reciprocal_()  # without a key all is zero
-    part.mul_(share.view(-1, 1))
+    part = part.view(-1, num_heads, head_dim).mul_(share.unsqueeze(-1))
     torch.mul(own_out, own_share.unsqueeze(-1), out=out)
-    out.index_add_(0, slab.row, part.view(-1, num_heads, head_dim)).mul_(scale.unsqueeze(-1))
+    out.index_add_(0, row, part).mul_(scale.unsqueeze(-1))
 
 
 def _slab_backward(
@@ -189,32 +198,22 @@ def _slab_backward(
     torch.unflatten(scores, 1, (block_size, num_heads)).masked_fill_(
         _own_hidden(slab, pairs, block_size, q.device), -torch.inf
     )
-    weights = scores.sub_(log_mass.view(*tiles, 1)).exp_()
+    weights = scores.sub_(log_mass.view(*tiles, 1)).exp2_()
     dv[own] += torch.bmm(weights.mT, y)
     slope = torch.bmm(y, v[own].mT).sub_(centre.view(*tiles, 1)).mul_(weights)
     dk[own] += torch.bmm(slope.mT, x)
     dq += torch.bmm(slope, k[own]).view(dq.shape)
 
-    for chunk, blocks in slab.chunks(CHUNK_SCORES // (block_size * num_heads)):
-        row = slab.row[chunk]
-        x, y = (rows.index_select(0, row).view(-1, head_dim) for rows in (q, grad))
-        weights, slope = q.new_empty(2, len(x), block_size)
-        places = [(block, _heads(place, num_heads)) for block, place in blocks]
-        for block, place in places:
-            torch.mm(x[place], k[block].t(), out=weights[place])
-            torch.mm(y[place], v[block].t(), out=slope[place])
-            if pairs.valid is not None:
-                weights[place].masked_fill_(~pairs.valid[slab.head, block], -torch.inf)
-        weights.sub_(log_mass.index_select(0, row).view(-1, 1)).exp_()
-        slope.sub_(centre.index_select(0, row).view(-1, 1)).mul_(weights)
-        dx = torch.empty_like(x)
-        for block, place in places:
-            dv[block].addmm_(weights[place].t(), y[place])
-            dk[block].addmm_(slope[place].t(), x[place])
-            torch.mm(slope[place], k[block], out=dx[place])
+    for chunk in slab.chunks(block_size * num_heads):
+        row, block = slab.row[chunk].flatten(), slab.block[chunk]
+        tiles = len(block), TILE_PAIRS * num_heads
+        x, y = (rows.index_select(0, row).view(*tiles, head_dim) for rows in (q, grad))
+        # What does not count has weights exp(-inf) = 0.
+        shift = log_mass.index_select(0, row) + slab.absent[chunk].view(-1, 1)
+        weights = _tile_scores(x, k, block, slab, pairs).sub_(shift.view(*tiles, 1)).exp2_()
+        slope = torch.bmm(y, v.index_select(0, block).mT)
+        slope.sub_(centre.index_select(0, row).view(*tiles, 1)).mul_(weights)
+        dv.index_add_(0, block, torch.bmm(weights.mT, y))
+        dk.index_add_(0, block, torch.bmm(slope.mT, x))
+        dx = torch.bmm(slope, k.index_select(0, block))
         dq.index_add_(0, row, dx.view(-1, num_heads, head_dim))
-
-
-def _heads(place: slice, num_heads: int) -> slice:
-    """Where the query heads of these pairs lie."""
-    return slice(place.start * num_heads, place.stop * num_heads)

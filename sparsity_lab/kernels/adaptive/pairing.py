@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sparsity_lab.kernels.adaptive.gather import GatherAttention, PairList, Slab
+from sparsity_lab.kernels.adaptive.gather import LOG2_E, TILE_PAIRS, GatherAttention, PairList, Slab
 from sparsity_lab.kernels.adaptive.selector import Selector
 from sparsity_lab.kernels.adaptive.summaries import in_blocks, mask_in_blocks
 
@@ -37,7 +37,8 @@ def gathered_attention(
     early, num_rows = query_start % block_size, q.shape[3]
     late = -(early + num_rows) % block_size
     # Whole blocks of rows: before and after come rows of zeros, which are dropped again.
-    scaled = (pad(q, (0, 0, early, late)) / q.shape[-1] ** 0.5).transpose(2, 3).flatten(0, 1).contiguous()
+    scale = LOG2_E / q.shape[-1] ** 0.5
+    scaled = (pad(q, (0, 0, early, late)) * scale).transpose(2, 3).flatten(0, 1).contiguous()
     keys, values = (in_blocks(x, block_size).flatten(0, 1) for x in (k, v))
     valid = None
     if key_mask is not None:
@@ -75,16 +76,16 @@ def _pairs(
         def log_mass(codes: Tensor, chunk: slice = chunk, start: int = start) -> Tensor:
             own = [(*_listed(codes, start, block_size), 0)]
             rows = chunk.stop - chunk.start
-            pairs = PairList(_slabs(own, fold, rows, num_blocks, block_size), start // block_size, valid)
+            pairs = PairList(_slabs(own, scaled, rows, num_blocks, block_size), start // block_size, valid)
             _, mass = GatherAttention.apply(scaled[:, chunk], keys, values, pairs)  # type: ignore[no-untyped-call]
-            grouped: Tensor = torch.unflatten(mass, 0, (batch_size, num_heads)).transpose(2, 3)
+            grouped: Tensor = torch.unflatten(mass / LOG2_E, 0, (batch_size, num_heads)).transpose(2, 3)
             return grouped
 
         positions = torch.arange(start, start + chunk.stop - chunk.start, device=q.device)[None]
         words = None if draws is None else draws[:, :, chunk]
         codes = selector.select(q[:, :, :, chunk], positions, log_mass, words)
         found.append((*_listed(codes, start, block_size), first))
-    return PairList(_slabs(found, fold, num_rows, num_blocks, block_size), query_start // block_size, valid)
+    return PairList(_slabs(found, scaled, num_rows, num_blocks, block_size), query_start // block_size, valid)
 
 
 def _listed(codes: UInt8[Tensor, "B G R n"], start: int, block_size: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,23 +98,32 @@ def _listed(codes: UInt8[Tensor, "B G R n"], start: int, block_size: int) -> tup
 
 
 def _slabs(
-    found: list[tuple[Tensor, Tensor, Tensor, int]], num_heads: int, num_rows: int, num_blocks: int, block_size: int
+    found: list[tuple[Tensor, Tensor, Tensor, int]],
+    q: Float[Tensor, "F R M D"],
+    num_rows: int,
+    num_blocks: int,
+    block_size: int,
 ) -> list[Slab]:
-    """Slabs of rows and their pairs sorted by block, from lists of head, row and block, rows counted from the given
-    one."""
+    """Slabs of rows and their pairs in tiles, from lists of head, row and block, rows counted from the given one."""
     head = torch.cat([part[0] for part in found])
     row = torch.cat([part[1] + part[3] for part in found])
     block = torch.cat([part[2] for part in found])
     slab_rows = max(SLAB_ROWS // block_size, 1) * block_size
     parts = -(-num_rows // slab_rows)
-    key = (head * parts + row // slab_rows) * num_blocks + block
-    row = (row % slab_rows)[key.argsort(stable=True)]
-    counts = key.bincount(minlength=num_heads * parts * num_blocks).view(num_heads * parts, num_blocks)
-    ends = counts.sum(1).cumsum(0).tolist()
+    # Sorted by slab and block; then where each pair comes to lie when every block has whole tiles.
+    key, order = ((head * parts + row // slab_rows) * num_blocks + block).sort(stable=True)
+    counts = key.bincount(minlength=len(q) * parts * num_blocks)
+    tiles = (counts + TILE_PAIRS - 1) // TILE_PAIRS
+    shift = (tiles * TILE_PAIRS).cumsum(0) - tiles * TILE_PAIRS - (counts.cumsum(0) - counts)
+    place = torch.arange(len(key), device=key.device) + shift[key]
+    num_tiles = int(tiles.sum())
+    rows = key.new_zeros(num_tiles * TILE_PAIRS).index_copy_(0, place, (row % slab_rows)[order])
+    absent = q.new_full((num_tiles * TILE_PAIRS,), torch.inf).index_fill_(0, place, 0.0)
+    blocks = torch.arange(num_blocks, device=key.device).repeat(len(q) * parts).repeat_interleave(tiles)
+    sizes = tiles.view(-1, num_blocks).sum(1).tolist()
+    of_tiles = rows.view(-1, TILE_PAIRS), blocks, absent.view(-1, TILE_PAIRS)
     slabs = []
-    for index, of_block in enumerate(counts.tolist()):
+    for index, part in enumerate(zip(*(torch.split(x, sizes) for x in of_tiles), strict=True)):
         start = index % parts * slab_rows
-        listed = [(block, count) for block, count in enumerate(of_block) if count]
-        pairs = row[ends[index - 1] if index else 0 : ends[index]]
-        slabs.append(Slab(index // parts, start, min(start + slab_rows, num_rows), pairs, listed))
+        slabs.append(Slab(index // parts, start, min(start + slab_rows, num_rows), *part))
     return slabs

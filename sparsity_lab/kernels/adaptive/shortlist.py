@@ -34,27 +34,29 @@ class ScoreTable:
     """Summaries of blocks in float32, for the scores of one row.
 
     Attributes:
-        columns: (B, G, 4D, n), of each block mean, variance and box.
+        columns: (B G, 4D, n), of each block mean, variance and box.
         log_count: (B, 1, n), log n_j; -inf for a block without keys.
-        largest: max_j ‖t_j‖ of each part: log n (at least 1), mean, variance, and the two corners of the box.
+        largest: (4,) max_j ‖t_j‖ of each part: mean, variance, and the two corners of the box.
+        largest_count: max_j log n_j, at least 1.
     """
 
     def __init__(
         self, batch_size: int, num_heads: int, head_dim: int, num_blocks: int, *, device: torch.device | str
     ) -> None:
-        self.columns = torch.zeros(batch_size, num_heads, 4 * head_dim, num_blocks, device=device)
+        self.columns = torch.zeros(batch_size * num_heads, 4 * head_dim, num_blocks, device=device)
         self.log_count = torch.zeros(batch_size, 1, num_blocks, device=device)
-        self.largest = [1.0, 0.0, 0.0, 0.0, 0.0]
+        self.largest = torch.zeros(4, device=device)
+        self.largest_count = 1.0
 
     def write(self, first: int, summaries: Summaries) -> None:
         """Enter the summaries of blocks ``first`` and on."""
         rows = torch.cat([summaries.moments, summaries.box], dim=-1)
         blocks = slice(first, first + rows.shape[2])
-        self.columns[..., blocks] = rows.mT
+        self.columns[..., blocks] = rows.flatten(0, 1).mT
         self.log_count[..., blocks] = summaries.log_count.unsqueeze(1)
         norms = torch.unflatten(rows, -1, (4, -1)).norm(dim=-1).flatten(0, 2).amax(0)
-        found = [float(summaries.log_count.max()), *norms.tolist()]
-        self.largest = [max(pair) for pair in zip(self.largest, found, strict=True)]
+        self.largest = torch.maximum(self.largest, norms.float())
+        self.largest_count = max(self.largest_count, float(summaries.log_count.max()))
 
     def best(
         self,
@@ -77,20 +79,20 @@ class ScoreTable:
             return None
         features = _features(q, beta)
         num_features = features.shape[-1]
-        columns = self.columns[:, :, :num_features, candidates.start : candidates.stop]
-        scores = (features.unsqueeze(2) @ columns).squeeze(2)
+        columns = self.columns[:, :num_features, candidates.start : candidates.stop]
+        scores = torch.bmm(features.view(-1, 1, num_features), columns).view(*q.shape[:2], -1)
         if masked:
             scores += self.log_count[..., candidates.start : candidates.stop]
         ranked, block = scores.topk(count + SPARE, dim=-1)
         # 2 ε, with one more feature for log n, which stands beside a one.
-        norms = torch.linalg.vector_norm(torch.unflatten(features, -1, (-1, q.shape[-1])), dim=-1)
-        sizes = zip([1.0, *norms.flatten(0, 1).amax(0).tolist()], self.largest, strict=False)
-        margin = (num_features + 17) * 2.0**-23 * sum(of_query * of_block for of_query, of_block in sizes)
+        norms = torch.linalg.vector_norm(features.view(*q.shape[:2], -1, q.shape[2]), dim=-1)
+        sizes = norms.mul_(self.largest[: norms.shape[-1]]).sum(-1).add_(self.largest_count)
+        margin = sizes.mul_((num_features + 17) * 2.0**-23)
         kth = ranked[..., count - 1]
         # Where a score is not a number, or minus infinity, neither is more.
-        if float((kth - ranked[..., count]).min()) > margin:
+        if (kth - ranked[..., count] > margin).all():
             return block[..., :count] + candidates.start
-        if not float((kth - ranked[..., -1]).min()) > margin:
+        if not (kth - ranked[..., -1] > margin).all():
             return None
         block = block.sort(dim=-1).values + candidates.start
         exact = _scores_of(block, _features(q.double(), beta), summaries).float()

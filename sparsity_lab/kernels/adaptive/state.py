@@ -23,7 +23,8 @@ class AdaptiveState(KeyValueCache):
 
     Attributes:
         block_size: b.
-        key_blocks, value_blocks: (B, G, n, b, D) views of the whole buffers, unfilled rows zero.
+        blocks: (B, G, n, b, 2, D), each key beside its value, so that a block is one piece of memory; unfilled rows
+            are zero.
         summaries: of all blocks; zeros for those that are not full.
         table: the same in float32, for the scores of one row.
     """
@@ -43,6 +44,9 @@ class AdaptiveState(KeyValueCache):
         super().__init__(batch_size, num_heads, head_dim, num_blocks * block_size, dtype=dtype, device=device)
         self.capacity = capacity
         self.block_size = block_size
+        pairs = torch.zeros(batch_size, num_heads, num_blocks * block_size, 2, head_dim, dtype=dtype, device=device)
+        self._keys, self._values = pairs.unbind(3)
+        self.blocks = torch.unflatten(pairs, 2, (num_blocks, block_size))
         wide = torch.promote_types(dtype, torch.float32)
         self._waiting = torch.zeros(batch_size, num_heads, block_size, head_dim, dtype=wide, device=device)
         self._waiting_mask = torch.ones(batch_size, block_size, dtype=torch.bool, device=device)
@@ -89,11 +93,3 @@ class AdaptiveState(KeyValueCache):
         self._waiting[:, :, :rest] = keys[:, :, stop - rest :]
         self._waiting_mask[:, :rest] = valid[:, stop - rest :]
         self._waiting_mask[:, rest:] = True
-
-    @property
-    def key_blocks(self) -> Float[Tensor, "B G n b D"]:
-        return torch.unflatten(self._keys, 2, (-1, self.block_size))
-
-    @property
-    def value_blocks(self) -> Float[Tensor, "B G n b D"]:
-        return torch.unflatten(self._values, 2, (-1, self.block_size))

@@ -66,8 +66,7 @@ def continued_attention(
     z: Float[Tensor, "B H F"],
 ) -> tuple[Float[Tensor, "B H R D"], Float[Tensor, "B H F D"], Float[Tensor, "B H F"]]:
     """The rows of tokens that follow those whose sums are S and z, and the sums after them. No gradient flows."""
-    with _without_autocast(q):
-        rows = _forward(q, k, v, key_mask, plan, S.flatten(0, 1), z.flatten(0, 1))
+    rows = _forward(q, k, v, key_mask, plan, S.flatten(0, 1), z.flatten(0, 1))
     after, total_after = rows.sums[-1]
     return rows.out, after.view_as(S), total_after.view_as(z)
 
@@ -130,8 +129,7 @@ class _Chunked(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, plan: Plan) -> Tensor:
         num_features = plan.features.feature_map.parts * q.shape[-1]
         z = q.new_zeros(q.shape[0] * q.shape[1], num_features, dtype=torch.promote_types(q.dtype, torch.float32))
-        with _without_autocast(q):
-            made = _forward(q, k, v, key_mask, plan, z.new_zeros(*z.shape, v.shape[-1]), z)
+        made = _forward(q, k, v, key_mask, plan, z.new_zeros(*z.shape, v.shape[-1]), z)
         before = [x for sums in made.sums[:-1] for x in sums]
         ctx.save_for_backward(q, k, v, key_mask, made.total, *before)
         ctx.plan = plan
@@ -140,7 +138,9 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        with _without_autocast(gradient):
+        # The forward pass runs inside a kernel, which switches autocast off. It would make the products of float32
+        # rows in half the digits, and the sums with them.
+        with torch.autocast(gradient.device.type, enabled=False):
             return *_backward(gradient, ctx.plan, *ctx.saved_tensors), None, None
 
 
@@ -197,11 +197,6 @@ def _blocks(q: Float[Tensor, "B H T D"], chunk: int) -> Iterator[tuple[slice, in
         yield slice(start, min(start + step, whole)), chunk
     if whole < length:
         yield slice(whole, length), length - whole
-
-
-def _without_autocast(x: Tensor) -> torch.autocast:
-    """Autocast would make the products of float32 rows in half the digits, and the sums with them."""
-    return torch.autocast(x.device.type, enabled=False)
 
 
 def _wide(x: Float[Tensor, "B H T D"], rows: slice) -> Float[Tensor, "B H R D"]:

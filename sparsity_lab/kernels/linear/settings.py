@@ -36,7 +36,7 @@ class _FeatureKernel(Kernel):
         """How queries and keys become features."""
 
     @property
-    def positions(self) -> frozenset[str]:  # type: ignore[override]
+    def positions(self) -> frozenset[str]:
         return frozenset() if self.rotation == "none" else frozenset({"rotate"})
 
     def check(self) -> None:

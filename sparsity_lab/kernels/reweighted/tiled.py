@@ -13,6 +13,9 @@ divided by Z_i or G_i, D_i = <g_i, out_i>, and p_i = p / (max_j f_ij - o_i μ_i)
     with p:      A_ij = r_ij^(p-1) (<g_i, v_j> - D_i)           df_ij = p_i (A_ij - (o_i / n_i) Σ_j' A_ij')
     ds_ij = φ'(s_ij) df_ij          dv_j = Σ_i w_ij dout_i = Σ_i r_ij^p g_i
 
+A tile lies in memory key by key, (keys, rows): three of its products with (rows, D) and (keys, D) then find their
+operands as they are wanted, which saves a seventh of the time of all seven.
+
 The second term of df is the gradient of μ_i. It reaches every key that the row sees, clipped ones too. A row of equal
 f (see ``reference``) is treated as p = 1 and o = 0, which gives it the weights f_ij / Z_i.
 """
@@ -35,8 +38,10 @@ from sparsity_lab.kernels.reweighted.reference import EQUAL, thresholds
 
 __all__ = ["TILE_ROWS", "tiled_rows"]
 
-TILE_ROWS = 128
-TILE_KEYS = 4096
+TILE_ROWS = 256
+TILE_KEYS = 1024
+POWER_ROWS = 128
+POWER_KEYS = 4096
 """With powers a tile holds all keys of its rows; beyond so many it has half the rows."""
 _TILE_ENTRIES = 2**20
 """A tile takes as many heads as keep it below this size, where there are more heads than threads."""
@@ -70,38 +75,33 @@ def tiled_rows(
     batch_size, num_heads, num_rows, head_dim = q.shape
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     counts = visible_counts(query_start, num_rows, k.shape[1], context, q.device).to(q.dtype)
-    counts = counts.expand(batch_size, num_heads, num_rows).flatten(0, 1).unsqueeze(-1)
+    counts = counts.expand(batch_size, num_heads, num_rows).flatten(0, 1).unsqueeze(1)
     hidden = None
     if context.key_mask is not None:
         hidden = q.new_zeros(batch_size, k.shape[1]).masked_fill_(~context.key_mask[:, : k.shape[1]], -math.inf)
-        hidden = hidden.repeat_interleave(num_heads, dim=0).unsqueeze(1)
+        hidden = hidden.repeat_interleave(num_heads, dim=0).unsqueeze(-1)
     causal_start = query_start if context.causal else None
     rows = _Rows(phi, p, bound, causal_start, counts, hidden)
     out: Tensor = _Tiled.apply(q, k, v, rows)  # type: ignore[no-untyped-call]
     return out.view(batch_size, num_heads, num_rows, head_dim)
 
 
-@dataclass(frozen=True)
-class _Tile:
+class _Tile(NamedTuple):
     """Query rows and keys of some heads. Heads of all sequences lie on one axis, N.
 
     Attributes:
-        heads, rows, keys: ranges; rows count from the first that is given.
-        buffers: (heads, rows, keys) each, without meaning yet.
+        of_rows: the tile's part of (N, R, D); rows count from the first that is given.
+        of_keys: the tile's part of (N, T, D).
+        of_numbers: the tile's part of (N, 1, R), a number of each row.
+        later: (last keys, rows), -inf where a key comes after the row, else 0; None where no key does.
+        buffers: (heads, keys, rows) each, without meaning yet.
     """
 
-    heads: slice
-    rows: slice
-    keys: slice
-    buffers: tuple[Tensor, ...]
-
-    def of_rows(self, x: Tensor) -> Tensor:
-        """The tile's part of (N, R, ...)."""
-        return x[self.heads, self.rows]
-
-    def of_keys(self, x: Tensor) -> Tensor:
-        """The tile's part of (N, T, D)."""
-        return x[self.heads, self.keys]
+    of_rows: tuple[slice, slice]
+    of_keys: tuple[slice, slice]
+    of_numbers: tuple[slice, slice, slice]
+    later: Tensor | None
+    buffers: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class _Rows:
     Attributes:
         phi, p, bound: as in ``tiled_rows``.
         causal_start: the position of the first row; None where rows see all keys.
-        counts: (N, R, 1), n_i.
-        hidden: (N, 1, T), -inf on masked keys, else 0; None where there are none.
+        counts: (N, 1, R), n_i.
+        hidden: (N, T, 1), -inf on masked keys, else 0; None where there are none.
     """
 
     phi: Phi
@@ -126,37 +126,43 @@ class _Rows:
         """All tiles, on the same memory one after another."""
         num_heads, num_rows, _ = q.shape
         # Powers need a row's mean and maximum before they can begin.
-        tile_keys = min(TILE_KEYS if self.p is None else num_keys, num_keys)
-        tile_rows = min(TILE_ROWS if tile_keys <= TILE_KEYS else TILE_ROWS // 2, num_rows)
+        tile_rows = TILE_ROWS if self.p is None else POWER_ROWS if num_keys <= POWER_KEYS else POWER_ROWS // 2
+        tile_rows = min(tile_rows, num_rows)
+        tile_keys = min(num_keys, TILE_KEYS * max(1, TILE_ROWS // tile_rows)) if self.p is None else num_keys
         # The products of a tile run over heads in parallel.
         most_heads = max(torch.get_num_threads(), _TILE_ENTRIES // (tile_rows * tile_keys))
         tile_heads = max(1, min(num_heads, most_heads))  # or there is no sequence
         memory = q.new_empty(num_buffers, tile_heads * tile_rows * tile_keys)
+        later = q.new_full((tile_rows, tile_rows), -math.inf).tril_(-1)
         for rows in _ranges(num_rows, tile_rows):
+            first = None if self.causal_start is None else self.causal_start + rows.start
             seen = num_keys if self.causal_start is None else self.causal_start + rows.stop
             for heads in _ranges(num_heads, tile_heads):
                 for keys in _ranges(seen, tile_keys):
-                    shape = tuple(part.stop - part.start for part in (heads, rows, keys))
-                    buffers = tuple(line[: math.prod(shape)].view(shape) for line in memory)
-                    yield _Tile(heads, rows, keys, buffers)
+                    hidden = None
+                    if first is not None and keys.stop > first:
+                        # All rows of the tile see the keys before its first row.
+                        hidden = later[max(keys.start - first, 0) : keys.stop - first, : rows.stop - rows.start]
+                    shape = heads.stop - heads.start, keys.stop - keys.start, rows.stop - rows.start
+                    buffers = [line[: math.prod(shape)].view(shape) for line in memory]
+                    yield _Tile((heads, rows), (heads, keys), (heads, slice(None), rows), hidden, buffers)
 
     def scores(self, q: Tensor, k: Tensor, tile: _Tile, out: Tensor) -> None:
-        """s log2(e), -inf where a key is not seen: every φ makes that 0, in value and in slope."""
-        torch.bmm(tile.of_rows(q) * _LOG2_E, tile.of_keys(k).mT, out=out)
-        if self.causal_start is not None:
-            # All rows of the tile see the keys before its first row.
-            first_row = self.causal_start + tile.rows.start
-            first_key = max(first_row, tile.keys.start)
-            corner = out[:, :, first_key - tile.keys.start :]
-            later = torch.full(corner.shape[1:], -math.inf, dtype=out.dtype, device=out.device)
-            corner += later.triu_(1 + first_row - first_key)
+        """The products of q and k, -inf where a key is not seen: every φ makes that 0, in value and in slope."""
+        if out.shape[2] > 1:
+            torch.bmm(k[tile.of_keys], q[tile.of_rows].mT, out=out)
+        else:
+            # The product of a matrix with one column is many times slower than that of one row with a matrix.
+            torch.bmm(q[tile.of_rows], k[tile.of_keys].mT, out=out.mT)
+        if tile.later is not None:
+            out[:, -len(tile.later) :] += tile.later
         if self.hidden is not None:
-            out += self.hidden[tile.heads, :, tile.keys]
+            out += self.hidden[tile.of_keys]
 
     def values(self, scores: Tensor) -> Tensor:
         """f, in place; of exp but for a factor of the row, which changes no weight."""
         if self.phi == "exp":
-            largest = scores.amax(-1, keepdim=True)
+            largest = scores.amax(1, keepdim=True)
             return scores.sub_(largest.masked_fill_(largest == -math.inf, 0.0)).exp2_()
         if self._within_range(scores):
             return scores.exp2_().log1p_()
@@ -185,7 +191,7 @@ def _ranges(stop: int, size: int) -> Iterator[slice]:
 
 
 class _Statistics(NamedTuple):
-    """What the powers need to know of each row, (heads, rows, 1).
+    """What the powers need to know of each row, (heads, 1, rows).
 
     Attributes:
         mean: o_i μ_i.
@@ -196,6 +202,10 @@ class _Statistics(NamedTuple):
     mean: Tensor
     inverse: Tensor
     equal: Tensor
+
+    def of(self, tile: _Tile) -> "_Statistics":
+        """Those of the tile's rows."""
+        return _Statistics(*(x[tile.of_numbers] for x in self))
 
     def gain(self, p: float) -> Tensor:
         """p_i."""
@@ -209,6 +219,7 @@ class _Statistics(NamedTuple):
 class _Tiled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows: _Rows) -> Tensor:
+        q = q * _LOG2_E
         out = torch.zeros_like(q)
         norms, means, inverses = (torch.zeros_like(rows.counts) for _ in range(3))
         equals = torch.zeros_like(rows.counts, dtype=torch.bool)
@@ -217,13 +228,14 @@ class _Tiled(torch.autograd.Function):
             rows.scores(q, k, tile, y)
             rows.values(y)
             if rows.p is not None:
-                statistics = _statistics(y, tile.of_rows(rows.counts))
-                for whole, part in zip((means, inverses, equals), statistics, strict=True):
-                    tile.of_rows(whole).copy_(part)
+                statistics = _statistics(y, rows.counts[tile.of_numbers])
+                for numbers, part in zip((means, inverses, equals), statistics, strict=True):
+                    numbers[tile.of_numbers] = part
                 y, _ = _powers(y, statistics, rows.p, (spare[0], spare[1]))
-            tile.of_rows(norms).add_(y.sum(-1, keepdim=True))
-            tile.of_rows(out).add_(torch.bmm(y, tile.of_keys(v)))
-        out.div_(norms.masked_fill_(norms == 0, 1.0))  # or a row sees no key
+            norms[tile.of_numbers] += y.sum(1, keepdim=True)
+            out[tile.of_rows] += torch.bmm(y.mT, v[tile.of_keys])
+        norms.masked_fill_(norms == 0, 1.0)  # or a row sees no key
+        out /= norms.mT
         ctx.save_for_backward(q, k, v, out, norms, means, inverses, equals)
         ctx.rows = rows
         return out
@@ -231,37 +243,36 @@ class _Tiled(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, norms, means, inverses, equals = ctx.saved_tensors
+        q, k, v, out, norms, *numbers = ctx.saved_tensors
         rows: _Rows = ctx.rows
+        statistics = _Statistics(*numbers)
         grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        g = grad / norms.mT
+        D = (g * out).sum(-1).unsqueeze(1)
+        # p_i: not tiles are multiplied by it, but rows of queries and of their gradients.
+        gain = torch.ones_like(D).mT if rows.p is None else statistics.gain(rows.p).mT
+        share = statistics.share(rows.counts)
         for tile in rows.tiles(q, k.shape[1], 3 if rows.p is None else 4):
             y, slopes, *spare = tile.buffers
             rows.scores(q, k, tile, y)
             rows.values_and_slopes(y, slopes, spare[0])
-            q_rows, g = tile.of_rows(q), tile.of_rows(grad) / tile.of_rows(norms)
-            statistics = _Statistics(*(tile.of_rows(x) for x in (means, inverses, equals)))
             if rows.p is not None:
-                y, power_slopes = _powers(y, statistics, rows.p, (spare[0], spare[1]))
-            tile.of_keys(grad_v).baddbmm_(y.mT, g)
-            A = torch.bmm(g, tile.of_keys(v).mT, out=y)
-            A.sub_((g * tile.of_rows(out)).sum(-1, keepdim=True))
+                y, power_slopes = _powers(y, statistics.of(tile), rows.p, (spare[0], spare[1]))
+            g_rows = g[tile.of_rows]
+            grad_v[tile.of_keys].baddbmm_(y, g_rows)
+            A = torch.bmm(v[tile.of_keys], g_rows.mT, out=y).sub_(D[tile.of_numbers])
             if rows.p is not None:
                 A.mul_(power_slopes)
-                A.sub_(A.sum(-1, keepdim=True) * statistics.share(tile.of_rows(rows.counts)))
+                A -= A.sum(1, keepdim=True) * share[tile.of_numbers]
             ds = A.mul_(slopes)
-            grad_q_rows = torch.bmm(ds, tile.of_keys(k))
-            if rows.p is not None:
-                # p_i: not the tile is multiplied by it, but the rows of queries and of their gradients.
-                gain = statistics.gain(rows.p)
-                q_rows, grad_q_rows = q_rows * gain, grad_q_rows.mul_(gain)
-            tile.of_rows(grad_q).add_(grad_q_rows)
-            tile.of_keys(grad_k).baddbmm_(ds.mT, q_rows)
-        return grad_q, grad_k, grad_v, None
+            grad_q[tile.of_rows] += torch.bmm(ds.mT, k[tile.of_keys])
+            grad_k[tile.of_keys].baddbmm_(ds, q[tile.of_rows] * gain[tile.of_rows])
+        return grad_q.mul_(gain), grad_k.div_(_LOG2_E), grad_v, None
 
 
 def _statistics(f: Tensor, counts: Tensor) -> _Statistics:
-    mean = f.sum(-1, keepdim=True) / counts * thresholds(counts)
-    largest = f.amax(-1, keepdim=True)
+    mean = f.sum(1, keepdim=True) / counts * thresholds(counts)
+    largest = f.amax(1, keepdim=True)
     none = largest < torch.finfo(f.dtype).tiny  # a row that sees no key
     equal = (largest - mean <= EQUAL * mean) | none
     mean.masked_fill_(equal, 0.0)

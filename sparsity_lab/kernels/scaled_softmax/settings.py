@@ -53,8 +53,12 @@ class ScaledSoftmax(CachedKernel):
         context: Context,
     ) -> Float[Tensor, "B H R D"]:
         if context.implementation == "fused":
-            scale = self._row_scale(q, k.shape[2], query_start, context)
-            return fused_attention(scaled_rows(q, scale).to(q.dtype), k, v, query_start, context)
+            scale, most = self._row_scale(q, k.shape[2], query_start, context), 1.0
+            if q.dtype == torch.float16 and scale.numel():
+                # A scaled query may leave float16: the kernel, which computes in float32, takes the largest scale.
+                most = max(most, float(scale.detach().abs().max()))
+            rows = scaled_rows(q, scale / most).to(q.dtype)
+            return fused_attention(rows, k, v, query_start, context, factor=most)
         weights = self._row_weights(q, k, query_start, context)
         return (weights @ v.to(weights.dtype)).to(q.dtype)
 

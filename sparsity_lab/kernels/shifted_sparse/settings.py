@@ -10,11 +10,13 @@ from torch import Tensor
 from sparsity_lab.kernels.cache import KeyValueCache
 from sparsity_lab.kernels.cached import CachedKernel
 from sparsity_lab.kernels.context import Context
+from sparsity_lab.kernels.kernel import Kernel
 from sparsity_lab.kernels.masking import visible_rows
 from sparsity_lab.kernels.shifted_sparse.fused import group_attention, group_tiles
 from sparsity_lab.kernels.shifted_sparse.reference import Groups, Variant
 from sparsity_lab.kernels.softmax.fused import fused_attention
 from sparsity_lab.kernels.softmax.reference import softmax_attention, softmax_weights
+from sparsity_lab.kernels.softmax.settings import Softmax
 from sparsity_lab.kernels.tiles import Tile, seen_in, tiled_attention
 from sparsity_lab.settings import SettingError, Shown, register
 
@@ -26,8 +28,8 @@ class ShiftedSparse(CachedKernel):
     """Softmax attention inside groups of G neighbours in training, half of the heads with groups shifted by G / 2;
     softmax attention on all keys in use. The attention of LongLoRA (arXiv 2309.12307).
 
-    Heads 0 .. H // 2 - 1 are unshifted, the others shifted: at least two heads are needed. Any T will do: the last
-    group is what is left. ``shifted_sparse/reference.py`` defines the groups.
+    Heads 0 .. H // 2 - 1 are unshifted, the others shifted: at least two heads are needed for that. Any T will do:
+    the last group is what is left. ``shifted_sparse/reference.py`` defines the groups.
 
     Information moves back at most G - 1 positions in the first layer and G / 2 more in each further one, so the last
     position depends on the whole past from depth 2 T / G - 1 on (``"wrap_causal"``: one layer less): 7 layers for
@@ -44,6 +46,7 @@ class ShiftedSparse(CachedKernel):
             last half sees the first; ``"wrap_rolled"``, the published algorithm with a plain causal mask on rolled
             rows: the first half sees the last, the future. It **leaks**, at depth 2 T / G and beyond even the
             very token to predict, and is here for comparison only.
+        shift: False leaves all heads unshifted, so that nothing ever passes between groups: the control.
         sparse_in_use: keep the groups when ``training=False``. Decoding then needs groups that do not depend on T:
             ``group`` and ``"split"``.
     """
@@ -51,9 +54,11 @@ class ShiftedSparse(CachedKernel):
     group: int | None = None
     ratio: float | None = None
     variant: Variant = "split"
+    shift: bool = True
     sparse_in_use: bool = False
 
     implementations = ("reference", "fused")
+    reweightable = False
 
     def check(self) -> None:
         if (self.group is None) == (self.ratio is None):
@@ -70,6 +75,7 @@ class ShiftedSparse(CachedKernel):
             cls(group=6, variant="wrap_causal"),
             cls(ratio=0.3, variant="wrap_rolled"),
             cls(group=8, sparse_in_use=True),
+            cls(group=8, shift=False),
         )
 
     @classmethod
@@ -78,7 +84,11 @@ class ShiftedSparse(CachedKernel):
 
     @property
     def leaks(self) -> bool:
-        return self.variant == "wrap_rolled"
+        return self.shift and self.variant == "wrap_rolled"
+
+    @property
+    def in_use(self) -> Kernel:
+        return self if self.sparse_in_use else Softmax()
 
     def group_size(self, length: int) -> int:
         """G of a sequence of ``length`` tokens: ``group``, or the least even number that is not below ``ratio`` times
@@ -141,7 +151,7 @@ class ShiftedSparse(CachedKernel):
                 out = group_attention(q_half, k_half, v_half, groups)
             else:
                 tiles = group_tiles(query_start, num_rows, groups)
-                out = tiled_attention(q_half, k_half, v_half, query_start, tiles, seen)
+                out = tiled_attention(q_half, k_half, v_half, query_start, context, tiles, seen)
             outs.append(out)
         return torch.cat(outs, dim=1)
 
@@ -164,12 +174,14 @@ class ShiftedSparse(CachedKernel):
 
     def _halves(self, num_heads: int, length: int, context: Context) -> list[tuple[slice, Groups]]:
         """The unshifted heads and the shifted ones, with their groups."""
-        if num_heads < 2:
+        if num_heads < 2 and self.shift:
             raise SettingError("q", "at least 2 heads, of which half are shifted", num_heads)
         num_unshifted = num_heads // 2
         make = partial(
             Groups, size=self.group_size(length), length=length, variant=self.variant, causal=context.causal
         )
+        if not self.shift:
+            return [(slice(0, num_heads), make(shifted=False))]
         return [
             (slice(0, num_unshifted), make(shifted=False)),
             (slice(num_unshifted, num_heads), make(shifted=True)),

@@ -10,18 +10,18 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from sparsity_lab.kernels.context import Context
-from sparsity_lab.kernels.kernel import Kernel
 from sparsity_lab.kernels.sliding_window.reference import window_sees
 from sparsity_lab.kernels.sliding_window.state import WindowState
 from sparsity_lab.kernels.softmax.reference import softmax_attention, softmax_weights
 from sparsity_lab.kernels.tiles import TILE_ROWS, Tile, disjoint, masked_attention, seen_in, tiled_attention
+from sparsity_lab.kernels.weighing import WeighingKernel
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["SlidingWindow"]
 
 
 @register
-class SlidingWindow(Kernel):
+class SlidingWindow(WeighingKernel):
     """Softmax attention of row i on the first ``sinks`` keys and on the last ``width``, i - width + 1 .. i; without
     ``causal`` on the first ``sinks`` keys and on those less than ``width`` away.
 
@@ -76,14 +76,19 @@ class SlidingWindow(Kernel):
         all_seen = length <= self.width + (self.sinks if context.causal else 0)
         if all_seen and context.key_mask is None and not context.has_bias:
             return scaled_dot_product_attention(q, k, v, is_causal=context.causal)
-        return tiled_attention(q, k, v, 0, self._tiles(length, context.causal), seen)
+        return tiled_attention(q, k, v, 0, context, self._tiles(length, context.causal), seen)
 
-    def _weights(
-        self, q_rows: Float[Tensor, "B H R D"], k: Float[Tensor, "B H T D"], query_start: int, context: Context
-    ) -> Float[Tensor, "B H R T"]:
-        q, k = context.rotate(q_rows, query_start), context.rotate(k)
+    def _row_weights(
+        self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H K D"], query_start: int, context: Context
+    ) -> Float[Tensor, "B H R K"]:
         tile = _all(query_start, q.shape[2], slice(0, k.shape[2]))
-        return softmax_weights(q, k, *self._seen(tile, context, q.device)).to(q.dtype)
+        return softmax_weights(q, k, *self._seen(tile, context, q.device))
+
+    def _key_counts(
+        self, query_start: int, num_rows: int, num_keys: int, context: Context, device: torch.device
+    ) -> Int64[Tensor, "#B 1 R"]:
+        visible, _ = self._seen(_all(query_start, num_rows, slice(0, num_keys)), context, device)
+        return visible.sum(-1).clamp_min(1)
 
     def _extend(
         self,

@@ -4,6 +4,7 @@ Without mask and bias it is one call. With either, the fused kernel wants a (R, 
 masks are made when they are needed, and made again in the backward pass instead of being kept.
 """
 
+import math
 from functools import partial
 
 import torch
@@ -27,20 +28,27 @@ def fused_attention(
     v: Float[Tensor, "B H K D"],
     query_start: int,
     context: Context,
+    *,
+    factor: float = 1.0,
 ) -> Float[Tensor, "B H R D"]:
-    """(B, H, R, D) output of rows ``query_start`` and on; queries and keys come rotated."""
+    """(B, H, R, D) output of rows ``query_start`` and on; queries and keys come rotated.
+
+    Args:
+        factor: of the scores, without their bias.
+    """
+    scale = factor / math.sqrt(q.shape[-1])
     num_rows, num_keys = q.shape[2], k.shape[2]
     plain = context.key_mask is None and not context.has_bias
     # PyTorch's causal flag counts from the first key, so it fits whole sequences; one last row sees all.
     if plain and (num_rows == num_keys or (query_start == num_keys - 1)):
-        return scaled_dot_product_attention(q, k, v, is_causal=context.causal and num_rows > 1)
+        return scaled_dot_product_attention(q, k, v, is_causal=context.causal and num_rows > 1, scale=scale)
     if num_rows <= TILE_ROWS:
-        return _masked_rows(q, k, v, query_start, context)
+        return _masked_rows(q, k, v, query_start, context, scale)
     tiles = []
     for first in range(0, num_rows, TILE_ROWS):
         start, stop = query_start + first, query_start + min(first + TILE_ROWS, num_rows)
         last = stop if context.causal else num_keys
-        rows = partial(_masked_rows, query_start=start, context=context)
+        rows = partial(_masked_rows, query_start=start, context=context, scale=scale)
         tile = q[:, :, first : first + TILE_ROWS], k[:, :, :last], v[:, :, :last]
         # Nothing random runs inside, so the global generator is left alone.
         tiles.append(checkpoint(rows, *tile, use_reentrant=False, preserve_rng_state=False))
@@ -53,6 +61,7 @@ def _masked_rows(
     v: Float[Tensor, "B H K D"],
     query_start: int,
     context: Context,
+    scale: float,
 ) -> Float[Tensor, "B H R D"]:
     """(B, H, R, D): rows ``query_start .. query_start + R - 1`` on the first K keys, under an explicit mask."""
-    return masked_attention(q, k, v, *visible_rows(q, k, query_start, context))
+    return masked_attention(q, k, v, *visible_rows(q, k, query_start, context), scale=scale)
