@@ -1,5 +1,10 @@
-"""Decoders, and what they make of positions; sparse functional attention."""
+"""Decoders, what they make of positions, and adapters to fine-tune them; sparse functional attention."""
 
+from sparsity_lab.models.adapters import Adapter as Adapter
+from sparsity_lab.models.adapters import LoRA as LoRA
+from sparsity_lab.models.adapters import lora_embed_norm as lora_embed_norm
+from sparsity_lab.models.adapters import merged as merged
+from sparsity_lab.models.adapters import trainable_parameters as trainable_parameters
 from sparsity_lab.models.config import ModelConfig as ModelConfig
 from sparsity_lab.models.couplings import Coupling as Coupling
 from sparsity_lab.models.couplings import Ignored as Ignored

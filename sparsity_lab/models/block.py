@@ -37,6 +37,13 @@ class Block(nn.Module):
         self.down = nn.Linear(d_ff, d_model, bias=False)
         self.kernel_params: nn.Module | None = None
 
+    def projections(self) -> dict[str, dict[str, int]]:
+        """The linear maps by attribute, each with its parts by name and their numbers of outputs: queries, keys and
+        values are parts of one map, the others are whole."""
+        maps = {name: module for name, module in self.named_children() if isinstance(module, nn.Linear)}
+        whole = {name: {name: linear.out_features} for name, linear in maps.items()}
+        return whole | {"qkv": dict(zip("qkv", self.qkv_widths, strict=True))}
+
     def forward(
         self, x: Float[Tensor, "B T d"], mix: Mix, rows: Int64[Tensor, " N"] | None = None
     ) -> Float[Tensor, "*rows d"]:

@@ -12,6 +12,11 @@ __all__ = ["ModelConfig"]
 class ModelConfig(Setting, family="model"):
     """The setting of a trainable model."""
 
+    @property
+    def projections(self) -> tuple[str, ...]:
+        """Names of the linear maps that an adapter can be put on."""
+        return ()
+
     @abstractmethod
     def build(self, seed: int, vocab_size: int | None = None) -> nn.Module:
         """The model, a pure function of the setting, the seed and the vocabulary's size."""

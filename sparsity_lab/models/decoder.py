@@ -1,6 +1,6 @@
 """A small decoder-only transformer with a swappable attention mechanism in each layer.
 
-- pre-norm with RMSNorm, GELU, no biases, no dropout, untied head, final norm;
+- pre-norm with RMSNorm, GELU, no biases, no dropout, final norm, a head of its own unless it is tied;
 - one projection for queries, keys and values;
 - three separate choices of position: the scheme, the schedule that moves indices in training, the coupling;
 - with ``scored``, the last layer after attention, the norm and the head run on scored rows only.
@@ -56,6 +56,7 @@ class Decoder(nn.Module):
             schedule: how indices move in training.
             coupling: where coupled position IDs come from; None uses none, and ignores those of the batch.
             output_gate: multiply the attention output by a SiLU gate.
+            tied_head: the head is the token embedding: one weight, two uses.
         """
 
         kind = "Decoder"
@@ -71,6 +72,7 @@ class Decoder(nn.Module):
         schedule: Schedule = Plain()
         coupling: Coupling | None = None
         output_gate: bool = False
+        tied_head: bool = False
 
         def check(self) -> None:
             for name in ("vocab_size", "num_layers", "num_heads", "d_model", "d_ff", "num_kv_heads"):
@@ -104,6 +106,17 @@ class Decoder(nn.Module):
         def kernels(self) -> tuple[Kernel, ...]:
             """The mechanism of each layer."""
             return self.kernel if isinstance(self.kernel, tuple) else (self.kernel,) * self.num_layers
+
+        @property
+        def projections(self) -> tuple[str, ...]:
+            with torch.device("meta"):
+                parts = self.block().projections().values()
+            return tuple(name for names in parts for name in names)
+
+        def block(self) -> Block:
+            """One layer."""
+            d_ff = self.d_ff or 4 * self.d_model
+            return Block(self.num_heads, self.kv_heads, self.d_model, d_ff, self.output_gate)
 
         def build(self, seed: int, vocab_size: int | None = None) -> "Decoder":
             """The decoder with initial weights, a pure function of the setting, the seed and the vocabulary.
@@ -157,15 +170,13 @@ class Decoder(nn.Module):
             coupling = config.coupling
             self.coupling_embedding: nn.Module | None = None if coupling is None else coupling.build(config.d_model)
             self.id_heads = None if coupling is None else coupling.build_heads(config.d_model)
-            d_ff = config.d_ff or 4 * config.d_model
-            self.blocks = nn.ModuleList(
-                Block(config.num_heads, config.kv_heads, config.d_model, d_ff, config.output_gate)
-                for _ in config.kernels
-            )
+            self.blocks = nn.ModuleList(config.block() for _ in config.kernels)
             self.final_norm = nn.RMSNorm(config.d_model)
             self.head = nn.Linear(config.d_model, vocab_size, bias=False)
         self.to_empty(device="cpu")
         initialise(self, seed)
+        if config.tied_head:
+            self.head.weight = self.token_embedding.weight
         for layer, (block, kernel) in enumerate(self.layers()):
             kernel_seed = named_seed(seed, f"blocks.{layer}.kernel_params")
             own_heads = kernel.own_heads(config.num_heads, config.kv_heads)

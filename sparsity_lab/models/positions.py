@@ -122,6 +122,19 @@ class RoPE(PositionScheme):
         _check_above("base", self.base, 1.0)
         _check_above("scale", self.scale, 0.0)
 
+    def widened(self, factor: float) -> "RoPE":
+        """Positions for a context ``factor`` times as long, in the angles of the one before: what was widened already
+        is widened once more, by the product.
+
+        Position interpolation (Chen et al., arXiv 2306.15595). The scale is part of the run's config, so it holds in
+        training and in use, for short sequences as for long ones.
+
+        Raises:
+            SettingError: a factor that is not above 0.
+        """
+        _check_above("factor", factor, 0.0)
+        return self.replace(scale=self.scale * factor)
+
     def check_heads(self, num_heads: int, head_dim: int) -> None:
         if head_dim % 2:
             raise SettingError("num_heads", "an even head size d_model / num_heads for RoPE", head_dim)

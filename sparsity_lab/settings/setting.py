@@ -5,8 +5,10 @@ import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints
 
+from sparsity_lab.markup import Markup, details, element, escape, join, table
 from sparsity_lab.settings import short_form
-from sparsity_lab.settings.errors import SettingError, Shown, join
+from sparsity_lab.settings.errors import SettingError, Shown
+from sparsity_lab.settings.errors import join as join_path
 from sparsity_lab.settings.fields import Conforming, conform
 
 __all__ = ["Setting", "families", "field_hints", "from_data", "from_text", "kinds", "register"]
@@ -51,6 +53,15 @@ class Setting(Conforming):
             if getattr(self, field.name) != _default(field)
         ]
         return f"{self.kind}({', '.join(shown)})"
+
+    def _repr_html_(self) -> Markup:
+        """For notebooks: the short form, which opens to all fields, those that differ from their defaults in bold."""
+        rows = [
+            (field.name if value == _default(field) else element("b", field.name), _shown(value))
+            for field in dataclasses.fields(cast(Any, self))
+            for value in [getattr(self, field.name)]
+        ]
+        return details(element("code", str(self)), table([self.family, f"{self.kind}, version {self.version}"], rows))
 
     def replace(self: AnySetting, **changes: Any) -> AnySetting:
         """A copy with some fields changed, checked again.
@@ -157,6 +168,15 @@ def field_hints(cls: type[Setting]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(cast(Any, cls))}
 
 
+def _shown(value: Any) -> Markup:
+    """The value of a field, settings as they show themselves."""
+    if isinstance(value, Setting):
+        return value._repr_html_()
+    if isinstance(value, tuple) and any(isinstance(item, Setting) for item in value):
+        return join(_shown(item) for item in value)
+    return escape(short_form.write(value))
+
+
 def _default(field: "dataclasses.Field[Any]") -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
@@ -168,23 +188,23 @@ def _made(target: type[AnySetting], value: Mapping[Any, Any], path: str) -> AnyS
     known = {kind: cls for kind, cls in kinds(target.family).items() if issubclass(cls, target)}
     data = dict(value)
     if "kind" not in data and len(known) != 1:
-        raise SettingError(join(path, "kind"), f"the name of a {target.family}", Shown("nothing"), known)
+        raise SettingError(join_path(path, "kind"), f"the name of a {target.family}", Shown("nothing"), known)
     kind = data.pop("kind", next(iter(known)))
     if not isinstance(kind, str) or kind not in known:
-        raise SettingError(join(path, "kind"), f"a {target.family}", kind, known)
+        raise SettingError(join_path(path, "kind"), f"a {target.family}", kind, known)
     cls = known[kind]
     version = data.pop("version", cls.version)
     # True equals 1, and 1.0 does.
     if type(version) is not int or version != cls.version:
-        raise SettingError(join(path, "version"), f"version {cls.version} of {kind}", version)
+        raise SettingError(join_path(path, "version"), f"version {cls.version} of {kind}", version)
     hints = field_hints(cls)
     for name in data:
         if name not in hints:
-            raise SettingError(join(path, str(name)), f"a field of {kind}", name, hints)
+            raise SettingError(join_path(path, str(name)), f"a field of {kind}", name, hints)
     for field in dataclasses.fields(cast(Any, cls)):
         if field.name not in data and _default(field) is dataclasses.MISSING:
-            raise SettingError(join(path, field.name), f"a value ({kind} needs one)", Shown("nothing"))
-    conformed = {name: conform(hints[name], item, join(path, name)) for name, item in data.items()}
+            raise SettingError(join_path(path, field.name), f"a value ({kind} needs one)", Shown("nothing"))
+    conformed = {name: conform(hints[name], item, join_path(path, name)) for name, item in data.items()}
     try:
         return cls(**conformed)
     except SettingError as error:

@@ -1,10 +1,9 @@
 """Texts, ids and flat rows of settings, and changes by path."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from sparsity_lab.settings import short_form
 from sparsity_lab.settings.errors import SettingError, join
@@ -14,11 +13,16 @@ __all__ = ["canonical_json", "flatten", "identifier", "replace_at", "to_data"]
 
 AnySetting = TypeVar("AnySetting", bound=Setting)
 
+_PLAIN = (str, int, float, bool)
+"""Most of all values: asked for first, since sweeps hold many thousands."""
+
 
 def to_data(value: Any) -> Any:
     """Plain data (dicts, lists, numbers, strings, None) with kind, version and every field of every setting."""
+    if value is None or isinstance(value, _PLAIN):
+        return value
     if isinstance(value, Setting):
-        fields = {f.name: to_data(getattr(value, f.name)) for f in dataclasses.fields(cast(Any, value))}
+        fields = {name: to_data(getattr(value, name)) for name in field_hints(type(value))}
         return {"kind": value.kind, "version": value.version, **fields}
     if isinstance(value, tuple):
         return [to_data(item) for item in value]
@@ -36,6 +40,8 @@ def canonical_json(setting: Setting, *, without: tuple[str, ...] = ()) -> str:
     """
 
     def prune(data: Any) -> Any:
+        if not without or isinstance(data, _PLAIN):
+            return data
         if isinstance(data, dict):
             hidden = without if data.get("kind") == setting.kind else ()
             return {key: prune(item) for key, item in data.items() if key not in hidden}
@@ -56,9 +62,11 @@ def flatten(setting: Setting, prefix: str = "") -> dict[str, str | int | float |
     give theirs.
     """
     row: dict[str, str | int | float | bool | None] = {}
-    for field in dataclasses.fields(cast(Any, setting)):
-        path, value = join(prefix, field.name), getattr(setting, field.name)
-        if isinstance(value, Setting):
+    for name in field_hints(type(setting)):
+        path, value = join(prefix, name), getattr(setting, name)
+        if value is None or isinstance(value, _PLAIN):
+            row[path] = value
+        elif isinstance(value, Setting):
             row[path] = str(value)
             row |= flatten(value, path)
         elif isinstance(value, tuple | Mapping):

@@ -4,22 +4,19 @@ An engine gets runs as JSON text and the shared folder, and says which have ende
 lies in the folder and nowhere else, so an engine may put its workers on any machine that sees it.
 """
 
-import importlib
 import json
-import multiprocessing
-import os
 import traceback
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
 from sparsity_lab.settings import Setting, SettingError, from_data, register
-from sparsity_lab.sweeps.failures import forget_failure, record_failure
+from sparsity_lab.sweeps.failures import record_failure
+from sparsity_lab.sweeps.workers import Worker, first_ready
 from sparsity_lab.training import Diverged, RunConfig, train
+from sparsity_lab.training.claims import Claimed
 
 __all__ = ["Ended", "Engine", "Processes", "Serial", "execute"]
 
@@ -58,16 +55,17 @@ class Engine(Setting, family="engine"):
 
 
 def execute(run: str, out: str) -> str | None:
-    """Train one run. Its outcome, failures included, goes to its folder.
+    """Train one run, unless another process is at it. Its outcome, failures included, goes to its folder.
 
     Returns:
-        Why it failed, in one line; None if it finished or diverged.
+        Why it failed, in one line; None if it finished or diverged, or another process makes it.
     """
     config = from_data(RunConfig, json.loads(run))
     folder = Path(out) / config.id
-    forget_failure(folder)
     try:
-        train(config, out)
+        train(config, out, wait=False)
+    except Claimed:
+        return None
     except Diverged as error:
         # Its own divergence is on record in its folder; that of a parent is the reason why this run cannot be.
         if error.run == config.id:
@@ -96,9 +94,8 @@ class Serial(Engine):
 class Processes(Engine):
     """Warm worker processes on this machine, each with one run at a time.
 
-    A worker that dies (killed, out of memory) takes the pool with it, and all runs in progress. They are run again
-    one by one, so that the one that kills is found; a run whose worker has died twice while no other run was in
-    progress is given up. If no worker can be started, all runs are.
+    A run whose worker dies (killed, out of memory) is run again by another one, and given up when that has died too.
+    If no worker can be started, all runs are given up.
 
     Attributes:
         workers: number of processes.
@@ -111,71 +108,44 @@ class Processes(Engine):
             raise SettingError("workers", "at least 1", self.workers)
 
     def run(self, runs: Sequence[str], out: Path, modules: Sequence[str] = ()) -> Iterator[Ended]:
-        waiting, suspects = deque(range(len(runs))), deque[int]()
-        deaths = [0] * len(runs)
-        running: dict[Future[str | None], int] = {}
-        pool = self._pool(modules)
+        waiting, deaths = deque(range(len(runs))), [0] * len(runs)
+        # After a worker that died before it was up, another one is tried only if one is seen to live.
+        can_start = True
+        workers: list[Worker] = []
         try:
-            # A worker that dies before it has a run says nothing about the run that it would have had.
-            if runs and not _starts(pool):
-                yield from (Ended(index, _CANNOT_START) for index in waiting)
-                return
-            while waiting or suspects or running:
-                # One run for each worker and no more: what is in the pool is what a dying worker can have been at.
-                # Suspects come last and alone, so a death is then theirs.
-                source, room = (waiting, self.workers) if waiting else (suspects, 1)
-                while source and len(running) < room:
-                    index = source.popleft()
-                    running[_submit(pool, runs[index], out)] = index
-                ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                if any(_broken(future) for future in ended):
-                    ended, _ = wait(running)
-                    pool.shutdown()
-                    pool = self._pool(modules)
-                certain = len(running) == 1
-                for future in ended:
-                    index = running.pop(future)
-                    if not _broken(future):
-                        error = future.exception()
-                        yield Ended(index, f"{type(error).__name__}: {error}" if error else future.result())
-                        continue
-                    deaths[index] += certain
-                    if deaths[index] < _LAST_DEATH:
-                        suspects.append(index)
-                    else:
-                        yield Ended(index, f"its worker process died {deaths[index]} times")
+            while waiting or any(worker.run is not None for worker in workers):
+                if can_start:
+                    missing = min(self.workers - len(workers), len(waiting))
+                    workers += [Worker(execute, modules) for _ in range(missing)]
+                for worker in workers:
+                    if waiting and worker.ready and worker.run is None:
+                        index = waiting.popleft()
+                        worker.begin(index, runs[index], str(out))
+                for worker in first_ready(workers):
+                    try:
+                        if not worker.ready:
+                            worker.greet()
+                        else:
+                            at, answer = worker.run, worker.answer()
+                            if at is not None:
+                                yield Ended(at, answer)
+                        can_start = True
+                    except EOFError:
+                        workers.remove(worker)
+                        how = worker.death()
+                        if worker.run is not None:
+                            deaths[worker.run] += 1
+                            if deaths[worker.run] < _LAST_DEATH:
+                                waiting.append(worker.run)
+                            else:
+                                yield Ended(worker.run, f"its worker process died {_LAST_DEATH} times, at last {how}")
+                        # One that dies before it has a run says nothing about the run that it would have had.
+                        can_start = can_start and worker.ready
+                        if not workers and not can_start:
+                            yield from (Ended(index, _CANNOT_START) for index in waiting)
+                            return
         finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _pool(self, modules: Sequence[str]) -> ProcessPoolExecutor:
-        # A forked child of a process that has run torch or polars can hang, so workers start from nothing.
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self.workers, context, _import_all, (tuple(modules),))
-
-
-def _starts(pool: ProcessPoolExecutor) -> bool:
-    """Whether a worker comes up and answers."""
-    try:
-        pool.submit(os.getpid).result()
-    except BrokenProcessPool:
-        return False
-    return True
-
-
-def _submit(pool: ProcessPoolExecutor, run: str, out: Path) -> Future[str | None]:
-    try:
-        return pool.submit(execute, run, str(out))
-    except BrokenProcessPool as error:
-        # A worker died before it had a run. It counts for this one, so that a pool that cannot live ends the sweep.
-        future: Future[str | None] = Future()
-        future.set_exception(error)
-        return future
-
-
-def _broken(future: Future[str | None]) -> bool:
-    return isinstance(future.exception(), BrokenProcessPool)
-
-
-def _import_all(modules: Sequence[str]) -> None:
-    for module in modules:
-        importlib.import_module(module)
+            for worker in workers:
+                worker.stop()
+            for worker in workers:
+                worker.join()

@@ -1,42 +1,29 @@
 """``run_sweep``: plan what is missing, execute it, and record what failed."""
 
+import contextlib
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
-from sparsity_lab.settings import Setting, canonical_json
+from sparsity_lab.settings import Setting, SettingError, canonical_json
 from sparsity_lab.sweeps.engines import Engine, Processes
 from sparsity_lab.sweeps.failures import read_failure, record_failure
+from sparsity_lab.sweeps.progress import Estimate, SweepEvent, SweepProgress
 from sparsity_lab.sweeps.results import SWEEP, Results
 from sparsity_lab.sweeps.sweep import Sweep, lineage
 from sparsity_lab.training import RunConfig, Status, status
-from sparsity_lab.training.store import prepare_folder, read_marker, tidy, write_file
+from sparsity_lab.training.claims import Watch, drop_claim
+from sparsity_lab.training.files import remove_abandoned, write_file
+from sparsity_lab.training.store import prepare_folder, read_marker, tidy, was_evaluated
 
-__all__ = ["SweepEvent", "SweepProgress", "run_sweep"]
+__all__ = ["run_sweep"]
 
-
-@dataclass(frozen=True)
-class SweepEvent:
-    """One run of a sweep is over.
-
-    Attributes:
-        finished: runs that are over, this one included, whatever became of them.
-        total: all runs, parents included.
-        run: label of this run.
-        status: ``"finished"``, ``"diverged"``, ``"failed"``, or ``"skipped"`` for one that was over before.
-        reason: why it diverged or failed.
-    """
-
-    finished: int
-    total: int
-    run: str
-    status: str
-    reason: str | None = None
-
-
-SweepProgress = Callable[[SweepEvent], None]
+_LOOKS_AGAIN = 0.5
+"""Seconds between two looks at runs that others make."""
+_ATTEMPTS = 3
 
 
 def run_sweep(
@@ -52,6 +39,9 @@ def run_sweep(
     at fault, never stops the others; ``Results.failures`` lists it, unless its folder cannot even hold the reason,
     which then only ``progress`` tells.
 
+    The same sweep, or one with some of its runs, may be run on the folder by several processes at once, on any
+    machines: each run is made by one of them. Runs that others make come last here, and are waited for.
+
     Args:
         out: the store, shared by all workers; also gets ``sweep.json``, the canonical form of the sweep.
         progress: called once for each run.
@@ -66,47 +56,120 @@ def run_sweep(
     _refuse_import()
     root = Path(out)
     prepare_folder(root)
-    write_file(root / SWEEP, canonical_json(sweep).encode())
-    waves = _waves(sweep)
-    labels = sweep.labels()
-    total, finished = sum(map(len, waves)), 0
-    failed: set[str] = set()
-
-    def report(run: RunConfig, outcome: str, reason: str | None = None) -> None:
-        nonlocal finished
-        finished += 1
-        if progress:
-            progress(SweepEvent(finished, total, labels.get(run.id, f"parent {run.id}"), outcome, reason))
-
-    in_sweep = {run.id for run in sweep.runs}
-    for wave in waves:
-        pending = []
-        for run in wave:
-            found = status(run, root)
-            # A parent that is not itself in the sweep gives its weights; its evaluation is not asked for.
-            trained = found is Status.UNEVALUATED and run.id not in in_sweep
-            if trained or found in (Status.FINISHED, Status.DIVERGED):
-                if not trained:
-                    tidy(root / run.id)
-                report(run, "skipped")
-            elif run.parent and run.parent.id in failed:
-                failed.add(run.id)
-                reason = f"its parent {run.parent.id} failed"
-                record_failure(root / run.id, reason)
-                report(run, "failed", reason)
-            else:
-                pending.append(run)
-        for ended in engine.run([canonical_json(run) for run in pending], root, _modules(pending)):
-            run = pending[ended.index]
-            if ended.failure:
-                # A worker that died has left no record.
-                if read_failure(root / run.id) != ended.failure:
-                    record_failure(root / run.id, ended.failure)
-                failed.add(run.id)
-                report(run, "failed", ended.failure)
-            else:
-                report(run, status(run, root).value, _divergence(root / run.id))
+    remove_abandoned(root)
+    try:
+        write_file(root / SWEEP, canonical_json(sweep).encode())
+    except OSError as error:
+        raise SettingError("out", f"a folder that can be written ({error.strerror})", str(root)) from None
+    for wave in (report := _Report(sweep, root, progress)).waves:
+        _run_wave(wave, root, engine, report)
     return Results(root, sweep)
+
+
+class _Report:
+    """What has become of the runs so far."""
+
+    def __init__(self, sweep: Sweep, root: Path, progress: SweepProgress | None) -> None:
+        self.waves = _waves(sweep)
+        self.in_sweep = {run.id for run in sweep.runs}
+        self.failed: set[str] = set()
+        self._root, self._progress, self._labels = root, progress, sweep.labels()
+        every = [run for wave in self.waves for run in wave]
+        self._finished, self._total, self._estimate = 0, len(every), Estimate(every)
+
+    def over(self, run: RunConfig, outcome: str, reason: str | None = None) -> None:
+        """A run is over."""
+        self._finished += 1
+        self._estimate.over(run, skipped=outcome == "skipped")
+        if outcome == "failed":
+            self.failed.add(run.id)
+            # A worker that died has left no record.
+            if read_failure(self._root / run.id) != reason:
+                record_failure(self._root / run.id, reason or "")
+        if self._progress:
+            label = self._labels.get(run.id, f"parent {run.id}")
+            left = self._estimate.seconds_left()
+            self._progress(SweepEvent(self._finished, self._total, label, outcome, reason, left))
+
+
+def _run_wave(wave: Sequence[RunConfig], root: Path, engine: Engine, report: _Report) -> None:
+    """Bring runs that do not depend on each other to an end."""
+    pending, elsewhere = [], dict[str, _Awaited]()
+    for run in wave:
+        found = status(run, root)
+        # A parent that is not itself in the sweep gives its weights; how it was evaluated is its own affair.
+        enough = found is Status.UNEVALUATED and run.id not in report.in_sweep and was_evaluated(root / run.id)
+        if enough or found in _OVER:
+            if not enough:
+                tidy(root / run.id)
+            report.over(run, "skipped")
+        elif run.parent and run.parent.id in report.failed:
+            report.over(run, "failed", f"its parent {run.parent.id} failed")
+        else:
+            pending.append(run)
+    attempts: dict[str, int] = {}
+    while pending:
+        for run, failure in _executed(pending, root, engine):
+            if failure:
+                report.over(run, "failed", failure)
+            elif (found := status(run, root)) in _OVER:
+                report.over(run, found.value, _divergence(root / run.id))
+            else:
+                elsewhere[run.id] = _Awaited(run, root)
+        pending = []
+        while elsewhere and not pending:
+            for awaited in [awaited for awaited in elsewhere.values() if awaited.free()]:
+                run = elsewhere.pop(awaited.run.id).run
+                attempts[run.id] = attempts.get(run.id, 0) + (not awaited.held)
+                if (found := status(run, root)) in _OVER:
+                    report.over(run, found.value, _divergence(root / run.id))
+                elif awaited.held and (failure := read_failure(root / run.id)):
+                    # Whoever began with it removed what was on record, so this is its own.
+                    report.over(run, "failed", failure)
+                elif attempts[run.id] == _ATTEMPTS:
+                    report.over(run, "failed", f"executed {_ATTEMPTS} times, and still {found.value}")
+                else:
+                    pending.append(run)
+            if elsewhere and not pending:
+                time.sleep(_LOOKS_AGAIN)
+
+
+def _executed(runs: Sequence[RunConfig], root: Path, engine: Engine) -> Iterator[tuple[RunConfig, str | None]]:
+    """Each run that the engine is done with, and why it failed."""
+    try:
+        for ended in engine.run([canonical_json(run) for run in runs], root, _modules(runs)):
+            yield runs[ended.index], ended.failure
+    except BaseException:
+        # Interrupted: what processes of this machine left that were stopped on the way goes now.
+        for run in runs:
+            drop_claim(root / run.id)
+            remove_abandoned(root / run.id)
+        raise
+
+
+_OVER = (Status.FINISHED, Status.DIVERGED)
+
+
+class _Awaited:
+    """A run that another process makes, or whose parent it makes.
+
+    Attributes:
+        run: the run.
+        held: it has been seen in another's hands.
+    """
+
+    def __init__(self, run: RunConfig, root: Path) -> None:
+        self.run, self.held = run, False
+        self._own, *self._parents = (Watch(root / member.id) for member in lineage(run))
+
+    def free(self) -> bool:
+        """Whether nobody makes it now."""
+        # What cannot be read now is looked at again later.
+        with contextlib.suppress(OSError):
+            if self._own.free():
+                return all(watch.free() for watch in self._parents)
+            self.held = True
+        return False
 
 
 def _divergence(folder: Path) -> str | None:
@@ -139,7 +202,7 @@ def _waves(sweep: Sweep) -> list[list[RunConfig]]:
     return [list(wave.values()) for wave in waves]
 
 
-def _modules(runs: list[RunConfig]) -> list[str]:
+def _modules(runs: Sequence[RunConfig]) -> list[str]:
     """Modules outside this package that define settings of these runs; a worker imports them to know the kinds."""
     found = {type(setting).__module__ for run in runs for setting in _settings(run)}
     return sorted(name for name in found if name.split(".")[0] not in (__name__.split(".")[0], "__main__"))

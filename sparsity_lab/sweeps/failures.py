@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sparsity_lab.training.store import FAILED, read_object, write_json
 
-__all__ = ["forget_failure", "read_failure", "record_failure"]
+__all__ = ["read_failure", "record_failure"]
 
 
 def record_failure(folder: Path, reason: str, trace: str | None = None) -> None:
@@ -23,9 +23,3 @@ def read_failure(folder: Path) -> str | None:
         # Unlike Path.exists, this is not stopped by a folder that cannot be entered.
         return f"{FAILED} is damaged" if os.path.exists(folder / FAILED) else None
     return str(record["reason"])
-
-
-def forget_failure(folder: Path) -> None:
-    """Remove the record, if that can be done."""
-    with contextlib.suppress(OSError):
-        (folder / FAILED).unlink(missing_ok=True)

@@ -3,16 +3,19 @@
 import contextlib
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import polars as pl
 
+from sparsity_lab.markup import Markup, details, element, join, table
 from sparsity_lab.settings import SettingError, flatten, from_data
 from sparsity_lab.sweeps.failures import read_failure
 from sparsity_lab.sweeps.sweep import Sweep, lineage
 from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, Status, store, summarise
+from sparsity_lab.training.config import TRAINED_CONDITION
 
 __all__ = ["SWEEP", "Failure", "FrameName", "Results"]
 
@@ -103,12 +106,33 @@ class Results:
         return tuple(folder.name for folder in found if _is_finished(folder))
 
     def __repr__(self) -> str:
+        lines = (
+            f"  {label} ({run}): {status}{', ' if words else ''}{words}" for label, run, status, words in self._told()
+        )
+        return "\n".join([self._head(), *lines])
+
+    def _repr_html_(self) -> Markup:
+        rows = [(label, element("code", run), status, words) for label, run, status, words in self._told()]
+        shown = table(["run", "id", "status", "reach, or why there is none"], rows)
+        return join([element("p", self._head()), details(f"{len(rows)} runs", shown)])
+
+    def _head(self) -> str:
         counts = Counter(self._state(run)["status"] for run in self.runs)
         states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
         name = f" of sweep {self.sweep.name!r}" if self.sweep else ""
         others = len(self.others)
         more = f" and {others} run{'s' if others > 1 else ''} of other sweeps" if others else ""
         return f"Results{name} in {self.folder}: {len(self.runs)} runs ({states}){more}"
+
+    def _told(self) -> Iterator[tuple[str, str, str, str]]:
+        """Label, id, status of each run, and how far it carries or why it has no result."""
+        labels = self.sweep.labels() if self.sweep else {run.id: str(run) for run in self.runs}
+        carried: dict[str, list[str]] = {}
+        for row in self._rows("summary").iter_rows(named=True):
+            carried.setdefault(row["run"], []).append(_reach_words(row))
+        for row in self._rows("runs").iter_rows(named=True):
+            run = row["run"]
+            yield labels[run], run, row["status"], row["reason"] or ", ".join(carried.get(run, []))
 
     def _rows(self, name: FrameName) -> pl.DataFrame:
         if name == "runs":
@@ -123,7 +147,7 @@ class Results:
             order = pl.DataFrame({"run": list(thresholds)})
             return order.join(pl.concat(parts), on="run", maintain_order="left_right")
         schema, file = _FILES[name]
-        frames = [schema.to_frame().insert_column(0, pl.Series("run", [], dtype=pl.String))]
+        frames, owners = [schema.to_frame()], list[str]()
         for run in self.runs:
             folder = self.folder / run.id
             state = store.folder_status(run, folder, weights=False)
@@ -132,8 +156,9 @@ class Results:
                 # Another process may have begun to repeat the run just now; then it has no rows.
                 with contextlib.suppress(store.DamagedFile):
                     frame = store.read_timing(folder) if name == "timing" else store.read_frame(folder, path)
-                    frames.append(frame.select(pl.lit(run.id).alias("run"), pl.all()))
-        return pl.concat(frames)
+                    frames.append(frame)
+                    owners += [run.id] * frame.height
+        return pl.concat(frames).insert_column(0, pl.Series("run", owners, dtype=pl.String))
 
     def _configs(self) -> pl.DataFrame:
         rows = [{"run": run.id, **flatten(run)} for run in self.runs]
@@ -161,6 +186,14 @@ _FILES = {
 }
 
 
+def _reach_words(row: dict[str, Any]) -> str:
+    """How far a run carries in one condition."""
+    name = "" if row["condition"] == TRAINED_CONDITION else f"{row['condition']}: "
+    if row["learned"] is None:
+        return f"{name}not judged"
+    return name + (f"reach {'≥ ' * row['censored']}{row['reach']}" if row["learned"] else "never learned")
+
+
 def _read_sweep(folder: Path) -> Sweep | None:
     try:
         text = (folder / SWEEP).read_bytes()
@@ -169,10 +202,12 @@ def _read_sweep(folder: Path) -> Sweep | None:
     except OSError as error:
         raise SettingError(str(folder / SWEEP), "a file that can be read", error.strerror) from None
     try:
-        data = json.loads(text)
+        return from_data(Sweep, json.loads(text))
+    except SettingError as error:
+        # Of a newer release, for instance, with fields that this one does not know.
+        raise error.inside(str(folder / SWEEP)) from None
     except ValueError:
         raise SettingError(str(folder / SWEEP), "valid JSON", "a damaged file") from None
-    return from_data(Sweep, data)
 
 
 def _is_finished(folder: Path) -> bool:

@@ -1,5 +1,6 @@
 """Training: optimise, evaluate by length, and keep a run in a folder that survives interruption."""
 
+from sparsity_lab.training.config import TRAINED_CONDITION as TRAINED_CONDITION
 from sparsity_lab.training.config import Evaluation as Evaluation
 from sparsity_lab.training.config import RunConfig as RunConfig
 from sparsity_lab.training.config import Training as Training
@@ -11,6 +12,7 @@ from sparsity_lab.training.curriculum import UniformLength as UniformLength
 from sparsity_lab.training.evaluate import EVALUATION_SCHEMA as EVALUATION_SCHEMA
 from sparsity_lab.training.evaluate import evaluate as evaluate
 from sparsity_lab.training.evaluate import summarise as summarise
+from sparsity_lab.training.extension import extended as extended
 from sparsity_lab.training.optimise import Diverged as Diverged
 from sparsity_lab.training.optimise import Progress as Progress
 from sparsity_lab.training.run import Run as Run

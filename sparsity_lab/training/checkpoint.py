@@ -15,16 +15,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sparsity_lab.training.store import DamagedFile, write_file
+from sparsity_lab.training.claims import Claim
+from sparsity_lab.training.files import Check, write_file
+from sparsity_lab.training.store import DamagedFile
 
 __all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "save_weights"]
 
 Tensors = dict[str, Tensor]
 
 
-def save_weights(file: Path, model: nn.Module) -> None:
+def save_weights(claim: Claim, name: str, model: nn.Module) -> None:
     """Write the model's state; the bytes are a function of the values."""
-    write_file(file, save(_packed(model.state_dict())), flush=True)
+    write_file(claim.folder / name, save(_packed(model.state_dict())), flush=True, check=claim.check)
 
 
 def load_weights(file: Path, model: nn.Module) -> None:
@@ -38,11 +40,14 @@ def load_weights(file: Path, model: nn.Module) -> None:
     model.load_state_dict(tensors)
 
 
-def save_checkpoint(file: Path, model: nn.Module, optimiser: torch.optim.Optimizer, record: dict[str, Any]) -> None:
+def save_checkpoint(
+    file: Path, model: nn.Module, optimiser: torch.optim.Optimizer, record: dict[str, Any], check: Check | None = None
+) -> None:
     """Write everything that training needs to go on.
 
     Args:
         record: JSON data that comes back unchanged; floats keep all their bits.
+        check: as for ``files.write_file``.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
@@ -52,7 +57,7 @@ def save_checkpoint(file: Path, model: nn.Module, optimiser: torch.optim.Optimiz
     text = json.dumps(record, sort_keys=True)
     # safetensors writes several metadata entries in no fixed order, so there is just one.
     metadata = {"checkpoint": json.dumps({"record": text, "hash": _hash(packed, text)})}
-    write_file(file, save(packed, metadata), flush=True)
+    write_file(file, save(packed, metadata), flush=True, check=check)
 
 
 def load_checkpoint(file: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
@@ -104,9 +109,11 @@ def _read(file: Path) -> tuple[Tensors, dict[str, str]]:
 
 
 def _check_names(file: Path, tensors: Tensors, expected: Tensors) -> None:
-    found = {name: tensor.shape for name, tensor in tensors.items()}
-    if found != {name: tensor.shape for name, tensor in expected.items()}:
-        raise DamagedFile(f"{file} holds the weights of another model")
+    found, wanted = ({name: tuple(tensor.shape) for name, tensor in one.items()} for one in (tensors, expected))
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            difference = f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'part of this one')}"
+            raise DamagedFile(f"{file} holds the weights of another model: {difference}")
 
 
 def _hash(tensors: Tensors, text: str) -> str:

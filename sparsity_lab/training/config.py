@@ -7,7 +7,7 @@ from dataclasses import field
 from functools import cached_property
 
 from sparsity_lab.generators import Task
-from sparsity_lab.models import Decoder, ModelConfig
+from sparsity_lab.models import Adapter, Decoder, ModelConfig
 from sparsity_lab.settings import Setting, SettingError, identifier, register
 from sparsity_lab.training.curriculum import Curriculum, UniformLength
 
@@ -28,7 +28,7 @@ class Training(Setting, family="training"):
     """How a run is optimised: AdamW on the scored targets, linear warm-up, cosine decay, clipped gradients.
 
     Attributes:
-        steps: number of optimiser steps.
+        steps: number of optimiser steps; 0 leaves the initial weights, or the parent's, as they are.
         batch_size: sequences a step.
         curriculum: law of the training lengths.
         learning_rate: the peak.
@@ -57,8 +57,8 @@ class Training(Setting, family="training"):
     device: str = "cpu"
 
     def check(self) -> None:
-        _at_least(self, 1, "steps", "batch_size", "log_every", "threads")
-        _at_least(self, 0, "checkpoint_every", "weight_decay")
+        _at_least(self, 1, "batch_size", "log_every", "threads")
+        _at_least(self, 0, "steps", "checkpoint_every", "weight_decay")
         for name in ("learning_rate", "clip"):
             if getattr(self, name) <= 0:
                 raise SettingError(name, "a positive number", getattr(self, name))
@@ -132,7 +132,9 @@ class RunConfig(Setting, family="run"):
         evaluation: what is measured; not part of ``id``, so that changing it never retrains.
         data_seed: of the stream ``train``: sequences, lengths and position offsets.
         model_seed: of the initial weights.
-        parent: a run that is made first, in the same folder, and whose weights this one starts from.
+        parent: a run that is made first, in the same folder, and whose weights this one starts from. Kernels,
+            positions and all else that has no weights may differ; they are this run's own, as its config says.
+        adapter: what of the parent's weights is trained further, and how; None trains all.
     """
 
     task: Task
@@ -142,6 +144,7 @@ class RunConfig(Setting, family="run"):
     data_seed: int = 0
     model_seed: int = 0
     parent: "RunConfig | None" = None
+    adapter: Adapter | None = None
 
     @cached_property
     def id(self) -> str:
@@ -162,6 +165,7 @@ class RunConfig(Setting, family="run"):
         self._check_vocabulary()
         self._check_lengths()
         self._check_coupling()
+        self._check_adapter()
 
     def _check_vocabulary(self) -> None:
         size = self.task.vocabulary.size
@@ -206,6 +210,16 @@ class RunConfig(Setting, family="run"):
                 self.model.check_position_ids(largest, task.num_kinds if largest else 0)
             except SettingError as error:
                 raise error.inside("model") from None
+
+    def _check_adapter(self) -> None:
+        if self.adapter is None:
+            return
+        if self.parent is None:
+            raise SettingError("adapter", "None without a parent, whose weights it adapts", str(self.adapter))
+        try:
+            self.adapter.check_model(self.model)
+        except SettingError as error:
+            raise error.inside("adapter") from None
 
     def _longest(self) -> int:
         """Sequence positions of the longest sequence in training and evaluation."""

@@ -13,6 +13,7 @@ from sparsity_lab.training.config import RunConfig
 
 __all__ = ["environment"]
 
+_PACKAGE = Path(__file__).parents[1]
 _PACKAGES = ("sparsity-lab", "torch", "numpy", "scipy", "polars", "safetensors")
 
 
@@ -32,6 +33,7 @@ def environment(config: RunConfig) -> dict[str, object]:
         "python": platform.python_version(),
         "packages": _versions(),
         "git_commit": _git_commit(),
+        "git_modified": _git_modified(),
         **({"read": read} if read else {}),
     }
 
@@ -44,14 +46,22 @@ def _versions() -> dict[str, str]:
 @functools.cache
 def _git_commit() -> str | None:
     """Commit of the checkout that this package is a tracked part of; None if there is none, or no git."""
+    # An installed copy may lie inside another project's checkout, whose commit says nothing about this one.
+    tracked = _git("ls-files", "--error-unmatch", "__init__.py") is not None
+    return _git("rev-parse", "HEAD") if tracked else None
+
+
+@functools.cache
+def _git_modified() -> bool | None:
+    """Whether a file of this package differs from that commit; None without one."""
+    return None if _git_commit() is None else bool(_git("status", "--porcelain", "--", str(_PACKAGE)))
+
+
+def _git(*arguments: str) -> str | None:
+    """What git answers in this package's folder; None if it refuses or there is none."""
     git = shutil.which("git")
     if git is None:
         return None
-
-    def ask(*arguments: str) -> str | None:
-        command = [git, "-C", str(Path(__file__).parent), *arguments]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        return answer.stdout.strip() if answer.returncode == 0 else None
-
-    # An installed copy may lie inside another project's checkout, whose commit says nothing about this one.
-    return ask("rev-parse", "HEAD") if ask("ls-files", "--error-unmatch", Path(__file__).name) is not None else None
+    command = [git, "-C", str(_PACKAGE), *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else None

@@ -26,6 +26,7 @@ EVALUATION_SCHEMA = pl.Schema(
     {
         "condition": pl.String(),
         "task": pl.String(),
+        "attention": pl.String(),
         "length": pl.Int64(),
         "trained": pl.Boolean(),
         "sequences": pl.Int64(),
@@ -52,6 +53,9 @@ EVALUATION_SCHEMA = pl.Schema(
     }
 )
 """Columns of an evaluation frame: losses in nats a scored target; ``_se``, standard error of the column before.
+
+``attention`` is the mechanism that ran, which need not be the trained one: shifted sparse attention is dense in use.
+It is null for a model that has none to choose.
 
 All but three are measured on the task's own tokens and position IDs (teacher forcing). ``exact_match`` is the share
 of sequences with every target right, which is also what greedy free-running decoding gives as long as nothing but
@@ -81,7 +85,8 @@ def evaluate(model: nn.Module, config: RunConfig) -> pl.DataFrame:
         for name, task in config.conditions.items():
             for length in config.evaluation.lengths:
                 row = _measure(model, task, length, config, device)
-                rows.append({"condition": name, "task": str(task), "trained": low <= length <= high, **row})
+                named = {"condition": name, "task": str(task), "attention": _attention(model)}
+                rows.append({**named, "trained": low <= length <= high, **row})
     model.train(was_training)
     return pl.DataFrame(rows, schema=EVALUATION_SCHEMA)
 
@@ -111,6 +116,13 @@ def summarise(evaluation: pl.DataFrame, threshold: float = 0.9) -> pl.DataFrame:
         .group_by(keys, maintain_order=True)
         .agg(learned=learned, reach=reach, censored=pl.when(known).then(at_end.fill_null(False)))
     )
+
+
+def _attention(model: nn.Module) -> str | None:
+    """The mechanisms of a decoder in use, each once, in the order of its layers."""
+    if not isinstance(model, Decoder):
+        return None
+    return ", ".join(dict.fromkeys(str(kernel.in_use) for kernel in model.config.kernels))
 
 
 def _measure(

@@ -25,6 +25,7 @@ from sparsity_lab.kernels import Trace
 from sparsity_lab.models import Coupling, ModelConfig, Plain, Schedule
 from sparsity_lab.training.checkpoint import load_checkpoint, save_checkpoint
 from sparsity_lab.training.config import RunConfig, Training
+from sparsity_lab.training.files import Check
 from sparsity_lab.training.store import DamagedFile
 
 __all__ = ["Diverged", "Progress", "Records", "arranged_ids", "optimise", "threads_and_device"]
@@ -99,7 +100,12 @@ def _deterministic() -> Iterator[None]:
 
 
 def optimise(
-    config: RunConfig, model: nn.Module, records: Records, checkpoint: Path, progress: Progress | None = None
+    config: RunConfig,
+    model: nn.Module,
+    records: Records,
+    checkpoint: Path,
+    progress: Progress | None = None,
+    check: Check | None = None,
 ) -> None:
     """Train ``model`` in place, from ``checkpoint`` on if there is one.
 
@@ -107,6 +113,8 @@ def optimise(
         records: filled with the rows of the whole run, those made before an interruption included.
         checkpoint: file that is read first and written every ``checkpoint_every`` steps. A damaged one is worth as
             much as none: training starts at the beginning.
+        check: called at each logged step and before a checkpoint is put in its place; what it raises ends the
+            training.
 
     Raises:
         Diverged: the loss, the gradient or the weights are not finite; ``records`` then hold the logged steps
@@ -114,7 +122,7 @@ def optimise(
     """
     with threads_and_device(config.training) as device:
         model.to(device).train()
-        _Loop(config, model, records, device).run(checkpoint, progress)
+        _Loop(config, model, records, device).run(checkpoint, progress, check)
 
 
 class _Loop:
@@ -139,7 +147,7 @@ class _Loop:
         self.unseen: list[tuple[Tensor, Tensor]] = []
         self.tokens, self.clock = 0, time.perf_counter()
 
-    def run(self, checkpoint: Path, progress: Progress | None) -> None:
+    def run(self, checkpoint: Path, progress: Progress | None, check: Check | None) -> None:
         training = self.config.training
         start = self._resume(checkpoint)
         for step, batch in enumerate(_batches(self.config, start, self.device), start):
@@ -152,6 +160,8 @@ class _Loop:
                 self._look(step)
                 accuracy = float((logits.argmax(-1) == batch.targets).float().mean())
                 self._record(step, batch.length, float(loss), accuracy, float(norm), rate)
+                if check:
+                    check()
                 if progress:
                     progress(step + 1, training.steps, float(loss), accuracy)
             keep = training.checkpoint_every and (step + 1) % training.checkpoint_every == 0
@@ -160,7 +170,7 @@ class _Loop:
                 self._check_weights(step + 1, float(loss))
             if keep and not last:
                 record = {"step": step + 1, "metrics": self.records.metrics, "timing": self.records.timing}
-                save_checkpoint(checkpoint, self.model, self.optimiser, record)
+                save_checkpoint(checkpoint, self.model, self.optimiser, record, check)
 
     def _update(self, step: int, batch: "_Batch", rate: float) -> tuple[Tensor, Tensor, Tensor]:
         """One update; logits (N, V), loss and gradient norm before it."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -10,10 +11,12 @@ import torch
 from torch import nn
 
 from sparsity_lab.kernels import Kernel
-from sparsity_lab.models import Decoder
-from sparsity_lab.settings import SettingError
+from sparsity_lab.markup import Markup, details, element, join, table
+from sparsity_lab.models import Decoder, merged
+from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.training import store
 from sparsity_lab.training.checkpoint import load_weights, save_weights
+from sparsity_lab.training.claims import Claim, ClaimLost
 from sparsity_lab.training.config import Evaluation, RunConfig
 from sparsity_lab.training.environment import environment
 from sparsity_lab.training.evaluate import evaluate, summarise
@@ -21,6 +24,19 @@ from sparsity_lab.training.optimise import Diverged, Progress, Records, optimise
 from sparsity_lab.training.store import Status, evaluation_file, status
 
 __all__ = ["Run", "Variant", "train"]
+
+_SHOWN = (
+    "condition",
+    "length",
+    "trained",
+    "sequences",
+    "accuracy",
+    "normalised_accuracy",
+    "normalised_accuracy_se",
+    "loss",
+    "excess_loss",
+)
+"""Columns of an evaluation that a notebook shows of a run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +86,7 @@ class Run:
         return summarise(self.evaluation, self.config.evaluation.threshold)
 
     def model(self) -> nn.Module:
-        """The trained model on the CPU, in evaluation mode."""
+        """The trained model on the CPU, in evaluation mode; with its adapter if it has one (see ``merged``)."""
         model = _build(self.config)
         load_weights(self.folder / store.MODEL, model)
         return model.eval()
@@ -86,7 +102,28 @@ class Run:
         for row in self.summary.iter_rows(named=True):
             reach = f"learned, reach {row['reach']}{' or more' if row['censored'] else ''}"
             lines.append(f"  {row['condition']}: {reach if row['learned'] else 'not learned'}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._by_length()])
+
+    def _by_length(self) -> Iterator[str]:
+        """Accuracies by length, a line for each condition."""
+        for rows in self.evaluation.partition_by("condition", maintain_order=True):
+            known = rows["normalised_accuracy"].null_count() == 0
+            measure = "normalised_accuracy" if known else "accuracy"
+            values = (f"{value:.3f} at {length}" for length, value in rows.select("length", measure).iter_rows())
+            yield f"  {rows['condition'][0]}, {measure.replace('_', ' ')}: {', '.join(values)}"
+
+    def _repr_html_(self) -> Markup:
+        head, *lines = repr(self).split("\n")
+        columns = [name for name in _SHOWN if name in self.evaluation.columns]
+        rows = self.evaluation.select(columns).iter_rows()
+        return join(
+            [
+                element("p", element("b", head)),
+                element("ul", *(element("li", words) for words in lines)),
+                details("by length", table([name.replace("_", " ") for name in columns], rows)),
+                self.config._repr_html_(),
+            ]
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,16 +157,25 @@ class Variant:
     def __repr__(self) -> str:
         return f"Run {self.run.id} with {self.kernel}"
 
+    def _repr_html_(self) -> Markup:
+        return join([element("p", element("b", repr(self))), self.kernel._repr_html_(), self.run._repr_html_()])
 
-def train(config: RunConfig, out: Path | str, *, progress: Progress | None = None) -> Run:
+
+_UNTRAINED = (Status.MISSING, Status.INTERRUPTED, Status.BROKEN)
+_OVER = (Status.FINISHED, Status.DIVERGED)
+
+
+def train(config: RunConfig, out: Path | str, *, progress: Progress | None = None, wait: bool = True) -> Run:
     """Make a run in ``out/<id>/``, or as much of it as is missing there.
 
     A finished, intact run is only loaded; one without this evaluation is only evaluated; an interrupted one goes on
-    from its checkpoint; a broken one is repeated. A ``parent`` is made first, in the same folder.
+    from its checkpoint; a broken one is repeated. A ``parent`` is made first, in the same folder. Of several
+    processes that are called for the same run, one makes it.
 
     Args:
         out: the store, a folder for many runs; made if it does not exist.
         progress: called at each logged step with (steps done, steps in all, loss, accuracy).
+        wait: until a run that another process makes is over, rather than raise ``Claimed``.
 
     Raises:
         SettingError: ``out`` or the run's folder in it is no folder or cannot be written, the device is missing, or
@@ -137,25 +183,50 @@ def train(config: RunConfig, out: Path | str, *, progress: Progress | None = Non
         OSError: a file cannot be written.
         Diverged: the loss, the gradient or the weights stopped being finite, now or in an earlier call. That is
             recorded, and not repeated.
+        claims.Claimed: without ``wait``; another process makes this run, or a parent of it.
     """
     root, folder = Path(out), Path(out) / config.id
     _check_device(config)
     store.prepare_folder(root)
-    found = status(config, root)
-    if found is Status.DIVERGED:
-        store.tidy(folder)
-        raise _recorded_divergence(config, folder)
-    if found in (Status.MISSING, Status.INTERRUPTED, Status.BROKEN):
-        model = _initial_model(config, root, progress)
+    while (found := status(config, root)) not in _OVER:
+        # What is wrong with the config or the parent is said before anything is written.
+        model = _initial_model(config, root, progress, wait) if found in _UNTRAINED else None
         store.prepare_folder(folder)
-        if found is Status.BROKEN:
-            store.discard(folder)
-        _train(config, model, folder, progress)
-    if found is not Status.FINISHED:
-        store.prepare_folder(folder)
-        _evaluate(config, folder)
+        with Claim.hold(folder, wait=wait) as claim:
+            try:
+                _complete(config, model, claim, root, progress)
+            except ClaimLost:
+                # This process was stopped for so long that another one has taken the run over.
+                continue
+            store.tidy(folder)
+            return Run(config, folder)
     store.tidy(folder)
+    if found is Status.DIVERGED:
+        raise _recorded_divergence(config, folder)
     return Run(config, folder)
+
+
+def _complete(
+    config: RunConfig, model: nn.Module | None, claim: Claim, root: Path, progress: Progress | None
+) -> None:
+    """Make what is missing of a run whose claim this process holds."""
+    # Another process may have been here since the model was made.
+    found = status(config, root)
+    if found is Status.FINISHED:
+        return
+    if found is Status.DIVERGED:
+        raise _recorded_divergence(config, claim.folder)
+    store.forget_failure(claim)
+    try:
+        if found is Status.BROKEN:
+            store.discard(claim)
+        if found in _UNTRAINED:
+            _train(config, model or _initial_model(config, root, progress, wait=True), claim, progress)
+        _evaluate(config, claim)
+    except (OSError, ValueError):
+        # Whoever takes over removes files that this process may be using.
+        claim.check()
+        raise
 
 
 def _check_device(config: RunConfig) -> None:
@@ -166,50 +237,77 @@ def _check_device(config: RunConfig) -> None:
 
 
 def _build(config: RunConfig) -> nn.Module:
-    return config.model.build(config.model_seed, vocab_size=config.task.vocabulary.size)
-
-
-def _initial_model(config: RunConfig, root: Path, progress: Progress | None) -> nn.Module:
-    """The model before training, with the parent's weights if there is one."""
-    model = _build(config)
-    if config.parent:
-        shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        if shapes != {name: tensor.shape for name, tensor in _build(config.parent).state_dict().items()}:
-            raise SettingError("parent.model", f"weights of the shapes of {config.model}", config.parent.model)
-        # Its weights are all that is needed: whether it has been evaluated, and how, is its own affair.
-        if status(config.parent, root) not in (Status.FINISHED, Status.UNEVALUATED):
-            train(config.parent, root, progress=progress)
-        load_weights(root / config.parent.id / store.MODEL, model)
+    """The model of a run, with its adapter, to be filled with weights."""
+    model = _build_plain(config)
+    if config.adapter:
+        config.adapter.attach(model, config.model_seed)
     return model
 
 
-def _train(config: RunConfig, model: nn.Module, folder: Path, progress: Progress | None) -> None:
+def _build_plain(config: RunConfig) -> nn.Module:
+    return config.model.build(config.model_seed, vocab_size=config.task.vocabulary.size)
+
+
+def _initial_model(config: RunConfig, root: Path, progress: Progress | None, wait: bool) -> nn.Module:
+    """The model before training: with the parent's weights if there is one, its adapter merged into them, and then
+    with an adapter of its own."""
+    model = _build_plain(config)
+    if config.parent:
+        parent = _build(config.parent)
+        _check_weights(model, merged(parent), config)
+        # Its weights are all that is needed: how it was evaluated is its own affair.
+        found = status(config.parent, root)
+        if found is not Status.FINISHED and not (
+            found is Status.UNEVALUATED and store.was_evaluated(root / config.parent.id)
+        ):
+            train(config.parent, root, progress=progress, wait=wait)
+        load_weights(root / config.parent.id / store.MODEL, parent)
+        model.load_state_dict(merged(parent).state_dict())
+    if config.adapter:
+        config.adapter.attach(model, config.model_seed)
+    return model
+
+
+def _check_weights(model: nn.Module, parent: nn.Module, config: RunConfig) -> None:
+    """Raise ``SettingError`` if a model cannot take its parent's weights, naming the first weight that differs."""
+    assert config.parent
+    wanted, found = (
+        {name: tuple(tensor.shape) for name, tensor in one.state_dict().items()} for one in (model, parent)
+    )
+    for name in dict.fromkeys((*wanted, *found)):
+        if wanted.get(name) != found.get(name):
+            shown = Shown(f"{found.get(name, 'none')} in {config.parent.model}")
+            raise SettingError("parent.model", f"{name} of shape {wanted.get(name, 'none')}, as the child's", shown)
+
+
+def _train(config: RunConfig, model: nn.Module, claim: Claim, progress: Progress | None) -> None:
     """Train, and leave the files of training with ``trained.json``, or of a divergence with ``finished.json``."""
-    store.write_config(config, folder)
-    store.write_json(folder / store.ENVIRONMENT, environment(config))
+    store.write_config(claim, config)
+    store.write_json(claim.folder / store.ENVIRONMENT, environment(config), check=claim.check)
     records = Records()
     diverged = None
     try:
-        optimise(config, model, records, folder / store.CHECKPOINT, progress)
+        optimise(config, model, records, claim.folder / store.CHECKPOINT, progress, claim.check)
     except Diverged as error:
         diverged = error
     metrics = pl.DataFrame(records.metrics, schema=store.METRICS_SCHEMA)
-    store.write_frame(folder / store.METRICS, metrics, flush=True)
-    store.write_timing(folder, pl.DataFrame(records.timing, schema=store.TIMING_SCHEMA))
+    store.write_frame(claim, store.METRICS, metrics, flush=True)
+    store.write_timing(claim, pl.DataFrame(records.timing, schema=store.TIMING_SCHEMA))
     if diverged:
         files = [store.CONFIG, store.METRICS]
         loss = str(diverged.loss)
-        store.mark(folder, store.FINISHED, "diverged", files, step=diverged.step, loss=loss, reason=diverged.reason)
+        store.mark(claim, store.FINISHED, "diverged", files, step=diverged.step, loss=loss, reason=diverged.reason)
     else:
-        save_weights(folder / store.MODEL, model)
-        store.mark(folder, store.TRAINED, "trained", [store.METRICS, store.MODEL])
+        save_weights(claim, store.MODEL, model)
+        store.mark(claim, store.TRAINED, "trained", [store.METRICS, store.MODEL])
     if diverged:
-        store.tidy(folder)
+        store.tidy(claim.folder)
         raise diverged
 
 
-def _evaluate(config: RunConfig, folder: Path) -> None:
+def _evaluate(config: RunConfig, claim: Claim) -> None:
     """Evaluate the weights in the folder, unless an intact frame is there, and mark the run as finished."""
+    folder = claim.folder
     marker = store.read_marker(folder)
     file = evaluation_file(config)
     if marker is None or not marker.intact(folder, file):
@@ -217,7 +315,7 @@ def _evaluate(config: RunConfig, folder: Path) -> None:
         model = _build(config)
         load_weights(folder / store.MODEL, model)
         frame = evaluate(model, config)
-        store.write_frame(folder / file, frame)
+        store.write_frame(claim, file, frame)
         row = {
             "phase": "evaluation",
             "step": None,
@@ -225,13 +323,13 @@ def _evaluate(config: RunConfig, folder: Path) -> None:
             "seconds": time.perf_counter() - begun,
         }
         timing = store.read_timing(folder).filter(pl.col("phase") != "evaluation")
-        store.write_timing(folder, timing.vstack(pl.DataFrame([row], schema=store.TIMING_SCHEMA)))
-    store.write_config(config, folder)
+        store.write_timing(claim, timing.vstack(pl.DataFrame([row], schema=store.TIMING_SCHEMA)))
+    store.write_config(claim, config)
     # Frames of other evaluations stay, with the checksums they were written with.
     others = {
         name: digest for name, digest in (marker.files if marker else {}).items() if name.startswith("evaluation/")
     }
-    store.mark(folder, store.FINISHED, "finished", [store.CONFIG, store.METRICS, store.MODEL, file], kept=others)
+    store.mark(claim, store.FINISHED, "finished", [store.CONFIG, store.METRICS, store.MODEL, file], kept=others)
 
 
 def _evaluated_tokens(config: RunConfig) -> int:

@@ -3,8 +3,8 @@
 A folder belongs to one run id. ``finished.json`` is renamed into place last and lists the SHA-256 of every file
 that the config decides, and its own; ``trained.json`` has the same form and stands for it between training and
 evaluation. ``timing.sha256`` does the same for the clocks, which differ each time. Every file is written beside its
-place and renamed, so that no reader ever meets a part of one. Nothing is pickled, and what polars parses has been
-verified: a changed byte in a parquet file can end the process.
+place and renamed, so that no reader ever meets a part of one, and by the one process that holds the run's claim.
+Nothing is pickled, and what polars parses has been verified: a changed byte in a parquet file can end the process.
 
 A file that cannot be read, for whatever reason, counts as damaged. So whatever is wrong in a run's folder, readers
 say so, and the next call of ``train`` repairs it or says why it cannot.
@@ -15,9 +15,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
-import shutil
-import socket
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -28,7 +25,9 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from sparsity_lab.settings import SettingError, canonical_json, from_data
+from sparsity_lab.training.claims import Claim, drop_claim
 from sparsity_lab.training.config import RunConfig
+from sparsity_lab.training.files import Check, remove, remove_abandoned, write_file
 
 __all__ = [
     "CHECKPOINT",
@@ -45,9 +44,11 @@ __all__ = [
     "DamagedFile",
     "Marker",
     "Status",
+    "digest",
     "discard",
     "evaluation_file",
     "folder_status",
+    "forget_failure",
     "mark",
     "prepare_folder",
     "read_config",
@@ -58,8 +59,8 @@ __all__ = [
     "read_timing",
     "status",
     "tidy",
+    "was_evaluated",
     "write_config",
-    "write_file",
     "write_frame",
     "write_json",
     "write_timing",
@@ -132,12 +133,12 @@ class Marker:
 
     def vouches(self, name: str, content: bytes | None) -> bool:
         """Whether this is what the file held when the marker was written."""
-        return content is not None and self.files.get(name) == _digest(content)
+        return content is not None and self.files.get(name) == digest(content)
 
     def to_json(self) -> bytes:
         """The marker's file; it holds a digest of the rest of itself."""
         data = _MARKER.dump_python(self, exclude_none=True)
-        return _json({**data, "digest": _digest(_json(data))})
+        return _json({**data, "digest": digest(_json(data))})
 
 
 _MARKER = TypeAdapter(Marker)
@@ -166,55 +167,32 @@ def prepare_folder(out: Path) -> None:
 # --- writing
 
 
-def write_file(file: Path, content: bytes, *, flush: bool = False) -> None:
-    """Put ``content`` at ``file`` in one step: write beside it, then rename. A folder that stands there goes.
-
-    Args:
-        flush: wait until the disk has it, so that it survives a power cut. This takes milliseconds, so it is kept
-            for what only training can bring back.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # Host and process tell later which ones have lost their writer.
-    beside = file.with_name(f".{file.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with beside.open("wb") as handle:
-            handle.write(content)
-            if flush:
-                handle.flush()
-                os.fsync(handle.fileno())
-        if file.is_dir():
-            _remove(file)
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_json(file: Path, data: Mapping[str, Any], *, flush: bool = False) -> None:
+def write_json(file: Path, data: Mapping[str, Any], *, check: Check | None = None) -> None:
     """Sorted, indented JSON: the same bytes for the same data."""
-    write_file(file, _json(data), flush=flush)
+    write_file(file, _json(data), check=check)
 
 
-def write_frame(file: Path, frame: pl.DataFrame, *, flush: bool = False) -> None:
+def write_frame(claim: Claim, name: str, frame: pl.DataFrame, *, flush: bool = False) -> None:
     """A parquet file: the same bytes for the same frame."""
-    write_file(file, _parquet(frame), flush=flush)
+    write_file(claim.folder / name, _parquet(frame), flush=flush, check=claim.check)
 
 
-def write_timing(folder: Path, frame: pl.DataFrame) -> None:
+def write_timing(claim: Claim, frame: pl.DataFrame) -> None:
     """The clocks, with their digest in a file of its own: no marker can hold it and be the same on every engine."""
     content = _parquet(frame)
-    write_file(folder / TIMING, content)
-    write_file(folder / TIMING_DIGEST, _digest(content).encode())
+    write_file(claim.folder / TIMING, content, check=claim.check)
+    write_file(claim.folder / TIMING_DIGEST, digest(content).encode(), check=claim.check)
 
 
-def write_config(config: RunConfig, folder: Path) -> None:
+def write_config(claim: Claim, config: RunConfig) -> None:
     """Write the canonical config, unless that is what is there."""
     content = canonical_json(config).encode()
-    if _content(folder / CONFIG) != content:
-        write_file(folder / CONFIG, content)
+    if _content(claim.folder / CONFIG) != content:
+        write_file(claim.folder / CONFIG, content, check=claim.check)
 
 
 def mark(
-    folder: Path,
+    claim: Claim,
     name: str,
     state: Literal["trained", "finished", "diverged"],
     files: Sequence[str],
@@ -225,9 +203,9 @@ def mark(
     reason: str | None = None,
 ) -> None:
     """Write the marker ``name`` with the checksums of ``files`` as they are now, beside those ``kept``."""
-    digests = {file: _digest((folder / file).read_bytes()) for file in files}
+    digests = {file: digest((claim.folder / file).read_bytes()) for file in files}
     marker = Marker(status=state, files={**(kept or {}), **digests}, step=step, loss=loss, reason=reason)
-    write_file(folder / name, marker.to_json(), flush=name == FINISHED)
+    write_file(claim.folder / name, marker.to_json(), flush=name == FINISHED, check=claim.check)
 
 
 def tidy(folder: Path) -> None:
@@ -236,47 +214,26 @@ def tidy(folder: Path) -> None:
     # In a folder that cannot be written all this stays, and does no harm: finished.json is what is read first.
     with contextlib.suppress(OSError):
         for name in (TRAINED, CHECKPOINT, FAILED):
-            _remove(folder / name)
-        _remove_abandoned(folder)
+            remove(folder / name)
+        remove_abandoned(folder)
+        remove_abandoned(folder / _EVALUATION)
+        drop_claim(folder)
 
 
-def discard(folder: Path) -> None:
+def discard(claim: Claim) -> None:
     """Forget a run: the markers go first, so that whatever happens next the folder is not taken for finished."""
-    for name in (FINISHED, TRAINED, CHECKPOINT, MODEL, METRICS, TIMING, TIMING_DIGEST):
-        _remove(folder / name)
-    if (folder / _EVALUATION).is_dir():
-        for frame in (folder / _EVALUATION).glob("*.parquet"):
-            _remove(frame)
-    else:
-        _remove(folder / _EVALUATION)
-    _remove_abandoned(folder)
+    frames = [f"{_EVALUATION}/{file.name}" for file in (claim.folder / _EVALUATION).glob("*.parquet")]
+    for name in (FINISHED, TRAINED, CHECKPOINT, MODEL, METRICS, TIMING, TIMING_DIGEST, *frames):
+        claim.check()
+        remove(claim.folder / name)
+    if not (claim.folder / _EVALUATION).is_dir():
+        remove(claim.folder / _EVALUATION)
 
 
-def _remove(file: Path) -> None:
-    """Remove a file if there is one, and a folder that stands in its place."""
-    if file.is_dir() and not file.is_symlink():
-        shutil.rmtree(file)
-    else:
-        file.unlink(missing_ok=True)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes of this host left unfinished when they were killed; those of other hosts may be alive."""
-    for file in [*folder.glob(".*.tmp"), *(folder / _EVALUATION).glob(".*.tmp")]:
-        named, _, rest = file.name.rpartition(f".{socket.gethostname()}.")
-        writer = rest.partition(".")[0]
-        if named and writer.isdecimal() and not _alive(int(writer)):
-            file.unlink(missing_ok=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
+def forget_failure(claim: Claim) -> None:
+    """Remove the record of an earlier failure: the run is tried again."""
+    claim.check()
+    remove(claim.folder / FAILED)
 
 
 # --- reading
@@ -297,7 +254,11 @@ def read_config(folder: Path) -> RunConfig:
         raise SettingError(str(file), "a file that can be read", error.strerror) from None
     except ValueError:
         raise SettingError(str(file), "valid JSON", "a damaged file") from None
-    return from_data(RunConfig, data)
+    try:
+        return from_data(RunConfig, data)
+    except SettingError as error:
+        # Of a newer release, for instance, with fields that this one does not know.
+        raise error.inside(str(file)) from None
 
 
 def read_marker(folder: Path) -> Marker | None:
@@ -329,8 +290,8 @@ def read_frame(folder: Path, name: str) -> pl.DataFrame:
 
 def read_timing(folder: Path) -> pl.DataFrame:
     """The clocks of a run; damaged ones are gone."""
-    content, digest = _content(folder / TIMING), _content(folder / TIMING_DIGEST)
-    if content is None or digest != _digest(content).encode():
+    content, expected = _content(folder / TIMING), _content(folder / TIMING_DIGEST)
+    if content is None or expected != digest(content).encode():
         return TIMING_SCHEMA.to_frame()
     return pl.read_parquet(content)
 
@@ -373,11 +334,20 @@ def folder_status(config: RunConfig, folder: Path, *, weights: bool = True) -> S
     return Status.FINISHED if marker.status == "finished" and whole else Status.UNEVALUATED
 
 
+def was_evaluated(folder: Path) -> bool:
+    """Whether a run was brought to its end, be it with another evaluation than the one that is asked for now."""
+    marker = read_marker(folder)
+    return marker is not None and marker.status == "finished"
+
+
 def _is_config_of(config: RunConfig, folder: Path, marker: Marker) -> bool:
     """Whether ``config.json`` is intact and says this run. Its evaluation, and those of its parents, are the last
     ones that were asked for; other frames lie beside theirs and count as much."""
-    if not marker.intact(folder, CONFIG):
+    content = _content(folder / CONFIG)
+    if not marker.vouches(CONFIG, content):
         return False
+    if content == canonical_json(config).encode():
+        return True
     try:
         return read_config(folder).id == config.id
     except SettingError:
@@ -392,7 +362,8 @@ def _content(file: Path) -> bytes | None:
         return None
 
 
-def _digest(content: bytes) -> str:
+def digest(content: bytes) -> str:
+    """SHA-256 in hexadecimal, as markers hold it."""
     return hashlib.sha256(content).hexdigest()
 
 

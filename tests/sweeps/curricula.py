@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from sparsity_lab.generators import Stream
@@ -32,4 +33,31 @@ class Killing(FixedLength):
         if step == 2 and len(list(Path(self.tally).iterdir())) < self.times:
             (Path(self.tally) / str(os.getpid())).touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return self.length
+
+
+@register
+class Holding(FixedLength):
+    """Stops at step 2 until ``folder/go`` exists; each process that comes there leaves a file with its seed and
+    number."""
+
+    folder: str = "/nowhere"
+
+    def at(self, stream: Stream, step: int, steps: int) -> int:
+        if step == 2:
+            (Path(self.folder) / f"{stream.seed}-{os.getpid()}").touch()
+            while not (Path(self.folder) / "go").exists():
+                time.sleep(0.05)
+        return self.length
+
+
+@register
+class Counted(FixedLength):
+    """Writes every step that is trained into the folder ``tally``, in a file for each data seed."""
+
+    tally: str = "/nowhere"
+
+    def at(self, stream: Stream, step: int, steps: int) -> int:
+        with (Path(self.tally) / str(stream.seed)).open("a") as file:
+            file.write(f"{step}\n")
         return self.length

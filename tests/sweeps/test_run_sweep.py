@@ -34,9 +34,8 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return run_sweep(SWEEP, tmp_path_factory.mktemp("serial"), Serial())
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_processes_give_the_bytes_of_serial(serial: Results, tmp_path: Path, workers: int) -> None:
-    run_sweep(SWEEP, tmp_path, Processes(workers=workers))
+def test_processes_give_the_bytes_of_serial(serial: Results, tmp_path: Path) -> None:
+    run_sweep(SWEEP, tmp_path, Processes(workers=2))
     assert len(contents(tmp_path)) == 1 + 4 * 5
     assert contents(tmp_path) == contents(serial.folder)
 
@@ -103,9 +102,9 @@ def test_dying_workers_do_not_take_the_sweep_down(tmp_path: Path) -> None:
     sweep = Sweep(name="lethal", runs=[always, once, small_run(), small_run(data_seed=1)])
     results = run_sweep(sweep, tmp_path / "out", Processes(workers=2))
     assert [(failure.run.id, failure.reason) for failure in results.failures] == [
-        (always.id, "its worker process died 2 times")
+        (always.id, "its worker process died 2 times, at last by SIGKILL")
     ]
-    assert len(list(tallies[0].iterdir())) in (2, 3)  # twice alone, and once in company if it was the first to kill
+    assert len(list(tallies[0].iterdir())) == 2
     assert [status(run, tmp_path / "out") for run in sweep.runs[1:]] == [Status.FINISHED] * 3
 
 
@@ -215,7 +214,7 @@ def test_results_are_those_of_the_sweep(tmp_path: Path) -> None:
     assert results.sweep == second
     assert results.frame("runs")["run"].to_list() == [second.runs[0].id]
     assert results.others == tuple(sorted(run.id for run in first.runs))
-    assert repr(results).endswith("1 runs (1 finished) and 3 runs of other sweeps")
+    assert repr(results).splitlines()[0].endswith("1 runs (1 finished) and 3 runs of other sweeps")
     assert Results(tmp_path).sweep == second
     earlier = Results(tmp_path, sweep=first)
     assert earlier.frame("runs")["status"].to_list() == ["finished"] * 3
@@ -332,5 +331,5 @@ def test_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     assert 'if __name__ == "__main__":' in done.stdout
     assert "RuntimeError: a worker process met run_sweep while it imported the script" in done.stderr
     # The workers were started once, and no run began.
-    assert done.stderr.count("RuntimeError") <= 2
+    assert done.stderr.count("RuntimeError: a worker") <= 2
     assert len(list((tmp_path / "out").rglob("config.json"))) == 0

@@ -58,6 +58,7 @@ def test_what_the_task_does_not_declare_is_null() -> None:
     (row,) = evaluate(Constant(1.0, 0.0), config).iter_rows(named=True)
     nulls = {name for name, value in row.items() if value is None}
     assert nulls == {
+        "attention",
         "bayes_accuracy",
         "chance_loss",
         "bayes_loss",

@@ -60,7 +60,7 @@ REFUSED = {
         lambda: small_run(parent=small_run(task=Planted(k=1, vocab_size=20))),
         "parent.task",
     ),
-    "steps": (lambda: Training(steps=0), "steps"),
+    "steps": (lambda: Training(steps=-1), "steps"),
     "batch_size": (lambda: Training(batch_size=-1), "batch_size"),
     "learning_rate": (lambda: Training(learning_rate=0.0), "learning_rate"),
     "warmup": (lambda: Training(warmup=1.0), "warmup"),

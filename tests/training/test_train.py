@@ -3,9 +3,9 @@
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -18,6 +18,7 @@ from sparsity_lab.kernels import Softmax
 from sparsity_lab.models import RandomOffset
 from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.training import Diverged, Run, RunConfig, Status, status, store, train
+from sparsity_lab.training.writers import Writer, _started
 
 FILES = {
     "config.json",
@@ -495,27 +496,31 @@ def test_run_folder_that_cannot_be_is_refused(tmp_path: Path, monkeypatch) -> No
 
 
 def test_what_dead_writers_left_goes(finished: Run, tmp_path: Path) -> None:
+    """A finished run's folder loses what the dead left, and one that is made again all that is unfinished in it."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
+    left = Writer(place=Writer.here().place, process=dead.pid, started=_started(dead.pid) or 0)
     dead.wait()
-    host = socket.gethostname()
+    elsewhere = Writer(place="0" * 12, process=dead.pid, started=left.started)
+    again = Writer(place=left.place, process=os.getppid(), started=0)  # its number belongs to another process now
     folder = train(finished.config, tmp_path).folder
     gone = [
-        folder / f".config.json.{host}.{dead.pid}.0a1b.tmp",
-        folder / f"evaluation/.x.parquet.{host}.{dead.pid}.0.tmp",
+        folder / f".config.json.{left.mark()}.tmp",
+        folder / f"evaluation/.x.parquet.{left.mark()}.tmp",
+        folder / f".model.safetensors.{again.mark()}.tmp",
     ]
-    kept = [
-        folder / f".config.json.{host}.{os.getppid()}.0a1b.tmp",
-        folder / f".config.json.elsewhere.{dead.pid}.0a1b.tmp",
-        folder / ".notes.tmp",
-    ]
+    alive = [folder / f".config.json.{writer.mark()}.tmp" for writer in (Writer.here(), elsewhere)]
+    old = folder / f".metrics.parquet.{elsewhere.mark()}.tmp"
+    notes = folder / ".notes.tmp"
     for repeat in (False, True):
-        for file in gone + kept:
+        for file in (*gone, *alive, old, notes):
             file.write_text("part")
+        os.utime(old, (time.time() - 100_000,) * 2)
         if repeat:
             (folder / "finished.json").write_text("damaged")
         train(finished.config, tmp_path)
-        assert not any(file.exists() for file in gone)
-        assert all(file.exists() for file in kept)
+        assert not any(file.exists() for file in (*gone, old))
+        assert [file.exists() for file in alive] == [not repeat] * 2
+        assert notes.exists()
 
 
 KILLED_WRITING = """

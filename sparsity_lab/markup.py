@@ -1,4 +1,7 @@
-"""Small pieces of HTML. Every text that goes in is escaped here, unless it is ``Markup`` already."""
+"""Small pieces of HTML. Every text that goes in is escaped here, unless it is ``Markup`` already.
+
+It imports nothing else from ``sparsity_lab``, so that every part of the lab can show itself in a notebook.
+"""
 
 import html
 from collections.abc import Iterable, Sequence

@@ -1,0 +1,258 @@
+"""Claims: which process makes a run, so that several on a shared folder never make the same one.
+
+The claim on a run is the folder ``claim`` in the run's folder, with one file whose name says who holds it. It comes
+into being by renaming a folder that already holds the file, and a folder can only be renamed to a name that is free
+or that belongs to an empty folder. So of several processes one gets it, on every file system whose rename is atomic.
+
+The holder renews its claim by touching the file, from a thread of its own. A claim is given up
+
+- at once, if its holder ran on the same machine and is gone;
+- when the holder has not renewed it for ``LEASE`` seconds, measured by the clock of the process that watches it,
+  while it watches. The clocks of two machines are never compared.
+
+Taking over begins by removing the holder's file, by a name that no later holder has: whoever judges late, removes
+nobody's claim but the one that it judged. A holder that was only paused (a stopped process, a machine without its
+network) finds its file gone and is stopped by ``check``. What it was writing at that moment cannot reach its place,
+see ``files.write_file``. What it can do is remove a file, if it was paused between a check and a removal, an instant
+of microseconds; that is seen as damage, and only costs a repetition.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from sparsity_lab.training.files import make_room, remove, remove_unfinished, unfinished_name
+from sparsity_lab.training.writers import Writer
+
+__all__ = ["CLAIM", "LEASE", "Claim", "ClaimLost", "Claimed", "Holder", "Watch", "drop_claim", "holder_of"]
+
+CLAIM = "claim"
+
+LEASE = 60.0
+"""Seconds without renewal after which a claim is given up. Long beside what stops a healthy process (a slow disk, an
+attribute cache of a network file system), short beside what is lost with a machine."""
+_RENEWALS = 6
+"""In a lease; a watcher looks at least as often."""
+_POLL = 0.5
+_INNER = ("evaluation",)
+"""Folders in a run's folder that hold files of the run."""
+
+
+class Claimed(Exception):
+    """Another process makes this run now.
+
+    Attributes:
+        run: the id, of the run that was asked for or of a parent.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        super().__init__(f"run {run} is being made by another process")
+
+
+class ClaimLost(Exception):
+    """This process did not renew its claim in time, and another one may have taken over; or the run's folder was
+    removed."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a claim.
+
+    Attributes:
+        mark: name of its file, which no other holder has.
+        renewed: when, by the clock of the file system, in nanoseconds.
+        host: name of its machine.
+        process: its number there.
+        since: when it took the claim, by its own clock, as ISO 8601 text.
+    """
+
+    mark: str
+    renewed: int
+    host: str = "?"
+    process: int = 0
+    since: str = ""
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is known to have ended."""
+        writer = Writer.of(self.mark)
+        return writer is not None and writer.gone
+
+
+class Claim:
+    """A run's folder, held by this process until ``release``.
+
+    Attributes:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: Path, mark: str) -> None:
+        self.folder, self._file = folder, folder / CLAIM / mark
+        self._released = threading.Event()
+        threading.Thread(target=self._renew, name=f"claim of {folder.name}", daemon=True).start()
+
+    @classmethod
+    def take(cls, folder: Path) -> Self | None:
+        """Hold the folder; None if another process does.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        mark, beside = Writer.here().mark(), folder / unfinished_name(CLAIM)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {"host": socket.gethostname(), "process": os.getpid(), "since": since}
+        try:
+            beside.mkdir()
+            (beside / mark).write_text(json.dumps(about) + "\n")
+            if not _renamed(beside, folder / CLAIM, mark):
+                return None
+        except FileNotFoundError:
+            # One that holds the claim removes all that is unfinished here; or somebody removed the run's folder.
+            if folder.exists():
+                return None
+            raise
+        except OSError as error:
+            error.filename = error.filename or str(folder / CLAIM)
+            raise
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        claim = cls(folder, mark)
+        for place in (folder, *(folder / name for name in _INNER)):
+            remove_unfinished(place)
+        return claim
+
+    @classmethod
+    def hold(cls, folder: Path, *, wait: bool) -> Self:
+        """Hold the folder as soon as no other process does.
+
+        Raises:
+            Claimed: without ``wait``; another one does.
+            OSError: the folder cannot be written.
+        """
+        watch = Watch(folder)
+        while (claim := cls.take(folder)) is None:
+            if watch.free():
+                continue
+            if not wait:
+                raise Claimed(folder.name)
+            time.sleep(min(_POLL, LEASE / _RENEWALS))
+        return claim
+
+    def check(self) -> None:
+        """Raise ``ClaimLost`` if this process does not hold the folder any more."""
+        if not self._file.exists():
+            raise ClaimLost(f"the claim on run {self.folder.name} was lost")
+
+    def release(self) -> None:
+        """Let others have it."""
+        self._released.set()
+        # A claim that stays for whatever reason is given up when this process ends.
+        with contextlib.suppress(OSError):
+            try:
+                self._file.unlink(missing_ok=True)
+            finally:  # whatever signal comes meanwhile
+                (self.folder / CLAIM).rmdir()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def _renew(self) -> None:
+        while not self._released.wait(LEASE / _RENEWALS):
+            try:
+                os.utime(self._file)
+            except FileNotFoundError:
+                return
+            except OSError:
+                # The file system is away for a moment; if that lasts, the claim is lost.
+                continue
+
+
+class Watch:
+    """What this process has seen of others' claims on a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: tuple[str, int] | None = None
+        self._unchanged, self._looked = 0.0, 0.0
+
+    def free(self) -> bool:
+        """Whether no process holds the run; one that has given up is put out of its claim.
+
+        To be called several times in a lease: only time between calls that follow each other closely counts, so that
+        a pause of this process is not taken for one of the holder.
+        """
+        holder, now = holder_of(self._folder), time.monotonic()
+        if holder is None:
+            return True
+        if self._seen != (holder.mark, holder.renewed):
+            self._seen, self._unchanged = (holder.mark, holder.renewed), 0.0
+        else:
+            self._unchanged += min(now - self._looked, LEASE / _RENEWALS)
+        self._looked = now
+        if holder.gone or self._unchanged > LEASE:
+            (self._folder / CLAIM / holder.mark).unlink(missing_ok=True)
+            return True
+        return False
+
+
+def holder_of(folder: Path) -> Holder | None:
+    """Who holds the claim on a run, alive or not; None if nobody does."""
+    try:
+        marks = os.listdir(folder / CLAIM)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    for mark in marks:
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError), (folder / CLAIM / mark).open("rb") as file:
+            # Opening makes a network file system ask its server.
+            renewed = os.fstat(file.fileno()).st_mtime_ns
+            try:
+                about = json.loads(file.read())
+                return Holder(mark, renewed, str(about["host"]), int(about["process"]), str(about["since"]))
+            except (ValueError, KeyError, TypeError):
+                return Holder(mark, renewed)
+    return None
+
+
+def drop_claim(folder: Path) -> None:
+    """Remove the claim on a run if its holder is known to be gone."""
+    holder = holder_of(folder)
+    if holder and holder.gone:
+        (folder / CLAIM / holder.mark).unlink(missing_ok=True)
+    if holder is None or holder.gone:
+        with contextlib.suppress(OSError):
+            (folder / CLAIM).rmdir()
+
+
+def _renamed(beside: Path, claim: Path, mark: str) -> bool:
+    """Whether ``beside`` is now ``claim``."""
+    try:
+        os.rename(beside, claim)
+    except OSError as error:
+        # A network file system may repeat a rename whose answer was lost, and then say that it failed.
+        if (claim / mark).exists():
+            return True
+        if error.errno == errno.ENOTDIR:
+            remove(claim)  # a file that is nobody's claim
+            return False
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        # Where a folder cannot be renamed onto an empty one, the empty one has to go; a held one cannot.
+        with contextlib.suppress(OSError):
+            for inner in claim.iterdir():
+                make_room(inner)
+            claim.rmdir()
+        return False
+    return True

@@ -1,0 +1,102 @@
+"""Files that are written whole or not at all, and what is left of writers that were killed.
+
+Every file is written beside its place, under a name that says who writes it, and renamed. So no reader ever meets a
+part of one, and what a killed writer left is recognised by its name.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sparsity_lab.training.writers import Writer
+
+__all__ = ["Check", "make_room", "remove", "remove_abandoned", "remove_unfinished", "unfinished_name", "write_file"]
+
+Check = Callable[[], None]
+"""Raises if this process may no longer write here."""
+
+_UNFINISHED = re.compile(r"\..+\.(?P<mark>[0-9a-f]{12}\.\d+\.\d+\.[0-9a-f]{8})\.tmp")
+_DAY = 86_400.0
+
+
+def write_file(file: Path, content: bytes, *, flush: bool = False, check: Check | None = None) -> None:
+    """Put ``content`` at ``file`` in one step. A folder that stands there goes.
+
+    Args:
+        flush: wait until the disk has it, so that it survives a power cut. This takes milliseconds, so it is kept
+            for what only training can bring back.
+        check: called when the content lies beside its place, before it is renamed. So whoever takes over from this
+            process first makes the check fail, and then removes what lies beside: whatever this process does, it can
+            no longer rename.
+
+    Raises:
+        OSError: it cannot be written; the file is named, and what was there is still there.
+    """
+    beside = file.with_name(unfinished_name(file.name))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as handle:
+            handle.write(content)
+            if flush:
+                handle.flush()
+                os.fsync(handle.fileno())
+        if check:
+            check()
+        make_room(file)
+        beside.replace(file)
+    except OSError as error:
+        # A full disk does not say of itself what it had no room for.
+        error.filename = error.filename or str(file)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def unfinished_name(name: str) -> str:
+    """A name beside ``name`` for what this process has not finished."""
+    return f".{name}.{Writer.here().mark()}.tmp"
+
+
+def make_room(file: Path) -> None:
+    """Remove a folder that stands in a file's place."""
+    if file.is_dir() and not file.is_symlink():
+        shutil.rmtree(file)
+
+
+def remove(file: Path) -> None:
+    """Remove a file if there is one, and a folder that stands in its place."""
+    make_room(file)
+    file.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left unfinished: those of this machine that are gone, and any a day ago, by which
+    no clock is wrong. Others may be alive."""
+    for file, writer in _unfinished(folder):
+        with contextlib.suppress(FileNotFoundError):
+            if writer.gone or time.time() - file.stat().st_mtime > _DAY:
+                remove(file)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what anyone left unfinished, alive or not: only for the one process that may write here."""
+    for file, _ in _unfinished(folder):
+        if file.is_dir():
+            shutil.rmtree(file, ignore_errors=True)  # a claim that was not to be
+        else:
+            file.unlink(missing_ok=True)
+
+
+def _unfinished(folder: Path) -> list[tuple[Path, Writer]]:
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    found = ((name, _UNFINISHED.fullmatch(name)) for name in names if name.endswith(".tmp"))
+    marked = ((name, Writer.of(match["mark"])) for name, match in found if match)
+    return [(folder / name, writer) for name, writer in marked if writer]

@@ -1,0 +1,174 @@
+"""Folders from elsewhere: what they hold is read as data, shown as text, and never executed."""
+
+import ast
+import json
+import pickle
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from training.small_runs import small_run
+from training.test_train import contents
+
+import sparsity_lab
+from sparsity_lab import cli
+from sparsity_lab.settings import SettingError
+from sparsity_lab.sweeps import Results, Serial, Sweep, grid, run_sweep
+from sparsity_lab.training import Evaluation, Run, Status, status, store, train
+
+PACKAGE = Path(sparsity_lab.__file__).parent
+EXECUTING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+CALLS = {"torch.load", "torch.save", "torch.jit.load", "torch.package", "eval", "exec", "numpy.load", "np.load"}
+
+
+def sources() -> list[tuple[str, ast.Module]]:
+    files = sorted(PACKAGE.rglob("*.py"))
+    assert len(files) > 100
+    return [(str(file.relative_to(PACKAGE)), ast.parse(file.read_text())) for file in files]
+
+
+def executing(tree: ast.AST) -> list[str]:
+    """Imports and calls that could execute what a file holds."""
+    found = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                found += [name.name for name in names if name.name.split(".")[0] in EXECUTING]
+            case ast.ImportFrom(module=str(module)) if module.split(".")[0] in EXECUTING:
+                found.append(module)
+            case ast.Call(func=func) if ast.unparse(func) in CALLS:
+                # Without pickles, an array file is data.
+                if "allow_pickle=False" not in [ast.unparse(word) for word in node.keywords]:
+                    found.append(ast.unparse(func))
+            case ast.keyword(arg="allow_pickle", value=value) if ast.unparse(value) != "False":
+                found.append("allow_pickle")
+    return found
+
+
+def test_nothing_in_the_package_can_execute_a_file() -> None:
+    assert [(name, found) for name, tree in sources() if (found := executing(tree))] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from cloudpickle import dumps",
+        "torch.load(file)",
+        "np.load(file)",
+        "eval(text)",
+        "np.load(file, allow_pickle=True)",
+        "read(allow_pickle=given)",
+    ],
+)
+def test_the_scan_sees_what_it_looks_for(line: str) -> None:
+    assert executing(ast.parse(line))
+
+
+class Attack:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (self.target,)  # type: ignore[return-value]
+
+
+def test_pickles_in_place_of_a_runs_files_do_nothing(tmp_path: Path) -> None:
+    out, hit = tmp_path / "out", tmp_path / "hit"
+    attack = pickle.dumps(Attack(hit))
+    pickle.loads(attack)
+    assert hit.exists()
+    hit.unlink()
+    training = small_run().training.replace(checkpoint_every=4)
+    sweep = Sweep(name="attacked", runs=grid(small_run(training=training), {"seed": [0]}))
+    run = sweep.runs[0]
+    for vouched in (False, True):
+        run_sweep(sweep, out, Serial())
+        before = contents(out)
+        folder = out / run.id
+        names = [str(file.relative_to(folder)) for file in folder.rglob("*.*")]
+        names += ["checkpoint.safetensors", "trained.json", "failed.json"]
+        for name in names:
+            (folder / name).write_bytes(attack)
+        if vouched:
+            # An attacker can write checksums too.
+            files = {name: store.digest(attack) for name in names}
+            marker = store.Marker(status="finished", files=files)
+            (folder / "finished.json").write_bytes(marker.to_json())
+            (folder / "timing.sha256").write_text(store.digest(attack))
+        assert status(run, out) is (Status.UNEVALUATED if vouched else Status.BROKEN)
+        assert not Results(out).frame("evaluation").height
+        with pytest.raises(SettingError):
+            Run.load(folder)
+        with pytest.raises(ValueError, match="."):
+            Run(run, folder).model()
+        assert cli.run(["report", str(out), "--out", str(tmp_path / "report.html")]) == 1
+        assert cli.run(["sweep", "--status", str(out)]) in (0, 1)
+        if vouched:
+            (folder / "finished.json").unlink()
+        assert run_sweep(sweep, out, Serial()).failures == ()
+        assert contents(out) == before
+        assert not hit.exists()
+
+
+def test_names_from_a_config_are_text_in_a_page(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    evaluation = Evaluation(lengths=(4, 8, 16), sequences=16, conditions={evil: small_run().task})
+    results = run_sweep(Sweep(name=evil, runs=[small_run(evaluation=evaluation)]), tmp_path, Serial())
+    assert cli.run(["report", str(tmp_path), "--title", evil]) == 0
+    page = (tmp_path / "report.html").read_text()
+    for shown in (page, results._repr_html_()):
+        assert "<script>alert" not in shown
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
+
+
+def test_folder_copied_elsewhere_is_the_same(tmp_path: Path) -> None:
+    sweep = Sweep(name="moved", runs=grid(small_run(), {"task.k": [1, 2], "seed": [0, 1]}))
+    results = run_sweep(sweep, tmp_path / "here", Serial())
+    pages = []
+    for place in ("here", "far/away"):
+        if place != "here":
+            shutil.copytree(tmp_path / "here", tmp_path / place)
+            shutil.rmtree(tmp_path / "here")
+        assert cli.run(["report", str(tmp_path / place)]) == 0
+        # The command that it shows names the folder.
+        pages.append((tmp_path / place / "report.html").read_text().replace(str(tmp_path / place), "FOLDER"))
+        frames = {name: Results(tmp_path / place).frame(name) for name in ("runs", "evaluation", "summary", "timing")}
+        if place == "here":
+            before = frames
+    assert pages[0] == pages[1]
+    assert all(frames[name].equals(before[name]) for name in frames)
+    assert Run.load(tmp_path / "far/away" / sweep.runs[0].id).model()
+    assert results.sweep == Results(tmp_path / "far/away").sweep
+    # Nothing in a run says where it lay.
+    for file in (tmp_path / "far").rglob("*.json"):
+        assert str(tmp_path) not in file.read_text()
+        assert socket.gethostname() not in file.read_text() or file.name == "environment.json"
+
+
+def test_every_run_says_where_it_was_made(tmp_path: Path) -> None:
+    diverging = small_run().training.replace(learning_rate=1e30, warmup=0.0, clip=1e30)
+    child = small_run(parent=small_run(), data_seed=1)
+    sweep = Sweep(name="recorded", runs=[small_run(data_seed=2), small_run(training=diverging), child])
+    run_sweep(sweep, tmp_path, Serial())
+    folders = [file.parent for file in tmp_path.glob("*/finished.json")]
+    assert len(folders) == 4
+    for folder in folders:
+        record = json.loads((folder / "environment.json").read_bytes())
+        assert {"torch", "numpy", "polars", "safetensors", "sparsity-lab"} <= record["packages"].keys()
+        assert (record["device"], record["threads"]) == ("cpu", 1)
+        assert record["python"]
+        assert record["platform"]
+        # Of a copy outside a checkout there is none to know.
+        assert record["git_commit"] is None or re.fullmatch("[0-9a-f]{40}", record["git_commit"])
+        assert (record["git_commit"] is None) == (record["git_modified"] is None)
+
+
+def test_lost_environment_is_no_fault(tmp_path: Path) -> None:
+    run = train(small_run(), tmp_path)
+    (run.folder / "environment.json").unlink()
+    assert status(run.config, tmp_path) is Status.FINISHED

@@ -1,0 +1,242 @@
+"""Claims: one process at a time makes a run, whoever dies, stops, or judges late."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from training.small_runs import small_run
+
+from sparsity_lab.training import Diverged, RunConfig, claims, files, store, train
+from sparsity_lab.training.claims import Claim, Claimed, ClaimLost, Watch, drop_claim, holder_of
+from sparsity_lab.training.writers import Writer
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "run" / "evaluation").mkdir(parents=True)
+    return tmp_path / "run"
+
+
+def foreign(folder: Path, writer: Writer | None = None) -> Path:
+    """A claim of a process on another machine, or of the one that is given; its file."""
+    writer = writer or Writer(place="f" * 12, process=1, started=1)
+    (folder / "claim").mkdir(exist_ok=True)
+    file = folder / "claim" / writer.mark()
+    file.write_text('{"host": "far", "process": 1, "since": "2026-01-01T00:00:00+00:00"}')
+    return file
+
+
+def test_one_holds_and_the_next_one_gets_it_after(folder: Path) -> None:
+    with Claim.hold(folder, wait=False) as claim:
+        holder = holder_of(folder)
+        assert holder is not None
+        assert holder.process == os.getpid()
+        assert not holder.gone
+        assert Claim.take(folder) is None
+        with pytest.raises(Claimed, match="run run is being made by another process"):
+            Claim.hold(folder, wait=False)
+        claim.check()
+    assert [path.name for path in folder.iterdir()] == ["evaluation"]
+    with Claim.hold(folder, wait=False):
+        assert holder_of(folder) != holder
+
+
+def test_claim_is_renewed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "LEASE", 0.3)
+    with Claim.hold(folder, wait=False) as claim:
+        file = next((folder / "claim").iterdir())
+        os.utime(file, (0, 0))
+        deadline = time.monotonic() + 20
+        while file.stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert file.stat().st_mtime > 0
+        claim.check()
+
+
+def test_dead_holder_of_this_machine_is_put_out_at_once(folder: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    here = Writer.here()
+    started = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
+    foreign(folder, Writer(place=here.place, process=child.pid, started=started))
+    assert not Watch(folder).free()
+    child.send_signal(signal.SIGKILL)
+    # Nobody has asked how it ended: it still has a number.
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert Watch(folder).free()
+    child.communicate()
+    # A number that was given again is another process.
+    foreign(folder, Writer(place=here.place, process=os.getpid(), started=here.started - 1))
+    with Claim.hold(folder, wait=False):
+        pass
+
+
+def watched(watch: Watch, seconds: float, monkeypatch: pytest.MonkeyPatch, step: float = 5.0) -> bool:
+    """What a watcher says after so many seconds of looking every ``step``."""
+    now = [time.monotonic()]
+    monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
+    free = watch.free()
+    for _ in range(round(seconds / step)):
+        now[0] += step
+        free = watch.free()
+    return free
+
+
+def test_holder_elsewhere_loses_after_a_lease_without_renewal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = foreign(folder)
+    os.utime(file, (0, 0))  # of a clock that is decades behind: it is not compared
+    watch = Watch(folder)
+    assert not watched(watch, claims.LEASE - 5, monkeypatch)
+    os.utime(file, (1, 1))
+    assert not watched(watch, claims.LEASE - 5, monkeypatch)
+    assert watched(watch, 15, monkeypatch)
+    assert not file.exists()
+
+
+def test_pause_of_the_watcher_is_not_one_of_the_holder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign(folder)
+    watch = Watch(folder)
+    assert not watched(watch, 3 * claims.LEASE, monkeypatch, step=3 * claims.LEASE)
+    assert not watched(watch, 20, monkeypatch)
+
+
+def test_late_judge_removes_nobody_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two find the same claim expired; the slower one acts when the faster one already holds the run."""
+    foreign(folder)
+    fast, slow = Watch(folder), Watch(folder)
+    assert not watched(fast, claims.LEASE - 5, monkeypatch)
+    assert not watched(slow, claims.LEASE - 5, monkeypatch)
+    real, taken = holder_of(folder), []
+
+    def late(_: Path) -> claims.Holder | None:
+        if not taken:
+            (folder / "claim" / real.mark).unlink()  # type: ignore[union-attr]
+            taken.append(Claim.take(folder))
+        return real
+
+    monkeypatch.setattr(claims, "holder_of", late)
+    assert watched(slow, 15, monkeypatch)
+    taken[0].check()
+    assert Claim.take(folder) is None
+    taken[0].release()
+
+
+def test_write_that_was_begun_before_a_takeover_never_lands(folder: Path) -> None:
+    """A process stops at any point of a write, another one takes over, the first one goes on."""
+    for moment in ("before the check", "after the check"):
+        (folder / "file").write_bytes(b"old")
+        first = Claim.take(folder)
+        assert first is not None
+        others: list[Claim] = []
+
+        def stopped(claim: Claim, moment: str, others: list[Claim]) -> None:
+            def take_over() -> None:
+                next((folder / "claim").iterdir()).unlink()
+                others.append(Claim.hold(folder, wait=False))
+                files.write_file(folder / "file", b"new", check=others[0].check)
+
+            if moment == "before the check":
+                take_over()
+            claim.check()
+            if moment == "after the check":
+                take_over()
+
+        with pytest.raises((ClaimLost, FileNotFoundError)):
+            files.write_file(folder / "file", b"late", check=lambda: stopped(first, moment, others))  # noqa: B023
+        assert (folder / "file").read_bytes() == b"new"
+        others[0].release()
+        first.release()
+        assert sorted(path.name for path in folder.iterdir()) == ["evaluation", "file"]
+
+
+def test_without_the_fence_a_late_write_lands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mutant: who takes over leaves what lies beside."""
+    monkeypatch.setattr(claims, "remove_unfinished", lambda _: None)
+    with pytest.raises(pytest.fail.Exception):
+        test_write_that_was_begun_before_a_takeover_never_lands(folder)
+
+
+def test_empty_and_odd_claims_stop_nobody(folder: Path) -> None:
+    (folder / "claim").mkdir(exist_ok=True)
+    with Claim.hold(folder, wait=False):
+        pass
+    (folder / "claim").write_text("a file")
+    with Claim.hold(folder, wait=False):
+        pass
+    (folder / "claim" / "inner").mkdir(parents=True)
+    with Claim.hold(folder, wait=False):
+        pass
+    assert not (folder / "claim").exists()
+
+
+def test_claim_of_the_dead_leaves_a_finished_folder(folder: Path) -> None:
+    file = foreign(folder, Writer(place=Writer.here().place, process=2**22 + 1, started=1))
+    drop_claim(folder)
+    assert not file.parent.exists()
+    file = foreign(folder)
+    drop_claim(folder)
+    assert file.exists()
+
+
+def test_rename_whose_answer_was_lost_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.rename
+
+    def twice(source: Path, target: Path) -> None:
+        real(source, target)
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", twice)
+    assert Claim.take(folder) is not None
+
+
+def test_run_that_was_taken_over_is_given_up_at_the_next_step(tmp_path: Path) -> None:
+    config: RunConfig = small_run(training=small_run().training.replace(log_every=1))
+    folder = tmp_path / config.id
+    seen: list[int] = []
+
+    def progress(done: int, *_: object) -> None:
+        seen.append(done)
+        if len(seen) == 5:
+            next((folder / "claim").iterdir()).unlink()
+            foreign_claim = Claim.take(folder)
+            assert foreign_claim is not None
+            # The other one finishes it and lets go.
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(Claim, "hold", lambda *_, **__: foreign_claim)
+                train(config, tmp_path)
+
+    run = train(config, tmp_path, progress=progress)
+    assert seen == [1, 2, 3, 4, 5]
+    assert run.evaluation.height == 3
+    assert not (folder / "claim").exists()
+
+
+def test_run_that_another_process_makes_is_left_or_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = small_run()
+    child = small_run(parent=parent, data_seed=1)
+    (tmp_path / parent.id).mkdir()
+    with Claim.hold(tmp_path / parent.id, wait=False):
+        for config in (parent, child):
+            with pytest.raises(Claimed, match=parent.id):
+                train(config, tmp_path, wait=False)
+    file = foreign(tmp_path / parent.id)
+    monkeypatch.setattr(claims, "LEASE", 0.2)
+    train(child, tmp_path)
+    assert not file.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {parent.id, child.id}
+
+
+def test_failure_is_forgotten_by_who_tries_again(tmp_path: Path) -> None:
+    training = small_run().training.replace(learning_rate=1e30, warmup=0.0, clip=1e30)
+    config = small_run(training=training)
+    (tmp_path / config.id).mkdir()
+    (tmp_path / config.id / store.FAILED).write_text("{}")
+    with pytest.raises(Diverged):
+        train(config, tmp_path)
+    assert not (tmp_path / config.id / store.FAILED).exists()
+    assert not (tmp_path / config.id / "claim").exists()
