@@ -16,6 +16,7 @@ from sparsity_lab.analysis.attention import logit_gap as logit_gap
 from sparsity_lab.analysis.attention import norm_sensitivity as norm_sensitivity
 from sparsity_lab.analysis.attention import planted_mass as planted_mass
 from sparsity_lab.analysis.attention import softmax_entropy_slope as softmax_entropy_slope
+from sparsity_lab.analysis.curve_difference import CurveDifference as CurveDifference
 from sparsity_lab.analysis.dependencies import DependencySparsity as DependencySparsity
 from sparsity_lab.analysis.dependencies import Predictor as Predictor
 from sparsity_lab.analysis.dependencies import dependency_sparsity as dependency_sparsity

@@ -7,7 +7,6 @@ from typing import Any
 import polars as pl
 from matplotlib.axes import Axes
 
-from sparsity_lab.analysis.markup import Markup, element, join, number, signed_interval, table
 from sparsity_lab.analysis.pairing import Difference, difference_of, drop_lengths, drops_of
 from sparsity_lab.analysis.replicates import seed_columns
 from sparsity_lab.analysis.runs import (
@@ -15,6 +14,7 @@ from sparsity_lab.analysis.runs import (
     Arm,
     Frames,
     Measure,
+    arm_named,
     arms_of,
     evaluation_rows,
     learned_words,
@@ -23,6 +23,7 @@ from sparsity_lab.analysis.runs import (
 )
 from sparsity_lab.analysis.statistics import mean_interval
 from sparsity_lab.analysis.style import INK, figure_svg, look, new_axes, styled
+from sparsity_lab.markup import Markup, element, join, number, signed_interval, table
 from sparsity_lab.settings import SettingError
 
 __all__ = ["Drop", "drop", "drop_cell", "drop_table"]
@@ -78,7 +79,7 @@ class Drop:
         Raises:
             SettingError: no such arm.
         """
-        first, second = (self._arms[self._label(arm, path)] for arm, path in ((of, "of"), (minus, "minus")))
+        first, second = (arm_named(self._arms, arm, path) for arm, path in ((of, "of"), (minus, "minus")))
         return difference_of(first, second, self.measure.name, self.factor, self.seeds, self.confidence)
 
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
@@ -113,14 +114,6 @@ class Drop:
                 f"(mean with {self.confidence:.0%} interval over seeds; small marks: runs)"
             )
         return ax
-
-    def _label(self, arm: Any, path: str) -> str:
-        for row in self._frame.iter_rows(named=True):
-            values = {name: row[name] for name in self.by}
-            single = next(iter(values.values())) if len(values) == 1 else None
-            if arm == row["arm"] or (isinstance(arm, Mapping) and dict(arm) == values) or (values and arm == single):
-                return str(row["arm"])
-        raise SettingError(path, "an arm", arm, self._frame["arm"].to_list())
 
     def __repr__(self) -> str:
         lines = [

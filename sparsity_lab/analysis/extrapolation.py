@@ -1,8 +1,7 @@
 """The extrapolation curve: how a measure goes with length, over the runs of each arm."""
 
-import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, NullLocator
 
-from sparsity_lab.analysis.markup import Markup, details, element, join, table
-from sparsity_lab.analysis.reach import Reach, reach_of
+from sparsity_lab.analysis.curve_difference import CurveDifference, curve_difference
+from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
+from sparsity_lab.analysis.reach import reach_of
+from sparsity_lab.analysis.replicates import seed_columns
 from sparsity_lab.analysis.runs import (
     NOT_JUDGED,
+    Arm,
     Frames,
     Measure,
+    arm_named,
     arms_of,
     evaluation_rows,
     learned_words,
@@ -30,7 +32,7 @@ from sparsity_lab.analysis.runs import (
 )
 from sparsity_lab.analysis.statistics import bootstrap_median
 from sparsity_lab.analysis.style import GREY, INK, figure_svg, look, new_axes, seaborn_plot, styled
-from sparsity_lab.analysis.ticks import FittingLabels
+from sparsity_lab.markup import Markup, details, element, join, table
 
 __all__ = ["ExtrapolationCurve", "extrapolation_curve"]
 
@@ -57,6 +59,8 @@ class ExtrapolationCurve:
     same_training: bool
     pooled: tuple[str, ...]
     _frame: pl.DataFrame
+    _arms: Mapping[str, Arm]
+    _seeds: tuple[str, ...]
 
     def frame(self) -> pl.DataFrame:
         """One row per arm and length.
@@ -65,9 +69,24 @@ class ExtrapolationCurve:
         the arm), ``used`` (runs in this median), ``median``, ``low``, ``high`` (bootstrap band; null with fewer than
         two runs), ``chance``, ``bayes`` (levels of this measure), and of the arm ``reach`` (median over learned
         runs), ``reach_censored`` (how many of them held to the grid's end), ``reach_at_least`` (the median is a lower
-        bound).
+        bound), and an interval for the median that ``Reach.of`` explains: ``reach_low``, ``reach_high``,
+        ``reach_high_at_least`` (the interval has no upper end) and ``reach_coverage``.
         """
         return self._frame
+
+    def difference(self, of: Any, minus: Any) -> CurveDifference:
+        """How much arm ``of`` lies above arm ``minus`` at each length, over pairs of runs of the same seeds.
+
+        Args:
+            of, minus: an arm's label (``"k=3"``), its value in the one column of ``by`` (``3``), or a mapping of
+                columns to values.
+
+        Raises:
+            SettingError: no such arm, or runs that cannot be paired by their seeds.
+        """
+        first, second = (arm_named(self._arms, arm, path) for arm, path in ((of, "of"), (minus, "minus")))
+        options: Any = {"only_learned": self.only_learned, "confidence": self.confidence}
+        return curve_difference(first, second, self.measure, self._seeds, **options)
 
     def plot(self, ax: Axes | None = None, *, length_unit: str = "tokens", **style: Any) -> Axes:
         """Draw the curves; returns the axes.
@@ -106,20 +125,7 @@ class ExtrapolationCurve:
         return self._frame.filter(pl.col("arm") == label)["low"].count() > 0
 
     def _draw_ground(self, ax: Axes) -> None:
-        """Trained range, chance and Bayes level."""
-        if self.trained is not None:
-            low, high = self.trained
-            ax.axvspan(low, high, color=GREY, alpha=0.18, linewidth=0, zorder=0)
-            words = f"trained {low}–{high}" if low < high else f"trained {low}"
-            ax.text(
-                math.sqrt(low * high),
-                1.015,
-                words if self.same_training else f"{words} (differs by arm)",
-                transform=ax.get_xaxis_transform(),
-                ha="center",
-                va="bottom",
-                fontsize=9,
-            )
+        """Chance and Bayes level."""
         for name, words, dash in (("bayes", "Bayes", (0, (6, 2))), ("chance", "chance", (0, (1.5, 2)))):
             levels = self._frame.filter(pl.col(name).is_not_null()).select("length", name).unique().sort("length")
             if levels.is_empty():
@@ -176,19 +182,10 @@ class ExtrapolationCurve:
         )  # fmt: skip
 
     def _set_axes(self, ax: Axes, length_unit: str) -> None:
-        lengths = sorted(self._frame["length"].unique().to_list())
-        trained: list[int] = self._frame.filter(pl.col("trained"))["length"].to_list()
-        ends = [*lengths, *(self.trained or ())]
-        # A little more than the data, on a log axis; nothing may have been drawn that would set the limits.
-        margin = max((max(ends) / min(ends)) ** 0.045, 1.05)
-        ax.set_xscale("log")
-        ax.set_xlim(min(ends) / margin, max(ends) * margin)
         if self._frame["median"].count() == 0:
             ax.text(0.5, 0.5, "nothing to draw", transform=ax.transAxes, ha="center", va="center", color=GREY)
-        ax.xaxis.set_major_locator(FixedLocator(lengths))
-        ax.xaxis.set_major_formatter(FittingLabels(keep=[max(trained)] if trained else []))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xlabel(f"length ({length_unit}, log scale)")
+        trained = TrainedRange(*self.trained, self.same_training) if self.trained else None
+        length_axis(ax, self._frame["length"], trained, f"length ({length_unit}, log scale)")
         ax.set_ylabel(self.measure.label)
         if self.measure.name == "normalised_accuracy":
             bottom, top = ax.get_ylim()
@@ -201,19 +198,19 @@ class ExtrapolationCurve:
         return figure
 
     def summary(self) -> pl.DataFrame:
-        """One row per arm: ``arm``, ``runs``, ``judged``, ``learned``, ``reach`` (as text), ``reach_censored``."""
+        """One row per arm: ``arm``, ``runs``, ``judged``, ``learned``, ``reach`` and ``reach_interval`` (as text),
+        ``reach_censored``."""
         arms = self._frame.unique("arm", keep="first", maintain_order=True)
-        reaches = [
-            str(Reach(row["reach"], row["reach_censored"], row["reach_at_least"]))
-            for row in arms.iter_rows(named=True)
-        ]
-        reach = pl.Series("reach", reaches, dtype=pl.String)
-        return arms.select("arm", "runs", "judged", "learned", reach, "reach_censored")
+        reaches = [reach_of(self._arms[arm], self.confidence) for arm in arms["arm"]]
+        texts = {"reach": [str(one) for one in reaches], "reach_interval": [one.interval for one in reaches]}
+        columns = [pl.Series(name, values, dtype=pl.String) for name, values in texts.items()]
+        return arms.select("arm", "runs", "judged", "learned", *columns, "reach_censored")
 
     def __repr__(self) -> str:
         arms = [
-            f"  {arm}: {learned_words(learned, judged, runs)}, reach {reach}"
-            for arm, runs, judged, learned, reach, _ in self.summary().iter_rows()
+            f"  {row['arm']}: {learned_words(row['learned'], row['judged'], row['runs'])}, "
+            f"reach {row['reach']} {row['reach_interval']}".removesuffix(" –")
+            for row in self.summary().iter_rows(named=True)
         ]
         pooled = [f"  pooled over {', '.join(self.pooled)}"] if self.pooled else []
         lengths: list[int] = self._frame["length"].to_list()
@@ -223,7 +220,7 @@ class ExtrapolationCurve:
     def _repr_html_(self) -> str:
         columns = ["arm", "length", "trained", "used", "median", "low", "high"]
         svg = figure_svg(self.figure(), f"{self.measure.words} against length")
-        head = ["arm", "runs", "judged", "learned", "reach", "runs censored"]
+        head = ["arm", "runs", "judged", "learned", "reach", "interval of the median (coverage)", "runs censored"]
         return join(
             [
                 element("div", Markup(svg)),
@@ -269,7 +266,7 @@ def extrapolation_curve(
     arms = arms_of(frame, by)
     rows: list[dict[str, Any]] = []
     for arm in arms:
-        reach = reach_of(arm)
+        reach = reach_of(arm, confidence)
         for (length,), part in arm.rows.sort("length").partition_by("length", as_dict=True).items():
             used = part.filter(pl.col("learned").fill_null(True)) if only_learned else part
             values = used[measure].drop_nulls().to_list()
@@ -292,6 +289,10 @@ def extrapolation_curve(
                     "reach": reach.median,
                     "reach_censored": reach.censored,
                     "reach_at_least": reach.at_least,
+                    "reach_low": reach.low,
+                    "reach_high": reach.high,
+                    "reach_high_at_least": reach.high_at_least,
+                    "reach_coverage": reach.coverage,
                 }
             )
     schema: dict[str, Any] = {
@@ -303,6 +304,9 @@ def extrapolation_curve(
         **dict.fromkeys(("median", "low", "high", "chance", "bayes", "reach"), pl.Float64),
         "reach_censored": pl.Int64,
         "reach_at_least": pl.Boolean,
+        **dict.fromkeys(("reach_low", "reach_high"), pl.Int64),
+        "reach_high_at_least": pl.Boolean,
+        "reach_coverage": pl.Float64,
     }
     return ExtrapolationCurve(
         by=by,
@@ -313,6 +317,8 @@ def extrapolation_curve(
         same_training=len({trained_range(arm.rows) for arm in arms}) == 1,
         pooled=pooled_by(arms),
         _frame=pl.DataFrame(rows, schema=schema, orient="row"),
+        _arms={arm.label: arm for arm in arms},
+        _seeds=seed_columns(frame, by),
     )
 
 

@@ -11,7 +11,6 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from sparsity_lab.analysis.markup import Markup, element, number
 from sparsity_lab.analysis.pairing import drop_lengths
 from sparsity_lab.analysis.runs import (
     Frames,
@@ -24,6 +23,7 @@ from sparsity_lab.analysis.runs import (
     short_name,
 )
 from sparsity_lab.analysis.style import GREY, INK, figure_svg, new_axes, relative_luminance, seaborn_plot, styled
+from sparsity_lab.markup import Markup, element, number
 from sparsity_lab.settings import SettingError
 
 __all__ = ["HeatMap", "heat_map"]

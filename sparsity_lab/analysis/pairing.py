@@ -8,7 +8,7 @@ import polars as pl
 from sparsity_lab.analysis.runs import Arm, common_lengths, nearest_length, trained_range
 from sparsity_lab.analysis.statistics import Interval, mean_interval
 
-__all__ = ["Difference", "difference_of", "drop_lengths", "drops_of"]
+__all__ = ["Difference", "difference_of", "drop_lengths", "drops_of", "why_unpaired"]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def difference_of(
     shared = [name for name in seeds if not (first.rows[name].has_nulls() or second.rows[name].has_nulls())]
     each = [drops_of(arm, measure, trained_length, length, shared) for arm in (first, second)]
     count = sum(part.height for part in each)
-    if reason := _why_not(first, second, trained_length, length) or _why_unpaired(each, (first, second), shared):
+    if reason := _why_not(first, second, trained_length, length) or why_unpaired(each, (first, second), shared):
         return Difference(first.label, second.label, mean_interval([]), 0, count, reason=reason)
     pairs = each[0].join(each[1], on=shared, suffix="_second").sort(shared)
     return Difference(
@@ -95,7 +95,7 @@ def _why_not(first: Arm, second: Arm, trained_length: int | None, length: int | 
     return None
 
 
-def _why_unpaired(each: Sequence[pl.DataFrame], arms: Sequence[Arm], shared: list[str]) -> str | None:
+def why_unpaired(each: Sequence[pl.DataFrame], arms: Sequence[Arm], shared: list[str]) -> str | None:
     """What keeps the runs of two arms from being paired one to one."""
     if not shared:
         return "no seed is left to pair them by"

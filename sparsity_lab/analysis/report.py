@@ -1,14 +1,17 @@
 """The report of a sweep: one page with what was seen in words, figures, tables, samples and exact configurations."""
 
 import json
+import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import polars as pl
 
 from sparsity_lab.analysis.drop import drop_table
-from sparsity_lab.analysis.extrapolation import extrapolation_curve
-from sparsity_lab.analysis.markup import Markup, cell, details, element, join, table
+from sparsity_lab.analysis.extrapolation import ExtrapolationCurve, extrapolation_curve
 from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.panels import panels_of, small_multiples
 from sparsity_lab.analysis.reach import reach_of
@@ -17,8 +20,9 @@ from sparsity_lab.analysis.report_page import Section, page
 from sparsity_lab.analysis.report_summary import ReportResults, Seen, look_at, run_states, summary
 from sparsity_lab.analysis.runs import NOT_JUDGED, arms_of, evaluation_rows
 from sparsity_lab.analysis.samples import sequence_html
-from sparsity_lab.analysis.style import figure_svg
+from sparsity_lab.analysis.style import Point, figure_svg
 from sparsity_lab.generators import Stream, Task
+from sparsity_lab.markup import Markup, cell, details, element, join, number, signed_interval, table
 from sparsity_lab.settings import to_data
 from sparsity_lab.training import RunConfig, store
 
@@ -52,12 +56,13 @@ def write_report(
     Raises:
         SettingError: the file cannot be written.
     """
-    text = page(title, list(_sections(results, command, factor)))
+    path = Path(path)
+    text = page(title, list(_sections(results, command, factor, path.parent)))
     # A name may hold what UTF-8 cannot: half of a surrogate pair, from a file name or from JSON.
-    return write_whole(Path(path), text.encode(errors="backslashreplace"))
+    return write_whole(path, text.encode(errors="backslashreplace"))
 
 
-def _sections(results: ReportResults, command: str | None, factor: float) -> Iterator[Section]:
+def _sections(results: ReportResults, command: str | None, factor: float, beside: Path) -> Iterator[Section]:
     finished = not results.frame("evaluation").is_empty()
     rows = evaluation_rows(results, by=("condition",)) if finished else pl.DataFrame()
     seen = [look_at(panel, factor) for panel in panels_of(rows)] if finished else []
@@ -70,8 +75,8 @@ def _sections(results: ReportResults, command: str | None, factor: float) -> Ite
         yield Section("reach", "Reach", _reach(seen))
         yield Section("evaluation", "All measurements", _evaluation(rows))
     yield Section("samples", "Sample sequences", _samples(results.runs))
-    yield Section("configurations", "Configurations", _configurations(results, rows))
-    yield Section("reproduce", "Environment and command", _reproduce(command, results))
+    yield Section("configurations", "Configurations", _configurations(results, rows, beside))
+    yield Section("reproduce", "Environment and commands", _reproduce(command, results))
 
 
 # --- sections
@@ -84,13 +89,29 @@ def _picture(caption: str, svg: str) -> Markup:
 def _curves(seen: Sequence[Seen]) -> Markup:
     pictures = []
     for panel in (small for one in seen for small in small_multiples(one.panel)):
-        figure = extrapolation_curve(panel.rows, by=panel.by, measure=panel.measure).figure()
-        pictures.append(_picture(panel.title, figure_svg(figure, f"Extrapolation curves: {panel.title}")))
+        curve = extrapolation_curve(panel.rows, by=panel.by, measure=panel.measure)
+        ax = curve.plot()
+        figure = ax.get_figure(root=True)
+        assert figure is not None
+        points = [Point(ax, row["length"], row["median"], _value_words(row)) for row in _drawn(curve)]
+        pictures.append(_picture(panel.title, figure_svg(figure, f"Extrapolation curves: {panel.title}", points)))
     note = (
         "Lines are medians over the runs that learned, bands are percentile bootstraps of the median over them. "
-        "With two or three runs a band is close to their range; a single run has none."
+        "With two or three runs a band is close to their range; a single run has none. Point at a mark to read its "
+        "value."
     )
     return join([element("p", note, class_="note"), element("div", join(pictures), class_="figures")])
+
+
+def _drawn(curve: ExtrapolationCurve) -> Iterator[dict[str, Any]]:
+    """The marks of a curve."""
+    return curve.frame().filter(pl.col("median").is_not_null()).iter_rows(named=True)
+
+
+def _value_words(row: dict[str, Any]) -> str:
+    band = "" if row["low"] is None else f" {signed_interval(row['low'], row['high'])}"
+    runs = f"{row['used']} run{'s' if row['used'] != 1 else ''}"
+    return f"{row['arm']}, length {row['length']}: {number(row['median'])}{band}, {runs}"
 
 
 def _drops(seen: Sequence[Seen]) -> Markup:
@@ -173,7 +194,7 @@ def _samples(runs: Sequence[RunConfig]) -> Markup:
     return join(parts)
 
 
-def _configurations(results: ReportResults, rows: pl.DataFrame) -> Markup:
+def _configurations(results: ReportResults, rows: pl.DataFrame, beside: Path) -> Markup:
     failed = {failure.run.id for failure in results.failures}
     learned = dict(run_states(rows).iter_rows()) if rows.width else {}
     words = {True: "learned", False: "never learned", None: NOT_JUDGED}
@@ -183,8 +204,12 @@ def _configurations(results: ReportResults, rows: pl.DataFrame) -> Markup:
         state = "failed" if run in failed else words[learned[run]] if run in learned else "not finished"
         text = json.dumps(to_data(config), indent=1, sort_keys=True, ensure_ascii=False)
         summary = join([element("code", run), f" {state}: ", element("code", config)], "")
-        parts.append(details(summary, element("pre", text)))
-    note = "Every run with its id, its short form (defaults left out) and, opened, all its settings as JSON."
+        folder = element("p", "Files: ", element("a", f"{run}/", href=_link(results.folder / run, beside)))
+        parts.append(details(summary, folder, element("pre", text)))
+    note = (
+        "Every run with its id, its short form (defaults left out) and, opened, the folder of its files and all its "
+        "settings as JSON."
+    )
     return join([element("p", note, class_="note"), *parts])
 
 
@@ -198,12 +223,22 @@ def _reproduce(command: str | None, results: ReportResults) -> Markup:
         parts.append(table(["environment", "of these runs"], [(name, " | ".join(v)) for name, v in found.items()]))
     else:
         parts.append(element("p", "The environment was not recorded.", class_="note"))
-    if command is None:
-        words = "The command was not recorded. The configurations above are complete and give the same runs."
-        parts.append(element("p", words, class_="note"))
-    else:
-        parts += [element("p", "The command that reproduces this:"), element("pre", command)]
+    if command is not None:
+        parts += [element("p", "The command that made this:"), element("pre", command)]
+    folder = shlex.quote(str(results.folder))
+    again = f"sparsity-lab sweep {folder}/sweep.json --out ANOTHER_FOLDER"
+    words = "The sweep is in the folder of the runs, so that these make it again, and this page from what is there:"
+    if not (results.folder / "sweep.json").is_file():
+        again = f"sparsity-lab train {folder}/RUN/config.json --out ANOTHER_FOLDER"
+        words = "Every run's configuration is in its folder, so that these make a run again, and this page:"
+    parts += [element("p", words), element("pre", f"{again}\nsparsity-lab report {folder}")]
     return join(parts)
+
+
+def _link(folder: Path, beside: Path) -> str:
+    """The way from the page to a folder, as a link that needs no server."""
+    relative = os.path.relpath(folder, beside).replace(os.sep, "/")
+    return quote(relative) + "/"
 
 
 def _environment_values(results: ReportResults) -> Iterator[tuple[str, str]]:

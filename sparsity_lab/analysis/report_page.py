@@ -1,10 +1,14 @@
-"""The page around a report: one HTML file that needs nothing but itself."""
+"""The page around a report: one HTML file that needs nothing but itself.
+
+Its script sorts tables and shows values at once; without it tables keep their order, and browsers show the values
+themselves after a moment.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from sparsity_lab.analysis.markup import Markup, element, join
+from sparsity_lab.markup import Markup, element, join
 
 __all__ = ["Section", "page"]
 
@@ -19,9 +23,12 @@ class Section:
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """The whole HTML document: style inside, no scripts, no address outside itself; light or dark as the reader's
+    """The whole HTML document: style and script inside, no address outside itself; light or dark as the reader's
     system says."""
-    css = resources.files("sparsity_lab.analysis").joinpath("report.css").read_text(encoding="utf-8")
+    css, script = (
+        resources.files("sparsity_lab.analysis").joinpath(name).read_text(encoding="utf-8")
+        for name in ("report.css", "report.js")
+    )
     links = join([element("a", section.heading, href=f"#{section.anchor}") for section in sections])
     body = [
         element("section", element("h2", section.heading), "\n", section.content, id=section.anchor)
@@ -39,6 +46,7 @@ def page(title: str, sections: Sequence[Section]) -> str:
             element("h1", title),
             element("nav", links),
             *body,
+            element("script", Markup(f"\n{script}")),
             Markup("</body>\n</html>\n"),
         ]
     )

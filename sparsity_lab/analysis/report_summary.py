@@ -12,7 +12,6 @@ from sparsity_lab.analysis.comparisons import Comparison, comparison_words, comp
 from sparsity_lab.analysis.drop import Drop, drop
 from sparsity_lab.analysis.extrapolation import ExtrapolationCurve, extrapolation_curve
 from sparsity_lab.analysis.heatmap import HeatMap, heat_map
-from sparsity_lab.analysis.markup import Markup, details, element, join, table
 from sparsity_lab.analysis.panels import Panel
 from sparsity_lab.analysis.runs import Frames, arms_of
 from sparsity_lab.analysis.words import (
@@ -23,6 +22,7 @@ from sparsity_lab.analysis.words import (
     others_words,
     same_lengths,
 )
+from sparsity_lab.markup import Markup, details, element, join, table
 from sparsity_lab.training import RunConfig
 
 __all__ = ["Failed", "ReportResults", "Seen", "look_at", "run_states", "summary"]

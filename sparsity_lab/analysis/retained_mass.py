@@ -32,18 +32,12 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sparsity_lab.analysis.attention.averages import mean_and_error
-from sparsity_lab.analysis.attention.figure import (
-    Measurement,
-    TrainedRange,
-    draw_lines,
-    legend_below,
-    length_axis,
-    of_layer,
-    own_axes,
-)
-from sparsity_lab.analysis.attention.subjects import Models, sequences_of, subjects_of
+from sparsity_lab.analysis.attention.averages import head_rows
+from sparsity_lab.analysis.attention.figure import draw_lines, of_layer, own_axes
+from sparsity_lab.analysis.attention.subjects import Models, Sequences, measured_layers, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
+from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import GREY, look, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.kernels import AdaptiveSparse, Softmax
@@ -142,29 +136,25 @@ def retained_mass(
         raise SettingError("p", "a share above 0, at most 1", p)
     subjects = subjects_of(models)
     found = []
+
+    def measure(_: Sequences, record: LayerRecord) -> tuple[int, int, Tensor]:
+        own = record.kernel.block_size if isinstance(record.kernel, AdaptiveSparse) else block_size
+        chosen = _spread(record.q.shape[2], own, rows)
+        return own, len(chosen), _measure(record, chosen, own, p, k)
+
     for subject in subjects:
-        for length, pieces in sequences_of(subject, data, lengths, sequences, seed):
-            parts: dict[int, list[Tensor]] = {}
-            looks: dict[int, tuple[int, int]] = {}
-            for piece in pieces:
-                for layer, record in enumerate(piece.records()):
-                    own = record.kernel.block_size if isinstance(record.kernel, AdaptiveSparse) else block_size
-                    chosen = _spread(record.q.shape[2], own, rows)
-                    looks[layer] = own, len(chosen)
-                    parts.setdefault(layer, []).append(_measure(record, chosen, own, p, k))
-            for layer, measured in parts.items():
-                values = torch.cat(measured).cpu().numpy()
-                for head in range(values.shape[1]):
-                    means = {name: mean_and_error(values[:, head, i]) for i, name in enumerate(_MEASURES)}
-                    place = {"arm": subject.label, "length": length, "layer": layer, "head": head}
-                    size = {"sequences": len(values), "rows": looks[layer][1], "block_size": looks[layer][0]}
-                    numbers = {name: mean for name, (mean, _) in means.items()}
-                    found.append(place | size | numbers | {"mass_se": means["mass"][1]})
+        for length, layer, parts in measured_layers(subject, data, lengths, sequences, seed, measure):
+            own, looked_at, _ = parts[0]
+            values = torch.cat([part for _, _, part in parts]).cpu().numpy()
+            place: dict[str, Any] = {"arm": subject.label, "length": length, "layer": layer}
+            place |= {"sequences": len(values), "rows": looked_at, "block_size": own}
+            measures = {name: values[..., i] for i, name in enumerate(_MEASURES)}
+            found += [place | row for row in head_rows(measures, errors=("mass",))]
     schema = dict.fromkeys((*_MEASURES, "mass_se"), pl.Float64)
     frame = pl.DataFrame(found, schema_overrides=schema).with_columns(gap=pl.col("oracle") - pl.col("mass"))
     names = ("sequences", "rows", "block_size", "mass", "mass_se", "below", "budget", "recall", "oracle", "gap")
     frame = frame.select("arm", "length", "layer", "head", *names, "estimated", "silent_misses")
-    return RetainedMass(p=p, k=k, trained=TrainedRange.of(subjects), _frame=frame)
+    return RetainedMass(p=p, k=k, trained=TrainedRange.of(one.trained for one in subjects), _frame=frame)
 
 
 def _spread(length: int, block_size: int, count: int) -> list[int]:

@@ -5,7 +5,7 @@ differs is *pooled* and named, never hidden.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -21,6 +21,7 @@ __all__ = [
     "Arm",
     "Frames",
     "Measure",
+    "arm_named",
     "arms_of",
     "evaluation_rows",
     "learned_words",
@@ -211,6 +212,21 @@ def arms_of(frame: pl.DataFrame, by: str | Sequence[str]) -> list[Arm]:
         Arm(dict(zip(by, key, strict=True)), arm_label(by, [full_name(part, name) for name in by]), part)
         for key, part in sorted(parts.items(), key=lambda item: natural_key(item[0]))
     ]
+
+
+def arm_named(arms: Mapping[str, Arm], wanted: Any, path: str) -> Arm:
+    """The arm that is meant by its label (``"k=3"``), its value in the one column that tells arms apart (``3``), or a
+    mapping of columns to values.
+
+    Raises:
+        SettingError: there is none; ``path`` is the argument's name.
+    """
+    for label, arm in arms.items():
+        single = next(iter(arm.values.values())) if len(arm.values) == 1 else None
+        is_mapping = isinstance(wanted, Mapping) and dict(wanted) == arm.values
+        if wanted == label or is_mapping or (arm.values and wanted == single):
+            return arm
+    raise SettingError(path, "an arm", wanted, list(arms))
 
 
 def varying(frame: pl.DataFrame, among: Iterable[str] = ()) -> list[str]:

@@ -11,7 +11,7 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
@@ -21,7 +21,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from pandas.errors import Pandas4Warning
 
-__all__ = ["GREY", "INK", "PALETTE", "Look", "figure_svg", "look", "new_axes", "seaborn_plot", "styled"]
+__all__ = ["GREY", "INK", "PALETTE", "Look", "Point", "figure_svg", "look", "new_axes", "seaborn_plot", "styled"]
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c4689a", "#b07800", "#3d8fcc")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -76,6 +76,15 @@ class Look(NamedTuple):
     dash: str | tuple[float, ...]
 
 
+class Point(NamedTuple):
+    """A place in a figure that says something when a reader points at it."""
+
+    ax: Axes
+    x: float
+    y: float
+    words: str
+
+
 def look(index: int) -> Look:
     """The look of the arm with this index. Colour, mark and dash move together; after six arms the marks shift, so
     that 36 arms all differ."""
@@ -113,7 +122,7 @@ def relative_luminance(color: Any) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def figure_svg(figure: Figure, label: str = "") -> str:
+def figure_svg(figure: Figure, label: str = "", points: Sequence[Point] = ()) -> str:
     """The figure as one ``<svg>`` element for a page.
 
     The same figure gives the same bytes: no date, no version, and ids made from the content, so that several
@@ -122,6 +131,7 @@ def figure_svg(figure: Figure, label: str = "") -> str:
 
     Args:
         label: what the figure shows, for screen readers.
+        points: places with words, which browsers show when the pointer rests there.
     """
     buffer = io.StringIO()
     with styled():
@@ -141,11 +151,23 @@ def figure_svg(figure: Figure, label: str = "") -> str:
         f'style="width: 100%; height: auto; max-width: {1.35 * width:.0f}px; min-width: {min_width:.0f}px" '
     )
     text = re.sub(r'<svg (.*?)width="[^"]*" height="[^"]*"', lambda found: opening + found[1], text, count=1)
+    text = text.removesuffix("</svg>") + "".join(_target(figure, point) for point in points) + "</svg>"
     content = f"{label}\n{text}".encode(errors="backslashreplace")
     prefix = "f" + hashlib.blake2b(content, digest_size=4).hexdigest()
     text = _TAG.sub(lambda tag: _prefixed(tag[0], prefix), text)
     # The label comes last, for it is text too.
     return text.replace("<svg ", f'<svg aria-label="{html.escape(label)}" ', 1) + "\n"
+
+
+def _target(figure: Figure, point: Point) -> str:
+    """A transparent disc at the point, with its words; the SVG's unit is 1/72 inch and its y runs down."""
+    across, up = figure.dpi_scale_trans.inverted().transform(point.ax.transData.transform((point.x, point.y)))
+    x, y = 72 * across, 72 * (figure.get_figheight() - up)
+    words = html.escape(point.words)
+    return (
+        f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="9" style="fill: transparent" tabindex="0">'
+        f"<title>{words}</title></circle>"
+    )
 
 
 # What stands between the tags is the reader's text and stays as it is.

@@ -30,11 +30,12 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from sparsity_lab.analysis.attention.averages import mean_and_error
-from sparsity_lab.analysis.attention.figure import Measurement, TrainedRange, legend_below, length_axis
 from sparsity_lab.analysis.exact_transfer import exact_transfer
-from sparsity_lab.analysis.markup import details, join, table
+from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import INK, look, new_axes, styled
 from sparsity_lab.generators import Parity, Planted, Stream, Window
+from sparsity_lab.markup import details, join, table
 from sparsity_lab.models.functional_attention import FunctionalAttention
 from sparsity_lab.settings import SettingError
 

@@ -4,6 +4,8 @@ One file for each part of the lab. A benchmark is a function that returns a fram
 name.
 """
 
+from sparsity_lab.benchmarks import analysis as analysis
+from sparsity_lab.benchmarks import fine_tune as fine_tune
 from sparsity_lab.benchmarks import generation as generation
 from sparsity_lab.benchmarks import generators as generators
 from sparsity_lab.benchmarks import kernels as kernels

@@ -41,6 +41,9 @@ class Addition(ArithmeticTask):
         operand_digits: ``"fixed"``, n uniform digits each; ``"uniform"``, each operand has its own number of digits,
             uniform on 1 .. n, which are uniform, and zeros above.
         base: of the digits.
+        end_ids: give the symbol before each operand the ID in kind 1 of the place above its highest, s + 1 + n: as if
+            a zero stood there. The search for the place above then finds something at the end too, where otherwise
+            it has to notice that there is nothing. This lab's variant; the published rule gives ``+`` s, BOS none.
     """
 
     operator: ClassVar[str] = "+"
@@ -49,11 +52,13 @@ class Addition(ArithmeticTask):
     scratchpad: bool | None = None
     operand_digits: OperandDigits = "fixed"
     base: int = 10
+    end_ids: bool = False
 
     @classmethod
     def examples(cls) -> "tuple[Addition, ...]":
         return (
             cls(),
+            cls(end_ids=True),
             cls(operand_digits="uniform", base=3),
             cls(num_operands=3),
             cls(num_operands=4, scratchpad=False, base=5, operand_digits="uniform"),
@@ -116,10 +121,12 @@ class Addition(ArithmeticTask):
 
     def ids_from(self, start: int, length: int) -> list[list[int]]:
         places = self.sum_places(length)
-        of_operand = [*range(start + length, start, -1), start]
-        of_sum = [*range(start + 1, start + 1 + places), start]
-        # The symbol behind the last operand is `=`; there is none behind the last sum.
-        significance = [0, *of_operand * self.num_operands, *(of_sum * self.num_sums)[:-1], 0]
+        of_operand = [start + 1 + length if self.end_ids else start, *range(start + length, start, -1)]
+        of_sum = [start, *range(start + 1, start + 1 + places)]
+        # The symbol before the first operand is BOS.
+        significance = [*of_operand * self.num_operands, *of_sum * self.num_sums, 0]
+        if not self.end_ids:
+            significance[0] = 0
         if not self.has_scratchpad:
             return [significance]
         # A symbol belongs to what it stands before.
@@ -173,6 +180,11 @@ class Addition(ArithmeticTask):
         place = 0
         for t in [*range(equals, 0, -1), *range(equals, len(tokens) - 1)]:
             place = significance[t] = 1 if tokens[t] >= self.base else place + 1
+        if self.end_ids:
+            significance[0] = significance[1] + 1
+            for t in range(1, equals):
+                if tokens[t] >= self.base:
+                    significance[t] = significance[t + 1] + 1
         # Operands from 2 and sums from 1, each with the symbol before it.
         which = 2
         for t in range(1, len(tokens) - 1):

@@ -1,16 +1,21 @@
-"""Sequences for people: what part each token plays, as coloured chips on a page.
+"""Sequences for people: what part each token plays, as coloured chips on a page and coloured words in a terminal.
 
-Nothing relies on colour alone: sources and answers have a frame and heavy type, and hovering says the part in words.
+Neither relies on colour alone: sources and answers have a frame and heavy type on a page, where hovering says the
+part in words, and square and angle brackets in a terminal.
 """
 
 import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 if TYPE_CHECKING:
     from sparsity_lab.generators.task import Batch, Vocabulary
 
-__all__ = ["TokenView", "batch_html", "sequence_html", "sequence_view"]
+__all__ = ["TokenView", "batch_html", "batch_text", "legend_html", "sequence_html", "sequence_text", "sequence_view"]
+
+_Words = list[tuple[str, str, tuple[int, ...]]]  # text, style, IDs
 
 _SEQUENCES = 6
 _TOKENS = 160  # of a longer sequence, both ends are shown
@@ -29,6 +34,7 @@ _CSS = {
 }
 _PLAIN = "background: #7d7d7d26;"
 _ID = "display: block; font-size: .7em; line-height: 1.1; font-weight: 400; opacity: .8;"
+_STYLES = {"planted": "bold dark_orange", "answer": "bold green", "query": "bold blue", "cue": "magenta"}
 _LEGEND = (("planted", "source"), ("answer", "answer"), ("query", "query"), ("cue", "cue"), ("background", "other"))
 
 
@@ -101,10 +107,70 @@ def _chip(token: TokenView, where: str = "") -> str:
     return f'<span style="{css}" title="{html.escape(hint)}">{html.escape(token.name)}{ids}</span>'
 
 
+def legend_html() -> str:
+    """What the looks of the chips mean."""
+    chips = " ".join(f'<span style="{_CHIP}{_CSS.get(part, _PLAIN)}">{word}</span>' for part, word in _LEGEND)
+    return f"<p>{chips}</p>"
+
+
 def batch_html(batch: "Batch") -> str:
     """The first sequences of a batch, with a legend."""
-    legend = " ".join(f'<span style="{_CHIP}{_CSS.get(part, _PLAIN)}">{word}</span>' for part, word in _LEGEND)
+    head = repr(batch).splitlines()[0]
     count = min(_SEQUENCES, len(batch))
     rows = "".join(sequence_html(batch, row) for row in range(count))
     more = f"<p>… {len(batch) - count} more sequences</p>" if len(batch) > count else ""
-    return f"<div><p>{html.escape(repr(batch))}</p><p>{legend}</p>{rows}{more}</div>"
+    return f"<div><p>{html.escape(head)}</p>{legend_html()}{rows}{more}</div>"
+
+
+def sequence_text(batch: "Batch", row: int, vocabulary: "Vocabulary | None" = None, width: int | None = None) -> Text:
+    """One sequence for a terminal: ``BOS a [1] b [0] = → 1``, tokens that enter the rule in brackets, answers inside
+    the sequence as ``<1>``. Coupled position IDs stand in lines beneath, one for each kind.
+
+    Args:
+        width: characters of a line, for sequences with position IDs; None makes one line of each.
+    """
+    view = sequence_view(batch, row, vocabulary)
+    tokens, after = view[: batch.tokens.shape[1]], view[batch.tokens.shape[1] :]
+    kinds = len(tokens[0].position_ids)
+    words: _Words = [(_word(token), _STYLES.get(token.part, "dim"), token.position_ids) for token in tokens]
+    if after:
+        none = (0,) * kinds
+        words += [("→", "", none), *((token.name, _STYLES["answer"], none) for token in after)]
+    text = Text()
+    for line in _lines(words, width if kinds else None):
+        text.append("\n" if text else "")
+        sizes = [max(len(word), *(len(str(number)) for number in ids)) if kinds else 0 for word, _, ids in line]
+        for i, ((word, style, _), size) in enumerate(zip(line, sizes, strict=True)):
+            text.append(" " if i else "").append(word.ljust(size), style=style)
+        for kind in range(kinds):
+            numbers = (str(ids[kind] or "") for _, _, ids in line)
+            text.append("\n" + " ".join(n.ljust(size) for n, size in zip(numbers, sizes, strict=True)), style="dim")
+    return text
+
+
+def _word(token: TokenView) -> str:
+    around = {"planted": "[{}]", "answer": "<{}>"}.get(token.part, "{}")
+    return around.format(token.name)
+
+
+def _lines(words: _Words, width: int | None) -> list[_Words]:
+    """Cut into lines of at most so many characters."""
+    lines: list[_Words] = [[]]
+    used = 0
+    for word in words:
+        size = 1 + max(len(word[0]), *(len(str(number)) for number in word[2]), 0)
+        if width is not None and lines[-1] and used + size > width:
+            lines.append([])
+            used = 0
+        lines[-1].append(word)
+        used += size
+    return lines
+
+
+def batch_text(batch: "Batch") -> str:
+    """What ``batch_html`` shows, as plain text."""
+    count = min(_SEQUENCES, len(batch))
+    shown = [sequence_text(batch, row).plain for row in range(count)] if batch.tokens.shape[1] <= _TOKENS else []
+    left = len(batch) - len(shown)
+    more = [f"… {left} more sequences"] if left else []
+    return "\n".join("  " + line for text in [*shown, *more] for line in text.split("\n"))

@@ -8,7 +8,6 @@ exceeded the nominal tail 1.2 times as often at 1e-4, and about 1.5 times at 1e-
 further out it has not been measured. Checks that found nothing to test are named.
 """
 
-import html
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -22,6 +21,7 @@ from sparsity_lab.generators.certificate_sample import Sample
 from sparsity_lab.generators.findings import Finding
 from sparsity_lab.generators.mixture import Mixture
 from sparsity_lab.generators.task import Task
+from sparsity_lab.markup import Markup, element, join, table
 from sparsity_lab.settings import SettingError
 
 __all__ = ["FALSE_ALARM_RATE", "Certificate", "certify"]
@@ -119,6 +119,20 @@ class Certificate:
         )
 
     def __repr__(self) -> str:
+        lines = (
+            f"  {row['check']}: {row['tests']} tests, smallest p {row['p_value']:.3g}, {_verdict(row['passed'])}"
+            for row in self.summary().iter_rows(named=True)
+        )
+        return "\n".join([self._head(), *lines])
+
+    def _repr_html_(self) -> Markup:
+        rows = [
+            (row["check"], row["tests"], f"{row['p_value']:.3g}", _verdict(row["passed"]))
+            for row in self.summary().iter_rows(named=True)
+        ]
+        return join([element("p", self._head()), table(["check", "tests", "smallest p", ""], rows)])
+
+    def _head(self) -> str:
         verdict = "passed" if self.passed else f"FAILED {', '.join(self.failed_checks)}"
         smallest = min((f.p_value for _, f in self.findings), default=1.0)
         return (
@@ -127,14 +141,9 @@ class Certificate:
             f"not applicable: {', '.join(self.not_applicable) or 'none'})"
         )
 
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(row['check'])}</td><td>{row['tests']}</td><td>{row['p_value']:.3g}</td>"
-            f"<td>{'passed' if row['passed'] else '<b>FAILED</b>'}</td></tr>"
-            for row in self.summary().iter_rows(named=True)
-        )
-        head = "<tr><th>check</th><th>tests</th><th>smallest p</th><th></th></tr>"
-        return f"<p>{html.escape(repr(self))}</p><table>{head}{rows}</table>"
+
+def _verdict(passed: bool) -> str:
+    return "passed" if passed else "FAILED"
 
 
 def certify(

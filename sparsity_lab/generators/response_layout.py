@@ -217,7 +217,7 @@ class FixedFormat(ResponseTask):
     """A task whose IDs and sources are the same in all sequences of a length."""
 
     def coupled_ids(self, length: int, start: int = 1) -> Int64[np.ndarray, "C T"]:
-        """The coupled position IDs of every sequence, 0 for BOS and EOS.
+        """The coupled position IDs of every sequence, 0 for EOS, and for BOS where the task does not say otherwise.
 
         Args:
             start: s in the published rules, the same for all kinds. Sequences are made with 1, as at evaluation.

@@ -41,6 +41,8 @@ class SparseParityScratchpad(ResponseTask):
         look_ahead: give each token the ID of what the next one needs: ``=`` has s_1 + 1, r_j has s_(j+1) + 1, and
             r_m, after which nothing is left, l + 2. Otherwise r_j has the ID of the bit that it adds, s_j + 1, and
             ``=`` has 1.
+        end_ids: give BOS l + 2, the ID behind the last bit. The search for the next planted bit then finds something
+            at the end too, where otherwise it has to notice that there is nothing.
     """
 
     label_free_subsets: ClassVar[bool | None] = True
@@ -49,10 +51,11 @@ class SparseParityScratchpad(ResponseTask):
     density: float = 0.25
     k: int | None = None
     look_ahead: bool = True
+    end_ids: bool = False
 
     @classmethod
     def examples(cls) -> "tuple[SparseParityScratchpad, ...]":
-        return cls(density=0.5), cls(k=3, look_ahead=False)
+        return cls(density=0.5), cls(k=3, look_ahead=False), cls(end_ids=True)
 
     def check(self) -> None:
         if not 0 < self.density <= 1:
@@ -86,7 +89,7 @@ class SparseParityScratchpad(ResponseTask):
 
     def largest_position_id(self, length: int) -> int:
         self.check_length(length)
-        return length + (2 if self.look_ahead else 1)
+        return length + (2 if self.look_ahead or self.end_ids else 1)
 
     def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
         count, m = len(out), self.num_planted(length)
@@ -111,6 +114,7 @@ class SparseParityScratchpad(ResponseTask):
     def find_position_ids(self, tokens: Int64[np.ndarray, "B T"], length: int) -> Int64[np.ndarray, "... C T"]:
         ids = np.zeros((len(tokens), 1, tokens.shape[1]), dtype=np.int64)
         ids[:, 0, 1 : length + 1] = np.arange(2, length + 2)
+        ids[:, 0, 0] = length + 2 if self.end_ids else 0
         places = self._places(tokens[:, 1 : length + 1], length)
         if self.look_ahead:
             ids[:, 0, length + 1 : -2] = places + 1
@@ -158,4 +162,5 @@ class SparseParityScratchpad(ResponseTask):
         equals = tokens.index(_EQUALS)
         planted = [place + 1 for place in range(1, equals) if tokens[place] in (0, 1)]
         of_response = [*planted, equals + 1] if self.look_ahead else [1, *planted]
-        return [[0, *(place + 1 for place in range(1, equals)), *of_response, 0]]
+        of_start = equals + 1 if self.end_ids else 0
+        return [[of_start, *(place + 1 for place in range(1, equals)), *of_response, 0]]

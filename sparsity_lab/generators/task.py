@@ -5,9 +5,10 @@ is the j-th scored target of each sequence that has so many. Targets of one sequ
 one slot do not, so laws are declared and tested by slot.
 """
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -16,8 +17,9 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsity_lab.generators.batch_view import batch_html
+from sparsity_lab.generators.batch_view import batch_html, batch_text
 from sparsity_lab.generators.stream import Stream, whole
+from sparsity_lab.markup import Markup, table
 from sparsity_lab.settings import Setting, SettingError
 
 __all__ = ["IGNORE", "Batch", "NotComputable", "PositionLaw", "Step", "Task", "Truth", "Vocabulary"]
@@ -104,7 +106,8 @@ class Batch:
 
     def __repr__(self) -> str:
         ids = "none" if self.position_ids is None else tuple(self.position_ids.shape)
-        return f"Batch(tokens={tuple(self.tokens.shape)}, scored={int(self.scored.sum())}, position_ids={ids})"
+        head = f"Batch(tokens={tuple(self.tokens.shape)}, scored={int(self.scored.sum())}, position_ids={ids})"
+        return f"{head}\n{batch_text(self)}" if len(self) else head
 
     def _repr_html_(self) -> str:
         return batch_html(self)
@@ -142,7 +145,7 @@ class PositionLaw(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Truth:
     """What a task declares about its sequences at one length. What does not apply is None; all else is certified.
 
@@ -209,6 +212,18 @@ class Truth:
             return self.build_marginals()
         return None if self.token_label_joint is None else np.asarray(self.token_label_joint.sum(axis=2))
 
+    def declared(self) -> dict[str, str]:
+        """What is declared, in words, by name: numbers as they are, arrays and laws by their kind and size."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        made = {"build_joint": "token_label_joint", "build_marginals": "token_marginals"}
+        return {made.get(name, name): _in_words(value) for name, value in values.items() if value is not None}
+
+    def __repr__(self) -> str:
+        return "Truth(" + ", ".join(f"{name}={words}" for name, words in self.declared().items()) + ")"
+
+    def _repr_html_(self) -> Markup:
+        return table(["declared", ""], [(name.replace("_", " "), words) for name, words in self.declared().items()])
+
     def law_of_slot(self, slot: int) -> PositionLaw | None:
         """Law of the source set of the targets of one slot."""
         return self.position_law[slot] if isinstance(self.position_law, tuple) else self.position_law
@@ -217,6 +232,24 @@ class Truth:
         """(V,), probability of each token as the target of one slot."""
         declared = self.label_distribution
         return declared if declared is None or declared.ndim == 1 else np.asarray(declared[slot])
+
+
+def _in_words(value: object) -> str:
+    """A declared value; of arrays and long tuples the first entries or the shape, of laws their kind."""
+    match value:
+        case np.ndarray(ndim=1) | tuple() if len(value) > 8 or isinstance(value, np.ndarray):
+            shown = ", ".join(f"{one:.4g}" if isinstance(one, float) else _in_words(one) for one in value[:8])
+            return f"[{shown}, … {len(value)} in all]" if len(value) > 8 else f"[{shown}]"
+        case np.ndarray():
+            return f"array of shape {value.shape}"
+        case tuple():
+            return f"({', '.join(_in_words(one) for one in value)})"
+        case float():
+            return f"{value:.6g}"
+        case bool() | int():
+            return str(value)
+        case _:
+            return "declared" if inspect.isfunction(value) else type(value).__name__
 
 
 class Task(Setting, family="task"):

@@ -4,10 +4,15 @@ IDs come in C kinds, each with its own table; 0 means none. A random offset in t
 so that the IDs of longer sequences are not new: every ID but 0 of one kind in one sequence moves by the same amount,
 uniform among those that leave the largest within the table. In use nothing moves.
 
+With an offset, IDs that are further apart than training sequences are long never meet: no query of the one ever saw a
+key of the other. Random gaps let them meet. They keep the order of IDs but not their distances, so they suit rules
+that ask for the same ID or for the next one in order.
+
 Shapes: B batch, T positions, C kinds, P largest ID, W words of a sequence.
 """
 
 from abc import abstractmethod
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -17,7 +22,19 @@ from sparsity_lab.models.coupling_modules import CoupledEmbedding, PositionIdHea
 from sparsity_lab.models.schedules import bounded_words
 from sparsity_lab.settings import Setting, SettingError, register
 
-__all__ = ["Coupling", "EmbeddedCoupling", "Ignored", "Oracle", "Predicted", "Shuffled", "moved"]
+__all__ = [
+    "Coupling",
+    "EmbeddedCoupling",
+    "Ignored",
+    "Oracle",
+    "Predicted",
+    "RandomOffset",
+    "Shuffled",
+    "moved",
+    "spread",
+]
+
+RandomOffset = bool | Literal["gaps"]
 
 
 class Coupling(Setting, family="coupling"):
@@ -74,12 +91,13 @@ class EmbeddedCoupling(Coupling):
     Attributes:
         max_id: P, the largest ID; a learned table cannot leave its range, so choose it from the longest test length.
         num_kinds: C, the number of kinds of ID; their embeddings are added.
-        random_offset: move the IDs of each training sequence by a random amount.
+        random_offset: move the IDs of each training sequence by a random amount; ``"gaps"``: by amounts that grow
+            with the ID, so that the n IDs become a random ascending n-subset of 1 .. P (see ``spread``).
     """
 
     max_id: int
     num_kinds: int
-    random_offset: bool
+    random_offset: RandomOffset
 
     def check(self) -> None:
         for name in ("max_id", "num_kinds"):
@@ -102,12 +120,16 @@ class _Offset(EmbeddedCoupling):
     """A coupling that moves IDs in training and does nothing else to them."""
 
     def num_words(self, size: int, *, training: bool) -> int:
-        return self.num_kinds if training and self.random_offset else 0
+        if not training or not self.random_offset:
+            return 0
+        return self.num_kinds * (self.max_id + 2 if self.random_offset == "gaps" else 1)
 
     def arrange(
         self, words: UInt64[ndarray, "B W"], position_ids: Int64[ndarray, "B C T"], *, training: bool
     ) -> Int64[ndarray, "B C T"]:
-        return moved(words, position_ids, self.max_id) if self.num_words(1, training=training) else position_ids
+        if not self.num_words(1, training=training):
+            return position_ids
+        return (spread if self.random_offset == "gaps" else moved)(words, position_ids, self.max_id)
 
 
 @register
@@ -118,7 +140,7 @@ class Oracle(_Offset):
 
     max_id: int
     num_kinds: int = 1
-    random_offset: bool = True
+    random_offset: RandomOffset = True
 
 
 @register
@@ -136,7 +158,7 @@ class Predicted(_Offset):
 
     max_id: int
     num_kinds: int = 1
-    random_offset: bool = True
+    random_offset: RandomOffset = True
     loss_weight: float = 1.0
 
     def check(self) -> None:
@@ -185,3 +207,26 @@ def moved(
     offset = bounded_words(words, room.astype(np.uint64))
     moved_ids: Int64[ndarray, "B C T"] = np.where(position_ids > 0, position_ids + offset[:, :, None], 0)
     return moved_ids
+
+
+def spread(
+    words: UInt64[ndarray, "B W"], position_ids: Int64[ndarray, "B C T"], max_id: int
+) -> Int64[ndarray, "B C T"]:
+    """IDs 1 .. n of each sequence and kind, n the largest, become a random ascending n-subset of a window of
+    1 .. max_id; 0 stays.
+
+    The window's size m is uniform on n .. max_id, its start uniform among those that fit, the n-subset uniform. So
+    IDs come closely and widely spaced, and at the ends of the table no rarer than in its middle. W = C (max_id + 2).
+    """
+    B, C, _ = position_ids.shape
+    drawn = words.reshape(B, C, max_id + 2)
+    n = position_ids.max(axis=2, keepdims=True)
+    window = n + bounded_words(drawn[..., :1], (max_id + 1 - n).astype(np.uint64))
+    start = bounded_words(drawn[..., 1:2], (max_id + 1 - window).astype(np.uint64))
+    # The n smallest keys of the window are a random n-subset; sorting by whether they are chosen keeps their order.
+    keys = np.where(np.arange(max_id) < window, drawn[..., 2:] >> np.uint64(1), np.uint64(2**63))
+    rank = keys.argsort(axis=2, kind="stable").argsort(axis=2, kind="stable")
+    chosen = (rank >= n).argsort(axis=2, kind="stable")
+    places = np.take_along_axis(chosen, np.maximum(position_ids - 1, 0), axis=2) + 1 + start
+    spread_ids: Int64[ndarray, "B C T"] = np.where(position_ids > 0, places, 0)
+    return spread_ids

@@ -10,6 +10,7 @@ import pkgutil
 
 from sparsity_lab.studies.files import check_results as check_results
 from sparsity_lab.studies.files import find_study as find_study
+from sparsity_lab.studies.files import render_results as render_results
 from sparsity_lab.studies.files import write_result as write_result
 from sparsity_lab.studies.recipe import SIZES as SIZES
 from sparsity_lab.studies.recipe import Recipe as Recipe

@@ -8,6 +8,7 @@ import polars as pl
 
 from sparsity_lab.analysis import Interval, mean_interval
 from sparsity_lab.settings import SettingError
+from sparsity_lab.studies.evidence import Evidence
 
 __all__ = ["Claim", "Decision", "Verdict", "judged", "level", "paired"]
 
@@ -40,14 +41,14 @@ class Claim:
         statement: the claim in words.
         source: whose claim it is; "this lab" for what no paper says.
         rule: in words, when it held, when it did not, when it is not decided.
-        decide: the rule, from a study's rows.
+        decide: the rule, from a study's evidence.
     """
 
     name: str
     statement: str
     source: str
     rule: str
-    decide: Callable[[pl.DataFrame], Decision]
+    decide: Callable[[Evidence], Decision]
 
 
 def judged(interval: Interval, *, above: float = 0.0) -> Verdict:

@@ -1,9 +1,11 @@
 """The pages of results, as Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+
+from sparsity_lab.studies.evidence import Evidence
 
 if TYPE_CHECKING:
     from sparsity_lab.studies.study import Study
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["front_page", "page"]
 
 
-def page(study: "Study", rows: pl.DataFrame, data: dict[str, Any]) -> str:
+def page(study: "Study", evidence: Evidence, data: dict[str, Any]) -> str:
     """One study: question, verdicts, figure, measurements, rules, how it was made."""
     facts = data["run"]
     parts = [
@@ -27,7 +29,8 @@ def page(study: "Study", rows: pl.DataFrame, data: dict[str, Any]) -> str:
         f"![{study.title}]({study.name}.svg)",
         "## Measurements",
         "Mean over seeds, and the smallest and largest in brackets.",
-        *_measurements(study, rows),
+        *_measurements(study, evidence.rows),
+        *_more_tables(study, evidence),
         _learned(data["arms"]),
         "## Rules, fixed before the runs",
         *(f"- **{one['claim']}** (claim of: {one['source']}). {one['rule']}" for one in data["claims"]),
@@ -77,6 +80,20 @@ def _measurements(study: "Study", rows: pl.DataFrame) -> list[str]:
             ]
             parts.append(_table(head, body))
     return parts
+
+
+def _more_tables(study: "Study", evidence: Evidence) -> Iterator[str]:
+    """The study's own tables, each under its title."""
+    for title, frame in (study.tables(evidence) if study.tables else {}).items():
+        yield f"### {title}"
+        yield _table(frame.columns, ([_cell(value) for value in row] for row in frame.iter_rows()))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    # Without the sign of what rounds to zero.
+    return f"{round(value, 3) + 0.0:.3f}" if isinstance(value, float) else str(value)
 
 
 def _spread(values: pl.Series) -> str:

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 
 from sparsity_lab.settings import SettingError
 from sparsity_lab.studies.claim import Claim
+from sparsity_lab.studies.evidence import Evidence
 from sparsity_lab.studies.recipe import Size
 from sparsity_lab.sweeps import Results, Sweep
-from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig
+from sparsity_lab.training import EVALUATION_SCHEMA, Run, RunConfig
 
 __all__ = ["Study"]
 
@@ -26,9 +27,11 @@ class Study:
         question: what is asked and how, in a paragraph.
         arms: from a size to the arms by name, each with its runs, which differ in their seeds alone.
         claims: what is decided.
-        figure: the figure of the page, from the study's rows.
-        columns: which measures the page's table shows.
+        figure: the figure of the page.
+        columns: which columns of the evaluation the page's tables show.
         notes: what was tried, what limits the result; Markdown.
+        measure: what is measured on each finished run beyond its evaluation, when the result is written.
+        tables: more tables of the page, each under its title; mostly of what ``measure`` found.
     """
 
     name: str
@@ -36,9 +39,15 @@ class Study:
     question: str
     arms: Callable[[Size], Mapping[str, Sequence[RunConfig]]]
     claims: tuple[Claim, ...]
-    figure: Callable[[pl.DataFrame], Figure]
+    figure: Callable[[Evidence], Figure]
     columns: tuple[str, ...] = ("accuracy", "exact_match")
     notes: str = ""
+    measure: Callable[[Run], pl.DataFrame] | None = None
+    tables: Callable[[Evidence], Mapping[str, pl.DataFrame]] | None = None
+
+    def __post_init__(self) -> None:
+        # What lists of recipes show of a function.
+        object.__setattr__(self, "__doc__", f"{self.title}\n\n{self.question}")
 
     @property
     def __name__(self) -> str:
@@ -47,6 +56,23 @@ class Study:
     def __call__(self, size: Size = "small") -> Sweep:
         """The sweep of this size."""
         return Sweep(name=self.name, runs=tuple(run for runs in self.arms(size).values() for run in runs))
+
+    def evidence(self, results: Results, size: Size) -> Evidence:
+        """Rows of the finished runs, and what is measured on each of them now.
+
+        Raises:
+            SettingError: no run of this size of the study has finished.
+        """
+        rows = self.rows(results, size)
+        if self.measure is None:
+            return Evidence(rows)
+        frames = []
+        for arm, seed, run in rows.select("arm", "seed", "run").unique(maintain_order=True).iter_rows():
+            found = self.measure(Run.load(results.folder / run))
+            names = [pl.lit(value).alias(name) for name, value in (("arm", arm), ("seed", seed), ("run", run))]
+            frames.append(found.select(*names, pl.all()))
+        # A column may be null throughout one run, or be missing where an arm has nothing of the kind.
+        return Evidence(rows, pl.concat(frames, how="diagonal_relaxed"))
 
     def rows(self, results: Results, size: Size) -> pl.DataFrame:
         """The evaluation rows of the finished runs: ``arm``, ``seed``, ``run``, the columns of the evaluation, and

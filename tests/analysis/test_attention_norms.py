@@ -121,9 +121,11 @@ def random_queries(kernel: Kernel, scale: float = 1.0):
         (Softmax(), 8.0, (-0.95, 0.02), (3.80, 0.15)),  # no scale: the kernel's own 1/sqrt(64) is undone
         (Softmax(), 1.0, (-1.00, 0.02), (5.51, 0.02)),
         (Linear(feature="relu"), 1.0, (0.03, 0.13), (5.49, 0.03)),
+        (Linear(), 1.0, (-0.88, 0.05), (5.541, 0.003)),
         (NormAwareLinear(), 1.0, (-0.50, 0.13), (5.10, 0.06)),
+        (NormAwareLinear(map="polarity"), 1.0, (-0.50, 0.13), (5.10, 0.06)),
     ],
-    ids=["softmax unscaled", "softmax", "relu", "norm-aware"],
+    ids=["softmax unscaled", "softmax", "relu", "elu", "norm-aware", "polarity"],
 )
 def test_correlations_of_the_sheet(kernel, scale, spearman, entropy):
     """Section 8: value and tolerance, for one draw of the keys and 400 of the queries.

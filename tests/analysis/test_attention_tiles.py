@@ -18,6 +18,7 @@ from sparsity_lab.analysis import (
 )
 from sparsity_lab.analysis.attention import subjects, tiles
 from sparsity_lab.analysis.attention.tiles import row_tiles
+from sparsity_lab.benchmarks.memory import peak_memory
 from sparsity_lab.kernels import LSSAR, Kernel, Softmax
 from sparsity_lab.models import Decoder
 from sparsity_lab.models.record import LayerRecord
@@ -103,6 +104,12 @@ def test_records_and_decoder_agree(name):
     assert_frame_equal(by_record.select(columns), MEASURES[name](model, batch).frame().select(columns))
     by_task = MEASURES[name](model, TASK, (20,), sequences=8).frame()
     assert_frame_equal(by_record.select(columns), by_task.select(columns))
+
+
+def test_long_sequences_fit_into_little_memory():
+    """All rows of 4 heads at T = 4096: their weights would be 256 MiB, and softmax makes some copies of a tile."""
+    model = Decoder.Config(num_layers=1).build(0).eval()
+    assert peak_memory(lambda: attention_entropy(model, TASK, (4094,), sequences=1)) < 100 * 2**20
 
 
 def test_layer_records_are_the_records():

@@ -59,12 +59,16 @@ def test_reach_is_the_median_over_learned_runs_with_the_censored_ones_counted(fr
     assert arms["reach"].to_list() == [48, 24, None]
     assert arms["reach_censored"].to_list() == [1, 0, 0]
     assert arms["reach_at_least"].to_list() == [False, False, False]
+    assert arms["reach_low"].to_list() == [24, None, None]
+    assert arms["reach_high"].to_list() == [96, None, None]
+    assert arms["reach_high_at_least"].to_list() == [True, False, False]
+    assert arms["reach_coverage"].to_list() == [0.75, None, None]
 
 
 def test_a_median_reach_that_rests_on_a_censored_run_is_a_bound():
     frame = frame_of(("a0", {"task.k": 1}, [1, 1, 1, 1]), ("a1", {"task.k": 1}, [1, 1, 0, 0]))
     curve = extrapolation_curve(frame)
-    assert curve.summary().rows() == [("k=1", 2, 2, 2, "≥ 60", 1)]
+    assert curve.summary().rows() == [("k=1", 2, 2, 2, "≥ 60", "[24, ≥ 96] (50%)", 1)]
     assert "reach ≥ 60" in repr(curve)
 
 
@@ -111,7 +115,7 @@ def test_the_figure_says_what_it_shows(frame):
     assert ax.get_ylabel() == "normalised accuracy\n(0 = chance, 1 = Bayes)"
     assert ax.get_xscale() == "log"
     assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "24", "48", "96"]
-    assert [text.get_text() for text in ax.texts] == ["trained 8–24", "Bayes", "chance"]
+    assert [text.get_text() for text in ax.texts] == ["Bayes", "chance", "trained 8–24"]
     assert legend_of(ax) == [
         "k=1 (3 of 3 runs learned)",
         "k=2 (1 of 2 runs learned)",

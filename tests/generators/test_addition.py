@@ -17,6 +17,17 @@ def test_fixture() -> None:
     assert ids_between(Addition(), 3, start=6) == [[9, 8, 7, 6, 9, 8, 7, 6, 7, 8, 9, 10]]
 
 
+def test_end_ids_stand_above_the_highest_place() -> None:
+    """The symbol before an operand, BOS included, has the ID of the last digit of the sum; ``=`` keeps s."""
+    task = Addition(end_ids=True)
+    assert task.coupled_ids(3, start=6).tolist() == [[10, 9, 8, 7, 10, 9, 8, 7, 6, 7, 8, 9, 10, 0]]
+    assert task.largest_position_id(3) == Addition().largest_position_id(3)
+    several = Addition(num_operands=3, end_ids=True)
+    assert several.coupled_ids(2)[0, :10].tolist() == [4, 3, 2, 4, 3, 2, 4, 3, 2, 1]
+    assert several.coupled_ids(2)[:, 10:].tolist() == RUNNING.coupled_ids(2)[:, 10:].tolist()
+    assert several.coupled_ids(2)[1].tolist() == RUNNING.coupled_ids(2)[1].tolist()
+
+
 def test_carries_through_all_places() -> None:
     assert answered(Addition(), "999+001", 3) == "999+001=0001"
     assert answered(Addition(), "999+999", 3) == "999+999=8991"

@@ -31,6 +31,14 @@ def test_plain_ids_by_hand() -> None:
     assert task.largest_position_id(7) == 8
 
 
+def test_end_ids_mark_the_place_behind_the_last_bit() -> None:
+    for look_ahead in (True, False):
+        task = SparseParityScratchpad(k=3, look_ahead=look_ahead)
+        marked = task.replace(end_ids=True)
+        assert ids_of(marked) == [9, *ids_of(task)[1:]]
+        assert marked.largest_position_id(7) == 9
+
+
 def test_sources_by_hand() -> None:
     task = SparseParityScratchpad(k=3)
     tokens = np.concatenate([[[5]], tokens_of(task, f"{BITS}={RESPONSE}"), [[5]]], axis=1)

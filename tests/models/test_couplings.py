@@ -1,5 +1,7 @@
 """Coupled position IDs in a decoder."""
 
+import collections
+import itertools
 import math
 
 import numpy as np
@@ -11,6 +13,7 @@ from sparsity_lab.generators import Stream
 from sparsity_lab.kernels import Trace
 from sparsity_lab.models import Decoder, Ignored, NoPE, Oracle, Predicted, Shuffled
 from sparsity_lab.models.coupling_modules import next_position_ids
+from sparsity_lab.models.couplings import moved
 from sparsity_lab.settings import SettingError
 
 TOKENS = torch.tensor([[1, 5, 2, 7], [3, 3, 0, 4]])
@@ -102,6 +105,37 @@ def test_without_random_offset_ids_stay() -> None:
     coupling = Predicted(max_id=8, num_kinds=2, random_offset=False)
     assert coupling.num_words(6, training=True) == 0
     assert np.array_equal(coupling.arrange(words(2, 0), IDS, training=True), IDS)
+
+
+def test_random_gaps_keep_the_order_and_follow_their_law() -> None:
+    """IDs 1 .. 3 become a 3-subset of a window of 1 .. 5; equal IDs stay equal, 0 stays, kinds are independent."""
+    coupling = Predicted(max_id=5, num_kinds=2, random_offset="gaps")
+    count = 6000
+    ids = np.tile(np.array([[[0, 2, 1, 3, 2, 0], [1, 1, 0, 2, 0, 3]]]), (count, 1, 1))
+    assert coupling.num_words(6, training=False) == 0
+    arranged = coupling.arrange(words(count, coupling.num_words(6, training=True)), ids, training=True)
+    assert np.array_equal(arranged == 0, ids == 0)
+    assert np.array_equal(arranged[:, 0, 1], arranged[:, 0, 4])
+    # Windows of 3, 4 and 5, and where they start.
+    law: dict[tuple[int, ...], float] = {}
+    for size in (3, 4, 5):
+        for start in range(6 - size):
+            subsets = list(itertools.combinations(range(start + 1, start + size + 1), 3))
+            for subset in subsets:
+                law[subset] = law.get(subset, 0) + 1 / 3 / (6 - size) / len(subsets)
+    for chosen in (arranged[:, 0][:, [2, 1, 3]], arranged[:, 1][:, [0, 3, 5]]):
+        assert off_law(chosen, law) < 5
+    # An offset alone gives neighbours alone.
+    assert off_law(moved(words(count, 2), ids, 5)[:, 0][:, [2, 1, 3]], law) > 5
+    assert len(np.unique(arranged.reshape(count, -1), axis=0)) == 100, "kinds move together"
+
+
+def off_law(chosen: np.ndarray, law: dict[tuple[int, ...], float]) -> float:
+    """The largest distance of a subset's count from its law, in standard deviations."""
+    counts = collections.Counter(map(tuple, chosen.tolist()))
+    assert set(counts) <= set(law)
+    n = len(chosen)
+    return max(abs(counts[subset] - n * p) / math.sqrt(n * p * (1 - p)) for subset, p in law.items())
 
 
 def test_shuffled_ids_are_dealt_out_anew() -> None:

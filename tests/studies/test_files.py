@@ -1,5 +1,6 @@
 """Result files: written from runs, rendered again from the committed frame."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,19 @@ from sparsity_lab.generators import Planted
 from sparsity_lab.models import Decoder, NoPE
 from sparsity_lab.recipes import recipe
 from sparsity_lab.settings import SettingError
-from sparsity_lab.studies import Claim, Decision, Study, check_results, judged, paired, write_result
+from sparsity_lab.studies import (
+    Claim,
+    Decision,
+    Evidence,
+    Study,
+    check_results,
+    judged,
+    paired,
+    render_results,
+    write_result,
+)
 from sparsity_lab.sweeps import Results, Serial, grid, run_sweep
-from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
+from sparsity_lab.training import Evaluation, Run, RunConfig, Training, UniformLength
 
 
 def arms(size: str) -> dict[str, list[RunConfig]]:
@@ -31,13 +42,24 @@ def arms(size: str) -> dict[str, list[RunConfig]]:
     }
 
 
-def decide(rows: pl.DataFrame) -> Decision:
-    interval = paired(rows, "one", "two", 16)
+def decide(evidence: Evidence) -> Decision:
+    interval = paired(evidence.rows, "one", "two", 16)
     return Decision(judged(interval), interval, "accuracy", f"The difference was {interval.estimate:.3f}.")
 
 
-def figure(rows: pl.DataFrame) -> Figure:
-    return extrapolation_curve(rows, by="arm", measure="accuracy", only_learned=False).figure()
+def figure(evidence: Evidence) -> Figure:
+    return extrapolation_curve(evidence.rows, by="arm", measure="accuracy", only_learned=False).figure()
+
+
+def measure(run: Run) -> pl.DataFrame:
+    """A column for each rate, so that each arm lacks one, and one that is null in the first arm."""
+    rate = run.config.training.learning_rate
+    size = float(sum(parameter.detach().abs().sum() for parameter in run.model().parameters()))
+    return pl.DataFrame({f"size at {rate}": [size], "rate": [rate if rate == 0.1 else None]})
+
+
+def tables(evidence: Evidence) -> dict[str, pl.DataFrame]:
+    return {"Sizes of weights": evidence.measured.select("arm", "seed", "size at 0.1")}
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +73,8 @@ def study() -> Iterator[Study]:
         claims=(claim,),
         figure=figure,
         notes="No.",
+        measure=measure,
+        tables=tables,
     )
     recipe(made)
     yield made
@@ -72,6 +96,24 @@ def test_rows_name_arm_and_seed(study: Study, runs: Path) -> None:
     assert rows.filter(pl.col("run") == config.id).select("arm", "seed").unique().rows() == [("two", 1)]
 
 
+def test_measures_name_arm_seed_and_run(study: Study, runs: Path) -> None:
+    found = study.evidence(Results(runs, study("small")), "small").measured
+    assert found.select("arm", "seed").rows() == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
+    config = study.arms("small")["two"][1]
+    assert found.row(3)[:3] == ("two", 1, config.id)
+    assert found["rate"].to_list() == [None, None, 0.1, 0.1]
+    assert found["size at 0.1"].null_count() == 2
+    assert found["size at 0.1"][3] == measure(Run.load(runs / config.id))["size at 0.1"][0]
+
+
+def test_evidence_without_measures_says_so(study: Study, runs: Path) -> None:
+    plain = dataclasses.replace(study, measure=None, tables=None)
+    evidence = plain.evidence(Results(runs, study("small")), "small")
+    assert evidence.measures is None
+    with pytest.raises(ValueError, match="measures nothing"):
+        _ = evidence.measured
+
+
 def test_pages_are_rendered_again_byte_for_byte(study: Study, runs: Path, tmp_path: Path) -> None:
     page = write_result(study, Results(runs, study("small")), "small", tmp_path)
     data = json.loads((tmp_path / "study_for_tests.json").read_text())
@@ -81,6 +123,10 @@ def test_pages_are_rendered_again_byte_for_byte(study: Study, runs: Path, tmp_pa
     text = page.read_text()
     assert f"{claim['estimate']:.3f}" in text
     assert "A ¦ higher rate" in text, "a bar in a cell would end it"
+    size = pl.read_parquet(tmp_path / "study_for_tests.measures.parquet")["size at 0.1"][2]
+    assert "### Sizes of weights\n\n| arm | seed | size at 0.1 |" in text
+    assert "| one | 0 | – |" in text
+    assert f"| two | 0 | {size:.3f} |" in text
     assert "sparsity-lab sweep study_for_tests --size small" in text
     assert "[Rates](study_for_tests.md)" in (tmp_path / "README.md").read_text()
     assert check_results(tmp_path) == []
@@ -96,6 +142,42 @@ def test_a_typed_number_is_found(study: Study, runs: Path, tmp_path: Path, name:
     if name.endswith(".json"):
         path.write_text(text.replace('"seeds": 2', '"seeds": 3', 1))
     assert name in check_results(tmp_path)
+
+
+def test_measures_are_rendered_too_and_missed(study: Study, runs: Path, tmp_path: Path) -> None:
+    write_result(study, Results(runs, study("small")), "small", tmp_path)
+    path = tmp_path / "study_for_tests.measures.parquet"
+    frame = pl.read_parquet(path)
+    frame.with_columns(pl.col("size at 0.1") + 1.0).write_parquet(path)
+    assert check_results(tmp_path) == ["study_for_tests.md"], "only the table shows the sizes"
+    path.unlink()
+    assert check_results(tmp_path) == [path.name]
+
+
+def test_pages_are_rendered_again_from_the_frames_alone(study: Study, runs: Path, tmp_path: Path) -> None:
+    write_result(study, Results(runs, study("small")), "small", tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for name in ("study_for_tests.md", "README.md"):
+        (tmp_path / name).write_text("typed")
+    (tmp_path / "study_for_tests.svg").unlink()
+    assert render_results(tmp_path) == ["study_for_tests.svg", "study_for_tests.md", "README.md"]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert render_results(tmp_path) == []
+    (tmp_path / "study_for_tests.measures.parquet").unlink()
+    (tmp_path / "README.md").write_text("typed")
+    with pytest.raises(SettingError, match=r"study_for_tests\.measures\.parquet"):
+        render_results(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "typed"
+
+
+def test_measures_of_nothing_are_found(study: Study, runs: Path, tmp_path: Path) -> None:
+    write_result(study, Results(runs, study("small")), "small", tmp_path)
+    (tmp_path / "study_for_tests.parquet").unlink()
+    assert check_results(tmp_path) == ["study_for_tests.measures.parquet"]
+
+
+def test_lists_show_the_title(study: Study) -> None:
+    assert study.__doc__ == "Rates\n\nWhich?"
 
 
 def test_no_finished_run(study: Study, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Means by sequence, with their standard errors: a sequence is the unit, as in evaluation."""
 
 import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["by_sequence", "mean_and_error"]
+__all__ = ["by_sequence", "head_rows", "mean_and_error"]
 
 Floats = NDArray[np.float64]
 
@@ -31,3 +32,18 @@ def mean_and_error(values: Floats) -> tuple[float | None, float | None]:
     mean = float(known.mean()) if known.size else None
     error: Any = known.std(ddof=1) / math.sqrt(known.size) if known.size > 1 else None
     return mean, None if error is None else float(error)
+
+
+def head_rows(values: Mapping[str, Floats], errors: Collection[str] = ()) -> list[dict[str, Any]]:
+    """A row for each head, from (sequences, H) values by name: ``head`` and the mean of each, and for those in
+    ``errors`` its standard error as ``<name>_se``. NaN is no value."""
+    num_heads = next(iter(values.values())).shape[1]
+    rows: list[dict[str, Any]] = []
+    for head in range(num_heads):
+        row: dict[str, Any] = {"head": head}
+        for name, of_heads in values.items():
+            row[name], error = mean_and_error(of_heads[:, head])
+            if name in errors:
+                row[f"{name}_se"] = error
+        rows.append(row)
+    return rows

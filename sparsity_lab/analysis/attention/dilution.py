@@ -43,9 +43,10 @@ from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from sparsity_lab.analysis.attention.averages import mean_and_error
-from sparsity_lab.analysis.attention.figure import Measurement, TrainedRange, legend_below, length_axis
 from sparsity_lab.analysis.attention.planted_mass import MASSES, Targets, targets_of
 from sparsity_lab.analysis.attention.subjects import Models, Subject, subjects_of
+from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import GREY, look, new_axes, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.settings import SettingError
@@ -183,7 +184,7 @@ def dilution(
         at = _reference(subject, sorted({length for length, _ in found}), reference)
         for (length, layer), targets in found.items():
             rows += _rows(subject.label, length, layer, targets, at, found[at, layer])
-    return Dilution(trained=TrainedRange.of(subjects), _frame=pl.DataFrame(rows))
+    return Dilution(trained=TrainedRange.of(one.trained for one in subjects), _frame=pl.DataFrame(rows))
 
 
 def _rows(arm: str, length: int, layer: int, here: Targets, reference: int, there: Targets) -> list[dict[str, Any]]:

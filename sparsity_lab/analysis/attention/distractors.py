@@ -35,15 +35,10 @@ from torch import Tensor
 
 from sparsity_lab.analysis.attention.altered import losses
 from sparsity_lab.analysis.attention.averages import mean_and_error
-from sparsity_lab.analysis.attention.figure import (
-    Measurement,
-    TrainedRange,
-    draw_lines,
-    legend_below,
-    of_layer,
-    own_axes,
-)
+from sparsity_lab.analysis.attention.figure import draw_lines, of_layer, own_axes
 from sparsity_lab.analysis.attention.subjects import Models, Sequences, sequences_of, subjects_of
+from sparsity_lab.analysis.length_axis import TrainedRange, legend_below
+from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import GREY, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.kernels import Kernel, KernelPosition
@@ -72,10 +67,6 @@ class DistractorRobustness(Measurement):
         ``accuracy``, ``best_share`` and ``wrong_share`` (shares of absolute weight of that row on the best key and
         on the wrong one, means over heads).
         """
-        return self._frame
-
-    def summary(self) -> pl.DataFrame:
-        """The same as ``frame``."""
         return self._frame
 
     def plot(
@@ -157,7 +148,7 @@ def distractor_robustness(
             for (layer, strength), parts in found.items():
                 place = {"arm": subject.label, "length": length, "layer": layer, "strength": float(strength)}
                 rows.append(place | _row(np.concatenate(parts, axis=1)))
-    return DistractorRobustness(trained=TrainedRange.of(subjects), _frame=pl.DataFrame(rows))
+    return DistractorRobustness(trained=TrainedRange.of(one.trained for one in subjects), _frame=pl.DataFrame(rows))
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,11 @@ import polars as pl
 import torch
 from matplotlib.axes import Axes
 
-from sparsity_lab.analysis.attention.figure import (
-    Measurement,
-    TrainedRange,
-    draw_lines,
-    legend_below,
-    length_axis,
-    of_layer,
-    own_axes,
-)
+from sparsity_lab.analysis.attention.figure import draw_lines, of_layer, own_axes
 from sparsity_lab.analysis.attention.subjects import Models, Rows, counted_rows, sequences_of, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
+from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models.record import LayerRecord
@@ -138,7 +132,9 @@ def attention_entropy(
                     seen = record if positions else replace(record, position=None)
                     sums.setdefault(layer, _Sums(record)).add(seen, counted)
             parts += [sums[layer].frame(subject.label, length, layer) for layer in sums]
-    return AttentionEntropy(rows=rows, trained=TrainedRange.of(subjects), _frame=pl.concat(parts))
+    return AttentionEntropy(
+        rows=rows, trained=TrainedRange.of(one.trained for one in subjects), _frame=pl.concat(parts)
+    )
 
 
 class _Sums:

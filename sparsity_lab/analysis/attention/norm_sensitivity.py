@@ -34,17 +34,12 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from sparsity_lab.analysis.attention.altered import losses, scaled_queries
-from sparsity_lab.analysis.attention.averages import by_sequence, mean_and_error
-from sparsity_lab.analysis.attention.figure import (
-    Measurement,
-    TrainedRange,
-    draw_lines,
-    legend_below,
-    of_layer,
-    own_axes,
-)
+from sparsity_lab.analysis.attention.averages import by_sequence, head_rows, mean_and_error
+from sparsity_lab.analysis.attention.figure import draw_lines, of_layer, own_axes
 from sparsity_lab.analysis.attention.subjects import Models, Rows, Sequences, counted_rows, sequences_of, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
+from sparsity_lab.analysis.length_axis import TrainedRange, legend_below
+from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import GREY, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.kernels import Softmax
@@ -88,10 +83,6 @@ class NormSensitivity(Measurement):
         ``exact_query_slope`` (the law for softmax; null for other mechanisms), ``negative_share`` (of |w|; above 0
         the entropy is that of |w|). A correlation is null where norms or entropies do not vary.
         """
-        return self._frame
-
-    def summary(self) -> pl.DataFrame:
-        """The same as ``frame``."""
         return self._frame
 
     def sweep(self) -> pl.DataFrame:
@@ -204,7 +195,7 @@ def norm_sensitivity(
                 frame += [place | row for row in _frame_rows(measured)]
                 sweep += [place | row for row in _sweep_rows(measured, every_factor, layer, lost)]
     return NormSensitivity(
-        trained=TrainedRange.of(subjects),
+        trained=TrainedRange.of(one.trained for one in subjects),
         _frame=_table(frame),
         _sweep=_table(sweep),
     )
@@ -325,9 +316,9 @@ def _frame_rows(measured: _Rows) -> list[dict[str, Any]]:
     rows = []
     norms = {"query": measured.query_norm, "key": measured.key_norm}
     log_n = np.log(np.arange(1, measured.entropy.shape[-1] + 1).clip(2))
-    for head in range(measured.entropy.shape[1]):
-        row: dict[str, Any] = {"head": head, "sequences": len(measured.means)}
-        row |= {name: mean_and_error(measured.means[:, head, i])[0] for i, name in enumerate(_MEANS)}
+    for row in head_rows({name: measured.means[..., i] for i, name in enumerate(_MEANS)}):
+        head = row["head"]
+        row["sequences"] = len(measured.means)
         entropy = measured.entropy[:, head]
         for name, norm in norms.items():
             row[f"{name}_spearman"] = _within_columns(entropy, norm[:, head])

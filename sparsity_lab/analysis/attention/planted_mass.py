@@ -23,19 +23,12 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsity_lab.analysis.attention.averages import by_sequence, mean_and_error
-from sparsity_lab.analysis.attention.figure import (
-    Measurement,
-    TrainedRange,
-    draw_lines,
-    legend_below,
-    length_axis,
-    of_layer,
-    own_axes,
-    reference_line,
-)
-from sparsity_lab.analysis.attention.subjects import Models, Sequences, Subject, sequences_of, subjects_of
+from sparsity_lab.analysis.attention.averages import by_sequence, head_rows
+from sparsity_lab.analysis.attention.figure import draw_lines, of_layer, own_axes, reference_line
+from sparsity_lab.analysis.attention.subjects import Models, Sequences, Subject, measured_layers, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
+from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models.record import LayerRecord
@@ -65,10 +58,6 @@ class PlantedMass(Measurement):
         sequences: ``mass`` with its standard error ``mass_se``, ``uniform`` (k / n, what uniform attention puts on
         the sources), ``decoy_mass``, ``wrong_support``. All are shares, 0 to 1.
         """
-        return self._frame
-
-    def summary(self) -> pl.DataFrame:
-        """The same as ``frame``."""
         return self._frame
 
     def plot(self, ax: Axes | None = None, *, layer: int | None = None) -> Axes:
@@ -113,16 +102,12 @@ def planted_mass(
     rows: list[dict[str, Any]] = []
     for subject in subjects:
         for length, layer, targets in targets_of(subject, data, lengths, sequences, seed):
+            place: dict[str, Any] = {"arm": subject.label, "length": length, "layer": layer}
+            place |= {"sequences": targets.num_sequences, "targets": len(targets.k)}
+            place |= {"uniform": float(targets.mean_of(targets.k / targets.n))}
             means = {name: targets.means(name) for name in MASSES}
-            uniform = float(targets.mean_of(targets.k / targets.n))
-            for head in range(targets.values.shape[1]):
-                row: dict[str, Any] = {"arm": subject.label, "length": length, "layer": layer, "head": head}
-                row |= {"sequences": targets.num_sequences, "targets": len(targets.k)}
-                for name in MASSES:
-                    row[name], error = mean_and_error(means[name][:, head])
-                    row |= {"mass_se": error, "uniform": uniform} if name == "mass" else {}
-                rows.append(row)
-    return PlantedMass(trained=TrainedRange.of(subjects), _frame=pl.DataFrame(rows))
+            rows += [place | row for row in head_rows(means, errors=("mass",))]
+    return PlantedMass(trained=TrainedRange.of(one.trained for one in subjects), _frame=pl.DataFrame(rows))
 
 
 @dataclass(frozen=True)
@@ -159,19 +144,17 @@ def targets_of(
     subject: Subject, data: Task | Batch | None, lengths: Iterable[int] | None, count: int, seed: int
 ) -> Iterator[tuple[int, int, Targets]]:
     """(length, layer, targets) for each length and layer."""
-    for length, pieces in sequences_of(subject, data, lengths, count, seed):
-        layers: dict[int, list[Targets]] = {}
-        for piece in pieces:
-            sources = _sources(piece)
-            for layer, record in enumerate(piece.records()):
-                layers.setdefault(layer, []).append(_measure(record, sources, piece.start))
-        for layer, parts in layers.items():
-            fields = ("values", "sequence", "k", "n")
-            joined = Targets(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
-            if not len(joined.k):
-                expected = "scored targets with at least one source and one other key"
-                raise SettingError("data", expected, f"none at length {length}")
-            yield length, layer, joined
+
+    def measure(piece: Sequences, record: LayerRecord) -> Targets:
+        return _measure(record, _sources(piece), piece.start)
+
+    for length, layer, parts in measured_layers(subject, data, lengths, count, seed, measure):
+        fields = ("values", "sequence", "k", "n")
+        joined = Targets(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
+        if not len(joined.k):
+            expected = "scored targets with at least one source and one other key"
+            raise SettingError("data", expected, f"none at length {length}")
+        yield length, layer, joined
 
 
 def _sources(piece: Sequences) -> Int[Tensor, "B T K"]:

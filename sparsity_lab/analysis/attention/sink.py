@@ -13,19 +13,19 @@ import polars as pl
 import torch
 from matplotlib.axes import Axes
 
-from sparsity_lab.analysis.attention.averages import mean_and_error
-from sparsity_lab.analysis.attention.figure import (
-    Measurement,
-    TrainedRange,
-    draw_lines,
-    legend_below,
-    length_axis,
-    of_layer,
-    own_axes,
-    reference_line,
+from sparsity_lab.analysis.attention.averages import head_rows
+from sparsity_lab.analysis.attention.figure import draw_lines, of_layer, own_axes, reference_line
+from sparsity_lab.analysis.attention.subjects import (
+    Models,
+    Rows,
+    Sequences,
+    counted_rows,
+    measured_layers,
+    subjects_of,
 )
-from sparsity_lab.analysis.attention.subjects import Models, Rows, counted_rows, sequences_of, subjects_of
 from sparsity_lab.analysis.attention.tiles import row_tiles
+from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models.record import LayerRecord
@@ -56,10 +56,6 @@ class AttentionSink(Measurement):
         absolute weight on the first m tokens: over the rows of a sequence that see more than m keys, then over
         sequences), ``mass_se``, ``uniform`` (mean of m / n over the same rows), ``ratio`` (mass / uniform).
         """
-        return self._frame
-
-    def summary(self) -> pl.DataFrame:
-        """The same as ``frame``."""
         return self._frame
 
     def plot(self, ax: Axes | None = None, *, layer: int | None = None) -> Axes:
@@ -109,20 +105,21 @@ def attention_sink(
         raise SettingError("first", "at least 1", first)
     subjects = subjects_of(models)
     found = []
+
+    def measure(piece: Sequences, record: LayerRecord) -> _Means:
+        return _means(record, counted_rows(piece, rows), first)
+
     for subject in subjects:
-        for length, pieces in sequences_of(subject, data, lengths, sequences, seed):
-            parts: dict[int, list[_Means]] = {}
-            for piece in pieces:
-                counted = counted_rows(piece, rows)
-                for layer, record in enumerate(piece.records()):
-                    parts.setdefault(layer, []).append(_means(record, counted, first))
-            for layer, means in parts.items():
-                mass, uniform = (np.concatenate(values) for values in zip(*means, strict=True))
-                if np.isnan(mass).all():
-                    raise SettingError("first", f"fewer tokens than the rows see at length {length}", first)
-                found += _rows(mass, uniform, arm=subject.label, length=length, layer=layer, first=first)
+        for length, layer, parts in measured_layers(subject, data, lengths, sequences, seed, measure):
+            mass, uniform = (np.concatenate(values) for values in zip(*parts, strict=True))
+            known = (~np.isnan(mass)).sum(0)
+            if not known.any():
+                raise SettingError("first", f"fewer tokens than the rows see at length {length}", first)
+            place: dict[str, Any] = {"arm": subject.label, "length": length, "layer": layer, "first": first}
+            for row in head_rows({"mass": mass, "uniform": uniform}, errors=("mass",)):
+                found.append(place | row | {"sequences": int(known[row["head"]])})
     frame = pl.DataFrame(found).with_columns((pl.col("mass") / pl.col("uniform")).alias("ratio"))
-    return AttentionSink(first=first, trained=TrainedRange.of(subjects), _frame=frame)
+    return AttentionSink(first=first, trained=TrainedRange.of(one.trained for one in subjects), _frame=frame)
 
 
 def _means(record: LayerRecord, counted: torch.Tensor | None, first: int) -> _Means:
@@ -137,13 +134,3 @@ def _means(record: LayerRecord, counted: torch.Tensor | None, first: int) -> _Me
         number += used.sum(-1).cpu().numpy()
     with np.errstate(invalid="ignore"):
         return mass / number, uniform / number
-
-
-def _rows(mass: np.ndarray, uniform: np.ndarray, **place: object) -> list[dict[str, Any]]:
-    rows = []
-    for head in range(mass.shape[1]):
-        mean, error = mean_and_error(mass[:, head])
-        level, _ = mean_and_error(uniform[:, head])
-        known = int((~np.isnan(mass[:, head])).sum())
-        rows.append({**place, "head": head, "sequences": known, "mass": mean, "mass_se": error, "uniform": level})
-    return rows

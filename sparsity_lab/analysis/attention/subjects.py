@@ -11,9 +11,9 @@ Every measure takes the same first arguments. ``models`` is one of
 that all models see the same ones.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import torch
 from jaxtyping import Bool, Int64
@@ -28,11 +28,22 @@ from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run, Variant
 from sparsity_lab.training.optimise import arranged_ids
 
-__all__ = ["Model", "Models", "Rows", "Sequences", "Subject", "counted_rows", "sequences_of", "subjects_of"]
+__all__ = [
+    "Model",
+    "Models",
+    "Rows",
+    "Sequences",
+    "Subject",
+    "counted_rows",
+    "measured_layers",
+    "sequences_of",
+    "subjects_of",
+]
 
 Model = Run | Variant | Decoder
 Models = Model | Sequence[LayerRecord] | Mapping[str, Model]
 Rows = Literal["all", "scored"]
+Found = TypeVar("Found")
 
 _TOKENS_TOGETHER = 4096  # bounds what the layers of a decoder hold at a time
 
@@ -172,6 +183,25 @@ def sequences_of(
     for length in sorted(set(wanted)):
         task.check_length(length)
         yield length, _sampled(subject, subject.model, task, stream, length, count, multiple)
+
+
+def measured_layers(
+    subject: Subject,
+    data: Task | Batch | None,
+    lengths: Iterable[int] | None,
+    count: int,
+    seed: int,
+    measure: Callable[[Sequences, LayerRecord], Found],
+) -> Iterator[tuple[int, int, list[Found]]]:
+    """(length, layer, what ``measure`` found on each few sequences) for each length and layer; see
+    ``sequences_of``."""
+    for length, pieces in sequences_of(subject, data, lengths, count, seed):
+        found: dict[int, list[Found]] = {}
+        for piece in pieces:
+            for layer, record in enumerate(piece.records()):
+                found.setdefault(layer, []).append(measure(piece, record))
+        for layer, parts in found.items():
+            yield length, layer, parts
 
 
 def counted_rows(sequences: Sequences, rows: Rows) -> Bool[Tensor, "B T"] | None:

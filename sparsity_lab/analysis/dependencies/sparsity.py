@@ -31,10 +31,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsity_lab.analysis.attention.figure import Measurement
 from sparsity_lab.analysis.dependencies.contexts import Contexts, Predictor, contexts_of, predictor_of
 from sparsity_lab.analysis.dependencies.resampling import quantile_over_groups, ratio_over_groups
 from sparsity_lab.analysis.dependencies.search import Found, search
+from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.statistics import Interval
 from sparsity_lab.analysis.style import GREY, look, new_axes, styled
 from sparsity_lab.generators import Batch, Task

@@ -17,21 +17,23 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Int64
 from matplotlib.axes import Axes
-from torch import nn
+from torch import Tensor, nn
 
-from sparsity_lab.analysis.attention.figure import Measurement, TrainedRange, length_axis
 from sparsity_lab.analysis.dependencies import DependencySparsity, dependency_sparsity
 from sparsity_lab.analysis.dependencies.resampling import quantile_over_groups
 from sparsity_lab.analysis.diagnosis.length_test import NOTHING, LengthTest, Trained, length_tests, train_short
 from sparsity_lab.analysis.diagnosis.token_data import Ints, TokenData
 from sparsity_lab.analysis.diagnosis.verdict import Answer, Thresholds, at_least, data_answers, verdict_of
 from sparsity_lab.analysis.diagnosis.windows import TokenWindows
+from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
+from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.statistics import Interval
 from sparsity_lab.analysis.style import INK, look, new_axes, styled
 from sparsity_lab.models import ALiBi, Decoder, PositionScheme, RoPE
 from sparsity_lab.settings import SettingError, Shown
-from sparsity_lab.training import Training, UniformLength
+from sparsity_lab.training import Progress, Training, UniformLength
 
 __all__ = ["Diagnosis", "StepProgress", "diagnose"]
 
@@ -213,53 +215,32 @@ def diagnose(
     """
     if not isinstance(data, TokenData):
         data = TokenData.of(data)
-    smallest = 2 * (1 + thresholds.most_tokens)
-    for name, value, least in (
-        ("length", length, smallest), ("longest", longest, 2), ("targets", targets, 2), ("windows", windows, 2),
-    ):  # fmt: skip
-        if value < least:
-            raise SettingError(name, f"at least {least}", value)
+    _check_numbers(thresholds, length=length, longest=longest, targets=targets, windows=windows, steps=steps)
     if str(position) == str(other):
         raise SettingError("other", f"another position scheme than {position}", other)
-    lengths = [length * 2**i for i in range(longest.bit_length()) if 2**i <= longest]
-    if lengths[-1] != length * longest:
-        lengths.append(length * longest)
     train, test = (TokenWindows(part, data.vocab_size) for part in data.split())
-    training = Training(
-        steps=steps, batch_size=batch_size, curriculum=UniformLength(low=max(1, length // 2), high=length)
-    )
+    lengths = _test_lengths(length, longest)
     _check_room(data, train, test, length, lengths[-1])
+    curriculum = UniformLength(low=max(1, length // 2), high=length)
+    training = Training(steps=steps, batch_size=batch_size, curriculum=curriculum)
     tell = progress or (lambda *_: None)
     models: dict[str, Trained] = {}
     tests: dict[str, list[LengthTest]] = {}
     for scheme in (position, other):
         name = str(scheme)
-        models[name] = train_short(
-            train,
-            model.replace(position=scheme),
-            training,
-            seed,
-            lambda done, total, loss, _, name=name: tell(f"training with {name}, loss {loss:.3f}", done, total),  # type: ignore[misc]
-        )
+        models[name] = train_short(train, model.replace(position=scheme), training, seed, _telling(tell, name))
         tell(f"testing {name} on long windows", 0, None)
         tests[name] = length_tests(models[name], train, test, length, lengths, windows)
     begun = time.perf_counter()
-    dependencies = None
     if data.labels is None:
         tell("searching dependencies", 0, None)
-        name = min(tests, key=lambda name: tests[name][0].loss_short)
-        dependencies = dependency_sparsity(
-            models[name].predict,
-            test.spread(targets, length),
-            near=0,
-            largest=thresholds.most_tokens,
-            share=thresholds.enough,
-            seed=seed,
-        )
+        best = min(tests, key=lambda name: tests[name][0].loss_short)
+        dependencies = _searched(models[best], test.spread(targets, length), thresholds, seed)
         k, reach = dependencies.k, dependencies.reach(thresholds.local_share)
-        if not at_least(tests[name][0].learned, thresholds.learned):
+        if not at_least(tests[best][0].learned, thresholds.learned):
             k = reach = NOTHING  # what a model that knows nothing needs is not what the data need
     else:
+        dependencies = None
         k, reach = _from_labels(data, thresholds)
     few, local = data_answers(k, reach, length, thresholds)
     pairs = [tests[name][-1].scheme_test(name).answers(thresholds) for name in tests]
@@ -276,6 +257,35 @@ def diagnose(
         _models=models,
         _search_seconds=time.perf_counter() - begun,
     )
+
+
+def _check_numbers(thresholds: Thresholds, **numbers: int) -> None:
+    # A window has room for more tokens than count as few, in its nearer half too.
+    least = {"length": 2 * (1 + thresholds.most_tokens), "steps": 1}
+    for name, value in numbers.items():
+        if value < least.get(name, 2):
+            raise SettingError(name, f"at least {least.get(name, 2)}", value)
+
+
+def _test_lengths(length: int, longest: int) -> list[int]:
+    """1, 2, 4 .. times the trained length, and ``longest`` times it."""
+    doublings = [2**i for i in range(longest.bit_length()) if 2**i <= longest]
+    return [length * times for times in dict.fromkeys([*doublings, longest])]
+
+
+def _telling(tell: StepProgress, position: str) -> Progress:
+    def show(done: int, total: int, loss: float, _accuracy: float) -> None:
+        tell(f"training with {position}, loss {loss:.3f}", done, total)
+
+    return show
+
+
+def _searched(
+    trained: Trained, contexts: Int64[Tensor, "N n"], thresholds: Thresholds, seed: int
+) -> DependencySparsity:
+    """What the targets need, from a model that may see them with any tokens hidden."""
+    largest, share = thresholds.most_tokens, thresholds.enough
+    return dependency_sparsity(trained.predict, contexts, near=0, largest=largest, share=share, seed=seed)
 
 
 def _check_room(data: TokenData, train: TokenWindows, test: TokenWindows, length: int, longest: int) -> None:

@@ -53,7 +53,6 @@ class Trained:
     model: nn.Module
     seconds: float
     tokens: int
-
     hidden: int
 
     def predict(self, tokens: Int64[Tensor, "N n"], key_mask: Bool[Tensor, "N n"]) -> Float[Tensor, "N V"]:

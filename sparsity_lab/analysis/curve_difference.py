@@ -1,0 +1,128 @@
+"""The difference of two extrapolation curves, paired by seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+from matplotlib.axes import Axes
+
+from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
+from sparsity_lab.analysis.measurement import Measurement
+from sparsity_lab.analysis.pairing import why_unpaired
+from sparsity_lab.analysis.runs import Arm, Measure, trained_range
+from sparsity_lab.analysis.statistics import mean_interval
+from sparsity_lab.analysis.style import INK, look, new_axes, styled
+from sparsity_lab.settings import SettingError, Shown
+
+__all__ = ["CurveDifference", "curve_difference"]
+
+
+@dataclass(frozen=True, repr=False)
+class CurveDifference(Measurement):
+    """How much one arm lies above another at each length. Made by ``ExtrapolationCurve.difference``.
+
+    Attributes:
+        of, minus: labels of the two arms.
+        measure: what is compared.
+        confidence: of the intervals.
+        unpaired: replicates (equal in every seed) of which only one arm has a run that counts.
+    """
+
+    of: str
+    minus: str
+    measure: Measure
+    confidence: float
+    unpaired: int
+    trained: TrainedRange | None
+    _frame: pl.DataFrame
+    _reaches: pl.DataFrame
+
+    def frame(self) -> pl.DataFrame:
+        """One row per length that both arms were evaluated at.
+
+        Columns: ``length``, ``trained``, ``pairs`` (of runs), ``difference`` (mean over pairs of the measure of the
+        first arm minus that of the second), ``low`` and ``high`` (Student's interval over pairs, each length for
+        itself; null with one pair), ``decided`` (0 lies outside it).
+        """
+        return self._frame
+
+    def reaches(self) -> pl.DataFrame:
+        """One row per pair of runs that both learned: their seeds, ``reach`` and ``censored`` of the first arm,
+        ``reach_minus`` and ``censored_minus`` of the second, and ``farther``: 1 if the first reached farther, -1 if
+        the second did, 0 if both reached equally far, null if that cannot be known, since the one that held to the
+        end of its grid may have reached farther, or not."""
+        return self._reaches
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw mean and interval against length; returns the axes."""
+        color, marker, _ = look(0)
+        drawn = self._frame.drop_nulls("difference")
+        with styled():
+            ax = new_axes(4.9, 3.2) if ax is None else ax
+            ax.axhline(0, color=INK, linewidth=0.9, linestyle=(0, (1.5, 2)), zorder=1)
+            half = [
+                (drawn["difference"] - drawn["low"]).fill_null(0),
+                (drawn["high"] - drawn["difference"]).fill_null(0),
+            ]
+            arguments: dict[str, Any] = {"color": color, "marker": marker, "capsize": 3, "linewidth": 1.4}
+            ax.errorbar(drawn["length"], drawn["difference"], yerr=half, **arguments)
+            length_axis(ax, self._frame["length"], self.trained, "length (tokens, log scale)")
+            ax.set_ylabel(f"difference of {self.measure.words}\n({self.of} minus {self.minus})")
+            words = f"mean over pairs of seeds,\n{self.confidence:.0%} intervals, each length for itself"
+            ax.set_xlabel(f"{ax.get_xlabel()}\n{words}")
+        return ax
+
+
+def curve_difference(
+    first: Arm, second: Arm, measure: Measure, seeds: Sequence[str], *, only_learned: bool, confidence: float
+) -> CurveDifference:
+    """The first arm minus the second, at every length that all runs of both were evaluated at."""
+    # A seed that one of the two does not have (that of a parent, say) cannot pair them.
+    shared = [name for name in seeds if not (first.rows[name].has_nulls() or second.rows[name].has_nulls())]
+    each = []
+    for arm in (first, second):
+        rows = arm.counted_rows if only_learned else arm.rows
+        each.append(rows.select("run", *shared, "length", "trained", "reach", "censored", "learned", measure.name))
+    runs = [part.unique("run", keep="first", maintain_order=True) for part in each]
+    if reason := why_unpaired(runs, (first, second), shared):
+        raise SettingError("minus", f"an arm whose runs pair with those of {first.label}", Shown(reason))
+    pairs = runs[0].join(runs[1], on=shared, suffix="_minus")
+    values = each[0].join(each[1], on=[*shared, "length"], suffix="_minus").sort("length", *shared)
+    difference = pl.col(measure.name) - pl.col(f"{measure.name}_minus")
+    numbers: list[dict[str, Any]] = []
+    for (length,), part in values.partition_by("length", as_dict=True, maintain_order=True).items():
+        found = mean_interval(part.select(difference.drop_nulls()).to_series().to_list(), confidence)
+        row: dict[str, Any] = {"length": length, "trained": part["trained"].all(), "pairs": found.count}
+        row |= {"difference": found.estimate, "low": found.low, "high": found.high}
+        numbers.append(row | {"decided": found.decided if found.count > 1 else None})
+    schema: dict[str, Any] = {"length": pl.Int64, "trained": pl.Boolean, "pairs": pl.Int64}
+    schema |= dict.fromkeys(("difference", "low", "high"), pl.Float64) | {"decided": pl.Boolean}
+    return CurveDifference(
+        of=first.label,
+        minus=second.label,
+        measure=measure,
+        confidence=confidence,
+        unpaired=sum(part.height for part in runs) - 2 * pairs.height,
+        trained=TrainedRange.of(trained_range(arm.rows) for arm in (first, second)),
+        _frame=pl.DataFrame(numbers, schema=schema, orient="row"),
+        _reaches=_reaches(pairs, shared),
+    )
+
+
+def _reaches(pairs: pl.DataFrame, seeds: Sequence[str]) -> pl.DataFrame:
+    """Who reached farther. A censored reach may be any larger number, so it is beaten by nothing that is smaller than
+    the grid's end, and compares with nothing that is as large or larger."""
+    reach, other = pl.col("reach"), pl.col("reach_minus")
+    censored, other_censored = pl.col("censored"), pl.col("censored_minus")
+    farther = (
+        pl.when(~censored & ~other_censored)
+        .then((reach - other).sign())
+        .when(censored & ~other_censored & (reach >= other))
+        .then(1)
+        .when(other_censored & ~censored & (other >= reach))
+        .then(-1)
+    )
+    learned = pairs.filter(pl.col("learned").fill_null(False) & pl.col("learned_minus").fill_null(False))
+    names = ("reach", "censored", "reach_minus", "censored_minus")
+    return learned.select(*seeds, *names, farther.cast(pl.Int64).alias("farther")).sort(*seeds)

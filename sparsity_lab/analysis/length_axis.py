@@ -1,0 +1,83 @@
+"""The length axis that figures share: a tick at each length, the trained range shaded, the legend below."""
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from sparsity_lab.analysis.style import GREY
+from sparsity_lab.analysis.ticks import FittingLabels
+
+__all__ = ["TrainedRange", "legend_below", "length_axis"]
+
+
+@dataclass(frozen=True)
+class TrainedRange:
+    """Smallest and largest trained length over some arms or models.
+
+    Attributes:
+        same: whether all were trained on that range.
+    """
+
+    low: int
+    high: int
+    same: bool = True
+
+    @classmethod
+    def of(cls, ranges: Iterable[tuple[int, int] | None]) -> "TrainedRange | None":
+        """The range over these (smallest, largest) pairs; None if none is known."""
+        known = {one for one in ranges if one}
+        if not known:
+            return None
+        return cls(min(low for low, _ in known), max(high for _, high in known), len(known) == 1)
+
+    def holds(self, length: int) -> bool:
+        """Whether the length is in the range."""
+        return self.low <= length <= self.high
+
+    def draw(self, ax: Axes) -> None:
+        """Shade it on a length axis."""
+        ax.axvspan(self.low, self.high, color=GREY, alpha=0.18, linewidth=0, zorder=0)
+        words = f"trained {self.low}–{self.high}" if self.low < self.high else f"trained {self.low}"
+        ax.text(
+            math.sqrt(self.low * self.high),
+            1.015,
+            words if self.same else f"{words} (differs by arm)",
+            transform=ax.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            fontsize=9,
+        )
+
+
+def length_axis(ax: Axes, lengths: Iterable[int], trained: TrainedRange | None, label: str) -> None:
+    """A log axis with a tick at each length and the trained range shaded. To be called after all is drawn, for the
+    limits are a little wider than the lengths whatever the artists are."""
+    ticks = sorted(set(lengths))
+    ends = [*ticks, *((trained.low, trained.high) if trained else ())]
+    margin = max((max(ends) / min(ends)) ** 0.045, 1.05)
+    if trained is not None:
+        trained.draw(ax)
+    ax.set_xscale("log")
+    ax.set_xlim(min(ends) / margin, max(ends) * margin)
+    inside = [length for length in ticks if trained is not None and trained.holds(length)]
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_major_formatter(FittingLabels(keep=inside[-1:]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel(label)
+
+
+def legend_below(ax: Axes, handles: Sequence[Artist]) -> None:
+    """The legend, below the axes."""
+    ax.legend(
+        handles,
+        [textwrap.fill(str(handle.get_label()), 56) for handle in handles],
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -0.18 - 0.06 * ax.get_xlabel().count("\n")),
+        borderaxespad=0,
+        handlelength=2.8,
+    )

@@ -1,0 +1,42 @@
+"""``Measurement``: what a measure returns, numbers as a frame and one figure."""
+
+from abc import ABC, abstractmethod
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sparsity_lab.analysis.style import figure_svg
+from sparsity_lab.markup import Markup, details, element, join, table
+
+__all__ = ["Measurement"]
+
+
+class Measurement(ABC):
+    """Base of what measures return. A notebook shows the figure, and the summary below it."""
+
+    @abstractmethod
+    def frame(self) -> pl.DataFrame:
+        """The numbers."""
+
+    @abstractmethod
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the figure; returns the axes."""
+
+    def summary(self) -> pl.DataFrame:
+        """The few numbers that the figure draws; by default the whole frame."""
+        return self.frame()
+
+    def __repr__(self) -> str:
+        with pl.Config(
+            tbl_rows=24, tbl_cols=-1, tbl_width_chars=160, float_precision=3, tbl_formatting="NOTHING",
+            tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True, fmt_str_lengths=40,
+        ):  # fmt: skip
+            return f"{type(self).__name__}\n{self.summary()}"
+
+    def _repr_html_(self) -> str:
+        figure = self.plot().get_figure(root=True)
+        assert isinstance(figure, Figure)
+        summary = self.summary()
+        svg = element("div", Markup(figure_svg(figure, type(self).__name__)))
+        return join([svg, details("values", table(summary.columns, summary.iter_rows()))])

@@ -1,0 +1,160 @@
+"""Arms: four tasks, each with the same choices of position IDs."""
+
+from dataclasses import dataclass
+
+from sparsity_lab.generators import Addition, ParityScratchpad, SparseParityScratchpad, Task, VariableAssignment
+from sparsity_lab.kernels import LSSAR, EntropyInvariantSoftmax
+from sparsity_lab.models import Decoder, Ignored, NoPE, Oracle, PoSE, Predicted, RoPE, Shuffled
+from sparsity_lab.models.couplings import RandomOffset
+from sparsity_lab.studies.arms import over_seeds
+from sparsity_lab.studies.recipe import Size
+from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
+
+ADDITION, SPARSE, PARITY, VARIABLES = "addition", "sparse parity", "parity", "variables"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One task of the study.
+
+    Attributes:
+        task: with the IDs that the coupled arms get.
+        trained: shortest and longest trained length.
+        lengths: evaluated ones.
+        judged: those that claims look at, and that the smoke size evaluates.
+        model: of all arms; its position scheme is that of the coupled ones.
+        steps: of the small size; the full one has twenty times as many.
+        seeds: of the small size.
+        random_offset: of the coupled arms: the rule of addition asks for the next ID, that of sparse parity for the
+            next one in order, and that of variables for the same one.
+    """
+
+    task: Task
+    trained: tuple[int, int]
+    lengths: tuple[int, ...]
+    judged: tuple[int, ...]
+    model: Decoder.Config
+    steps: int
+    seeds: int
+    random_offset: RandomOffset = True
+
+    @property
+    def longest(self) -> int:
+        """The longest evaluated length."""
+        return self.lengths[-1]
+
+
+MODEL = Decoder.Config(num_layers=1, num_heads=2, d_model=128, position=NoPE(), coupling=Ignored())
+
+PARTS = {
+    ADDITION: Part(
+        task=Addition(end_ids=True),
+        trained=(1, 6),
+        lengths=(6, 9, 12, 15, 24),
+        judged=(6, 9, 15, 24),
+        model=MODEL,
+        steps=2500,
+        seeds=3,
+    ),
+    SPARSE: Part(
+        task=SparseParityScratchpad(density=0.5, end_ids=True, look_ahead=False),
+        trained=(2, 8),
+        lengths=(8, 12, 16, 32),
+        judged=(8, 32),
+        model=MODEL,
+        steps=2500,
+        seeds=3,
+        random_offset="gaps",
+    ),
+    PARITY: Part(
+        task=ParityScratchpad(),
+        trained=(1, 10),
+        lengths=(10, 15, 20, 40),
+        judged=(10, 40),
+        model=MODEL,
+        steps=800,
+        seeds=1,
+    ),
+    VARIABLES: Part(
+        task=VariableAssignment(hops=1, num_names=32, look_ahead=False),
+        trained=(2, 8),
+        lengths=(8, 12, 16, 32),
+        judged=(8, 32),
+        model=MODEL.replace(num_layers=2),
+        steps=800,
+        seeds=1,
+        random_offset="gaps",
+    ),
+}
+
+ROPE, POSE, NOPE = "RoPE", "RoPE + PoSE", "NoPE"
+GIVEN, PREDICTED, NO_OFFSET, SHUFFLED = "IDs given", "IDs predicted", "predicted, no offset", "IDs shuffled"
+PUBLISHED, LOG_N, RE_WEIGHTED = "IDs as published", "IDs given, log-n", "IDs given, LSSAR"
+NAMES = (ROPE, POSE, NOPE, GIVEN, PREDICTED, NO_OFFSET, SHUFFLED)
+SHARPENED = (LOG_N, RE_WEIGHTED)
+OFFSET = "predicted, offset alone"
+
+
+def arm(part: str, name: str) -> str:
+    return f"{part}, {name}"
+
+
+def arms(size: Size) -> dict[str, list[RunConfig]]:
+    made = {}
+    for label, part in PARTS.items():
+        seeds = {"smoke": 1, "small": part.seeds, "full": 8}[size]
+        for name, run in _runs(label, part, _base(part, size)).items():
+            made[arm(label, name)] = over_seeds(run, range(seeds))
+    return made
+
+
+def _base(part: Part, size: Size) -> RunConfig:
+    low, high = part.trained
+    curriculum = UniformLength(low=low, high=high)
+    if size == "smoke":
+        return RunConfig(
+            task=part.task,
+            model=part.model.replace(num_layers=1, num_heads=1, d_model=8, d_ff=8),
+            training=Training(steps=2, batch_size=4, curriculum=curriculum),
+            evaluation=Evaluation(lengths=part.judged, sequences=2),
+        )
+    full = size == "full"
+    return RunConfig(
+        task=part.task,
+        model=part.model,
+        training=Training(
+            steps=20 * part.steps if full else part.steps,
+            batch_size=128 if full else 32,
+            learning_rate=5e-4 if full else 2e-3,
+            curriculum=curriculum,
+            log_every=50,
+        ),
+        evaluation=Evaluation(lengths=part.lengths, sequences=2048 if full else 128),
+    )
+
+
+def _runs(label: str, part: Part, base: RunConfig) -> dict[str, RunConfig]:
+    model = base.model
+    assert isinstance(model, Decoder.Config)
+    largest = part.task.largest_position_id(part.longest)
+    oracle = model.replace(coupling=Oracle(max_id=largest, random_offset=part.random_offset))
+    size = part.task.sequence_length(part.longest)
+    models = {
+        ROPE: model.replace(position=RoPE()),
+        POSE: model.replace(position=RoPE(), schedule=PoSE(target=size)),
+        NOPE: model.replace(position=NoPE()),
+        GIVEN: oracle,
+        PREDICTED: model.replace(coupling=Predicted(max_id=largest, random_offset=part.random_offset)),
+        NO_OFFSET: model.replace(coupling=Predicted(max_id=largest, random_offset=False)),
+        SHUFFLED: model.replace(coupling=Shuffled(max_id=largest)),
+    }
+    if label == ADDITION:
+        trained = part.task.sequence_length(part.trained[1])
+        models[LOG_N] = oracle.replace(kernel=EntropyInvariantSoftmax(trained_length=trained))
+        models[RE_WEIGHTED] = oracle.replace(kernel=LSSAR(p=3))
+    if label == SPARSE:
+        models[OFFSET] = model.replace(coupling=Predicted(max_id=largest))
+    runs = {name: base.replace(model=one) for name, one in models.items()}
+    if label == ADDITION:
+        runs[PUBLISHED] = runs[GIVEN].replace(task=part.task.replace(end_ids=False))
+    return runs

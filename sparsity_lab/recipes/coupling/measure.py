@@ -1,0 +1,47 @@
+"""What is measured on each run beside its evaluation: where in the answer errors are, and where attention goes."""
+
+import polars as pl
+import torch
+
+from sparsity_lab.analysis import planted_mass
+from sparsity_lab.generators import Stream
+from sparsity_lab.models import Decoder, Ignored
+from sparsity_lab.settings import SettingError
+from sparsity_lab.training import Run
+from sparsity_lab.training.optimise import arranged_ids
+
+__all__ = ["measure"]
+
+
+def measure(run: Run) -> pl.DataFrame:
+    """By length: accuracy of the last two targets (``end``) and of those before (``before``), and with coupled IDs
+    the mass on the sources (``mass``), the mean over heads, in the layer with most at the longest trained length."""
+    config = run.config
+    lengths = config.evaluation.lengths
+    trained = max(length for length in lengths if length <= config.training.curriculum.range()[1])
+    found = pl.DataFrame([{"length": length, **_by_place(run, length)} for length in lengths])
+    if isinstance(_model(run).config.coupling, Ignored):
+        return found
+    sequences = min(64, config.evaluation.sequences)
+    heads = planted_mass(run, lengths=lengths, sequences=sequences, seed=config.evaluation.seed).frame()
+    layers = heads.group_by("layer", "length").agg(pl.col("mass", "uniform").mean())
+    most = layers.filter(pl.col("length") == trained).sort("mass", descending=True)["layer"][0]
+    mass = layers.filter(pl.col("layer") == most).select("length", "mass", "uniform")
+    return found.join(mass, on="length", how="left").sort("length")
+
+
+def _by_place(run: Run, length: int) -> dict[str, float]:
+    config, model = run.config, _model(run)
+    stream = Stream(seed=config.evaluation.seed, name="analysis")
+    batch = config.task.sample(stream, 0, config.evaluation.sequences, length)
+    ids = arranged_ids(config.model, stream, 0, length, batch, training=False)
+    predicted, _ = model.predict(batch.tokens, ids, batch.scored)
+    right = (predicted == batch.targets[batch.scored]).to(torch.float64).view(len(batch), -1)
+    return {"before": float(right[:, :-2].mean()), "end": float(right[:, -2:].mean())}
+
+
+def _model(run: Run) -> Decoder:
+    model = run.model()
+    if not isinstance(model, Decoder):
+        raise SettingError("run.model", "a Decoder", run.config.model)
+    return model

@@ -1,0 +1,172 @@
+"""Small multiples for result pages: curves by length in panels that share their axes, looks and one legend.
+
+A line is the median over the seeds that learned, its band the 95 % bootstrap interval of it; what was not learned is
+named in the panel, never drawn.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from sparsity_lab.analysis import Interval, bootstrap_median
+from sparsity_lab.analysis.length_axis import length_axis
+from sparsity_lab.analysis.style import GREY, INK, Look, look
+
+__all__ = [
+    "draw_by_length",
+    "draw_interval",
+    "legend_below",
+    "levels",
+    "line_style",
+    "looks_of",
+    "panels",
+    "same_height",
+]
+
+BAND = "line: median over the seeds that learned; band: its 95 % bootstrap interval"
+LEVELS: dict[str, tuple[float, Any]] = {"Bayes optimum": (1.0, (0, (6, 2))), "chance": (0.0, (0, (1.5, 2)))}
+
+
+def looks_of(names: Sequence[str]) -> dict[str, Look]:
+    """A look for each name, the same in all panels."""
+    return {name: look(index) for index, name in enumerate(names)}
+
+
+def panels(count: int, *, columns: int = 3, width: float = 3.2, height: float = 2.45) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` panels in rows of ``columns``, which do not share axes; width and height in inches of
+    one panel. To be called inside ``styled()``."""
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(width * min(columns, count), height * rows + 0.7), layout="constrained")
+    found = [figure.add_subplot(rows, min(columns, count), place + 1) for place in range(count)]
+    return figure, found
+
+
+def draw_by_length(
+    ax: Axes,
+    curves: Mapping[str, pl.DataFrame],
+    looks: Mapping[str, Look],
+    *,
+    title: str = "",
+    measure: str = "normalised_accuracy",
+    only_learned: bool = True,
+    words: str = "normalised accuracy",
+) -> None:
+    """Draw a measure against length, a line and band for each curve.
+
+    Args:
+        curves: rows of ``Evidence`` by name, one row for each seed and length.
+        looks: by name; may hold more than are drawn here.
+        only_learned: leave out seeds that did not learn, and name their number in the panel.
+        words: the measure, for the axis; "" for panels right of another.
+    """
+    missing: list[str] = []
+    for name, rows in curves.items():
+        seeds = rows["seed"].n_unique()
+        drawn = rows.filter(pl.col("learned").fill_null(True)) if only_learned else rows
+        drawn = drawn.drop_nulls(measure)
+        learned = drawn["seed"].n_unique()
+        if learned < seeds:
+            missing.append(f"{name}: {learned} of {seeds} learned" if learned else f"{name}: never learned")
+        if drawn.is_empty():
+            continue
+        each = _medians(drawn, measure)
+        ax.plot(each["length"], each["estimate"], **line_style(looks[name]), zorder=3)
+        if learned > 1:
+            band = each["length"], each["low"], each["high"]
+            ax.fill_between(*band, color=looks[name].color, alpha=0.22, linewidth=0, zorder=2)
+    everything = pl.concat([rows.select("length", "trained") for rows in curves.values()])
+    trained = everything.filter("trained")["length"].to_list()
+    length_axis(ax, everything["length"], None, "length (log scale)")
+    if trained:
+        ax.axvspan(ax.get_xlim()[0], max(trained), color=GREY, alpha=0.18, linewidth=0, zorder=0)
+    if measure == "normalised_accuracy":
+        levels(ax)
+        bottom, _ = ax.get_ylim()
+        ax.set_ylim(min(bottom, -0.08), 1.08)
+    ax.set_title(title, fontsize=10)
+    ax.set_ylabel(words)
+    if missing:
+        ax.text(0.02, 0.02, "\n".join(missing), transform=ax.transAxes, fontsize=8, va="bottom", zorder=4)
+
+
+def _medians(rows: pl.DataFrame, measure: str) -> pl.DataFrame:
+    """``length``, and the median over seeds with its bootstrap interval: ``estimate``, ``low``, ``high``."""
+    parts = rows.sort("length").partition_by("length", as_dict=True, maintain_order=True).items()
+    found = [(length, bootstrap_median(part[measure].to_list())) for (length,), part in parts]
+    columns = {"length": pl.Int64, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+    return pl.DataFrame([(at, one.estimate, one.low, one.high) for at, one in found], schema=columns, orient="row")
+
+
+def same_height(axes: Sequence[Axes]) -> None:
+    """Give panels of one measure the same vertical limits, the widest of theirs."""
+    limits = [ax.get_ylim() for ax in axes]
+    for ax in axes:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def draw_interval(ax: Axes, place: float, interval: Interval, style: Look, **more: Any) -> None:
+    """Draw an estimate with its interval at a place of the horizontal axis; nothing without an estimate."""
+    if interval.estimate is None:
+        return
+    low = interval.estimate if interval.low is None else interval.low
+    high = interval.estimate if interval.high is None else interval.high
+    ax.errorbar(
+        place,
+        interval.estimate,
+        yerr=[[interval.estimate - low], [high - interval.estimate]],
+        color=style.color,
+        marker=style.marker,
+        capsize=2.5,
+        linestyle="",
+        **more,
+    )
+
+
+def levels(ax: Axes) -> None:
+    """Lines at the Bayes optimum and at chance of a normalised measure."""
+    for level, dash in LEVELS.values():
+        ax.axhline(level, color=INK, linewidth=0.9, linestyle=dash, zorder=1)
+
+
+def legend_below(
+    figure: Figure, *groups: Mapping[str, Look], band: str = BAND, more: Sequence[tuple[Any, str]] = ()
+) -> None:
+    """One legend for all panels, under them: a column for each group of looks, then one that names band, shading and
+    levels, then ``more`` handles with their words."""
+    shown: list[list[tuple[Any, str]]] = [
+        [(Line2D([], [], **line_style(one)), name) for name, one in looks.items()] for looks in groups
+    ]
+    first = next(iter(groups[0].values()))
+    levels_named = [
+        (Line2D([], [], color=INK, linewidth=0.9, linestyle=dash), name) for name, (_, dash) in LEVELS.items()
+    ]
+    grounds = [
+        (Patch(color=first.color, alpha=0.22, linewidth=0), band),
+        (Patch(color=GREY, alpha=0.18, linewidth=0), "shaded: trained lengths"),
+    ]
+    shown.append([*grounds, *levels_named, *more])
+    # Matplotlib fills columns of equal height, so the shorter ones end in empty entries.
+    height = max(map(len, shown))
+    nothing = Line2D([], [], linestyle="")
+    entries = [entry for column in shown for entry in [*column, *[(nothing, "")] * (height - len(column))]]
+    figure.legend(
+        [handle for handle, _ in entries],
+        [words for _, words in entries],
+        loc="outside lower left",
+        ncols=len(shown),
+        handlelength=2.6,
+        columnspacing=2.0,
+        fontsize=9,
+    )
+
+
+def line_style(style: Look) -> dict[str, Any]:
+    """The look as arguments of ``Axes.plot``."""
+    dash: Any = "-" if isinstance(style.dash, str) else (0, style.dash)
+    return {"color": style.color, "marker": style.marker, "linestyle": dash, "markeredgewidth": 0}

@@ -1,0 +1,128 @@
+"""The report in a real browser, where there is one: it loads without errors, fits narrow and wide windows, sorts its
+tables, and shows the values of its curves."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from analysis.synthetic import results_of
+from analysis.test_report import position, token
+
+from sparsity_lab.analysis import write_report
+from sparsity_lab.generators import Anchored, Recent
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
+    "--disable-background-networking", "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr",
+)  # fmt: skip
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
+
+FIRST = "<script>window.errors = []; addEventListener('error', (event) => errors.push(event.message));</script>"
+"""Before all else on the page."""
+
+ACTS = """<script>
+const table = Array.from(document.querySelectorAll("#evaluation table"))[0];
+table.closest("details").open = true;
+const headings = Array.from(table.tHead.rows[0].cells);
+const at = headings.findIndex((heading) => heading.textContent === "normalised accuracy");
+const column = () => Array.from(table.tBodies[0].rows, (row) => row.cells[at].textContent);
+const seen = { before: column() };
+headings[at].click();
+seen.rising = column();
+headings[at].dispatchEvent(new KeyboardEvent("keydown", { key: "Enter" }));
+seen.falling = column();
+const box = document.querySelector(".value");
+seen.hidden = box.hidden;
+const points = document.querySelectorAll("#curves circle.point");
+seen.points = points.length;
+points[0].scrollIntoView();
+points[0].dispatchEvent(new PointerEvent("pointerenter"));
+seen.value = box.hidden ? null : box.textContent;
+const place = box.getBoundingClientRect();
+seen.inside = place.left >= 0 && place.right <= innerWidth;
+const disc = points[0].getBoundingClientRect();
+const svg = points[0].closest("svg").getBoundingClientRect();
+seen.drawn = disc.left > svg.left && disc.right < svg.right && disc.top > svg.top && disc.bottom < svg.bottom;
+points[0].dispatchEvent(new PointerEvent("pointerleave"));
+seen.gone = box.hidden;
+seen.width = innerWidth;
+seen.needed = document.documentElement.scrollWidth;
+seen.small = Array.from(document.querySelectorAll("p, li, td, th, summary, svg text"))
+  .filter((one) => one.textContent.trim() && one.getClientRects().length)
+  .map((one) => {
+    const drawing = one.closest("svg");
+    const scale = drawing ? drawing.getBoundingClientRect().width / drawing.viewBox.baseVal.width : 1;
+    return scale * Number.parseFloat(getComputedStyle(one).fontSize);
+  })
+  .reduce((least, size) => Math.min(least, size), 99);
+seen.errors = window.errors;
+const told = document.createElement("pre");
+told.id = "told";
+told.textContent = JSON.stringify(seen);
+document.body.append(told);
+</script>"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    runs = [(token(1, seed), [1, 1, 1, 1]) for seed in (0, 1)]
+    runs += [(token(2, seed), [1, 1, 0.8, 0.4 + 0.1 * seed]) for seed in (0, 1)]
+    runs += [(position(Recent(width=8), seed), [1, 1, 0.9, 0.8]) for seed in (0, 1)]
+    runs += [(position(Anchored(width=8), seed), [1, 1, 0.2, -0.05]) for seed in (0, 1)]
+    path = write_report(results_of(runs), tmp_path_factory.mktemp("report") / "report.html")
+    return path.read_text(encoding="utf-8")
+
+
+def looked_at(page: str, folder: Path, width: int) -> tuple[dict[str, Any], str]:
+    """What the acting script saw in a frame of this width, and what the browser wrote on its console."""
+    acting = page.replace("<head>", f"<head>{FIRST}", 1).replace("</body>", f"{ACTS}</body>", 1)
+    # A window has a least width of its own; a frame has none.
+    style = f"width: {width}px; height: 900px; border: 0"
+    frame = f'<iframe id="page" style="{style}" srcdoc="{html.escape(acting)}"></iframe>'
+    copy = (
+        "<script>document.getElementById('page').addEventListener('load', (event) => "
+        "document.body.append(event.target.contentDocument.getElementById('told').cloneNode(true)));</script>"
+    )
+    path = folder / f"at{width}.html"
+    path.write_text(f"<!DOCTYPE html><meta charset=utf-8><body>{frame}{copy}</body>", encoding="utf-8")
+    assert BROWSER is not None
+    size = f"--window-size={max(width, 600)},1000"
+    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", size, "--dump-dom", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    found = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, flags=re.DOTALL)
+    assert found, done.stderr
+    return json.loads(html.unescape(found.group(1))), done.stderr
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_the_page_works(page: str, tmp_path: Path, width: int) -> None:
+    seen, console = looked_at(page, tmp_path, width)
+    assert seen["errors"] == []
+    assert "CONSOLE" not in console, console
+    numbers = [float(text.replace("−", "-")) for text in seen["before"]]
+    assert [float(text.replace("−", "-")) for text in seen["rising"]] == sorted(numbers) != numbers
+    assert [float(text.replace("−", "-")) for text in seen["falling"]] == sorted(numbers, reverse=True)
+    assert seen["hidden"]
+    assert seen["points"] == 16  # four arms at four lengths
+    assert seen["value"] == "k=1, length 8: 1.00 [1.00, 1.00], 2 runs"
+    assert seen["inside"]
+    assert seen["drawn"]
+    assert seen["gone"]
+    assert seen["width"] == width
+    assert seen["needed"] <= width, "the page is wider than its window"
+    assert seen["small"] >= 8, "text too small to read"
+
+
+def test_a_broken_script_would_be_seen(page: str, tmp_path: Path) -> None:
+    broken = page.replace(
+        'document.addEventListener("scroll"', 'nothing.there;\ndocument.addEventListener("scroll"', 1
+    )
+    seen, _ = looked_at(broken, tmp_path, 1600)
+    assert any("nothing is not defined" in error for error in seen["errors"])

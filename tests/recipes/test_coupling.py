@@ -1,0 +1,133 @@
+"""The study ``coupling``: what its arms differ in, its rules on made-up evidence, and what it measures."""
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from sparsity_lab.generators import Addition
+from sparsity_lab.models import Decoder, Ignored
+from sparsity_lab.recipes.coupling import coupling
+from sparsity_lab.recipes.coupling.arms import (
+    ADDITION,
+    GIVEN,
+    LOG_N,
+    NAMES,
+    NO_OFFSET,
+    NOPE,
+    OFFSET,
+    PARITY,
+    PARTS,
+    PREDICTED,
+    PUBLISHED,
+    RE_WEIGHTED,
+    ROPE,
+    SHUFFLED,
+    SPARSE,
+    arm,
+)
+from sparsity_lab.recipes.coupling.claims import CLAIMS, HALF_MORE
+from sparsity_lab.recipes.coupling.measure import measure
+from sparsity_lab.studies import Evidence
+from sparsity_lab.training import RunConfig, train
+
+RULES = {claim.name: claim.decide for claim in CLAIMS}
+FAR = PARTS[SPARSE].longest
+SMALL = coupling.arms("small")
+
+
+def small(label: str, name: str) -> RunConfig:
+    return SMALL[arm(label, name)][0]
+
+
+def model_of(label: str, name: str) -> Decoder.Config:
+    model = small(label, name).model
+    assert isinstance(model, Decoder.Config)
+    return model
+
+
+def test_every_task_has_every_arm_and_lengths_to_four_times_the_trained() -> None:
+    for label, part in PARTS.items():
+        assert {arm(label, name) for name in NAMES} <= set(SMALL)
+        assert part.longest >= 4 * part.trained[1]
+    assert all(len(SMALL[arm(label, name)]) == 3 for label in (ADDITION, SPARSE) for name in NAMES)
+
+
+def test_compared_arms_differ_in_one_thing() -> None:
+    given = model_of(ADDITION, GIVEN)
+    for name in (LOG_N, RE_WEIGHTED):
+        assert model_of(ADDITION, name).replace(kernel=given.kernel) == given
+    published = small(ADDITION, PUBLISHED)
+    assert published.task == Addition()
+    assert published.replace(task=Addition(end_ids=True)) == small(ADDITION, GIVEN)
+    for label, name in ((ADDITION, NO_OFFSET), (SPARSE, NO_OFFSET), (SPARSE, OFFSET)):
+        predicted = model_of(label, PREDICTED)
+        assert model_of(label, name) != predicted
+        same = model_of(label, name).coupling.replace(random_offset=predicted.coupling.random_offset)
+        assert model_of(label, name).replace(coupling=same) == predicted
+    assert model_of(PARITY, NOPE).replace(coupling=model_of(PARITY, GIVEN).coupling) == model_of(PARITY, GIVEN)
+
+
+def evidence(values: dict[tuple[str, str, int], list[float]]) -> Evidence:
+    """Rows with these numbers, by arm, measure and length, one for each seed."""
+    rows = [
+        {"arm": name, "seed": seed, "condition": "trained", "length": length, measure: value}
+        for (name, measure, length), found in values.items()
+        for seed, value in enumerate(found)
+    ]
+    return Evidence(pl.DataFrame(rows, infer_schema_length=None))
+
+
+@pytest.mark.parametrize(
+    ("given", "without", "verdict"),
+    [([0.96, 0.94, 0.98], 0.1, "held"), ([0.96, 0.9, 0.95], 0.1, "did not hold"), ([1.0] * 3, 0.5, "did not hold")],
+)
+def test_level_needs_both_the_level_and_the_distance(given: list[float], without: float, verdict: str) -> None:
+    values = {
+        (arm(ADDITION, name), "free_exact_match", HALF_MORE): [without] * 3 if name in (ROPE, NOPE) else given
+        for name in (*NAMES, PUBLISHED)
+    }
+    assert RULES["1.5 times"](evidence(values)).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("given", "predicted", "verdict"),
+    [
+        ([0.9, 0.92, 0.91], [0.9, 0.91, 0.9], "held"),
+        ([0.9, 0.92, 0.91], [0.6, 0.62, 0.61], "did not hold"),
+        ([0.9, 0.92, 0.91], [0.9, 0.5, 0.9], "not decided"),
+        ([0.01, 0.0, 0.0], [0.0, 0.0, 0.0], "not decided"),
+    ],
+)
+def test_prediction_is_judged_only_beside_something_worth_reaching(
+    given: list[float], predicted: list[float], verdict: str
+) -> None:
+    values = {
+        (arm(SPARSE, GIVEN), "free_exact_match", FAR): given,
+        (arm(SPARSE, PREDICTED), "free_exact_match", FAR): predicted,
+        (arm(SPARSE, PREDICTED), "id_accuracy", FAR): predicted,
+    }
+    assert RULES["prediction"](evidence(values)).verdict == verdict
+
+
+@pytest.mark.parametrize(("shuffled", "verdict"), [([0.0, 0.1, 0.0], "held"), ([1.0, 0.9, 1.0], "did not hold")])
+def test_differences_are_paired_by_seed(shuffled: list[float], verdict: str) -> None:
+    values = {
+        (arm(ADDITION, GIVEN), "free_exact_match", 6): [0.9, 0.8, 0.9],
+        (arm(ADDITION, SHUFFLED), "free_exact_match", 6): shuffled,
+    }
+    assert RULES["shuffled"](evidence(values)).verdict == verdict
+
+
+def test_measures_of_a_run(tmp_path: Path) -> None:
+    """Accuracy by place averages to that of the evaluation, up to the sequences; mass only where IDs are used."""
+    arms = coupling.arms("smoke")
+    found = measure(train(arms[arm(PARITY, GIVEN)][0], tmp_path))
+    assert found["length"].to_list() == list(PARTS[PARITY].judged)
+    assert found.select("before", "end", "mass", "uniform").to_numpy().min() >= 0
+    # Of a model that has learned nothing the attention is near uniform.
+    assert (found["mass"] - found["uniform"]).abs().max() < 0.1
+    without = train(arms[arm(PARITY, NOPE)][0], tmp_path)
+    assert isinstance(without.config.model, Decoder.Config)
+    assert isinstance(without.config.model.coupling, Ignored)
+    assert measure(without).columns == ["length", "before", "end"]
