@@ -25,7 +25,7 @@ from sparsity_lab.settings import SettingError, Shown
 
 __all__ = ["main"]
 
-_COMMANDS: dict[str, type[Command]] = {
+COMMANDS: dict[str, type[Command]] = {
     "demo": commands.Demo,
     "list": commands.List,
     "sample": commands.Sample,
@@ -37,7 +37,11 @@ _COMMANDS: dict[str, type[Command]] = {
     "bench": commands.Bench,
 }
 _HELP = ("-h", "--help")
-_DESCRIPTION = "A lab for length generalization: data whose truth is known, models trained short and tested long."
+_GOES_ON = "; the same command goes on from here"
+_DESCRIPTION = """A lab for length generalization: data whose truth is known, models trained short and tested long.
+
+Settings are written as they print, in quotes: "Planted(k=3, locality=Recent(width=8))".
+Exit codes: 0, it worked; 1, it ran and the outcome is bad; 2, bad input, said in one line; 130, interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,7 +57,8 @@ def run(arguments: Sequence[str]) -> int:
         print(f"sparsity-lab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("sparsity-lab: interrupted; the same command goes on from here", file=sys.stderr)
+        command = COMMANDS.get(next(iter(arguments), ""))
+        print(f"sparsity-lab: interrupted{_GOES_ON if command and command.goes_on else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader, `head` for instance, has seen enough. Python writes once more when it ends: into nothing.
@@ -84,7 +89,7 @@ def _parse(arguments: Sequence[str]) -> Command:
     """
     _check_names(arguments)
     union: Any = typing.Union[  # noqa: UP007
-        tuple(Annotated[cls, tyro.conf.subcommand(name)] for name, cls in _COMMANDS.items())
+        tuple(Annotated[cls, tyro.conf.subcommand(name)] for name, cls in COMMANDS.items())
     ]
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
     told = io.StringIO()
@@ -104,14 +109,14 @@ def _check_names(arguments: Sequence[str]) -> None:
     """Raise ``SettingError`` if there is no such command, or it has no such option. The parser would first miss
     what it takes for a value of the wrong option."""
     if not arguments:
-        raise SettingError("command", "a command", Shown("nothing"), _COMMANDS)
+        raise SettingError("command", "a command", Shown("nothing"), COMMANDS)
     name, *rest = arguments
     if name in _HELP:
         return
     if name.startswith("-"):
-        raise SettingError(name, "a command before its options", name, _COMMANDS)
-    if name not in _COMMANDS:
-        raise SettingError("command", "a command", name, _COMMANDS)
+        raise SettingError(name, "a command before its options", name, COMMANDS)
+    if name not in COMMANDS:
+        raise SettingError("command", "a command", name, COMMANDS)
     options, _ = _arguments_of(name)
     for argument in itertools.takewhile(lambda argument: argument != "--", rest):
         option = argument.partition("=")[0]
@@ -122,7 +127,7 @@ def _check_names(arguments: Sequence[str]) -> None:
 def _arguments_of(name: str) -> tuple[list[str], list[str]]:
     """Options and positional arguments of a command."""
     options, positional = [], []
-    for field, hint in typing.get_type_hints(_COMMANDS[name], include_extras=True).items():
+    for field, hint in typing.get_type_hints(COMMANDS[name], include_extras=True).items():
         marks = getattr(hint, "__metadata__", ())
         if tyro.conf.Positional in marks:
             positional.append(field)

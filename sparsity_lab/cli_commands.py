@@ -24,13 +24,18 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional, UseAppendAction, arg
 
-from sparsity_lab.cli_output import plain_table, progress_bar, show_arms, swept, unfinished_runs
+from sparsity_lab.cli_output import plain_table, progress_bar, show_arms, show_overview, swept, unfinished_runs
 from sparsity_lab.settings import SettingError, Shown, from_text
 
 if TYPE_CHECKING:
     from sparsity_lab.generators import Certificate
 
 __all__ = ["Bench", "Certify", "Command", "Demo", "Diagnose", "List", "Outcome", "Report", "Sample", "Sweep", "Train"]
+
+OptionalPath = Annotated[Path | None, arg(metavar="PATH")]
+OptionalText = Annotated[str | None, arg(metavar="TEXT")]
+OptionalNumber = Annotated[int | None, arg(metavar="NUMBER")]
+OptionalNumbers = Annotated[tuple[int, ...] | None, arg(metavar="NUMBER [NUMBER ...]")]
 
 _MOST_TOKENS = 10**8
 """Of one call of ``sample``: a gigabyte, and more than anyone reads."""
@@ -50,6 +55,9 @@ class Command(ABC):
 
     json: bool = False
     """Print one JSON document and nothing else."""
+
+    # Whether the same command goes on after an interruption; without an annotation, for it is no argument.
+    goes_on = False
 
     def prepare(self) -> None:
         """What comes before ``run``."""
@@ -74,6 +82,8 @@ class SettingsCommand(Command):
 class Demo(Command):
     """Train small models over k and locality, show how far they carry, and write a report (two to three minutes)."""
 
+    goes_on = True
+
     out: Path = Path("runs/demo")
     """Folder of the runs and the report. The same command goes on where it stopped."""
     workers: int = 2
@@ -84,8 +94,9 @@ class Demo(Command):
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.analysis import write_report
         from sparsity_lab.recipes import recipe
+        from sparsity_lab.sweeps import Processes
 
-        results, seconds = swept(recipe.find("demo")(self.size), self.out, self.workers, console)
+        results, seconds = swept(recipe.find("demo")(self.size), self.out, Processes(workers=self.workers), console)
         command = f"sparsity-lab demo --size {self.size}"
         page = write_report(results, self.out / "report.html", title="sparsity_lab demo", command=command)
         arms = show_arms(results, console)
@@ -97,10 +108,11 @@ class Demo(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class List(SettingsCommand):
-    """List what there is: tasks, laws, kernels, positions, recipes and benchmarks, one line each."""
+    """List what there is: tasks, laws, kernels, positions, recipes and benchmarks, one line each, as long as the
+    terminal is wide; --json has all of it."""
 
-    family: Positional[str | None] = None
-    """Only this family."""
+    family: Positional[Annotated[str | None, arg(metavar="[FAMILY]")]] = None
+    """Only this family, as in "sparsity-lab list kernel"."""
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.benchmarks import benchmark
@@ -118,11 +130,13 @@ class List(SettingsCommand):
             family: {name: " ".join((doc or "").split("\n\n")[0].split()) for name, doc in members.items()}
             for family, members in found.items()
         }
-        table = Table("family", "name", "", box=None, pad_edge=False)
+        widest = max(len(name) for members in listed.values() for name in members)
         for family, members in listed.items():
+            console.print(Text(family, style="bold"))
             for name, doc in members.items():
-                table.add_row(family, Text(name, style="bold"), doc)
-        console.print(table)
+                line = Text(f"  {name:{widest}}  ").append(doc, style="dim")
+                line.truncate(console.width, overflow="ellipsis")
+                console.print(line)
         return Outcome(listed)
 
 
@@ -172,13 +186,13 @@ class Sample(SettingsCommand):
 class Certify(SettingsCommand):
     """Test everything that a task declares about its sequences."""
 
-    task: Positional[str | None] = None
+    task: Positional[Annotated[str | None, arg(metavar="[TASK]")]] = None
     """The task in short form; leave it out with --all."""
     all: bool = False
     """The examples of every registered task."""
     sequences: int = 100_000
     """Sequences drawn at each length."""
-    lengths: tuple[int, ...] | None = None
+    lengths: OptionalNumbers = None
     """Lengths of the sequences, as in --lengths 12 300; the task's own choice if left out."""
     seed: int = 0
     """Seed of the sequences."""
@@ -244,17 +258,17 @@ class Certify(SettingsCommand):
 class Train(SettingsCommand):
     """Train one run, evaluate it by length, and show how far it carries."""
 
-    config: Positional[Path | None] = None
+    config: Positional[Annotated[Path | None, arg(metavar="[FILE]")]] = None
     """TOML or JSON file with the fields of a run; the options below override it."""
-    task: str | None = None
+    task: OptionalText = None
     """The task in short form."""
-    model: str | None = None
+    model: OptionalText = None
     """The model in short form, as in "Decoder(num_layers=3, position=NoPE())"."""
-    training: str | None = None
+    training: OptionalText = None
     """How it is trained, as in "Training(steps=500, curriculum=UniformLength(low=8, high=24))"."""
-    evaluation: str | None = None
+    evaluation: OptionalText = None
     """What is measured, as in "Evaluation(lengths=[24, 48, 96], sequences=1024)"."""
-    seed: int | None = None
+    seed: OptionalNumber = None
     """Data seed and model seed."""
     out: Path = Path("runs")
     """Folder of the runs; this one gets a folder by its id."""
@@ -299,27 +313,45 @@ class Train(SettingsCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(SettingsCommand):
-    """Run a recipe, or a sweep described in a file; finished runs are skipped."""
+    """Run a recipe, or a sweep described in a file; finished runs are skipped. Several may work on one folder."""
 
-    sweep: Positional[str]
-    """Name of a recipe, or a TOML or JSON file."""
+    goes_on = True
+
+    sweep: Positional[Annotated[str | None, arg(metavar="[RECIPE|FILE]")]] = None
+    """Name of a recipe, or a TOML or JSON file; leave it out with --status."""
+    status: OptionalPath = None
+    """Run nothing; show how far the sweep in this folder is, whoever works on it."""
     size: Literal["smoke", "small", "full"] = "small"
     """Of a recipe."""
-    out: Path | None = None
+    out: OptionalPath = None
     """Folder of the runs; runs/NAME if left out."""
-    workers: int = 2
-    """Worker processes, one thread each."""
+    workers: OptionalNumber = None
+    """Worker processes, one thread each; two if left out."""
+    engine: OptionalText = None
+    """What executes the runs instead, as in "RayEngine(address='auto', cpus=2)"."""
     report: bool = False
     """Also write report.html there."""
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.config_file import is_config_file, load_sweep
         from sparsity_lab.recipes import recipe
+        from sparsity_lab.sweeps import Engine, Processes
 
+        if (self.sweep is None) == (self.status is None):
+            raise SettingError(
+                "sweep", "a recipe, a file, or --status", self.sweep if self.sweep else Shown("nothing")
+            )
+        if self.status is not None:
+            return _status_shown(self.status, console)
+        assert self.sweep is not None
+        if self.engine is not None and self.workers is not None:
+            raise SettingError("--workers", "an engine or a number of workers, not both", self.workers)
+        workers = Processes(workers=2 if self.workers is None else self.workers)
+        engine = workers if self.engine is None else from_text(Engine, self.engine, "--engine")
         is_file = is_config_file(Path(self.sweep))
         sweep = load_sweep(Path(self.sweep)) if is_file else recipe.find(self.sweep)(self.size)
         out = self.out or Path("runs") / sweep.name
-        results, seconds = swept(sweep, out, self.workers, console)
+        results, seconds = swept(sweep, out, engine, console)
         arms = show_arms(results, console)
         data = {"out": str(out), "runs": len(results.runs), "seconds": seconds, "arms": arms}
         if self.report:
@@ -335,15 +367,15 @@ class Sweep(SettingsCommand):
 class Report(SettingsCommand):
     """Write the report of a folder of runs, the result pages of a study, or check committed result pages."""
 
-    folder: Positional[Path | None] = None
+    folder: Positional[Annotated[Path | None, arg(metavar="[FOLDER]")]] = None
     """Folder of the runs."""
-    out: Path | None = None
+    out: OptionalPath = None
     """The page; report.html in the folder if left out."""
     title: str = "Extrapolation in length"
     """Its title."""
-    picture: Path | None = None
+    picture: OptionalPath = None
     """Also write the curves as a PNG file there."""
-    study: str | None = None
+    study: OptionalText = None
     """Write the result files of this study instead, from the runs in the folder."""
     size: Literal["smoke", "small", "full"] = "small"
     """Of the study."""
@@ -351,10 +383,14 @@ class Report(SettingsCommand):
     """Folder of the result files of studies."""
     check: bool = False
     """Render the result files again from their frames and compare; nothing is written."""
+    render: bool = False
+    """Render the result files again from their frames."""
 
     def run(self, console: Console) -> Outcome:
-        if self.check:
-            return self._checked(console)
+        if self.check or self.render:
+            if not self.results.is_dir():
+                raise SettingError("--results", "a folder with result files", str(self.results))
+            return self._checked(console) if self.check else self._rendered(console)
         if self.folder is None or not self.folder.is_dir():
             raise SettingError("folder", "a folder with runs", str(self.folder))
         if self.study is not None:
@@ -364,14 +400,22 @@ class Report(SettingsCommand):
     def _checked(self, console: Console) -> Outcome:
         from sparsity_lab.recipes import check_results
 
-        if not self.results.is_dir():
-            raise SettingError("--results", "a folder with result files", str(self.results))
         differing = check_results(self.results)
         for name in differing:
             console.print(f"{self.results / name} is not what its frame gives")
         if not differing:
             console.print(f"{self.results}: every file is what its frame gives")
         return Outcome({"results": str(self.results), "differing": differing}, good=not differing)
+
+    def _rendered(self, console: Console) -> Outcome:
+        from sparsity_lab.recipes import render_results
+
+        changed = render_results(self.results)
+        for name in changed:
+            console.print(f"{self.results / name} is new")
+        if not changed:
+            console.print(f"{self.results}: every file is what its frame gives")
+        return Outcome({"results": str(self.results), "changed": changed})
 
     def _study_written(self, folder: Path, name: str, console: Console) -> Outcome:
         from sparsity_lab.recipes import find_study, write_result
@@ -426,7 +470,7 @@ class Diagnose(SettingsCommand):
     """Of training, for each scheme."""
     seed: int = 0
     """Of weights and windows."""
-    picture: Path | None = None
+    picture: OptionalPath = None
     """Also draw what is kept by length as a PNG file there."""
 
     def run(self, console: Console) -> Outcome:
@@ -489,22 +533,25 @@ class Bench(Command):
     """Name of the benchmark; "sparsity-lab list benchmark" shows all."""
     only: UseAppendAction[tuple[str, ...]] = ()
     """Only this case, of a benchmark with cases to choose, as in "--only Softmax"; may be given again."""
-    lengths: tuple[int, ...] | None = None
+    lengths: OptionalNumbers = None
     """Lengths of the sequences, of a benchmark with lengths to choose, as in "--lengths 2048 4096"."""
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.benchmarks import benchmark
+        from sparsity_lab.benchmarks.tables import tables
 
         measure = benchmark.find(self.name)
         options = {name: value for name in ("only", "lengths") if (value := getattr(self, name))}
         for name in options.keys() - inspect.signature(measure).parameters.keys():
             raise SettingError(f"--{name}", f"a benchmark with {name} to choose", self.name)
         frame = measure(**options)
-        # What is the same in all rows is said once.
-        common = [column.name for column in frame if len(frame) > 1 and column.n_unique() == 1]
-        console.print(plain_table(frame.drop(common)))
+        shown, common = tables(frame)
+        for title, table in shown.items():
+            if title:
+                console.print(f"\n{title}")
+            console.print(plain_table(table))
         if common:
-            console.print("\nAll: " + "; ".join(f"{name} {frame[name][0]}" for name in common))
+            console.print(f"\nAll: {common}")
         return Outcome({"benchmark": self.name, "rows": frame.to_dicts()})
 
 
@@ -529,6 +576,19 @@ def certify_text(text: str, seed: int, sequences: int, lengths: tuple[int, ...] 
     from sparsity_lab.generators import Task, certify
 
     return certify(from_text(Task, text, "task"), seed=seed, sequences=sequences, lengths=lengths)
+
+
+def _status_shown(folder: Path, console: Console) -> Outcome:
+    """How far the sweep in a folder is; bad if a run failed and nothing goes on."""
+    from dataclasses import asdict
+
+    from sparsity_lab.sweeps import Results, overview
+
+    if not folder.is_dir():
+        raise SettingError("--status", "a folder with runs", str(folder))
+    found = overview(Results(folder))
+    show_overview(found, console)
+    return Outcome({"out": str(folder), **asdict(found)}, good=bool(found.running or not found.failed))
 
 
 def _check_target(option: str, path: Path) -> None:

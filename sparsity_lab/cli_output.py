@@ -2,24 +2,38 @@
 
 # ruff: noqa: PLC0415
 
+import contextlib
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from sparsity_lab.sweeps import Results, Sweep
+    from sparsity_lab.sweeps import Engine, Overview, Results, Sweep
 
-__all__ = ["plain_table", "progress_bar", "show_arms", "swept", "unfinished_runs"]
+__all__ = ["plain_table", "progress_bar", "show_arms", "show_overview", "swept", "unfinished_runs"]
 
 
-def progress_bar(console: Console) -> Progress:
-    """Progress on the error stream, so that standard output holds the outcome alone; silent where nobody watches."""
+def progress_bar(console: Console, left: ProgressColumn | None = None) -> Progress:
+    """Progress on the error stream, so that standard output holds the outcome alone; silent where nobody watches.
+
+    Args:
+        left: shows the time left; without it, the bar's own estimate, for steps that take the same time each.
+    """
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -28,25 +42,52 @@ def progress_bar(console: Console) -> Progress:
     )
     shown_on = Console(stderr=True, quiet=console.quiet, soft_wrap=True, markup=False, emoji=False)
     watched = shown_on.is_terminal and not console.quiet
-    return Progress(*columns, TimeRemainingColumn(), console=shown_on, transient=True, disable=not watched)
+    return Progress(*columns, left or TimeRemainingColumn(), console=shown_on, transient=True, disable=not watched)
 
 
-def swept(sweep: "Sweep", out: Path, workers: int, console: Console) -> tuple["Results", float]:
+def swept(sweep: "Sweep", out: Path, engine: "Engine", console: Console) -> tuple["Results", float]:
     """The results of a sweep, shown as it goes, and the seconds that it took."""
-    from sparsity_lab.sweeps import Processes, SweepEvent, run_sweep
+    from sparsity_lab.sweeps import SweepEvent, run_sweep
 
     start = time.perf_counter()
-    with progress_bar(console) as progress:
-        bar = progress.add_task(f"{len(sweep.runs)} runs", total=len(sweep.runs))
+    with progress_bar(console, TextColumn("{task.fields[left]}", markup=False)) as progress:
+        bar = progress.add_task(f"{len(sweep.runs)} runs", total=len(sweep.runs), left="")
+        failed = 0
 
         def show(event: SweepEvent) -> None:
+            nonlocal failed
+            failed += event.status == "failed"
             words = f"{event.status}: {event.run}" + (f": {event.reason}" if event.reason else "")
-            progress.update(bar, completed=event.finished, total=event.total, description=words)
+            left = [*([f"{failed} failed"] if failed else []), *_time_left(event.seconds_left)]
+            progress.update(bar, completed=event.finished, total=event.total, description=words, left=", ".join(left))
             if event.reason or progress.disable:
                 progress.console.print(f"{event.finished}/{event.total} {words}", highlight=False)
 
-        results = run_sweep(sweep, out, Processes(workers=workers), show)
+        # What libraries print meanwhile, as Ray does of a lost node, is no part of the outcome.
+        with contextlib.redirect_stdout(sys.stderr):
+            results = run_sweep(sweep, out, engine, show)
     return results, time.perf_counter() - start
+
+
+def show_overview(overview: "Overview", console: Console) -> None:
+    """Print how far a sweep is: counts, time left, what is being made, and what failed and why."""
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(overview.counts.items()))
+    name = f"{overview.sweep}: " if overview.sweep else ""
+    console.print("; ".join([f"{name}{overview.total} runs: {counts}", *_time_left(overview.seconds_left)]))
+    for one in overview.running:
+        console.print(f"running {one.run}: on {one.host}, process {one.process}, since {one.since}")
+    for run, reason in overview.failed:
+        console.print(f"failed {run}: {reason}")
+
+
+def _time_left(seconds: float | None) -> list[str]:
+    """In words, if there is anything to say."""
+    if not seconds:
+        return []
+    if seconds < 90:
+        return [f"about {max(1, round(seconds))} s left"]
+    minutes = round(seconds / 60)
+    return [f"about {minutes} min left" if minutes < 120 else f"about {minutes // 60} h {minutes % 60} min left"]
 
 
 def show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:

@@ -85,7 +85,7 @@ BAD = [
     (("train", "--task", "Planted(coupled=True)"), "model.coupling: expected a coupling"),
     (("train", "no.toml"), "no.toml: expected a file that can be read, got"),
     (("train", "no.yaml"), "no.yaml: expected a file that ends in .toml or .json, got '.yaml'"),
-    (("sweep", "nothing"), "recipe: expected a recipe (one of demo), got 'nothing'"),
+    (("sweep", "nothing"), "recipe: expected a recipe (one of "),
     (("bench", "nothing"), "benchmark: expected a benchmark"),
     (
         ("train", "--config", "x.toml"),
@@ -330,6 +330,23 @@ def test_sweep_from_a_file_goes_on_where_it_was(capsys: pytest.CaptureFixture[st
     document(capsys, *arguments)
     assert before == {file: file.stat().st_mtime_ns for file in out.rglob("model.safetensors")}
     assert len(before) == 4
+
+
+def test_sweep_names_its_engine(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text(f'name = "one"\n[base]\ntask = "Planted"\ntraining = "{QUICK[1]}"\nevaluation = "{QUICK[3]}"\n')
+    arguments = ("sweep", str(file), "--out", str(tmp_path / "runs"))
+    assert document(capsys, *arguments, "--engine", "Serial()")["runs"] == 1
+    for options, message in (
+        (("--engine", "Seriel()"), "did you mean 'Serial'"),
+        (("--engine", "RayEngine(cpus=0)"), "--engine.cpus: expected at least 0.0001, got 0"),
+        (("--engine", "Serial()", "--workers", "2"), "--workers: expected an engine or a number of workers"),
+        (("--workers", "x"), "--workers: expected INT, got 'x'"),
+        (("--workers", "0"), "workers: expected at least 1, got 0"),
+    ):
+        code, out, err = lab(capsys, *arguments, *options)
+        assert (code, out) == (2, "")
+        assert message in err
 
 
 def test_brackets_in_names_are_no_markup(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

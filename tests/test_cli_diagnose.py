@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sparsity_lab import cli
+from sparsity_lab.cli_commands import Command, Diagnose, Sweep
 from sparsity_lab.generators import SparseMarkov, Stream
 
 CHEAP = ["--length", "12", "--steps", "20", "--model", "Decoder(num_layers=1, d_model=16)"]
@@ -75,3 +76,21 @@ def test_bad_input(arguments: list[str], message: str, data: Path, capsys: pytes
     assert (code, out.partition("Read")[0]) == (2, "")
     assert err.startswith(f"sparsity-lab: {message.format(data)}")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (Diagnose, "sparsity-lab: interrupted\n"),
+        (Sweep, "sparsity-lab: interrupted; the same command goes on from here\n"),
+    ],
+)
+def test_an_interruption_promises_no_more_than_is_kept(
+    command: type[Command], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run", interrupted)
+    assert cli.run([command.__name__.lower(), "demo"]) == 130
+    assert capsys.readouterr().err == words

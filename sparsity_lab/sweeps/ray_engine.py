@@ -1,0 +1,199 @@
+"""``RayEngine``: the runs of a sweep on a Ray cluster, one machine or many.
+
+Ray gives a run to a node and says when it is over; everything that a run found goes through the shared folder. What
+Ray itself carries is small: to a worker, the name of ``execute_in_worker``, the run as JSON text and some paths;
+back, the one line that ``execute`` returned. Ray wraps these in its own serialisation, which is pickle where msgpack
+does not do, and whoever may use a Ray cluster can run code in it. So a cluster belongs in a trusted network, or asks
+for a token (``RAY_AUTH_MODE=token``). The folder needs no such trust: nothing in it was ever pickled.
+"""
+
+import contextlib
+import importlib
+import math
+import os
+import re
+import socket
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparsity_lab.settings import SettingError, Shown, register
+from sparsity_lab.sweeps.engines import Ended, Engine, execute
+
+__all__ = ["RayEngine", "execute_in_worker"]
+
+_LAST_DEATH = 2
+_SMALLEST_SHARE = 1e-4
+"""Ray counts resources in these units."""
+_OBJECT_STORE = 80 * 2**20
+"""Bytes, near the least that Ray takes. Lines of text never enter it."""
+_SECONDS_BETWEEN_LOOKS = 5.0
+_HOST_AND_PORT = re.compile(r"([^\s/]+):(\d+)")
+
+
+@register
+class RayEngine(Engine):
+    """Tasks on a Ray cluster, one for each run. Needs the extra ``ray`` (``pip install "sparsity-lab[ray]"``).
+
+    All nodes see the folder of the sweep under the same path, and have this package and the user's modules installed
+    or in the same places. A node holds as many runs at a time as its CPUs and GPUs allow. Workers stay warm between
+    runs.
+
+    A run whose worker dies (killed, out of memory) is run again, and given up when that has died too. One whose node
+    is lost is run again on another one, ``retries`` times. When no node is left on which a run fits, all are given up
+    after ``patience``. A lost head node ends the sweep; the same command goes on from there.
+
+    Attributes:
+        address: ``"local"`` for a cluster on this machine that the sweep starts and stops; ``"auto"`` for the one
+            that runs on this machine, or that the environment variable ``RAY_ADDRESS`` names; or ``"host:port"`` of
+            a head node.
+        cpus: CPUs that a run takes, in parts of one if several shall share it. No more than an account: the threads
+            of a run are a setting of its training.
+        gpus: GPUs that a run takes, in parts of one if several shall share it. Without any, a run sees no GPU.
+        retries: how often a run is run again after its node was lost.
+        in_flight: runs that Ray is given at a time. More than the cluster holds keep all of it busy.
+        patience: seconds until a cluster that does not answer, or has no node left on which a run fits, is given up.
+    """
+
+    address: str = "local"
+    cpus: float = 1.0
+    gpus: float = 0.0
+    retries: int = 3
+    in_flight: int = 1000
+    patience: float = 60.0
+
+    def check(self) -> None:
+        if self.address not in ("local", "auto") and not _HOST_AND_PORT.fullmatch(self.address):
+            raise SettingError("address", "'local', 'auto' or 'host:port'", self.address)
+        if not _SMALLEST_SHARE <= self.cpus < math.inf:
+            raise SettingError("cpus", f"at least {_SMALLEST_SHARE:g}", self.cpus)
+        if not (self.gpus == 0 or _SMALLEST_SHARE <= self.gpus <= 1 or (self.gpus > 1 and self.gpus.is_integer())):
+            raise SettingError("gpus", "0, a part of one, or a whole number", self.gpus)
+        for name, least in (("retries", 0), ("in_flight", 1)):
+            if getattr(self, name) < least:
+                raise SettingError(name, f"at least {least}", getattr(self, name))
+        if not 0 < self.patience < math.inf:
+            raise SettingError("patience", "a number of seconds above 0", self.patience)
+
+    def run(self, runs: Sequence[str], out: Path, modules: Sequence[str] = ()) -> Iterator[Ended]:
+        """As ``Engine.run``.
+
+        Raises:
+            SettingError: Ray is not installed, this process has another use of it, the cluster does not answer, or
+                no node of it has the CPUs and GPUs for a run.
+        """
+        ray = _imported_ray()
+        if not runs:
+            return
+        with self._connected(ray):
+            if not self._fits(ray):
+                raise SettingError("engine", "a cluster with a node that has room for a run", Shown(self._no_room()))
+            yield from self._run(ray, runs, out, modules)
+
+    def _run(self, ray: Any, runs: Sequence[str], out: Path, modules: Sequence[str]) -> Iterator[Ended]:
+        # Ray would know no run's deaths from another's reasons to try again, so it is told to try once.
+        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(execute_in_worker)
+        # A worker has a working directory of its own.
+        paths = [os.path.abspath(entry) for entry in sys.path]
+        same_for_all = (str(out.absolute()), list(modules), paths)
+        waiting, deaths, losses = deque(range(len(runs))), Counter[int](), Counter[int]()
+        running: dict[Any, int] = {}
+        last_seen_room = time.monotonic()
+        while waiting or running:
+            while waiting and len(running) < self.in_flight:
+                index = waiting.popleft()
+                running[task.remote(runs[index], *same_for_all)] = index
+            ended, _ = ray.wait(list(running), timeout=min(self.patience, _SECONDS_BETWEEN_LOOKS))
+            if ended or self._fits(ray):
+                last_seen_room = time.monotonic()
+            elif time.monotonic() - last_seen_room > self.patience:
+                yield from (
+                    Ended(index, f"its cluster has lost its nodes: {self._no_room()}")
+                    for index in sorted([*waiting, *running.values()])
+                )
+                return
+            for reference in ended:
+                index = running.pop(reference)
+                try:
+                    yield Ended(index, ray.get(reference))
+                except ray.exceptions.NodeDiedError:
+                    losses[index] += 1
+                    if losses[index] <= self.retries:
+                        waiting.append(index)
+                    else:
+                        yield Ended(index, f"its node was lost {losses[index]} times")
+                except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+                    deaths[index] += 1
+                    if deaths[index] < _LAST_DEATH:
+                        waiting.append(index)
+                    else:
+                        how = " for lack of memory" if isinstance(error, ray.exceptions.OutOfMemoryError) else ""
+                        yield Ended(index, f"its worker process died {_LAST_DEATH} times{how}")
+                except ray.exceptions.RayError as error:
+                    # What goes wrong before ``execute``: no such package or module there, or another version of Ray.
+                    yield Ended(index, str(error).strip().splitlines()[-1])
+
+    @contextlib.contextmanager
+    def _connected(self, ray: Any) -> Iterator[None]:
+        """Connect to the cluster, or start one; the end of the connection stops what this one started, runs in
+        progress included."""
+        if ray.is_initialized():
+            raise SettingError("engine", "no other use of Ray in this process (ray.shutdown() ends it)", Shown("one"))
+        address = os.environ.get("RAY_ADDRESS", "auto") if self.address == "auto" else self.address
+        if found := _HOST_AND_PORT.fullmatch(address):
+            try:
+                _reach(found[1].strip("[]"), int(found[2]), self.patience)
+            except (OSError, OverflowError) as error:
+                raise self._unreachable(f"{address} ({error})") from None
+        start = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE} if address == "local" else {}
+        try:
+            ray.init(address, log_to_driver=False, logging_level="ERROR", **start)
+        except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+            raise self._unreachable(f"{address} ({str(error).splitlines()[0]})") from None
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+    def _unreachable(self, got: str) -> SettingError:
+        return SettingError("address", "a Ray cluster that answers", Shown(got))
+
+    def _fits(self, ray: Any) -> bool:
+        """Whether a node that is up has room for a run when it is idle."""
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return any(all(node.get(name, 0.0) >= share for name, share in wanted.items()) for node in nodes)
+
+    def _no_room(self) -> str:
+        return f"none with {self.cpus:g} CPUs and {self.gpus:g} GPUs"
+
+
+def execute_in_worker(run: str, out: str, modules: Sequence[str], paths: Sequence[str]) -> str | None:
+    """``execute``, in a worker that first learns where the sweep's process finds modules, and imports the user's."""
+    sys.path.extend(path for path in paths if path not in sys.path)
+    for module in modules:
+        importlib.import_module(module)
+    return execute(run, out)
+
+
+def _reach(host: str, port: int, seconds: float) -> None:
+    """Raise ``OSError`` if nothing that can be Ray answers there; Ray itself would try for minutes."""
+    with socket.create_connection((host, port), timeout=seconds) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return
+        # Ray speaks gRPC, so HTTP/2 (RFC 9113): each side begins with a frame of settings, which may be empty.
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+        if connection.recv(4, socket.MSG_WAITALL)[3:] != b"\x04":
+            raise OSError("what answers there is not Ray")
+
+
+def _imported_ray() -> Any:
+    try:
+        import ray  # noqa: PLC0415
+    except ImportError as error:
+        expected = 'the package ray (pip install "sparsity-lab[ray]")'
+        raise SettingError("engine", expected, Shown(str(error))) from None
+    return ray
