@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types certify clean
+.PHONY: demo test lint types certify lab notebooks docs clean
 
 .venv/lab: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -14,15 +14,29 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 	$(INSTALL) -e ".[test]"
 	@touch $@
 
+.venv/notebooks: .venv/lab
+	$(INSTALL) -e ".[notebooks,docs]"
+	@touch $@
+
 demo: .venv/lab
 	$(BIN)/sparsity-lab demo
+
+lab: .venv/notebooks
+	$(BIN)/jupyter lab notebooks
+
+notebooks: .venv/notebooks
+	$(BIN)/python notebooks/execute.py
+
+docs: .venv/notebooks
+	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs build/docs
+	@echo "The site is in build/docs/index.html"
 
 test: .venv/test lint types
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/test
-	$(BIN)/ruff check sparsity_lab tests
-	$(BIN)/ruff format --check sparsity_lab tests
+	$(BIN)/ruff check sparsity_lab tests docs notebooks
+	$(BIN)/ruff format --check sparsity_lab tests docs notebooks
 
 types: .venv/test
 	$(BIN)/mypy

@@ -36,6 +36,10 @@ class Colour(Setting, family="test colour"):
     """A family for these tests."""
 
 
+class Reloaded(Setting, family="reloaded test setting"):
+    """Another one, whose members come and go."""
+
+
 @register
 class Red(Colour):
     shade: float = 0.5
@@ -292,11 +296,11 @@ def test_settings_are_immutable_and_keyword_only() -> None:
 
 def test_reloading_is_allowed_and_a_second_owner_of_a_name_is_not() -> None:
     def define(module: str) -> type[Setting]:
-        return register(type("Green", (Colour,), {"__module__": module, "__qualname__": "Green"}))
+        return register(type("Green", (Reloaded,), {"__module__": module, "__qualname__": "Green"}))
 
     first, second = define("notebook"), define("notebook")
-    assert kinds("test colour")["Green"] is second is not first
-    with pytest.raises(TypeError, match="the test colour kind 'Green' is taken by notebook.Green"):
+    assert kinds("reloaded test setting")["Green"] is second is not first
+    with pytest.raises(TypeError, match="the reloaded test setting kind 'Green' is taken by notebook.Green"):
         define("elsewhere")
     with pytest.raises(TypeError, match="belongs to no family"):
         register(type("Homeless", (Setting,), {}))

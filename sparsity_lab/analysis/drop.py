@@ -91,7 +91,7 @@ class Drop:
         """
         with styled():
             if ax is None:
-                ax = new_axes(4.9, 1.0 + 0.42 * self._frame.height)
+                ax = new_axes(4.9, 1.15 + 0.42 * self._frame.height)
             labels = []
             for index, row in enumerate(self._frame.iter_rows(named=True)):
                 color, marker, _ = look(index)
@@ -110,8 +110,8 @@ class Drop:
             ax.set_yticks(range(len(labels)), labels)
             ax.set_ylim(len(labels) - 0.4, -0.6)
             ax.set_xlabel(
-                f"drop of {self.measure.words} to {self.factor:g} x the trained length\n"
-                f"(mean with {self.confidence:.0%} interval over seeds; small marks: runs)"
+                f"drop of {self.measure.words}\nto {self.factor:g} x the trained length (mean with\n"
+                f"{self.confidence:.0%} interval over seeds; small marks: runs)"
             )
         return ax
 

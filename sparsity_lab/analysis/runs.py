@@ -31,7 +31,8 @@ __all__ = [
 NOT_JUDGED = "not judged (no optimum declared)"
 """State of a run whose task declares no chance or no optimum: whether it learned cannot be said."""
 
-_NOT_CONFIG = (set(EVALUATION_SCHEMA) - {"task"}) | {"run", "condition_task", "learned", "reach", "censored"}
+_FOUND = {"run", "condition_task", "learned", "reach", "censored", "chance", "bayes"}
+_NOT_CONFIG = (set(EVALUATION_SCHEMA) - {"task"}) | _FOUND
 
 _THRESHOLD = "evaluation.threshold"
 

@@ -42,7 +42,10 @@ def test_layout_and_largest_id(task: ResponseTask) -> None:
         assert (batch.targets[:, -1] == IGNORE).all()
         assert torch.equal(batch.targets[:, P + 1 : -1], batch.tokens[:, P + 2 :])
         assert batch.position_ids is not None
-        assert (batch.position_ids[:, :, [0, -1]] == 0).all()
+        assert (batch.position_ids[:, :, -1] == 0).all()
+        # The ID above the highest place, where the task gives its ends one.
+        assert (batch.position_ids[:, 0, 0] == (length + 2 if getattr(task, "end_ids", False) else 0)).all()
+        assert (batch.position_ids[:, 1:, 0] == 0).all()
         assert int(batch.position_ids.min()) == 0
         assert (
             int(batch.position_ids.max())

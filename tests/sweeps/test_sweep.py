@@ -36,7 +36,7 @@ def test_grid_without_axes_is_the_base() -> None:
         ({"task.k": "12"}, "task.k"),
         ({"seeds": [1]}, "seeds"),
         ({"task.locality": ["Resent(width=4)"]}, "task.locality.kind"),
-        ({"training.steps": [0]}, "training.steps"),
+        ({"training.steps": [-1]}, "training.steps"),
         ({"task.k": [5]}, "training.curriculum"),
     ],
 )

@@ -1,0 +1,50 @@
+"""The package's docstrings as the markup that Sphinx reads.
+
+They are written for people at a prompt: Google sections, double backticks around code, *italics* where a word is
+defined, formulas in Unicode, and indented lines for a formula of its own. What else reStructuredText would take for
+markup (bars, lone stars, a trailing underscore) is escaped, and indented formulas stay as they are written.
+"""
+
+import re
+from typing import Any
+
+__all__ = ["as_markup"]
+
+_SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields|Note|Notes|Example|Examples):$")
+_CODE = re.compile(r"(``(?:(?!\n\s*\n).)+?``)", re.DOTALL)
+_STRESSED = re.compile(r"((?<![\w*])\*\*?[^\s*](?:[^*\n]*[^\s*])?\*\*?(?![\w*]))")
+
+
+def as_markup(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
+    """Sphinx's hook: change the lines in place."""
+    parts = _CODE.split("\n".join(lines))
+    text = "".join(part if i % 2 else _escaped(part) for i, part in enumerate(parts))
+    lines[:] = _with_formulas(text.split("\n"))
+
+
+def _escaped(text: str) -> str:
+    parts = _STRESSED.split(text)
+    return "".join(part if i % 2 else _escape(part) for i, part in enumerate(parts))
+
+
+def _escape(text: str) -> str:
+    text = re.sub(r"([|*`])", r"\\\1", text)
+    # "x_" before anything but a letter or digit would be a link.
+    return re.sub(r"(?<=\w)_(?!\w)", r"\\_", text)
+
+
+def _with_formulas(lines: list[str]) -> list[str]:
+    """Indented paragraphs before the first section become literal blocks."""
+    made: list[str] = []
+    inside = False
+    for i, line in enumerate(lines):
+        if _SECTION.match(line):
+            return made + lines[i:]
+        indented = line.startswith("    ")
+        if indented and not inside and (i == 0 or not lines[i - 1].strip()):
+            made += ["::", ""]
+            inside = True
+        elif line.strip() and not indented:
+            inside = False
+        made.append(line.replace("\\", "") if inside and indented else line)
+    return made

@@ -1,0 +1,31 @@
+"""Tables of all other settings: laws, rules, positions, schedules, couplings, curricula, engines."""
+
+from pathlib import Path
+
+from pages.markdown import page, summary, table
+from sparsity_lab.settings import families, kinds
+
+__all__ = ["pages"]
+
+_ELSEWHERE = {"task", "kernel"}
+"""Families with pages of their own."""
+
+
+def pages(source: Path) -> dict[str, str]:
+    parts = []
+    for family in families():
+        members = kinds(family)
+        if family in _ELSEWHERE or len(members) < 2:
+            continue
+        rows = [(_link(cls, name), summary(cls)) for name, cls in members.items()]
+        parts.append(f"## {family}\n\n{table(['kind', 'what it is'], rows)}")
+    words = (
+        "Everything that a run chooses, by family, as `sparsity-lab list` shows it. Tasks and kernels have "
+        "[pages](tasks.md) [of their own](kernels/index.md)."
+    )
+    return {"settings.md": page("# Settings", words, *parts)}
+
+
+def _link(cls: type, name: str) -> str:
+    package = ".".join(cls.__module__.split(".")[:2])
+    return f"{{py:obj}}`{name} <{package}.{name}>`"

@@ -1,0 +1,61 @@
+"""The documentation site builds without a warning, and would not with a broken link or name."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = Path(sys.executable).parent
+
+
+def build(source: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """As ``make docs`` builds it."""
+    command = [PROGRAM / "sphinx-build", "-W", "--keep-going", "-n", "-q", "-b", "html", *options, source, out]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_the_site_builds_strictly(tmp_path: Path) -> None:
+    """Without a warning; it has a page for everything that is registered, and loads nothing from elsewhere."""
+    from sparsity_lab.settings import kinds  # noqa: PLC0415
+
+    done = build(ROOT / "docs", tmp_path)
+    assert done.returncode == 0, done.stderr
+    kernels = [kind for kind, kernel in kinds("kernel").items() if kernel.__module__.startswith("sparsity_lab.")]
+    for kind in kernels:
+        text = (tmp_path / "generated" / "kernels" / f"{kind}.html").read_text(encoding="utf-8")
+        assert "<svg" in text, kind
+        assert "Cost" in text
+    gallery = (tmp_path / "generated" / "tasks.html").read_text(encoding="utf-8")
+    # Other tests in this process register tasks of their own.
+    tasks = [task for task in kinds("task").values() if task.__module__.startswith("sparsity_lab.")]
+    assert gallery.count('class="sequence"') == len(tasks)
+    assert (tmp_path / "generated" / "notebooks" / "01_planted_correlations.html").is_file()
+    assert "130" in (tmp_path / "command_line.html").read_text(encoding="utf-8")
+    for page in tmp_path.rglob("*.html"):
+        loads = re.findall(r"<(?:script|img|iframe|link)\b[^>]*>", page.read_text(encoding="utf-8"))
+        assert not [load for load in loads if re.search(r"""(src|href)=["'](https?:)?//""", load)], page.name
+
+
+BROKEN = {
+    "page": "[gone](missing.md)",
+    "section": "[gone](index.md#no-such-section)",
+    "name": "{py:obj}`sparsity_lab.kernels.Sofmax`",
+    "picture": "![gone](no.png)",
+}
+
+
+def test_broken_links_fail_the_build(tmp_path: Path) -> None:
+    """With the site's own settings, on pages of one line each."""
+    settings = (ROOT / "docs" / "conf.py").read_text(encoding="utf-8")
+    settings = settings.replace("Path(__file__).parent", f"Path({str(ROOT / 'docs')!r})")
+    settings = re.sub(r"    app\.connect\(\"builder-inited\".*\n", "", settings)
+    (tmp_path / "conf.py").write_text(settings.replace('html_static_path = ["static"]', ""))
+    for name, text in BROKEN.items():
+        (tmp_path / f"{name}.md").write_text(f"# A page\n\n{text}\n")
+    pages = "\n".join(BROKEN)
+    (tmp_path / "index.md").write_text(f"# Start\n\n```{{toctree}}\n{pages}\n```\n")
+    done = build(tmp_path, tmp_path / "out")
+    assert done.returncode != 0
+    for name in BROKEN:
+        assert f"{name}.md" in done.stderr, f"a broken {name} was not seen"

@@ -1,0 +1,75 @@
+"""The notebooks: every source runs in its small size, one of them in a real kernel, and what is committed beside the
+sources is what they say."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+SOURCES = sorted(NOTEBOOKS.glob("[0-9]*.py"))
+
+RUN_ALL = """
+import runpy, sys, traceback
+failed = []
+for source in sys.argv[1:]:
+    try:
+        runpy.run_path(source)
+    except Exception:
+        traceback.print_exc()
+        failed.append(source)
+sys.exit(", ".join(failed) or None)
+"""
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """The folder of notebooks where runs may be left, and in whose name settings may be registered."""
+    ignored = shutil.ignore_patterns("runs", "*.ipynb", ".ipynb_checkpoints", "__pycache__")
+    return Path(shutil.copytree(NOTEBOOKS, tmp_path / "notebooks", ignore=ignored))
+
+
+def smoke_environment() -> dict[str, str]:
+    return os.environ | {"SPARSITY_LAB_SMOKE": "1", "MPLBACKEND": "agg"}
+
+
+def test_every_source_runs_in_its_small_size(copied: Path) -> None:
+    """As scripts in one process, since starting a kernel for each would take most of the time."""
+    command = [sys.executable, "-c", RUN_ALL, *(source.name for source in SOURCES)]
+    done = subprocess.run(
+        command, cwd=copied, env=smoke_environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_notebook_runs_in_a_kernel_and_shows_its_progress(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", smoke_environment())
+    monkeypatch.syspath_prepend(str(copied))
+    import execute  # noqa: PLC0415
+
+    begun = time.perf_counter()
+    notebook = execute.execute(copied / "02_length_generalization.py", copied)
+    assert time.perf_counter() - begun < 120
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    pages = ["".join(output["data"].get("text/html", "")) for output in outputs if "data" in output]
+    assert any("<progress" in page and "2 of 2 runs" in page for page in pages)
+    assert any("<svg" in page for page in pages)
+    assert not any("<script" in page for page in pages)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_the_committed_notebook_is_its_source_executed(source: Path) -> None:
+    notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    nbformat.validate(notebook)
+    wanted = [(cell.cell_type, cell.source) for cell in jupytext.read(source).cells]
+    assert [(cell.cell_type, cell.source) for cell in notebook.cells] == wanted, "run `make notebooks`"
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+    assert any(output.get("data", {}).get("text/html") for cell in code for output in cell.outputs)
