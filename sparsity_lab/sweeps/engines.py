@@ -109,13 +109,14 @@ class Processes(Engine):
 
     def run(self, runs: Sequence[str], out: Path, modules: Sequence[str] = ()) -> Iterator[Ended]:
         waiting, deaths = deque(range(len(runs))), [0] * len(runs)
-        # After a worker that died before it was up, another one is tried only if one is seen to live.
-        can_start = True
+        # Workers that died before they were up, since one was last seen to live.
+        failed_starts = 0
         workers: list[Worker] = []
         try:
             while waiting or any(worker.run is not None for worker in workers):
-                if can_start:
-                    missing = min(self.workers - len(workers), len(waiting))
+                if failed_starts < _LAST_DEATH:
+                    idle = sum(worker.run is None for worker in workers)
+                    missing = min(self.workers - len(workers), len(waiting) - idle)
                     workers += [Worker(execute, modules) for _ in range(missing)]
                 for worker in workers:
                     if waiting and worker.ready and worker.run is None:
@@ -129,7 +130,7 @@ class Processes(Engine):
                             at, answer = worker.run, worker.answer()
                             if at is not None:
                                 yield Ended(at, answer)
-                        can_start = True
+                        failed_starts = 0
                     except EOFError:
                         workers.remove(worker)
                         how = worker.death()
@@ -140,8 +141,11 @@ class Processes(Engine):
                             else:
                                 yield Ended(worker.run, f"its worker process died {_LAST_DEATH} times, at last {how}")
                         # One that dies before it has a run says nothing about the run that it would have had.
-                        can_start = can_start and worker.ready
-                        if not workers and not can_start:
+                        if not worker.ready:
+                            # One that was killed may have had bad luck. One that ended by itself could not import
+                            # what it needs, and neither will another.
+                            failed_starts += 1 if worker.killed else _LAST_DEATH
+                        if not workers and failed_starts >= _LAST_DEATH:
                             yield from (Ended(index, _CANNOT_START) for index in waiting)
                             return
         finally:

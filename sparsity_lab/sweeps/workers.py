@@ -85,6 +85,12 @@ class Worker:
         code = self._process.exitcode
         return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
 
+    @property
+    def killed(self) -> bool:
+        """Whether a signal ended it."""
+        self.join()
+        return bool(self._process.exitcode < 0)
+
     def stop(self) -> None:
         """Have it leave its run, give up its claim and end."""
         self._process.terminate()

@@ -127,8 +127,12 @@ class Claim:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         claim = cls(folder, mark)
-        for place in (folder, *(folder / name for name in _INNER)):
-            remove_unfinished(place)
+        try:
+            for place in (folder, *(folder / name for name in _INNER)):
+                remove_unfinished(place)
+        except BaseException:
+            claim.release()
+            raise
         return claim
 
     @classmethod
@@ -252,6 +256,8 @@ def _renamed(beside: Path, claim: Path, mark: str) -> bool:
         # Where a folder cannot be renamed onto an empty one, the empty one has to go; a held one cannot.
         with contextlib.suppress(OSError):
             for inner in claim.iterdir():
+                if inner.is_symlink():
+                    inner.unlink()
                 make_room(inner)
             claim.rmdir()
         return False

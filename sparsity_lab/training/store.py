@@ -222,12 +222,16 @@ def tidy(folder: Path) -> None:
 
 def discard(claim: Claim) -> None:
     """Forget a run: the markers go first, so that whatever happens next the folder is not taken for finished."""
-    frames = [f"{_EVALUATION}/{file.name}" for file in (claim.folder / _EVALUATION).glob("*.parquet")]
+    evaluation = claim.folder / _EVALUATION
+    if evaluation.is_symlink():
+        # What it shows is not this run's.
+        evaluation.unlink()
+    frames = [f"{_EVALUATION}/{file.name}" for file in evaluation.glob("*.parquet")]
     for name in (FINISHED, TRAINED, CHECKPOINT, MODEL, METRICS, TIMING, TIMING_DIGEST, *frames):
         claim.check()
         remove(claim.folder / name)
-    if not (claim.folder / _EVALUATION).is_dir():
-        remove(claim.folder / _EVALUATION)
+    if not evaluation.is_dir():
+        remove(evaluation)
 
 
 def forget_failure(claim: Claim) -> None:
@@ -328,7 +332,7 @@ def folder_status(config: RunConfig, folder: Path, *, weights: bool = True) -> S
     if marker.status == "diverged":
         whole = marker.intact(folder, METRICS) and _is_config_of(config, folder, marker)
         return Status.DIVERGED if whole else Status.BROKEN
-    if not marker.intact(folder, METRICS, *([MODEL] if weights else [])):
+    if not marker.intact(folder, METRICS, *([MODEL] if weights else [])) or _says_another_run(config, folder):
         return Status.BROKEN
     whole = marker.intact(folder, evaluation_file(config)) and _is_config_of(config, folder, marker)
     return Status.FINISHED if marker.status == "finished" and whole else Status.UNEVALUATED
@@ -350,6 +354,16 @@ def _is_config_of(config: RunConfig, folder: Path, marker: Marker) -> bool:
         return True
     try:
         return read_config(folder).id == config.id
+    except SettingError:
+        return False
+
+
+def _says_another_run(config: RunConfig, folder: Path) -> bool:
+    """Whether ``config.json`` can be read and is that of another run: then the weights are too."""
+    if _content(folder / CONFIG) == canonical_json(config).encode():
+        return False
+    try:
+        return read_config(folder).id != config.id
     except SettingError:
         return False
 

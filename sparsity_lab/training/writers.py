@@ -48,8 +48,12 @@ class Writer:
 
     @property
     def gone(self) -> bool:
-        """Whether it is known to have ended. Of processes elsewhere nothing is known."""
-        return self.place == _place() and _started(self.process) != self.started
+        """Whether it is known to have ended. Of processes elsewhere nothing is known, nor of one that may not be
+        looked at."""
+        if self.place != _place():
+            return False
+        started = _started(self.process)
+        return started is None or (0 not in (started, self.started) and started != self.started)
 
 
 @functools.cache

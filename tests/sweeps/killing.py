@@ -75,7 +75,11 @@ class Cases:
             results = run_sweep(self.sweep, out, engine or Processes(workers=2))
             assert [failure.status for failure in results.failures] == ["diverged"], results.failures
 
-        return forked(run)
+        process = forked(run)
+        # Both sides do it, so that the group is there whichever comes first.
+        with contextlib.suppress(OSError):
+            os.setpgid(process, process)
+        return process
 
     def finish(self, process: int, what: str) -> None:
         _, code = os.waitpid(process, 0)
@@ -135,8 +139,9 @@ class Cases:
             process = self.begin(out)
             time.sleep(instant)
             if victims := children(process):
-                os.kill(self.random.choice(victims), signal.SIGKILL)
-                killed += 1
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.random.choice(victims), signal.SIGKILL)
+                    killed += 1
             self.finish(process, f"worker {i}")
             again = [seed for seed, steps in self.steps().items() if len(steps) > len(set(steps))]
             if len(again) > 1:

@@ -73,6 +73,33 @@ def test_only_what_is_broken_is_made_again(
     assert contents(out) == before
 
 
+def test_folders_that_changed_places_are_not_taken_for_each_other(sweep: Sweep, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_sweep(sweep, out, Serial())
+    before = contents(out)
+    first, second, _ = (out / run.id for run in sweep.runs)
+    first.rename(tmp_path / "aside")
+    second.rename(first)
+    (tmp_path / "aside").rename(second)
+    assert [status(run, out) for run in sweep.runs] == [Status.BROKEN, Status.BROKEN, Status.FINISHED]
+    assert set(steps_since(tmp_path, lambda: run_sweep(sweep, out, Serial()))) == {"0", "1"}
+    assert contents(out) == before
+
+
+def test_nothing_outside_a_broken_run_is_removed(sweep: Sweep, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run_sweep(sweep, out, Serial())
+    before = contents(out)
+    folder = out / sweep.runs[0].id
+    (folder / "evaluation").rename(tmp_path / "precious")
+    kept = contents(tmp_path / "precious")
+    (folder / "evaluation").symlink_to(tmp_path / "precious", target_is_directory=True)
+    flip(folder / "model.safetensors")
+    run_sweep(sweep, out, Serial())
+    assert contents(tmp_path / "precious") == kept
+    assert contents(out) == before
+
+
 def test_flipped_byte_in_a_checkpoint_is_not_gone_on_from(sweep: Sweep, tmp_path: Path) -> None:
     run_sweep(sweep, tmp_path / "whole", Serial())
     out = tmp_path / "out"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from training.small_runs import small_run
 
-from sparsity_lab.training import Diverged, RunConfig, claims, files, store, train
+from sparsity_lab.training import Diverged, RunConfig, claims, files, store, train, writers
 from sparsity_lab.training.claims import Claim, Claimed, ClaimLost, Watch, drop_claim, holder_of
 from sparsity_lab.training.writers import Writer
 
@@ -240,3 +240,28 @@ def test_failure_is_forgotten_by_who_tries_again(tmp_path: Path) -> None:
         train(config, tmp_path)
     assert not (tmp_path / config.id / store.FAILED).exists()
     assert not (tmp_path / config.id / "claim").exists()
+
+
+def test_a_live_process_that_may_not_be_looked_at_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Writer.here()
+    monkeypatch.setattr(writers, "_started", lambda process: 0)
+    assert not here.gone
+    monkeypatch.setattr(writers, "_started", lambda process: here.started + 1)
+    assert here.gone
+    monkeypatch.setattr(writers, "_started", lambda process: None)
+    assert here.gone
+
+
+def test_a_claim_that_fails_at_its_start_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(folder: Path) -> None:
+        raise PermissionError(13, "denied", str(folder))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "remove_unfinished", fail)
+        with pytest.raises(PermissionError):
+            Claim.take(tmp_path)
+    assert holder_of(tmp_path) is None
+    (tmp_path / "claim").mkdir(exist_ok=True)
+    (tmp_path / "claim" / "nobody").symlink_to("nowhere")
+    with Claim.hold(tmp_path, wait=False):
+        assert holder_of(tmp_path) is not None
