@@ -30,7 +30,7 @@ class Interval:
     @property
     def decided(self) -> bool:
         """True if there is an interval and 0 lies outside it."""
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
 
 def bootstrap_median(
