@@ -206,7 +206,7 @@ def _read_sweep(folder: Path) -> Sweep | None:
     except SettingError as error:
         # Of a newer release, for instance, with fields that this one does not know.
         raise error.inside(str(folder / SWEEP)) from None
-    except ValueError:
+    except (ValueError, RecursionError):  # lists in lists in lists
         raise SettingError(str(folder / SWEEP), "valid JSON", "a damaged file") from None
 
 

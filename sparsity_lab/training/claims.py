@@ -225,7 +225,7 @@ def holder_of(folder: Path) -> Holder | None:
             try:
                 about = json.loads(file.read())
                 return Holder(mark, renewed, str(about["host"]), int(about["process"]), str(about["since"]))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 return Holder(mark, renewed)
     return None
 

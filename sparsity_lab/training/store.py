@@ -256,7 +256,7 @@ def read_config(folder: Path) -> RunConfig:
         raise SettingError("folder", f"a run's folder, with a {CONFIG}", str(folder)) from None
     except OSError as error:
         raise SettingError(str(file), "a file that can be read", error.strerror) from None
-    except ValueError:
+    except (ValueError, RecursionError):  # lists in lists in lists
         raise SettingError(str(file), "valid JSON", "a damaged file") from None
     try:
         return from_data(RunConfig, data)
@@ -284,12 +284,15 @@ def read_frame(folder: Path, name: str) -> pl.DataFrame:
     """A frame that the marker vouches for.
 
     Raises:
-        DamagedFile: it is missing, or not what was written.
+        DamagedFile: it is missing, or not what was written, or no frame at all.
     """
     marker, content = read_marker(folder), _content(folder / name)
     if content is None or marker is None or not marker.vouches(name, content):
         raise DamagedFile(f"{folder / name} is missing, or was changed after it was written")
-    return pl.read_parquet(content)
+    try:
+        return pl.read_parquet(content)
+    except pl.exceptions.PolarsError as error:
+        raise DamagedFile(f"{folder / name} is no frame: {error}") from None
 
 
 def read_timing(folder: Path) -> pl.DataFrame:
@@ -309,7 +312,7 @@ def read_object(file: Path) -> dict[str, Any] | None:
     """The JSON object in a file; None if there is none, or something else."""
     try:
         data = json.loads(_content(file) or b"")
-    except ValueError:
+    except (ValueError, RecursionError):  # lists in lists in lists
         return None
     return data if isinstance(data, dict) else None
 

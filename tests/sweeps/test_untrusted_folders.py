@@ -115,6 +115,29 @@ def test_pickles_in_place_of_a_runs_files_do_nothing(tmp_path: Path) -> None:
         assert not hit.exists()
 
 
+def test_nonsense_in_one_folder_stops_no_reader(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sweep = Sweep(name="nonsense", runs=grid(small_run(), {"seed": [0, 1]}))
+    run_sweep(sweep, out, Serial())
+    folder, other = (out / run.id for run in sweep.runs)
+    before = contents(out)
+    frame = next((folder / "evaluation").iterdir())
+    frame.write_bytes(b"no frame")
+    marker = json.loads((folder / "finished.json").read_text())
+    marker["files"][str(frame.relative_to(folder))] = store.digest(b"no frame")
+    (folder / "finished.json").write_bytes(store.Marker(**marker).to_json())
+    for name in ("failed.json", "environment.json"):
+        (folder / name).write_text("[" * 200_000)
+    (folder / "claim").mkdir()
+    (folder / "claim" / "x").write_text('{"host": "far", "process": 1e999, "since": ""}')
+    assert Results(out).frame("evaluation")["run"].unique().to_list() == [other.name]
+    assert cli.run(["sweep", "--status", str(out)]) in (0, 1)
+    for file in (folder / "claim" / "x", folder / "finished.json"):
+        file.unlink()
+    run_sweep(sweep, out, Serial())
+    assert contents(out) == before
+
+
 def test_names_from_a_config_are_text_in_a_page(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     evaluation = Evaluation(lengths=(4, 8, 16), sequences=16, conditions={evil: small_run().task})
