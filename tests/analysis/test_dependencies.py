@@ -194,7 +194,10 @@ def test_intervals_over_groups() -> None:
     assert one.high is not None
     assert (one.estimate, one.low, one.high) == pytest.approx((alone.estimate, alone.low, alone.high))
     assert one.high - one.low == pytest.approx(2 * 1.96 * above.std() / math.sqrt(40), rel=0.15)
-    assert ratio_over_groups(2 * np.arange(1.0, 5.0), np.arange(1.0, 5.0), np.arange(4)).low == pytest.approx(2.0)
+    twice = ratio_over_groups(2 * np.arange(1.0, 7.0), np.arange(1.0, 7.0), np.arange(6))
+    assert twice.low == pytest.approx(2.0)
+    few = ratio_over_groups(2 * np.arange(1.0, 6.0), np.arange(1.0, 6.0), np.arange(5))
+    assert (few.estimate, few.low, few.high, few.count) == (pytest.approx(2.0), None, None, 5)
     values = np.random.default_rng(1).integers(0, 9, 31)
     for level in (0.5, 0.9, 1.0):
         expected = np.quantile(values, level, method="inverted_cdf")

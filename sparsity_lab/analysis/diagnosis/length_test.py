@@ -121,11 +121,12 @@ def train_short(
 def length_tests(
     trained: Trained, train: TokenWindows, test: TokenWindows, short: int, lengths: Sequence[int], count: int
 ) -> list[LengthTest]:
-    """The test at each length, on at most ``count`` windows."""
+    """The test at each length, on at most ``count`` windows, whose measured targets do not overlap."""
     single = _single_loss(train)
     found = []
     for length in lengths:
-        windows = test.spread(count, length)
+        # Windows that measured the same targets would be taken for independent ones.
+        windows = test.spread(min(count, max(1, test.num_windows(length) // TARGETS)), length)
         size = max(1, _WINDOW_TOKENS // length)
         parts = [_losses(trained.model, part, short) for part in torch.split(windows, size)]
         short_loss, long_loss = (np.concatenate(own) for own in zip(*parts, strict=True))
