@@ -52,6 +52,18 @@ def test_only_stretches_with_counted_rows_are_computed(monkeypatch):
     assert pieces[0].counted.tolist() == [[True, True], [False, True]]
 
 
+def test_weights_that_are_no_numbers_are_refused():
+    record = random_record(2, 3, 40, 4)
+    q = record.q.clone()
+    q[1, 0, 7] = torch.nan
+    broken = dataclasses.replace(record, q=q, rotated_q=q)
+    with pytest.raises(SettingError, match=r"models: expected finite attention weights, got NaN or infinity in rows"):
+        list(row_tiles(broken))
+    counted = torch.ones(2, 40, dtype=torch.bool)
+    counted[1, 7] = False
+    assert list(row_tiles(broken, counted)), "a row that is not measured may be anything"
+
+
 def test_shares_of_rows_that_are_no_distribution():
     tile = tiles.RowTile(
         0, torch.tensor([[[[2.0, 0, 0], [3.0, -1, 0], [0.0, 0, 0]]]]), torch.ones(1, 3, dtype=torch.bool)

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from sparsity_lab.models.record import LayerRecord
+from sparsity_lab.settings import SettingError, Shown
 
 __all__ = ["TILE_WEIGHTS", "RowTile", "row_tiles"]
 
@@ -86,6 +87,9 @@ def row_tiles(record: LayerRecord, counted: Bool[Tensor, "B T"] | None = None) -
 
     Args:
         counted: which rows of which sequences are to be measured; None measures all.
+
+    Raises:
+        SettingError: a measured row whose weights are not finite.
     """
     batch_size, num_heads, T, _ = record.q.shape
     if counted is None:
@@ -95,7 +99,12 @@ def row_tiles(record: LayerRecord, counted: Bool[Tensor, "B T"] | None = None) -
     for start, stop in _stretches(counted.any(0).nonzero().squeeze(1).tolist(), most):
         with torch.no_grad():
             weights = record.weights(start, stop)[..., :stop]
-        yield RowTile(start, weights, counted[:, start:stop])
+        tile = RowTile(start, weights, counted[:, start:stop])
+        # A row of NaN would pass for one without any weight.
+        if not tile.total.masked_select(tile.counted[:, None]).isfinite().all():
+            found = Shown(f"NaN or infinity in rows {start} to {stop - 1}")
+            raise SettingError("models", "finite attention weights", found)
+        yield tile
 
 
 def _stretches(rows: list[int], most: int) -> Iterator[tuple[int, int]]:
