@@ -501,7 +501,7 @@ def test_what_dead_writers_left_goes(finished: Run, tmp_path: Path) -> None:
     left = Writer(place=Writer.here().place, process=dead.pid, started=_started(dead.pid) or 0)
     dead.wait()
     elsewhere = Writer(place="0" * 12, process=dead.pid, started=left.started)
-    again = Writer(place=left.place, process=os.getppid(), started=0)  # its number belongs to another process now
+    again = Writer(place=left.place, process=os.getppid(), started=1)  # its number belongs to another process now
     folder = train(finished.config, tmp_path).folder
     gone = [
         folder / f".config.json.{left.mark()}.tmp",
