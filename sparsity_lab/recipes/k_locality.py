@@ -37,6 +37,14 @@ KS = (1, 2, 3, 4, 6)
 CONDITIONS = {f"k={k}": float(k) for k in KS}
 TRAINED, TWICE = 24, 48
 
+LAWS: dict[str, Law] = {
+    "recent": Recent(width=8),
+    "anchored": Anchored(width=8),
+    "uniform": Uniform(),
+    "power law": PowerLaw(alpha=1.0),
+}
+"""Of positions that are drawn once for each seed: distances from the query, or for ``anchored`` places from the start."""
+
 ANYWHERE, WINDOW = "token marking, anywhere", "token marking, within 8"
 
 Arms = dict[str, list[RunConfig]]
@@ -87,8 +95,8 @@ def arms(size: Size) -> Arms:
     return {
         **_token_arms(base, scale["token"]),
         **_cue_arms(base, scale["cue"]),
-        **_position_arms(base, scale["position"], {"RoPE": RoPE()}, every=size == "full"),
-        **_position_arms(base, scale["other schemes"], {"ALiBi": ALiBi(), "NoPE": NoPE()}, every=size == "full"),
+        **_position_arms(base, scale["position"], {"RoPE": RoPE()}),
+        **_position_arms(base, scale["other schemes"], {"ALiBi": ALiBi(), "NoPE": NoPE()}),
     }
 
 
@@ -107,17 +115,14 @@ def _cue_arms(base: RunConfig, scale: Scale) -> Arms:
     return {cue_arm(k): over_seeds(run.replace(task=Planted(k=k, marking="cue")), range(scale.seeds)) for k in (1, 2)}
 
 
-def _position_arms(base: RunConfig, scale: Scale, schemes: Mapping[str, PositionScheme], *, every: bool) -> Arms:
+def _position_arms(base: RunConfig, scale: Scale, schemes: Mapping[str, PositionScheme]) -> Arms:
     """Majority of the tokens at places that are drawn once for each seed."""
     # The places reach up to 16 back, so shorter sequences have no room for them.
     run = replace_at(scale.of(base), "training.curriculum", UniformLength(low=16, high=TRAINED))
-    laws: dict[str, Law] = {"recent": Recent(width=8), "anchored": Anchored(width=8)}
-    if every:
-        laws |= {"uniform": Uniform(), "power law": PowerLaw(alpha=1.0)}
     made = {}
     for scheme_name, scheme in schemes.items():
-        for law_name, law in laws.items():
-            for k in (1, 3) if every or scheme_name == "RoPE" else (3,):
+        for law_name, law in LAWS.items():
+            for k in (1, 3):
                 task = Planted(k=k, locality=law, marking="position", rule=Majority(), reference_length=16)
                 arm = run.replace(task=task, model=base.model.replace(position=scheme))
                 made[position_arm(scheme_name, law_name, k)] = over_seeds(

@@ -51,7 +51,7 @@ def arm_of(rule: str, kind: str) -> str:
 
 
 def arms(size: Size) -> dict[str, list[RunConfig]]:
-    steps, seeds, sequences = {"smoke": (2, 2, 8), "small": (300, 4, 256), "full": (4000, 10, 4096)}[size]
+    steps, seeds, sequences = {"smoke": (2, 2, 8), "small": (300, 5, 256), "full": (4000, 10, 4096)}[size]
     d_model, heads = (8, 1) if size == "smoke" else (64, 4)
     made = {}
     for rule_name, rule in RULES.items():

@@ -48,8 +48,7 @@ def decided(name: str, found: Evidence) -> Decision:
 def test_runs_keep_to_the_plan(size: str) -> None:
     plan, found = PLANS[size], arms(size)
     tuned = {name: runs for name, runs in found.items() if ", rate " in name}
-    on_text, on_others = len(METHODS) + len(FEW), 2 * len(FEW)
-    assert len(tuned) == len(plan.rates) * on_text + len(plan.synthetic_rates) * on_others
+    assert len(tuned) == len(plan.rates) * (len(METHODS) + 3 * len(FEW))
     for name, runs in tuned.items():
         longer = name.startswith(LONGER)
         length = plan.longer if longer else plan.long

@@ -44,8 +44,7 @@ class Plan:
         short, long, longer: context of the parents, and the two it is extended to.
         parents: steps and learning rate of a parent, by task.
         tuning_steps, tokens: of a fine-tuning, and its tokens a step.
-        rates: learning rates of each method on text.
-        synthetic_rates: the same on the synthetic tasks.
+        rates: learning rates of each method.
         sequences: for each evaluated length.
     """
 
@@ -59,7 +58,6 @@ class Plan:
     tuning_steps: int
     tokens: int
     rates: tuple[float, ...]
-    synthetic_rates: tuple[float, ...]
     sequences: int
 
     def evaluation(self, longest: int) -> Evaluation:
@@ -80,21 +78,19 @@ PLANS: dict[Size, Plan] = {
         tuning_steps=2,
         tokens=128,
         rates=(1e-3,),
-        synthetic_rates=(1e-3,),
         sequences=4,
     ),
     "small": Plan(
-        seeds=2,
+        seeds=3,
         num_layers=7,
         d_model=64,
         short=64,
         long=256,
         longer=512,
         parents={"text": (700, 3e-3), "markov": (400, 2e-3), "passkey": (450, 2e-3)},
-        tuning_steps=50,
+        tuning_steps=150,
         tokens=1024,
         rates=(3e-4, 1e-3, 3e-3),
-        synthetic_rates=(1e-3, 3e-3),
         sequences=64,
     ),
     "full": Plan(
@@ -108,7 +104,6 @@ PLANS: dict[Size, Plan] = {
         tuning_steps=1000,
         tokens=16_384,
         rates=(1e-4, 3e-4, 1e-3),
-        synthetic_rates=(1e-4, 3e-4, 1e-3),
         sequences=256,
     ),
 }
@@ -147,16 +142,16 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
         found[arm(task, PLAIN)] = runs
         idle = _tuning(plan, plan.long, plan.rates[0]).replace(steps=0)
         found[arm(task, INTERPOLATED)] = [extended(run, plan.long, training=idle) for run in runs]
-    for group, task, length, methods, rates in [
-        ("text", "text", plan.long, tuple(METHODS), plan.rates),
-        (LONGER, "text", plan.longer, FEW, plan.rates),
-        ("markov", "markov", plan.long, FEW, plan.synthetic_rates),
-        ("passkey", "passkey", plan.long, FEW, plan.synthetic_rates),
+    for group, task, length, methods in [
+        ("text", "text", plan.long, tuple(METHODS)),
+        (LONGER, "text", plan.longer, FEW),
+        ("markov", "markov", plan.long, FEW),
+        ("passkey", "passkey", plan.long, FEW),
     ]:
         for method in methods:
             kernel, adapter = METHODS[method]
-            for rate in rates:
-                tuning, evaluation = _tuning(plan, length, rate), plan.evaluation(length)
+            for rate in plan.rates:
+                tuning, evaluation = _tuning(plan, length, rate), plan.evaluation(plan.longer)
                 found[arm(group, method, rate)] = [
                     extended(run, length, kernel=kernel, adapter=adapter, training=tuning, evaluation=evaluation)
                     for run in parents[task]
