@@ -43,7 +43,7 @@ LAWS: dict[str, Law] = {
     "uniform": Uniform(),
     "power law": PowerLaw(alpha=1.0),
 }
-"""Of positions that are drawn once for each seed: distances from the query, or for ``anchored`` places from the start."""
+"""Of positions drawn once for each seed: distances from the query, or for ``anchored`` places from the start."""
 
 ANYWHERE, WINDOW = "token marking, anywhere", "token marking, within 8"
 

@@ -8,6 +8,8 @@ from sparsity_lab.recipes.locality_repair import RULES, locality_repair
 # Claim: the arm that is said to be better, and the other.
 PAIRS = {
     "repaired": ("anchored, coupled", "anchored"),
+    "in place of RoPE": ("anchored, coupled", "anchored, coupled beside RoPE"),
+    "not for want of RoPE": ("anchored, coupled", "anchored, no positions"),
     "predicted": ("anchored, predicted", "anchored"),
     "not by marking alone": ("anchored, coupled", "anchored, shuffled"),
 }

@@ -21,9 +21,9 @@ NOTES = """
   nats a byte at 64 bytes; on SparseMarkov 400 steps at 2e-3 come to the floor; on the passkey 600 steps at 2e-3
   retrieve 98 % of the digits at 64 tokens. Steps were then cut to what the small size can carry. The rates of
   fine-tuning were not calibrated.
-- **Three seeds.** A seed has its own parent, and arms are compared seed by seed. With three of them Student's interval
-  is 4.3 standard errors wide to each side, so a claim is decided only if the seeds agree closely. All runs are tested
-  on the same sequences; the standard errors in the tables are over those.
+- **Three seeds.** A seed has its own parent, and arms are compared seed by seed. With three of them Student's
+  interval is 4.3 standard errors wide to each side, so a claim is decided only if the seeds agree closely. All runs
+  are tested on the same sequences; the standard errors in the tables are over those.
 - **Scale.** Fine-tuning is 150 steps of 1024 tokens, a tenth of what a parent saw; nothing here says what a thousand
   steps would do. Small and full size have the depth at which a token's information reaches the whole context:
   2 N / G - 1 layers, 7 with groups of a quarter. The smoke size has one layer and does not.
