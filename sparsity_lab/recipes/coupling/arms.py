@@ -44,7 +44,7 @@ class Part:
         return self.lengths[-1]
 
 
-MODEL = Decoder.Config(num_layers=1, num_heads=2, d_model=128, position=NoPE(), coupling=Ignored())
+MODEL = Decoder.Config(num_layers=1, num_heads=4, d_model=256, position=NoPE(), coupling=Ignored())
 
 PARTS = {
     ADDITION: Part(
@@ -53,7 +53,7 @@ PARTS = {
         lengths=(6, 9, 12, 15, 24),
         judged=(6, 9, 15, 24),
         model=MODEL,
-        steps=2500,
+        steps=1600,
         seeds=3,
     ),
     SPARSE: Part(
@@ -62,7 +62,7 @@ PARTS = {
         lengths=(8, 12, 16, 32),
         judged=(8, 32),
         model=MODEL,
-        steps=2500,
+        steps=2000,
         seeds=3,
         random_offset="gaps",
     ),
@@ -81,7 +81,7 @@ PARTS = {
         lengths=(8, 12, 16, 32),
         judged=(8, 32),
         model=MODEL.replace(num_layers=2),
-        steps=800,
+        steps=1500,
         seeds=1,
         random_offset="gaps",
     ),
@@ -125,7 +125,7 @@ def _base(part: Part, size: Size) -> RunConfig:
         training=Training(
             steps=20 * part.steps if full else part.steps,
             batch_size=128 if full else 32,
-            learning_rate=5e-4 if full else 2e-3,
+            learning_rate=5e-4 if full else 1e-3,
             curriculum=curriculum,
             log_every=50,
         ),
