@@ -18,9 +18,8 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from sparsity_lab import __version__
-from sparsity_lab import cli_commands as commands
-from sparsity_lab.cli_commands import Command
+from sparsity_lab import __version__, commands
+from sparsity_lab.commands import Command
 from sparsity_lab.settings import SettingError, Shown
 
 __all__ = ["main"]

@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 import sparsity_lab
-from sparsity_lab import cli, cli_commands
-from sparsity_lab.cli_commands import certify_text
-from sparsity_lab.cli_output import progress_bar
+from sparsity_lab import cli
+from sparsity_lab.commands import certify
+from sparsity_lab.commands.certify import certify_text
+from sparsity_lab.commands.output import progress_bar
 from sparsity_lab.generators import Parity, Planted
 from sparsity_lab.settings.setting import _registry
 
@@ -203,7 +204,7 @@ def test_certify_passes_and_fails_with_its_exit_code(
 
 def test_certify_at_lengths_of_ones_own(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    monkeypatch.setattr(cli_commands, "certify_text", lambda *given: seen.append(given) or certify_text(*given))
+    monkeypatch.setattr(certify, "certify_text", lambda *given: seen.append(given) or certify_text(*given))
     document(capsys, "certify", "Planted(k=2)", "--sequences", "1000", "--lengths", "12", "40")
     assert seen == [("Planted(k=2)", 0, 1000, (12, 40))]
     assert {length for length, _ in certify_text(*seen[0]).findings} == {12, 40}
@@ -238,7 +239,7 @@ def test_kinds_of_ones_own(capsys: pytest.CaptureFixture[str], own_module: str) 
 
 
 def test_worker_processes_know_them_too(own_module: str) -> None:
-    command = cli_commands.Certify(all=True, sequences=1000, modules=(own_module,))
+    command = certify.Certify(all=True, sequences=1000, modules=(own_module,))
     command.prepare()
     found = command._certificates(["Planted(rule=OwnFirst())", "Planted"], Console(quiet=True))
     assert [str(certificate.task) for certificate in found] == ["Planted(rule=OwnFirst())", "Planted()"]

@@ -1,0 +1,45 @@
+"""``sparsity-lab bench``."""
+
+# ruff: noqa: PLC0415
+
+import inspect
+from dataclasses import dataclass
+
+from rich.console import Console
+from tyro.conf import Positional, UseAppendAction
+
+from sparsity_lab.commands.command import Command, OptionalNumbers, Outcome
+from sparsity_lab.commands.output import plain_table
+from sparsity_lab.settings import SettingError
+
+__all__ = ["Bench"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench(Command):
+    """Measure speed, as ratios within one run."""
+
+    name: Positional[str]
+    """Name of the benchmark; "sparsity-lab list benchmark" shows all."""
+    only: UseAppendAction[tuple[str, ...]] = ()
+    """Only this case, of a benchmark with cases to choose, as in "--only Softmax"; may be given again."""
+    lengths: OptionalNumbers = None
+    """Lengths of the sequences, of a benchmark with lengths to choose, as in "--lengths 2048 4096"."""
+
+    def run(self, console: Console) -> Outcome:
+        from sparsity_lab.benchmarks import benchmark
+        from sparsity_lab.benchmarks.tables import tables
+
+        measure = benchmark.find(self.name)
+        options = {name: value for name in ("only", "lengths") if (value := getattr(self, name))}
+        for name in options.keys() - inspect.signature(measure).parameters.keys():
+            raise SettingError(f"--{name}", f"a benchmark with {name} to choose", self.name)
+        frame = measure(**options)
+        shown, common = tables(frame)
+        for title, table in shown.items():
+            if title:
+                console.print(f"\n{title}")
+            console.print(plain_table(table))
+        if common:
+            console.print(f"\nAll: {common}")
+        return Outcome({"benchmark": self.name, "rows": frame.to_dicts()})

@@ -1,0 +1,42 @@
+"""``sparsity-lab demo``."""
+
+# ruff: noqa: PLC0415
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from sparsity_lab.commands.command import Command, Outcome
+from sparsity_lab.commands.output import show_arms, swept
+
+__all__ = ["Demo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """Train small models over k and locality, show how far they carry, and write a report (two to three minutes)."""
+
+    goes_on = True
+
+    out: Path = Path("runs/demo")
+    """Folder of the runs and the report. The same command goes on where it stopped."""
+    workers: int = 2
+    """Worker processes, one thread each."""
+    size: Literal["smoke", "small", "full"] = "small"
+    """How much to train: smoke is a test, small is for two cores."""
+
+    def run(self, console: Console) -> Outcome:
+        from sparsity_lab.analysis import write_report
+        from sparsity_lab.recipes import recipe
+        from sparsity_lab.sweeps import Processes
+
+        results, seconds = swept(recipe.find("demo")(self.size), self.out, Processes(workers=self.workers), console)
+        command = f"sparsity-lab demo --size {self.size}"
+        page = write_report(results, self.out / "report.html", title="sparsity_lab demo", command=command)
+        arms = show_arms(results, console)
+        console.print(f"\n{len(results.runs)} runs in {seconds:.0f} s. Report: {page}")
+        return Outcome(
+            {"out": str(self.out), "report": str(page), "seconds": seconds, "arms": arms}, not results.failures
+        )

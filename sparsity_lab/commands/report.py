@@ -1,0 +1,98 @@
+"""``sparsity-lab report``."""
+
+# ruff: noqa: PLC0415
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from sparsity_lab.commands.command import OptionalPath, OptionalText, Outcome, SettingsCommand, check_target
+from sparsity_lab.commands.output import show_arms, unfinished_runs
+from sparsity_lab.settings import SettingError
+
+__all__ = ["Report"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(SettingsCommand):
+    """Write the report of a folder of runs, the result pages of a study, or check committed result pages."""
+
+    folder: Positional[Annotated[Path | None, arg(metavar="[FOLDER]")]] = None
+    """Folder of the runs."""
+    out: OptionalPath = None
+    """The page; report.html in the folder if left out."""
+    title: str = "Extrapolation in length"
+    """Its title."""
+    picture: OptionalPath = None
+    """Also write the curves as a PNG file there."""
+    study: OptionalText = None
+    """Write the result files of this study instead, from the runs in the folder."""
+    size: Literal["smoke", "small", "full"] = "small"
+    """Of the study."""
+    results: Path = Path("docs/results")
+    """Folder of the result files of studies."""
+    check: bool = False
+    """Render the result files again from their frames and compare; nothing is written."""
+    render: bool = False
+    """Render the result files again from their frames."""
+
+    def run(self, console: Console) -> Outcome:
+        if self.check or self.render:
+            if not self.results.is_dir():
+                raise SettingError("--results", "a folder with result files", str(self.results))
+            return self._checked(console) if self.check else self._rendered(console)
+        if self.folder is None or not self.folder.is_dir():
+            raise SettingError("folder", "a folder with runs", str(self.folder))
+        if self.study is not None:
+            return self._study_written(self.folder, self.study, console)
+        return self._report_written(self.folder, console)
+
+    def _checked(self, console: Console) -> Outcome:
+        from sparsity_lab.recipes import check_results
+
+        differing = check_results(self.results)
+        for name in differing:
+            console.print(f"{self.results / name} is not what its frame gives")
+        if not differing:
+            console.print(f"{self.results}: every file is what its frame gives")
+        return Outcome({"results": str(self.results), "differing": differing}, good=not differing)
+
+    def _rendered(self, console: Console) -> Outcome:
+        from sparsity_lab.recipes import render_results
+
+        changed = render_results(self.results)
+        for name in changed:
+            console.print(f"{self.results / name} is new")
+        if not changed:
+            console.print(f"{self.results}: every file is what its frame gives")
+        return Outcome({"results": str(self.results), "changed": changed})
+
+    def _study_written(self, folder: Path, name: str, console: Console) -> Outcome:
+        from sparsity_lab.recipes import find_study, write_result
+        from sparsity_lab.sweeps import Results
+
+        study = find_study(name)
+        page = write_result(study, Results(folder, study(self.size)), self.size, self.results)
+        console.print(f"Result: {page}")
+        return Outcome({"page": str(page)})
+
+    def _report_written(self, folder: Path, console: Console) -> Outcome:
+        from sparsity_lab.analysis import write_picture, write_report
+        from sparsity_lab.sweeps import Results
+
+        page = self.out or folder / "report.html"
+        check_target("--out", page)
+        if self.picture is not None:
+            check_target("--picture", self.picture)
+        results = Results(folder)
+        finished = len(results.runs) - len(unfinished_runs(results))
+        data: dict[str, Any] = {"report": str(write_report(results, page, title=self.title))}
+        data |= {"arms": show_arms(results, console), "unfinished": unfinished_runs(results)}
+        console.print(f"Report: {page}")
+        if self.picture is not None and finished:
+            data["picture"] = str(write_picture(results, self.picture))
+            console.print(f"Picture: {data['picture']}")
+        return Outcome(data, good=finished > 0)

@@ -1,0 +1,58 @@
+"""``sparsity-lab sample``."""
+
+# ruff: noqa: PLC0415
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from tyro.conf import Positional
+
+from sparsity_lab.commands.command import Outcome, SettingsCommand
+from sparsity_lab.settings import SettingError, Shown, from_text
+
+__all__ = ["Sample"]
+
+_MOST_TOKENS = 10**8
+"""Of one call: a gigabyte, and more than anyone reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(SettingsCommand):
+    """Show sequences of a task: tokens that enter the rule in brackets, answers in angle brackets or after the arrow,
+    coupled position IDs beneath."""
+
+    task: Positional[str]
+    """The task in short form, as in "Planted(k=3, locality=Recent(width=8))"."""
+    length: int = 24
+    """Length of the sequences, in the task's own units."""
+    count: int = 4
+    """How many."""
+    seed: int = 0
+    """Seed of the stream."""
+    stream: str = "sample"
+    """Name of the stream, such as "train" or "evaluation"."""
+
+    def run(self, console: Console) -> Outcome:
+        from sparsity_lab.analysis import sequence_text
+        from sparsity_lab.generators import Stream, Task
+
+        task = from_text(Task, self.task, "task")
+        if self.count < 1:
+            raise SettingError("--count", "at least 1", self.count)
+        task.check_length(self.length)
+        size = task.sequence_length(self.length)
+        if self.count * size > _MOST_TOKENS:
+            option = "--length" if size > _MOST_TOKENS else "--count"
+            raise SettingError(option, f"at most {_MOST_TOKENS} tokens in all", Shown(f"{self.count} x {size}"))
+        batch = task.sample(Stream(seed=self.seed, name=self.stream), 0, self.count, self.length)
+        for row in range(len(batch)):
+            console.print(sequence_text(task, batch, row, console.width))
+        data = {
+            "task": str(task),
+            "tokens": batch.tokens.tolist(),
+            "targets": batch.targets.tolist(),
+            "sources": None if batch.sources is None else batch.sources[batch.scored].tolist(),
+            "position_ids": None if batch.position_ids is None else batch.position_ids.tolist(),
+            "vocabulary": list(task.vocabulary.names),
+        }
+        return Outcome(data)

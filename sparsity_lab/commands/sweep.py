@@ -1,0 +1,81 @@
+"""``sparsity-lab sweep``."""
+
+# ruff: noqa: PLC0415
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from sparsity_lab.commands.command import OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
+from sparsity_lab.commands.output import show_arms, show_overview, swept
+from sparsity_lab.settings import SettingError, Shown, from_text
+
+__all__ = ["Sweep"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(SettingsCommand):
+    """Run a recipe, or a sweep described in a file; finished runs are skipped. Several may work on one folder."""
+
+    goes_on = True
+
+    sweep: Positional[Annotated[str | None, arg(metavar="[RECIPE|FILE]")]] = None
+    """Name of a recipe, or a TOML or JSON file; leave it out with --status."""
+    status: OptionalPath = None
+    """Run nothing; show how far the sweep in this folder is, whoever works on it."""
+    size: Literal["smoke", "small", "full"] = "small"
+    """Of a recipe."""
+    out: OptionalPath = None
+    """Folder of the runs; runs/NAME if left out."""
+    workers: OptionalNumber = None
+    """Worker processes, one thread each; two if left out."""
+    engine: OptionalText = None
+    """What executes the runs instead, as in "RayEngine(address='auto', cpus=2)"."""
+    report: bool = False
+    """Also write report.html there."""
+
+    def run(self, console: Console) -> Outcome:
+        from sparsity_lab.config_file import is_config_file, load_sweep
+        from sparsity_lab.recipes import recipe
+        from sparsity_lab.sweeps import Engine, Processes
+
+        if (self.sweep is None) == (self.status is None):
+            raise SettingError(
+                "sweep", "a recipe, a file, or --status", self.sweep if self.sweep else Shown("nothing")
+            )
+        if self.status is not None:
+            return _status_shown(self.status, console)
+        assert self.sweep is not None
+        if self.engine is not None and self.workers is not None:
+            raise SettingError("--workers", "an engine or a number of workers, not both", self.workers)
+        workers = Processes(workers=2 if self.workers is None else self.workers)
+        engine = workers if self.engine is None else from_text(Engine, self.engine, "--engine")
+        is_file = is_config_file(Path(self.sweep))
+        sweep = load_sweep(Path(self.sweep)) if is_file else recipe.find(self.sweep)(self.size)
+        out = self.out or Path("runs") / sweep.name
+        results, seconds = swept(sweep, out, engine, console)
+        arms = show_arms(results, console)
+        data = {"out": str(out), "runs": len(results.runs), "seconds": seconds, "arms": arms}
+        if self.report:
+            from sparsity_lab.analysis import write_report
+
+            command = f"sparsity-lab sweep {self.sweep}" + ("" if is_file else f" --size {self.size}")
+            data["report"] = str(write_report(results, out / "report.html", title=sweep.name, command=command))
+            console.print(f"Report: {data['report']}")
+        return Outcome(data, not results.failures)
+
+
+def _status_shown(folder: Path, console: Console) -> Outcome:
+    """How far the sweep in a folder is; bad if a run failed and nothing goes on."""
+    from dataclasses import asdict
+
+    from sparsity_lab.sweeps import Results, overview
+
+    if not folder.is_dir():
+        raise SettingError("--status", "a folder with runs", str(folder))
+    found = overview(Results(folder))
+    show_overview(found, console)
+    return Outcome({"out": str(folder), **asdict(found)}, good=bool(found.running or not found.failed))

@@ -1,0 +1,72 @@
+"""``sparsity-lab train``."""
+
+# ruff: noqa: PLC0415
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from sparsity_lab.commands.command import OptionalNumber, OptionalText, Outcome, SettingsCommand
+from sparsity_lab.commands.output import plain_table, progress_bar
+
+__all__ = ["Train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(SettingsCommand):
+    """Train one run, evaluate it by length, and show how far it carries."""
+
+    config: Positional[Annotated[Path | None, arg(metavar="[FILE]")]] = None
+    """TOML or JSON file with the fields of a run; the options below override it."""
+    task: OptionalText = None
+    """The task in short form."""
+    model: OptionalText = None
+    """The model in short form, as in "Decoder(num_layers=3, position=NoPE())"."""
+    training: OptionalText = None
+    """How it is trained, as in "Training(steps=500, curriculum=UniformLength(low=8, high=24))"."""
+    evaluation: OptionalText = None
+    """What is measured, as in "Evaluation(lengths=[24, 48, 96], sequences=1024)"."""
+    seed: OptionalNumber = None
+    """Data seed and model seed."""
+    out: Path = Path("runs")
+    """Folder of the runs; this one gets a folder by its id."""
+
+    def run(self, console: Console) -> Outcome:
+        from sparsity_lab.config_file import read_data
+        from sparsity_lab.settings import from_data, to_data
+        from sparsity_lab.training import Diverged, RunConfig, train
+
+        data: dict[str, Any] = read_data(self.config) if self.config else {}
+        given = {"task": self.task, "model": self.model, "training": self.training, "evaluation": self.evaluation}
+        data |= {name: text for name, text in given.items() if text is not None}
+        if self.seed is not None:
+            data |= {"data_seed": self.seed, "model_seed": self.seed}
+        config = from_data(RunConfig, data)
+        with progress_bar(console) as progress:
+            bar = progress.add_task("training", total=config.training.steps)
+
+            def show(done: int, total: int, loss: float, accuracy: float) -> None:
+                words = f"loss {loss:.3f}, accuracy {accuracy:.2f}"
+                progress.update(bar, completed=done, total=total, description=words)
+
+            try:
+                run = train(config, self.out, progress=show)
+            except Diverged as error:
+                console.print(str(error))
+                return Outcome({"run": error.run, "status": "diverged", "step": error.step}, good=False)
+        columns = ["condition", "length", "sequences", "normalised_accuracy", "normalised_accuracy_se", "excess_loss"]
+        console.print(plain_table(run.evaluation.select(columns)))
+        console.print(repr(run))
+        console.print(f"Files: {run.folder}")
+        data = {
+            "run": run.id,
+            "status": "finished",
+            "folder": str(run.folder),
+            "config": to_data(config),
+            "evaluation": run.evaluation.to_dicts(),
+            "summary": run.summary.to_dicts(),
+        }
+        return Outcome(data)
