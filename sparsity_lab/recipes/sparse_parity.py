@@ -111,7 +111,7 @@ CLAIMS = (
 
 
 def figure(evidence: Evidence) -> Figure:
-    """Curves by k, a panel for each arm."""
+    """Curves by k, a panel for each arm, named by the range of k that it was trained on."""
     rows = evidence.rows
     looks = looks_of([f"k={k}" for k in KS])
     shown = [(scheme, largest) for scheme in SCHEMES for largest in RANGES]
@@ -120,7 +120,7 @@ def figure(evidence: Evidence) -> Figure:
         for place, (ax, (scheme, largest)) in enumerate(zip(axes, shown, strict=True)):
             own = rows.filter(pl.col("arm") == arm_of(scheme, largest))
             curves = {name: own.filter(pl.col("condition") == name) for name in learnable(largest)}
-            title = f"{scheme}, trained on k ≤ {largest}"
+            title = f"{scheme}, k ≤ {largest}"
             draw_by_length(ax, curves, looks, title=title, words="" if place % len(RANGES) else "normalised accuracy")
         same_height(axes)
         legend_below(chart, looks)
