@@ -86,10 +86,10 @@ class Point(NamedTuple):
 
 
 def look(index: int) -> Look:
-    """The look of the arm with this index. Colour, mark and dash move together; after six arms the marks shift, so
-    that 36 arms all differ."""
+    """The look of the arm with this index. Colour, mark and dash move together; after six arms marks and dashes shift,
+    so that 36 arms all differ and the two of one colour lie apart."""
     turn, place = divmod(index, len(PALETTE))
-    return Look(PALETTE[place], MARKERS[(place + turn) % len(MARKERS)], DASHES[place])
+    return Look(PALETTE[place], MARKERS[(place + turn) % len(MARKERS)], DASHES[(place + 2 * turn) % len(DASHES)])
 
 
 def styled() -> Any:
