@@ -78,16 +78,17 @@ def evidence(values: dict[tuple[str, str, int], list[float]]) -> Evidence:
     return Evidence(pl.DataFrame(rows, infer_schema_length=None))
 
 
+@pytest.mark.parametrize(("claim", "of"), [("1.5 times", GIVEN), ("1.5 times, log-n", LOG_N)])
 @pytest.mark.parametrize(
     ("given", "without", "verdict"),
     [([0.96, 0.94, 0.98], 0.1, "held"), ([0.96, 0.9, 0.95], 0.1, "did not hold"), ([1.0] * 3, 0.5, "did not hold")],
 )
-def test_level_needs_both_the_level_and_the_distance(given: list[float], without: float, verdict: str) -> None:
-    values = {
-        (arm(ADDITION, name), "free_exact_match", HALF_MORE): [without] * 3 if name in (ROPE, NOPE) else given
-        for name in (*NAMES, PUBLISHED)
-    }
-    assert RULES["1.5 times"](evidence(values)).verdict == verdict
+def test_level_needs_both_the_level_and_the_distance(
+    claim: str, of: str, given: list[float], without: float, verdict: str
+) -> None:
+    arms = {name: [0.5] * 3 for name in (*NAMES, PUBLISHED)} | {ROPE: [without] * 3, NOPE: [without] * 3, of: given}
+    values = {(arm(ADDITION, name), "free_exact_match", HALF_MORE): found for name, found in arms.items()}
+    assert RULES[claim](evidence(values)).verdict == verdict
 
 
 @pytest.mark.parametrize(

@@ -41,13 +41,14 @@ def _means(evidence: Evidence, label: str, names: tuple[str, ...], length: int, 
     return f"{measure.replace('_', ' ').replace('free ', '')} at length {length}: {', '.join(found)}."
 
 
-def decide_level(length: int, evidence: Evidence) -> Decision:
-    """Whether given IDs reach the level, and twice what the better arm without IDs reaches."""
+def decide_level(name: str, length: int, evidence: Evidence) -> Decision:
+    """Whether an arm with IDs reaches the level, and twice what the better arm without IDs reaches."""
     rows = evidence.rows
-    interval = level(rows, arm(ADDITION, GIVEN), length, EXACT)
-    without = max(level(rows, arm(ADDITION, name), length, EXACT).estimate or 0.0 for name in (ROPE, NOPE))
+    interval = level(rows, arm(ADDITION, name), length, EXACT)
+    without = max(level(rows, arm(ADDITION, other), length, EXACT).estimate or 0.0 for other in (ROPE, NOPE))
     held = interval.estimate is not None and interval.estimate >= LEAST and without < interval.estimate / 2
-    detail = _means(evidence, ADDITION, (GIVEN, PUBLISHED, PREDICTED, ROPE, POSE, NOPE), length)
+    names = (GIVEN, PUBLISHED, PREDICTED) if name == GIVEN else (name,)
+    detail = _means(evidence, ADDITION, (*names, ROPE, POSE, NOPE), length)
     return Decision("held" if held else "did not hold", interval, "exact match", detail)
 
 
@@ -103,17 +104,19 @@ def _mean(values: list[float]) -> float:
 COUPLING_PAPER, PAPER = "Cho et al., arXiv 2405.20671", "Golowich et al., arXiv 2502.16792"
 
 
-def _level_claim(name: str, length: int) -> Claim:
-    times = f"{length / TRAINED:g}"
+def _level_claim(of: str, length: int) -> Claim:
+    times = f"{length / TRAINED:g} times"
+    log_n = of == LOG_N
+    ids = "coupled IDs and scores that grow with log n" if log_n else "coupled IDs"
     return Claim(
-        name=name,
-        statement=f"With coupled IDs, sums of {times} times the trained digits are right, and without them not.",
-        source=COUPLING_PAPER,
+        name=f"{times}, log-n" if log_n else times,
+        statement=f"With {ids}, sums of {times} the trained digits are right, and without IDs not.",
+        source="this lab" if log_n else COUPLING_PAPER,
         rule=(
-            f"Held if the mean exact match of {arm(ADDITION, GIVEN)} at {length} digits is at least {LEAST}, and "
+            f"Held if the mean exact match of {arm(ADDITION, of)} at {length} digits is at least {LEAST}, and "
             f"those of {ROPE} and {NOPE} are below half of it; else did not hold."
         ),
-        decide=partial(decide_level, length),
+        decide=partial(decide_level, of, length),
     )
 
 
@@ -138,8 +141,7 @@ def _more_claim(
 
 
 CLAIMS = (
-    _level_claim("1.5 times", HALF_MORE),
-    _level_claim("2.5 times", FURTHER),
+    *(_level_claim(of, length) for of in (GIVEN, LOG_N) for length in (HALF_MORE, FURTHER)),
     _more_claim(
         "ends",
         "IDs at the ends, where the search would find nothing, carry addition further than the published ones.",
