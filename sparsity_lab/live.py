@@ -22,17 +22,19 @@ _SECONDS_BETWEEN = 0.2
 
 
 def sweep_progress() -> SweepProgress:
-    """What ``run_sweep(..., progress=...)`` calls: runs that are over, the last one, those that failed, and the
-    time left."""
+    """What ``run_sweep(..., progress=...)`` calls: runs that are over, the last one, those that failed or were found
+    damaged, and the time left."""
     line = _Line()
-    failed: list[str] = []
+    remarks: list[str] = []
 
     def show(event: SweepEvent) -> None:
         if event.status in ("failed", "diverged"):
-            failed.append(f"{event.status}: {event.run}: {event.reason}")
+            remarks.append(f"{event.status}: {event.run}: {event.reason}")
+        if event.damage:
+            remarks.append(f"damaged before: {event.run}: {event.damage}")
         left = f", about {event.seconds_left:.0f} s left" if event.seconds_left else ""
         words = f"{event.finished} of {event.total} runs{left}; {event.status}: {event.run}"
-        line.show(words, event.finished, event.total, failed)
+        line.show(words, event.finished, event.total, remarks)
 
     return show
 

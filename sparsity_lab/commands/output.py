@@ -58,9 +58,10 @@ def swept(sweep: "Sweep", out: Path, engine: "Engine", console: Console) -> tupl
             nonlocal failed
             failed += event.status == "failed"
             words = f"{event.status}: {event.run}" + (f": {event.reason}" if event.reason else "")
+            words += f" (damaged before: {event.damage})" if event.damage else ""
             left = [*([f"{failed} failed"] if failed else []), *_time_left(event.seconds_left)]
             progress.update(bar, completed=event.finished, total=event.total, description=words, left=", ".join(left))
-            if event.reason or progress.disable:
+            if event.reason or event.damage or progress.disable:
                 progress.console.print(f"{event.finished}/{event.total} {words}", highlight=False)
 
         # What libraries print meanwhile, as Ray does of a lost node, is no part of the outcome.
@@ -78,6 +79,8 @@ def show_overview(overview: "Overview", console: Console) -> None:
         console.print(f"running {one.run}: on {one.host}, process {one.process}, since {one.since}")
     for run, reason in overview.failed:
         console.print(f"failed {run}: {reason}")
+    for run, reason in overview.damaged:
+        console.print(f"damaged {run}: {reason}")
 
 
 def _time_left(seconds: float | None) -> list[str]:

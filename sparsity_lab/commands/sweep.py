@@ -69,7 +69,7 @@ class Sweep(SettingsCommand):
 
 
 def _status_shown(folder: Path, console: Console) -> Outcome:
-    """How far the sweep in a folder is; bad if a run failed and nothing goes on."""
+    """How far the sweep in a folder is; bad if a run failed or is damaged and nothing goes on."""
     from dataclasses import asdict
 
     from sparsity_lab.sweeps import Results, overview
@@ -78,4 +78,5 @@ def _status_shown(folder: Path, console: Console) -> Outcome:
         raise SettingError("--status", "a folder with runs", str(folder))
     found = overview(Results(folder))
     show_overview(found, console)
-    return Outcome({"out": str(folder), **asdict(found)}, good=bool(found.running or not found.failed))
+    good = bool(found.running or not (found.failed or found.damaged))
+    return Outcome({"out": str(folder), **asdict(found)}, good)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparsity_lab.settings import Setting, SettingError, from_data, register
-from sparsity_lab.sweeps.failures import record_failure
 from sparsity_lab.sweeps.workers import Worker, first_ready
 from sparsity_lab.training import Diverged, RunConfig, train
 from sparsity_lab.training.claims import Claimed
+from sparsity_lab.training.failures import leave_failure, reason_of
 
 __all__ = ["Ended", "Engine", "Processes", "Serial", "execute"]
 
@@ -61,7 +61,6 @@ def execute(run: str, out: str) -> str | None:
         Why it failed, in one line; None if it finished or diverged, or another process makes it.
     """
     config = from_data(RunConfig, json.loads(run))
-    folder = Path(out) / config.id
     try:
         train(config, out, wait=False)
     except Claimed:
@@ -70,15 +69,15 @@ def execute(run: str, out: str) -> str | None:
         # Its own divergence is on record in its folder; that of a parent is the reason why this run cannot be.
         if error.run == config.id:
             return None
-        reason = f"its parent: {error}"
-        record_failure(folder, reason)
-        return reason
+        reason, trace = f"its parent: {error}", None
     except Exception as error:
         # A sweep outlives any failure of a run, so all of them end here: named, recorded, and tried again next time.
-        reason = f"{type(error).__name__}: {error}"
-        record_failure(folder, reason, traceback.format_exc())
-        return reason
-    return None
+        reason, trace = reason_of(error), traceback.format_exc()
+    else:
+        return None
+    # ``train`` has recorded what went wrong while it held the run; this is for what did before.
+    leave_failure(Path(out) / config.id, reason, trace)
+    return reason
 
 
 @register

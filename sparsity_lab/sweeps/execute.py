@@ -10,14 +10,15 @@ from typing import Any, cast
 
 from sparsity_lab.settings import Setting, SettingError, canonical_json
 from sparsity_lab.sweeps.engines import Engine, Processes
-from sparsity_lab.sweeps.failures import read_failure, record_failure
 from sparsity_lab.sweeps.progress import Estimate, SweepEvent, SweepProgress
 from sparsity_lab.sweeps.results import SWEEP, Results
-from sparsity_lab.sweeps.sweep import Sweep, lineage
-from sparsity_lab.training import RunConfig, Status, status
+from sparsity_lab.sweeps.sweep import Sweep, lineage, waves
+from sparsity_lab.training import RunConfig, status
 from sparsity_lab.training.claims import Watch, drop_claim
+from sparsity_lab.training.failures import leave_failure, read_failure
 from sparsity_lab.training.files import remove_abandoned, write_file
-from sparsity_lab.training.store import prepare_folder, read_marker, tidy, was_evaluated
+from sparsity_lab.training.inspection import inspect
+from sparsity_lab.training.store import prepare_folder, read_marker, tidy
 
 __all__ = ["run_sweep"]
 
@@ -37,7 +38,7 @@ def run_sweep(
     Finished and diverged runs are skipped, interrupted ones go on, broken and crashed ones are repeated, and a run
     with a new evaluation is only evaluated. Parents come before their children. A run that fails, or whose folder is
     at fault, never stops the others; ``Results.failures`` lists it, unless its folder cannot even hold the reason,
-    which then only ``progress`` tells.
+    or is held by another process; then only ``progress`` tells. It also tells which files were found damaged.
 
     The same sweep, or one with some of its runs, may be run on the folder by several processes at once, on any
     machines: each run is made by one of them. Runs that others make come last here, and are waited for.
@@ -70,9 +71,10 @@ class _Report:
     """What has become of the runs so far."""
 
     def __init__(self, sweep: Sweep, root: Path, progress: SweepProgress | None) -> None:
-        self.waves = _waves(sweep)
+        self.waves = waves(sweep.runs)
         self.in_sweep = {run.id for run in sweep.runs}
         self.failed: set[str] = set()
+        self.damage: dict[str, str | None] = {}
         self._root, self._progress, self._labels = root, progress, sweep.labels()
         every = [run for wave in self.waves for run in wave]
         self._finished, self._total, self._estimate = 0, len(every), Estimate(every)
@@ -84,24 +86,24 @@ class _Report:
         if outcome == "failed":
             self.failed.add(run.id)
             # A worker that died has left no record.
-            if read_failure(self._root / run.id) != reason:
-                record_failure(self._root / run.id, reason or "")
+            leave_failure(self._root / run.id, reason or "")
         if self._progress:
             label = self._labels.get(run.id, f"parent {run.id}")
-            left = self._estimate.seconds_left()
-            self._progress(SweepEvent(self._finished, self._total, label, outcome, reason, left))
+            left, damage = self._estimate.seconds_left(), self.damage.get(run.id)
+            self._progress(SweepEvent(self._finished, self._total, label, outcome, reason, left, damage))
 
 
 def _run_wave(wave: Sequence[RunConfig], root: Path, engine: Engine, report: _Report) -> None:
     """Bring runs that do not depend on each other to an end."""
     pending, elsewhere = [], dict[str, _Awaited]()
     for run in wave:
-        found = status(run, root)
-        # A parent that is not itself in the sweep gives its weights; how it was evaluated is its own affair.
-        enough = found is Status.UNEVALUATED and run.id not in report.in_sweep and was_evaluated(root / run.id)
-        if enough or found in _OVER:
-            if not enough:
-                tidy(root / run.id)
+        found = inspect(run, root / run.id)
+        report.damage[run.id] = found.damage
+        if found.status.over:
+            tidy(root / run.id)
+            report.over(run, "skipped")
+        elif found.evaluated and run.id not in report.in_sweep:
+            # A parent that is not itself in the sweep gives its weights; how it was evaluated is its own affair.
             report.over(run, "skipped")
         elif run.parent and run.parent.id in report.failed:
             report.over(run, "failed", f"its parent {run.parent.id} failed")
@@ -112,8 +114,8 @@ def _run_wave(wave: Sequence[RunConfig], root: Path, engine: Engine, report: _Re
         for run, failure in _executed(pending, root, engine):
             if failure:
                 report.over(run, "failed", failure)
-            elif (found := status(run, root)) in _OVER:
-                report.over(run, found.value, _divergence(root / run.id))
+            elif (ended := status(run, root)).over:
+                report.over(run, ended.value, _divergence(root / run.id))
             else:
                 elsewhere[run.id] = _Awaited(run, root)
         pending = []
@@ -121,13 +123,13 @@ def _run_wave(wave: Sequence[RunConfig], root: Path, engine: Engine, report: _Re
             for awaited in [awaited for awaited in elsewhere.values() if awaited.free()]:
                 run = elsewhere.pop(awaited.run.id).run
                 attempts[run.id] = attempts.get(run.id, 0) + (not awaited.held)
-                if (found := status(run, root)) in _OVER:
-                    report.over(run, found.value, _divergence(root / run.id))
+                if (ended := status(run, root)).over:
+                    report.over(run, ended.value, _divergence(root / run.id))
                 elif awaited.held and (failure := read_failure(root / run.id)):
                     # Whoever began with it removed what was on record, so this is its own.
                     report.over(run, "failed", failure)
                 elif attempts[run.id] == _ATTEMPTS:
-                    report.over(run, "failed", f"executed {_ATTEMPTS} times, and still {found.value}")
+                    report.over(run, "failed", f"executed {_ATTEMPTS} times, and still {ended.value}")
                 else:
                     pending.append(run)
             if elsewhere and not pending:
@@ -145,9 +147,6 @@ def _executed(runs: Sequence[RunConfig], root: Path, engine: Engine) -> Iterator
             drop_claim(root / run.id)
             remove_abandoned(root / run.id)
         raise
-
-
-_OVER = (Status.FINISHED, Status.DIVERGED)
 
 
 class _Awaited:
@@ -187,19 +186,6 @@ def _refuse_import() -> None:
             "a worker process met run_sweep while it imported the script that started it; call run_sweep under "
             '`if __name__ == "__main__":`'
         )
-
-
-def _waves(sweep: Sweep) -> list[list[RunConfig]]:
-    """All runs, each once, in lists by their number of ancestors: runs of one list do not depend on each other."""
-    runs = {run.id: run for run in sweep.runs}
-    waves: list[dict[str, RunConfig]] = []
-    for run in sweep.runs:
-        for depth, member in enumerate(reversed(lineage(run))):
-            if depth == len(waves):
-                waves.append({})
-            # A parent that is also in the sweep is run as the sweep wants it evaluated.
-            waves[depth][member.id] = runs.get(member.id, member)
-    return [list(wave.values()) for wave in waves]
 
 
 def _modules(runs: Sequence[RunConfig]) -> list[str]:

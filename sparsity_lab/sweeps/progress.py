@@ -1,11 +1,14 @@
 """How far a sweep is: what its runs are worth, and how long the rest will take."""
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from sparsity_lab.sweeps.results import Results
+from sparsity_lab.sweeps.results import Results, State
+from sparsity_lab.sweeps.sweep import waves
 from sparsity_lab.training import RunConfig, store
 from sparsity_lab.training.claims import Holder, holder_of
 
@@ -23,6 +26,8 @@ class SweepEvent:
         status: ``"finished"``, ``"diverged"``, ``"failed"``, or ``"skipped"`` for one that was over before.
         reason: why it diverged or failed.
         seconds_left: estimated, until the sweep is over; None before anything is known.
+        damage: the file in its folder that the sweep found damaged, and what was wrong with it; it has been made
+            again, unless the run failed.
     """
 
     finished: int
@@ -31,6 +36,7 @@ class SweepEvent:
     status: str
     reason: str | None = None
     seconds_left: float | None = None
+    damage: str | None = None
 
 
 SweepProgress = Callable[[SweepEvent], None]
@@ -87,10 +93,11 @@ class Overview:
 
     Attributes:
         sweep: its name; None for a folder of runs that were made one by one.
-        total: number of its runs.
+        total: number of its runs, parents included.
         counts: runs by status: those of ``training.Status``, ``"failed"`` and ``"running"``.
         running: what is being made now.
         failed: label and reason of what diverged or failed.
+        damaged: label of each run with a damaged file, and what is wrong with it; the next sweep makes it again.
         seconds_left: estimated, from the clocks of the finished runs and the number of the running ones; None if
             nothing is finished or running.
     """
@@ -100,41 +107,49 @@ class Overview:
     counts: dict[str, int]
     running: tuple[Running, ...]
     failed: tuple[tuple[str, str], ...]
+    damaged: tuple[tuple[str, str], ...]
     seconds_left: float | None
 
 
 def overview(results: Results) -> Overview:
-    """How far a sweep is. Only reads, so it can be called from any machine at any time."""
+    """How far a sweep is. All checksums are verified, as the next sweep would. Only reads, so it can be called from
+    any machine at any time."""
     labels = results.sweep.labels() if results.sweep else {run.id: str(run) for run in results.runs}
     counts: Counter[str] = Counter()
-    running, failed = [], []
+    running, failed, damaged = [], list[tuple[str, str]](), list[tuple[str, str]]()
     done, seconds, left = 0.0, 0.0, 0.0
-    states = results.frame("runs").select("run", "status", "reason").iter_rows()
-    for run, (_, status, reason) in zip(results.runs, states, strict=True):
-        folder = results.folder / run.id
-        over = status in ("finished", "diverged")
-        holder = None if over else _alive(holder_of(folder))
-        counts["running" if holder else status] += 1
+    members = [run for wave in waves(results.runs) for run in wave]
+    for run in members:
+        folder, label = results.folder / run.id, labels.get(run.id, f"parent {run.id}")
+        state = State.of(run, folder, large=True, any_evaluation=run.id not in labels)
+        over = state.status in ("finished", "diverged")
+        holder = None if over else _alive(folder)
+        counts["running" if holder else state.status] += 1
         if holder:
-            running.append(Running(labels[run.id], holder.host, holder.process, holder.since))
+            running.append(Running(label, holder.host, holder.process, holder.since))
             left += work(run) / 2
-        elif status == "finished":
+        elif state.status == "finished":
             clocks = store.read_timing(folder)["seconds"].sum()
             seconds += float(clocks)
             done += work(run) if clocks else 0.0
-        elif reason:
-            failed.append((labels[run.id], reason))
+        elif state.reason:
+            (failed if state.status in ("diverged", "failed") else damaged).append((label, state.reason))
         left += 0.0 if over or holder else work(run)
     estimated = left * seconds / done / len(running) if done and running else None
     return Overview(
         results.sweep.name if results.sweep else None,
-        len(results.runs),
+        len(members),
         dict(counts),
         tuple(running),
         tuple(failed),
+        tuple(damaged),
         estimated if left else 0.0,
     )
 
 
-def _alive(holder: Holder | None) -> Holder | None:
-    return None if holder is None or holder.gone else holder
+def _alive(folder: Path) -> Holder | None:
+    """Who makes the run; None if nobody does, or the claim cannot be read."""
+    with contextlib.suppress(OSError):
+        holder = holder_of(folder)
+        return None if holder is None or holder.gone else holder
+    return None

@@ -4,20 +4,22 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import polars as pl
 
 from sparsity_lab.markup import Markup, details, element, join, table
 from sparsity_lab.settings import SettingError, flatten, from_data
-from sparsity_lab.sweeps.failures import read_failure
 from sparsity_lab.sweeps.sweep import Sweep, lineage
 from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, Status, store, summarise
 from sparsity_lab.training.config import TRAINED_CONDITION
+from sparsity_lab.training.failures import read_failure
+from sparsity_lab.training.files import DamagedFile, read_file
+from sparsity_lab.training.inspection import inspect
 
-__all__ = ["SWEEP", "Failure", "FrameName", "Results"]
+__all__ = ["SWEEP", "Failure", "FrameName", "Results", "State"]
 
 SWEEP = "sweep.json"
 
@@ -41,6 +43,40 @@ class Failure:
     step: int | None = None
 
 
+@dataclass(frozen=True)
+class State:
+    """What has become of a run so far.
+
+    Attributes:
+        status: one of ``training.Status``, or ``"failed"``.
+        step: where it diverged.
+        reason: why it diverged or failed, or which of its files is damaged.
+    """
+
+    status: str
+    step: int | None = None
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, run: RunConfig, folder: Path, *, large: bool = False, any_evaluation: bool = False) -> Self:
+        """As its folder says.
+
+        Args:
+            large: verify the weights and the checkpoint too, which otherwise is left to those who use them, unless
+                there is a record of a failure, which damaged weights can be behind.
+            any_evaluation: another evaluation than the run's own will do, as for a parent.
+        """
+        failure = read_failure(folder)
+        found = inspect(run, folder, large=large or failure is not None)
+        if found.status is Status.DIVERGED and (marker := store.read_marker(folder)):
+            return cls(found.status.value, marker.step, marker.reason)
+        if any_evaluation and found.evaluated:
+            return cls(Status.FINISHED.value)
+        if failure and found.status is not Status.FINISHED:
+            return cls("failed", reason="; ".join(filter(None, (failure, found.damage))))
+        return cls(found.status.value, reason=found.damage)
+
+
 class Results:
     """The runs of a sweep in a folder. The folder is the only truth: every call reads what is there now.
 
@@ -54,7 +90,8 @@ class Results:
         runs: configs of the sweep's runs in its order, or of all runs in the folder by id.
 
     Raises:
-        SettingError: no sweep is given, and the folder has none that can be read and no runs.
+        SettingError: no sweep is given, and the folder has none that can be read and no runs, or a run under a name
+            that is not its own: a copy, which would count twice.
     """
 
     def __init__(self, out: Path | str, sweep: Sweep | None = None) -> None:
@@ -66,7 +103,7 @@ class Results:
         """One frame over all runs, with each run's settings beside its rows.
 
         Args:
-            name: ``"runs"``: one row a run, with its status and, if it failed, step and reason; ``"evaluation"``,
+            name: ``"runs"``: one row a run, with its status, step and reason as in ``State``; ``"evaluation"``,
                 ``"metrics"``, ``"timing"``: the rows of that file of all finished runs (metrics also of diverged
                 ones); ``"summary"``: learned, reach and censored by run and condition.
 
@@ -88,11 +125,11 @@ class Results:
     @property
     def failures(self) -> tuple[Failure, ...]:
         """The runs that diverged or crashed."""
-        found = [(run, self._state(run)) for run in self.runs]
+        found = ((run, self._state(run)) for run in self.runs)
         return tuple(
-            Failure(run, state["status"], state["reason"], state["step"])
+            Failure(run, state.status, state.reason or "", state.step)
             for run, state in found
-            if state["status"] in ("diverged", "failed")
+            if state.status in ("diverged", "failed")
         )
 
     @property
@@ -103,7 +140,7 @@ class Results:
         own = {member.id for run in self.runs for member in lineage(run)}
         markers = sorted(self.folder.glob(f"*/{store.FINISHED}"))
         found = [file.parent for file in markers if file.parent.name not in own]
-        return tuple(folder.name for folder in found if _is_finished(folder))
+        return tuple(folder.name for folder in found if _is_finished_run(folder))
 
     def __repr__(self) -> str:
         lines = (
@@ -117,7 +154,7 @@ class Results:
         return join([element("p", self._head()), details(f"{len(rows)} runs", shown)])
 
     def _head(self) -> str:
-        counts = Counter(self._state(run)["status"] for run in self.runs)
+        counts = Counter(self._state(run).status for run in self.runs)
         states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
         name = f" of sweep {self.sweep.name!r}" if self.sweep else ""
         others = len(self.others)
@@ -136,7 +173,8 @@ class Results:
 
     def _rows(self, name: FrameName) -> pl.DataFrame:
         if name == "runs":
-            return pl.DataFrame([{"run": run.id, **self._state(run)} for run in self.runs], schema=_STATE_SCHEMA)
+            rows = [{"run": run.id, **asdict(self._state(run))} for run in self.runs]
+            return pl.DataFrame(rows, schema=_STATE_SCHEMA)
         if name == "summary":
             thresholds = {run.id: run.evaluation.threshold for run in self.runs}
             evaluation = self._rows("evaluation")
@@ -150,11 +188,11 @@ class Results:
         frames, owners = [schema.to_frame()], list[str]()
         for run in self.runs:
             folder = self.folder / run.id
-            state = store.folder_status(run, folder, weights=False)
-            if state is Status.FINISHED or (state is Status.DIVERGED and name == "metrics"):
+            found = inspect(run, folder, large=False).status
+            if found is Status.FINISHED or (found is Status.DIVERGED and name == "metrics"):
                 path = file or store.evaluation_file(run)
                 # Another process may have begun to repeat the run just now; then it has no rows.
-                with contextlib.suppress(store.DamagedFile):
+                with contextlib.suppress(DamagedFile):
                     frame = store.read_timing(folder) if name == "timing" else store.read_frame(folder, path)
                     frames.append(frame)
                     owners += [run.id] * frame.height
@@ -164,18 +202,8 @@ class Results:
         rows = [{"run": run.id, **flatten(run)} for run in self.runs]
         return pl.DataFrame(rows, infer_schema_length=None)
 
-    def _state(self, run: RunConfig) -> dict[str, Any]:
-        """Status, step and reason of a run. The weights' checksum is left to those who load them, unless there is a
-        record of a failure, which damaged weights can be behind."""
-        folder = self.folder / run.id
-        failure = read_failure(folder)
-        found = store.folder_status(run, folder, weights=failure is not None)
-        if found is Status.DIVERGED:
-            marker = store.read_marker(folder)
-            return {"status": found.value, "step": marker and marker.step, "reason": marker and marker.reason}
-        if failure and found is not Status.FINISHED:
-            return {"status": "failed", "step": None, "reason": failure}
-        return {"status": found.value, "step": None, "reason": None}
+    def _state(self, run: RunConfig) -> State:
+        return State.of(run, self.folder / run.id)
 
 
 _STATE_SCHEMA = pl.Schema({"run": pl.String(), "status": pl.String(), "step": pl.Int64(), "reason": pl.String()})
@@ -196,7 +224,7 @@ def _reach_words(row: dict[str, Any]) -> str:
 
 def _read_sweep(folder: Path) -> Sweep | None:
     try:
-        text = (folder / SWEEP).read_bytes()
+        text = read_file(folder / SWEEP)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -210,13 +238,22 @@ def _read_sweep(folder: Path) -> Sweep | None:
         raise SettingError(str(folder / SWEEP), "valid JSON", "a damaged file") from None
 
 
-def _is_finished(folder: Path) -> bool:
+def _is_finished_run(folder: Path) -> bool:
     marker = store.read_marker(folder)
-    return marker is not None and marker.status == "finished"
+    if marker is None or marker.status != "finished":
+        return False
+    try:
+        # A copy under another name is no other run.
+        return store.read_config(folder).id == folder.name
+    except SettingError:
+        return False
 
 
 def _find_runs(folder: Path) -> tuple[RunConfig, ...]:
-    runs = tuple(store.read_config(file.parent) for file in sorted(folder.glob(f"*/{store.CONFIG}")))
+    runs = {file.parent: store.read_config(file.parent) for file in sorted(folder.glob(f"*/{store.CONFIG}"))}
     if not runs:
         raise SettingError("folder", "a folder with runs", str(folder))
-    return runs
+    for place, run in runs.items():
+        if place.name != run.id:
+            raise SettingError(str(place), f"the name of the run that it holds, {run.id}", place.name)
+    return tuple(runs.values())

@@ -7,7 +7,7 @@ from typing import Any
 from sparsity_lab.settings import Setting, SettingError, flatten, register, replace_at
 from sparsity_lab.training import RunConfig
 
-__all__ = ["Sweep", "grid", "lineage"]
+__all__ = ["Sweep", "grid", "lineage", "waves"]
 
 
 @register
@@ -50,6 +50,20 @@ def lineage(run: RunConfig) -> list[RunConfig]:
     while line[-1].parent:
         line.append(line[-1].parent)
     return line
+
+
+def waves(runs: Sequence[RunConfig]) -> list[list[RunConfig]]:
+    """The runs and their parents, each once, in lists by their number of ancestors: those of one list do not depend
+    on each other."""
+    own = {run.id: run for run in runs}
+    found: list[dict[str, RunConfig]] = []
+    for run in runs:
+        for depth, member in enumerate(reversed(lineage(run))):
+            if depth == len(found):
+                found.append({})
+            # A parent that is also among the runs is evaluated as it wants to be itself.
+            found[depth][member.id] = own.get(member.id, member)
+    return [list(wave.values()) for wave in found]
 
 
 def grid(base: RunConfig, axes: Mapping[str, Sequence[Any]]) -> list[RunConfig]:

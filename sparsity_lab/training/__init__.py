@@ -13,10 +13,10 @@ from sparsity_lab.training.evaluate import EVALUATION_SCHEMA as EVALUATION_SCHEM
 from sparsity_lab.training.evaluate import evaluate as evaluate
 from sparsity_lab.training.evaluate import summarise as summarise
 from sparsity_lab.training.extension import extended as extended
+from sparsity_lab.training.inspection import Status as Status
+from sparsity_lab.training.inspection import status as status
 from sparsity_lab.training.optimise import Diverged as Diverged
 from sparsity_lab.training.optimise import Progress as Progress
 from sparsity_lab.training.run import Run as Run
 from sparsity_lab.training.run import Variant as Variant
 from sparsity_lab.training.run import train as train
-from sparsity_lab.training.store import Status as Status
-from sparsity_lab.training.store import status as status

@@ -16,10 +16,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sparsity_lab.training.claims import Claim
-from sparsity_lab.training.files import Check, write_file
-from sparsity_lab.training.store import DamagedFile
+from sparsity_lab.training.files import Check, DamagedFile, open_file, write_file
 
-__all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "save_weights"]
+__all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "save_weights", "verify_checkpoint"]
 
 Tensors = dict[str, Tensor]
 
@@ -46,7 +45,7 @@ def save_checkpoint(
     """Write everything that training needs to go on.
 
     Args:
-        record: JSON data that comes back unchanged; floats keep all their bits.
+        record: JSON data that comes back unchanged; floats keep all their bits. ``run`` in it is the run's id.
         check: as for ``files.write_file``.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
@@ -60,22 +59,14 @@ def save_checkpoint(
     write_file(file, save(packed, metadata), flush=True, check=check)
 
 
-def load_checkpoint(file: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+def load_checkpoint(file: Path, model: nn.Module, optimiser: torch.optim.Optimizer, run: str) -> dict[str, Any]:
     """Put a checkpoint's state into ``model`` and ``optimiser`` and return its record.
 
     Raises:
-        DamagedFile: the file was cut or changed, belongs to another model, or cannot be read; nothing has been
-            loaded then.
+        DamagedFile: as ``verify_checkpoint``, or it belongs to another model; nothing has been loaded then.
         FileNotFoundError: there is none.
     """
-    tensors, metadata = _read(file)
-    try:
-        outer = json.loads(metadata["checkpoint"])
-        text, expected = outer["record"], outer["hash"]
-    except (KeyError, TypeError, ValueError):
-        raise DamagedFile(f"{file} is not a checkpoint") from None
-    if _hash(tensors, text) != expected:
-        raise DamagedFile(f"{file} was changed after it was written")
+    tensors, record = verify_checkpoint(file, run)
     weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     _check_names(file, weights, model.state_dict())
     model.load_state_dict(weights)
@@ -87,8 +78,30 @@ def load_checkpoint(file: Path, model: nn.Module, optimiser: torch.optim.Optimiz
         state = {entry: tensor.to(device[name], copy=True) for entry, tensor in entries.items()}
         if state:
             optimiser.state[parameter] = state
-    record: dict[str, Any] = json.loads(text)
     return record
+
+
+def verify_checkpoint(file: Path, run: str) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors of a checkpoint and its record, as they were written.
+
+    Raises:
+        DamagedFile: the file was cut or changed, is that of another run, or cannot be read.
+        FileNotFoundError: there is none.
+    """
+    tensors, metadata = _read(file)
+    try:
+        outer = json.loads(metadata["checkpoint"])
+        text, expected = outer["record"], outer["hash"]
+        intact = _hash(tensors, text) == expected
+        record: dict[str, Any] = json.loads(text)
+        whose = record.get("run", run)  # checkpoints did not always say whose they are
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise DamagedFile(file, "is no checkpoint") from None
+    if not intact:
+        raise DamagedFile(file, "was changed after it was written: its checksum is another")
+    if whose != run:
+        raise DamagedFile(file, f"is that of another run, {whose}")
+    return tensors, record
 
 
 def _packed(tensors: Tensors) -> Tensors:
@@ -99,13 +112,16 @@ def _packed(tensors: Tensors) -> Tensors:
 def _read(file: Path) -> tuple[Tensors, dict[str, str]]:
     """Tensors and metadata. The tensors are copies: a mapped file is not aligned as torch aligns its own memory, and
     alignment can decide how a sum is ordered."""
-    if not file.exists():
-        raise FileNotFoundError(file)
     try:
+        open_file(file).close()  # safe_open would wait for whoever writes to a pipe
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name).clone() for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise DamagedFile(f"{file}: {error}") from None
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedFile(file, f"cannot be read: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise DamagedFile(file, f"was cut or changed after it was written: {error}") from None
 
 
 def _check_names(file: Path, tensors: Tensors, expected: Tensors) -> None:
@@ -113,7 +129,7 @@ def _check_names(file: Path, tensors: Tensors, expected: Tensors) -> None:
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
             difference = f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'part of this one')}"
-            raise DamagedFile(f"{file} holds the weights of another model: {difference}")
+            raise DamagedFile(file, f"holds the weights of another model: {difference}")
 
 
 def _hash(tensors: Tensors, text: str) -> str:

@@ -23,6 +23,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import threading
 import time
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from sparsity_lab.training.files import make_room, remove, remove_unfinished, unfinished_name
+from sparsity_lab.training.files import open_file, remove, remove_unfinished, unfinished_name
 from sparsity_lab.training.writers import Writer
 
 __all__ = ["CLAIM", "LEASE", "Claim", "ClaimLost", "Claimed", "Holder", "Watch", "drop_claim", "holder_of"]
@@ -43,8 +44,14 @@ attribute cache of a network file system), short beside what is lost with a mach
 _RENEWALS = 6
 """In a lease; a watcher looks at least as often."""
 _POLL = 0.5
+_TRIES = 5
+"""To take a claim that seems to be free, before it is looked at as one that is held."""
 _INNER = ("evaluation",)
 """Folders in a run's folder that hold files of the run."""
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+"""What a file system says of a file that is not there, or not there any more."""
+_NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ENXIO)
+"""What ``open_file`` says of folders, pipes and sockets."""
 
 
 class Claimed(Exception):
@@ -143,9 +150,11 @@ class Claim:
             Claimed: without ``wait``; another one does.
             OSError: the folder cannot be written.
         """
-        watch = Watch(folder)
+        watch, tries = Watch(folder), 0
         while (claim := cls.take(folder)) is None:
-            if watch.free():
+            tries += 1
+            # What seems free and cannot be had may be held, and this machine's view of the folder old.
+            if watch.free() and tries < _TRIES:
                 continue
             if not wait:
                 raise Claimed(folder.name)
@@ -153,9 +162,15 @@ class Claim:
         return claim
 
     def check(self) -> None:
-        """Raise ``ClaimLost`` if this process does not hold the folder any more."""
-        if not self._file.exists():
-            raise ClaimLost(f"the claim on run {self.folder.name} was lost")
+        """Raise ``ClaimLost`` if this process does not hold the folder any more.
+
+        The holder's file is opened, not asked for by ``stat``: on a network file system ``stat`` may answer from a
+        memory that is up to a minute old, while opening asks the server whether the file is there (close-to-open
+        consistency, nfs(5); a mount with ``nocto`` gives that up). Its name belongs to this claim alone, so that it
+        is there says all.
+        """
+        if not _is_there(self._file):
+            raise ClaimLost(f"the claim on run {self.folder.name} was lost to another process, or with its folder")
 
     def release(self) -> None:
         """Let others have it."""
@@ -219,8 +234,14 @@ def holder_of(folder: Path) -> Holder | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     for mark in marks:
-        with contextlib.suppress(FileNotFoundError, IsADirectoryError), (folder / CLAIM / mark).open("rb") as file:
+        try:
             # Opening makes a network file system ask its server.
+            opened = open_file(folder / CLAIM / mark)
+        except OSError as error:
+            if error.errno in (*_GONE, *_NO_FILE):
+                continue  # removed meanwhile, or nobody's claim
+            raise
+        with opened as file:
             renewed = os.fstat(file.fileno()).st_mtime_ns
             try:
                 about = json.loads(file.read())
@@ -240,13 +261,24 @@ def drop_claim(folder: Path) -> None:
             (folder / CLAIM).rmdir()
 
 
+def _is_there(file: Path) -> bool:
+    """Whether there is such a file, as whoever keeps it says now."""
+    try:
+        open_file(file).close()
+    except OSError as error:
+        if error.errno in _GONE:
+            return False
+        raise
+    return True
+
+
 def _renamed(beside: Path, claim: Path, mark: str) -> bool:
     """Whether ``beside`` is now ``claim``."""
     try:
         os.rename(beside, claim)
     except OSError as error:
         # A network file system may repeat a rename whose answer was lost, and then say that it failed.
-        if (claim / mark).exists():
+        if _is_there(claim / mark):
             return True
         if error.errno == errno.ENOTDIR:
             remove(claim)  # a file that is nobody's claim
@@ -256,9 +288,8 @@ def _renamed(beside: Path, claim: Path, mark: str) -> bool:
         # Where a folder cannot be renamed onto an empty one, the empty one has to go; a held one cannot.
         with contextlib.suppress(OSError):
             for inner in claim.iterdir():
-                if inner.is_symlink():
-                    inner.unlink()
-                make_room(inner)
+                if not stat.S_ISREG(inner.lstat().st_mode):
+                    remove(inner)
             claim.rmdir()
         return False
     return True

@@ -5,22 +5,71 @@ part of one, and what a killed writer left is recognised by its name.
 """
 
 import contextlib
+import errno
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from sparsity_lab.training.writers import Writer
 
-__all__ = ["Check", "make_room", "remove", "remove_abandoned", "remove_unfinished", "unfinished_name", "write_file"]
+__all__ = [
+    "Check",
+    "DamagedFile",
+    "open_file",
+    "read_file",
+    "remove",
+    "remove_abandoned",
+    "remove_unfinished",
+    "unfinished_name",
+    "write_file",
+]
 
 Check = Callable[[], None]
 """Raises if this process may no longer write here."""
 
 _UNFINISHED = re.compile(r"\..+\.(?P<mark>[0-9a-f]{12}\.\d+\.\d+\.[0-9a-f]{8})\.tmp")
 _DAY = 86_400.0
+
+
+class DamagedFile(ValueError):
+    """A file that is not what was written.
+
+    Attributes:
+        file: its path.
+        what: what is wrong with it, in words that follow its name.
+    """
+
+    def __init__(self, file: Path, what: str) -> None:
+        self.file, self.what = file, what
+        super().__init__(file, what)
+
+    def __str__(self) -> str:
+        return f"{self.file} {self.what}"
+
+
+def open_file(file: Path) -> BinaryIO:
+    """A file, opened for reading.
+
+    Raises:
+        OSError: there is none, it cannot be read, or it is not a file: a pipe would have its reader wait for somebody
+            to write to it.
+    """
+    opened = open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+        opened.close()
+        raise OSError(errno.EINVAL, "Not a file", str(file))
+    return opened
+
+
+def read_file(file: Path) -> bytes:
+    """The bytes of a file; ``OSError`` as ``open_file``."""
+    with open_file(file) as opened:
+        return opened.read()
 
 
 def write_file(file: Path, content: bytes, *, flush: bool = False, check: Check | None = None) -> None:
@@ -46,7 +95,7 @@ def write_file(file: Path, content: bytes, *, flush: bool = False, check: Check 
                 os.fsync(handle.fileno())
         if check:
             check()
-        make_room(file)
+        _make_room(file)
         beside.replace(file)
     except OSError as error:
         # A full disk does not say of itself what it had no room for.
@@ -62,7 +111,7 @@ def unfinished_name(name: str) -> str:
     return f".{name}.{Writer.here().mark()}.tmp"
 
 
-def make_room(file: Path) -> None:
+def _make_room(file: Path) -> None:
     """Remove a folder that stands in a file's place."""
     if file.is_dir() and not file.is_symlink():
         shutil.rmtree(file)
@@ -70,7 +119,7 @@ def make_room(file: Path) -> None:
 
 def remove(file: Path) -> None:
     """Remove a file if there is one, and a folder that stands in its place."""
-    make_room(file)
+    _make_room(file)
     file.unlink(missing_ok=True)
 
 

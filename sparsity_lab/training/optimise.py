@@ -6,6 +6,7 @@ uninterrupted one would, bit for bit.
 """
 
 import contextlib
+import logging
 import math
 import os
 import time
@@ -25,11 +26,11 @@ from sparsity_lab.kernels import Trace
 from sparsity_lab.models import Coupling, ModelConfig, Plain, Schedule
 from sparsity_lab.training.checkpoint import load_checkpoint, save_checkpoint
 from sparsity_lab.training.config import RunConfig, Training
-from sparsity_lab.training.files import Check
-from sparsity_lab.training.store import DamagedFile
+from sparsity_lab.training.files import Check, DamagedFile
 
 __all__ = ["Diverged", "Progress", "Records", "arranged_ids", "optimise", "threads_and_device"]
 
+_LOG = logging.getLogger(__name__)
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 Progress = Callable[[int, int, float, float], None]
@@ -112,7 +113,7 @@ def optimise(
     Args:
         records: filled with the rows of the whole run, those made before an interruption included.
         checkpoint: file that is read first and written every ``checkpoint_every`` steps. A damaged one is worth as
-            much as none: training starts at the beginning.
+            much as none: training starts at the beginning, and a warning in the log says so.
         check: called at each logged step and before a checkpoint is put in its place; what it raises ends the
             training.
 
@@ -169,7 +170,8 @@ class _Loop:
                 self._look(step)
                 self._check_weights(step + 1, float(loss))
             if keep and not last:
-                record = {"step": step + 1, "metrics": self.records.metrics, "timing": self.records.timing}
+                rows = {"metrics": self.records.metrics, "timing": self.records.timing}
+                record = {"run": self.config.id, "step": step + 1, **rows}
                 save_checkpoint(checkpoint, self.model, self.optimiser, record, check)
 
     def _update(self, step: int, batch: "_Batch", rate: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -231,8 +233,11 @@ class _Loop:
     def _resume(self, checkpoint: Path) -> int:
         """Load the checkpoint if there is an intact one; the step to go on with."""
         try:
-            record = load_checkpoint(checkpoint, self.model, self.optimiser)
-        except (FileNotFoundError, DamagedFile):
+            record = load_checkpoint(checkpoint, self.model, self.optimiser, self.config.id)
+        except FileNotFoundError:
+            return 0
+        except DamagedFile as error:
+            _LOG.warning("%s; training begins anew", error)
             return 0
         self.records.metrics[:], self.records.timing[:] = record["metrics"], record["timing"]
         return int(record["step"])

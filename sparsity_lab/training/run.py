@@ -1,7 +1,9 @@
 """``train``: from a config to a finished run in its folder, whatever was there before."""
 
 import dataclasses
+import logging
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -20,8 +22,10 @@ from sparsity_lab.training.claims import Claim, ClaimLost
 from sparsity_lab.training.config import Evaluation, RunConfig
 from sparsity_lab.training.environment import environment
 from sparsity_lab.training.evaluate import evaluate, summarise
+from sparsity_lab.training.failures import forget_failure, reason_of, record_failure
+from sparsity_lab.training.inspection import Status, inspect, status
 from sparsity_lab.training.optimise import Diverged, Progress, Records, optimise
-from sparsity_lab.training.store import Status, evaluation_file, status
+from sparsity_lab.training.store import evaluation_file
 
 __all__ = ["Run", "Variant", "train"]
 
@@ -60,9 +64,9 @@ class Run:
         """
         folder = Path(folder)
         config = store.read_config(folder)
-        found = store.folder_status(config, folder)
-        if found is not Status.FINISHED:
-            raise SettingError("folder", "a finished run", f"{folder} ({found.value})")
+        found = inspect(config, folder)
+        if found.status is not Status.FINISHED:
+            raise SettingError("folder", "a finished run", f"{folder} ({found})")
         return cls(config, folder)
 
     @property
@@ -161,16 +165,17 @@ class Variant:
         return join([element("p", element("b", repr(self))), self.kernel._repr_html_(), self.run._repr_html_()])
 
 
+_LOG = logging.getLogger(__name__)
 _UNTRAINED = (Status.MISSING, Status.INTERRUPTED, Status.BROKEN)
-_OVER = (Status.FINISHED, Status.DIVERGED)
 
 
 def train(config: RunConfig, out: Path | str, *, progress: Progress | None = None, wait: bool = True) -> Run:
     """Make a run in ``out/<id>/``, or as much of it as is missing there.
 
     A finished, intact run is only loaded; one without this evaluation is only evaluated; an interrupted one goes on
-    from its checkpoint; a broken one is repeated. A ``parent`` is made first, in the same folder. Of several
-    processes that are called for the same run, one makes it.
+    from its checkpoint; a broken one is repeated. What was damaged is said by a warning in the log. A ``parent`` is
+    made first, in the same folder. Of several processes that are called for the same run, one makes it. Why it failed
+    is written to ``failed.json``.
 
     Args:
         out: the store, a folder for many runs; made if it does not exist.
@@ -188,15 +193,16 @@ def train(config: RunConfig, out: Path | str, *, progress: Progress | None = Non
     root, folder = Path(out), Path(out) / config.id
     _check_device(config)
     store.prepare_folder(root)
-    while (found := status(config, root)) not in _OVER:
+    while not (found := status(config, root)).over:
         # What is wrong with the config or the parent is said before anything is written.
         model = _initial_model(config, root, progress, wait) if found in _UNTRAINED else None
         store.prepare_folder(folder)
         with Claim.hold(folder, wait=wait) as claim:
             try:
                 _complete(config, model, claim, root, progress)
-            except ClaimLost:
+            except ClaimLost as error:
                 # This process was stopped for so long that another one has taken the run over.
+                _LOG.warning("%s", error)
                 continue
             store.tidy(folder)
             return Run(config, folder)
@@ -211,21 +217,27 @@ def _complete(
 ) -> None:
     """Make what is missing of a run whose claim this process holds."""
     # Another process may have been here since the model was made.
-    found = status(config, root)
-    if found is Status.FINISHED:
+    found = inspect(config, claim.folder)
+    if found.status is Status.FINISHED:
         return
-    if found is Status.DIVERGED:
+    if found.status is Status.DIVERGED:
         raise _recorded_divergence(config, claim.folder)
-    store.forget_failure(claim)
+    if found.damage and found.status is not Status.INTERRUPTED:  # of a checkpoint says who would go on from it
+        _LOG.warning("%s; what it held is made again", found.damage)
+    forget_failure(claim)
     try:
-        if found is Status.BROKEN:
+        if found.status is Status.BROKEN:
             store.discard(claim)
-        if found in _UNTRAINED:
+        if found.status in _UNTRAINED:
             _train(config, model or _initial_model(config, root, progress, wait=True), claim, progress)
         _evaluate(config, claim)
-    except (OSError, ValueError):
-        # Whoever takes over removes files that this process may be using.
+    except (ClaimLost, Diverged):
+        raise
+    except Exception as error:
+        # Whoever takes over removes files that this process may be using, so a failure after that is none of the run.
         claim.check()
+        # While the claim is held: what is recorded later could be taken for a failure of the next one.
+        record_failure(claim, reason_of(error), traceback.format_exc())
         raise
 
 
@@ -256,10 +268,7 @@ def _initial_model(config: RunConfig, root: Path, progress: Progress | None, wai
         parent = _build(config.parent)
         _check_weights(model, merged(parent), config)
         # Its weights are all that is needed: how it was evaluated is its own affair.
-        found = status(config.parent, root)
-        if found is not Status.FINISHED and not (
-            found is Status.UNEVALUATED and store.was_evaluated(root / config.parent.id)
-        ):
+        if not inspect(config.parent, root / config.parent.id).evaluated:
             train(config.parent, root, progress=progress, wait=wait)
         load_weights(root / config.parent.id / store.MODEL, parent)
         model.load_state_dict(merged(parent).state_dict())

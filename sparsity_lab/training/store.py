@@ -1,4 +1,4 @@
-"""The run folder: which files it holds, how they are written, and what state they are in.
+"""The run folder: which files it holds, and how they are written and read.
 
 A folder belongs to one run id. ``finished.json`` is renamed into place last and lists the SHA-256 of every file
 that the config decides, and its own; ``trained.json`` has the same form and stands for it between training and
@@ -7,7 +7,7 @@ place and renamed, so that no reader ever meets a part of one, and by the one pr
 Nothing is pickled, and what polars parses has been verified: a changed byte in a parquet file can end the process.
 
 A file that cannot be read, for whatever reason, counts as damaged. So whatever is wrong in a run's folder, readers
-say so, and the next call of ``train`` repairs it or says why it cannot.
+say so (``inspection``), and the next call of ``train`` repairs it or says why it cannot.
 """
 
 import contextlib
@@ -16,7 +16,6 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ from pydantic.dataclasses import dataclass
 from sparsity_lab.settings import SettingError, canonical_json, from_data
 from sparsity_lab.training.claims import Claim, drop_claim
 from sparsity_lab.training.config import RunConfig
-from sparsity_lab.training.files import Check, remove, remove_abandoned, write_file
+from sparsity_lab.training.files import Check, DamagedFile, read_file, remove, remove_abandoned, write_file
 
 __all__ = [
     "CHECKPOINT",
@@ -41,15 +40,13 @@ __all__ = [
     "TIMING",
     "TIMING_SCHEMA",
     "TRAINED",
-    "DamagedFile",
     "Marker",
-    "Status",
     "digest",
     "discard",
     "evaluation_file",
-    "folder_status",
-    "forget_failure",
+    "examine",
     "mark",
+    "parse_config",
     "prepare_folder",
     "read_config",
     "read_environment",
@@ -57,9 +54,7 @@ __all__ = [
     "read_marker",
     "read_object",
     "read_timing",
-    "status",
     "tidy",
-    "was_evaluated",
     "write_config",
     "write_frame",
     "write_json",
@@ -89,27 +84,6 @@ TIMING_SCHEMA = pl.Schema({"phase": pl.String(), "step": pl.Int64(), "tokens": p
 """Columns of the clocks: tokens and seconds since the row before; ``phase`` is training or evaluation."""
 
 
-class Status(Enum):
-    """What a run folder holds."""
-
-    MISSING = "missing"
-    """Nothing yet."""
-    INTERRUPTED = "interrupted"
-    """Training began and did not end; it goes on from the checkpoint, if there is one."""
-    BROKEN = "broken"
-    """It ended, and a file of the training was damaged since; it will be repeated."""
-    UNEVALUATED = "unevaluated"
-    """Trained; this evaluation is missing or damaged."""
-    FINISHED = "finished"
-    """Trained and evaluated, all files intact."""
-    DIVERGED = "diverged"
-    """The loss, the gradient or the weights stopped being finite. A result: it is not repeated."""
-
-
-class DamagedFile(ValueError):
-    """A file that is not what was written."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Marker:
     """Contents of ``finished.json`` and ``trained.json``.
@@ -118,7 +92,8 @@ class Marker:
         status: ``"trained"``, ``"finished"`` or ``"diverged"``; ``"damaged"`` for a marker that is not what was
             written, which vouches for nothing.
         files: SHA-256 in hexadecimal of each file that the config decides, by its path in the folder.
-        step, loss, reason: where and why a diverged run ended; the loss is text, since JSON has no NaN.
+        step, loss, reason: where and why a diverged run ended; the loss is text, since JSON has no NaN. Of a damaged
+            marker, the reason is what is wrong with which file.
     """
 
     status: Literal["trained", "finished", "diverged", "damaged"]
@@ -142,7 +117,7 @@ class Marker:
 
 
 _MARKER = TypeAdapter(Marker)
-_DAMAGED = Marker(status="damaged", files={})
+_CHANGED = "was changed after it was written: its checksum is another"
 
 
 def evaluation_file(config: RunConfig) -> str:
@@ -174,6 +149,9 @@ def write_json(file: Path, data: Mapping[str, Any], *, check: Check | None = Non
 
 def write_frame(claim: Claim, name: str, frame: pl.DataFrame, *, flush: bool = False) -> None:
     """A parquet file: the same bytes for the same frame."""
+    if not (place := (claim.folder / name).parent).is_dir():
+        claim.check()
+        remove(place)  # a file where the folder of the evaluations belongs
     write_file(claim.folder / name, _parquet(frame), flush=flush, check=claim.check)
 
 
@@ -203,7 +181,7 @@ def mark(
     reason: str | None = None,
 ) -> None:
     """Write the marker ``name`` with the checksums of ``files`` as they are now, beside those ``kept``."""
-    digests = {file: digest((claim.folder / file).read_bytes()) for file in files}
+    digests = {file: digest(read_file(claim.folder / file)) for file in files}
     marker = Marker(status=state, files={**(kept or {}), **digests}, step=step, loss=loss, reason=reason)
     write_file(claim.folder / name, marker.to_json(), flush=name == FINISHED, check=claim.check)
 
@@ -234,12 +212,6 @@ def discard(claim: Claim) -> None:
         remove(evaluation)
 
 
-def forget_failure(claim: Claim) -> None:
-    """Remove the record of an earlier failure: the run is tried again."""
-    claim.check()
-    remove(claim.folder / FAILED)
-
-
 # --- reading
 
 
@@ -251,11 +223,18 @@ def read_config(folder: Path) -> RunConfig:
     """
     file = folder / CONFIG
     try:
-        data = json.loads(file.read_bytes())
+        content = read_file(file)
     except (FileNotFoundError, NotADirectoryError):
         raise SettingError("folder", f"a run's folder, with a {CONFIG}", str(folder)) from None
     except OSError as error:
         raise SettingError(str(file), "a file that can be read", error.strerror) from None
+    return parse_config(file, content)
+
+
+def parse_config(file: Path, content: bytes) -> RunConfig:
+    """The config that a file holds; ``SettingError`` if it is not a run that this release knows."""
+    try:
+        data = json.loads(content)
     except (ValueError, RecursionError):  # lists in lists in lists
         raise SettingError(str(file), "valid JSON", "a damaged file") from None
     try:
@@ -270,14 +249,29 @@ def read_marker(folder: Path) -> Marker | None:
     status ``"damaged"`` if it is not, to the byte, what was written."""
     for name in (FINISHED, TRAINED):
         try:
-            content = (folder / name).read_bytes()
+            content = read_file(folder / name)
             marker = _MARKER.validate_json(content)
+            if marker.to_json() == content:
+                return marker
+            wrong = _CHANGED
         except FileNotFoundError:
             continue
-        except (OSError, ValidationError):
-            return _DAMAGED
-        return marker if marker.to_json() == content else _DAMAGED
+        except OSError as error:
+            wrong = _unreadable(error)
+        except ValidationError:
+            wrong = _CHANGED
+        return Marker(status="damaged", files={}, reason=f"{folder.name}/{name} {wrong}")
     return None
+
+
+def examine(folder: Path, name: str, marker: Marker) -> tuple[bytes, str | None]:
+    """What a file holds, and what is wrong with it, in words that follow its name: None if it is what it was when the
+    marker was written."""
+    try:
+        content = read_file(folder / name)
+    except OSError as error:
+        return b"", _unreadable(error)
+    return content, None if marker.vouches(name, content) else _CHANGED
 
 
 def read_frame(folder: Path, name: str) -> pl.DataFrame:
@@ -286,13 +280,16 @@ def read_frame(folder: Path, name: str) -> pl.DataFrame:
     Raises:
         DamagedFile: it is missing, or not what was written, or no frame at all.
     """
-    marker, content = read_marker(folder), _content(folder / name)
-    if content is None or marker is None or not marker.vouches(name, content):
-        raise DamagedFile(f"{folder / name} is missing, or was changed after it was written")
+    marker = read_marker(folder)
+    if marker is None:
+        raise DamagedFile(folder / FINISHED, "is missing")
+    content, wrong = examine(folder, name, marker)
+    if wrong:
+        raise DamagedFile(folder / name, wrong)
     try:
         return pl.read_parquet(content)
     except pl.exceptions.PolarsError as error:
-        raise DamagedFile(f"{folder / name} is no frame: {error}") from None
+        raise DamagedFile(folder / name, f"is no frame: {error}") from None
 
 
 def read_timing(folder: Path) -> pl.DataFrame:
@@ -317,66 +314,17 @@ def read_object(file: Path) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def status(config: RunConfig, out: Path | str) -> Status:
-    """State of a run in the store ``out``: all checksums are verified, nothing is written."""
-    return folder_status(config, Path(out) / config.id)
-
-
-def folder_status(config: RunConfig, folder: Path, *, weights: bool = True) -> Status:
-    """State of a run in its own folder.
-
-    Args:
-        weights: verify the model's file too, by far the largest.
-    """
-    marker = read_marker(folder)
-    if marker is None:
-        begun = (folder / CONFIG).exists() or (folder / CHECKPOINT).exists()
-        return Status.INTERRUPTED if begun else Status.MISSING
-    if marker.status == "diverged":
-        whole = marker.intact(folder, METRICS) and _is_config_of(config, folder, marker)
-        return Status.DIVERGED if whole else Status.BROKEN
-    if not marker.intact(folder, METRICS, *([MODEL] if weights else [])) or _says_another_run(config, folder):
-        return Status.BROKEN
-    whole = marker.intact(folder, evaluation_file(config)) and _is_config_of(config, folder, marker)
-    return Status.FINISHED if marker.status == "finished" and whole else Status.UNEVALUATED
-
-
-def was_evaluated(folder: Path) -> bool:
-    """Whether a run was brought to its end, be it with another evaluation than the one that is asked for now."""
-    marker = read_marker(folder)
-    return marker is not None and marker.status == "finished"
-
-
-def _is_config_of(config: RunConfig, folder: Path, marker: Marker) -> bool:
-    """Whether ``config.json`` is intact and says this run. Its evaluation, and those of its parents, are the last
-    ones that were asked for; other frames lie beside theirs and count as much."""
-    content = _content(folder / CONFIG)
-    if not marker.vouches(CONFIG, content):
-        return False
-    if content == canonical_json(config).encode():
-        return True
-    try:
-        return read_config(folder).id == config.id
-    except SettingError:
-        return False
-
-
-def _says_another_run(config: RunConfig, folder: Path) -> bool:
-    """Whether ``config.json`` can be read and is that of another run: then the weights are too."""
-    if _content(folder / CONFIG) == canonical_json(config).encode():
-        return False
-    try:
-        return read_config(folder).id != config.id
-    except SettingError:
-        return False
-
-
 def _content(file: Path) -> bytes | None:
     """The bytes of a file; None if it cannot be read, whatever the reason."""
     try:
-        return file.read_bytes()
+        return read_file(file)
     except OSError:
         return None
+
+
+def _unreadable(error: OSError) -> str:
+    """Why a file could not be read, in words that follow its name."""
+    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
 
 
 def digest(content: bytes) -> str:

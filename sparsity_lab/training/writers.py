@@ -37,6 +37,12 @@ class Writer:
         return cls(_place(), os.getpid(), _started(os.getpid()) or 0)
 
     @classmethod
+    def numbered(cls, process: int) -> Self | None:
+        """The process of this machine that has this number; None if none has."""
+        started = _started(process)
+        return None if started is None else cls(_place(), process, started)
+
+    @classmethod
     def of(cls, mark: str) -> Self | None:
         """The writer that made this mark; None if it is no mark."""
         found = _MARK.fullmatch(mark)

@@ -1,9 +1,11 @@
 """Disks that are full or cannot be written, and files that were lost, cut, changed, or written by a newer release."""
 
 import errno
+import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +13,14 @@ from pathlib import Path
 import pytest
 from sweeps.curricula import Counted
 from training.small_runs import small_run
-from training.test_train import contents, cut, flip
+from training.test_train import contents, cut, flip, flip_a_weight
 
+from sparsity_lab import cli
 from sparsity_lab.settings import SettingError
-from sparsity_lab.sweeps import Results, Serial, Sweep, SweepEvent, run_sweep
-from sparsity_lab.training import Run, Status, files, status
-from sparsity_lab.training.store import read_config
+from sparsity_lab.sweeps import Results, Serial, Sweep, SweepEvent, overview, run_sweep
+from sparsity_lab.training import Run, Status, files, status, train
+from sparsity_lab.training.files import remove
+from sparsity_lab.training.store import CHECKPOINT, read_config
 
 
 @pytest.fixture
@@ -40,20 +44,107 @@ def steps_since(tmp_path: Path, act: Callable[[], object]) -> dict[str, int]:
     return {seed: now - before.get(seed, 0) for seed, now in count().items() if now > before.get(seed, 0)}
 
 
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    """Whoever waits for something that never comes, fails."""
+
+    def fail(*_: object) -> None:
+        raise TimeoutError("waited for what never comes")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(60)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def become_pipe(file: Path) -> None:
+    """Reading it waits until somebody writes to it."""
+    remove(file)
+    os.mkfifo(file)
+
+
+def become_closed(folder: Path) -> None:
+    shutil.rmtree(folder / "evaluation")
+    (folder / "evaluation").write_text("no folder")
+
+
 Damage = Callable[[Path], object]
-DAMAGES: dict[str, tuple[Damage, Status, bool]] = {
-    "flipped byte in the weights": (lambda folder: flip(folder / "model.safetensors"), Status.BROKEN, True),
-    "cut metrics": (lambda folder: cut(folder / "metrics.parquet"), Status.BROKEN, True),
-    "cut evaluation": (lambda folder: cut(next((folder / "evaluation").iterdir())), Status.UNEVALUATED, False),
-    "cut config": (lambda folder: cut(folder / "config.json"), Status.UNEVALUATED, False),
-    "deleted run": (shutil.rmtree, Status.MISSING, True),
+CHANGED = "was changed after it was written: its checksum is another"
+DAMAGES: dict[str, tuple[Damage, Status, bool, str | None]] = {
+    "flipped byte in the weights": (
+        lambda folder: flip(folder / "model.safetensors"),
+        Status.BROKEN,
+        True,
+        f"model.safetensors {CHANGED}",
+    ),
+    "cut metrics": (
+        lambda folder: cut(folder / "metrics.parquet"),
+        Status.BROKEN,
+        True,
+        f"metrics.parquet {CHANGED}",
+    ),
+    "lost metrics": (
+        lambda folder: (folder / "metrics.parquet").unlink(),
+        Status.BROKEN,
+        True,
+        "metrics.parquet is missing",
+    ),
+    "pipe for metrics": (
+        lambda folder: become_pipe(folder / "metrics.parquet"),
+        Status.BROKEN,
+        True,
+        "metrics.parquet cannot be read: Not a file",
+    ),
+    "cut marker": (lambda folder: cut(folder / "finished.json"), Status.BROKEN, True, f"finished.json {CHANGED}"),
+    "pipe for a marker": (
+        lambda folder: become_pipe(folder / "finished.json"),
+        Status.BROKEN,
+        True,
+        "finished.json cannot be read: Not a file",
+    ),
+    "cut evaluation": (
+        lambda folder: cut(next((folder / "evaluation").iterdir())),
+        Status.UNEVALUATED,
+        False,
+        f".parquet {CHANGED}",
+    ),
+    "file for a folder": (become_closed, Status.UNEVALUATED, False, ".parquet cannot be read: Not a directory"),
+    "pipe for a folder": (
+        lambda folder: become_pipe(folder / "evaluation"),
+        Status.UNEVALUATED,
+        False,
+        ".parquet cannot be read: Not a directory",
+    ),
+    "cut config": (
+        lambda folder: cut(folder / "config.json"),
+        Status.UNEVALUATED,
+        False,
+        "config.json: expected valid JSON, got 'a damaged file'",
+    ),
+    "pipe for a config": (
+        lambda folder: become_pipe(folder / "config.json"),
+        Status.UNEVALUATED,
+        False,
+        "config.json cannot be read: Not a file",
+    ),
+    "deleted run": (shutil.rmtree, Status.MISSING, True, None),
 }
-"""What is done to a run's folder, what is found then, and whether the run is trained again."""
+"""What is done to a run's folder, what is found then, whether the run is trained again, and what is said."""
 
 
-@pytest.mark.parametrize(("damage", "found", "trained"), DAMAGES.values(), ids=DAMAGES)
-def test_only_what_is_broken_is_made_again(
-    sweep: Sweep, tmp_path: Path, damage: Damage, found: Status, trained: bool
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize(("damage", "found", "trained", "words"), DAMAGES.values(), ids=DAMAGES)
+def test_only_what_is_broken_is_named_and_made_again(
+    sweep: Sweep,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Damage,
+    found: Status,
+    trained: bool,
+    words: str | None,
 ) -> None:
     out = tmp_path / "out"
     run_sweep(sweep, out, Serial())
@@ -66,11 +157,40 @@ def test_only_what_is_broken_is_made_again(
     # Weights are not read to make a frame.
     seen = "finished" if damage is DAMAGES["flipped byte in the weights"][0] else found.value
     assert Results(out).frame("runs")["status"].to_list() == ["finished", seen, "finished"]
+    # The overview reads all that the next sweep will.
+    told = overview(Results(out))
+    assert told.counts == {"finished": 2, found.value: 1}
+    assert [label for label, _ in told.damaged] == ([sweep.labels()[damaged.id]] if words else [])
+    assert all(f"{damaged.id}/" in what and words in what for _, what in told.damaged if words)
+    assert cli.run(["sweep", "--status", str(out)]) == (1 if words else 0)
+    assert (words or "") in capsys.readouterr().out
     events: list[SweepEvent] = []
     steps = steps_since(tmp_path, lambda: run_sweep(sweep, out, Serial(), events.append))
     assert steps == ({"1": 6} if trained else {})
     assert [event.status for event in events] == ["skipped", "skipped", "finished"]
+    assert [event.damage for event in events] == [None, None, told.damaged[0][1] if words else None]
     assert contents(out) == before
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_pipes_in_place_of_files_stop_nobody(sweep: Sweep, tmp_path: Path) -> None:
+    run_sweep(sweep, tmp_path / "whole", Serial())
+    out = tmp_path / "out"
+    run_sweep(sweep, out, Serial())
+    folder = out / sweep.runs[1].id
+    for names in (("timing.parquet", "environment.json", "failed.json"), ("claim", "trained.json"), (CHECKPOINT,)):
+        for name in names:
+            become_pipe(folder / name)
+        if CHECKPOINT in names:
+            (folder / "finished.json").unlink()
+        repr(Results(out))
+        Results(out).frame("timing")
+        assert overview(Results(out)).total == 3
+        assert run_sweep(sweep, out, Serial()).failures == ()
+        assert contents(out) == contents(tmp_path / "whole")
+    become_pipe(out / "sweep.json")
+    with pytest.raises(SettingError, match=r"sweep\.json: expected a file that can be read, got 'Not a file'"):
+        Results(out)
 
 
 def test_folders_that_changed_places_are_not_taken_for_each_other(sweep: Sweep, tmp_path: Path) -> None:
@@ -82,6 +202,8 @@ def test_folders_that_changed_places_are_not_taken_for_each_other(sweep: Sweep, 
     second.rename(first)
     (tmp_path / "aside").rename(second)
     assert [status(run, out) for run in sweep.runs] == [Status.BROKEN, Status.BROKEN, Status.FINISHED]
+    named = f"{first.name}/config.json is that of another run, {second.name}"
+    assert Results(out).frame("runs")["reason"][0] == named
     assert set(steps_since(tmp_path, lambda: run_sweep(sweep, out, Serial()))) == {"0", "1"}
     assert contents(out) == before
 
@@ -100,38 +222,48 @@ def test_nothing_outside_a_broken_run_is_removed(sweep: Sweep, tmp_path: Path) -
     assert contents(out) == before
 
 
-def test_flipped_byte_in_a_checkpoint_is_not_gone_on_from(sweep: Sweep, tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_named_and_not_gone_on_from(sweep: Sweep, tmp_path: Path) -> None:
     run_sweep(sweep, tmp_path / "whole", Serial())
     out = tmp_path / "out"
-    (out / sweep.runs[0].id).mkdir(parents=True)
-    # As a run is left that was killed after its second checkpoint.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sparsity_lab.training.run.evaluate", lambda *_: pytest.fail("killed"))
-        patch.setattr("sparsity_lab.training.run.save_weights", _killed)
-        run_sweep(sweep, out, Serial())
-    checkpoint = out / sweep.runs[1].id / "checkpoint.safetensors"
-    content = bytearray(checkpoint.read_bytes())
-    content[-100] ^= 1
-    checkpoint.write_bytes(content)
-    steps = steps_since(tmp_path, lambda: run_sweep(sweep, out, Serial()))
-    assert steps == {"0": 2, "1": 6, "2": 2}
+    # As runs are left that were killed after their second checkpoint.
+    for run in sweep.runs:
+        with pytest.raises(KeyboardInterrupt):
+            train(run, out, progress=_interrupt_at_the_end)
+    names = [f"{run.id}/checkpoint.safetensors" for run in sweep.runs]
+    flip_a_weight(out / names[1])
+    (out / names[2]).write_bytes((out / names[0]).read_bytes())
+    named = [
+        None,
+        f"{names[1]} was changed after it was written: its checksum is another",
+        f"{names[2]} is that of another run, {sweep.runs[0].id}",
+    ]
+    told = overview(Results(out, sweep))
+    assert told.counts == {"interrupted": 3}
+    assert told.damaged == tuple(zip(list(sweep.labels().values())[1:], named[1:], strict=True))
+    events: list[SweepEvent] = []
+    steps = steps_since(tmp_path, lambda: run_sweep(sweep, out, Serial(), events.append))
+    assert [event.damage for event in events] == named
+    assert steps == {"0": 2, "1": 6, "2": 6}
     assert contents(out) == contents(tmp_path / "whole")
 
 
-def _killed(*_: object) -> None:
-    raise OSError(errno.EIO, "Input/output error")
+def _interrupt_at_the_end(done: int, *_: object) -> None:
+    if done == 6:
+        raise KeyboardInterrupt
 
 
 # --- full disks
 
 
-def check_full(sweep: Sweep, tmp_path: Path, out: Path, make_room: Callable[[], None]) -> None:
-    """Every run that has no room says so and names its file; with room again only these are made."""
+def check_refused(
+    sweep: Sweep, tmp_path: Path, out: Path, make_room: Callable[[], None], code: int = errno.ENOSPC
+) -> None:
+    """Every run whose file is refused says so and names it; when that is over only these are made."""
     events: list[SweepEvent] = []
     run_sweep(sweep, out, Serial(), events.append)
     reasons = [event.reason or "" for event in events]
     assert [event.status for event in events] == ["failed"] * 3
-    assert all("[Errno 28] No space left on device" in reason and str(out) in reason for reason in reasons)
+    assert all(f"[Errno {code}] {os.strerror(code)}" in reason and str(out) in reason for reason in reasons)
     assert not list(out.rglob("*.tmp"))
     assert not list(out.glob("*/claim"))
     make_room()
@@ -164,13 +296,18 @@ def test_full_disk(sweep: Sweep, tmp_path: Path, small_disk: Path) -> None:
     size = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
     # Room for the sweep's own file and for the first small files of a run, not for weights.
     filler.write_bytes(b"x" * (size - 32 * 1024))
-    check_full(sweep, tmp_path, small_disk, filler.unlink)
+    check_refused(sweep, tmp_path, small_disk, filler.unlink)
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS], ids=["full", "read-only"])
 @pytest.mark.parametrize(
-    "full", ["claim", "config.json", "checkpoint.safetensors", "model.safetensors", "finished.json"]
+    "refused", ["claim", "config.json", "checkpoint.safetensors", "model.safetensors", "finished.json"]
 )
-def test_write_without_room(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str) -> None:
+def test_write_that_is_refused(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, code: int
+) -> None:
+    """A stand-in, where nothing can be mounted, for disks that are full, or become read-only during a sweep as a
+    damaged one does."""
     real = Path.open
 
     class Full:
@@ -184,16 +321,18 @@ def test_write_without_room(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.Mo
             pass
 
         def write(self, _: object) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(code, os.strerror(code))
 
     def opened(self: Path, mode: str = "r", *arguments: object, **options: object) -> object:
-        place = self.parent.name if full == "claim" else self.name
-        if "w" in mode and place.startswith(f".{full}."):
+        place = self.parent.name if refused == "claim" else self.name
+        if "w" in mode and place.startswith(f".{refused}."):
+            if code == errno.EROFS:
+                raise OSError(code, os.strerror(code), str(self))
             return Full(self)
         return real(self, mode, *arguments, **options)  # type: ignore[arg-type, call-overload]
 
     monkeypatch.setattr(Path, "open", opened)
-    check_full(sweep, tmp_path, tmp_path / "out", lambda: monkeypatch.setattr(Path, "open", real))
+    check_refused(sweep, tmp_path, tmp_path / "out", lambda: monkeypatch.setattr(Path, "open", real), code)
 
 
 def test_no_room_for_the_sweep_itself(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +371,67 @@ def test_read_only_disk(sweep: Sweep, tmp_path: Path, small_disk: Path) -> None:
     assert contents(small_disk) == before
 
 
+@pytest.mark.parametrize("honest", [True, False])
+def test_read_only_folder(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, honest: bool) -> None:
+    """A stand-in, where nothing can be mounted: every call that writes is refused, and so is the question whether one
+    may, unless the file system is not honest about it, as some on a network."""
+    out = tmp_path / "out"
+    run_sweep(sweep, out, Serial())
+    before = contents(out)
+    with monkeypatch.context() as patch:
+        refuse_writing(patch, out, honest)
+        with pytest.raises(OSError, match="Read-only file system"):
+            (out / "file").write_text("x")
+        with pytest.raises(SettingError, match="out: expected a folder that can be written"):
+            run_sweep(sweep, out, Serial())
+        assert Results(out).frame("runs")["status"].to_list() == ["finished"] * 3
+        assert overview(Results(out)).counts == {"finished": 3}
+        assert Run.load(out / sweep.runs[0].id).model()
+    assert contents(out) == before
+
+
+def test_read_only_run_folder(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run's folder refuses to be written: its failure is told, and the others go on."""
+    out = tmp_path / "out"
+    run_sweep(sweep, out, Serial())
+    before = contents(out)
+    for run in sweep.runs[:2]:
+        cut(out / run.id / "metrics.parquet")
+    events: list[SweepEvent] = []
+    with monkeypatch.context() as patch:
+        refuse_writing(patch, out / sweep.runs[0].id, honest=False)
+        run_sweep(sweep, out, Serial(), events.append)
+    told = {event.run: event for event in events}
+    first, second, third = (told[label] for label in sweep.labels().values())
+    assert (first.status, second.status, third.status) == ("failed", "finished", "skipped")
+    assert "Read-only file system" in str(first.reason)
+    assert sweep.runs[0].id in str(first.reason)
+    run_sweep(sweep, out, Serial())
+    assert contents(out) == before
+
+
+def refuse_writing(patch: pytest.MonkeyPatch, folder: Path, honest: bool) -> None:
+    """Have the system refuse to write in a folder, as a read-only file system does."""
+
+    def refused(path: object) -> bool:
+        return isinstance(path, str | os.PathLike) and Path(path).is_relative_to(folder)
+
+    def refusing(real: Callable[..., object], writes: Callable[..., bool] = lambda *_, **__: True) -> object:
+        def call(path: object, *arguments: object, **options: object) -> object:
+            if refused(path) and writes(*arguments, **options):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+            return real(path, *arguments, **options)
+
+        return call
+
+    for name in ("mkdir", "rmdir", "unlink", "rename", "replace", "utime"):
+        patch.setattr(os, name, refusing(getattr(os, name)))
+    patch.setattr(os, "open", refusing(os.open, lambda flags, *_, **__: bool(flags & (os.O_WRONLY | os.O_RDWR))))
+    patch.setattr(io, "open", refusing(io.open, lambda mode="r", *_, **__: bool(set(mode) & set("wax+"))))
+    if honest:
+        patch.setattr(os, "access", lambda path, mode, real=os.access: not refused(path) and real(path, mode))
+
+
 # --- newer releases
 
 
@@ -246,6 +446,7 @@ def test_fields_of_a_newer_release_are_named(sweep: Sweep, tmp_path: Path) -> No
     with pytest.raises(SettingError, match=r"config\.json\.training\.momentum_decay: expected a field of Training"):
         read_config(run)
     assert Results(out).frame("runs")["status"].to_list() == ["unevaluated", "finished", "finished"]
+    assert "config.json.training.momentum_decay" in Results(out).frame("runs")["reason"][0]
     with pytest.raises(SettingError, match="momentum_decay"):
         Run.load(run)
     assert Run.load(other).config == sweep.runs[1]

@@ -22,7 +22,11 @@ def test_no_interruption_changes_a_byte(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["problems"] == [], done.stderr
-    # The instants are spread over the time of a sweep, so most of them meet it at work.
-    assert seen["group"]["killed in the middle"] >= 5
-    assert seen["group"]["runs finished before"] >= 5
-    assert seen["worker"]["killed"] >= 5
+    # The instants are spread over what a sweep does. The first may come before a run, or a worker, has begun, and the
+    # last after all are over; two processes may do some more or less, so that the very last never comes.
+    assert seen["group"]["killed"] >= 19
+    assert seen["group"]["killed in the middle"] >= 16
+    assert seen["group"]["runs finished before"] >= 20
+    assert seen["worker"]["killed"] >= 18
+    assert seen["coordinator"]["killed"] == 3
+    assert seen["stopped"]["taken over"] == 4

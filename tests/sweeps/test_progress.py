@@ -1,22 +1,25 @@
 """How far a sweep is: time left, the view from another shell, and what Ctrl-C leaves."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from sweeps.curricula import Crashing
+from sweeps.curricula import Crashing, Holding
 from training.small_runs import small_run
-from training.test_train import contents
+from training.test_train import contents, flip
 
 from sparsity_lab import cli
+from sparsity_lab.settings import canonical_json
 from sparsity_lab.sweeps import Results, Serial, Sweep, SweepEvent, grid, overview, run_sweep
 from sparsity_lab.sweeps.progress import Estimate, work
-from sparsity_lab.training import Evaluation
+from sparsity_lab.training import Evaluation, Status, Training, status, store, train
 from sparsity_lab.training.claims import Claim
 
 
@@ -80,30 +83,88 @@ def test_overview_sees_what_runs_and_why_others_do_not(tmp_path: Path, capsys: p
         assert cli.run(wrong) == 2
 
 
-def wait_for(condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def test_ctrl_c_leaves_what_can_be_gone_on_with(tmp_path: Path) -> None:
-    file, out = tmp_path / "sweep.toml", tmp_path / "out"
-    training = "Training(steps=3000, batch_size=4, log_every=1, checkpoint_every=20)"
-    file.write_text(
-        f'name = "long"\n[base]\ntask = "Planted"\ntraining = "{training}"\n'
-        'evaluation = "Evaluation(lengths=[24], sequences=8)"\n[grid]\nseed = [0, 1]\n'
+def test_parents_are_part_of_what_is_seen(tmp_path: Path) -> None:
+    parent, waiting = small_run(), small_run(data_seed=5)
+    crashing = small_run(training=small_run().training.replace(curriculum=Crashing(length=8)))
+    runs = [small_run(data_seed=1, parent=one) for one in (parent, crashing, waiting)]
+    sweep = Sweep(name="family", runs=runs)
+    run_sweep(Sweep(name="family", runs=runs[:2]), tmp_path, Serial())
+    (tmp_path / waiting.id).mkdir()
+    with Claim.hold(tmp_path / waiting.id, wait=False):
+        found = overview(Results(tmp_path, sweep))
+    assert found.total == 6
+    assert found.counts == {"finished": 2, "failed": 2, "running": 1, "missing": 1}
+    assert [one.run for one in found.running] == [f"parent {waiting.id}"]
+    assert found.failed == (
+        (f"parent {crashing.id}", "RuntimeError: no cure"),
+        (sweep.labels()[runs[1].id], f"its parent {crashing.id} failed"),
     )
-    command = [sys.executable, "-m", "sparsity_lab.cli", "sweep", str(file), "--out", str(out), "--workers", "1"]
-    # In a group of its own, which gets the signal as from a terminal.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
-    wait_for(lambda: list(out.glob("*/checkpoint.safetensors")))
-    os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=30)
+    # How a parent was evaluated is its own affair, unless it is itself in the sweep.
+    train(parent.replace(evaluation=Evaluation(lengths=(8, 32), sequences=4)), tmp_path)
+    (tmp_path / parent.id / "evaluation" / f"{parent.evaluation_id}.parquet").unlink()
+    marker = store.read_marker(tmp_path / parent.id)
+    assert marker is not None
+    files = {name: digest for name, digest in marker.files.items() if parent.evaluation_id not in name}
+    (tmp_path / parent.id / "finished.json").write_bytes(store.Marker(status="finished", files=files).to_json())
+    assert status(parent, tmp_path) is Status.UNEVALUATED
+    assert overview(Results(tmp_path, sweep)).counts["finished"] == 2
+    assert overview(Results(tmp_path, Sweep(name="both", runs=[parent, *runs]))).counts["finished"] == 1
+    flip(tmp_path / parent.id / "model.safetensors")
+    ((label, what),) = overview(Results(tmp_path, sweep)).damaged
+    assert label == f"parent {parent.id}"
+    assert what.startswith(f"{parent.id}/model.safetensors was changed")
+
+
+LONGEST_WAIT = 240.0
+"""Seconds, for what takes ten on an idle machine."""
+
+
+@pytest.mark.parametrize("engine", ["Serial()", "Processes(workers=2)", "RayEngine()"])
+def test_ctrl_c_leaves_what_can_be_gone_on_with(tmp_path: Path, engine: str) -> None:
+    """Each run is held at its third step, after a checkpoint, when the signal comes."""
+    if engine.startswith("Ray"):
+        pytest.importorskip("ray")
+    held, out = tmp_path / "held", tmp_path / "out"
+    held.mkdir()
+    training = Training(
+        steps=6, batch_size=4, log_every=1, checkpoint_every=1, curriculum=Holding(length=8, folder=str(held))
+    )
+    sweep = Sweep(name="held", runs=grid(small_run(training=training), {"seed": [0, 1]}))
+    file = tmp_path / "sweep.json"
+    file.write_text(canonical_json(sweep))
+    command = [sys.executable, "-m", "sparsity_lab.cli", "sweep", str(file), "--out", str(out), "--engine", engine]
+    ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "240"}
+    process = subprocess.Popen(
+        [*command, "--import", "sweeps.curricula"],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, **ray},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,  # its own, which gets the signal as from a terminal
+    )
+    try:
+        at_once = 1 if engine == "Serial()" else 2
+        deadline = time.monotonic() + LONGEST_WAIT
+        while len(list(held.iterdir())) < at_once:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=LONGEST_WAIT)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
-    assert told == "sparsity-lab: interrupted; the same command goes on from here\n"
-    names = {path.name for path in out.rglob("*")}
-    assert not [name for name in names if name.endswith(".tmp") or name == "claim"]
-    states = overview(Results(out)).counts
-    assert states == {"interrupted": 1, "missing": 1}
-    assert contents(out).keys() >= {"sweep.json"}
+    assert told.endswith("sparsity-lab: interrupted; the same command goes on from here\n")
+    # Workers of Ray are ended by its own processes, so what they held may be given up only by the next sweep.
+    left = [path for path in out.rglob("*") if path.suffix == ".tmp" or path.name == "claim"]
+    assert engine == "RayEngine()" or not left
+    seen = overview(Results(out))
+    assert Counter(seen.counts) == Counter(interrupted=at_once, missing=2 - at_once)
+    assert seen.damaged == ()
+    assert len(list(out.glob("*/checkpoint.safetensors"))) == at_once
+    (held / "go").touch()
+    assert run_sweep(sweep, out, Serial()).failures == ()
+    run_sweep(sweep, tmp_path / "whole", Serial())
+    assert contents(out) == contents(tmp_path / "whole")

@@ -22,7 +22,7 @@ from sparsity_lab.settings import SettingError, from_text
 from sparsity_lab.sweeps import Engine, RayEngine, Serial, Sweep, grid, run_sweep
 from sparsity_lab.sweeps.ray_engine import execute_in_worker
 from sparsity_lab.training import FixedLength, RunConfig, Status, status
-from sparsity_lab.training.writers import _started
+from sparsity_lab.training.writers import Writer
 
 LONGEST_WAIT = 240.0
 """Seconds, for what takes five on an idle machine."""
@@ -87,7 +87,7 @@ def test_lost_node_and_lethal_runs_leave_the_files_of_the_serial_engine(
         cluster.remove_node(next(iter(cluster.worker_nodes)))
         # A node that is slow to die may outlive its removal; a worker of it that went on would end its run.
         wait_until(
-            lambda: any(_started(number) is None for number in numbers), "a worker of the lost node to be gone"
+            lambda: not all(Writer.numbered(number) for number in numbers), "a worker of the lost node to be gone"
         )
         (places["held"] / "go").touch()
         return len(begun)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -183,6 +184,21 @@ def test_folder_without_a_sweep_shows_all_its_runs(tmp_path: Path) -> None:
     assert results.frame("runs")["run"].to_list() == sorted(run.id for run in SWEEP.runs)
 
 
+def test_copies_of_a_run_are_not_counted_as_runs(tmp_path: Path) -> None:
+    results = run_sweep(SWEEP, tmp_path, Serial())
+    original = tmp_path / SWEEP.runs[0].id
+    shutil.copytree(original, tmp_path / "copy")
+    assert results.others == ()
+    (tmp_path / "sweep.json").unlink()
+    with pytest.raises(SettingError, match=f"copy: expected the name of the run that it holds, {original.name}"):
+        Results(tmp_path)
+    shutil.rmtree(original)
+    with pytest.raises(SettingError, match=f"copy: expected the name of the run that it holds, {original.name}"):
+        Results(tmp_path)
+    (tmp_path / "copy").rename(original)
+    assert Results(tmp_path).frame("runs")["status"].to_list() == ["finished"] * 4
+
+
 def test_empty_and_damaged_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="a folder with runs"):
         Results(tmp_path / "none")
@@ -197,10 +213,14 @@ def test_empty_and_damaged_folders_are_named(tmp_path: Path) -> None:
 
 def test_missing_and_broken_runs_are_told_apart(tmp_path: Path) -> None:
     results = run_sweep(SWEEP, tmp_path, Serial())
+    assert results.frame("runs")["reason"].to_list() == [None] * 4
     flip(tmp_path / SWEEP.runs[0].id / "metrics.parquet")
     for file in (tmp_path / SWEEP.runs[1].id).rglob("*.*"):
         file.unlink()
     assert results.frame("runs")["status"].to_list() == ["broken", "missing", "finished", "finished"]
+    named = f"{SWEEP.runs[0].id}/metrics.parquet was changed after it was written: its checksum is another"
+    assert results.frame("runs")["reason"].to_list() == [named, None, None, None]
+    assert named in repr(results)
     assert results.frame("evaluation")["run"].unique(maintain_order=True).to_list() == [r.id for r in SWEEP.runs[2:]]
     assert isinstance(results.frame("metrics").schema["step"], pl.Int64)
 
@@ -269,15 +289,16 @@ def test_fault_in_one_folder_stops_no_other_run(tmp_path: Path) -> None:
 def test_folder_that_cannot_be_entered_is_read_as_broken(tmp_path: Path, monkeypatch) -> None:
     results = run_sweep(SWEEP, tmp_path, Serial())
     closed = tmp_path / SWEEP.runs[0].id
-    real_open, real_stat = Path.read_bytes, os.stat
+    real_open, real_stat = os.open, os.stat
 
     def refuse(path: object) -> None:
         if Path(os.fspath(path)).is_relative_to(closed) and Path(os.fspath(path)) != closed:  # type: ignore[call-overload]
             raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", lambda self: refuse(self) or real_open(self))
+    monkeypatch.setattr(os, "open", lambda path, *arguments: refuse(path) or real_open(path, *arguments))
     monkeypatch.setattr(os, "stat", lambda path, **options: refuse(path) or real_stat(path, **options))
     assert results.frame("runs")["status"].to_list() == ["broken", "finished", "finished", "finished"]
+    assert results.frame("runs")["reason"][0] == f"{closed.name}/finished.json cannot be read: Permission denied"
     assert results.failures == ()
     assert results.frame("evaluation")["run"].n_unique() == 3
 
@@ -292,6 +313,7 @@ def test_failure_to_repair_damaged_weights_is_listed(tmp_path: Path, monkeypatch
     (failure,) = results.failures
     assert failure.run == run
     assert "expected a folder that can be written" in failure.reason
+    assert f"{run.id}/model.safetensors was changed after it was written" in failure.reason
     run_sweep(SWEEP, tmp_path, Serial())
     assert results.failures == ()
 

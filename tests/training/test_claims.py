@@ -1,5 +1,7 @@
 """Claims: one process at a time makes a run, whoever dies, stops, or judges late."""
 
+import dataclasses
+import errno
 import os
 import signal
 import subprocess
@@ -10,8 +12,9 @@ from pathlib import Path
 import pytest
 from training.small_runs import small_run
 
-from sparsity_lab.training import Diverged, RunConfig, claims, files, store, train, writers
+from sparsity_lab.training import Diverged, RunConfig, Status, claims, files, status, store, train
 from sparsity_lab.training.claims import Claim, Claimed, ClaimLost, Watch, drop_claim, holder_of
+from sparsity_lab.training.failures import leave_failure, read_failure
 from sparsity_lab.training.writers import Writer
 
 
@@ -60,8 +63,7 @@ def test_claim_is_renewed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_dead_holder_of_this_machine_is_put_out_at_once(folder: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     here = Writer.here()
-    started = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[19])
-    foreign(folder, Writer(place=here.place, process=child.pid, started=started))
+    foreign(folder, Writer.numbered(child.pid))
     assert not Watch(folder).free()
     child.send_signal(signal.SIGKILL)
     # Nobody has asked how it ended: it still has a number.
@@ -167,9 +169,51 @@ def test_empty_and_odd_claims_stop_nobody(folder: Path) -> None:
     with Claim.hold(folder, wait=False):
         pass
     (folder / "claim" / "inner").mkdir(parents=True)
+    os.mkfifo(folder / "claim" / "pipe")
+    assert holder_of(folder) is None
     with Claim.hold(folder, wait=False):
         pass
     assert not (folder / "claim").exists()
+    os.mkfifo(folder / "claim")
+    with Claim.hold(folder, wait=False):
+        pass
+
+
+def test_claim_that_seems_free_and_cannot_be_had_is_anothers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that sees an old state of the folder."""
+    tries = []
+    monkeypatch.setattr(Claim, "take", lambda _: tries.append(1))
+    with pytest.raises(Claimed):
+        Claim.hold(folder, wait=False)
+    assert 1 < len(tries) < 10
+
+
+def test_check_believes_no_memory_of_the_file_system(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``stat`` says may be as old as the attribute cache of a network file system; opening asks its server."""
+    with Claim.hold(folder, wait=False) as claim:
+        file = next((folder / "claim").iterdir())
+        remembered = os.stat(file)
+        claim.check()
+        file.unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "stat", lambda *_, **__: remembered)
+            patch.setattr(os, "lstat", lambda *_, **__: remembered)
+            assert file.exists()
+            with pytest.raises(ClaimLost, match="the claim on run run was lost"):
+                claim.check()
+
+
+@pytest.mark.parametrize(("code", "raised"), [(errno.ESTALE, ClaimLost), (errno.EIO, OSError)])
+def test_only_a_missing_file_is_a_lost_claim(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, raised: type[Exception]
+) -> None:
+    def fail(path: object, *_: int) -> int:
+        raise OSError(code, os.strerror(code), str(path))
+
+    with Claim.hold(folder, wait=False) as claim, monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        with pytest.raises(raised):
+            claim.check()
 
 
 def test_claim_of_the_dead_leaves_a_finished_folder(folder: Path) -> None:
@@ -231,6 +275,44 @@ def test_run_that_another_process_makes_is_left_or_waited_for(
     assert {path.name for path in tmp_path.iterdir()} == {parent.id, child.id}
 
 
+def crash(*_: object) -> None:
+    raise RuntimeError("no\ncure")
+
+
+def test_failure_is_on_record_before_the_run_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is recorded after that would be taken for a failure of whoever has claimed the run meanwhile."""
+    release, recorded = Claim.release, []
+
+    def released(self: Claim) -> None:
+        recorded.append(read_failure(self.folder))
+        release(self)
+
+    monkeypatch.setattr(Claim, "release", released)
+    with pytest.raises(RuntimeError, match="no"):
+        train(small_run(), tmp_path, progress=crash)
+    assert recorded == ["RuntimeError: no cure"]
+
+
+def test_failure_after_a_takeover_is_nobodys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the loser of a claim meets after that, it says so and stops, and leaves the run to the other one."""
+    config = small_run()
+    folder = tmp_path / config.id
+
+    def lose_and_crash(*_: object) -> None:
+        next((folder / "claim").iterdir()).unlink()
+        foreign(folder)
+        crash()
+
+    with pytest.raises(Claimed):
+        train(config, tmp_path, progress=lose_and_crash, wait=False)
+    (told,) = caplog.messages
+    assert told.startswith(f"the claim on run {config.id} was lost")
+    leave_failure(folder, "what the other one will not see")
+    assert read_failure(folder) is None
+    assert status(config, tmp_path) is Status.INTERRUPTED
+    assert holder_of(folder) is not None
+
+
 def test_failure_is_forgotten_by_who_tries_again(tmp_path: Path) -> None:
     training = small_run().training.replace(learning_rate=1e30, warmup=0.0, clip=1e30)
     config = small_run(training=training)
@@ -244,12 +326,17 @@ def test_failure_is_forgotten_by_who_tries_again(tmp_path: Path) -> None:
 
 def test_a_live_process_that_may_not_be_looked_at_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Writer.here()
-    monkeypatch.setattr(writers, "_started", lambda process: 0)
+    later = dataclasses.replace(here, started=here.started + 1)
     assert not here.gone
-    monkeypatch.setattr(writers, "_started", lambda process: here.started + 1)
-    assert here.gone
-    monkeypatch.setattr(writers, "_started", lambda process: None)
-    assert here.gone
+    assert later.gone
+    assert dataclasses.replace(here, process=2**22 + 1).gone
+
+    def refuse(self: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert not here.gone
+    assert not later.gone
 
 
 def test_a_claim_that_fails_at_its_start_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ from sparsity_lab.models import Decoder, LoRA, NoPE, RoPE, lora_embed_norm, merg
 from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training, extended, train
 from sparsity_lab.training.checkpoint import load_weights
+from sparsity_lab.training.files import DamagedFile
 from sparsity_lab.training.optimise import Records, optimise
-from sparsity_lab.training.store import DamagedFile
 
 SHORT = Training(steps=6, batch_size=4, log_every=3, curriculum=FixedLength(length=8))
 PARENT = RunConfig(

@@ -18,7 +18,8 @@ from sparsity_lab.kernels import Softmax
 from sparsity_lab.models import RandomOffset
 from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.training import Diverged, Run, RunConfig, Status, status, store, train
-from sparsity_lab.training.writers import Writer, _started
+from sparsity_lab.training.inspection import inspect
+from sparsity_lab.training.writers import Writer
 
 FILES = {
     "config.json",
@@ -144,19 +145,6 @@ def test_killed_process_is_resumed(finished: Run, tmp_path: Path) -> None:
     assert contents(train(finished.config, tmp_path).folder) == contents(finished.folder)
 
 
-def test_damaged_checkpoint_is_worth_none(finished: Run, tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        train(finished.config, tmp_path, progress=interrupt_at(7))
-    file = tmp_path / finished.id / "checkpoint.safetensors"
-    damaged = bytearray(file.read_bytes())
-    damaged[-100] ^= 1
-    file.write_bytes(damaged)
-    seen: list[int] = []
-    run = train(finished.config, tmp_path, progress=lambda done, *_: seen.append(done))
-    assert seen[0] == 1
-    assert contents(run.folder) == contents(finished.folder)
-
-
 def test_finished_run_is_only_loaded(finished: Run) -> None:
     before = {file: file.stat().st_mtime_ns for file in finished.folder.rglob("*")}
     train(finished.config, finished.folder.parent, progress=interrupt_at(1))
@@ -177,6 +165,47 @@ def become_folder(file: Path) -> None:
     file.unlink()
     file.mkdir()
     (file / "inside").write_text("x")
+
+
+def flip_a_weight(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+
+
+def become_another_runs(file: Path) -> None:
+    """Intact, and of a run that differs in its seed."""
+    other = checkpointed(data_seed=1)
+    with pytest.raises(Interrupted):
+        train(other, file.parents[1], progress=interrupt_at(7))
+    (file.parents[1] / other.id / file.name).replace(file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (flip_a_weight, "was changed after it was written: its checksum is another"),
+        (cut, "was cut or changed after it was written"),
+        (become_folder, "cannot be read: Is a directory"),
+        (become_another_runs, "is that of another run"),
+    ],
+)
+def test_damaged_checkpoint_is_named_and_worth_none(
+    finished: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage, words: str
+) -> None:
+    with pytest.raises(Interrupted):
+        train(finished.config, tmp_path, progress=interrupt_at(7))
+    file = tmp_path / finished.id / "checkpoint.safetensors"
+    assert inspect(finished.config, file.parent).damage is None
+    damage(file)
+    assert f"{finished.id}/checkpoint.safetensors {words}" in str(inspect(finished.config, file.parent))
+    seen: list[int] = []
+    run = train(finished.config, tmp_path, progress=lambda done, *_: seen.append(done))
+    assert seen[0] == 1
+    (told,) = caplog.messages
+    assert f"{file} {words}" in told
+    assert told.endswith("; training begins anew")
+    assert contents(run.folder) == contents(finished.folder)
 
 
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink, become_folder])
@@ -460,15 +489,15 @@ def test_folder_in_place_of_a_checkpoint_is_no_checkpoint(tmp_path: Path) -> Non
 def test_file_that_cannot_be_read_is_not_intact(tmp_path: Path, monkeypatch, name: str) -> None:
     config = small_run()
     train(config, tmp_path)
-    real = Path.read_bytes
+    real = os.open
 
-    def refusing(self: Path) -> bytes:
-        if self.name == name:
-            raise PermissionError(13, "Permission denied", str(self))
-        return real(self)
+    def refusing(path: object, *arguments: int) -> int:
+        if Path(os.fspath(path)).name == name:  # type: ignore[call-overload]
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", refusing)
+        patch.setattr(os, "open", refusing)
         expected = Status.UNEVALUATED if name == "config.json" else Status.BROKEN
         assert status(config, tmp_path) is expected
         if name == "config.json":
@@ -497,9 +526,11 @@ def test_run_folder_that_cannot_be_is_refused(tmp_path: Path, monkeypatch) -> No
 
 def test_what_dead_writers_left_goes(finished: Run, tmp_path: Path) -> None:
     """A finished run's folder loses what the dead left, and one that is made again all that is unfinished in it."""
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    left = Writer(place=Writer.here().place, process=dead.pid, started=_started(dead.pid) or 0)
-    dead.wait()
+    dead = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    left = Writer.numbered(dead.pid)
+    assert left is not None
+    dead.communicate()
+    assert Writer.numbered(dead.pid) is None
     elsewhere = Writer(place="0" * 12, process=dead.pid, started=left.started)
     again = Writer(place=left.place, process=os.getppid(), started=1)  # its number belongs to another process now
     folder = train(finished.config, tmp_path).folder

@@ -1,0 +1,49 @@
+"""``failed.json``: why a run has no result. A run that is tried again loses it."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from sparsity_lab.training.claims import Claim, Claimed, ClaimLost
+from sparsity_lab.training.files import remove
+from sparsity_lab.training.store import FAILED, read_object, write_json
+
+__all__ = ["forget_failure", "leave_failure", "read_failure", "reason_of", "record_failure"]
+
+
+def reason_of(error: Exception) -> str:
+    """Why something failed, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def record_failure(claim: Claim, reason: str, trace: str | None = None) -> None:
+    """Write the reason, one line, and the traceback if there is one; nothing if the folder cannot be written, which
+    can be the very failure."""
+    with contextlib.suppress(OSError):
+        write_json(claim.folder / FAILED, {"reason": reason, "step": None, "traceback": trace}, check=claim.check)
+
+
+def leave_failure(folder: Path, reason: str, trace: str | None = None) -> None:
+    """``record_failure`` for a run that this process does not hold: nothing if that is what is on record, or if
+    another process holds the run now, whose affair it is."""
+    if read_failure(folder) == reason:
+        return
+    with contextlib.suppress(OSError, Claimed, ClaimLost):
+        folder.mkdir(parents=True, exist_ok=True)
+        with Claim.hold(folder, wait=False) as claim:
+            record_failure(claim, reason, trace)
+
+
+def forget_failure(claim: Claim) -> None:
+    """Remove the record of an earlier failure: the run is tried again."""
+    claim.check()
+    remove(claim.folder / FAILED)
+
+
+def read_failure(folder: Path) -> str | None:
+    """The recorded reason, None if there is no record; of a damaged one, that it is damaged."""
+    record = read_object(folder / FAILED)
+    if record is None or not isinstance(record.get("reason"), str):
+        # Unlike Path.exists, this is not stopped by a folder that cannot be entered.
+        return f"{FAILED} is damaged" if os.path.exists(folder / FAILED) else None
+    return str(record["reason"])

@@ -1,0 +1,136 @@
+"""What state a run's folder is in, and which of its files is damaged. Nothing is written."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from sparsity_lab.settings import SettingError, canonical_json
+from sparsity_lab.training.checkpoint import verify_checkpoint
+from sparsity_lab.training.config import RunConfig
+from sparsity_lab.training.files import DamagedFile
+from sparsity_lab.training.store import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    MODEL,
+    Marker,
+    evaluation_file,
+    examine,
+    parse_config,
+    read_marker,
+)
+
+__all__ = ["Finding", "Status", "inspect", "status"]
+
+
+class Status(Enum):
+    """What a run folder holds."""
+
+    MISSING = "missing"
+    """Nothing yet."""
+    INTERRUPTED = "interrupted"
+    """Training began and did not end; it goes on from the checkpoint, if there is one."""
+    BROKEN = "broken"
+    """It ended, and a file of the training was damaged since; it will be repeated."""
+    UNEVALUATED = "unevaluated"
+    """Trained; this evaluation is missing or damaged."""
+    FINISHED = "finished"
+    """Trained and evaluated, all files intact."""
+    DIVERGED = "diverged"
+    """The loss, the gradient or the weights stopped being finite. A result: it is not repeated."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do."""
+        return self in (Status.FINISHED, Status.DIVERGED)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found in a run's folder.
+
+    Attributes:
+        status: its state.
+        damage: the file that is not what was written, and what is wrong with it; None if there is none.
+        evaluated: the run was brought to its end, be it with another evaluation than the one that is asked for now:
+            its weights can be used.
+    """
+
+    status: Status
+    damage: str | None = None
+    evaluated: bool = False
+
+    def __str__(self) -> str:
+        return self.status.value + (f": {self.damage}" if self.damage else "")
+
+
+def status(config: RunConfig, out: Path | str) -> Status:
+    """State of a run in the store ``out``: all checksums are verified, nothing is written."""
+    return inspect(config, Path(out) / config.id).status
+
+
+def inspect(config: RunConfig, folder: Path, *, large: bool = True) -> Finding:
+    """What is in the folder of a run.
+
+    Args:
+        large: verify the weights and the checkpoint too, by far the largest files.
+    """
+    marker = read_marker(folder)
+    if marker is None:
+        begun = (folder / CONFIG).exists() or (folder / CHECKPOINT).exists()
+        damage = _checkpoint_damage(folder, config.id) if large else None
+        return Finding(Status.INTERRUPTED if begun else Status.MISSING, damage)
+    if marker.status == "damaged":
+        return Finding(Status.BROKEN, marker.reason)
+    diverged = marker.status == "diverged"
+    said, config_damage = _config(config, folder, marker)
+    damage = _damage(folder, [METRICS, *([MODEL] if large and not diverged else [])], marker)
+    # A folder with the config of another run has its weights too. Of what diverged, the config is half of the record.
+    if damage is None and (diverged or said not in (config.id, None)):
+        damage = config_damage
+    if damage:
+        return Finding(Status.BROKEN, damage)
+    if diverged:
+        return Finding(Status.DIVERGED)
+    if marker.status == "trained":
+        return Finding(Status.UNEVALUATED)
+    file = evaluation_file(config)
+    damage = config_damage or _damage(folder, [file] if file in marker.files else [], marker)
+    whole = damage is None and file in marker.files
+    return Finding(Status.FINISHED if whole else Status.UNEVALUATED, damage, evaluated=damage is None)
+
+
+def _config(config: RunConfig, folder: Path, marker: Marker) -> tuple[str | None, str | None]:
+    """The run that ``config.json`` says, None if it says none, and what is wrong with the file, None if nothing.
+
+    It need not be equal to ``config``: its evaluation, and those of its parents, are the last ones that were asked
+    for; other frames lie beside theirs and count as much.
+    """
+    content, wrong = examine(folder, CONFIG, marker)
+    said = config.id
+    if content != canonical_json(config).encode():
+        try:
+            said = parse_config(folder / CONFIG, content).id
+        except SettingError as error:
+            # Of a newer release, for instance, with fields that this one does not know.
+            return None, str(error) if content else f"{folder.name}/{CONFIG} {wrong}"
+    if said != config.id:
+        wrong = f"is that of another run, {said}"
+    return said, wrong and f"{folder.name}/{CONFIG} {wrong}"
+
+
+def _damage(folder: Path, names: Iterable[str], marker: Marker) -> str | None:
+    """What is wrong with the first of these files that is damaged."""
+    found = ((name, examine(folder, name, marker)[1]) for name in names)
+    return next((f"{folder.name}/{name} {wrong}" for name, wrong in found if wrong), None)
+
+
+def _checkpoint_damage(folder: Path, run: str) -> str | None:
+    try:
+        verify_checkpoint(folder / CHECKPOINT, run)
+    except FileNotFoundError:
+        return None
+    except DamagedFile as error:
+        return f"{folder.name}/{CHECKPOINT} {error.what}"
+    return None
