@@ -42,8 +42,8 @@ from sparsity_lab.analysis.runs import Measure as Measure
 from sparsity_lab.analysis.samples import sequence_html as sequence_html
 from sparsity_lab.analysis.samples import sequence_text as sequence_text
 from sparsity_lab.analysis.statistics import Interval as Interval
-from sparsity_lab.analysis.statistics import bootstrap_median as bootstrap_median
 from sparsity_lab.analysis.statistics import mean_interval as mean_interval
+from sparsity_lab.analysis.statistics import median_interval as median_interval
 from sparsity_lab.analysis.style import PALETTE as PALETTE
 from sparsity_lab.analysis.style import figure_svg as figure_svg
 from sparsity_lab.analysis.transfer import TransferCheck as TransferCheck

@@ -30,7 +30,7 @@ from sparsity_lab.analysis.runs import (
     pooled_by,
     trained_range,
 )
-from sparsity_lab.analysis.statistics import bootstrap_median
+from sparsity_lab.analysis.statistics import median_interval
 from sparsity_lab.analysis.style import GREY, INK, figure_svg, look, new_axes, seaborn_plot, styled
 from sparsity_lab.markup import Markup, details, element, join, table
 
@@ -39,12 +39,12 @@ __all__ = ["ExtrapolationCurve", "extrapolation_curve"]
 
 @dataclass(frozen=True, repr=False)
 class ExtrapolationCurve:
-    """Medians over runs by arm and length, with bootstrap bands. Made by ``extrapolation_curve``.
+    """Medians over runs by arm and length, with their intervals as bands. Made by ``extrapolation_curve``.
 
     Attributes:
         by: the columns that tell the arms apart.
         measure: what is drawn.
-        confidence: of the bands.
+        confidence: of the bands, where there are runs enough for it.
         only_learned: whether runs that never learned are left out (and counted apart).
         trained: smallest and largest trained length over all arms.
         same_training: whether all arms were trained on that range.
@@ -66,11 +66,12 @@ class ExtrapolationCurve:
         """One row per arm and length.
 
         Columns: ``arm`` (label), those of ``by``, ``length``, ``trained``, ``runs``, ``judged`` and ``learned`` (of
-        the arm), ``used`` (runs in this median), ``median``, ``low``, ``high`` (bootstrap band; null with fewer than
-        two runs), ``chance``, ``bayes`` (levels of this measure), and of the arm ``reach`` (median over learned
-        runs), ``reach_censored`` (how many of them held to the grid's end), ``reach_at_least`` (the median is a lower
-        bound), and an interval for the median that ``Reach.of`` explains: ``reach_low``, ``reach_high``,
-        ``reach_high_at_least`` (the interval has no upper end) and ``reach_coverage``.
+        the arm), ``used`` (runs in this median), ``median`` with its interval ``low``, ``high`` (the band; null with
+        fewer than two runs) and the ``coverage`` of that (see ``median_interval``), ``chance``, ``bayes`` (levels of
+        this measure), and of the arm ``reach`` (median over learned runs), ``reach_censored`` (how many of them held
+        to the grid's end), ``reach_at_least`` (the median is a lower bound), and an interval for the median that
+        ``Reach.of`` explains: ``reach_low``, ``reach_high``, ``reach_high_at_least`` (the interval has no upper end)
+        and ``reach_coverage``.
         """
         return self._frame
 
@@ -105,7 +106,7 @@ class ExtrapolationCurve:
             words = [str(handle.get_label()) for handle in handles]
             if bands := [index for index, label in enumerate(labels) if self._has_band(label)]:
                 handles.append(tuple(Patch(color=look(index).color, alpha=0.3, linewidth=0) for index in bands[:4]))
-                words.append(f"{self.confidence:.0%} bootstrap band of the median over runs")
+                words.append(f"band: interval of the median{self._coverage_words()}")
             if self.pooled:
                 handles.append(_words_only(""))
                 words.append(f"pooled over {', '.join(self.pooled)}")
@@ -123,6 +124,10 @@ class ExtrapolationCurve:
 
     def _has_band(self, label: str) -> bool:
         return self._frame.filter(pl.col("arm") == label)["low"].count() > 0
+
+    def _coverage_words(self) -> str:
+        covers: list[float] = self._frame["coverage"].drop_nulls().unique().to_list()
+        return f", coverage {'at least ' if len(covers) > 1 else ''}{min(covers):.0%}"
 
     def _draw_ground(self, ax: Axes) -> None:
         """Chance and Bayes level."""
@@ -237,10 +242,8 @@ def extrapolation_curve(
     condition: str | None = None,
     only_learned: bool = True,
     confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
 ) -> ExtrapolationCurve:
-    """The curve of ``measure`` against length for each arm: the median over runs with its percentile-bootstrap band.
+    """The curve of ``measure`` against length for each arm: the median over runs with its interval as a band.
 
     Args:
         results: ``sweeps.Results``, or an evaluation frame.
@@ -249,9 +252,7 @@ def extrapolation_curve(
         only_learned: leave out runs that never learned their task at the trained lengths. They are counted apart
             and an arm without a learned run is named as such, never averaged in. Runs that are not judged, because
             their task declares no optimum, stay in.
-        confidence: of the bands.
-        resamples: of the bootstrap.
-        seed: of the bootstrap; the same results and seed give the same band.
+        confidence: of the bands. Of five runs or fewer a band is their range and covers less (``median_interval``).
 
     Raises:
         SettingError: an unknown column, measure or condition, or no rows.
@@ -270,7 +271,7 @@ def extrapolation_curve(
         for (length,), part in arm.rows.sort("length").partition_by("length", as_dict=True).items():
             used = part.filter(pl.col("learned").fill_null(True)) if only_learned else part
             values = used[measure].drop_nulls().to_list()
-            median = bootstrap_median(values, confidence, resamples, seed)
+            median = median_interval(values, confidence)
             rows.append(
                 {
                     "arm": arm.label,
@@ -284,6 +285,7 @@ def extrapolation_curve(
                     "median": median.estimate,
                     "low": median.low,
                     "high": median.high,
+                    "coverage": median.coverage,
                     "chance": part["chance"].median(),
                     "bayes": part["bayes"].median(),
                     "reach": reach.median,
@@ -301,7 +303,7 @@ def extrapolation_curve(
         "length": pl.Int64,
         "trained": pl.Boolean,
         **dict.fromkeys(("runs", "judged", "learned", "used"), pl.Int64),
-        **dict.fromkeys(("median", "low", "high", "chance", "bayes", "reach"), pl.Float64),
+        **dict.fromkeys(("median", "low", "high", "coverage", "chance", "bayes", "reach"), pl.Float64),
         "reach_censored": pl.Int64,
         "reach_at_least": pl.Boolean,
         **dict.fromkeys(("reach_low", "reach_high"), pl.Int64),

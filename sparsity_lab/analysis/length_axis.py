@@ -39,9 +39,12 @@ class TrainedRange:
         """Whether the length is in the range."""
         return self.low <= length <= self.high
 
-    def draw(self, ax: Axes) -> None:
-        """Shade it on a length axis."""
-        ax.axvspan(self.low, self.high, color=GREY, alpha=0.18, linewidth=0, zorder=0)
+    def draw(self, ax: Axes, *, named: bool = True) -> None:
+        """Shade it on a length axis, and name it above; a single length is a thin line."""
+        width = 0 if self.low < self.high else 2
+        ax.axvspan(self.low, self.high, color=GREY, alpha=0.18, linewidth=width, zorder=0)
+        if not named:
+            return
         words = f"trained {self.low}–{self.high}" if self.low < self.high else f"trained {self.low}"
         ax.text(
             math.sqrt(self.low * self.high),
@@ -54,14 +57,16 @@ class TrainedRange:
         )
 
 
-def length_axis(ax: Axes, lengths: Iterable[int], trained: TrainedRange | None, label: str) -> None:
-    """A log axis with a tick at each length and the trained range shaded. To be called after all is drawn, for the
-    limits are a little wider than the lengths whatever the artists are."""
+def length_axis(
+    ax: Axes, lengths: Iterable[int], trained: TrainedRange | None, label: str, *, named: bool = True
+) -> None:
+    """A log axis with a tick at each length and the trained range shaded, and ``named`` above the axes. To be called
+    after all is drawn, for the limits are a little wider than the lengths whatever the artists are."""
     ticks = sorted(set(lengths))
     ends = [*ticks, *((trained.low, trained.high) if trained else ())]
     margin = max((max(ends) / min(ends)) ** 0.045, 1.05)
     if trained is not None:
-        trained.draw(ax)
+        trained.draw(ax, named=named)
     ax.set_xscale("log")
     ax.set_xlim(min(ends) / margin, max(ends) * margin)
     inside = [length for length in ticks if trained is not None and trained.holds(length)]

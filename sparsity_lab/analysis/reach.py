@@ -1,11 +1,11 @@
 """Reach: the largest evaluated length up to which a run holds, over the runs of an arm."""
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-
-from scipy import stats
+from dataclasses import dataclass, replace
 
 from sparsity_lab.analysis.runs import Arm
+from sparsity_lab.analysis.statistics import median_rank
 
 __all__ = ["Reach", "reach_of"]
 
@@ -15,9 +15,9 @@ class Reach:
     """Reach of an arm over its learned runs.
 
     Attributes:
-        median: the median reach; None if no run learned.
+        median: the median reach, or the largest number that it is known to be at least; None if no run learned.
         censored: number of runs that held up to the end of the grid, whose reach is only known to be at least that.
-        at_least: True if the median itself rests on a censored run.
+        at_least: True if the median itself depends on the true reach of a censored run.
         values: reach of each learned run, ascending, those censored last among equals.
         low, high: ends of an interval for the median; None with fewer than two runs.
         high_at_least: True if the upper end is a censored run, so that the interval has no upper end.
@@ -35,27 +35,28 @@ class Reach:
 
     @classmethod
     def of(cls, values: Iterable[tuple[int, bool]], confidence: float = 0.95) -> "Reach":
-        """From (reach, censored) of each run that learned.
+        """From (reach, censored) of each run that learned, with the interval of the sign test (``median_interval``).
 
-        The interval is that of the sign test, which needs only the order of the values and so can do with censored
-        ones: from the r-th smallest to the r-th largest, where r is the largest with
-
-            coverage = 1 - 2 P(Binomial(n, 1/2) < r) >= confidence,
-
-        and the whole range with a smaller coverage, 1 - 2 / 2^n, where there are too few runs for that.
+        That interval needs only the order of the values. A censored run may have any true reach from the end of its
+        own grid on, which need not be where other grids end. So the true values in order are at least those in order
+        of what was seen, and at most those in order with every censored one at infinity: median and lower end are
+        read off the first, the upper end off the second. With one grid for all, both orders are the same.
         """
-        ordered = tuple(sorted(values))
-        n = len(ordered)
+        seen = tuple(sorted(values))
+        n = len(seen)
         if not n:
             return cls(None, 0, False)
-        middle = ordered[(n - 1) // 2 : n // 2 + 1]
-        median = sum(reach for reach, _ in middle) / len(middle)
-        found = cls(median, sum(c for _, c in ordered), any(c for _, c in middle), ordered)
+        least = [reach for reach, _ in seen]
+        most = sorted(math.inf if censored else reach for reach, censored in seen)
+        middle = slice((n - 1) // 2, n // 2 + 1)
+        median, at_least = sum(least[middle]) / len(least[middle]), least[middle] != most[middle]
+        found = cls(median, sum(censored for _, censored in seen), at_least, seen)
         if n == 1:
             return found
-        rank = max([1, *(r for r in range(1, (n + 1) // 2 + 1) if _coverage(n, r) >= confidence)])
-        (low, _), (high, censored) = ordered[rank - 1], ordered[n - rank]
-        return cls(median, found.censored, found.at_least, ordered, low, high, censored, _coverage(n, rank))
+        rank, coverage = median_rank(n, confidence)
+        open_ended = most[-rank] == math.inf
+        high = least[-rank] if open_ended else int(most[-rank])
+        return replace(found, low=least[rank - 1], high=high, high_at_least=open_ended, coverage=coverage)
 
     @property
     def interval(self) -> str:
@@ -74,7 +75,3 @@ def reach_of(arm: Arm, confidence: float = 0.95) -> Reach:
     """The reach of an arm; runs that never learned have none."""
     each = arm.learned_rows.unique(["run", "condition"]).select("reach", "censored").drop_nulls()
     return Reach.of(each.iter_rows(), confidence)
-
-
-def _coverage(n: int, rank: int) -> float:
-    return float(1 - 2 * stats.binom.cdf(rank - 1, n, 0.5))

@@ -96,9 +96,9 @@ def _curves(seen: Sequence[Seen]) -> Markup:
         points = [Point(ax, row["length"], row["median"], _value_words(row)) for row in _drawn(curve)]
         pictures.append(_picture(panel.title, figure_svg(figure, f"Extrapolation curves: {panel.title}", points)))
     note = (
-        "Lines are medians over the runs that learned, bands are percentile bootstraps of the median over them. "
-        "With two or three runs a band is close to their range; a single run has none. Point at a mark to read its "
-        "value."
+        "Lines are medians over the runs that learned. A band is the interval of that median by the order of the "
+        "runs: with five or fewer it is their range, and the legend says how often such a band covers; a single run "
+        "has none. Point at a mark to read its value."
     )
     return join([element("p", note, class_="note"), element("div", join(pictures), class_="figures")])
 

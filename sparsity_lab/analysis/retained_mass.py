@@ -22,23 +22,22 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import polars as pl
 import torch
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from torch import Tensor
 from torch.nn.functional import pad
 
 from sparsity_lab.analysis.attention.averages import head_rows
-from sparsity_lab.analysis.attention.figure import draw_lines, of_layer, own_axes
+from sparsity_lab.analysis.attention.figure import plot_mass, reference_lines
 from sparsity_lab.analysis.attention.subjects import Models, Sequences, measured_layers, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
-from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.length_axis import TrainedRange
 from sparsity_lab.analysis.measurement import Measurement
-from sparsity_lab.analysis.style import GREY, look, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.kernels import AdaptiveSparse, Softmax
 from sparsity_lab.models.record import LayerRecord
@@ -86,20 +85,9 @@ class RetainedMass(Measurement):
             ax: where to draw; by default axes of a new figure of their own.
             layer: draw one layer only.
         """
-        drawn = of_layer(self._frame, layer)
-        with styled():
-            ax = own_axes(ax, drawn, 2)
-            handles = draw_lines(ax, drawn, "length", "mass")
-            dots: dict[str, Any] = {"linewidth": 1.1, "linestyle": (0, (1.2, 1.8))}
-            for index, (_, part) in enumerate(drawn.group_by("arm", "layer", maintain_order=True)):
-                best = part.group_by("length").agg(pl.col("oracle").mean()).sort("length")
-                ax.plot(best["length"], best["oracle"], color=look(index).color, zorder=2, **dots)
-            handles.append(Line2D([], [], color=GREY, label="dotted: the best blocks, as many", **dots))
-            length_axis(ax, drawn["length"].unique().to_list(), self.trained, "length (tokens, log scale)")
-            ax.set_ylabel("retained mass of dense attention\n(share of a row)")
-            ax.set_ylim(-0.03, 1.03)
-            legend_below(ax, handles)
-        return ax
+        oracle = partial(reference_lines, y="oracle", label="dotted: the best blocks, as many")
+        words = "retained mass of dense attention\n(share of a row)"
+        return plot_mass(self._frame, self.trained, ax, layer, words, oracle)
 
 
 def retained_mass(

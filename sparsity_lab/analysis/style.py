@@ -86,8 +86,8 @@ class Point(NamedTuple):
 
 
 def look(index: int) -> Look:
-    """The look of the arm with this index. Colour, mark and dash move together; after six arms marks and dashes shift,
-    so that 36 arms all differ and the two of one colour lie apart."""
+    """The look of the arm with this index. Colour, mark and dash move together; after six arms marks and dashes
+    shift, so that 36 arms all differ and the two of one colour lie apart."""
     turn, place = divmod(index, len(PALETTE))
     return Look(PALETTE[place], MARKERS[(place + turn) % len(MARKERS)], DASHES[(place + 2 * turn) % len(DASHES)])
 

@@ -8,6 +8,7 @@ import polars as pl
 
 from sparsity_lab.analysis import Interval, mean_interval
 from sparsity_lab.settings import SettingError
+from sparsity_lab.studies.drops import paired_difference
 from sparsity_lab.studies.evidence import Evidence
 
 __all__ = ["Claim", "Decision", "Verdict", "judged", "level", "paired"]
@@ -87,8 +88,7 @@ def paired(
         SettingError: there is no such arm, length or measure.
     """
     first, second = (_by_seed(rows, name, length, measure, condition) for name in (arm, minus))
-    both = first.join(second, on="seed", suffix="_minus").sort("seed")
-    return mean_interval((both[measure] - both[f"{measure}_minus"]).to_list())
+    return paired_difference(first, second, measure)
 
 
 def _by_seed(rows: pl.DataFrame, arm: str, length: int, measure: str, condition: str | None) -> pl.DataFrame:

@@ -6,15 +6,21 @@ import polars as pl
 
 from sparsity_lab.analysis import Interval
 from sparsity_lab.studies.claim import Claim, Decision, judged
-from sparsity_lab.studies.drops import learned_words, mean_value, paired_difference, slope
+from sparsity_lab.studies.drops import learned_words, mean_value, paired_difference, slope, values_at
 from sparsity_lab.studies.evidence import Evidence
 
-__all__ = ["ABOVE_ZERO", "decide_difference", "decide_slope", "difference_claim", "slope_claim"]
+__all__ = ["ABOVE_ZERO", "decide_difference", "decide_slope", "difference_claim", "held_above", "slope_claim"]
 
-ABOVE_ZERO = (
-    "Held if the 95 % interval of the mean over seeds lies above 0, did not hold if it lies at or below 0, else not "
-    "decided."
-)
+
+def held_above(value: float) -> str:
+    """``judged`` in words, the end of a rule."""
+    return (
+        f"Held if the 95 % interval of the mean over seeds lies above {value:g}, did not hold if it lies at or below "
+        f"{value:g}, else not decided."
+    )
+
+
+ABOVE_ZERO = held_above(0)
 
 _WORDS = {"value": "normalised accuracy", "drop": "drop of normalised accuracy"}
 
@@ -40,7 +46,8 @@ def decide_difference(
     conditions: Sequence[str] | None = None,
 ) -> Decision:
     """Whether ``arm`` is above ``minus`` at ``length`` in a column of ``values_at``."""
-    interval = paired_difference(rows, arm, minus, length, column, conditions)
+    first, second = (values_at(rows, one, length, conditions) for one in (arm, minus))
+    interval = paired_difference(first, second, column)
     parts = [
         f"{one} {_number(mean_value(rows, one, length, column, conditions))} ({learned_words(rows, one, conditions)})"
         for one in (arm, minus)

@@ -64,24 +64,18 @@ def mean_value(
     return mean_interval(_by_seed(values_at(rows, arm, length, conditions), column).to_list())
 
 
-def paired_difference(
-    rows: pl.DataFrame,
-    arm: str,
-    minus: str,
-    length: int,
-    column: str = "value",
-    conditions: Sequence[str] | None = None,
-) -> Interval:
-    """Mean over seeds of the difference of two arms in a column of ``values_at``, with Student's 95 % interval.
+def paired_difference(first: pl.DataFrame, second: pl.DataFrame, column: str = "value") -> Interval:
+    """Mean over seeds of the difference of two arms in a column, with Student's 95 % interval.
 
-    Differences are taken between equal seeds and conditions that both arms learned, and averaged over the conditions
-    of each seed first.
+    Args:
+        first, second: one row for each ``seed`` and ``condition``, as of ``values_at``, or for each seed alone.
+            Differences are taken between rows of which both arms have one, and averaged over the conditions of each
+            seed first.
     """
-    first, second = (values_at(rows, name, length, conditions) for name in (arm, minus))
-    both = first.join(second, on=["seed", "condition"], suffix="_minus")
-    return mean_interval(
-        _by_seed(both.with_columns((pl.col(column) - pl.col(f"{column}_minus")).alias(column)), column).to_list()
-    )
+    keys = [name for name in ("seed", "condition") if name in first.columns]
+    both = first.join(second, on=keys, suffix="_minus")
+    differences = both.with_columns((pl.col(column) - pl.col(f"{column}_minus")).alias(column))
+    return mean_interval(_by_seed(differences, column).to_list())
 
 
 def slope(

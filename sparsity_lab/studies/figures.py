@@ -1,7 +1,7 @@
 """Small multiples for result pages: curves by length in panels that share their axes, looks and one legend.
 
-A line is the median over the seeds that learned, its band the 95 % bootstrap interval of it; what was not learned is
-named in the panel, never drawn.
+A line is the median over the seeds that learned, its band goes from the smallest to the largest of them; what was not
+learned is named in the panel, never drawn.
 """
 
 import math
@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from sparsity_lab.analysis import Interval, bootstrap_median
-from sparsity_lab.analysis.length_axis import length_axis
+from sparsity_lab.analysis import Interval
+from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
 from sparsity_lab.analysis.style import GREY, INK, Look, look
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "same_height",
 ]
 
-BAND = "line: median over the seeds that learned; band: its 95 % bootstrap interval"
+BAND = "line: median over the seeds that learned; band: smallest to largest"
 LEVELS: dict[str, tuple[float, Any]] = {"Bayes optimum": (1.0, (0, (6, 2))), "chance": (0.0, (0, (1.5, 2)))}
 
 
@@ -75,16 +75,17 @@ def draw_by_length(
             missing.append(f"{name}: {learned} of {seeds} learned" if learned else f"{name}: never learned")
         if drawn.is_empty():
             continue
-        each = _medians(drawn, measure)
-        ax.plot(each["length"], each["estimate"], **line_style(looks[name]), zorder=3)
+        value = pl.col(measure)
+        each = drawn.group_by("length").agg(value.median().alias("median"), low=value.min(), high=value.max())
+        each = each.sort("length")
+        ax.plot(each["length"], each["median"], **line_style(looks[name]), zorder=3)
         if learned > 1:
             band = each["length"], each["low"], each["high"]
             ax.fill_between(*band, color=looks[name].color, alpha=0.22, linewidth=0, zorder=2)
     everything = pl.concat([rows.select("length", "trained") for rows in curves.values()])
     trained = everything.filter("trained")["length"].to_list()
-    length_axis(ax, everything["length"], None, "length (log scale)")
-    if trained:
-        ax.axvspan(ax.get_xlim()[0], max(trained), color=GREY, alpha=0.18, linewidth=0, zorder=0)
+    shaded = TrainedRange(min(trained), max(trained)) if trained else None
+    length_axis(ax, everything["length"], shaded, "length (log scale)", named=False)
     if measure == "normalised_accuracy":
         levels(ax)
         bottom, _ = ax.get_ylim()
@@ -93,14 +94,6 @@ def draw_by_length(
     ax.set_ylabel(words)
     if missing:
         ax.text(0.02, 0.02, "\n".join(missing), transform=ax.transAxes, fontsize=8, va="bottom", zorder=4)
-
-
-def _medians(rows: pl.DataFrame, measure: str) -> pl.DataFrame:
-    """``length``, and the median over seeds with its bootstrap interval: ``estimate``, ``low``, ``high``."""
-    parts = rows.sort("length").partition_by("length", as_dict=True, maintain_order=True).items()
-    found = [(length, bootstrap_median(part[measure].to_list())) for (length,), part in parts]
-    columns = {"length": pl.Int64, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64}
-    return pl.DataFrame([(at, one.estimate, one.low, one.high) for at, one in found], schema=columns, orient="row")
 
 
 def same_height(axes: Sequence[Axes]) -> None:

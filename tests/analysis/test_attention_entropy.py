@@ -8,7 +8,7 @@ import torch
 from analysis.attention_cases import TASK, batch_of, decoder_with_gap, random_record, record_of, record_of_scores
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis import attention_entropy, attention_sink
+from sparsity_lab.analysis import attention_entropy, attention_sink, norm_sensitivity
 from sparsity_lab.kernels import LSSA, RotaryPosition, Softmax
 from sparsity_lab.settings import SettingError
 
@@ -126,6 +126,20 @@ def test_the_figure_is_by_length_or_else_by_n():
     assert "entropy" in repr(one)
 
 
+@pytest.mark.parametrize("T", [1, 2])
+def test_the_smallest_sequences_have_figures(T):
+    """A row of one key has nothing to distribute; one of two has a single point."""
+    found = attention_entropy([uniform(T)])
+    ax = found.plot()
+    assert [text.get_text() for text in ax.texts] == ["no row with weight on two keys"] * (T == 1)
+    assert [list(line.get_ydata()) for line in ax.lines] == [[pytest.approx(1.0)]] * (T == 2)
+    assert found.summary().height == (T == 2)
+    assert "<svg" in found._repr_html_()
+    norms = norm_sensitivity([uniform(T)])
+    assert len(norms.plot().texts) == (T == 1)
+    assert norms.frame()["entropy"].to_list() == [None if T == 1 else pytest.approx(math.log(2))]
+
+
 # --- the sink
 
 
@@ -163,7 +177,10 @@ def test_a_sink_needs_rows_that_see_more():
 def test_the_figure_of_the_sink_shows_the_uniform_share():
     ax = attention_sink(decoder_with_gap(4.0), TASK, (16, 64), first=2).plot()
     assert ax.get_ylabel() == "mass on the first 2 tokens\n(share of a row)"
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["Softmax, layer 0", "uniform attention"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "Softmax, layer 0",
+        "uniform attention, m / n",
+    ]
     assert len(ax.lines) == 2
 
 

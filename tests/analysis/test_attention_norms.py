@@ -4,17 +4,21 @@ import copy
 import math
 from dataclasses import replace
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 from analysis.attention_cases import TASK, batch_of, decoder_with_gap, random_record, record_of, record_of_scores
 from polars.testing import assert_frame_equal
+from scipy.stats import rankdata, spearmanr
 
 from sparsity_lab.analysis import attention_entropy, norm_sensitivity, softmax_entropy_slope
-from sparsity_lab.generators import Stream
+from sparsity_lab.analysis.attention.norm_sensitivity import _ranks, _within_columns
+from sparsity_lab.generators import SparseMarkov, Stream
 from sparsity_lab.kernels import LSSA, Kernel, RotaryPosition, Softmax
 from sparsity_lab.kernels.linear import Linear, NormAwareLinear
 from sparsity_lab.models import ALiBi, Decoder, NoPE, RoPE
+from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError
 
 
@@ -116,30 +120,37 @@ def random_queries(kernel: Kernel, scale: float = 1.0):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "scale", "spearman", "entropy"),
+    ("kernel", "scale", "spearman", "entropy", "small", "large"),
     [
-        (Softmax(), 8.0, (-0.95, 0.02), (3.80, 0.15)),  # no scale: the kernel's own 1/sqrt(64) is undone
-        (Softmax(), 1.0, (-1.00, 0.02), (5.51, 0.02)),
-        (Linear(feature="relu"), 1.0, (0.03, 0.13), (5.49, 0.03)),
-        (Linear(), 1.0, (-0.88, 0.05), (5.541, 0.003)),
-        (NormAwareLinear(), 1.0, (-0.50, 0.13), (5.10, 0.06)),
-        (NormAwareLinear(map="polarity"), 1.0, (-0.50, 0.13), (5.10, 0.06)),
+        # no scale: the kernel's own 1/sqrt(64) is undone
+        (Softmax(), 8.0, (-0.95, 0.02), (3.80, 0.15), (5.50, 0.02), (2.12, 0.15)),
+        (Softmax(), 1.0, (-1.00, 0.02), (5.51, 0.02), (5.54, 0.01), (5.45, 0.02)),
+        (Linear(feature="relu"), 1.0, (0.03, 0.13), (5.49, 0.03), (5.49, 0.03), (5.49, 0.03)),
+        (Linear(), 1.0, (-0.88, 0.05), (5.541, 0.003), (5.542, 0.003), (5.541, 0.003)),
+        (NormAwareLinear(), 1.0, (-0.50, 0.13), (5.10, 0.06), (5.33, 0.05), (5.04, 0.06)),
+        (NormAwareLinear(map="polarity"), 1.0, (-0.50, 0.13), (5.10, 0.06), (5.32, 0.05), (5.03, 0.06)),
     ],
     ids=["softmax unscaled", "softmax", "relu", "elu", "norm-aware", "polarity"],
 )
-def test_correlations_of_the_sheet(kernel, scale, spearman, entropy):
-    """Section 8: value and tolerance, for one draw of the keys and 400 of the queries.
+def test_correlations_of_the_sheet(kernel, scale, spearman, entropy, small, large):
+    """Section 8: value and tolerance of the correlation and of the mean entropy, over all queries, over those of norm
+    below 0.5 and over those above 3; for one draw of the keys and 400 of the queries.
 
     A correlation near 0 has a standard error of 0.05 over queries; that of norm-aware attention also varies with the
     keys. Entropy varies by about 1 with the norm without a scale, and by less than 0.1 otherwise.
     """
-    record, batch, _ = random_queries(kernel, scale)
+    record, batch, norm = random_queries(kernel, scale)
     row = norm_sensitivity([record], batch, factors=(), rows="scored").frame().row(0, named=True)
     assert row["query_spearman"] == pytest.approx(spearman[0], abs=spearman[1])
     assert row["query_spearman_normalised"] == pytest.approx(row["query_spearman"], abs=1e-4)
     assert row["entropy"] == pytest.approx(entropy[0], abs=entropy[1])
     # All rows see the same keys.
     assert row["key_spearman"] is None
+    for chosen, (value, tolerance) in ((norm < 0.5, small), (norm > 3, large)):
+        some = record_of(record.q[chosen], record.k[chosen], kernel)
+        rows = batch_of({(i, 255): [0] for i in range(len(some.q))}, len(some.q), 256)
+        found = attention_entropy([some], rows, rows="scored").summary()["entropy"].item()
+        assert found == pytest.approx(value, abs=tolerance)
 
 
 # --- position is no norm
@@ -173,6 +184,75 @@ def test_one_sequence_has_no_correlation_at_equal_n():
     assert frame["query_spearman_normalised"].null_count() == 0
 
 
+def keys_of(size: torch.Tensor) -> LayerRecord:
+    """Softmax with one query for all rows; keys have these sizes (B, T) and alternating signs."""
+    count, T = size.shape
+    k = torch.stack([size * (-1.0) ** torch.arange(T), torch.zeros(count, T)], dim=-1)[:, None].double()
+    return record_of(torch.ones_like(k), k)
+
+
+def test_key_norm_is_the_mean_over_the_keys_that_a_row_sees():
+    """Row 5 of 8 sees six keys, whose mean norm orders five sequences as it orders how sharp they are; the norms of
+    its own key, of all keys and of their sum order them otherwise."""
+    seen = torch.tensor([[1.0, 1, 1, 1, 1, 1], [2, 2, 2, 2, 2, 0.9], [3, 3, 3, 3, 3, 0.8], [4, 4, 4, 4, 4, 0.7],
+                         [5, 5, 5, 5, 5, 0.6]])  # fmt: skip
+    later = torch.tensor([40.0, 30, 20, 10, 0])[:, None].expand(5, 2)
+    size = torch.cat([seen, later], dim=1)
+    batch = batch_of({(i, 5): [0] for i in range(5)}, 5, 8)
+    frame = norm_sensitivity([keys_of(size)], batch, factors=(), rows="scored").frame()
+    row = frame.row(0, named=True)
+    assert row["key_spearman"] == row["key_spearman_normalised"] == pytest.approx(-1.0)
+    assert row["query_spearman"] is None
+    assert row["key_norm"] == pytest.approx(seen.mean().item())
+    # By hand: scores are ± the size over sqrt(2), the sixth key's own in the row that it is in.
+    entropy = [
+        entropy_of((own * (-1.0) ** torch.arange(6) / math.sqrt(2)).double().softmax(-1)).item() for own in seen
+    ]
+    assert row["entropy"] == pytest.approx(sum(entropy) / 5)
+    mutants = {"own key": size[:, 5], "all keys": size.mean(1), "last key": size[:, -1]}
+    for name, norm in mutants.items():
+        assert spearmanr(entropy, norm).statistic == pytest.approx(1.0), name
+
+
+def test_a_partial_correlation_by_hand():
+    """Mean norms 1 .. 5 beside entropies that fall with the largest key alone, 4 2 5 1 3 in rising order of norms."""
+    T, ranks = 6, [4, 2, 5, 1, 3]
+    size = torch.zeros(5, T)
+    for i, rank in enumerate(ranks):
+        # One key of size 6 - rank, so that a small rank is sharp; the others make up the mean. All point aside.
+        size[i, 1:] = ((i + 1) * T - (6 - rank)) / (T - 1)
+        size[i, 0] = 6 - rank
+    k = torch.zeros(5, 1, T, 2, dtype=torch.float64)
+    k[:, 0, 0, 0], k[:, 0, 1:, 1] = size[:, 0].double(), size[:, 1:].double()
+    q = torch.tensor([1.0, 0.0], dtype=torch.float64).expand(5, 1, T, 2)
+    batch = batch_of({(i, T - 1): [0] for i in range(5)}, 5, T)
+    row = norm_sensitivity([record_of(q, k)], batch, factors=(), rows="scored").frame().row(0, named=True)
+    # Differences of ranks: 3 0 2 -3 -2, so 1 - 6 (9 + 0 + 4 + 9 + 4) / (5 (25 - 1)).
+    assert row["key_spearman"] == pytest.approx(1 - 6 * 26 / 120)
+    assert row["key_norm"] == pytest.approx(3.0)
+
+
+def test_ranks_are_pooled_within_rows():
+    """Two rows, five sequences each: +1 in one and -1 in the other make 0, as no correlation over all would."""
+    sizes = torch.tensor([1.0, 2, 3, 4, 5])
+    entropy = np.stack([np.arange(5.0), 10 + np.arange(5.0)[::-1]], axis=1)
+    norm = np.stack([sizes.numpy(), 10 * sizes.numpy()], axis=1)
+    assert _within_columns(entropy, norm) == pytest.approx(0.0)
+    assert _within_columns(entropy[:, :1], norm[:, :1]) == pytest.approx(1.0)
+    assert spearmanr(entropy.ravel(), norm.ravel()).statistic > 0.4
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_ties_are_relative(scale):
+    """Differences of rounding are ties at any scale, true differences are none."""
+    values = scale * np.array([1.0, 1.0 + 1e-8, 2.0, 3.0, 3.0 - 1e-8])
+    assert _ranks(values).tolist() == [-1.5, -1.5, 0.0, 1.5, 1.5]
+    assert _ranks(scale * (5.0 + 1e-8 * np.arange(4))).tolist() == [0.0] * 4
+    # The mutant, with its fixed six digits, takes the one for the other at one of the ends.
+    fixed = rankdata(np.round(values, 6))
+    assert (fixed.tolist() == [1.5, 1.5, 3.0, 4.5, 4.5]) is (scale == 1.0)
+
+
 # --- the intervention in the model
 
 
@@ -198,6 +278,36 @@ def test_rescaled_queries_are_rescaled_projections(layer):
     changed_loss = sweep.filter((pl.col("factor") == 2) & (pl.col("layer") == layer)).row(0, named=True)
     assert changed_loss["loss_change"] == pytest.approx(changed_loss["loss"] - plain["loss"][0], abs=1e-12)
     assert abs(changed_loss["loss_change"]) > 1e-4
+
+
+def test_the_error_of_a_loss_change_is_paired_over_sequences():
+    """By hand from the losses of each target; every token of these sequences is one."""
+    model = Decoder.Config(num_layers=1, num_heads=2, d_model=16, position=RoPE()).build(0).eval()
+    batch = SparseMarkov(k=1, lag_seed=3).sample(Stream(name="x"), 0, 6, 12)
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed.blocks[0].qkv.weight[:16] *= 2.0
+        # (6, targets) losses: all sequences have equally many.
+        plain, after = (
+            torch.nn.functional.cross_entropy(
+                one(batch.tokens, scored=batch.scored).double(), batch.targets[batch.scored], reduction="none"
+            ).view(6, -1)
+            for one in (model, changed)
+        )
+    change = after - plain
+    row = norm_sensitivity(model, batch, factors=(2.0,)).sweep().filter(head=0, factor=2.0).row(0, named=True)
+    assert change.shape[1] > 3
+    assert row["loss_change"] == pytest.approx(change.mean().item(), abs=1e-6)
+    expected = change.mean(1).std().item() / math.sqrt(6)
+    assert row["loss_change_se"] == pytest.approx(expected, rel=1e-3)
+    mutants = {
+        "targets for sequences": change.std().item() / math.sqrt(change.numel()),
+        "unpaired": math.hypot(after.mean(1).std().item(), plain.mean(1).std().item()) / math.sqrt(6),
+        "not over the root": change.mean(1).std().item(),
+        "n for n - 1": change.mean(1).std(correction=0).item() / math.sqrt(6),
+    }
+    for name, mutant in mutants.items():
+        assert mutant != pytest.approx(expected, rel=0.05), name
 
 
 def test_records_have_no_loss():
@@ -230,5 +340,6 @@ def test_the_figure_and_its_refusals():
         found.plot(length=9)
     with pytest.raises(SettingError, match="measure"):
         found.plot(measure="loss")
-    with pytest.raises(SettingError, match="factors: expected positive"):
-        norm_sensitivity(decoder_with_gap(4.0), TASK, (8,), factors=(0.0,))
+    for factor in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(SettingError, match="factors: expected positive finite numbers"):
+            norm_sensitivity(decoder_with_gap(4.0), TASK, (8,), factors=(0.5, factor))

@@ -2,14 +2,16 @@
 
 import math
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 from analysis.attention_cases import TASK, batch_of, decoder_with_gap, record_of_scores
+from scipy.optimize import brentq
 
 from sparsity_lab.analysis import diluted_mass, dilution, logit_gap, planted_mass
-from sparsity_lab.analysis.attention.dilution import _rows
-from sparsity_lab.analysis.attention.planted_mass import targets_of
+from sparsity_lab.analysis.attention.dilution import _band, _rows, _thinned
+from sparsity_lab.analysis.attention.planted_mass import Targets, targets_of
 from sparsity_lab.analysis.attention.subjects import subjects_of
 from sparsity_lab.generators import Planted
 from sparsity_lab.kernels import LSSAR, LogNSoftmax
@@ -139,6 +141,87 @@ def test_a_head_that_finds_half_its_targets_lies_between_the_two_predictions():
     assert row["gap"] == pytest.approx(logit_gap(mean, 1, few))
 
 
+def drawn_targets(gap: float, spread: float, n: int, seed: int, sequences: int = 64) -> Targets:
+    """Targets with three sources that score ``gap`` and n - 3 other keys that score N(0, spread²)."""
+    k, generator = 3, np.random.default_rng([seed, n])
+    wrong = np.exp(spread * generator.standard_normal((sequences, n - k))).sum(1)
+    mass = k * math.exp(gap) / (k * math.exp(gap) + wrong)
+    values = torch.from_numpy(np.stack([mass, mass, mass], -1))[:, None]
+    whole = torch.ones(sequences, dtype=torch.int64)
+    return Targets(values, torch.arange(sequences), k * whole, n * whole)
+
+
+def split(gap_there: float, gap_here: float, spread: float, seed: int) -> dict[str, float]:
+    there, here = drawn_targets(gap_there, spread, 26, seed), drawn_targets(gap_here, spread, 194, seed)
+    return _rows("a", 194, 0, here, 26, there)[0]
+
+
+@pytest.mark.parametrize(("spread", "bias"), [(1.0, 0.002), (2.0, 0.02)])
+def test_a_constant_gap_on_an_uneven_background(spread, bias):
+    """Scores of the wrong keys with this standard deviation, 40 times 64 sequences: what is misplaced then is the
+    bias that the module names, and beyond it noise."""
+    rows = [split(4.0, 4.0, spread, seed) for seed in range(40)]
+    distance = np.array([row["predicted_low"] - row["mass"] for row in rows])
+    # The mean of 40 distances is known to 0.002.
+    assert distance.mean() == pytest.approx(bias, abs=0.006)
+    error = np.array([row["misplaced_se"] for row in rows])
+    found = np.array([row["misplaced"] for row in rows])
+    assert np.count_nonzero(np.abs(found) > 2 * error + bias) <= 4
+    if spread == 2.0:
+        # Without the bias in mind the standard error alone would find a change too often: that is why it is named.
+        assert np.count_nonzero(np.abs(found) > 2 * error) > 8
+
+
+def test_the_standard_error_of_what_is_misplaced():
+    """Against the spread over 40 draws; a gap that falls from 4 to 3 is found, and stands out."""
+    rows = [split(4.0, 3.0, 1.0, seed) for seed in range(40)]
+    values = np.array([row["misplaced"] for row in rows])
+    assert (values > 0.1).all()
+    error = np.sqrt(np.mean([row["misplaced_se"] ** 2 for row in rows]))
+    # The standard deviation of 40 values is known to 11 %.
+    assert error == pytest.approx(values.std(ddof=1), rel=0.35)
+    # The error of the mass alone, as if the prediction had none, is too small.
+    assert np.mean([row["mass_se"] for row in rows]) < 0.6 * error
+    assert values.mean() / error > 5
+
+
+def test_many_targets_are_represented_by_quantiles():
+    """2000 targets in 40 sequences of unequal size, beside the sums over all of them."""
+    generator = np.random.default_rng(0)
+    sequence = np.sort(generator.integers(40, size=2000) ** 2 // 40)
+    # Sequences with fewer targets have less mass, so that it matters what a sequence counts.
+    mass = torch.from_numpy(generator.beta(2, 1 + sequence / 10)[:, None, None])
+    k = torch.from_numpy(generator.integers(1, 4, size=2000))
+    n = torch.from_numpy(generator.integers(20, 30, size=2000))
+    there = Targets(mass.expand(-1, 1, 3), torch.from_numpy(sequence), k, n)
+    here = Targets(mass[:40].expand(-1, 1, 3), torch.arange(40), k[:40], 10 * n[:40])
+    low, high = _band(there, here, 0)
+    share = 1 / np.bincount(sequence)[sequence]
+    share /= share.sum()
+    m, own_k = (here.n - here.k).numpy(), here.k.numpy()
+    x = ((1 - mass) / mass)[:, 0, 0].numpy() * (k / (n - k)).numpy()  # e^-G
+    each = own_k[:, None] / (own_k[:, None] + m[:, None] * x)
+    one = brentq(lambda x: share @ (k / (k + (n - k) * x)).numpy() - share @ mass[:, 0, 0].numpy(), 1e-9, 1e9)
+    expected = [(own_k / (own_k + m * one)).mean(), (each @ share).mean()]
+    assert (low, high) == pytest.approx(sorted(expected), abs=1e-4)
+    # Mutants: targets for sequences as the unit, the first 512 gaps for as many quantiles.
+    assert abs(each.mean() - high) > 0.01
+    assert abs(each[:, np.argsort(x)[:512]].mean() - high) > 0.1
+
+
+def test_quantiles_keep_what_is_equal_and_stand_in_for_the_rest():
+    joined, weights = _thinned(np.array([3.0, 1.0, 1.0, 2.0]), np.array([0.1, 0.2, 0.3, 0.4]))
+    assert joined.tolist() == [1, 2, 3]
+    assert weights.tolist() == pytest.approx([0.5, 0.4, 0.1])
+    many = np.random.default_rng(0).permutation(np.arange(1024.0))
+    chosen, weights = _thinned(many, np.full(1024, 1 / 1024))
+    assert chosen.tolist() == list(range(0, 1024, 2))
+    assert weights.tolist() == [1 / 512] * 512
+    # A value with half of the weight stands for half of the quantiles.
+    heavy = np.where(many == 700, 1023.0, 1.0)
+    assert np.count_nonzero(_thinned(many, heavy / heavy.sum())[0] == 700) == 256
+
+
 def test_masses_of_zero_and_one_have_infinite_gaps():
     sharp = dilution(decoder_with_gap(200.0), TASK, (16, 64), sequences=2).frame()
     assert sharp["gap"].to_list() == [math.inf] * 2
@@ -169,6 +252,7 @@ def test_the_figures_show_the_numbers():
     ax = found.plot()
     legend = [text.get_text() for text in ax.get_legend().get_texts()]
     assert legend[0] == "gap 2, layer 0 head 0, gap 2.0 at 16"
+    assert "standard error" in repr(found)
     assert found.summary()["arm"].to_list() == ["gap 2", "gap 2", "gap 5", "gap 5"]
     with pytest.raises(SettingError, match="head: expected a layer and head that were measured"):
         found.plot(layer=0, head=1)

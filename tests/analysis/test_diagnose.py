@@ -1,5 +1,6 @@
 """Diagnosis: what is read, what is asked, and verdicts on data whose answer is known."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,13 +101,27 @@ def test_windows_are_all_windows() -> None:
     task, length = TokenWindows(sequences, 40), 3
     expected = [own[i : i + length + 1] for own in sequences for i in range(len(own) - length)]
     assert task.num_windows(length) == len(expected)
-    assert np.array_equal(task.spread(99, length), expected)
-    assert np.array_equal(task.spread(2, length)[:, 0], [expected[2][0], expected[7][0]])
+    assert np.array_equal(task.spread(99, length)[0], expected)
+    assert np.array_equal(task.spread(2, length)[0][:, 0], [expected[2][0], expected[7][0]])
     drawn = task.sample(Stream(0, "train"), 0, 4000, length)
     counts = np.bincount(drawn.targets[:, 0] - 1, minlength=34)[[own[0] for own in expected]]
     # Poisson-like counts of 400 each: five standard deviations.
     assert len(expected) == 10
     assert np.abs(counts - 400).max() < 5 * 20
+
+
+def test_windows_that_belong_together() -> None:
+    """Those of one sequence, if there are six; else those that begin in one stretch of a window's length."""
+    many = TokenWindows([np.arange(30)] * 6, 40)
+    assert np.bincount(many.spread(18, 5)[1]).tolist() == [3] * 6
+    few = TokenWindows([np.arange(30), np.arange(22)], 40)
+    windows, groups = few.spread(99, 9)
+    starts, sequence = windows[:, 0].numpy(), np.repeat([0, 1], [21, 13])
+    assert len(windows) == 34
+    for own in np.unique(groups):
+        assert len(np.unique(sequence[groups == own])) == 1
+        assert len(np.unique(starts[groups == own] // 10)) == 1
+    assert len(np.unique(groups)) == 3 + 2
 
 
 def test_hidden_tokens() -> None:
@@ -242,6 +257,52 @@ def test_planted_data_are_recognised(markov: list[np.ndarray]) -> None:
     lines = {line.get_label() for line in found.plot().lines}
     assert {"RoPE()", "ALiBi()"} <= lines
     assert found.to_data()["verdict"] in repr(found)
+
+
+class Exact(nn.Module):
+    """The Bayes predictor of a ``SparseMarkov`` with hidden tokens; in inputs beyond ``most`` it knows nothing."""
+
+    def __init__(self, task: SparseMarkov, most: int) -> None:
+        super().__init__()
+        self.task, self.most = task, most
+
+    def forward(self, tokens: Tensor, scored: Tensor) -> Tensor:
+        V, far = self.task.vocab_size, max(self.task.lags)
+        before = torch.nn.functional.pad(tokens, (far, 0), value=V)
+        sources = torch.stack([before[:, 1 + far - lag :][:, : tokens.shape[1]] for lag in self.task.lags])
+        out = torch.full((*tokens.shape, V + 1), self.task.noise / (V - 1))
+        out.scatter_(2, (sources.sum(0) % V)[..., None], 1 - self.task.noise)
+        unknown = (sources == V).any(0) | (tokens.shape[1] > self.most)
+        out = out.masked_fill(unknown[..., None], 1 / V)
+        out[..., V] = 1e-12  # a hidden token is never a target
+        return out.log()[scored]
+
+
+def test_two_planted_tokens_are_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With models that know the rule in place of trained ones, one of which forgets it in long inputs: k, places,
+    what is kept and the verdict are known, and every interval is over the eight test sequences."""
+    task = SparseMarkov(k=2, lag_seed=26, max_lag=6, vocab_size=5)
+    assert task.lags == (1, 3)
+
+    def known(train: TokenWindows, config: Decoder.Config, *_: object) -> Trained:
+        assert train.hidden == 5
+        return Trained(Exact(task, 16 if config.position == RoPE() else 64), 0.0, 0, train.hidden)
+
+    monkeypatch.setattr(sys.modules[_from_labels.__module__], "train_short", known)
+    data = list(task.sample(Stream(0, "user"), 0, 40, 200).tokens.numpy())
+    found = diagnose(data, **CHEAP)
+    assert (found.k.estimate, found.k.low, found.k.high) == (2.0, 2.0, 2.0)
+    assert found.k.count == 8
+    assert found.dependencies is not None
+    distances = found.dependencies.distances()
+    assert distances["distance"].to_list() == [1, 3]
+    assert distances["share"].to_list() == [0.5, 0.5]
+    assert (found.reach.estimate, found.reach.high) == (3.0, 3.0)
+    kept = {row["position"]: row["kept"] for row in found.frame().filter(length=64).to_dicts()}
+    assert kept["ALiBi()"] == pytest.approx(1.0)
+    assert kept["RoPE()"] == pytest.approx(0.0, abs=0.02)
+    assert [answer.answer for answer in found.answers] == [True, True, True, False, True, True]
+    assert found.verdict == "expected"
 
 
 def test_a_model_that_knows_nothing_is_not_believed(markov: list[np.ndarray]) -> None:

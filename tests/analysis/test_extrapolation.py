@@ -30,9 +30,10 @@ def test_medians_and_bands_by_hand(frame):
     rows = rows_of_arm(extrapolation_curve(frame), "k=1")
     assert rows["length"].to_list() == [8, 24, 48, 96]
     assert rows["median"].to_list() == [1, 1, 0.95, 0.4]
-    # With three runs each end has mass 7/27, more than 2.5 %: the band is the range.
+    # With three runs the band is their range, and covers the median unless all lie on one side of it.
     assert rows["low"].to_list() == [1, 1, 0.8, 0.2]
     assert rows["high"].to_list() == [1, 1, 1, 0.95]
+    assert rows["coverage"].to_list() == [1 - 2 / 8] * 4
     assert rows["trained"].to_list() == [True, True, False, False]
 
 
@@ -84,11 +85,10 @@ def test_levels_follow_the_measure(frame):
         assert (row["chance"], row["bayes"]) == (chance, bayes)
 
 
-def test_the_band_is_reproducible_and_knows_no_order(frame):
-    first = extrapolation_curve(frame, resamples=20, seed=3).frame()
-    again = extrapolation_curve(frame.sample(fraction=1, shuffle=True, seed=1), resamples=20, seed=3).frame()
-    assert_frame_equal(first, again)
-    alone = extrapolation_curve(frame.filter(pl.col("task.k") == 1), resamples=20, seed=3).frame()
+def test_the_curve_knows_no_order_and_no_other_arms(frame):
+    first = extrapolation_curve(frame).frame()
+    assert_frame_equal(first, extrapolation_curve(frame.sample(fraction=1, shuffle=True, seed=1)).frame())
+    alone = extrapolation_curve(frame.filter(pl.col("task.k") == 1)).frame()
     assert_frame_equal(first.filter(pl.col("arm") == "k=1"), alone)
 
 
@@ -120,8 +120,16 @@ def test_the_figure_says_what_it_shows(frame):
         "k=1 (3 of 3 runs learned)",
         "k=2 (1 of 2 runs learned)",
         "k=3: never learned (0 of 2 runs), not drawn",
-        "95% bootstrap band of the median over runs",
+        "band: interval of the median, coverage 75%",
     ]
+
+
+def test_the_legend_names_the_smallest_coverage():
+    """Two runs cover the median with 50 %, three with 75 %."""
+    values = [1, 1, 0.5, 0.2]
+    names = [("a0", 1), ("a1", 1), ("b0", 2), ("b1", 2), ("b2", 2)]
+    ax = extrapolation_curve(frame_of(*((name, {"task.k": k}, values) for name, k in names))).plot()
+    assert legend_of(ax)[-1] == "band: interval of the median, coverage at least 50%"
 
 
 def test_the_drawn_values_are_the_medians(frame):

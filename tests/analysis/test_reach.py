@@ -56,3 +56,29 @@ def test_censored_runs_are_larger_than_their_equals_and_leave_the_interval_open(
     # The censored run is cut off with a rank of two: the upper end is known.
     many = Reach.of([(10 * i, i == 10) for i in range(1, 11)])
     assert (many.high, many.high_at_least) == (90, False)
+
+
+def test_grids_that_end_at_different_lengths() -> None:
+    """A run that held to 96, the end of its grid, may reach farther than one that was seen to fail beyond 192: the
+    median is 96 to 192, and nothing bounds the largest of the three."""
+    found = Reach.of([(96, True), (192, False), (48, False)])
+    assert (found.median, found.at_least, found.censored) == (96, True, 1)
+    assert (found.low, found.high, found.high_at_least) == (48, 192, True)
+    assert (str(found), found.interval) == ("≥ 96", "[48, ≥ 192] (75%)")
+    # Taken for a reach of 96, the run would make the median look known, and the interval closed.
+    mutant = Reach.of([(96, False), (192, False), (48, False)])
+    assert (str(mutant), mutant.interval) == ("96", "[48, 192] (75%)")
+
+
+def test_the_order_of_true_values_lies_between_what_is_known_of_them() -> None:
+    """All true values on grids that end at 2, 4 and 6: what is said of them holds."""
+    for ends in itertools.product((2, 4, 6), repeat=3):
+        for true in itertools.product((1, 3, 5, 7), repeat=3):
+            seen = [(min(own, end), own >= end) for own, end in zip(true, ends, strict=True)]
+            found, (low, median, high) = Reach.of(seen), sorted(true)
+            assert found.median is not None
+            assert found.low is not None
+            assert found.high is not None
+            assert found.median <= median if found.at_least else found.median == median
+            assert found.low <= low
+            assert found.high <= high if found.high_at_least else found.high >= high

@@ -51,7 +51,7 @@ def test_conditions_are_averaged_within_a_seed_first() -> None:
 
 def test_pairs_are_of_seeds_and_conditions_that_both_learned() -> None:
     """Seed 0: 0.4 at k=1 and 0.2 at k=2; seed 1: 0.2 at k=1 alone."""
-    difference = paired_difference(ROWS, "a", "b", 32)
+    difference = paired_difference(values_at(ROWS, "a", 32), values_at(ROWS, "b", 32))
     assert difference.estimate == pytest.approx((0.3 + 0.2) / 2)
     # Student's t with one degree of freedom, 12.7062, times 0.0707107 / sqrt(2).
     assert difference.low == pytest.approx(0.25 - 12.706205 * 0.05, rel=1e-6)

@@ -18,7 +18,7 @@ import polars as pl
 import torch
 from matplotlib.axes import Axes
 
-from sparsity_lab.analysis.attention.figure import draw_lines, of_layer, own_axes
+from sparsity_lab.analysis.attention.figure import draw_lines, note_if_empty, of_layer, own_axes
 from sparsity_lab.analysis.attention.subjects import Models, Rows, counted_rows, sequences_of, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
 from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
@@ -86,9 +86,10 @@ class AttentionEntropy(Measurement):
                 words = f"length (tokens; {_ROWS[self.rows]}; log scale)"
                 length_axis(ax, drawn["length"].unique().to_list(), self.trained, words)
             else:
-                most = int(self._frame["keys"].max())  # type: ignore[arg-type]
+                most = max(2, *self._frame["keys"])
                 length_axis(ax, [2**i for i in range(1, most.bit_length())], None, "visible keys n (log scale)")
             ax.set_ylabel(labels[measure])
+            note_if_empty(ax, drawn, measure)
             legend_below(ax, handles)
         return ax
 

@@ -1,5 +1,6 @@
 """What the figures of attention measures share: one line for each model and layer, thin lines for its heads."""
 
+from collections.abc import Callable
 from typing import Any
 
 import polars as pl
@@ -7,10 +8,11 @@ import seaborn
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from sparsity_lab.analysis.style import GREY, INK, look, new_axes, seaborn_plot
+from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.style import GREY, INK, look, new_axes, seaborn_plot, styled
 from sparsity_lab.settings import SettingError
 
-__all__ = ["draw_lines", "of_layer", "own_axes", "reference_line"]
+__all__ = ["draw_lines", "note_if_empty", "of_layer", "own_axes", "plot_mass", "reference_line", "reference_lines"]
 
 HEADS_WORDS = "thin: each head"
 
@@ -52,12 +54,53 @@ def draw_lines(ax: Axes, frame: pl.DataFrame, x: str, y: str) -> list[Line2D]:
     return handles
 
 
-def reference_line(ax: Axes, frame: pl.DataFrame, x: str, y: str, label: str) -> Line2D:
-    """Draw the mean of y at each x as a dotted line; returns its legend handle."""
-    level = frame.drop_nulls(y).group_by(x).agg(pl.col(y).mean()).sort(x)
-    drawn: dict[str, Any] = {"color": INK, "linewidth": 0.9, "linestyle": (0, (1.5, 2)), "label": label}
-    ax.plot(level[x], level[y], zorder=1, **drawn)
-    return Line2D([], [], **drawn)
+def note_if_empty(ax: Axes, frame: pl.DataFrame, y: str) -> None:
+    """Say so where no row has weight on two keys, and so no value of y."""
+    if frame[y].count() == 0:
+        words = "no row with weight on two keys"
+        ax.text(0.5, 0.6, words, transform=ax.transAxes, ha="center", color=GREY)
+
+
+def plot_mass(
+    frame: pl.DataFrame,
+    trained: TrainedRange | None,
+    ax: Axes | None,
+    layer: int | None,
+    words: str,
+    reference: Callable[[Axes, pl.DataFrame], Line2D],
+) -> Axes:
+    """Draw the column ``mass`` against ``length`` beside something to compare it with; returns the axes.
+
+    Args:
+        words: of the vertical axis.
+        reference: draws what the mass is compared with; returns its legend handle.
+    """
+    drawn = of_layer(frame, layer)
+    with styled():
+        ax = own_axes(ax, drawn, 2)
+        handles = [*draw_lines(ax, drawn, "length", "mass"), reference(ax, drawn)]
+        length_axis(ax, drawn["length"].unique().to_list(), trained, "length (tokens, log scale)")
+        ax.set_ylabel(words)
+        ax.set_ylim(-0.03, 1.03)
+        legend_below(ax, handles)
+    return ax
+
+
+_DOTS: dict[str, Any] = {"linewidth": 0.9, "linestyle": (0, (1.5, 2))}
+
+
+def reference_line(ax: Axes, frame: pl.DataFrame, y: str, label: str, color: str = INK) -> Line2D:
+    """Draw the mean of y at each length as a dotted line; returns its legend handle."""
+    level = frame.drop_nulls(y).group_by("length").agg(pl.col(y).mean()).sort("length")
+    ax.plot(level["length"], level[y], zorder=1, color=color, **_DOTS)
+    return Line2D([], [], color=color, label=label, **_DOTS)
+
+
+def reference_lines(ax: Axes, frame: pl.DataFrame, y: str, label: str) -> Line2D:
+    """Draw y at each length as a dotted line for each model and layer, in its colour; returns a legend handle."""
+    for index, (_, part) in enumerate(frame.group_by("arm", "layer", maintain_order=True)):
+        reference_line(ax, part, y, "", look(index).color)
+    return Line2D([], [], color=GREY, label=label, **_DOTS)
 
 
 def _series_of(frame: pl.DataFrame) -> pl.DataFrame:

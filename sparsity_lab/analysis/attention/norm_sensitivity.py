@@ -35,7 +35,7 @@ from torch import Tensor
 
 from sparsity_lab.analysis.attention.altered import losses, scaled_queries
 from sparsity_lab.analysis.attention.averages import by_sequence, head_rows, mean_and_error
-from sparsity_lab.analysis.attention.figure import draw_lines, of_layer, own_axes
+from sparsity_lab.analysis.attention.figure import draw_lines, note_if_empty, of_layer, own_axes
 from sparsity_lab.analysis.attention.subjects import Models, Rows, Sequences, counted_rows, sequences_of, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
 from sparsity_lab.analysis.length_axis import TrainedRange, legend_below
@@ -49,6 +49,7 @@ from sparsity_lab.settings import SettingError
 __all__ = ["NormSensitivity", "norm_sensitivity", "softmax_entropy_slope"]
 
 _STEP = 0.05  # δ, in ln r
+_ROUNDING = 1e-6  # of float32 sums, beside their size
 
 
 def softmax_entropy_slope(a: Float[Tensor, "*rows n"], r: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
@@ -128,12 +129,14 @@ class NormSensitivity(Measurement):
             ax.axvline(1, color=GREY, linewidth=0.8, zorder=0)
             handles = draw_lines(ax, drawn, "factor", measure)
             ax.set_xscale("log")
+            ax.set_xlim(factors[0] / 1.1, factors[-1] * 1.1)
             ax.xaxis.set_major_locator(FixedLocator(factors))
             ax.xaxis.set_major_formatter(ScalarFormatter())
             ax.xaxis.set_minor_locator(NullLocator())
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_xlabel(f"query norms of the layer, times (log scale; at length {length})")
             ax.set_ylabel(labels[measure])
+            note_if_empty(ax, drawn, measure)
             legend_below(ax, handles)
         return ax
 
@@ -171,8 +174,8 @@ def norm_sensitivity(
     Raises:
         SettingError: names the argument, what was expected and what came.
     """
-    if any(not factor > 0 for factor in factors):
-        raise SettingError("factors", "positive numbers", factors)
+    if any(not 0 < factor < math.inf for factor in factors):
+        raise SettingError("factors", "positive finite numbers", factors)
     every_factor = sorted({1.0, *map(float, factors)})
     subjects = subjects_of(models)
     frame: list[dict[str, Any]] = []
@@ -373,7 +376,11 @@ def _within_columns(x: np.ndarray, y: np.ndarray) -> float | None:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Centred ranks; values that differ by rounding only are ties, for their order would be noise."""
-    digits = np.round(values.astype(np.float64), 6)
-    ranks = rankdata(digits)
+    """Centred ranks; values that differ by rounding only, beside the largest of them, are ties, for their order would
+    be noise."""
+    values = values.astype(np.float64)
+    step = _ROUNDING * np.abs(values).max()
+    if np.ptp(values) <= step:
+        return np.zeros(len(values))
+    ranks = rankdata(np.round(values / step))
     return np.asarray(ranks - ranks.mean())

@@ -13,6 +13,7 @@ information before.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.analysis.attention.averages import by_sequence, head_rows
-from sparsity_lab.analysis.attention.figure import draw_lines, of_layer, own_axes, reference_line
+from sparsity_lab.analysis.attention.figure import plot_mass, reference_line
 from sparsity_lab.analysis.attention.subjects import Models, Sequences, Subject, measured_layers, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
-from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.length_axis import TrainedRange
 from sparsity_lab.analysis.measurement import Measurement
-from sparsity_lab.analysis.style import styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError
@@ -67,16 +67,9 @@ class PlantedMass(Measurement):
             ax: where to draw; by default axes of a new figure of their own.
             layer: draw one layer only.
         """
-        drawn = of_layer(self._frame, layer)
-        with styled():
-            ax = own_axes(ax, drawn, 2)
-            handles = draw_lines(ax, drawn, "length", "mass")
-            handles.append(reference_line(ax, drawn, "length", "uniform", "uniform attention, k / n"))
-            length_axis(ax, drawn["length"].unique().to_list(), self.trained, "length (tokens, log scale)")
-            ax.set_ylabel("mass on the true sources\n(share of a scored target's row)")
-            ax.set_ylim(-0.03, 1.03)
-            legend_below(ax, handles)
-        return ax
+        uniform = partial(reference_line, y="uniform", label="uniform attention, k / n")
+        words = "mass on the true sources\n(share of a scored target's row)"
+        return plot_mass(self._frame, self.trained, ax, layer, words, uniform)
 
 
 def planted_mass(
@@ -129,6 +122,12 @@ class Targets:
     def num_sequences(self) -> int:
         """Sequences with a target."""
         return len(set(self.sequence.tolist()))
+
+    def without(self, group: int, groups: int) -> "Targets":
+        """All but those of every ``groups``-th of the sequences that have any, from number ``group`` on."""
+        rank = torch.unique(self.sequence, return_inverse=True)[1]
+        kept = rank % groups != group
+        return Targets(self.values[kept], self.sequence[kept], self.k[kept], self.n[kept])
 
     def means(self, name: str) -> NDArray[np.float64]:
         """(sequences, H) means over the targets of each sequence."""

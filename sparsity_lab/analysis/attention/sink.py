@@ -6,6 +6,7 @@ give them. Only rows that see more than m keys count, for the others give all th
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from matplotlib.axes import Axes
 
 from sparsity_lab.analysis.attention.averages import head_rows
-from sparsity_lab.analysis.attention.figure import draw_lines, of_layer, own_axes, reference_line
+from sparsity_lab.analysis.attention.figure import plot_mass, reference_line
 from sparsity_lab.analysis.attention.subjects import (
     Models,
     Rows,
@@ -24,9 +25,8 @@ from sparsity_lab.analysis.attention.subjects import (
     subjects_of,
 )
 from sparsity_lab.analysis.attention.tiles import row_tiles
-from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.length_axis import TrainedRange
 from sparsity_lab.analysis.measurement import Measurement
-from sparsity_lab.analysis.style import styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError
@@ -65,17 +65,9 @@ class AttentionSink(Measurement):
             ax: where to draw; by default axes of a new figure of their own.
             layer: draw one layer only.
         """
-        drawn = of_layer(self._frame, layer)
+        uniform = partial(reference_line, y="uniform", label="uniform attention, m / n")
         words = "the first token" if self.first == 1 else f"the first {self.first} tokens"
-        with styled():
-            ax = own_axes(ax, drawn, 2)
-            handles = draw_lines(ax, drawn, "length", "mass")
-            handles.append(reference_line(ax, drawn, "length", "uniform", "uniform attention"))
-            length_axis(ax, drawn["length"].unique().to_list(), self.trained, "length (tokens, log scale)")
-            ax.set_ylabel(f"mass on {words}\n(share of a row)")
-            ax.set_ylim(bottom=0)
-            legend_below(ax, handles)
-        return ax
+        return plot_mass(self._frame, self.trained, ax, layer, f"mass on {words}\n(share of a row)", uniform)
 
 
 def attention_sink(

@@ -20,6 +20,7 @@ data's: a model that has not learned a dependency does not show it.
 Source: lab procedure of sheet "sparse planted correlations" 5.8; no claim about the paper's own.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,12 +78,12 @@ class DependencySparsity(Measurement):
         """One row per search and size of the set.
 
         Columns: ``search`` (``greedy``, ``elimination``, ``best``: the better of the two for each target,
-        ``random``), ``k``, ``targets`` (how many count), ``recovered`` with its 95 % bootstrap interval over
-        sequences, ``low`` and ``high``; null if no target counts. Recovered is 1 where k tokens do as well as all,
+        ``random``), ``k``, ``targets`` (how many count), ``recovered`` with its 95 % interval over groups (of
+        sequences), ``low`` and ``high``; null if no target counts. Recovered is 1 where k tokens do as well as all,
         and more where the others are a burden.
         """
         counted = self._targets["counted"].to_numpy()
-        groups = self._targets["sequence"].to_numpy()[counted]
+        groups = self._targets["group"].to_numpy()[counted]
         near, full = (self._targets[name].to_numpy()[counted] for name in ("loss_near", "loss_full"))
         rows = []
         for name in SEARCHES:
@@ -102,9 +103,10 @@ class DependencySparsity(Measurement):
         return pl.DataFrame(rows, schema_overrides=dict.fromkeys(("recovered", "low", "high"), pl.Float64))
 
     def targets(self) -> pl.DataFrame:
-        """One row per target: ``sequence``, ``position`` (n), ``loss_near``, ``loss_full``, ``counted`` (whether the
-        gain is large enough), ``needed`` (k of the smallest set that recovers ``share`` of it, null if none of at
-        most K does), ``distances`` of its tokens, ascending."""
+        """One row per target: ``sequence``, its ``group``, ``position`` (n), ``loss_near``, ``loss_full``,
+        ``counted`` (whether the gain is large enough), ``needed`` (k of the smallest set that recovers ``share`` of
+        it, null if none of at most K does), ``distances`` of its tokens, ascending; of a target that needs more than
+        K, those of the best K that were found."""
         return self._targets
 
     def needed(self) -> pl.DataFrame:
@@ -116,24 +118,48 @@ class DependencySparsity(Measurement):
 
     def distances(self) -> pl.DataFrame:
         """Histogram of the distances of needed tokens: ``distance``, ``tokens``, ``share`` of all needed tokens, and
-        ``cumulative``, the share up to this distance. Locality is where it reaches one."""
-        needed = self._targets.filter("counted").select(pl.col("distances").explode().drop_nulls().alias("distance"))
+        ``cumulative``, the share up to this distance. Locality is where it reaches one. Targets that need more than
+        K tokens are not here, for nobody knows which; ``needed`` tells how many they are."""
+        needed = self._targets.filter(pl.col("needed").is_not_null()).select(
+            pl.col("distances").explode().drop_nulls().alias("distance")
+        )
         found = needed.group_by("distance").len("tokens").sort("distance").cast({"tokens": pl.Int64})
         found = found.with_columns(share=pl.col("tokens") / pl.col("tokens").sum())
         return found.with_columns(cumulative=pl.col("share").cum_sum())
 
     @property
     def k(self) -> Interval:
-        """Median number of far tokens that a target needs, with its 95 % bootstrap interval over sequences; K + 1
+        """Median number of far tokens that a target needs, with its 95 % bootstrap interval over groups; K + 1
         stands for more than K, as of targets that no set is enough for."""
         counted = self._targets.filter("counted")
         values = counted["needed"].fill_null(self.largest + 1).to_numpy()
-        return quantile_over_groups(values, counted["sequence"].to_numpy(), 0.5)
+        return quantile_over_groups(values, counted["group"].to_numpy(), 0.5)
 
     def reach(self, share: float = 0.9) -> Interval:
-        """The distance within which this share of all needed tokens lies, with its 95 % bootstrap interval."""
-        tokens = self._targets.filter("counted").select("sequence", "distances").explode("distances").drop_nulls()
-        return quantile_over_groups(tokens["distances"].to_numpy(), tokens["sequence"].to_numpy(), share)
+        """The distance within which this share of all needed tokens lies, with a 95 % bootstrap interval over groups.
+
+        Of a target that needs more than K tokens the best K are known, and that there is one more, somewhere. The
+        estimate leaves that one out; the lower end of the interval is that with all of these as near as a far token
+        can be, the upper end that with all at the beginning of their context.
+        """
+        counted = self._targets.filter("counted")
+        known = self._reach(counted, share)
+        open_ended = pl.col("needed").is_null()
+        if not counted.select(open_ended.any()).item():
+            return known
+        nearest, farthest = (
+            counted.with_columns(
+                pl.when(open_ended).then(pl.concat_list("distances", place)).otherwise("distances").alias("distances")
+            )
+            for place in (pl.lit(self.near + 1, pl.Int64), pl.col("position").cast(pl.Int64))
+        )
+        low, high = self._reach(nearest, share), self._reach(farthest, share)
+        return Interval(known.estimate, low.low, high.high, low.count)
+
+    @staticmethod
+    def _reach(targets: pl.DataFrame, share: float) -> Interval:
+        tokens = targets.select("group", "distances").explode("distances").drop_nulls()
+        return quantile_over_groups(tokens["distances"].to_numpy(), tokens["group"].to_numpy(), share)
 
     def summary(self) -> pl.DataFrame:
         """Recovered shares by k, a column for each search."""
@@ -171,10 +197,17 @@ class DependencySparsity(Measurement):
             ax = new_axes(4.9, 3.2) if ax is None else ax
             ax.bar(found["distance"], found["share"], width=0.85, color=look(0).color)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.set_xlabel("distance from the target (tokens)")
+            counted = self._targets.filter("counted")
+            more = counted["needed"].null_count()
+            words = (
+                f"\nnot shown: {more} of {len(counted)} targets, which need more than {self.largest}" if more else ""
+            )
+            ax.set_xlabel(f"distance from the target (tokens){words}")
             ax.set_ylabel("share of needed far tokens")
             if not len(found):
-                ax.text(0.5, 0.5, "no far token is needed", transform=ax.transAxes, ha="center")
+                words = "no target needs so few" if more else "no far token is needed"
+                ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center")
+                ax.set(xticks=[], yticks=[])
         return ax
 
 
@@ -190,6 +223,7 @@ def dependency_sparsity(
     sequences: int = 64,
     targets: int = 1,
     draws: int = 2,
+    groups: Sequence[int] | None = None,
     seed: int = 0,
     batch_tokens: int = 2**15,
 ) -> DependencySparsity:
@@ -211,6 +245,8 @@ def dependency_sparsity(
         sequences: of the task; of a batch or of tokens, all.
         targets: how many targets of each sequence are searched, the last ones.
         draws: random sets of each size.
+        groups: a number for each sequence; those with the same one depend on each other, as windows of one text do,
+            and count as one in intervals. By default each stands for itself.
         seed: of the sequences and the random sets.
         batch_tokens: in one forward pass.
 
@@ -233,6 +269,8 @@ def dependency_sparsity(
             raise SettingError("data", "a task, a batch or tokens, for a model that is no run", None)
         data = (model if isinstance(model, Run) else model.run).config.task
     predict = predictor_of(model)
+    if groups is not None and not isinstance(data, Task) and len(groups) != len(data):
+        raise SettingError("groups", f"a number for each of {len(data)} sequences", len(groups))
     generator = torch.Generator().manual_seed(seed)
     rows: list[dict[str, Any]] = []
     parts: dict[str, list[Floats]] = {name: [] for name in SEARCHES}
@@ -240,7 +278,7 @@ def dependency_sparsity(
         found = search(predict, contexts, near, largest, draws, batch_tokens, generator)
         for name, loss in _by_search(found).items():
             parts[name].append(loss)
-        rows += _rows(contexts, found, least_gain, share)
+        rows += _rows(contexts, found, least_gain, share, groups)
     schema = {"needed": pl.Int64(), "distances": pl.List(pl.Int64())}
     return DependencySparsity(
         near=near,
@@ -258,7 +296,9 @@ def _by_search(found: Found) -> dict[str, Floats]:
     return {name: loss.numpy() for name, loss in (losses | {"random": found.random}).items()}
 
 
-def _rows(contexts: Contexts, found: Found, least_gain: float, share: float) -> list[dict[str, Any]]:
+def _rows(
+    contexts: Contexts, found: Found, least_gain: float, share: float, groups: Sequence[int] | None
+) -> list[dict[str, Any]]:
     gain = found.near - found.full
     # The first size that is enough, K + 1 if none is.
     enough = found.near - share * gain
@@ -267,11 +307,17 @@ def _rows(contexts: Contexts, found: Found, least_gain: float, share: float) -> 
     for i in range(len(gain)):
         greedy, elimination = int(sizes[0][i]), int(sizes[1][i])
         needed, nested = min(((greedy, found.greedy), (elimination, found.elimination)), key=lambda one: one[0])
-        row: dict[str, Any] = {"sequence": int(contexts.sequence[i]), "position": contexts.last + 1}
+        sequence = int(contexts.sequence[i])
+        row: dict[str, Any] = {"sequence": sequence, "group": sequence if groups is None else int(groups[sequence])}
+        row["position"] = contexts.last + 1
         row |= {"loss_near": float(found.near[i]), "loss_full": float(found.full[i])}
         counted = bool(gain[i] >= least_gain)
         reached = counted and needed < nested.loss.shape[1]
-        distances = sorted((contexts.last + 1 - nested.positions[i, :needed]).tolist()) if reached else []
+        if not reached:
+            # Where neither search does better, elimination: what it keeps is at least missed together.
+            nested = min(found.elimination, found.greedy, key=lambda one: float(one.loss[i, -1]))
+        positions = nested.positions[i, :needed] if counted else nested.positions[i, :0]
+        distances = sorted((contexts.last + 1 - positions).tolist())
         rows.append(row | {"counted": counted, "needed": needed if reached else None, "distances": distances})
     return rows
 

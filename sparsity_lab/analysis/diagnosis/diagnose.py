@@ -75,8 +75,8 @@ class Diagnosis(Measurement):
 
         Columns: ``position``, ``length``, ``windows``, losses in nats a target ``loss_single`` (frequencies),
         ``loss_short`` (from the last L tokens), ``loss_long`` (from all n), ``learned`` (gain over frequencies, as a
-        share of their loss) and ``kept`` (share of the gain that is left), each with its 95 % interval over windows,
-        ``_low`` and ``_high``.
+        share of their loss) and ``kept`` (share of the gain that is left), each with its 95 % interval, ``_low`` and
+        ``_high``, over sequences, or over stretches of them where there are fewer than six.
         """
         rows = []
         for position, tests in self._tests.items():
@@ -130,8 +130,8 @@ class Diagnosis(Measurement):
             "verdict": self.verdict,
             "answers": [dataclasses.asdict(answer) for answer in self.answers],
             "trained_length": self.trained,
-            "k": dataclasses.asdict(self.k),
-            "reach": dataclasses.asdict(self.reach),
+            "k": _as_data(self.k),
+            "reach": _as_data(self.reach),
             "labelled": self.labelled,
             "thresholds": dataclasses.asdict(self.thresholds),
             "needed": None if self.dependencies is None else self.dependencies.needed().to_dicts(),
@@ -259,6 +259,10 @@ def diagnose(
     )
 
 
+def _as_data(interval: Interval) -> dict[str, Any]:
+    return {name: getattr(interval, name) for name in ("estimate", "low", "high", "count")}
+
+
 def _check_numbers(thresholds: Thresholds, **numbers: int) -> None:
     # A window has room for more tokens than count as few, in its nearer half too.
     least = {"length": 2 * (1 + thresholds.most_tokens), "steps": 1}
@@ -281,11 +285,14 @@ def _telling(tell: StepProgress, position: str) -> Progress:
 
 
 def _searched(
-    trained: Trained, contexts: Int64[Tensor, "N n"], thresholds: Thresholds, seed: int
+    trained: Trained, windows: tuple[Int64[Tensor, "N n"], Ints], thresholds: Thresholds, seed: int
 ) -> DependencySparsity:
-    """What the targets need, from a model that may see them with any tokens hidden."""
+    """What the last targets of windows need, from a model that may see them with any tokens hidden."""
+    contexts, groups = windows
     largest, share = thresholds.most_tokens, thresholds.enough
-    return dependency_sparsity(trained.predict, contexts, near=0, largest=largest, share=share, seed=seed)
+    return dependency_sparsity(
+        trained.predict, contexts, near=0, largest=largest, share=share, groups=groups.tolist(), seed=seed
+    )
 
 
 def _check_room(data: TokenData, train: TokenWindows, test: TokenWindows, length: int, longest: int) -> None:

@@ -76,8 +76,8 @@ class LengthTest:
         length: n.
         windows: number of them.
         loss_single, loss_short, loss_long: mean over windows, nats a target.
-        learned: gain over ``loss_single``, with its interval over windows.
-        kept: with its interval over windows; nothing where no gain is sure.
+        learned: gain over ``loss_single``, with its interval over groups of windows (``TokenWindows.spread``).
+        kept: with its interval over groups of windows; nothing where no gain is sure.
     """
 
     length: int
@@ -126,12 +126,11 @@ def length_tests(
     found = []
     for length in lengths:
         # Windows that measured the same targets would be taken for independent ones.
-        windows = test.spread(min(count, max(1, test.num_windows(length) // TARGETS)), length)
+        windows, groups = test.spread(min(count, max(1, test.num_windows(length) // TARGETS)), length)
         size = max(1, _WINDOW_TOKENS // length)
         parts = [_losses(trained.model, part, short) for part in torch.split(windows, size)]
         short_loss, long_loss = (np.concatenate(own) for own in zip(*parts, strict=True))
         level: Floats = single[windows[:, -min(TARGETS, short) :].numpy()].mean(1)
-        groups = np.arange(len(windows))
         learned = ratio_over_groups(level - short_loss, level, groups)
         gained = learned.low is not None and learned.low > 0
         found.append(

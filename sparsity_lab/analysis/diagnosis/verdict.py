@@ -150,7 +150,7 @@ def in_words(value: Interval, form: str, cap: int | None = None) -> str:
     if value.estimate is None:
         return "no numbers"
     if value.low is None:
-        return f"{one(value.estimate)}, from one sequence only"
+        return f"{one(value.estimate)}, from too little data for an interval"
     return f"{one(value.estimate)}, 95 % interval {one(value.low)} to {one(value.high)}"
 
 

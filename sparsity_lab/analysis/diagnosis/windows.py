@@ -7,7 +7,7 @@ then, and a search finds the answers that happen to be right.
 """
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparsity_lab.analysis.dependencies.resampling import FEWEST_GROUPS
 from sparsity_lab.generators import Batch, NotComputable, Step, Stream, Task, Truth, Vocabulary
 from sparsity_lab.generators.stream import open_unit
 from sparsity_lab.settings import SettingError
@@ -33,9 +34,10 @@ class TokenWindows(Task):
     """
 
     kind = "TokenWindows"
+    __dataclass_fields__: ClassVar[dict[str, Any]] = {}  # a setting without fields, for the id of a run
 
     def __init__(self, sequences: Sequence[Ints], num_tokens: int) -> None:
-        # Settings are frozen; this one has no fields.
+        # Settings are frozen.
         object.__setattr__(self, "tokens", np.concatenate([*sequences, np.zeros(0, dtype=np.int64)]))
         object.__setattr__(self, "sizes", np.array([len(sequence) for sequence in sequences], dtype=np.int64))
         object.__setattr__(self, "hidden", num_tokens)
@@ -81,20 +83,34 @@ class TokenWindows(Task):
         rate = np.where(draws[:, :1] < _HIDDEN_SHARE, draws[:, 1:2], 0.0)
         return Batch(tokens.masked_fill(torch.from_numpy(draws[:, 2:] < rate), self.hidden), targets)
 
-    def spread(self, count: int, length: int) -> Int64[Tensor, "N width"]:
-        """(N, l + 1): at most ``count`` windows, evenly spread over all, the same every time."""
+    def spread(self, count: int, length: int) -> tuple[Int64[Tensor, "N width"], Ints]:
+        """(N, l + 1): at most ``count`` windows, evenly spread over all, the same every time; and (N,) which of them
+        belong together.
+
+        Windows of one sequence speak of that sequence, so they are one group. Where there are too few sequences for
+        an interval over them, the groups are stretches of l + 1 tokens, by where a window begins: windows of
+        different groups then share tokens with their neighbours alone, and an interval speaks of these sequences.
+        """
         total = self.num_windows(length)
         count = min(count, total)
-        return self.windows((2 * np.arange(count) + 1) * total // (2 * count), length)
+        index = (2 * np.arange(count) + 1) * total // (2 * count)
+        sequence, start = self._places(index, length)
+        if len(np.unique(sequence)) >= FEWEST_GROUPS:
+            return self.windows(index, length), sequence
+        return self.windows(index, length), sequence * (1 + self.sizes.max()) + start // (length + 1)
 
     def windows(self, index: Ints, length: int) -> Int64[Tensor, "N width"]:
         """(N, l + 1): these of all windows."""
-        ends = np.cumsum(np.maximum(self.sizes - length, 0))
-        sequence = np.searchsorted(ends, index, side="right")
+        sequence, start = self._places(index, length)
+        first = (np.cumsum(self.sizes) - self.sizes)[sequence] + start
+        return torch.from_numpy(self.tokens[first[:, None] + np.arange(length + 1)])
 
-        first = (np.cumsum(self.sizes) - self.sizes)[sequence]
-        inside = index - (ends - np.maximum(self.sizes - length, 0))[sequence]
-        return torch.from_numpy(self.tokens[(first + inside)[:, None] + np.arange(length + 1)])
+    def _places(self, index: Ints, length: int) -> tuple[Ints, Ints]:
+        """Sequence of each window, and where in it the window begins."""
+        number = np.maximum(self.sizes - length, 0)
+        ends = np.cumsum(number)
+        sequence = np.searchsorted(ends, index, side="right")
+        return sequence, index - (ends - number)[sequence]
 
     def truth(self, length: int) -> Truth:
         return Truth(num_targets=length)
