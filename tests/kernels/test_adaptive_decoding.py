@@ -6,6 +6,7 @@ import pytest
 import torch
 from kernels.closeness import assert_close, random_rows
 from kernels.conditions import rotary
+from kernels.trained import trained
 from torch import Tensor
 
 from sparsity_lab.kernels import AdaptiveSparse
@@ -16,6 +17,7 @@ from sparsity_lab.kernels.context import Context
 
 B, G, D, BLOCK, NUM_BLOCKS, BUDGET = 2, 3, 64, 4, 60, 3
 BETAS = [(0.0, 0.0), (1.0, 0.0), (0.7, 0.4)]
+SCORES = [{"beta": beta} for beta in BETAS] + [{"rank": 4}]
 
 
 def near_ties(seed: int, copies: int, last_digits: int) -> tuple[Tensor, Tensor]:
@@ -40,20 +42,22 @@ def filled(kernel: AdaptiveSparse, k: Tensor, key_mask: Tensor | None = None) ->
     return state
 
 
+@torch.no_grad()
 def both_ways(kernel: AdaptiveSparse, q: Tensor, state: AdaptiveState) -> tuple[Tensor | None, Tensor]:
     """Which blocks are kept, by the first look and by the scores of all; sorted."""
-    selector = kernel._selector(state.summaries, Context(implementation="gather", training=False))
+    params = trained(kernel, G, D) if kernel.rank else None
+    selector = kernel._selector(state.summaries, Context(implementation="gather", training=False, params=params))
     found = decoding._best_blocks(q, state, selector)
     expected, some = decoding._selected_blocks(q, state, selector)
     assert some is None
     return None if found is None else found.sort(-1).values, expected
 
 
-@pytest.mark.parametrize("beta", BETAS, ids=str)
-def test_same_blocks_at_near_ties(beta: tuple[float, float]) -> None:
+@pytest.mark.parametrize("score", SCORES, ids=str)
+def test_same_blocks_at_near_ties(score: dict[str, Any]) -> None:
     """Copies that differ by rounding, or by a little more, compete for the budget: the choice is that of float64
     scores. What a few exact scores do not tell is left to all of them. A margin of nothing chooses wrongly."""
-    kernel = AdaptiveSparse(block_size=BLOCK, n_sink=1, n_local=2, k_free=BUDGET, beta=beta)
+    kernel = AdaptiveSparse(block_size=BLOCK, n_sink=1, n_local=2, k_free=BUDGET, **score)
     left, wrong = {0: 0, BUDGET + 3: 0, BUDGET + SPARE + 9: 0}, 0
     cases = [(seed, copies, digits) for seed in range(6) for copies in left for digits in (0, 1, 2, 3, 5, 12)]
     for case in cases:
@@ -75,8 +79,8 @@ def test_same_blocks_at_near_ties(beta: tuple[float, float]) -> None:
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "padded"])
 def test_same_blocks_at_every_size(size: float, masked: bool) -> None:
     """Rows that are tiny or large beside log n, blocks with fewer keys, and blocks without."""
-    for beta in BETAS:
-        kernel = AdaptiveSparse(block_size=BLOCK, n_sink=1, n_local=2, k_free=BUDGET, k_slack=1, beta=beta)
+    for score in SCORES:
+        kernel = AdaptiveSparse(block_size=BLOCK, n_sink=1, n_local=2, k_free=BUDGET, k_slack=1, **score)
         generator = torch.Generator().manual_seed(0)
         q, k = size * torch.randn(2, B, G, NUM_BLOCKS * BLOCK, D, generator=generator)
         key_mask = None
@@ -89,9 +93,9 @@ def test_same_blocks_at_every_size(size: float, masked: bool) -> None:
         for row in range(20):
             found, expected = both_ways(kernel, q[:, :, row][:, :, None, None], state)
             told += found is not None
-            assert found is None or torch.equal(found, expected), f"{beta}, row {row}"
+            assert found is None or torch.equal(found, expected), f"{score}, row {row}"
         # Where products vanish beside log n or overflow, all scores may have to decide.
-        assert told == 20 or size not in (1.0, 1e3), f"{beta}: {told}"
+        assert told == 20 or size not in (1.0, 1e3), f"{score}: {told}"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +103,7 @@ def test_same_blocks_at_every_size(size: float, masked: bool) -> None:
     [
         AdaptiveSparse(block_size=2, k_free=3),
         AdaptiveSparse(block_size=3, n_sink=0, n_local=1, k_free=1, k_slack=2, beta=(0.5, 0.3)),
+        AdaptiveSparse(block_size=2, k_free=3, rank=5),
     ],
     ids=str,
 )
@@ -108,7 +113,7 @@ def test_long_decoding_is_attend(kernel: AdaptiveSparse, masked: bool, monkeypat
     twice."""
     length, prompt, heads = 140, 70, 2
     q, k, v = (x.detach() for x in random_rows(2, heads, length, D, dtype=torch.float32))
-    position, params = rotary(length, dtype=torch.float32, head_dim=D), kernel.build(heads, D, 0)
+    position, params = rotary(length, dtype=torch.float32, head_dim=D), trained(kernel, heads, D)
     key_mask = torch.ones(2, length, dtype=torch.bool)
     if masked:
         key_mask[0, :17] = False

@@ -1,11 +1,13 @@
 """The forms of adaptive sparse attention against its reference, its losses, its memory, and decoding."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from kernels.closeness import assert_close, random_rows
 from kernels.conditions import padding, rotary
+from kernels.trained import trained
 from torch import Tensor
 
 from sparsity_lab.kernels import AdaptiveSparse, Softmax, Trace
@@ -17,6 +19,7 @@ KERNELS = [
     AdaptiveSparse(block_size=8, k_free=3),
     AdaptiveSparse(block_size=7, n_sink=0, n_local=1, mode="topp", p=0.5, k_slack=1, beta=(0.5, 0.5)),
     AdaptiveSparse(block_size=8, k_free=1, rho_min=0.6, k_esc=3),
+    AdaptiveSparse(block_size=8, k_free=2, k_slack=1, rho_min=0.4, rank=3, straight_through=True),
 ]
 
 
@@ -36,16 +39,22 @@ def test_forms_agree(kernel: AdaptiveSparse, num_kv_heads: int, small: bool, mon
         monkeypatch.setattr(gather, "CHUNK_SCORES", 500)
     length = 150
     wide = [x.detach().double().requires_grad_() for x in rows(length, num_kv_heads)]
+    params = trained(kernel, num_kv_heads, 8)
+    wide_params = copy.deepcopy(params).double()
     options = {"key_mask": padding(length) if small else None}
     grad = random_rows(2, 4, length, 8, count=1, seed=9)[0].detach()
-    expected = kernel.attend(*wide, implementation="reference", **options)
+    expected = kernel.attend(*wide, implementation="reference", params=wide_params, **options)
     expected.backward(grad)
     for implementation in FAST:
         qkv = rows(length, num_kv_heads)
-        got = kernel.attend(*qkv, implementation=implementation, **options)
+        params.zero_grad()
+        got = kernel.attend(*qkv, implementation=implementation, params=params, **options)
         got.backward(grad.float())
         assert_close(f"{implementation}: output", got, expected, 1e-5)
-        for name, x, y in zip("qkv", qkv, wide, strict=True):
+        pairs = dict(zip("qkv", zip(qkv, wide, strict=True), strict=True))
+        if kernel.straight_through:
+            pairs |= {name: (x, wide_params.get_parameter(name)) for name, x in params.named_parameters()}
+        for name, (x, y) in pairs.items():
             assert x.grad is not None
             assert y.grad is not None
             assert_close(f"{implementation}: gradient of {name}", x.grad, y.grad, 1e-5)
@@ -178,6 +187,54 @@ def test_memory_is_linear(traced: bool) -> None:
 
 def test_no_row_of_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gathering computes scores of kept pairs and own blocks only, and holds a bounded number at a time."""
+    sizes = product_sizes(monkeypatch)
+    length, size, budget = 2048, 16, 5
+    q, k, v = (x.detach() for x in random_rows(1, 1, length, size, dtype=torch.float32))
+    AdaptiveSparse(block_size=size, k_free=2, n_sink=1, n_local=2).attend(q, k, v, implementation="gather")
+    # Head size and block size are the same: a score and a coordinate of a partial result count alike. Of each block
+    # at most one tile is filled up.
+    assert sum(sizes) <= 2 * size * (budget * length + length // size * gather.TILE_PAIRS)
+    assert max(sizes) <= gather.CHUNK_SCORES
+
+
+def test_blocks_longer_than_the_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows are in one block that is not full: dense attention, and no scores of rows that are not there."""
+    sizes = product_sizes(monkeypatch)
+    q, k, v = (x.detach() for x in rows(70, 2))
+    for kernel in (AdaptiveSparse(block_size=70), AdaptiveSparse(block_size=71), AdaptiveSparse(block_size=5000)):
+        for implementation in kernel.implementations:
+            out = kernel.attend(q, k, v, implementation=implementation)
+            assert_close(f"{kernel}, {implementation}", out, Softmax().attend(q, k, v), 1e-5)
+    assert sizes
+    assert max(sizes) <= 2 * 4 * 70 * 70
+
+
+@pytest.mark.parametrize("implementation", AdaptiveSparse.implementations)
+def test_other_modes_of_autograd(implementation: str) -> None:
+    """The same numbers in inference mode, without gradients and with them. A second derivative is the reference's;
+    the fast forms refuse it."""
+    kernel = KERNELS[3]
+    params, (q, k, v) = trained(kernel, 2, 8), rows(40, 2)
+
+    def attend() -> Tensor:
+        return kernel.attend(q, k, v, params=params, implementation=implementation)
+
+    with torch.inference_mode():
+        inferred = attend().tolist()
+    with torch.no_grad():
+        plain = attend().tolist()
+    assert inferred == plain == attend().tolist()
+    (slope,) = torch.autograd.grad(attend().square().sum(), q, create_graph=True)
+    if implementation == "reference":
+        slope.sum().backward()
+        assert (q.grad != 0).any()
+    else:
+        with pytest.raises(RuntimeError, match="once_differentiable|backward is not implemented"):
+            slope.sum().backward()
+
+
+def product_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Filled, product by product, with the number of its entries."""
     sizes: list[int] = []
     plain_mm, plain_bmm = torch.mm, torch.bmm
 
@@ -191,13 +248,7 @@ def test_no_row_of_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "mm", counted(plain_mm))
     monkeypatch.setattr(torch, "bmm", counted(plain_bmm))
-    length, size, budget = 2048, 16, 5
-    q, k, v = (x.detach() for x in random_rows(1, 1, length, size, dtype=torch.float32))
-    AdaptiveSparse(block_size=size, k_free=2, n_sink=1, n_local=2).attend(q, k, v, implementation="gather")
-    # Head size and block size are the same: a score and a coordinate of a partial result count alike. Of each block
-    # at most one tile is filled up.
-    assert sum(sizes) <= 2 * size * (budget * length + length // size * gather.TILE_PAIRS)
-    assert max(sizes) <= gather.CHUNK_SCORES
+    return sizes
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -212,17 +263,19 @@ def test_decoding_selects_as_attend_does(kernel: AdaptiveSparse, dtype: torch.dt
     key_mask[0, :9] = False
     key_mask[1, 11:15] = False
     at = torch.arange(length).expand(2, -1)
-    whole = kernel.audit(q, k, rows=at, key_mask=key_mask, position=position)
-    expected = kernel.attend(q, k, v, training=False, key_mask=key_mask, position=position)
+    params = trained(kernel, 2, 8)
+    options: dict[str, Any] = {"position": position, "params": params}
+    whole = kernel.audit(q, k, rows=at, key_mask=key_mask, **options)
+    expected = kernel.attend(q, k, v, training=False, key_mask=key_mask, **options)
     state = kernel.init_state(2, 2, 8, length, dtype=dtype)
     got, stops = [], [3, start, start + 17, *range(start + 18, length + 1)]
     for first, stop in zip([0, *stops], stops, strict=False):
         part, trace = [x[:, :, first:stop] for x in (q, k, v)], Trace()
         if stop - first > 1:
             mask = key_mask[:, first:stop]
-            got.append(kernel.prefill(*part, state=state, key_mask=mask, position=position, trace=trace))
+            got.append(kernel.prefill(*part, state=state, key_mask=mask, trace=trace, **options))
         else:
-            got.append(kernel.decode(*part, state=state, position=position, trace=trace))
+            got.append(kernel.decode(*part, state=state, trace=trace, **options))
         for record in trace.records:
             codes = record["codes"]
             rows_of = record["rows"][0]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sparsity_lab.kernels import AdaptiveSparse, Softmax, Trace
 from sparsity_lab.kernels.adaptive import Audit
-from sparsity_lab.kernels.adaptive.scores import block_scores
+from sparsity_lab.kernels.adaptive.scores import ScoreWeights, block_scores
 from sparsity_lab.kernels.adaptive.summaries import in_blocks, mask_in_blocks, summarise
 
 T, H = 12, 2
@@ -66,7 +66,7 @@ def kept(codes: Tensor) -> list[int]:
 def test_scores(beta: tuple[float, float], scores: list[list[float]]) -> None:
     q, k, _ = example()
     summaries = summarise(in_blocks(k, 2), mask_in_blocks(None, T, 2, k.device))
-    got = block_scores(q[:, None], summaries, torch.tensor([beta]))
+    got = block_scores(q[:, None], summaries, ScoreWeights(torch.tensor([beta])))
     exactly("g", got[0, 0, :, 11, :5], scores)
 
 

@@ -120,7 +120,7 @@ def audit_of(sample: Sample, selector: Selector) -> Audit:
     codes, past = sample.codes, sample.past
     kept = codes > 0
     summaries = selector.summaries.first(kept.shape[-1])
-    scores = block_scores(sample.q, summaries, selector.beta)
+    scores = block_scores(sample.q, summaries, selector.weights)
     low, high = block_bounds(sample.q, summaries)
     importance = log_importance(scores, past).log_softmax(-1).masked_fill(~past, -math.inf)
     probability = importance.exp()

@@ -51,7 +51,7 @@ def _best_blocks(
     local = max(own - rule.n_local + 1, 0)
     best = state.table.best(
         q.flatten(2),
-        selector.beta,
+        selector.weights,
         state.summaries,
         range(rule.n_sink, local),
         budget,

@@ -9,12 +9,13 @@ import math
 from functools import partial
 
 import torch
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
 from sparsity_lab.kernels.adaptive.selector import Selector
+from sparsity_lab.kernels.adaptive.straight_through import row_gates, with_gates
 from sparsity_lab.kernels.softmax.reference import softmax_weights
 
 __all__ = ["dense_logits", "dense_weights", "masked_attention", "seen_tokens"]
@@ -26,8 +27,13 @@ def token_mask(
     codes: UInt8[Tensor, "B G R n"], seen: Bool[Tensor, "B 1 R K"], block_size: int
 ) -> Bool[Tensor, "B G R K"]:
     """Which tokens a row attends to: those it may see, in blocks that it keeps."""
-    kept = (codes > 0).repeat_interleave(block_size, dim=-1)[..., : seen.shape[-1]]
-    return seen & pad(kept, (0, seen.shape[-1] - kept.shape[-1]))  # keys after all these rows are dropped
+    return seen & of_tokens(codes > 0, seen.shape[-1], block_size)
+
+
+def of_tokens(x: Shaped[Tensor, "B G R n"], num_keys: int, block_size: int) -> Shaped[Tensor, "B G R K"]:
+    """What belongs to blocks, for each of their tokens; zeros for keys after all these rows."""
+    spread = x.repeat_interleave(block_size, dim=-1)[..., :num_keys]
+    return pad(spread, (0, num_keys - spread.shape[-1]))
 
 
 def seen_tokens(
@@ -79,10 +85,15 @@ def dense_weights(
     """The reference weights of rows ``query_start`` and on."""
     positions = torch.arange(query_start, query_start + q.shape[3], device=q.device)[None]
     codes = _selected(q, k, positions, selector, key_mask, draws)
-    mask = token_mask(codes, seen_tokens(positions, k.shape[2], key_mask, len(k)), selector.rule.block_size)
+    block_size, group, num_keys = selector.rule.block_size, q.shape[2], k.shape[2]
+    mask = token_mask(codes, seen_tokens(positions, num_keys, key_mask, len(k)), block_size)
+    gates = None
+    if selector.straight_through:
+        of_rows = of_tokens(row_gates(q, positions, codes, selector), num_keys, block_size).to(q.dtype)
+        gates = of_rows.flatten(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
     # Each head of keys is a sequence of its own with M heads.
-    keys = k.flatten(0, 1).unsqueeze(1).expand(-1, q.shape[2], -1, -1)
-    weights = softmax_weights(q.flatten(0, 1), keys, mask.flatten(0, 1).unsqueeze(1))
+    keys = k.flatten(0, 1).unsqueeze(1).expand(-1, group, -1, -1)
+    weights = softmax_weights(q.flatten(0, 1), keys, mask.flatten(0, 1).unsqueeze(1), gates)
     return torch.unflatten(weights, 0, q.shape[:2])
 
 
@@ -106,9 +117,7 @@ def masked_attention(
         visible = None if key_mask is None else key_mask[:, :stop]
         words = None if draws is None else draws[:, :, first : first + TILE_ROWS]
         codes = _selected(rows, keys, positions, selector, visible, words)
-        run = partial(
-            _masked_rows, codes=codes, positions=positions, block_size=selector.rule.block_size, key_mask=visible
-        )
+        run = partial(_masked_rows, codes=codes, positions=positions, selector=selector, key_mask=visible)
         if q.shape[3] <= TILE_ROWS:
             tiles.append(run(rows, keys, values))
         else:
@@ -122,13 +131,19 @@ def _masked_rows(
     v: Float[Tensor, "B G K D"],
     codes: UInt8[Tensor, "B G R n"],
     positions: Int64[Tensor, "#B R"],
-    block_size: int,
+    selector: Selector,
     key_mask: Bool[Tensor, "B K"] | None,
 ) -> Float[Tensor, "B G M R D"]:
-    seen = seen_tokens(positions, k.shape[2], key_mask, len(k))
+    block_size, num_keys = selector.rule.block_size, k.shape[2]
+    seen = seen_tokens(positions, num_keys, key_mask, len(k))
     # As in the reference: a row that sees nothing is computed on something and cleared.
     mask = token_mask(codes, seen, block_size).flatten(0, 1).unsqueeze(1)
     some = mask.any(-1, keepdim=True)
-    keys, values = (x.flatten(0, 1).unsqueeze(1).expand(-1, q.shape[2], -1, -1) for x in (k, v))
-    out = scaled_dot_product_attention(q.flatten(0, 1), keys, values, attn_mask=mask | ~some)
-    return torch.unflatten(out.masked_fill(~some, 0.0), 0, q.shape[:2])
+    rows, keys, values = q.flatten(0, 1), k.flatten(0, 1).unsqueeze(1), v.flatten(0, 1).unsqueeze(1)
+    of_heads = -1, q.shape[2], -1, -1
+    out = scaled_dot_product_attention(rows, keys.expand(of_heads), values.expand(of_heads), attn_mask=mask | ~some)
+    out = out.masked_fill(~some, 0.0)
+    if selector.straight_through:
+        gates = of_tokens(row_gates(q, positions, codes, selector), num_keys, block_size).flatten(0, 1)
+        out = with_gates(out, rows, keys, values, mask, gates)
+    return torch.unflatten(out, 0, q.shape[:2])

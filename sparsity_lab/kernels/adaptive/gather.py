@@ -7,7 +7,7 @@ however little neighbouring rows agree. Partial results are joined by their log-
 scores again. Scores and log-sum-exp are in units of log 2, since exp2 is several times faster than exp on a CPU.
 
 Shapes: F heads of keys in the whole batch (B times G), M query heads that share one, R query rows (whole blocks of
-them), n blocks, b keys in a block, D head size, m tiles, r pairs in a tile.
+them), n blocks, b keys in a block, D head size, P pairs, m tiles, r pairs in a tile.
 """
 
 import math
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["LOG2_E", "TILE_PAIRS", "GatherAttention", "PairList", "Slab"]
+__all__ = ["LOG2_E", "TILE_PAIRS", "GatherAttention", "ListedRows", "PairList", "Slab"]
 
 CHUNK_SCORES = 2**18
 """How many scores are held at a time: a megabyte, so that they stay in a cache."""
@@ -29,6 +29,23 @@ TILE_PAIRS = 32
 """Larger tiles are hardly faster, and waste more where a block has few pairs."""
 
 LOG2_E = math.log2(math.e)
+
+
+@dataclass(frozen=True)
+class ListedRows:
+    """Pairs (row, block) of consecutive rows of all heads.
+
+    Attributes:
+        rows: of the queries of a call; their positions are ``start`` and on.
+        start: position of the first of these rows.
+        head, row, block: (P,) each; head of keys f, row counted from the first of these.
+    """
+
+    rows: slice
+    start: int
+    head: Int64[Tensor, " P"]
+    row: Int64[Tensor, " P"]
+    block: Int64[Tensor, " P"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,7 @@ class Slab:
         row: (m, r) rows counted from ``start``.
         block: (m,) block of each tile.
         absent: (m, r), infinite for pairs that do not count, else 0.
+        pair: (m, r), which pair of the list this is, 0 for those that do not count.
     """
 
     head: int
@@ -49,6 +67,7 @@ class Slab:
     row: Int64[Tensor, "m r"]
     block: Int64[Tensor, " m"]
     absent: Float[Tensor, "m r"]
+    pair: Int64[Tensor, "m r"]
 
     def chunks(self, scores_of_pair: int) -> Iterator[slice]:
         """Runs of tiles with at most ``CHUNK_SCORES`` scores together, or one tile."""
@@ -74,25 +93,31 @@ class PairList:
 
 class GatherAttention(torch.autograd.Function):
     """(F, R, M, D) outputs, and (F, R, M) lse^S, which has no gradient, from q (F, R, M, D), k and v (F, n, b, D).
-    Queries come scaled, and times log2(e); lse^S too is in units of log 2."""
+    Queries come scaled, and times log2(e); lse^S too is in units of log 2.
+
+    ``gates``, zeros if they are given, are added to the logits of the pairs of the list: only their gradient counts.
+    """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, pairs: PairList) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, pairs: PairList, gates: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         out = torch.empty_like(q)
         log_mass = q.new_empty(q.shape[:-1])
         for slab in pairs.slabs:
             rows = slab.head, slice(slab.start, slab.stop)
             _slab_forward(q[rows], k[slab.head], v[slab.head], slab, pairs, out[rows], log_mass[rows])
         ctx.save_for_backward(q, k, v, out, log_mass)
-        ctx.pairs = pairs
+        ctx.pairs, ctx.gates = pairs, None if gates is None else gates.shape
         ctx.mark_non_differentiable(log_mass)
         return out, log_mass
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None, Tensor | None]:
         q, k, v, out, log_mass = ctx.saved_tensors
         dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        dgates = None if ctx.gates is None else q.new_zeros(ctx.gates)
         grad = grad.contiguous()
         # Rows without a key have weights exp(-inf - 0) = 0.
         log_mass = log_mass.masked_fill(log_mass == -torch.inf, 0.0)
@@ -100,8 +125,8 @@ class GatherAttention(torch.autograd.Function):
         for slab in ctx.pairs.slabs:
             rows, head = (slab.head, slice(slab.start, slab.stop)), slab.head
             queries = q[rows], grad[rows], log_mass[rows], centre[rows], dq[rows]
-            _slab_backward(*queries, k[head], v[head], dk[head], dv[head], slab, ctx.pairs)
-        return dq.div_(LOG2_E), dk.div_(LOG2_E), dv, None
+            _slab_backward(*queries, k[head], v[head], dk[head], dv[head], dgates, slab, ctx.pairs)
+        return dq.div_(LOG2_E), dk.div_(LOG2_E), dv, None, dgates
 
 
 def _own_blocks(slab: Slab, pairs: PairList, block_size: int) -> slice:
@@ -186,10 +211,12 @@ def _slab_backward(
     v: Float[Tensor, "n b D"],
     dk: Float[Tensor, "n b D"],
     dv: Float[Tensor, "n b D"],
+    dgates: Float[Tensor, " P"] | None,
     slab: Slab,
     pairs: PairList,
 ) -> None:
-    """Add to ``dq``, ``dk`` and ``dv``: with P̂ = exp(score - lse), dP̂ = grad vᵀ and dS = P̂ (dP̂ - centre)."""
+    """Add to the gradients of q, k, v and gates: with P̂ = exp(score - lse), dP̂ = grad vᵀ and
+    dS = P̂ (dP̂ - centre)."""
     (_, num_heads, head_dim), block_size = q.shape, k.shape[1]
     own = _own_blocks(slab, pairs, block_size)
     tiles = -1, block_size * num_heads
@@ -213,6 +240,8 @@ def _slab_backward(
         weights = _tile_scores(x, k, block, slab, pairs).sub_(shift.view(*tiles, 1)).exp2_()
         slope = torch.bmm(y, v.index_select(0, block).mT)
         slope.sub_(centre.index_select(0, row).view(*tiles, 1)).mul_(weights)
+        if dgates is not None:
+            dgates.index_add_(0, slab.pair[chunk].flatten(), slope.sum(-1).view(len(row), num_heads).sum(-1))
         dv.index_add_(0, block, torch.bmm(weights.mT, y))
         dk.index_add_(0, block, torch.bmm(slope.mT, x))
         dx = torch.bmm(slope, k.index_select(0, block))

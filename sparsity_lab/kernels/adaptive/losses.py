@@ -9,24 +9,24 @@ from torch import Tensor
 
 from sparsity_lab.kernels.adaptive.sample import Sample
 from sparsity_lab.kernels.adaptive.scores import block_scores, log_importance
-from sparsity_lab.kernels.adaptive.summaries import Summaries
+from sparsity_lab.kernels.adaptive.selector import Selector
 
 __all__ = ["selector_loss"]
 
 
 def selector_loss(
     sample: Sample,
-    summaries: Summaries,
-    beta: Float[Tensor, "G 2"],
+    selector: Selector,
     pooling: Literal["sum", "max"],
     over: Literal["all", "selected"],
 ) -> Float[Tensor, ""]:
     """L_sel = mean over sampled rows and heads of keys of Σ_{j in Ω_t} a_tj (log a_tj - log π_tj), in nats.
 
     The target a is the block mass of dense attention over complete past blocks. Queries, keys and target are
-    detached: a gradient reaches β alone. Rows without such blocks, and padding, do not count.
+    detached: a gradient reaches the score's weights alone. Rows without such blocks, and padding, do not count.
 
     Args:
+        selector: its weights get the gradient.
         over: ``"selected"`` restricts target and prediction to the blocks that the row keeps. A block that is never
             selected then never gets a signal.
     """
@@ -34,7 +34,8 @@ def selector_loss(
     domain = sample.past & kept if over == "selected" else sample.past.expand_as(kept)
     with torch.no_grad():
         target = sample.target(domain, pooling)
-    importance = log_importance(block_scores(sample.q, summaries.first(kept.shape[-1]), beta), sample.past)
+    scores = block_scores(sample.q, selector.summaries.first(kept.shape[-1]), selector.weights)
+    importance = log_importance(scores, sample.past)
     counts = domain.any(-1) & sample.real.unsqueeze(1)
     # A row that does not count gets harmless numbers before its logarithms, so that no NaN enters the gradient.
     importance = importance.masked_fill(~domain, -math.inf).masked_fill(~counts.unsqueeze(-1), 0.0)

@@ -10,8 +10,16 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sparsity_lab.kernels.adaptive.gather import LOG2_E, TILE_PAIRS, GatherAttention, PairList, Slab
+from sparsity_lab.kernels.adaptive.gather import (
+    LOG2_E,
+    TILE_PAIRS,
+    GatherAttention,
+    ListedRows,
+    PairList,
+    Slab,
+)
 from sparsity_lab.kernels.adaptive.selector import Selector
+from sparsity_lab.kernels.adaptive.straight_through import listed_gates
 from sparsity_lab.kernels.adaptive.summaries import in_blocks, mask_in_blocks
 
 __all__ = ["gathered_attention"]
@@ -45,9 +53,11 @@ def gathered_attention(
         table = mask_in_blocks(key_mask, k.shape[2], block_size, k.device)
         valid = table.unsqueeze(1).expand(-1, k.shape[1], -1, -1).flatten(0, 1)
     words = None if draws is None else pad(draws, (0, 0, early, late))
+    whole = pad(q, (0, 0, early, late))
     with torch.no_grad():
-        pairs = _pairs(pad(q, (0, 0, early, late)), scaled, keys, values, valid, query_start - early, selector, words)
-    out, _ = GatherAttention.apply(scaled, keys, values, pairs)  # type: ignore[no-untyped-call]
+        pairs, listed = _pairs(whole, scaled, keys, values, valid, query_start - early, selector, words)
+    gates = listed_gates(whole, listed, selector) if selector.straight_through else None
+    out, _ = GatherAttention.apply(scaled, keys, values, pairs, gates)  # type: ignore[no-untyped-call]
     result: Tensor = torch.unflatten(out, 0, q.shape[:2]).transpose(2, 3)
     return result[:, :, :, early : early + num_rows]
 
@@ -61,7 +71,7 @@ def _pairs(
     query_start: int,
     selector: Selector,
     draws: Float[Tensor, "B G R words"] | None,
-) -> PairList:
+) -> tuple[PairList, list[ListedRows]]:
     """Select for all rows; queries come un-scaled for this."""
     batch_size, num_heads, group, num_rows, _ = q.shape
     block_size, num_blocks = selector.rule.block_size, keys.shape[1]
@@ -74,9 +84,9 @@ def _pairs(
         start = query_start + first
 
         def log_mass(codes: Tensor, chunk: slice = chunk, start: int = start) -> Tensor:
-            own = [(*_listed(codes, start, block_size), 0)]
-            rows = chunk.stop - chunk.start
-            pairs = PairList(_slabs(own, scaled, rows, num_blocks, block_size), start // block_size, valid)
+            rows = slice(0, chunk.stop - chunk.start)
+            own = [_listed(codes, rows, start, block_size)]
+            pairs = PairList(_slabs(own, scaled, rows.stop, num_blocks, block_size), start // block_size, valid)
             _, mass = GatherAttention.apply(scaled[:, chunk], keys, values, pairs)  # type: ignore[no-untyped-call]
             grouped: Tensor = torch.unflatten(mass / LOG2_E, 0, (batch_size, num_heads)).transpose(2, 3)
             return grouped
@@ -84,30 +94,30 @@ def _pairs(
         positions = torch.arange(start, start + chunk.stop - chunk.start, device=q.device)[None]
         words = None if draws is None else draws[:, :, chunk]
         codes = selector.select(q[:, :, :, chunk], positions, log_mass, words)
-        found.append((*_listed(codes, start, block_size), first))
-    return PairList(_slabs(found, scaled, num_rows, num_blocks, block_size), query_start // block_size, valid)
+        found.append(_listed(codes, chunk, start, block_size))
+    slabs = _slabs(found, scaled, num_rows, num_blocks, block_size)
+    return PairList(slabs, query_start // block_size, valid), found
 
 
-def _listed(codes: UInt8[Tensor, "B G R n"], start: int, block_size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Head, row and block of everything kept but the rows' own blocks."""
+def _listed(codes: UInt8[Tensor, "B G R n"], rows: slice, start: int, block_size: int) -> ListedRows:
+    """Everything that these rows keep but their own blocks."""
     kept = (codes > 0).flatten(0, 1)
-    rows = torch.arange(kept.shape[1], device=codes.device)
-    kept[:, rows, (start + rows) // block_size] = False
-    head, row, block = kept.nonzero(as_tuple=True)
-    return head, row, block
+    row = torch.arange(kept.shape[1], device=codes.device)
+    kept[:, row, (start + row) // block_size] = False
+    return ListedRows(rows, start, *kept.nonzero(as_tuple=True))
 
 
 def _slabs(
-    found: list[tuple[Tensor, Tensor, Tensor, int]],
+    found: list[ListedRows],
     q: Float[Tensor, "F R M D"],
     num_rows: int,
     num_blocks: int,
     block_size: int,
 ) -> list[Slab]:
-    """Slabs of rows and their pairs in tiles, from lists of head, row and block, rows counted from the given one."""
-    head = torch.cat([part[0] for part in found])
-    row = torch.cat([part[1] + part[3] for part in found])
-    block = torch.cat([part[2] for part in found])
+    """Slabs of rows and their pairs in tiles."""
+    head = torch.cat([part.head for part in found])
+    row = torch.cat([part.row + part.rows.start for part in found])
+    block = torch.cat([part.block for part in found])
     slab_rows = max(SLAB_ROWS // block_size, 1) * block_size
     parts = -(-num_rows // slab_rows)
     # Sorted by slab and block; then where each pair comes to lie when every block has whole tiles.
@@ -117,11 +127,12 @@ def _slabs(
     shift = (tiles * TILE_PAIRS).cumsum(0) - tiles * TILE_PAIRS - (counts.cumsum(0) - counts)
     place = torch.arange(len(key), device=key.device) + shift[key]
     num_tiles = int(tiles.sum())
+    pairs = key.new_zeros(num_tiles * TILE_PAIRS).index_copy_(0, place, order)
     rows = key.new_zeros(num_tiles * TILE_PAIRS).index_copy_(0, place, (row % slab_rows)[order])
     absent = q.new_full((num_tiles * TILE_PAIRS,), torch.inf).index_fill_(0, place, 0.0)
     blocks = torch.arange(num_blocks, device=key.device).repeat(len(q) * parts).repeat_interleave(tiles)
     sizes = tiles.view(-1, num_blocks).sum(1).tolist()
-    of_tiles = rows.view(-1, TILE_PAIRS), blocks, absent.view(-1, TILE_PAIRS)
+    of_tiles = rows.view(-1, TILE_PAIRS), blocks, absent.view(-1, TILE_PAIRS), pairs.view(-1, TILE_PAIRS)
     slabs = []
     for index, part in enumerate(zip(*(torch.split(x, sizes) for x in of_tiles), strict=True)):
         start = index % parts * slab_rows

@@ -12,7 +12,13 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sparsity_lab.kernels.adaptive.scores import block_bounds, block_scores, complete_past, log_importance
+from sparsity_lab.kernels.adaptive.scores import (
+    ScoreWeights,
+    block_bounds,
+    block_scores,
+    complete_past,
+    log_importance,
+)
 from sparsity_lab.kernels.adaptive.selection import EVERYTHING, RAISED, Rule
 from sparsity_lab.kernels.adaptive.summaries import Summaries
 
@@ -30,13 +36,15 @@ class Selector:
         rule: the rule of selection.
         rho_min: rows that would keep less of the mass, by estimate, get a larger budget; 0 is off.
         summaries: of all blocks of keys.
-        beta: weights of the score.
+        weights: of the score.
+        straight_through: whether the output sends a gradient to the weights.
     """
 
     rule: Rule
     rho_min: float
     summaries: Summaries
-    beta: Float[Tensor, "G 2"]
+    weights: ScoreWeights
+    straight_through: bool = False
 
     @torch.no_grad()
     def select(
@@ -53,7 +61,7 @@ class Selector:
         """
         summaries = self.summaries.first(int(positions.max()) // self.rule.block_size + 1)
         past = complete_past(summaries, positions, self.rule.block_size)
-        scores = block_scores(q, summaries, self.beta)
+        scores = block_scores(q, summaries, self.weights)
         importance = log_importance(scores, past)
         codes = self.rule.select(importance, positions, draws=draws)
         if not self.rho_min:

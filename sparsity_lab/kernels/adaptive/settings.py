@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +15,7 @@ from sparsity_lab.kernels.adaptive.losses import selector_loss
 from sparsity_lab.kernels.adaptive.pairing import gathered_attention
 from sparsity_lab.kernels.adaptive.parameters import BlockScore
 from sparsity_lab.kernels.adaptive.sample import check_rows_of, look_at, spread_rows
+from sparsity_lab.kernels.adaptive.scores import ScoreWeights
 from sparsity_lab.kernels.adaptive.selection import Rule
 from sparsity_lab.kernels.adaptive.selector import Selector
 from sparsity_lab.kernels.adaptive.state import AdaptiveState
@@ -35,10 +36,11 @@ MASKED_LENGTH = 512
 class AdaptiveSparse(Kernel):
     """Exact softmax attention on blocks of keys that each row selects by their summaries.
 
-    A row scores the complete blocks before its own, g = log n + m + β₁ v + β₂ (x - m) with first moment m, second
-    moment v and box bound x of the block's log-mass, and keeps: sinks, local blocks with its own, and the candidates
-    that a budget allows. Selection is per token, from the row's own query and earlier keys; the query heads that
-    share a head of keys share it. Queries are never pooled, so no row depends on a later one.
+    A row scores the complete blocks before its own, g = log n + m + β₁ v + β₂ (x - m) + r with first moment m, second
+    moment v and box bound x of the block's log-mass and a learned low-rank residual r, and keeps: sinks, local blocks
+    with its own, and the candidates that a budget allows. Selection is per token, from the row's own query and
+    earlier keys; the query heads that share a head of keys share it. Queries are never pooled, so no row depends on
+    a later one.
 
     ``"reference"`` computes all scores; ``"masked"`` is PyTorch's fused kernel under the same mask, in tiles of rows;
     ``"gather"`` computes kept blocks only, in memory linear in T. ``"auto"`` takes ``"masked"`` up to 512 tokens and
@@ -69,7 +71,10 @@ class AdaptiveSparse(Kernel):
         dense_len: rows of the first ``dense_len`` positions keep everything. By position, not by the length of the
             sequence, so that a row is the same in every piece of a sequence.
         beta: β₁ and β₂, initial values or fixed ones. (0, 0) is MoBA's score, (0, 1) Quest's.
-        learn_beta: β is trained, for each head of keys; without, the mechanism has no parameters.
+        learn_beta: β is trained, for each head of keys; without it and a residual, the mechanism has no parameters.
+        rank: of the learned residual, which starts at zero; 0 is none.
+        straight_through: in training the output sends a gradient to the score's weights, as if a kept candidate's
+            weights were multiplied by 1 + π - stopgrad(π). Without it they learn from the selector's loss alone.
         lambda_sel: weight of the selector's loss.
         sampled_rows: R, rows of each sequence that the loss and the audit look at; drawn where there is a generator
             in training, else evenly spaced.
@@ -98,6 +103,8 @@ class AdaptiveSparse(Kernel):
     dense_len: int = 0
     beta: tuple[float, float] = (1.0, 0.0)
     learn_beta: bool = True
+    rank: int = 0
+    straight_through: bool = False
     lambda_sel: float = 1.0
     sampled_rows: int = 16
     kl_pooling: Literal["sum", "max"] = "sum"
@@ -107,7 +114,7 @@ class AdaptiveSparse(Kernel):
         for name in ("block_size", "n_local", "sampled_rows"):
             if getattr(self, name) < 1:
                 raise SettingError(name, "at least 1", getattr(self, name))
-        for name in ("n_sink", "k_free", "k_min", "k_slack", "k_rand", "dense_len", "lambda_sel"):
+        for name in ("n_sink", "k_free", "k_min", "k_slack", "k_rand", "dense_len", "rank", "lambda_sel"):
             if getattr(self, name) < 0:
                 raise SettingError(name, "at least 0", getattr(self, name))
         if not 0.0 < self.p <= 1.0:
@@ -121,6 +128,8 @@ class AdaptiveSparse(Kernel):
         name, most = ("k_free", self.k_free) if self.mode == "topk" else ("k_max", self.k_max)
         if self.k_esc is not None and (most is None or self.k_esc <= most):
             raise SettingError("k_esc", f"more than {name} = {most}", self.k_esc)
+        if self.straight_through and not (self.learn_beta or self.rank):
+            raise SettingError("straight_through", "False: with nothing to learn it has nowhere to go", True)
 
     @classmethod
     def examples(cls) -> "tuple[AdaptiveSparse, ...]":
@@ -128,7 +137,7 @@ class AdaptiveSparse(Kernel):
             cls(block_size=4, n_local=1, k_free=2, sampled_rows=64),
             cls(
                 block_size=5, n_sink=0, mode="topp", p=0.6, k_min=1, k_max=3, k_slack=1, beta=(0.5, 0.25),
-                kl_pooling="max", kl="selected",
+                kl_pooling="max", kl="selected", rank=3, straight_through=True,
             ),
             cls(block_size=8, n_local=1, k_free=0, rho_min=0.7, k_esc=1, dense_len=3, learn_beta=False),
         )  # fmt: skip
@@ -138,7 +147,10 @@ class AdaptiveSparse(Kernel):
         return (cls(block_size=64, k_free=7),)
 
     def build(self, num_heads: int, head_dim: int, seed: int) -> BlockScore | None:
-        return BlockScore(num_heads, self.beta) if self.learn_beta else None
+        if not (self.learn_beta or self.rank):
+            return None
+        size = {"head_dim": head_dim, "rank": self.rank, "seed": seed}
+        return BlockScore(num_heads, self.beta, learn_beta=self.learn_beta, **size)
 
     def check_position(self, kind: str | None, path: str = "position") -> None:
         if kind == "bias":
@@ -264,6 +276,10 @@ class AdaptiveSparse(Kernel):
         context: Context,
         draws: Float[Tensor, "B G R words"] | None,
     ) -> Float[Tensor, "B H R D"]:
+        if k.shape[2] < self.block_size:
+            # All rows are in one block that is not full: a block of just this length does less.
+            fitted = self.replace(block_size=k.shape[2])
+            return fitted._rows(q, k, v, query_start, summaries, context, draws)
         grouped, selector = _in_groups(q, k), self._selector(summaries, context)
         if context.implementation == "reference":
             weights = dense_weights(grouped, k, query_start, selector, context.key_mask, draws)
@@ -292,7 +308,7 @@ class AdaptiveSparse(Kernel):
         sample = look_at(rows, _in_groups(q, k), k, query_start, selector, context.key_mask, draws)
         context.trace.records.append(audit_of(sample, selector).record())
         if context.training and isinstance(context.params, BlockScore) and self.lambda_sel:
-            loss = selector_loss(sample, summaries, context.params(), self.kl_pooling, self.kl)
+            loss = selector_loss(sample, selector, self.kl_pooling, self.kl)
             context.trace.losses.append(self.lambda_sel * loss.to(q.dtype))
 
     def _fitting(self, q: Tensor, num_keys: int) -> str:
@@ -320,15 +336,28 @@ class AdaptiveSparse(Kernel):
         return summarise(in_blocks(k.detach(), self.block_size), valid)
 
     def _selector(self, summaries: Summaries, context: Context) -> Selector:
-        params: Any = context.params
-        num_heads = summaries.moments.shape[1]
+        weights = self._score_weights(summaries, context.params)
+        through = self.straight_through and context.training and torch.is_grad_enabled() and bool(weights.learned)
+        return Selector(
+            rule=self._rule, rho_min=self.rho_min, summaries=summaries, weights=weights, straight_through=through
+        )
+
+    def _score_weights(self, summaries: Summaries, params: nn.Module | None) -> ScoreWeights:
+        """Those of the module, or the ones that training starts from, whose residual is zero."""
+        _, num_heads, _, size = summaries.moments.shape
         if params is None:
-            beta = torch.tensor([self.beta] * num_heads, device=summaries.moments.device)
-        else:
-            beta = params().detach()
-        if len(beta) != num_heads:
-            raise SettingError("params", f"what build({num_heads}, ...) gives, for the heads of keys", len(beta))
-        return Selector(rule=self._rule, rho_min=self.rho_min, summaries=summaries, beta=beta)
+            return ScoreWeights(torch.tensor([self.beta] * num_heads, device=summaries.moments.device))
+        expected = f"what build({num_heads}, ...) gives"
+        if not isinstance(params, BlockScore):
+            raise SettingError("params", expected, type(params).__name__)
+        weights: ScoreWeights = params()
+        if len(weights.beta) != num_heads:
+            raise SettingError("params", f"{expected}, for the heads of keys", len(weights.beta))
+        residual = (0, 0) if weights.query is None else tuple(weights.query.shape[1:])
+        wanted = (3 * size // 2, self.rank) if self.rank else (0, 0)
+        if residual != wanted:
+            raise SettingError("params", f"{expected}, with a residual of (3D, r) = {wanted}", residual)
+        return weights
 
     @cached_property
     def _rule(self) -> Rule:

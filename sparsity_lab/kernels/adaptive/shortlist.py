@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from sparsity_lab.kernels.adaptive.scores import corners
+from sparsity_lab.kernels.adaptive.scores import ScoreWeights, corners
 from sparsity_lab.kernels.adaptive.summaries import Summaries
 
 __all__ = ["ScoreTable"]
@@ -61,7 +61,7 @@ class ScoreTable:
     def best(
         self,
         q: Float[Tensor, "B G D"],
-        beta: Float[Tensor, "G 2"],
+        weights: ScoreWeights,
         summaries: Summaries,
         candidates: range,
         count: int,
@@ -77,7 +77,7 @@ class ScoreTable:
         """
         if len(candidates) <= count + SPARE:
             return None
-        features = _features(q, beta)
+        features = _features(q, weights)
         num_features = features.shape[-1]
         columns = self.columns[:, :num_features, candidates.start : candidates.stop]
         scores = torch.bmm(features.view(-1, 1, num_features), columns).view(*q.shape[:2], -1)
@@ -95,17 +95,21 @@ class ScoreTable:
         if not (kth - ranked[..., -1] > margin).all():
             return None
         block = block.sort(dim=-1).values + candidates.start
-        exact = _scores_of(block, _features(q.double(), beta), summaries).float()
+        exact = _scores_of(block, _features(q.double(), weights), summaries).float()
         return block.gather(-1, exact.sort(dim=-1, descending=True, stable=True).indices[..., :count])
 
 
-def _features(q: Float[Tensor, "B G D"], beta: Float[Tensor, "G 2"]) -> Float[Tensor, "B G F"]:
-    """What stands beside moments and box in g; nothing for the box where β₂ is zero."""
-    weights = tuple((variance, box) for variance, box in beta.tolist())
+def _features(q: Float[Tensor, "B G D"], weights: ScoreWeights) -> Float[Tensor, "B G F"]:
+    """What stands beside moments and box in g; nothing for the box where it adds nothing."""
+    if weights.query is not None:
+        # In float64 and then rounded, as ε wants it: two products lie behind a feature.
+        beside = weights.features(q[:, :, None, None])
+        return torch.cat([x for x in beside if x is not None], dim=-1)[:, :, 0, 0].to(q.dtype)
+    beta = tuple((variance, box) for variance, box in weights.beta.tolist())
     parts = [q, q.square()]
-    if any(box for _, box in weights):
+    if any(box for _, box in beta):
         parts.append(corners(q))
-    return torch.cat(parts, dim=-1) * _coefficients(weights, q.shape[-1], q.dtype)
+    return torch.cat(parts, dim=-1) * _coefficients(beta, q.shape[-1], q.dtype)
 
 
 @lru_cache(maxsize=64)
