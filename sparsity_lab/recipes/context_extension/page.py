@@ -6,6 +6,7 @@ from statistics import fmean
 
 import polars as pl
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from sparsity_lab.analysis.style import look, styled
 from sparsity_lab.recipes.context_extension.arms import FEW, INTERPOLATED, LONGER, METHODS, PLAIN, TASKS, arm
@@ -33,6 +34,10 @@ def figure(evidence: Evidence) -> Figure:
             ax.axvline(place, color="0.5", linewidth=0.8, linestyle=":")
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
+        # Plain numbers: text stays text in the file, and powers of ten would be written as formulas.
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+        ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        ax.yaxis.set_minor_locator(NullLocator())
         ax.set_xticks(lengths, [str(length) for length in lengths])
         ax.set_xlabel("context length in bytes (dotted: trained)")
         ax.set_ylabel("perplexity, tested dense")
