@@ -208,8 +208,11 @@ def decide_pair(arm: str, minus: str, column: str, unit: str, evidence: Evidence
 def figure(evidence: Evidence) -> Figure:
     """Four panels of the runs that learned; the legend names how many did not."""
     rows = evidence.rows.filter(pl.col("learned"))
-    measured = by_run(evidence).filter(pl.col("learned"))
+    everything = by_run(evidence)
+    measured = everything.filter(pl.col("learned"))
     plain = measured.filter(pl.col("factor") == 1.0)
+    # Where the dotted lines lie does not depend on what was learned.
+    guides = everything.filter(pl.col("factor") == 1.0)
     with styled():
         drawn = Figure(figsize=(10.5, 8.6), layout="constrained")
         (accuracy, entropy), (mass, norm) = drawn.subplots(2, 2)
@@ -219,17 +222,17 @@ def figure(evidence: Evidence) -> Figure:
         for level in (0.0, 1.0):
             accuracy.axhline(level, color=INK, linewidth=0.8, linestyle=(0, (1.5, 2)), zorder=1)
         _draw(entropy, plain, "length", "entropy")
-        _guide(entropy, plain, lambda row: float(np.log(K / row["uniform"])), "uniform, ln n", va="bottom")
-        _guide(entropy, plain, lambda row: float(np.log(K)), f"{K} sources alike, ln {K}")
+        _guide(entropy, guides, lambda row: float(np.log(K / row["uniform"])), "uniform, ln n", va="bottom")
+        _guide(entropy, guides, lambda row: float(np.log(K)), f"{K} sources alike, ln {K}")
         entropy.set_title("entropy", pad=16)
         entropy.set_ylabel("entropy H of the answer's row\n(nats, mean over heads)")
         _draw(mass, plain, "length", "mass")
         _guide(
             mass,
-            plain,
+            guides,
             lambda row: row["uniform"],
             "uniform, k / n",
-            at=plain["length"].unique().sort().to_list().index(TRAINED),
+            at=guides["length"].unique().sort().to_list().index(TRAINED),
         )
         mass.set_title("mass on the planted tokens", pad=16)
         mass.set_ylabel("share of the answer's row\n(mean over heads)")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 from sparsity_lab.training.claims import Claim, Claimed, ClaimLost
@@ -9,6 +10,9 @@ from sparsity_lab.training.files import remove
 from sparsity_lab.training.store import FAILED, read_object, write_json
 
 __all__ = ["forget_failure", "leave_failure", "read_failure", "reason_of", "record_failure"]
+
+_DYING = 3.0
+"""Seconds for which a holder that has been killed may still look alive."""
 
 
 def reason_of(error: Exception) -> str:
@@ -25,13 +29,22 @@ def record_failure(claim: Claim, reason: str, trace: str | None = None) -> None:
 
 def leave_failure(folder: Path, reason: str, trace: str | None = None) -> None:
     """``record_failure`` for a run that this process does not hold: nothing if that is what is on record, or if
-    another process holds the run now, whose affair it is."""
+    another process holds the run, whose affair it is. A holder that is about to end is given some seconds: of a
+    worker that was killed the connection breaks before the process is gone."""
     if read_failure(folder) == reason:
         return
-    with contextlib.suppress(OSError, Claimed, ClaimLost):
+    end = time.monotonic() + _DYING
+    with contextlib.suppress(OSError, ClaimLost):
         folder.mkdir(parents=True, exist_ok=True)
-        with Claim.hold(folder, wait=False) as claim:
-            record_failure(claim, reason, trace)
+        while True:
+            try:
+                with Claim.hold(folder, wait=False) as claim:
+                    record_failure(claim, reason, trace)
+                return
+            except Claimed:
+                if time.monotonic() > end:
+                    return
+                time.sleep(0.05)
 
 
 def forget_failure(claim: Claim) -> None:

@@ -313,6 +313,17 @@ def test_failure_after_a_takeover_is_nobodys(tmp_path: Path, caplog: pytest.LogC
     assert holder_of(folder) is not None
 
 
+def test_failure_waits_for_a_holder_that_is_dying(folder: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.5)"])
+    try:
+        foreign(folder, Writer.numbered(child.pid))
+        leave_failure(folder, "its worker process died")
+        assert read_failure(folder) == "its worker process died"
+    finally:
+        child.kill()
+        child.wait()
+
+
 def test_failure_is_forgotten_by_who_tries_again(tmp_path: Path) -> None:
     training = small_run().training.replace(learning_rate=1e30, warmup=0.0, clip=1e30)
     config = small_run(training=training)
