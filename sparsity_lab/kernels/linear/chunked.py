@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparsity_lab.kernels.linear.denominator import causal_total, causal_total_gradient
+from sparsity_lab.kernels.linear.denominator import causal_total, causal_total_gradient, divisor
 from sparsity_lab.kernels.linear.product import causal_product, causal_product_gradient
 from sparsity_lab.kernels.linear.rotation import TurnedMap
 
@@ -84,7 +84,7 @@ def summed_attention(
     key_above, key_below = plan.features.key(k.to(wide), plan.start)
     if key_mask is not None:
         key_above, key_below = (keys * key_mask[:, None, :, None] for keys in (key_above, key_below))
-    total = _total(below @ key_below.sum(-2).unsqueeze(-1), plan.eps)
+    total = divisor(below @ key_below.sum(-2).unsqueeze(-1), plan.eps)
     return (above @ (key_above.mT @ v.to(wide)) / total).to(q.dtype)
 
 
@@ -115,7 +115,7 @@ def _forward(
         U = _chunks(_wide(v, rows), size)
         out, S = causal_product(_chunks(above, size), _chunks(key_above, size), U, S)
         total, z = causal_total(_chunks(below, size), _chunks(key_below, size), z)
-        total = _total(total, plan.eps)
+        total = divisor(total, plan.eps)
         made.out[:, :, rows] = out.div_(total).view(*above.shape[:-1], -1)
         made.total[:, :, rows] = total.view(*above.shape[:-1], 1)
         made.sums.append((S, z))
@@ -211,9 +211,3 @@ def _chunks(x: Float[Tensor, "B H R columns"], size: int) -> Float[Tensor, "chun
 def _seen(keys: Float[Tensor, "B H R columns"], key_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B H R columns"]:
     """Zeros where nobody may see a key, which takes it out of all sums."""
     return keys * key_mask[:, None, :, None]
-
-
-def _total(total: Tensor, eps: float) -> Tensor:
-    """The denominator; a row of nothing over nothing is nothing."""
-    total = total + eps
-    return total.masked_fill(total == 0, 1.0)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["causal_total", "causal_total_gradient"]
+__all__ = ["causal_total", "causal_total_gradient", "divisor"]
 
 
 def causal_total(
@@ -38,6 +38,12 @@ def causal_total_gradient(
     running, _ = _running(K, z)
     later, before = _running(_backwards(dn * Q, len(z)), dz)
     return running.mul_(dn), _backwards(later, len(z)), before
+
+
+def divisor(total: Tensor, eps: float) -> Tensor:
+    """What rows are divided by, n_t + eps; a row of nothing over nothing is nothing."""
+    total = total + eps
+    return total.masked_fill(total == 0, 1.0)
 
 
 def _backwards(x: Float[Tensor, "chunks C F"], num_sequences: int) -> Float[Tensor, "chunks C F"]:

@@ -12,6 +12,7 @@ from sparsity_lab.kernels.kernel import Kernel
 from sparsity_lab.kernels.linear.chunked import Plan, chunked_attention, continued_attention, summed_attention
 from sparsity_lab.kernels.linear.feature_map import Elementwise, FeatureMap
 from sparsity_lab.kernels.linear.norm_aware import NormAware
+from sparsity_lab.kernels.linear.recurrent import recurrent_attention
 from sparsity_lab.kernels.linear.reference import linear_weights
 from sparsity_lab.kernels.linear.rotation import Rotation, TurnedMap
 from sparsity_lab.kernels.linear.state import LinearState
@@ -103,7 +104,8 @@ class _FeatureKernel(Kernel):
     ) -> Float[Tensor, "B H R D"]:
         state.check(v, self._num_features(v.shape[3]))
         plan = self._plan(context, state.length)
-        out, state.S, state.z = continued_attention(q, k, v, context.key_mask, plan, state.S, state.z)
+        form = recurrent_attention if q.shape[2] == 1 else continued_attention
+        out, state.S, state.z = form(q, k, v, context.key_mask, plan, state.S, state.z)
         state.advance(q.shape[2])
         return out
 
