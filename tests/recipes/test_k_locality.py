@@ -47,7 +47,7 @@ def test_slopes(name: str, by: tuple[float, ...], verdict: str) -> None:
     decision = claim_of(k_locality, name).decide(made_up(k_locality, value))
     assert decision.verdict == verdict
     if verdict == "held":
-        assert decision.interval.estimate == pytest.approx(0.055)
+        assert decision.interval.estimate == pytest.approx(0.054)  # five seeds
 
 
 def test_what_was_not_learned_does_not_count() -> None:
@@ -59,4 +59,4 @@ def test_what_was_not_learned_does_not_count() -> None:
     evidence = made_up(k_locality, value, lambda arm, condition, seed: condition in ("k=1", "k=2"))
     decision = claim_of(k_locality, "k, anywhere").decide(evidence)
     assert (decision.verdict, decision.interval.count) == ("not decided", 0)
-    assert "k=2 0.90 (3 of 3), k=3 not learned (0 of 3)" in decision.detail
+    assert "k=2 0.80 (5 of 5), k=3 not learned (0 of 5)" in decision.detail

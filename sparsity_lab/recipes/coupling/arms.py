@@ -25,6 +25,7 @@ class Part:
         model: of all arms; its position scheme is that of the coupled ones.
         steps: of the small size; the full one has twenty times as many.
         seeds: of the small size.
+        close_seeds: the same for the arms that claims compare closely, ``CLOSE``; None is ``seeds``.
         random_offset: of the coupled arms: the rule of addition asks for the next ID, that of sparse parity for the
             next one in order, and that of variables for the same one.
     """
@@ -36,6 +37,7 @@ class Part:
     model: Decoder.Config
     steps: int
     seeds: int
+    close_seeds: int | None = None
     random_offset: RandomOffset = True
 
     @property
@@ -53,8 +55,9 @@ PARTS = {
         lengths=(6, 9, 12, 15, 24),
         judged=(6, 9, 15, 24),
         model=MODEL,
-        steps=1600,
+        steps=2500,
         seeds=3,
+        close_seeds=5,
     ),
     SPARSE: Part(
         task=SparseParityScratchpad(density=0.5, end_ids=True, look_ahead=False),
@@ -62,8 +65,9 @@ PARTS = {
         lengths=(8, 12, 16, 32),
         judged=(8, 32),
         model=MODEL,
-        steps=2000,
+        steps=3000,
         seeds=3,
+        close_seeds=5,
         random_offset="gaps",
     ),
     PARITY: Part(
@@ -93,6 +97,7 @@ PUBLISHED, LOG_N, RE_WEIGHTED = "IDs as published", "IDs given, log-n", "IDs giv
 NAMES = (ROPE, POSE, NOPE, GIVEN, PREDICTED, NO_OFFSET, SHUFFLED)
 SHARPENED = (LOG_N, RE_WEIGHTED)
 OFFSET = "predicted, offset alone"
+CLOSE = (GIVEN, PREDICTED, PUBLISHED, LOG_N)
 
 
 def arm(part: str, name: str) -> str:
@@ -102,9 +107,9 @@ def arm(part: str, name: str) -> str:
 def arms(size: Size) -> dict[str, list[RunConfig]]:
     made = {}
     for label, part in PARTS.items():
-        seeds = {"smoke": 1, "small": part.seeds, "full": 8}[size]
         for name, run in _runs(label, part, _base(part, size)).items():
-            made[arm(label, name)] = over_seeds(run, range(seeds))
+            small = (part.close_seeds or part.seeds) if name in CLOSE else part.seeds
+            made[arm(label, name)] = over_seeds(run, range({"smoke": 1, "small": small, "full": 8}[size]))
     return made
 
 
