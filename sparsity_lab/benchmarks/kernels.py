@@ -5,6 +5,7 @@ calls that alternate with ``scaled_dot_product_attention(is_causal=True)``; what
 """
 
 import functools
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,7 @@ DECODED_LENGTHS = (1024, 131_072)
 NOT_MEASURED = "not measured"
 
 _H, _D = 4, 64
-_MOST_ROUNDS = 21
+_FEWEST_ROUNDS, _MOST_ROUNDS = 3, 21
 _STEPS = 4
 """Decoding steps in a row, as they come in use: a step right after something else finds its code and data gone from
 the caches."""
@@ -67,8 +68,8 @@ def kernels(only: Sequence[str] = (), lengths: Sequence[int] = LENGTHS) -> pl.Da
 
     - ``runs`` is the implementation that ran; ``CUDA bf16`` is its time over SDPA's there, with backward.
     - ``pass`` is ``forward``; ``both``, forward + backward, with gradients of queries, keys, values and parameters;
-      or ``decode``, one step of several in a row on a state of T tokens, beside as many single queries of SDPA on T
-      keys.
+      or ``decode``, one step on a state of T tokens: its ratio from a few steps in turn with as many single queries
+      of SDPA on T keys, its time from steps without such a break.
     - ``peak MiB`` is what ``peak_memory`` says: results, gradients and all between.
     - ``first, s`` is the first forward + backward at that length, before any timing; where an implementation is
       compiled, that is paid there.
@@ -172,7 +173,7 @@ def _decode_row(kernel: Kernel, T: int) -> dict[str, object]:
     """One decoding step on a state of T tokens."""
     rows = _rows("random", T, _D, torch.float32, "cpu")
     q, k, v = (x.detach() for x in (rows.q, rows.k, rows.v))
-    params, room = _params(kernel, q), _STEPS * (_MOST_ROUNDS + 2)
+    params, room = _params(kernel, q), _STEPS * (2 * max(_FEWEST_ROUNDS, _MOST_ROUNDS) + 3)
     state = kernel.init_state(1, kernel.own_heads(_H, _H), _D, T + room)
     _take_up(kernel, state, q, k, v, params)
     step = [x[:, :, :1] for x in (q, k, v)]
@@ -186,8 +187,10 @@ def _decode_row(kernel: Kernel, T: int) -> dict[str, object]:
             scaled_dot_product_attention(step[0], k, v)
 
     own()
-    _, time, ratio = _alternated(dense, own)
-    ms = 1e3 * time / _STEPS
+    _, _, ratio = _alternated(dense, own)
+    # Dense steps in between empty the processor's cache of what a small state has in it.
+    own()
+    ms = 1e3 / _STEPS * statistics.median(seconds(own) for _ in range(_MOST_ROUNDS))
     return _common(kernel, q) | {"input": "random", "T": T, "pass": "decode", "ms": ms, "over SDPA": ratio}
 
 
@@ -268,7 +271,7 @@ def _params(kernel: Kernel, q: Tensor) -> nn.Module | None:
 def _alternated(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float, float]:
     """``alternate`` for about a second, but three rounds at least, after a call of each."""
     once = seconds(first) + seconds(second)
-    return alternate(first, second, rounds=max(3, min(_MOST_ROUNDS, int(1.0 / once))))
+    return alternate(first, second, rounds=max(_FEWEST_ROUNDS, min(_MOST_ROUNDS, int(1.0 / once))))
 
 
 def _common(kernel: Kernel, q: Tensor) -> dict[str, object]:
