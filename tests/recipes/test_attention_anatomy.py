@@ -7,15 +7,10 @@ import polars as pl
 import pytest
 from recipes.made_up import TORN, Learned, claim_of, made_up, shifted
 
-from sparsity_lab.recipes.attention_anatomy import (
-    FAR,
-    FEWEST,
-    KERNELS,
-    LENGTH_SCALED,
-    TRAINED,
-    attention_anatomy,
-    tables,
-)
+from sparsity_lab.recipes.attention_anatomy import attention_anatomy
+from sparsity_lab.recipes.attention_anatomy.arms import FAR, KERNELS, LENGTH_SCALED, TRAINED
+from sparsity_lab.recipes.attention_anatomy.claims import FEWEST
+from sparsity_lab.recipes.attention_anatomy.page import tables
 from sparsity_lab.studies import Decision, Evidence
 
 ARMS = list(KERNELS)

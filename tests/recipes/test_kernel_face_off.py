@@ -4,8 +4,11 @@ import polars as pl
 import pytest
 from recipes.made_up import JITTER, TORN, claim_of, shifted
 
-from sparsity_lab.kernels import Kernel, Linear, ShiftedSparse, Softmax
-from sparsity_lab.recipes.kernel_face_off import FAR, LONG, TRAINED, competitors, kernel_face_off, ranking
+from sparsity_lab.kernels import LSSAR, Kernel, Linear, Softmax
+from sparsity_lab.recipes.kernel_face_off import kernel_face_off
+from sparsity_lab.recipes.kernel_face_off.arms import CHOSEN, FAR, RATE, RATES, TRAINED, competitors
+from sparsity_lab.recipes.kernel_face_off.measure import LONG
+from sparsity_lab.recipes.kernel_face_off.page import ranking
 from sparsity_lab.settings import kinds
 from sparsity_lab.studies import Evidence
 
@@ -36,13 +39,21 @@ def verdict(name: str, found: Evidence) -> str:
 def test_no_registered_kernel_is_left_out() -> None:
     found = competitors()
     assert set(found) == {kind for kind, cls in kinds("kernel").items() if issubclass(cls, Kernel)}
+    assert all(kernel.kind == kind for kind, kernel in found.items())
     assert found["Linear"] == Linear()
-    # It has no default: a group or a ratio must be chosen.
-    assert found["ShiftedSparse"] == ShiftedSparse.benchmarked()[0]
+    assert found["LSSAR"] == CHOSEN["LSSAR"] != LSSAR()
     assert not any(kernel.leaks for kernel in found.values())
     arms = kernel_face_off.arms("small")
     assert [run[0].model.kernel for run in arms.values()] == list(found.values())
-    assert len({run[0].replace(model=run[0].model.replace(kernel=Softmax())).id for run in arms.values()}) == 1
+
+
+def test_arms_differ_in_their_kernels_and_rates_alone() -> None:
+    same = set()
+    for kind, (run, *_) in kernel_face_off.arms("small").items():
+        assert run.training.learning_rate == RATES.get(kind, RATE)
+        training = run.training.replace(learning_rate=RATE)
+        same.add(run.replace(model=run.model.replace(kernel=Softmax()), training=training).id)
+    assert len(same) == 1
 
 
 def test_every_claim_is_shown_here() -> None:

@@ -8,7 +8,9 @@ from recipes.made_up import JITTER, TORN, claim_of, shifted
 
 from sparsity_lab.kernels import NormAwareLinear, Softmax
 from sparsity_lab.models import Decoder
-from sparsity_lab.recipes.norm_aware import HYBRID, LONG, MAPS, NAMES, TIMED, TRAINED, gated, measure, norm_aware
+from sparsity_lab.recipes.norm_aware import norm_aware
+from sparsity_lab.recipes.norm_aware.arms import HYBRID, MAPS, NAMES, TRAINED, gated
+from sparsity_lab.recipes.norm_aware.measure import LONG, TIMED, measure
 from sparsity_lab.studies import Evidence
 from sparsity_lab.training import train
 
