@@ -8,7 +8,16 @@ import pytest
 from sparsity_lab.analysis import Interval, mean_interval
 from sparsity_lab.kernels import ShiftedSparse, Softmax
 from sparsity_lab.recipes.context_extension import context_extension
-from sparsity_lab.recipes.context_extension.arms import FEW, LONGER, METHODS, PLANS, arm, arms
+from sparsity_lab.recipes.context_extension.arms import (
+    FEW,
+    INTERPOLATED,
+    LONGER,
+    METHODS,
+    PLAIN,
+    PLANS,
+    arm,
+    arms,
+)
 from sparsity_lab.recipes.context_extension.claims import CLAIMS, at_most
 from sparsity_lab.recipes.context_extension.lookup import chosen
 from sparsity_lab.studies import Decision, Evidence
@@ -19,6 +28,7 @@ MEASURES = {
     "seed": pl.Int64(),
     "validation_loss": pl.Float64(),
     "sparse_loss": pl.Float64(),
+    "attention_over_dense": pl.Float64(),
     "trainable_parameters": pl.Int64(),
     "parameters": pl.Int64(),
     "step_ms": pl.Float64(),
@@ -119,14 +129,45 @@ def test_rules_of_measures() -> None:
     assert decided("dense in use is better", sparse).verdict == "held"
     longer = [arm(LONGER, method, 1e-3) for method in ("shifted", "dense")]
     timed = evidence(
-        *(run(longer[0], seed, 1.0, step_ms=50.0 + seed) for seed in (0, 1)),
+        *(run(longer[0], seed, 1.0, step_ms=50.0 + seed, attention_over_dense=0.4 + 0.01 * seed) for seed in (0, 1)),
         *(run(longer[1], seed, 1.0, step_ms=100.0) for seed in (0, 1)),
     )
     assert decided("steps are faster", timed).verdict == "held"
     assert decided("steps are faster", timed).interval.estimate == pytest.approx(0.505)
+    assert decided("attention falls towards G / N", timed).verdict == "held"
+    assert decided("attention falls towards G / N", timed).interval.estimate == pytest.approx(0.405)
+    assert decided("a step gains less", timed).verdict == "held"
+    assert decided("a step gains less", timed).interval.estimate == pytest.approx(0.1)
+    slow = evidence(*(run(longer[0], seed, 1.0, attention_over_dense=0.7) for seed in (0, 1)))
+    assert decided("attention falls towards G / N", slow).verdict == "did not hold"
     keys = arm("passkey", "shifted", 1e-3)
     found = evidence(*(run(keys, seed, 0.97 + 0.001 * seed) for seed in (0, 1)), column="accuracy")
     assert decided("retrieval survives", found).verdict == "held"
+
+
+def test_without_fine_tuning() -> None:
+    """A parent and its interpolated self are arms without rates; which context is compared is the claim's."""
+    plain, interpolated = arm("text", PLAIN), arm("text", INTERPOLATED)
+    tuned = arm("text", "shifted", 1e-3)
+    schema = {"arm": pl.String(), "seed": pl.Int64(), **EVALUATION_SCHEMA}
+    rows = [
+        {"arm": name, "seed": seed, "length": length, "trained": length == trained, "loss": loss + 0.01 * seed}
+        for name, trained, losses in (
+            (plain, 64, {64: 1.0, 256: 2.0}),
+            (interpolated, 256, {64: 3.0, 256: 1.5}),
+            (tuned, 256, {64: 0.9, 256: 1.2}),
+        )
+        for length, loss in losses.items()
+        for seed in (0, 1)
+    ]
+    measured = pl.DataFrame([{"arm": tuned, "seed": 0, "validation_loss": 1.0}], schema=MEASURES)
+    found = Evidence(pl.DataFrame(rows, schema=schema), measured)
+    better = decided("interpolation before training", found)
+    assert better.verdict == "held"
+    assert better.interval.estimate == pytest.approx(100 * math.expm1(0.5))
+    short = decided("short contexts suffer", found)
+    assert short.verdict == "did not hold"
+    assert short.interval.estimate == pytest.approx(100 * math.expm1(-0.1))
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,20 @@ def test_other_weights_are_named(tmp_path: Path) -> None:
         SettingError, match=r"expected blocks.1.attention_norm.weight of shape none, .* got \(16,\) in"
     ):
         train(deeper, tmp_path)
+    untied = PARENT.replace(model=PARENT.model.replace(tied_head=False))
+    with pytest.raises(
+        SettingError, match=r"expected token_embedding.weight and head.weight tied, as the child's, got two"
+    ):
+        train(extended(PARENT, 16).replace(parent=untied), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_untied_child_of_a_tied_parent_starts_from_both_uses(out: Path) -> None:
+    child = extended(PARENT, 16, training=SHORT.replace(steps=0))
+    model = train(child.replace(model=child.model.replace(tied_head=False)), out).model()
+    assert torch.equal(model.head.weight, train(PARENT, out).model().head.weight)
+    assert torch.equal(model.head.weight, model.token_embedding.weight)
+    assert model.head.weight is not model.token_embedding.weight
 
 
 REFUSED = {

@@ -5,16 +5,16 @@ from collections.abc import Callable, Mapping
 
 import polars as pl
 
-from sparsity_lab.analysis import Interval, mean_interval
 from sparsity_lab.recipes.context_extension.arms import arm
 from sparsity_lab.studies import Evidence
 
-__all__ = ["above", "chosen", "context", "mean", "measures", "paired", "values"]
+__all__ = ["above", "by_seed", "chosen", "context", "mean", "measures", "values"]
 
 
 def chosen(evidence: Evidence, group: str, method: str) -> str:
     """The arm with the rate that stands for a method: the one with the smallest mean validation loss, among those of
-    which most seeds finished; where none has, a name without results."""
+    which most seeds finished. A method without rates has one arm; where no run has finished, a name without
+    results."""
     begun = arm(group, method) + ", rate "
     own = evidence.measured.filter(pl.col("arm").str.starts_with(begun)).drop_nans("validation_loss")
     by_rate = own.group_by("arm").agg(seeds=pl.len(), loss=pl.col("validation_loss").mean())
@@ -40,9 +40,11 @@ def measures(evidence: Evidence, name: str, column: str) -> dict[int, float]:
     return dict(own.select("seed", column).drop_nulls().iter_rows())
 
 
-def paired(first: Mapping[int, float], second: Mapping[int, float], of: Callable[[float, float], float]) -> Interval:
-    """Mean of a function of two values over the seeds that both have."""
-    return mean_interval([of(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())])
+def by_seed(
+    of: Callable[[float, float], float], first: Mapping[int, float], second: Mapping[int, float]
+) -> dict[int, float]:
+    """A function of two values, for the seeds that both have."""
+    return {seed: of(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())}
 
 
 def above(loss: float, other: float) -> float:

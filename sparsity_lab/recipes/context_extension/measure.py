@@ -4,15 +4,18 @@ import polars as pl
 import torch
 from torch.nn.functional import cross_entropy
 
+from sparsity_lab.benchmarks.measure import alternate
 from sparsity_lab.benchmarks.memory import peak_memory
 from sparsity_lab.generators import Stream
-from sparsity_lab.kernels import ShiftedSparse
+from sparsity_lab.kernels import Kernel, ShiftedSparse, Softmax
 from sparsity_lab.models import Decoder, trainable_parameters
 from sparsity_lab.training import Run, RunConfig, evaluate, store
+from sparsity_lab.training.optimise import threads_and_device
 
 __all__ = ["measure"]
 
 _VALIDATION_SEED = 10_000
+_ROUNDS = 21
 
 
 def measure(run: Run) -> pl.DataFrame:
@@ -24,11 +27,12 @@ def measure(run: Run) -> pl.DataFrame:
     config = run.config
     length = config.training.curriculum.range()[1]
     apart = config.evaluation.replace(lengths=(length,), seed=_VALIDATION_SEED)
-    sparse = None
+    sparse = attention = None
     if isinstance(config.model, Decoder.Config) and isinstance(config.model.kernel, ShiftedSparse):
         kernel = config.model.kernel.replace(sparse_in_use=True)
         own = config.evaluation.replace(lengths=(length,))
         sparse = float(run.with_kernel(kernel).evaluate(own)["loss"][0])
+        attention = _attention_over_dense(config.model, config)
     model = run.model()
     timing = store.read_timing(run.folder).filter(pl.col("phase") == "training")
     seconds_per_token = (timing["seconds"] / timing["tokens"]).median()
@@ -40,12 +44,29 @@ def measure(run: Run) -> pl.DataFrame:
             "trainable_parameters": trainable_parameters(model),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             # The median, since other processes come and go.
+            "attention_over_dense": attention,
             "step_ms": None if seconds_per_token is None else 1e3 * tokens * float(seconds_per_token),  # type: ignore[arg-type]
             # The same for every seed.
             "peak_mib": peak_memory(lambda: _step(model, config)) / 2**20 if config.data_seed == 0 else None,
         },
-        schema_overrides={"sparse_loss": pl.Float64, "step_ms": pl.Float64, "peak_mib": pl.Float64},
+        schema_overrides=dict.fromkeys(("sparse_loss", "attention_over_dense", "step_ms", "peak_mib"), pl.Float64()),
     )
+
+
+def _attention_over_dense(model: Decoder.Config, config: RunConfig) -> float:
+    """Time of one layer's attention, forward and backward, over that of dense attention, on queries, keys and values
+    of the shapes of a training step; the median of rounds in which the two take turns."""
+    size = config.task.sequence_length(config.training.curriculum.range()[1])
+    shape = (config.training.batch_size, model.num_heads, size, model.head_dim)
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randn(shape, generator=generator).requires_grad_() for _ in range(3)]
+
+    def attend(kernel: Kernel) -> None:
+        torch.autograd.grad(kernel.attend(*rows).sum(), rows)
+
+    with threads_and_device(config.training):
+        attend(model.kernels[0])  # the first call is no measure
+        return alternate(lambda: attend(Softmax()), lambda: attend(model.kernels[0]), _ROUNDS)[2]
 
 
 def _step(model: torch.nn.Module, config: RunConfig) -> None:

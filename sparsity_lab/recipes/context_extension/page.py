@@ -10,7 +10,7 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from sparsity_lab.analysis.style import look, styled
 from sparsity_lab.recipes.context_extension.arms import FEW, INTERPOLATED, LONGER, METHODS, PLAIN, TASKS, arm
-from sparsity_lab.recipes.context_extension.lookup import chosen, context, mean, values
+from sparsity_lab.recipes.context_extension.lookup import chosen, context, mean, measures, values
 from sparsity_lab.studies import Evidence
 
 __all__ = ["figure", "tables"]
@@ -55,6 +55,9 @@ def tables(evidence: Evidence) -> dict[str, pl.DataFrame]:
     text = [*idle["text"], *best["text"], *best[LONGER]]
     return {
         "Perplexity on text by context length": _by_length(evidence, text, _perplexity),
+        "Perplexity on text tested sparse and dense, at the extended context": _sparse_and_dense(
+            evidence, [*best["text"], *best[LONGER]]
+        ),
         "Loss above the floor, in nats, SparseMarkov": _by_length(
             evidence, [*idle["markov"], *best["markov"]], _plain("excess_loss")
         ),
@@ -78,6 +81,17 @@ def _by_length(evidence: Evidence, names: Sequence[str], cell: Callable[[pl.Data
         ],
         infer_schema_length=None,
     )
+
+
+def _sparse_and_dense(evidence: Evidence, names: Sequence[str]) -> pl.DataFrame:
+    """What was trained sparse, under both mechanisms; means over seeds."""
+    rows = []
+    for name in names:
+        sparse, dense = measures(evidence, name, "sparse_loss"), values(evidence, name, context(evidence, name))
+        if sparse:
+            losses = {"tested sparse": sparse, "tested dense": dense}
+            rows.append({"arm": name} | {title: fmean(map(math.exp, one.values())) for title, one in losses.items()})
+    return pl.DataFrame(rows, schema={"arm": pl.String, "tested sparse": pl.Float64, "tested dense": pl.Float64})
 
 
 def _tested(rows: pl.DataFrame) -> str | None:
@@ -106,6 +120,7 @@ def _costs(evidence: Evidence, names: Sequence[str]) -> pl.DataFrame:
         pl.col("trainable_parameters").first().alias("trained weights"),
         pl.col("parameters").first().alias("all weights"),
         pl.col("step_ms").mean().alias("ms a step"),
+        pl.col("attention_over_dense").mean().alias("time of attention over dense"),
         pl.col("peak_mib").max().alias("peak MiB of a step"),
     )
     return pl.DataFrame({"arm": names}).join(means, on="arm", how="left", maintain_order="left")
