@@ -1,8 +1,8 @@
-"""Recipes: named experiments, each a plain function from a size to a ``Sweep``, in a file of its own.
+"""Recipes: named experiments, each a plain function from a size to a ``Sweep``, in a module or a package of its own.
 
-``smoke`` is for tests, ``small`` for two CPU cores, ``full`` for a larger machine. A new recipe is one file with one
-function under ``@recipe``; it is then on the command line and in the smoke tests. A recipe that tests claims has a
-``Study`` beside it in the same file, with the rules by which they are decided.
+``smoke`` is for tests, ``small`` for two CPU cores, ``full`` for a larger machine. A new recipe is one module with
+one function under ``@recipe``; it is then on the command line and in the smoke tests. A recipe that tests claims is a
+``Study``, with the rules by which they are decided; where that is long, a package of arms, measures, claims and page.
 """
 
 import importlib
