@@ -86,7 +86,7 @@ def kernels(only: Sequence[str] = (), lengths: Sequence[int] = LENGTHS) -> pl.Da
         if length < 1:
             raise SettingError("--lengths", "at least 1", length)
     rows: list[dict[str, object]] = []
-    for kernel in _chosen(only):
+    for kernel in chosen(only):
         for name in kernel.benchmark_inputs:
             for T in lengths:
                 rows += _attend_rows(kernel, name, T)
@@ -129,7 +129,7 @@ def _rows(name: str, length: int, head_dim: int, dtype: torch.dtype, device: str
     return _INPUTS[name](length, head_dim, dtype, device)
 
 
-def _chosen(only: Sequence[str]) -> list[Kernel]:
+def chosen(only: Sequence[str]) -> list[Kernel]:
     """The instances to measure."""
     known = {kind: cls for kind, cls in kinds("kernel").items() if issubclass(cls, Kernel)}
     chosen: list[Kernel] = []

@@ -73,7 +73,7 @@ class RotaryPosition(KernelPosition):
         rows = x.to(turn.real.dtype)
         if rows.stride(-1) != 1:
             rows = rows.contiguous()
-        pairs = rows.view(*x.shape[:-1], -1, 2)
+        pairs = rows.view(*x.shape[:-1], x.shape[-1] // 2, 2)
         if pairs.storage_offset() % 2 or any(stride % 2 for stride in pairs.stride()[:-1]):
             pairs = pairs.clone(memory_format=torch.contiguous_format)  # a complex view needs even strides
         return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2).to(x.dtype)

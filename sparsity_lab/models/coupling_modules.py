@@ -18,6 +18,9 @@ class CoupledEmbedding(nn.Module):
 
     Attributes:
         weight: (C, P, d_model), row i - 1 for ID i. ID 0 has no row: it adds zero and is never trained.
+
+    Raises:
+        SettingError: another number of kinds, or, on the CPU, an ID outside 0 .. P.
     """
 
     def __init__(self, max_id: int, num_kinds: int, d_model: int) -> None:
@@ -25,9 +28,15 @@ class CoupledEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_kinds, max_id, d_model))
 
     def forward(self, position_ids: Int64[Tensor, "B C T"]) -> Float[Tensor, "B T d_model"]:
-        num_kinds = self.weight.shape[0]
+        num_kinds, max_id, _ = self.weight.shape
         if position_ids.shape[1] != num_kinds:
             raise SettingError("position_ids", f"{num_kinds} kinds of position ID", position_ids.shape[1])
+        # A GPU would have to stop for a look at the numbers.
+        if position_ids.device.type == "cpu" and position_ids.numel():
+            smallest, largest = (int(bound) for bound in position_ids.aminmax())
+            if smallest < 0 or largest > max_id:
+                given = smallest if smallest < 0 else largest
+                raise SettingError("position_ids", f"position IDs 0 .. {max_id}", given)
         rows = (position_ids - 1).clamp(min=0).unbind(1)
         kinds = zip(rows, self.weight.unbind(0), strict=True)
         embedded = torch.stack([functional.embedding(ids, table) for ids, table in kinds], dim=1)

@@ -30,11 +30,12 @@ __all__ = [
     "Predicted",
     "RandomOffset",
     "Shuffled",
+    "clipped",
     "moved",
     "spread",
 ]
 
-RandomOffset = bool | Literal["gaps"]
+RandomOffset = bool | Literal["clipped", "gaps"]
 
 
 class Coupling(Setting, family="coupling"):
@@ -91,8 +92,10 @@ class EmbeddedCoupling(Coupling):
     Attributes:
         max_id: P, the largest ID; a learned table cannot leave its range, so choose it from the longest test length.
         num_kinds: C, the number of kinds of ID; their embeddings are added.
-        random_offset: move the IDs of each training sequence by a random amount; ``"gaps"``: by amounts that grow
-            with the ID, so that the n IDs become a random ascending n-subset of 1 .. P (see ``spread``).
+        random_offset: move the IDs of each training sequence by a random amount; ``"clipped"``: by 0 and by
+            the most that fits more often than by others, so that no ID is rare (see ``clipped``); ``"gaps"``: by
+            amounts that grow with the ID, so that the n IDs become a random ascending n-subset of 1 .. P (see
+            ``spread``).
     """
 
     max_id: int
@@ -129,7 +132,9 @@ class _Offset(EmbeddedCoupling):
     ) -> Int64[ndarray, "B C T"]:
         if not self.num_words(1, training=training):
             return position_ids
-        return (spread if self.random_offset == "gaps" else moved)(words, position_ids, self.max_id)
+        if self.random_offset == "gaps":
+            return spread(words, position_ids, self.max_id)
+        return (clipped if self.random_offset == "clipped" else moved)(words, position_ids, self.max_id)
 
 
 @register
@@ -200,13 +205,31 @@ class Shuffled(EmbeddedCoupling):
 
 
 def moved(
-    words: UInt64[ndarray, "B C"], position_ids: Int64[ndarray, "B C T"], max_id: int
+    words: UInt64[ndarray, "B C"], position_ids: Int64[ndarray, "B C T"], max_id: int, *, least: Literal[0, 1] = 0
 ) -> Int64[ndarray, "B C T"]:
-    """IDs but 0 moved by an offset for each sequence and kind, uniform on 0 .. max_id - largest ID."""
-    room = max_id + 1 - position_ids.max(axis=2)
-    offset = bounded_words(words, room.astype(np.uint64))
+    """IDs but 0 moved by an offset for each sequence and kind, uniform on least .. max_id - largest ID; by 0 where
+    the largest ID is max_id."""
+    room = max_id - position_ids.max(axis=2)
+    offset = np.minimum(least + bounded_words(words, (room + 1 - least).astype(np.uint64)), room)
     moved_ids: Int64[ndarray, "B C T"] = np.where(position_ids > 0, position_ids + offset[:, :, None], 0)
     return moved_ids
+
+
+def clipped(
+    words: UInt64[ndarray, "B C"], position_ids: Int64[ndarray, "B C T"], max_id: int
+) -> Int64[ndarray, "B C T"]:
+    """IDs but 0 moved by an offset for each sequence and kind under which no ID of the table is rare.
+
+    Under a uniform offset IDs at the ends of the table are rare: ID 1 comes with offset 0 alone, but one in the
+    middle with n offsets, n the largest ID. Here u is uniform on 1 - n .. max_id - 1, and the offset is u, but 0
+    below 0 and max_id - n above that. So every ID comes with at least n values of u, if 1 .. n are all used.
+    """
+    n = position_ids.max(axis=2)
+    room = max_id - n
+    u = bounded_words(words, np.maximum(room + 2 * n - 1, 1).astype(np.uint64)) + 1 - n
+    offset = np.clip(u, 0, room)
+    clipped_ids: Int64[ndarray, "B C T"] = np.where(position_ids > 0, position_ids + offset[:, :, None], 0)
+    return clipped_ids
 
 
 def spread(

@@ -236,6 +236,8 @@ class Decoder(nn.Module):
         tokens: Int64[Tensor, "B T"],
         num_tokens: int,
         position_ids: Int64[Tensor, "B C ids"] | None = None,
+        *,
+        end: int | None = None,
     ) -> Int64[Tensor, "B all"]:
         """(B, T + num_tokens): the prompt and its greedy continuation, each token fed back, with caches.
 
@@ -245,11 +247,12 @@ class Decoder(nn.Module):
         Args:
             position_ids: coupled IDs; needed with a coupling: (B, C, T), of the prompt, where the model predicts the
                 rest, else (B, C, T + num_tokens), of the whole sequence.
+            end: the token that ends a sequence, and is all that follows it; None: there is none.
 
         Raises:
             SettingError: as ``forward``; or IDs of another length.
         """
-        return free_run(self, tokens, num_tokens, position_ids)[0]
+        return free_run(self, tokens, num_tokens, position_ids, end=end)[0]
 
     def record(
         self,

@@ -26,16 +26,22 @@ def free_run(
     tokens: Int64[Tensor, "B T"],
     num_tokens: int,
     position_ids: Int64[Tensor, "B C ids"] | None = None,
+    *,
+    end: int | None = None,
 ) -> tuple[Int64[Tensor, "B all"], Int64[Tensor, "B C all"] | None]:
     """The prompt and its continuation, (B, T + n), and all position IDs, (B, C, T + n), None without a coupling.
 
     Args:
         position_ids: (B, C, T) of the prompt for a model that predicts IDs, else (B, C, T + n) of the whole.
+        end: the token that ends a sequence: only itself follows it, without predicted IDs, and decoding stops when
+            all sequences have come to it. None: there is none.
 
     Raises:
-        SettingError: nothing to generate, missing IDs, or IDs of another length.
+        SettingError: no prompt, nothing to generate, missing IDs, or IDs of another length.
     """
     size, total = tokens.shape[1], tokens.shape[1] + num_tokens
+    if size < 1:
+        raise SettingError("tokens", "a prompt of at least one token", size)
     if num_tokens < 1:
         raise SettingError("num_tokens", "at least 1", num_tokens)
     predicts = model.id_heads is not None
@@ -43,7 +49,8 @@ def free_run(
     if position_ids is not None and position_ids.shape[2] != given:
         part = "the prompt's" if predicts else "all"
         raise SettingError("position_ids", f"IDs of {part} {given} positions", position_ids.shape[2])
-    sequence = torch.cat([tokens, tokens.new_zeros(len(tokens), num_tokens)], dim=1)
+    after_end = 0 if end is None else end
+    sequence = torch.cat([tokens, tokens.new_full((len(tokens), num_tokens), after_end)], dim=1)
     ids = position_ids
     if predicts and ids is not None:
         ids = torch.cat([ids, ids.new_zeros(*ids.shape[:2], num_tokens)], dim=2)
@@ -51,6 +58,7 @@ def free_run(
     indices = model.sequence_indices(sequence[:, :-1], None)
     position = model.kernel_position(indices)
     states: list[KernelState] = []
+    ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     for stop in range(size, total):
         # The prompt in one piece, then one token at a time.
         start = 0 if stop == size else stop - 1
@@ -63,9 +71,13 @@ def free_run(
                 mix = partial(kernel.decode, state=states[layer])
             x = block(x, partial(mix, position=position, params=block.kernel_params))
         hidden = model.final_norm(x[:, -1])
-        sequence[:, stop] = model.head(hidden).argmax(-1)
+        sequence[:, stop] = torch.where(ended, after_end, model.head(hidden).argmax(-1))
         if model.id_heads is not None and ids is not None:
-            ids[:, :, stop] = model.id_heads(hidden).argmax(-1)
+            ids[:, :, stop] = model.id_heads(hidden).argmax(-1) * ~ended[:, None]
+        if end is not None:
+            ended |= sequence[:, stop] == end
+            if ended.all():
+                break
     return sequence, ids
 
 

@@ -62,7 +62,8 @@ of sequences with every target right, which is also what greedy free-running dec
 tokens is fed back. ``free_exact_match`` is free-running decoding: measured where the model predicts position IDs, and
 equal to ``exact_match`` by that argument elsewhere. ``id_accuracy``: share of scored positions whose next IDs are all
 predicted right; null where nothing predicts them. ``offset_agreement``: share of sequences whose free-running answer
-is the same with all IDs moved by a random offset; null without coupled IDs."""
+is the same with all IDs moved by a random offset of at least 1; null without coupled IDs, and where the table has no
+room to move them."""
 
 Values = NDArray[np.float64]
 
@@ -146,7 +147,8 @@ def _measure(
     }
     for name, values in columns.items():
         row[name] = float(values.mean())
-        row[f"{name}_se"] = float(values.std(ddof=1)) / math.sqrt(len(values))
+        # Not all sequences need have room for an offset; one alone has no standard error.
+        row[f"{name}_se"] = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else None
     if truth.chance_accuracy is not None and truth.bayes_accuracy is not None:
         span = truth.bayes_accuracy - truth.chance_accuracy
         if span > 0:

@@ -24,7 +24,8 @@ def free_running(
     model: Decoder, batch: Batch, position_ids: Int64[Tensor, "B C T"], words: UInt64[np.ndarray, "B C"]
 ) -> dict[str, Values]:
     """Of each sequence with a scored target: ``free_exact_match`` and ``id_accuracy`` where the model predicts IDs,
-    and ``offset_agreement``, of answers at offset 0 and at a random one.
+    and ``offset_agreement``, of answers at offset 0 and at a random one above 0, of those sequences whose IDs have
+    room to move in the table.
 
     The prompt reaches to the first scored position; its position IDs are given, and the rest too where the model does
     not predict them.
@@ -38,16 +39,20 @@ def free_running(
         return {}
     any_scored = batch.scored.any(1)
     answers = _answers(model, batch, position_ids)
-    offset_ids = torch.from_numpy(moved(words, position_ids.numpy(), coupling.max_id))
-    elsewhere = _answers(model, batch, offset_ids)
-    values = {"offset_agreement": _all_scored(answers == elsewhere, batch.scored)[any_scored]}
+    offset_ids = torch.from_numpy(moved(words, position_ids.numpy(), coupling.max_id, least=1))
+    # A table as large as the longest sequence needs leaves nothing to compare there.
+    compared = any_scored & (offset_ids != position_ids).flatten(1).any(1)
+    values = {}
+    if compared.any():
+        elsewhere = _answers(model, batch, offset_ids)
+        values["offset_agreement"] = _all_scored(answers == elsewhere, batch.scored)[compared]
     if model.id_heads is not None:
         values["free_exact_match"] = _all_scored(answers == batch.targets, batch.scored)[any_scored]
         device = next(model.parameters()).device
         _, predicted = model.predict(batch.tokens.to(device), position_ids.to(device))
         assert predicted is not None
         right = (predicted.cpu() == next_position_ids(position_ids)).all(-1) & batch.scored
-        values["id_accuracy"] = (right.sum(1) / batch.scored.sum(1).clamp(min=1))[any_scored]
+        values["id_accuracy"] = (right.sum(1).double() / batch.scored.sum(1).clamp(min=1))[any_scored]
     return {name: value.double().numpy() for name, value in values.items()}
 
 

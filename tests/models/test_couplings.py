@@ -13,7 +13,7 @@ from sparsity_lab.generators import Stream
 from sparsity_lab.kernels import Trace
 from sparsity_lab.models import Decoder, Ignored, NoPE, Oracle, Predicted, Shuffled
 from sparsity_lab.models.coupling_modules import next_position_ids
-from sparsity_lab.models.couplings import moved
+from sparsity_lab.models.couplings import clipped, moved
 from sparsity_lab.settings import SettingError
 
 TOKENS = torch.tensor([[1, 5, 2, 7], [3, 3, 0, 4]])
@@ -105,6 +105,30 @@ def test_without_random_offset_ids_stay() -> None:
     coupling = Predicted(max_id=8, num_kinds=2, random_offset=False)
     assert coupling.num_words(6, training=True) == 0
     assert np.array_equal(coupling.arrange(words(2, 0), IDS, training=True), IDS)
+
+
+def test_clipped_offsets_leave_no_id_rare() -> None:
+    """Exactly, over all values of u: 0 and the most that fits come n times, the others once. A uniform offset shows
+    the ends of the table n times less often than its middle."""
+    ids, max_id, n = np.array([[[0, 3, 0, 1, 2, 3]]]), 8, 3
+    values = max_id + n - 1
+    all_words = np.arange(values, dtype=np.uint64)[:, None] * np.uint64(2**64 // values) + np.uint64(2**40)
+    coupling = Oracle(max_id=max_id, random_offset="clipped")
+    assert (coupling.num_words(6, training=True), coupling.num_words(6, training=False)) == (1, 0)
+    found = coupling.arrange(all_words, np.tile(ids, (values, 1, 1)), training=True)[:, 0]
+    assert np.array_equal(found[:, [3, 4, 5]], found[:, [3]] + [0, 1, 2]), "one offset for all"
+    assert np.array_equal(found[:, 1], found[:, 5])
+    assert not found[:, [0, 2]].any()
+    assert np.bincount(found[:, 3] - 1).tolist() == [n, 1, 1, 1, 1, n]
+    assert np.bincount(found[:, [3, 4, 5]].ravel())[1:].min() == n
+    uniform = moved(all_words, np.tile(ids, (values, 1, 1)), max_id)[:, 0]
+    shown = np.bincount(uniform[:, [3, 4, 5]].ravel())[1:]
+    assert shown[[0, -1]].max() < n <= shown[2:-2].min()
+    # IDs that fill the table, none, and a single one, whose offset is uniform.
+    for fixed in (np.arange(1, 9)[None, None], np.zeros((1, 1, 4), dtype=np.int64)):
+        assert np.array_equal(clipped(all_words[-1:], fixed, max_id), fixed)
+    single = clipped(all_words, np.ones((values, 1, 1), dtype=np.int64), values)
+    assert single.ravel().tolist() == list(range(1, values + 1))
 
 
 def test_random_gaps_keep_the_order_and_follow_their_law() -> None:
