@@ -234,8 +234,8 @@ NOTES = """
   within 8 or within 4 places of the query; after 1500 steps at 0.001 seed 100 had normalised accuracies of 0.56
   (ALiBi, three positions), 0.42 (ALiBi, one) and 0.59 (NoPE, three) at length 24, and was still learning: these
   schemes need several times more steps than this size can carry. Three positions at the start were learned with both
-  in 500 steps at 0.001 on one seed; in this run no seed learned three with either in 800 (0.65 and 0.71 at length 24),
-  while all learned one.
+  in 500 steps at 0.001 on one seed; in this run no seed learned three with either in 800 (0.65 and 0.71 at length
+  24), while all learned one.
 - **A first run** had three seeds (four for RoPE and fixed positions), 700 and 400 steps at 0.002, and not all laws
   with all schemes. Nothing but the slope within a window was decided; tokens planted anywhere were not learned at
   k=6, nor fixed positions with ALiBi and NoPE. So this run has more seeds, more steps, mostly half the rate, and
