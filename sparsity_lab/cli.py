@@ -18,28 +18,18 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from sparsity_lab import __version__, commands
-from sparsity_lab.commands import Command
+from sparsity_lab import __version__
+from sparsity_lab.commands import COMMANDS, Command
 from sparsity_lab.settings import SettingError, Shown
 
 __all__ = ["main"]
 
-COMMANDS: dict[str, type[Command]] = {
-    "demo": commands.Demo,
-    "list": commands.List,
-    "sample": commands.Sample,
-    "certify": commands.Certify,
-    "train": commands.Train,
-    "sweep": commands.Sweep,
-    "report": commands.Report,
-    "diagnose": commands.Diagnose,
-    "bench": commands.Bench,
-}
 _HELP = ("-h", "--help")
 _GOES_ON = "; the same command goes on from here"
 _DESCRIPTION = """A lab for length generalization: data whose truth is known, models trained short and tested long.
 
-Settings are written as they print, in quotes: "Planted(k=3, locality=Recent(width=8))".
+Begin with "sparsity-lab demo". Settings are written as they print, in quotes: "Planted(k=3,
+locality=Recent(width=8))".
 Exit codes: 0, it worked; 1, it ran and the outcome is bad; 2, bad input, said in one line; 130, interrupted."""
 
 

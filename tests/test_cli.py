@@ -34,7 +34,7 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0)
 
 
 BAD = [
-    (("sampl",), "command: expected a command (one of demo, list,"),
+    (("sampl",), "command: expected a command (one of bench, certify, demo,"),
     ((), "command: expected a command"),
     (("sample",), "task: expected a value, got nothing"),
     (("sample", "Planted", "--lenght", "3"), "--lenght: expected an option of sparsity-lab sample"),
@@ -42,7 +42,7 @@ BAD = [
     (("sample", "Planted", "--length"), "--length: expected a value, got nothing"),
     (("sample", "Planted", "--count", "0"), "--count: expected at least 1, got 0"),
     (("demo", "--size", "big"), "--size: expected a choice (one of smoke, small, full), got 'big'"),
-    (("--json", "list"), "--json: expected a command before its options (one of demo,"),
+    (("--json", "list"), "--json: expected a command before its options (one of bench,"),
     (("sample", "--lenght", "3", "Planted"), "--lenght: expected an option of sparsity-lab sample"),
     (("sample", "Planted", "--seed=abc"), "--seed: expected INT, got 'abc'"),
     (("train", "--task", "Planted", "--seed", "x"), "--seed: expected INT, got 'x'"),
@@ -84,6 +84,14 @@ BAD = [
     (("train", "--task", "Planted(k=12)"), "training.curriculum: expected at least 12"),
     (("train", "--task", "Planted", "--model", "Decoder(position=Learned(size=20))"), "model.position"),
     (("train", "--task", "Planted(coupled=True)"), "model.coupling: expected a coupling"),
+    (
+        ("train", "--task", "Addition", "--model", "Decoder(coupling=Predicted(max_id=193))"),
+        "model.coupling.max_id: expected at least 194, the task's largest position ID, got 193",
+    ),
+    (
+        ("train", "--task", "Planted", "--model", "Decoder(schedule=PoSE())"),
+        "model.schedule.target: expected a value (PoSE needs one), got nothing",
+    ),
     (("train", "no.toml"), "no.toml: expected a file that can be read, got"),
     (("train", "no.yaml"), "no.yaml: expected a file that ends in .toml or .json, got '.yaml'"),
     (("sweep", "nothing"), "recipe: expected a recipe (one of "),

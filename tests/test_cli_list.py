@@ -1,8 +1,11 @@
 """``sparsity-lab list`` has one line for each thing, at any width; help is readable and says the exit codes."""
 
+from pathlib import Path
+
 import pytest
 
-from sparsity_lab import cli
+from sparsity_lab import cli, commands
+from sparsity_lab.commands import COMMANDS
 from sparsity_lab.settings import families, kinds
 
 
@@ -23,7 +26,7 @@ def test_one_line_for_each_thing(
 
 
 @pytest.mark.parametrize(
-    "command", [(), *((name,) for name in cli.COMMANDS)], ids=lambda command: " ".join(command) or "all"
+    "command", [(), *((name,) for name in COMMANDS)], ids=lambda command: " ".join(command) or "all"
 )
 def test_help_is_readable(capsys: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -34,4 +37,18 @@ def test_help_is_readable(capsys: pytest.CaptureFixture[str], command: tuple[str
     assert "Annotated" not in text
     if not command:
         assert "130" in text
-        assert all(name in text for name in cli.COMMANDS)
+        assert all(name in text for name in COMMANDS)
+
+
+def test_a_new_file_is_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "greet_in_this_test.py").write_text(
+        "from sparsity_lab.commands.command import Command, Outcome, SettingsCommand\n"
+        "class Greet(Command):\n"
+        "    def run(self, console):\n"
+        "        return Outcome('hello')\n"
+    )
+    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
+    found = {command.__name__.lower(): command for command in commands._commands()}
+    assert found.keys() - COMMANDS.keys() == {"greet"}
+    assert COMMANDS.items() <= found.items()
+    assert list(COMMANDS) == sorted(COMMANDS)

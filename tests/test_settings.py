@@ -4,9 +4,13 @@ import copy
 import dataclasses
 import functools
 import json
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +33,7 @@ from sparsity_lab.settings import (
     register,
     replace_at,
     to_data,
+    with_shared_parts,
 )
 
 
@@ -95,6 +100,27 @@ def test_all_three_texts_come_back(painting: Painting) -> None:
     assert from_data(Picture, to_data(painting)) == painting
     assert from_data(Picture, json.loads(canonical_json(painting))) == painting
     assert from_text(Picture, str(painting)) == painting
+
+
+@given(st.lists(paintings, min_size=1, max_size=2))
+def test_shared_parts_change_nothing(paintings: list[Painting]) -> None:
+    items = [to_data(painting) for painting in (*paintings, *paintings)]
+    shared = with_shared_parts(Painting, items)
+    made = [from_data(Picture, item) for item in shared]
+    assert made == [from_data(Picture, item) for item in items]
+    assert all(one.ground is other.ground for one, other in zip(made, made[len(paintings) :], strict=False))
+
+
+@pytest.mark.parametrize("wrong", [{"ground": {"kind": "Rad"}}, {"grund": {"kind": "Red"}}, 7, {"version": 2}])
+def test_shared_parts_leave_what_is_wrong_to_be_named(wrong: Any) -> None:
+    good = to_data(Painting())
+    items = [good, good | wrong if isinstance(wrong, dict) else wrong]
+    named = []
+    for data in (items[1], with_shared_parts(Painting, items)[1]):
+        with pytest.raises(SettingError) as error:
+            from_data(Picture, data, "items[1]")
+        named.append(str(error.value))
+    assert named[0] == named[1]
 
 
 @given(paintings)
@@ -299,8 +325,73 @@ def test_reloading_is_allowed_and_a_second_owner_of_a_name_is_not() -> None:
         return register(type("Green", (Reloaded,), {"__module__": module, "__qualname__": "Green"}))
 
     first, second = define("notebook"), define("notebook")
-    assert kinds("reloaded test setting")["Green"] is second is not first
+    assert kinds("reloaded test setting")["Green"] is second is first
     with pytest.raises(TypeError, match="the reloaded test setting kind 'Green' is taken by notebook.Green"):
         define("elsewhere")
     with pytest.raises(TypeError, match="belongs to no family"):
         register(type("Homeless", (Setting,), {}))
+
+
+MODULE = """
+from sparsity_lab.settings import Setting, register
+
+class Base(Setting, family="edited test setting"):
+    def size(self) -> float:
+        return 1.0
+
+@register
+class Edited(Base):
+    width: int = 3
+
+    def size(self) -> float:
+        return super().size() * self.width
+"""
+FORMULA = MODULE.replace("* self.width", "* self.width * 10")
+FIELD = MODULE.replace("= 3", "= 3\n    factor: float = 2.0").replace("* self.width", "* self.width * self.factor")
+CELLS = [
+    "%load_ext autoreload\n%autoreload 2",
+    "import edited\nfrom edited import Edited\nold = Edited(width=5)\nassert old.size() == 5.0",
+    "write(edited, FORMULA)",
+    "assert old.size() == Edited(width=5).size() == 50.0",
+    # A new field is more than %autoreload patches into a class, and what a real reload is for.
+    "%autoreload 0",
+    "write(edited, FIELD)",
+    "import importlib\n_ = importlib.reload(edited)",
+    """
+from sparsity_lab.settings import from_data, kinds, to_data
+assert (old.size(), Edited(factor=3).size()) == (10.0, 9.0)
+assert isinstance(old, Edited) and old == Edited(width=5) and hash(old) == hash(Edited(width=5))
+assert str(Edited(width=7).replace(factor=1)) == "Edited(width=7, factor=1.0)"
+assert kinds("edited test setting") == {"Edited": Edited} and edited.Edited is Edited
+assert from_data(edited.Base, to_data(old)) == old and to_data(old)["factor"] == 2.0
+""",
+]
+SHELL = """
+import json, os, pathlib, sys
+from IPython.core.interactiveshell import InteractiveShell
+sys.dont_write_bytecode = True
+cells, names = json.load(sys.stdin)
+times = iter((2e9, 3e9))  # a change within a tick of the clock would not be seen
+
+def write(module, text):
+    pathlib.Path(module.__file__).write_text(text)
+    os.utime(module.__file__, (time := next(times), time))
+
+shell = InteractiveShell(user_ns={"write": write, **names})
+for cell in cells:
+    shell.run_cell(cell).raise_error()
+"""
+
+
+def test_a_setting_can_be_edited_while_a_notebook_uses_it(tmp_path: Path) -> None:
+    """Another formula and a field more: in the class that was imported before, and in objects made before."""
+    (tmp_path / "edited.py").write_text(MODULE)
+    done = subprocess.run(
+        [sys.executable, "-c", SHELL],
+        input=json.dumps([CELLS, {"FORMULA": FORMULA, "FIELD": FIELD}]),
+        env={**os.environ, "IPYTHONDIR": str(tmp_path / "ipython"), "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

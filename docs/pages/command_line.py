@@ -7,12 +7,13 @@ from pathlib import Path
 
 from pages.markdown import code, page
 from sparsity_lab import cli
+from sparsity_lab.commands import COMMANDS
 
 __all__ = ["pages"]
 
 
 def pages(source: Path) -> dict[str, str]:
-    parts = [f"### {name}\n\n{code(_help(name), 'text')}" for name in cli.COMMANDS]
+    parts = [f"### {name}\n\n{code(_help(name), 'text')}" for name in COMMANDS]
     return {"command_line.md": page("## Commands", code(_help(), "text"), *parts)}
 
 

@@ -1,13 +1,27 @@
-"""The commands of ``sparsity-lab``, a file each."""
+"""The commands of ``sparsity-lab``: a file each, and a new one is one more file with a subclass of ``Command``.
 
-from sparsity_lab.commands.bench import Bench as Bench
-from sparsity_lab.commands.certify import Certify as Certify
+The modules are light: what is heavy is imported when a command runs.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+
 from sparsity_lab.commands.command import Command as Command
 from sparsity_lab.commands.command import Outcome as Outcome
-from sparsity_lab.commands.demo import Demo as Demo
-from sparsity_lab.commands.diagnose import Diagnose as Diagnose
-from sparsity_lab.commands.list import List as List
-from sparsity_lab.commands.report import Report as Report
-from sparsity_lab.commands.sample import Sample as Sample
-from sparsity_lab.commands.sweep import Sweep as Sweep
-from sparsity_lab.commands.train import Train as Train
+
+__all__ = ["COMMANDS", "Command", "Outcome"]
+
+
+def _commands() -> Iterator[type[Command]]:
+    """What the modules of this package define, but for the bases of others."""
+    for found in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{found.name}")
+        for value in vars(module).values():
+            if inspect.isclass(value) and issubclass(value, Command) and not inspect.isabstract(value):
+                yield value
+
+
+COMMANDS = {command.__name__.lower(): command for command in _commands()}
+"""By name, sorted."""

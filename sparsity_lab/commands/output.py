@@ -62,7 +62,7 @@ def swept(sweep: "Sweep", out: Path, engine: "Engine", console: Console) -> tupl
             left = [*([f"{failed} failed"] if failed else []), *_time_left(event.seconds_left)]
             progress.update(bar, completed=event.finished, total=event.total, description=words, left=", ".join(left))
             if event.reason or event.damage or progress.disable:
-                progress.console.print(f"{event.finished}/{event.total} {words}", highlight=False)
+                progress.console.print(_one_line(f"{event.finished}/{event.total} {words}"), highlight=False)
 
         # What libraries print meanwhile, as Ray does of a lost node, is no part of the outcome.
         with contextlib.redirect_stdout(sys.stderr):
@@ -74,13 +74,22 @@ def show_overview(overview: "Overview", console: Console) -> None:
     """Print how far a sweep is: counts, time left, what is being made, and what failed and why."""
     counts = ", ".join(f"{count} {status}" for status, count in sorted(overview.counts.items()))
     name = f"{overview.sweep}: " if overview.sweep else ""
-    console.print("; ".join([f"{name}{overview.total} runs: {counts}", *_time_left(overview.seconds_left)]))
+    console.print(
+        _one_line("; ".join([f"{name}{overview.total} runs: {counts}", *_time_left(overview.seconds_left)]))
+    )
     for one in overview.running:
-        console.print(f"running {one.run}: on {one.host}, process {one.process}, since {one.since}")
+        lost = f"; no sign of life for {one.silent:.0f} s, lost perhaps" if one.lost else ""
+        since = f"on {one.host}, process {one.process}, since {one.since}"
+        console.print(_one_line(f"running {one.run}: {since}{lost}"))
     for run, reason in overview.failed:
-        console.print(f"failed {run}: {reason}")
+        console.print(_one_line(f"failed {run}: {reason}"))
     for run, reason in overview.damaged:
-        console.print(f"damaged {run}: {reason}")
+        console.print(_one_line(f"damaged {run}: {reason}"))
+
+
+def _one_line(text: str) -> str:
+    """Text from a folder, which may be anybody's, without what moves a terminal's cursor or changes its colours."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _time_left(seconds: float | None) -> list[str]:
@@ -105,7 +114,7 @@ def show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
         empty = [column.name for column in panel if column.name.isdigit() and column.null_count() == len(column)]
         console.print(plain_table(panel.drop("panel", *empty)))
     for run in unfinished_runs(results):
-        console.print(f"{run['status']} {run['run']}" + (f": {run['reason']}" if run["reason"] else ""))
+        console.print(_one_line(f"{run['status']} {run['run']}" + (f": {run['reason']}" if run["reason"] else "")))
     return frame.to_dicts()
 
 

@@ -16,7 +16,7 @@ It imports nothing else from ``sparsity_lab``.
 
 from sparsity_lab.settings.errors import SettingError, Shown
 from sparsity_lab.settings.frozen_mapping import FrozenMapping
-from sparsity_lab.settings.setting import Setting, families, from_data, from_text, kinds, register
+from sparsity_lab.settings.setting import Setting, families, from_data, from_text, kinds, register, with_shared_parts
 from sparsity_lab.settings.short_form import distinct
 from sparsity_lab.settings.texts import canonical_json, flatten, identifier, replace_at, to_data
 
@@ -36,4 +36,5 @@ __all__ = [
     "register",
     "replace_at",
     "to_data",
+    "with_shared_parts",
 ]

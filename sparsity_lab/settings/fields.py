@@ -4,7 +4,7 @@ import functools
 import numbers
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -35,23 +35,32 @@ def conform(hint: Any, value: Any, path: str) -> Any:
     Raises:
         SettingError: it does not fit; ``path`` and what is below it say where.
     """
+    return _conformer(hint)(value, path)
+
+
+@functools.cache
+def _conformer(hint: Any) -> Callable[[Any, str], Any]:
+    """``conform`` for one hint, which is taken apart once: a sweep holds many thousands of values."""
     origin, arguments = get_origin(hint), get_args(hint)
     if isinstance(hint, type) and issubclass(hint, Conforming):
-        return hint._conformed(value, path)
+        return hint._conformed
     if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        choices = [choice for choice in arguments if choice is not type(None)]
-        sequences = [choice for choice in choices if get_origin(choice) is tuple]
-        others = [choice for choice in choices if get_origin(choice) is not tuple]
-        fitting = sequences if isinstance(value, list | tuple) and sequences else others or sequences
-        if len(fitting) == 1:
-            return conform(fitting[0], value, path)
+        return functools.partial(_conform_union, hint, arguments)
     if origin is tuple:
-        return _conform_tuple(arguments, value, path)
+        return functools.partial(_conform_tuple, arguments)
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return _conform_mapping(arguments, value, path)
-    return _conform_leaf(hint, value, path)
+        return functools.partial(_conform_mapping, arguments)
+    return functools.partial(_conform_leaf, hint)
+
+
+def _conform_union(hint: Any, arguments: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value is None and type(None) in arguments:
+        return None
+    choices = [choice for choice in arguments if choice is not type(None)]
+    sequences = [choice for choice in choices if get_origin(choice) is tuple]
+    others = [choice for choice in choices if get_origin(choice) is not tuple]
+    fitting = sequences if isinstance(value, list | tuple) and sequences else others or sequences
+    return conform(fitting[0], value, path) if len(fitting) == 1 else _conform_leaf(hint, value, path)
 
 
 def _conform_tuple(arguments: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
@@ -77,11 +86,13 @@ def _conform_mapping(arguments: tuple[Any, ...], value: Any, path: str) -> Froze
 
 def _conform_leaf(hint: Any, value: Any, path: str) -> Any:
     # Scalars of numpy and its like are numbers too; files and ids want the plain kind.
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+    if isinstance(value, str | bool):
+        pass
+    elif isinstance(value, numbers.Integral):
         value = int(value)
         if value not in _INTEGERS:
             raise SettingError(path, "an integer of at most 64 bits", value)
-    elif isinstance(value, numbers.Real) and not isinstance(value, bool):
+    elif isinstance(value, numbers.Real):
         try:
             # Minus zero equals zero, and must not have another text.
             value = float(value) + 0.0

@@ -2,7 +2,8 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints
 
 from sparsity_lab.markup import Markup, details, element, escape, join, table
@@ -10,8 +11,9 @@ from sparsity_lab.settings import short_form
 from sparsity_lab.settings.errors import SettingError, Shown
 from sparsity_lab.settings.errors import join as join_path
 from sparsity_lab.settings.fields import Conforming, conform
+from sparsity_lab.settings.reloading import renew
 
-__all__ = ["Setting", "families", "field_hints", "from_data", "from_text", "kinds", "register"]
+__all__ = ["Setting", "families", "field_hints", "from_data", "from_text", "kinds", "register", "with_shared_parts"]
 
 AnySetting = TypeVar("AnySetting", bound="Setting")
 
@@ -94,8 +96,9 @@ _registry: dict[str, dict[str, type[Setting]]] = {}
 def register(cls: type[AnySetting]) -> type[AnySetting]:
     """Class decorator: make ``cls`` a frozen keyword-only dataclass and enter it in its family under its kind.
 
-    The kind is the class name unless the class sets ``kind`` itself. Registering the same qualified name again is
-    allowed, so that a module can be reloaded in a notebook.
+    The kind is the class name unless the class sets ``kind`` itself. When a module is reloaded in a notebook, the
+    class that it registered before takes on all that the new one has, and is returned in its place: names that were
+    imported and objects that were made before go on with the new code.
 
     Raises:
         TypeError: another class already has this kind in this family, or the class has no family.
@@ -112,6 +115,11 @@ def register(cls: type[AnySetting]) -> type[AnySetting]:
             f"the {cls.family} kind {cls.kind!r} is taken by {other.__module__}.{other.__qualname__}; "
             f"give {cls.__module__}.{cls.__qualname__} another name or set its `kind`"
         )
+    if other:
+        renew(other, cls)
+        for cached in (field_hints, _required):
+            cached.cache_clear()
+        return cast(type[AnySetting], other)
     members[cls.kind] = cls
     return cls
 
@@ -161,6 +169,29 @@ def from_text(target: type[AnySetting], text: str, path: str = "") -> AnySetting
     return from_data(target, short_form.read(text, path, form), path)
 
 
+def with_shared_parts(target: type[Setting], items: Sequence[Any]) -> list[Any]:
+    """The data of many settings of one class, for ``from_data``, with equal parts made once instead of for each.
+
+    What cannot be made is left as it is, so that ``from_data`` says what is wrong and where.
+    """
+    hints, made = field_hints(target), dict[tuple[str, str], Any]()
+
+    def shared(name: str, part: Any) -> Any:
+        if name not in hints or not isinstance(part, dict):
+            return part
+        if (key := (name, json.dumps(part))) not in made:
+            try:
+                made[key] = conform(hints[name], part, name)
+            except (SettingError, RecursionError):
+                made[key] = part
+        return made[key]
+
+    return [
+        {name: shared(name, part) for name, part in item.items()} if isinstance(item, dict) else item
+        for item in items
+    ]
+
+
 @functools.cache
 def field_hints(cls: type[Setting]) -> dict[str, Any]:
     """The resolved type hint of each field, by name."""
@@ -185,27 +216,39 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 
 def _made(target: type[AnySetting], value: Mapping[Any, Any], path: str) -> AnySetting:
     """The setting of a family, or of one class of it, with this kind, version and fields."""
-    known = {kind: cls for kind, cls in kinds(target.family).items() if issubclass(cls, target)}
     data = dict(value)
-    if "kind" not in data and len(known) != 1:
-        raise SettingError(join_path(path, "kind"), f"the name of a {target.family}", Shown("nothing"), known)
-    kind = data.pop("kind", next(iter(known)))
-    if not isinstance(kind, str) or kind not in known:
-        raise SettingError(join_path(path, "kind"), f"a {target.family}", kind, known)
-    cls = known[kind]
+    cls = _registry.get(target.family, {}).get(data["kind"]) if isinstance(data.get("kind"), str) else None
+    if cls is None or not issubclass(cls, target):
+        cls = _only_class(target, data, path)
+    data.pop("kind", None)
     version = data.pop("version", cls.version)
     # True equals 1, and 1.0 does.
     if type(version) is not int or version != cls.version:
-        raise SettingError(join_path(path, "version"), f"version {cls.version} of {kind}", version)
+        raise SettingError(join_path(path, "version"), f"version {cls.version} of {cls.kind}", version)
     hints = field_hints(cls)
     for name in data:
         if name not in hints:
-            raise SettingError(join_path(path, str(name)), f"a field of {kind}", name, hints)
-    for field in dataclasses.fields(cast(Any, cls)):
-        if field.name not in data and _default(field) is dataclasses.MISSING:
-            raise SettingError(join_path(path, field.name), f"a value ({kind} needs one)", Shown("nothing"))
-    conformed = {name: conform(hints[name], item, join_path(path, name)) for name, item in data.items()}
+            raise SettingError(join_path(path, str(name)), f"a field of {cls.kind}", name, hints)
+    for name in _required(cls):
+        if name not in data:
+            raise SettingError(join_path(path, name), f"a value ({cls.kind} needs one)", Shown("nothing"))
     try:
-        return cls(**conformed)
+        return cls(**data)
     except SettingError as error:
         raise error.inside(path) from None
+
+
+def _only_class(target: type[AnySetting], data: Mapping[Any, Any], path: str) -> type[AnySetting]:
+    """The class of data that name none, if there is no choice; ``SettingError`` if there is, or they name another."""
+    known = {kind: cls for kind, cls in kinds(target.family).items() if issubclass(cls, target)}
+    if "kind" in data:
+        raise SettingError(join_path(path, "kind"), f"a {target.family}", data["kind"], known)
+    if len(known) != 1:
+        raise SettingError(join_path(path, "kind"), f"the name of a {target.family}", Shown("nothing"), known)
+    return next(iter(known.values()))
+
+
+@functools.cache
+def _required(cls: type[Setting]) -> list[str]:
+    """The fields without a default."""
+    return [field.name for field in dataclasses.fields(cast(Any, cls)) if _default(field) is dataclasses.MISSING]

@@ -10,7 +10,7 @@ from pathlib import Path
 from sparsity_lab.sweeps.results import Results, State
 from sparsity_lab.sweeps.sweep import waves
 from sparsity_lab.training import RunConfig, store
-from sparsity_lab.training.claims import Holder, holder_of
+from sparsity_lab.training.claims import LEASE, Holder, holder_of
 
 __all__ = ["Estimate", "Overview", "Running", "SweepEvent", "SweepProgress", "overview"]
 
@@ -79,12 +79,20 @@ class Running:
         run: its label.
         host, process: where.
         since: when that process began with it, by its own clock, as ISO 8601 text.
+        silent: seconds since its last sign of life, as far as the clocks here and there agree. One that is silent for
+            more than a lease (``claims.LEASE``) is lost, with its machine perhaps; the next sweep takes the run over.
     """
 
     run: str
     host: str
     process: int
     since: str
+    silent: float
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has been silent for more than a lease."""
+        return self.silent > LEASE
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class Overview:
 def overview(results: Results) -> Overview:
     """How far a sweep is. All checksums are verified, as the next sweep would. Only reads, so it can be called from
     any machine at any time."""
-    labels = results.sweep.labels() if results.sweep else {run.id: str(run) for run in results.runs}
+    labels = results.labels()
     counts: Counter[str] = Counter()
     running, failed, damaged = [], list[tuple[str, str]](), list[tuple[str, str]]()
     done, seconds, left = 0.0, 0.0, 0.0
@@ -126,7 +134,8 @@ def overview(results: Results) -> Overview:
         holder = None if over else _alive(folder)
         counts["running" if holder else state.status] += 1
         if holder:
-            running.append(Running(label, holder.host, holder.process, holder.since))
+            silent = max(0.0, time.time() - holder.renewed / 1e9)
+            running.append(Running(label, holder.host, holder.process, holder.since, silent))
             left += work(run) / 2
         elif state.status == "finished":
             clocks = store.read_timing(folder)["seconds"].sum()

@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparsity_lab.settings import Setting, SettingError, flatten, register, replace_at
-from sparsity_lab.training import RunConfig
+from sparsity_lab.settings import Setting, SettingError, register, replace_at
+from sparsity_lab.training import RunConfig, run_labels
 
 __all__ = ["Sweep", "grid", "lineage", "waves"]
 
@@ -33,15 +33,8 @@ class Sweep(Setting, family="sweep"):
             first[run.id] = i
 
     def labels(self) -> dict[str, str]:
-        """A short name for each run, by id: the settings in which the runs of this sweep differ."""
-        rows = [flatten(run) for run in self.runs]
-        # One level below the run's own fields is where people vary things; deeper fields show in the short forms.
-        every = dict.fromkeys(path for row in rows for path in row)
-        paths = [path for path in every if path.count(".") == 1 or path in ("data_seed", "model_seed")]
-        varied = [path for path in paths if len({row.get(path) for row in rows}) > 1]
-        names = {path: path.rpartition(".")[2] for path in varied}
-        texts = (" ".join(f"{names[path]}={row[path]}" for path in varied if path in row) for row in rows)
-        return {run.id: text or self.name for run, text in zip(self.runs, texts, strict=True)}
+        """A short name for each run, by id: what differs among the runs of this sweep."""
+        return {run: label or self.name for run, label in run_labels(self.runs).items()}
 
 
 def lineage(run: RunConfig) -> list[RunConfig]:

@@ -15,6 +15,7 @@ from sparsity_lab.training.evaluate import summarise as summarise
 from sparsity_lab.training.extension import extended as extended
 from sparsity_lab.training.inspection import Status as Status
 from sparsity_lab.training.inspection import status as status
+from sparsity_lab.training.labels import run_labels as run_labels
 from sparsity_lab.training.optimise import Diverged as Diverged
 from sparsity_lab.training.optimise import Progress as Progress
 from sparsity_lab.training.run import Run as Run

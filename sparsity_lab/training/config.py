@@ -15,6 +15,7 @@ __all__ = ["TRAINED_CONDITION", "Evaluation", "RunConfig", "Training"]
 
 TRAINED_CONDITION = "trained"
 """Name of the condition that evaluates the training task itself."""
+_LONGEST_TRAINED = 2**20
 
 
 def _at_least(setting: Setting, minimum: int, *names: str) -> None:
@@ -184,6 +185,9 @@ class RunConfig(Setting, family="run"):
 
     def _check_lengths(self) -> None:
         low, high = self.training.curriculum.range()
+        # Each is asked for, and a number with too many digits would have that go on for ever.
+        if high > _LONGEST_TRAINED:
+            raise SettingError("training.curriculum", f"training lengths of at most {_LONGEST_TRAINED}", high)
         for length in range(low, high + 1):
             _check_length(self.task, length, "training.curriculum", "")
         for name, task in self.conditions.items():

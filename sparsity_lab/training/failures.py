@@ -5,9 +5,10 @@ import os
 import time
 from pathlib import Path
 
-from sparsity_lab.training.claims import Claim, Claimed, ClaimLost
+from sparsity_lab.training.claims import Claim, Claimed, ClaimLost, holder_of
 from sparsity_lab.training.files import remove
 from sparsity_lab.training.store import FAILED, read_object, write_json
+from sparsity_lab.training.writers import Writer
 
 __all__ = ["forget_failure", "leave_failure", "read_failure", "reason_of", "record_failure"]
 
@@ -29,7 +30,7 @@ def record_failure(claim: Claim, reason: str, trace: str | None = None) -> None:
 
 def leave_failure(folder: Path, reason: str, trace: str | None = None) -> None:
     """``record_failure`` for a run that this process does not hold: nothing if that is what is on record, or if
-    another process holds the run, whose affair it is. A holder that is about to end is given some seconds: of a
+    another process holds the run, whose affair it is. A holder of this machine is given some seconds to end: of a
     worker that was killed the connection breaks before the process is gone."""
     if read_failure(folder) == reason:
         return
@@ -42,9 +43,16 @@ def leave_failure(folder: Path, reason: str, trace: str | None = None) -> None:
                     record_failure(claim, reason, trace)
                 return
             except Claimed:
-                if time.monotonic() > end:
+                if time.monotonic() > end or _is_held_elsewhere(folder):
                     return
                 time.sleep(0.05)
+
+
+def _is_held_elsewhere(folder: Path) -> bool:
+    """Whether the run's holder is where its end cannot be seen."""
+    holder = holder_of(folder)
+    writer = Writer.of(holder.mark) if holder else None
+    return holder is not None and not (writer and writer.is_here)
 
 
 def forget_failure(claim: Claim) -> None:

@@ -1,23 +1,28 @@
 """What state a run's folder is in, and which of its files is damaged. Nothing is written."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+
+import polars as pl
 
 from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.training.checkpoint import verify_checkpoint
 from sparsity_lab.training.config import RunConfig
+from sparsity_lab.training.evaluate import EVALUATION_SCHEMA
 from sparsity_lab.training.files import DamagedFile
 from sparsity_lab.training.store import (
     CHECKPOINT,
     CONFIG,
     METRICS,
+    METRICS_SCHEMA,
     MODEL,
     Marker,
     evaluation_file,
     examine,
     parse_config,
+    parse_frame,
     read_marker,
 )
 
@@ -55,11 +60,14 @@ class Finding:
         damage: the file that is not what was written, and what is wrong with it; None if there is none.
         evaluated: the run was brought to its end, be it with another evaluation than the one that is asked for now:
             its weights can be used.
+        contents: the metrics, and of a finished run the evaluation, by name: the bytes that were verified, for
+            whoever reads on. Another process may repeat the run meanwhile.
     """
 
     status: Status
     damage: str | None = None
     evaluated: bool = False
+    contents: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.status.value + (f": {self.damage}" if self.damage else "")
@@ -74,7 +82,8 @@ def inspect(config: RunConfig, folder: Path, *, large: bool = True) -> Finding:
     """What is in the folder of a run.
 
     Args:
-        large: verify the weights and the checkpoint too, by far the largest files.
+        large: verify the weights and the checkpoint too, by far the largest files, and that frames are frames;
+            otherwise whoever reads them finds out.
     """
     marker = read_marker(folder)
     if marker is None:
@@ -85,20 +94,35 @@ def inspect(config: RunConfig, folder: Path, *, large: bool = True) -> Finding:
         return Finding(Status.BROKEN, marker.reason)
     diverged = marker.status == "diverged"
     said, config_damage = _config(config, folder, marker)
-    damage = _damage(folder, [METRICS, *([MODEL] if large and not diverged else [])], marker)
+    contents: dict[str, bytes] = {}
+
+    def frame_damage(name: str, schema: pl.Schema) -> str | None:
+        contents[name], wrong = examine(folder, name, marker)
+        if large and not wrong:
+            try:
+                parse_frame(folder / name, contents[name], schema)
+            except DamagedFile as error:
+                wrong = error.what
+        return wrong and f"{folder.name}/{name} {wrong}"
+
+    damage = frame_damage(METRICS, METRICS_SCHEMA)
+    if damage is None and large and not diverged and (wrong := examine(folder, MODEL, marker)[1]):
+        damage = f"{folder.name}/{MODEL} {wrong}"
     # A folder with the config of another run has its weights too. Of what diverged, the config is half of the record.
     if damage is None and (diverged or said not in (config.id, None)):
         damage = config_damage
     if damage:
         return Finding(Status.BROKEN, damage)
     if diverged:
-        return Finding(Status.DIVERGED)
+        return Finding(Status.DIVERGED, contents=contents)
     if marker.status == "trained":
         return Finding(Status.UNEVALUATED)
     file = evaluation_file(config)
-    damage = config_damage or _damage(folder, [file] if file in marker.files else [], marker)
+    damage = config_damage
+    if file in marker.files:
+        damage = damage or frame_damage(file, EVALUATION_SCHEMA)
     whole = damage is None and file in marker.files
-    return Finding(Status.FINISHED if whole else Status.UNEVALUATED, damage, evaluated=damage is None)
+    return Finding(Status.FINISHED if whole else Status.UNEVALUATED, damage, damage is None, contents)
 
 
 def _config(config: RunConfig, folder: Path, marker: Marker) -> tuple[str | None, str | None]:
@@ -118,12 +142,6 @@ def _config(config: RunConfig, folder: Path, marker: Marker) -> tuple[str | None
     if said != config.id:
         wrong = f"is that of another run, {said}"
     return said, wrong and f"{folder.name}/{CONFIG} {wrong}"
-
-
-def _damage(folder: Path, names: Iterable[str], marker: Marker) -> str | None:
-    """What is wrong with the first of these files that is damaged."""
-    found = ((name, examine(folder, name, marker)[1]) for name in names)
-    return next((f"{folder.name}/{name} {wrong}" for name, wrong in found if wrong), None)
 
 
 def _checkpoint_damage(folder: Path, run: str) -> str | None:

@@ -21,8 +21,9 @@ from sparsity_lab.training.checkpoint import load_weights, save_weights
 from sparsity_lab.training.claims import Claim, ClaimLost
 from sparsity_lab.training.config import Evaluation, RunConfig
 from sparsity_lab.training.environment import environment
-from sparsity_lab.training.evaluate import evaluate, summarise
+from sparsity_lab.training.evaluate import EVALUATION_SCHEMA, evaluate, summarise
 from sparsity_lab.training.failures import forget_failure, reason_of, record_failure
+from sparsity_lab.training.files import DamagedFile
 from sparsity_lab.training.inspection import Status, inspect, status
 from sparsity_lab.training.optimise import Diverged, Progress, Records, optimise
 from sparsity_lab.training.store import evaluation_file
@@ -77,12 +78,12 @@ class Run:
     @property
     def metrics(self) -> pl.DataFrame:
         """One row for each logged step."""
-        return store.read_frame(self.folder, store.METRICS)
+        return store.read_frame(self.folder, store.METRICS, store.METRICS_SCHEMA)
 
     @property
     def evaluation(self) -> pl.DataFrame:
         """One row for each condition and length."""
-        return store.read_frame(self.folder, evaluation_file(self.config))
+        return store.read_frame(self.folder, evaluation_file(self.config), EVALUATION_SCHEMA)
 
     @property
     def summary(self) -> pl.DataFrame:
@@ -278,7 +279,8 @@ def _initial_model(config: RunConfig, root: Path, progress: Progress | None, wai
 
 
 def _check_weights(model: nn.Module, parent: nn.Module, config: RunConfig) -> None:
-    """Raise ``SettingError`` if a model cannot take its parent's weights, naming the first weight that differs."""
+    """Raise ``SettingError`` if a model cannot take its parent's weights, naming the first weight that differs in its
+    shape, or that is one with another in the model and not in its parent."""
     assert config.parent
     wanted, found = (
         {name: tuple(tensor.shape) for name, tensor in one.state_dict().items()} for one in (model, parent)
@@ -287,6 +289,13 @@ def _check_weights(model: nn.Module, parent: nn.Module, config: RunConfig) -> No
         if wanted.get(name) != found.get(name):
             shown = Shown(f"{found.get(name, 'none')} in {config.parent.model}")
             raise SettingError("parent.model", f"{name} of shape {wanted.get(name, 'none')}, as the child's", shown)
+    given = parent.state_dict()
+    first: dict[int, str] = {}
+    for name, tensor in model.state_dict().items():
+        other = first.setdefault(tensor.data_ptr(), name)
+        if given[name].data_ptr() != given[other].data_ptr():
+            shown = Shown(f"two weights in {config.parent.model}")
+            raise SettingError("parent.model", f"{other} and {name} tied, as the child's", shown)
 
 
 def _train(config: RunConfig, model: nn.Module, claim: Claim, progress: Progress | None) -> None:
@@ -319,7 +328,9 @@ def _evaluate(config: RunConfig, claim: Claim) -> None:
     folder = claim.folder
     marker = store.read_marker(folder)
     file = evaluation_file(config)
-    if marker is None or not marker.intact(folder, file):
+    try:
+        store.read_frame(folder, file, EVALUATION_SCHEMA)
+    except DamagedFile:
         begun = time.perf_counter()
         model = _build(config)
         load_weights(folder / store.MODEL, model)

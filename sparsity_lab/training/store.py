@@ -17,10 +17,10 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import polars as pl
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from sparsity_lab.settings import SettingError, canonical_json, from_data
@@ -47,6 +47,7 @@ __all__ = [
     "examine",
     "mark",
     "parse_config",
+    "parse_frame",
     "prepare_folder",
     "read_config",
     "read_environment",
@@ -98,13 +99,9 @@ class Marker:
 
     status: Literal["trained", "finished", "diverged", "damaged"]
     files: dict[str, str]
-    step: int | None = None
+    step: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     loss: str | None = None
     reason: str | None = None
-
-    def intact(self, folder: Path, *names: str) -> bool:
-        """Whether these files are what they were when the marker was written."""
-        return all(self.vouches(name, _content(folder / name)) for name in names)
 
     def vouches(self, name: str, content: bytes | None) -> bool:
         """Whether this is what the file held when the marker was written."""
@@ -274,11 +271,11 @@ def examine(folder: Path, name: str, marker: Marker) -> tuple[bytes, str | None]
     return content, None if marker.vouches(name, content) else _CHANGED
 
 
-def read_frame(folder: Path, name: str) -> pl.DataFrame:
+def read_frame(folder: Path, name: str, schema: pl.Schema) -> pl.DataFrame:
     """A frame that the marker vouches for.
 
     Raises:
-        DamagedFile: it is missing, or not what was written, or no frame at all.
+        DamagedFile: it is missing, or not what was written, or no frame with these columns.
     """
     marker = read_marker(folder)
     if marker is None:
@@ -286,18 +283,32 @@ def read_frame(folder: Path, name: str) -> pl.DataFrame:
     content, wrong = examine(folder, name, marker)
     if wrong:
         raise DamagedFile(folder / name, wrong)
+    return parse_frame(folder / name, content, schema)
+
+
+def parse_frame(file: Path, content: bytes, schema: pl.Schema) -> pl.DataFrame:
+    """The frame that a file holds, of which the marker has vouched.
+
+    Raises:
+        DamagedFile: it is no frame with these columns: of another release, or made so together with its marker. (A
+            frame made to do harm can still end the process: a parser's abort cannot be caught.)
+    """
     try:
-        return pl.read_parquet(content)
-    except pl.exceptions.PolarsError as error:
-        raise DamagedFile(folder / name, f"is no frame: {error}") from None
+        frame = pl.read_parquet(content)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise DamagedFile(file, f"is no frame: {error}") from None
+    if frame.schema != schema:
+        raise DamagedFile(file, f"has other columns: {_difference(frame.schema, schema)}")
+    return frame
 
 
 def read_timing(folder: Path) -> pl.DataFrame:
     """The clocks of a run; damaged ones are gone."""
     content, expected = _content(folder / TIMING), _content(folder / TIMING_DIGEST)
-    if content is None or expected != digest(content).encode():
-        return TIMING_SCHEMA.to_frame()
-    return pl.read_parquet(content)
+    if content is not None and expected == digest(content).encode():
+        with contextlib.suppress(DamagedFile):
+            return parse_frame(folder / TIMING, content, TIMING_SCHEMA)
+    return TIMING_SCHEMA.to_frame()
 
 
 def read_environment(folder: Path) -> dict[str, Any] | None:
@@ -312,6 +323,14 @@ def read_object(file: Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError):  # lists in lists in lists
         return None
     return data if isinstance(data, dict) else None
+
+
+def _difference(found: pl.Schema, schema: pl.Schema) -> str:
+    """The first column that differs, in words."""
+    for name in dict.fromkeys((*schema, *found)):
+        if found.get(name) != schema.get(name):
+            return f"{name} is {found.get(name, 'missing')}, not {schema.get(name, 'to be there')}"
+    return "their order differs"
 
 
 def _content(file: Path) -> bytes | None:

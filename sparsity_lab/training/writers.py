@@ -53,10 +53,15 @@ class Writer:
         return f"{self.place}.{self.process}.{self.started}.{secrets.token_hex(4)}"
 
     @property
+    def is_here(self) -> bool:
+        """Whether it belongs to this place, where its end can be seen."""
+        return self.place == _place()
+
+    @property
     def gone(self) -> bool:
         """Whether it is known to have ended. Of processes elsewhere nothing is known, nor of one that may not be
         looked at."""
-        if self.place != _place():
+        if not self.is_here:
             return False
         started = _started(self.process)
         return started is None or (0 not in (started, self.started) and started != self.started)

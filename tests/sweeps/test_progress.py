@@ -21,6 +21,7 @@ from sparsity_lab.sweeps import Results, Serial, Sweep, SweepEvent, grid, overvi
 from sparsity_lab.sweeps.progress import Estimate, work
 from sparsity_lab.training import Evaluation, Status, Training, status, store, train
 from sparsity_lab.training.claims import Claim
+from sparsity_lab.training.writers import Writer
 
 
 def longer(steps: int, **changes: object):
@@ -81,6 +82,21 @@ def test_overview_sees_what_runs_and_why_others_do_not(tmp_path: Path, capsys: p
     assert data["counts"] == {"finished": 1}
     for wrong in (["sweep"], ["sweep", "demo", "--status", str(tmp_path)], ["sweep", "--status", "nowhere"]):
         assert cli.run(wrong) == 2
+
+
+def test_a_holder_without_a_sign_of_life_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a node that was lost, whose end nobody here can see."""
+    run = small_run()
+    (tmp_path / "sweep.json").write_text(canonical_json(Sweep(name="lost", runs=[run])))
+    file = tmp_path / run.id / "claim" / Writer(place="f" * 12, process=1, started=1).mark()
+    file.parent.mkdir(parents=True)
+    file.write_text('{"host": "far", "process": 1, "since": "2026-01-01T00:00:00+00:00"}')
+    for age, told in ((0.0, ""), (600.0, "; no sign of life for 600 s, lost perhaps")):
+        os.utime(file, (time.time() - age, time.time() - age))
+        assert [one.lost for one in overview(Results(tmp_path)).running] == [bool(told)]
+        assert cli.run(["sweep", "--status", str(tmp_path)]) == 0
+        line = "running lost: on far, process 1, since 2026-01-01T00:00:00+00:00"
+        assert capsys.readouterr().out.splitlines()[-1] == line + told
 
 
 def test_parents_are_part_of_what_is_seen(tmp_path: Path) -> None:

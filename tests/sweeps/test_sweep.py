@@ -69,7 +69,7 @@ def test_labels_say_what_differs() -> None:
     assert list(sweep.labels().values()) == [
         "locality=Recent(width=4) data_seed=0",
         "locality=Recent(width=4) data_seed=1",
-        "locality=Uniform() data_seed=0",
-        "locality=Uniform() data_seed=1",
+        "locality=Uniform data_seed=0",
+        "locality=Uniform data_seed=1",
     ]
     assert list(Sweep(name="alone", runs=[small_run()]).labels().values()) == ["alone"]

@@ -1,6 +1,7 @@
 """Folders from elsewhere: what they hold is read as data, shown as text, and never executed."""
 
 import ast
+import io
 import json
 import pickle
 import re
@@ -8,14 +9,15 @@ import shutil
 import socket
 from pathlib import Path
 
+import polars as pl
 import pytest
 from training.small_runs import small_run
 from training.test_train import contents
 
 import sparsity_lab
 from sparsity_lab import cli
-from sparsity_lab.settings import SettingError
-from sparsity_lab.sweeps import Results, Serial, Sweep, grid, run_sweep
+from sparsity_lab.settings import SettingError, canonical_json
+from sparsity_lab.sweeps import Results, Serial, Sweep, grid, overview, run_sweep
 from sparsity_lab.training import Evaluation, Run, Status, status, store, train
 
 PACKAGE = Path(sparsity_lab.__file__).parent
@@ -100,7 +102,7 @@ def test_pickles_in_place_of_a_runs_files_do_nothing(tmp_path: Path) -> None:
             marker = store.Marker(status="finished", files=files)
             (folder / "finished.json").write_bytes(marker.to_json())
             (folder / "timing.sha256").write_text(store.digest(attack))
-        assert status(run, out) is (Status.UNEVALUATED if vouched else Status.BROKEN)
+        assert status(run, out) is Status.BROKEN
         assert not Results(out).frame("evaluation").height
         with pytest.raises(SettingError):
             Run.load(folder)
@@ -108,8 +110,6 @@ def test_pickles_in_place_of_a_runs_files_do_nothing(tmp_path: Path) -> None:
             Run(run, folder).model()
         assert cli.run(["report", str(out), "--out", str(tmp_path / "report.html")]) == 1
         assert cli.run(["sweep", "--status", str(out)]) in (0, 1)
-        if vouched:
-            (folder / "finished.json").unlink()
         assert run_sweep(sweep, out, Serial()).failures == ()
         assert contents(out) == before
         assert not hit.exists()
@@ -132,10 +132,89 @@ def test_nonsense_in_one_folder_stops_no_reader(tmp_path: Path) -> None:
     (folder / "claim" / "x").write_text('{"host": "far", "process": 1e999, "since": ""}')
     assert Results(out).frame("evaluation")["run"].unique().to_list() == [other.name]
     assert cli.run(["sweep", "--status", str(out)]) in (0, 1)
-    for file in (folder / "claim" / "x", folder / "finished.json"):
-        file.unlink()
+    (folder / "claim" / "x").unlink()
     run_sweep(sweep, out, Serial())
     assert contents(out) == before
+
+
+OTHER_FRAMES = {
+    "no frame": lambda _: b"no frame",
+    "a column less": lambda frame: parquet(frame.drop(frame.columns[-1])),
+    "a column more": lambda frame: parquet(frame.with_columns(new=1)),
+    "another type": lambda frame: parquet(frame.cast({frame.columns[-1]: pl.String})),
+    "another order": lambda frame: parquet(frame.select(reversed(frame.columns))),
+}
+"""Under checksums that say they are what was written: of another release, or forged."""
+
+
+def parquet(frame: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("other", OTHER_FRAMES)
+def test_frame_of_another_release_is_named_and_made_again(
+    tmp_path: Path, other: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep = Sweep(name="other", runs=grid(small_run(), {"seed": [0, 1]}))
+    run_sweep(sweep, tmp_path, Serial())
+    before = contents(tmp_path)
+    folder = tmp_path / sweep.runs[0].id
+    evaluation = store.evaluation_file(sweep.runs[0])
+    # In both frames first, so that metrics are found to be at fault; then in the evaluation alone.
+    for names, found in ((("metrics.parquet", evaluation), Status.BROKEN), ((evaluation,), Status.UNEVALUATED)):
+        marker = json.loads((folder / "finished.json").read_bytes())
+        for name in names:
+            content = OTHER_FRAMES[other](pl.read_parquet(folder / name))
+            (folder / name).write_bytes(content)
+            marker["files"][name] = store.digest(content)
+        del marker["digest"]
+        (folder / "finished.json").write_bytes(store.Marker(**marker).to_json())
+        caplog.clear()
+        for frame in ("evaluation", "summary"):
+            assert Results(tmp_path).frame(frame)["run"].unique().to_list() == [sweep.runs[1].id]
+        assert len(caplog.messages) == 2
+        assert caplog.messages[0].startswith(f"{folder / evaluation} ")
+        told = overview(Results(tmp_path))
+        assert told.counts == {"finished": 1, found.value: 1}
+        assert told.damaged[0][1].startswith(f"{folder.name}/{names[0]} ")
+        assert run_sweep(sweep, tmp_path, Serial()).failures == ()
+        assert contents(tmp_path) == before
+
+
+def test_words_of_a_folder_leave_the_terminal_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = Sweep(name="a\x1b[2Jb", runs=[small_run()])
+    (tmp_path / "sweep.json").write_text(canonical_json(sweep))
+    folder = tmp_path / sweep.runs[0].id
+    folder.mkdir()
+    (folder / "failed.json").write_text(json.dumps({"reason": "red \x1b[31m\n[bold]second line"}))
+    for command in (["sweep", "--status", str(tmp_path)], ["report", str(tmp_path)]):
+        assert cli.run(command) == 1
+        told = capsys.readouterr().out
+        assert "\x1b" not in told
+        assert "red \\x1b[31m\\n[bold]second line" in told
+
+
+@pytest.mark.parametrize("step", [-1, 2**63])
+def test_step_that_is_none_is_a_damaged_marker(tmp_path: Path, step: int) -> None:
+    run = train(small_run(), tmp_path)
+    marker = store.read_marker(run.folder)
+    assert marker is not None
+    for given, found in ((3, "diverged"), (step, "broken")):
+        record = {"status": "diverged", "files": marker.files, "step": given, "loss": "nan", "reason": "?"}
+        content = store._json({**record, "digest": store.digest(store._json(record))})
+        (run.folder / "finished.json").write_bytes(content)
+        assert Results(tmp_path).frame("runs")["status"].to_list() == [found]
+
+
+def test_other_clocks_are_lost_and_no_fault(tmp_path: Path) -> None:
+    run = train(small_run(), tmp_path)
+    content = parquet(pl.DataFrame({"seconds": ["many"]}))
+    (run.folder / "timing.parquet").write_bytes(content)
+    (run.folder / "timing.sha256").write_text(store.digest(content))
+    assert Results(tmp_path).frame("timing").height == 0
+    assert overview(Results(tmp_path)).counts == {"finished": 1}
 
 
 def test_names_from_a_config_are_text_in_a_page(tmp_path: Path) -> None:

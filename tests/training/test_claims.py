@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from training.small_runs import small_run
 
-from sparsity_lab.training import Diverged, RunConfig, Status, claims, files, status, store, train
+from sparsity_lab.training import Diverged, RunConfig, Status, claims, failures, files, status, store, train
 from sparsity_lab.training.claims import Claim, Claimed, ClaimLost, Watch, drop_claim, holder_of
 from sparsity_lab.training.failures import leave_failure, read_failure
 from sparsity_lab.training.writers import Writer
@@ -322,6 +322,19 @@ def test_failure_waits_for_a_holder_that_is_dying(folder: Path) -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_failure_waits_for_nobody_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether that one is about to end cannot be seen: a sweep that loses many nodes would wait for each."""
+    slept: list[float] = []
+    monkeypatch.setattr(failures.time, "sleep", slept.append)
+    foreign(folder)
+    leave_failure(folder, "its node was lost")
+    assert (slept, read_failure(folder)) == ([], None)
+    monkeypatch.setattr(failures, "_is_held_elsewhere", lambda _: False)
+    monkeypatch.setattr(failures, "_DYING", 0.2)
+    leave_failure(folder, "its node was lost")
+    assert slept  # the mutant
 
 
 def test_failure_is_forgotten_by_who_tries_again(tmp_path: Path) -> None:

@@ -18,6 +18,10 @@ COUPLED = Planted(k=1, coupled=True)
 
 REFUSED = {
     "task too short in training": (lambda: small_run(task=Planted(k=5)), "training.curriculum"),
+    "lengths that no machine holds": (
+        lambda: small_run(training=Training(curriculum=UniformLength(low=4, high=10**12))),
+        "training.curriculum",
+    ),
     "task too short in evaluation": (
         lambda: small_run(task=Planted(k=3), evaluation=evaluation(lengths=(2, 8))),
         "evaluation.lengths[0]",
