@@ -22,7 +22,7 @@ demo: .venv/lab
 	$(BIN)/sparsity-lab demo
 
 lab: .venv/notebooks
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks $(OPTIONS)
 
 notebooks: .venv/notebooks
 	$(BIN)/python notebooks/execute.py

@@ -12,8 +12,9 @@
 # # 04 Position coupling, given and predicted
 #
 # Coupled position IDs say which tokens belong together. With them a task whose sources are ever further away
-# in places is local in IDs. The IDs can be given by the task, or predicted by the model along with the next
-# token; and dealt out at random they are the control.
+# in places is local in IDs, which may carry a model past the trained lengths and does not make it exact at every
+# length. The IDs can be given by the task, or predicted by the model along with the next token; and dealt out at
+# random they are the control.
 
 # %%
 import os
@@ -80,5 +81,6 @@ columns = ["model.coupling", "length", "accuracy", "exact_match", "free_exact_ma
 results.frame("evaluation").select(columns)
 
 # %% [markdown]
-# One seed and a few hundred steps show the method and are no result: the study of coupling has seeds,
-# controls and rules that were fixed before its runs.
+# One seed and a few hundred steps show the method and are no result: the study of coupling
+# (`sparsity-lab sweep coupling`, with its page among the results) has seeds, controls and rules that were fixed
+# before its runs, and asks what fails first where coupling, too, ends: the place that is found, or the mass on it.

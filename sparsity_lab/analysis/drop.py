@@ -1,5 +1,6 @@
 """The drop: what a run loses between the longest trained length and a multiple of it."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ from sparsity_lab.markup import Markup, element, join, number, signed_interval, 
 from sparsity_lab.settings import SettingError
 
 __all__ = ["Drop", "drop", "drop_cell", "drop_table"]
+
+_ARM_WIDTH = 34
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,13 +93,14 @@ class Drop:
             style: properties of the means' marks for ``Axes.errorbar``.
         """
         with styled():
+            arms = [textwrap.fill(arm, _ARM_WIDTH) for arm in self._frame["arm"]]
             if ax is None:
-                ax = new_axes(4.9, 1.15 + 0.42 * self._frame.height)
+                ax = new_axes(4.9, 1.15 + 0.2 * self._frame.height + 0.22 * sum(arm.count("\n") + 1 for arm in arms))
             labels = []
             for index, row in enumerate(self._frame.iter_rows(named=True)):
                 color, marker, _ = look(index)
                 nearest = "" if row["exact"] in (True, None) else f", to {row['ratio']:.3g} x"
-                labels.append(f"{row['arm']}\n{learned_words(row['learned'], row['judged'], row['runs'])}{nearest}")
+                labels.append(f"{arms[index]}\n{learned_words(row['learned'], row['judged'], row['runs'])}{nearest}")
                 if row["drop"] is None:
                     words = f"no drop: {no_drop_reason(row)}"
                     ax.text(0.02, index, words, va="center", fontsize=9, transform=ax.get_yaxis_transform())
@@ -109,9 +113,11 @@ class Drop:
             ax.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (1.5, 2)))
             ax.set_yticks(range(len(labels)), labels)
             ax.set_ylim(len(labels) - 0.4, -0.6)
+            # Wider than axes beside long names: it ends where they end, and has room on the left.
             ax.set_xlabel(
                 f"drop of {self.measure.words}\nto {self.factor:g} x the trained length (mean with\n"
-                f"{self.confidence:.0%} interval over seeds; small marks: runs)"
+                f"{self.confidence:.0%} interval over seeds; small marks: runs)",
+                loc="right",
             )
         return ax
 

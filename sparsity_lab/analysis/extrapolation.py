@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.transforms import ScaledTranslation
 
 from sparsity_lab.analysis.curve_difference import CurveDifference, curve_difference
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
@@ -35,6 +36,8 @@ from sparsity_lab.analysis.style import GREY, INK, figure_svg, look, new_axes, s
 from sparsity_lab.markup import Markup, details, element, join, table
 
 __all__ = ["ExtrapolationCurve", "extrapolation_curve"]
+
+_LEGEND_WIDTH = 46
 
 
 @dataclass(frozen=True, repr=False)
@@ -99,8 +102,8 @@ class ExtrapolationCurve:
         """
         labels = self._frame["arm"].unique(maintain_order=True).to_list()
         with styled():
-            if ax is None:
-                ax = new_axes(4.9, 3.15 + 0.2 * (len(labels) + 1 + bool(self.pooled)))
+            own = ax is None
+            ax = ax or new_axes(4.9, 3.15)
             self._draw_ground(ax)
             handles: list[Any] = [self._draw_arm(ax, index, label, style) for index, label in enumerate(labels)]
             words = [str(handle.get_label()) for handle in handles]
@@ -111,12 +114,18 @@ class ExtrapolationCurve:
                 handles.append(_words_only(""))
                 words.append(f"pooled over {', '.join(self.pooled)}")
             self._set_axes(ax, length_unit)
+            words = [textwrap.fill(line, _LEGEND_WIDTH) for line in words]
+            if own:
+                lines = sum(line.count("\n") + 1 for line in words)
+                self._own_figure(ax).set_size_inches(4.9, 3.15 + 0.17 * lines + 0.06 * len(words))
             ax.legend(
                 handles,
-                [textwrap.fill(line, 52) for line in words],
+                words,
                 handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
                 loc="upper left",
-                bbox_to_anchor=(-0.02, -0.18),
+                bbox_to_anchor=(-0.02, 0),
+                # Below the axis and its name, however high the axes are.
+                bbox_transform=ax.transAxes + ScaledTranslation(0, -38 / 72, ax.figure.dpi_scale_trans),
                 borderaxespad=0,
                 handlelength=2.8,
             )
@@ -198,7 +207,11 @@ class ExtrapolationCurve:
 
     def figure(self) -> Figure:
         """The curves as a figure of their own."""
-        figure = self.plot().figure
+        return self._own_figure(self.plot())
+
+    @staticmethod
+    def _own_figure(ax: Axes) -> Figure:
+        figure = ax.figure
         assert isinstance(figure, Figure)
         return figure
 

@@ -24,7 +24,7 @@ class Panel:
         title: what they share, in words.
         position: short name of the position scheme; None if the results do not say.
         by: the columns that tell its arms apart: k, locality and condition where they vary, and whatever else
-            would otherwise be pooled with the seeds.
+            would otherwise be pooled with the seeds; k or the task where there is but one arm.
         beside: settings in which its arms differ besides ``by``, though never within one arm.
         measure: what its figures show: normalised accuracy, or accuracy where no optimum is declared.
         rows: their evaluation rows.
@@ -57,12 +57,28 @@ def small_multiples(panel: Panel) -> list[Panel]:
     return [one for part in parts for one in panels_of(part)]
 
 
+def _telling(part: pl.DataFrame, by: list[str]) -> list[str]:
+    """The columns without those whose values follow from the others: first of the training, then numbers and
+    switches, then settings, which say more; the last named first."""
+    texts, kept = without_seeds(part, by), by
+    says_more = [name for name in by if any(str(value).endswith(")") for value in part[name].unique())]
+    last_first = sorted(by, key=lambda name: (name.startswith("training."), name not in says_more, by.index(name)))
+    for name in reversed(last_first):
+        others = [one for one in kept if one != name]
+        if name not in _ARMS and others and texts.select(others).n_unique() == texts.select(kept).n_unique():
+            kept = others
+    return kept
+
+
 def _panel(part: pl.DataFrame) -> Panel:
     kind, measured = part["_kind"][0], part["_measured"][0]
     part = part.drop("_kind", "_measured")
     present = [name for name in _ARMS if name in part.columns]
-    by = [name for name in present if part[name].n_unique() > 1] or present[:1]
+    by = [name for name in present if part[name].n_unique() > 1]
     by += pooled_by(arms_of(part, by))
+    single: list[str] = ["task.k", "task.locality", "task"]
+    alone = [name for name in single if name in part.columns and part[name].count()]
+    by = _telling(part, by) or alone[:1]
     beside = tuple(name for name in varying(part, by) if name not in by)
 
     def one(name: str) -> Any:

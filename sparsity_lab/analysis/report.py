@@ -24,7 +24,7 @@ from sparsity_lab.analysis.style import Point, figure_svg
 from sparsity_lab.generators import Stream, Task
 from sparsity_lab.markup import Markup, cell, details, element, join, number, signed_interval, table
 from sparsity_lab.settings import to_data
-from sparsity_lab.training import RunConfig, store
+from sparsity_lab.training import RunConfig, run_labels, store
 
 __all__ = ["write_report"]
 
@@ -198,17 +198,20 @@ def _configurations(results: ReportResults, rows: pl.DataFrame, beside: Path) ->
     failed = {failure.run.id for failure in results.failures}
     learned = dict(run_states(rows).iter_rows()) if rows.width else {}
     words = {True: "learned", False: "never learned", None: NOT_JUDGED}
+    labels = run_labels(results.runs)
     parts = []
     for config in results.runs:
         run = config.id
         state = "failed" if run in failed else words[learned[run]] if run in learned else "not finished"
         text = json.dumps(to_data(config), indent=1, sort_keys=True, ensure_ascii=False)
-        summary = join([element("code", run), f" {state}: ", element("code", config)], "")
+        label = [": ", element("code", labels[run])] if labels[run] else []
+        summary = join([element("code", run), f" {state}", *label], "")
         folder = element("p", "Files: ", element("a", f"{run}/", href=_link(results.folder / run, beside)))
-        parts.append(details(summary, folder, element("pre", text)))
+        short = element("p", element("code", config))
+        parts.append(details(summary, folder, short, element("pre", text)))
     note = (
-        "Every run with its id, its short form (defaults left out) and, opened, the folder of its files and all its "
-        "settings as JSON."
+        "Every run with its id and what tells it from the others; opened, the folder of its files, its short form "
+        "(defaults left out) and all its settings as JSON."
     )
     return join([element("p", note, class_="note"), *parts])
 

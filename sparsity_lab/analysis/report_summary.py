@@ -23,7 +23,7 @@ from sparsity_lab.analysis.words import (
     same_lengths,
 )
 from sparsity_lab.markup import Markup, details, element, join, table
-from sparsity_lab.training import RunConfig
+from sparsity_lab.training import RunConfig, run_labels
 
 __all__ = ["Failed", "ReportResults", "Seen", "look_at", "run_states", "summary"]
 
@@ -155,6 +155,9 @@ def _maps_of(panel: Panel, factor: float) -> Iterator[tuple[str, HeatMap]]:
         return
     others = [name for name in panel.by if name not in ("task.k", "task.locality")]
     for arm in arms_of(panel.rows, others):
+        # One cell is no map, and tasks without k have none.
+        if arm.rows.drop_nulls(["task.k", "task.locality"]).select("task.k", "task.locality").n_unique() < 2:
+            continue
         label = f"{panel.title}, {arm.label}" if others else panel.title
         yield label, heat_map(arm.rows, factor=factor, measure=panel.measure)
 
@@ -162,5 +165,6 @@ def _maps_of(panel: Panel, factor: float) -> Iterator[tuple[str, HeatMap]]:
 def _failures(results: ReportResults) -> Markup:
     if not results.failures:
         return Markup("")
-    rows = [(failed.run.id, failed.reason, failed.step, str(failed.run)) for failed in results.failures]
-    return join([element("h3", "Failed runs"), table(["run", "reason", "step", "configuration"], rows)])
+    labels = run_labels(results.runs)
+    rows = [(failed.run.id, labels[failed.run.id], failed.reason, failed.step) for failed in results.failures]
+    return join([element("h3", "Failed runs"), table(["run", "settings", "reason", "step"], rows)])

@@ -1,9 +1,11 @@
 """Tick labels that never touch each other, however narrow the axis becomes."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 from matplotlib.axis import Axis
+from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import Formatter
 
@@ -34,10 +36,16 @@ class FittingLabels(Formatter):
         font = self.axis.get_major_ticks(1)[0].label1.get_fontproperties()
         scale = figure.dpi / 72
         places = [axes.transData.transform((value, 1))[0] for value in values]
-        widths = [TextPath((0, 0), label, prop=font).get_extents().width * scale for label in labels]
+        widths = [_width(label, font) * scale for label in labels]
         gap = font.get_size_in_points() * scale * 0.6
         shown = fitting(places, widths, gap, [i for i, value in enumerate(values) if value in self.keep])
         return [label if i in shown else "" for i, label in enumerate(labels)]
+
+
+@lru_cache(maxsize=1024)
+def _width(label: str, font: FontProperties) -> float:
+    """Of the label in points; a figure asks for the same labels each time it lays out or draws an axis."""
+    return float(TextPath((0, 0), label, prop=font).get_extents().width)
 
 
 def fitting(places: Sequence[float], widths: Sequence[float], gap: float, keep: Sequence[int] = ()) -> set[int]:

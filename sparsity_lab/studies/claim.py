@@ -22,15 +22,17 @@ class Decision:
 
     Attributes:
         verdict: by the claim's rule.
-        interval: the estimate that the rule looks at, with its interval over seeds.
+        interval: the estimate that the rule looks at, a mean with Student's interval.
         unit: of the estimate.
         detail: what was seen, in one sentence, made from the numbers.
+        over: what the mean is taken over, in the plural.
     """
 
     verdict: Verdict
     interval: Interval
     unit: str
     detail: str = ""
+    over: str = "seeds"
 
 
 @dataclass(frozen=True, kw_only=True)

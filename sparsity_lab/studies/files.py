@@ -156,7 +156,8 @@ def _rendered(study: Study, evidence: Evidence, facts: dict[str, Any]) -> dict[s
             "estimate": _rounded(decision.interval.estimate),
             "low": _rounded(decision.interval.low),
             "high": _rounded(decision.interval.high),
-            "seeds": decision.interval.count,
+            "count": decision.interval.count,
+            "over": decision.over,
             "unit": decision.unit,
             "detail": decision.detail,
         }

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = ["front_page", "page"]
 
+_SPREAD = (
+    "Mean over seeds, and the smallest and largest in brackets: of all runs, of those that never learned too. Where "
+    "there are such, the arm says how many learned."
+)
+
 
 def page(study: "Study", evidence: Evidence, data: dict[str, Any]) -> str:
     """One study: question, verdicts, figure, measurements, rules, how it was made."""
@@ -21,14 +26,15 @@ def page(study: "Study", evidence: Evidence, data: dict[str, Any]) -> str:
         study.question,
         "## What was found",
         _table(
-            ["claim", "verdict", "estimate", "seeds"],
-            ([one["statement"], f"**{one['verdict']}**", _estimate(one), one["seeds"]] for one in data["claims"]),
+            ["claim", "verdict", "estimate", "mean over"],
+            ([one["statement"], f"**{one['verdict']}**", _estimate(one), _over(one)] for one in data["claims"]),
         ),
-        "Estimates are means over seeds with Student's 95 % interval.",
+        "Estimates are means over what the last column counts, with Student's 95 % interval in brackets; a single "
+        "value has none.",
         *(f"- *{one['claim']}*: {one['detail']}" for one in data["claims"] if one["detail"]),
         f"![{study.title}]({study.name}.svg)",
         "## Measurements",
-        "Mean over seeds, and the smallest and largest in brackets.",
+        *([_SPREAD] if study.columns else []),
         *_measurements(study, evidence.rows),
         *_more_tables(study, evidence),
         _learned(data["arms"]),
@@ -75,11 +81,20 @@ def _measurements(study: "Study", rows: pl.DataFrame) -> list[str]:
             title = measure.replace("_", " ") + ("" if condition == "trained" else f", {condition}")
             head = [f"{title} at length", *(f"{length}{' (trained)' * (length in trained)}" for length in lengths)]
             body = [
-                [arm, *(_spread(own.filter(pl.col("length") == length)[measure]) for length in lengths)]
+                [
+                    arm + _learned_words(own),
+                    *(_spread(own.filter(pl.col("length") == length)[measure]) for length in lengths),
+                ]
                 for (arm,), own in part.partition_by("arm", as_dict=True, maintain_order=True).items()
             ]
             parts.append(_table(head, body))
     return parts
+
+
+def _learned_words(rows: pl.DataFrame) -> str:
+    """How many runs of an arm learned this condition, if not all did."""
+    runs = rows.unique("run")["learned"].drop_nulls()
+    return "" if runs.all() else f" ({runs.sum()} of {len(runs)} learned)"
 
 
 def _more_tables(study: "Study", evidence: Evidence) -> Iterator[str]:
@@ -109,6 +124,11 @@ def _estimate(claim: dict[str, Any]) -> str:
         return "–"
     ends = f" [{claim['low']:.3f}, {claim['high']:.3f}]" if claim["low"] is not None else ""
     return f"{claim['estimate']:.3f}{ends} {claim['unit']}"
+
+
+def _over(claim: dict[str, Any]) -> str:
+    words = claim["over"].removesuffix("s") if claim["count"] == 1 else claim["over"]
+    return f"{claim['count']} {words}" if claim["count"] else "–"
 
 
 def _learned(arms: dict[str, dict[str, Any]]) -> str:

@@ -170,3 +170,15 @@ def test_runs_that_are_not_judged_count():
     assert drop(frame).frame()["drop"].to_list() == [None]
     assert [text.get_text() for text in drop(frame).plot().texts] == ["no drop: no values"]
     assert "2 runs not judged (no optimum declared)" in repr(drop(frame, measure="accuracy"))
+
+
+def test_nothing_is_cut_off_beside_long_names():
+    """The axis' words end where the axes end, so that wider letters of another font have room on the left."""
+    name = "Anchored(width=8), coupled=True, Shuffled(max_id=4), steps=300"
+    ax = drop(frame_of(("a0", {"task.locality": name}, [1, 1, 1, 0.4])), by="task.locality").plot()
+    figure = ax.get_figure(root=True)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in (ax.xaxis.label, *ax.get_yticklabels())]
+    assert min(box.x0 for box in boxes) >= 0
+    assert boxes[0].x1 <= ax.get_window_extent().x1 + 1 < figure.bbox.x1
+    assert boxes[0].width > ax.get_window_extent().width, "the case that this is about"

@@ -50,3 +50,40 @@ def test_conditions_without_an_optimum_have_a_panel_of_their_own():
     panels = panels_of(pl.concat([known, unknown.with_columns(condition=pl.lit("text"))]))
     assert [panel.measure for panel in panels] == ["normalised_accuracy", "accuracy"]
     assert panels[1].title == f"{panels[0].title} (no optimum declared)"
+
+
+def test_what_follows_from_another_setting_is_named_once():
+    def run(coupling, coupled, steps):
+        more = {"task.coupled": coupled, "model.coupling": coupling, "training.steps": steps}
+        return config("Majority()", "position", "NoPE()", 3, "Anchored()", **more)
+
+    (panel,) = panels_of(
+        frame_of(
+            ("a0", run(None, False, 900), [1] * 4),
+            ("b0", run("Oracle(max_id=4)", True, 300), [1] * 4),
+            ("c0", run("Shuffled(max_id=4)", True, 300), [1] * 4),
+        )
+    )
+    assert panel.title == "Majority, position marking, k=3, Anchored locality, NoPE"
+    assert panel.by == ("model.coupling",)
+    assert panel.beside == ("task.coupled", "training.steps")
+
+
+def test_one_arm_without_k_goes_by_its_task():
+    (panel,) = panels_of(
+        frame_of(("a0", {"task": "TextBytes()", "task.k": None, "model.position": "RoPE()"}, [1] * 4))
+    )
+    assert panel.by == ("task",)
+
+
+def test_of_two_that_say_the_same_the_setting_stays():
+    def run(coupling, coupled):
+        return config("Majority()", "position", "RoPE()", 3, "Anchored()") | {
+            "task.coupled": coupled,
+            "model.coupling": coupling,
+        }
+
+    (panel,) = panels_of(
+        frame_of(("a0", run(None, False), [1] * 4), ("b0", run("Oracle(max_id=4)", True), [1] * 4)),
+    )
+    assert panel.by == ("model.coupling",)

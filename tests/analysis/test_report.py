@@ -206,7 +206,8 @@ def test_parents_that_differ_in_their_seed_are_replicates(tmp_path):
 
 
 def test_tasks_without_an_optimum_are_not_judged_and_their_accuracy_is_drawn(tmp_path):
-    results = results_of([(token(1, seed), [1, 1, 0.9, 0.4]) for seed in (0, 1)], judged=False)
+    runs = [(token(k, seed), [1, 1, 0.9, 0.4]) for k in (1, 2) for seed in (0, 1)]
+    results = results_of(runs, judged=False)
     page = write_report(results, tmp_path / "r.html").read_text()
     assert "The finished are not judged (no optimum declared)." in page
     assert "never learned" not in page
@@ -252,3 +253,9 @@ def test_a_report_is_written_whole_or_not_at_all(results, tmp_path, monkeypatch)
         write_report(results, path)
     assert path.read_text() == "before"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "r.html"]
+
+
+def test_one_cell_is_no_map(tmp_path):
+    one = write_report(results_of([(token(1, seed), [1, 1, 0.9, 0.4]) for seed in (0, 1)]), tmp_path / "r.html")
+    assert one.read_text().count("<svg") == 1
+    assert "k by locality" not in one.read_text()

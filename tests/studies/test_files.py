@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis import extrapolation_curve
+from sparsity_lab.analysis import Interval, extrapolation_curve
 from sparsity_lab.generators import Planted
 from sparsity_lab.models import Decoder, NoPE
 from sparsity_lab.recipes import recipe
@@ -25,6 +26,7 @@ from sparsity_lab.studies import (
     render_results,
     write_result,
 )
+from sparsity_lab.studies.page import page
 from sparsity_lab.sweeps import Results, Serial, grid, run_sweep
 from sparsity_lab.training import Evaluation, Run, RunConfig, Training, UniformLength
 
@@ -115,12 +117,14 @@ def test_evidence_without_measures_says_so(study: Study, runs: Path) -> None:
 
 
 def test_pages_are_rendered_again_byte_for_byte(study: Study, runs: Path, tmp_path: Path) -> None:
-    page = write_result(study, Results(runs, study("small")), "small", tmp_path)
+    written = write_result(study, Results(runs, study("small")), "small", tmp_path)
     data = json.loads((tmp_path / "study_for_tests.json").read_text())
     (claim,) = data["claims"]
     assert claim["verdict"] in ("held", "did not hold", "not decided")
     assert data["arms"]["one"]["seeds"] == 2
-    text = page.read_text()
+    assert (claim["count"], claim["over"]) == (2, "seeds")
+    text = written.read_text()
+    assert re.search(r"\| A ¦ higher rate .* \| 2 seeds \|\n", text)
     assert f"{claim['estimate']:.3f}" in text
     assert "A ¦ higher rate" in text, "a bar in a cell would end it"
     size = pl.read_parquet(tmp_path / "study_for_tests.measures.parquet")["size at 0.1"][2]
@@ -130,6 +134,26 @@ def test_pages_are_rendered_again_byte_for_byte(study: Study, runs: Path, tmp_pa
     assert "sparsity-lab sweep study_for_tests --size small" in text
     assert "[Rates](study_for_tests.md)" in (tmp_path / "README.md").read_text()
     assert check_results(tmp_path) == []
+
+
+def test_a_page_says_what_a_mean_is_over_and_how_many_of_the_averaged_runs_learned(
+    study: Study, runs: Path, tmp_path: Path
+) -> None:
+    evidence = study.evidence(Results(runs, study("small")), "small")
+    one = Decision("held", Interval(0.5, None, None, 1), "nats", over="activations")
+    none = Decision("not decided", Interval(None, None, None, 0), "nats")
+    arms = {arm: {"seeds": 2, "learned": 1} for arm in ("one", "two")}
+    claims = [
+        dataclasses.asdict(decision) | {"count": decision.interval.count, "statement": name, "claim": name}
+        | {"estimate": decision.interval.estimate, "low": None, "rule": "", "source": "", "seeds": 2}
+        for name, decision in (("a", one), ("b", none))
+    ]  # fmt: skip
+    some = evidence.rows.with_columns(learned=pl.Series([True] * 9 + [False] * 3))
+    text = page(study, dataclasses.replace(evidence, rows=some), {"arms": arms, "claims": claims, "run": {}})
+    assert "| a | **held** | 0.500 nats | 1 activation |" in text
+    assert "| b | **not decided** | – | – |" in text
+    assert "\n| one | " in text
+    assert "\n| two (1 of 2 learned) | " in text
 
 
 @pytest.mark.parametrize("name", ["study_for_tests.md", "study_for_tests.json", "study_for_tests.svg", "README.md"])

@@ -119,9 +119,8 @@ def _over_activations(
         values = (f"{phi} {_of_activation(evidence, phi, norm, factor):.2f}" for phi in PHIS)
         parts.append(f"{norm}: {', '.join(values)}")
     missing = "" if len(known) == len(phis) else f" Only {len(known)} of {len(phis)} have a loss."
-    return Decision(
-        judged(interval), interval, "nats, over activations", f"Loss at {factor}x, {'; '.join(parts)}.{missing}"
-    )
+    detail = f"Loss at {factor}x, {'; '.join(parts)}.{missing}"
+    return Decision(judged(interval), interval, "nats", detail, over="activations")
 
 
 def _words(evidence: Evidence, names: Sequence[str], factor: int) -> str:
