@@ -65,9 +65,9 @@ PARTS = {
         lengths=(8, 12, 16, 32),
         judged=(8, 32),
         model=MODEL,
-        steps=3000,
+        steps=2000,
         seeds=3,
-        close_seeds=5,
+        close_seeds=8,
         random_offset="gaps",
     ),
     PARITY: Part(
@@ -97,7 +97,8 @@ PUBLISHED, LOG_N, RE_WEIGHTED = "IDs as published", "IDs given, log-n", "IDs giv
 NAMES = (ROPE, POSE, NOPE, GIVEN, PREDICTED, NO_OFFSET, SHUFFLED)
 SHARPENED = (LOG_N, RE_WEIGHTED)
 OFFSET = "predicted, offset alone"
-CLOSE = (GIVEN, PREDICTED, PUBLISHED, LOG_N)
+CLIPPED = "IDs given, clipped offsets"
+CLOSE = (GIVEN, CLIPPED, PREDICTED, PUBLISHED, LOG_N)
 
 
 def arm(part: str, name: str) -> str:
@@ -155,6 +156,7 @@ def _runs(label: str, part: Part, base: RunConfig) -> dict[str, RunConfig]:
     }
     if label == ADDITION:
         trained = part.task.sequence_length(part.trained[1])
+        models[CLIPPED] = model.replace(coupling=Oracle(max_id=largest, random_offset="clipped"))
         models[LOG_N] = oracle.replace(kernel=EntropyInvariantSoftmax(trained_length=trained))
         models[RE_WEIGHTED] = oracle.replace(kernel=LSSAR(p=3))
     if label == SPARSE:

@@ -7,6 +7,7 @@ import polars as pl
 from sparsity_lab.analysis import Interval, mean_interval
 from sparsity_lab.recipes.coupling.arms import (
     ADDITION,
+    CLIPPED,
     GIVEN,
     LOG_N,
     NO_OFFSET,
@@ -124,12 +125,15 @@ COUPLING_PAPER, PAPER = "Cho et al., arXiv 2405.20671", "Golowich et al., arXiv 
 
 def _level_claim(of: str, length: int) -> Claim:
     times = f"{length / TRAINED:g} times"
-    log_n = of == LOG_N
-    ids = "coupled IDs and scores that grow with log n" if log_n else "coupled IDs"
+    ids, short = {
+        GIVEN: ("coupled IDs", ""),
+        CLIPPED: ("coupled IDs of which none is rare in training", ", clipped"),
+        LOG_N: ("coupled IDs and scores that grow with log n", ", log-n"),
+    }[of]
     return Claim(
-        name=f"{times}, log-n" if log_n else times,
+        name=times + short,
         statement=f"With {ids}, sums of {times} the trained digits are right, and without IDs not.",
-        source="this lab" if log_n else COUPLING_PAPER,
+        source=COUPLING_PAPER if of == GIVEN else "this lab",
         rule=(
             f"Held if the mean exact match of {arm(ADDITION, of)} at {length} digits is at least {LEAST}, and "
             f"those of {ROPE} and {NOPE} are below half of it; else did not hold."
@@ -159,7 +163,16 @@ def _more_claim(
 
 
 CLAIMS = (
-    *(_level_claim(of, length) for of in (GIVEN, LOG_N) for length in (HALF_MORE, FURTHER)),
+    *(_level_claim(of, length) for of in (GIVEN, CLIPPED, LOG_N) for length in (HALF_MORE, FURTHER)),
+    _more_claim(
+        "clipped offsets",
+        "What fails beyond the trained digits fails at the rare IDs at the ends of the table: where offsets are "
+        "clipped, so that none is rare, more sums are right.",
+        ADDITION,
+        CLIPPED,
+        GIVEN,
+        FURTHER,
+    ),
     _more_claim(
         "ends",
         "IDs at the ends, where the search would find nothing, carry addition further than the published ones.",
