@@ -14,7 +14,7 @@ __all__ = ["front_page", "page"]
 
 _SPREAD = (
     "Mean over seeds, and the smallest and largest in brackets: of all runs, of those that never learned too. Where "
-    "there are such, the arm says how many learned."
+    "there are such, the arm says how many learned: reached a normalised accuracy of 0.9 at all trained lengths."
 )
 
 
@@ -135,7 +135,7 @@ def _learned(arms: dict[str, dict[str, Any]]) -> str:
     judged = [(arm, one["learned"], one["seeds"]) for arm, one in arms.items() if one["learned"] is not None]
     if not judged:
         return "Whether a run learned its task cannot be said: no optimum is declared."
-    return _table(["arm", "runs that learned", "seeds"], judged)
+    return _table(["arm", "runs that learned (of several k, any)", "seeds"], judged)
 
 
 def _made(facts: dict[str, Any]) -> str:
