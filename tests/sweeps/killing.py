@@ -27,7 +27,7 @@ from sweeps.curricula import Counted
 from training.small_runs import small_run
 
 from sparsity_lab.sweeps import Engine, Processes, Serial, Sweep, execute, run_sweep, workers
-from sparsity_lab.training import RunConfig, claims, status, store, train
+from sparsity_lab.training import RunConfig, claims, inspection, status, store, train
 
 CLOCKS = ("environment.json", "timing.parquet", "timing.sha256")
 LONGEST_WAIT = 500
@@ -98,12 +98,18 @@ class Events:
             self.strike()
 
 
+def _unparsed(path: Path, content: bytes, schema: object) -> None:
+    """In place of ``inspection.parse_frame``."""
+
+
 class Cases:
     """A sweep of five runs, one with a parent and one that diverges, and its folder after no interruption."""
 
     def __init__(self, root: Path) -> None:
         workers.START_METHOD = "fork"  # from here it is safe, and a hundred times as fast
         execute._LOOKS_AGAIN = 0.05
+        # No process parses frames before it forks workers: what has run polars cannot be forked. Bytes are compared.
+        inspection.parse_frame = _unparsed
         self.random = random.Random(0)
         self.root, self.tally, self.counter = root, root / "tally", root / "counter"
         self.tally.mkdir(parents=True)
