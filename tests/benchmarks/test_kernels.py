@@ -152,3 +152,30 @@ torch.testing.assert_close(Mean().weights(q, k)[0, 0, 4], torch.full((5,), 0.2))
     told = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr
     assert told.stdout == "fused\n"
+
+
+MEASURED = json.loads((ROOT / "benchmarks" / "kernels.json").read_text(encoding="utf-8"))["rows"]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "rows", "floors"),
+    [
+        ("LSSA()", "random", {2048: 1.5, 4096: 1.4, 8192: 1.4}),
+        ("LSSAR()", "random", {2048: 2.2, 4096: 2.2, 8192: 2.2}),
+        ("ShiftedSparse(ratio=0.25)", "random", {2048: 0.6, 4096: 0.5, 8192: 0.45}),
+        ("NormAwareLinear()", "random", {2048: 0.7, 4096: 0.4, 8192: 0.25}),
+        ("AdaptiveSparse(block_size=64, k_free=7)", "structured", {4096: 0.8, 8192: 0.5}),
+    ],
+)
+def test_committed_measurements_keep_to_the_floors(kernel: str, rows: str, floors: dict[int, float]) -> None:
+    """Forward + backward over fused softmax, and peak memory; a slower run is not committed unseen."""
+    own = {row["T"]: row for row in MEASURED if (row["kernel"], row["input"], row["pass"]) == (kernel, rows, "both")}
+    assert {T: own[T]["over SDPA"] for T, floor in floors.items() if own[T]["over SDPA"] > floor} == {}
+    assert own[8192]["peak over SDPA"] <= 2
+
+
+def test_committed_decoding_takes_the_same_time_at_any_length() -> None:
+    """Of linear attention, up to the noise of a step of a tenth of a millisecond."""
+    for kernel in ("NormAwareLinear()", "Linear()"):
+        ms = {row["T"]: row["ms"] for row in MEASURED if (row["kernel"], row["pass"]) == (kernel, "decode")}
+        assert ms[131_072] <= 1.2 * ms[1024], kernel
