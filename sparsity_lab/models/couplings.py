@@ -132,9 +132,8 @@ class _Offset(EmbeddedCoupling):
     ) -> Int64[ndarray, "B C T"]:
         if not self.num_words(1, training=training):
             return position_ids
-        if self.random_offset == "gaps":
-            return spread(words, position_ids, self.max_id)
-        return (clipped if self.random_offset == "clipped" else moved)(words, position_ids, self.max_id)
+        law = {True: moved, "clipped": clipped, "gaps": spread}[self.random_offset]
+        return law(words, position_ids, self.max_id)
 
 
 @register
@@ -211,8 +210,7 @@ def moved(
     the largest ID is max_id."""
     room = max_id - position_ids.max(axis=2)
     offset = np.minimum(least + bounded_words(words, (room + 1 - least).astype(np.uint64)), room)
-    moved_ids: Int64[ndarray, "B C T"] = np.where(position_ids > 0, position_ids + offset[:, :, None], 0)
-    return moved_ids
+    return _shifted(position_ids, offset)
 
 
 def clipped(
@@ -227,9 +225,13 @@ def clipped(
     n = position_ids.max(axis=2)
     room = max_id - n
     u = bounded_words(words, np.maximum(room + 2 * n - 1, 1).astype(np.uint64)) + 1 - n
-    offset = np.clip(u, 0, room)
-    clipped_ids: Int64[ndarray, "B C T"] = np.where(position_ids > 0, position_ids + offset[:, :, None], 0)
-    return clipped_ids
+    return _shifted(position_ids, np.clip(u, 0, room))
+
+
+def _shifted(position_ids: Int64[ndarray, "B C T"], offset: Int64[ndarray, "B C"]) -> Int64[ndarray, "B C T"]:
+    """IDs but 0, each higher by the offset of its sequence and kind."""
+    shifted_ids: Int64[ndarray, "B C T"] = np.where(position_ids > 0, position_ids + offset[:, :, None], 0)
+    return shifted_ids
 
 
 def spread(
