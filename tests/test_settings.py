@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -57,6 +57,15 @@ class Blue(Colour):
     def check(self) -> None:
         if self.depth < 1:
             raise SettingError("depth", "at least 1", self.depth)
+
+
+class Taste(Setting, family="test taste"):
+    """A family of one."""
+
+
+@register
+class Picky(Taste):
+    choice: bool | Literal["a", "b"] = False
 
 
 class Picture(Setting, family="test picture"):
@@ -216,6 +225,7 @@ ERRORS: list[tuple[Any, str]] = [
     (lambda: Blue(depth=0), "depth: expected at least 1, got 0"),
     (lambda: Blue(depth="x"), "depth: expected an integer, got 'x'"),
     (lambda: Blue(depth=True), "depth: expected an integer, got True"),
+    (lambda: Picky(choice="c"), "choice: expected a boolean or 'a' or 'b', got 'c'"),
     (lambda: Red(shade=float("inf")), "shade: expected a finite number, got inf"),
     (
         lambda: Painting(ground=Painting()),

@@ -101,11 +101,13 @@ def _conform_leaf(hint: Any, value: Any, path: str) -> Any:
     try:
         return _adapter(hint).validate_python(value)
     except ValidationError as error:
-        message = error.errors()[0]["msg"]
-        expected = (
-            message.removeprefix("Input should be ").replace("a valid ", "a ").replace("a integer", "an integer")
-        )
-        raise SettingError(path, expected, value) from None
+        # One for each choice of a union.
+        choices = dict.fromkeys(_expected(choice["msg"]) for choice in error.errors())
+        raise SettingError(path, " or ".join(choices), value) from None
+
+
+def _expected(message: str) -> str:
+    return message.removeprefix("Input should be ").replace("a valid ", "a ").replace("a integer", "an integer")
 
 
 @functools.cache

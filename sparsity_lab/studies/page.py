@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from sparsity_lab.studies.evidence import Evidence
+from sparsity_lab.training import Evaluation
 
 if TYPE_CHECKING:
     from sparsity_lab.studies.study import Study
@@ -14,7 +15,8 @@ __all__ = ["front_page", "page"]
 
 _SPREAD = (
     "Mean over seeds, and the smallest and largest in brackets: of all runs, of those that never learned too. Where "
-    "there are such, the arm says how many learned: reached a normalised accuracy of 0.9 at all trained lengths."
+    "there are such, the arm says how many learned: reached a normalised accuracy of "
+    f"{Evaluation.threshold:g} at all trained lengths."
 )
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from training.small_runs import small_run
 
+from sparsity_lab.generators import Planted
 from sparsity_lab.kernels import Trace
-from sparsity_lab.models import ModelConfig, RandomOffset, Schedule
+from sparsity_lab.models import Coupling, ModelConfig, Oracle, Plain, PoSE, RandomOffset, Schedule
 from sparsity_lab.settings import register
 from sparsity_lab.training import Training
 from sparsity_lab.training.optimise import Records, optimise, threads_and_device
@@ -26,6 +27,7 @@ class Drawing(nn.Module):
         self.drawn: list[float] = []
         self.lengths: list[int] = []
         self.indices: list[Tensor | None] = []
+        self.position_ids: list[Tensor | None] = []
 
     def forward(
         self,
@@ -40,6 +42,7 @@ class Drawing(nn.Module):
         self.drawn.append(torch.rand((), generator=generator).item())
         self.lengths.append(tokens.shape[1])
         self.indices.append(indices)
+        self.position_ids.append(position_ids)
         trace.losses.append(self.traced.sum())
         return self.logits.expand(int(scored.sum()), -1)
 
@@ -67,12 +70,39 @@ class WithoutSchedule(AnyLength):
     pass
 
 
+@register
+class WithCoupling(AnyLength):
+    schedule: Schedule = Plain()
+    coupling: Coupling = Oracle(max_id=30, random_offset="gaps")
+
+
 def test_any_model_with_a_schedule_gets_its_indices(tmp_path: Path) -> None:
     moved, unmoved = Drawing(), Drawing()
     optimise(small_run(model=WithSchedule()), moved, Records(), tmp_path / "none")
     optimise(small_run(model=WithoutSchedule()), unmoved, Records(), tmp_path / "none")
     assert [indices.shape for indices in moved.indices if indices is not None] == [(4, n) for n in moved.lengths]
     assert unmoved.indices == [None] * 12
+
+
+def test_schedule_and_coupling_move_their_own_and_draw_by_themselves(tmp_path: Path) -> None:
+    """Indices are the same with any coupling, IDs the same with any schedule."""
+
+    def given(model: ModelConfig) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        seen = Drawing()
+        optimise(small_run(task=Planted(k=1, coupled=True), model=model), seen, Records(), tmp_path / "none")
+        return seen.indices, seen.position_ids
+
+    both, coupled = given(WithCoupling(schedule=PoSE(target=64))), given(WithCoupling())
+    scheduled = given(WithCoupling(schedule=PoSE(target=64), coupling=Oracle(max_id=30, random_offset=False)))
+    for found, indices, ids, unmoved in zip(both[0], scheduled[0], coupled[1], scheduled[1], strict=True):
+        assert found is not None
+        assert indices is not None
+        assert torch.equal(found, indices)
+        assert ids is not None
+        assert unmoved is not None
+        assert not torch.equal(ids, unmoved)
+    assert all(torch.equal(one, other) for one, other in zip(both[1], coupled[1], strict=True))
+    assert coupled[0] == [None] * 12
 
 
 def test_losses_of_the_trace_are_trained_but_not_reported(tmp_path: Path) -> None:
