@@ -47,23 +47,44 @@ def kernel_table(rows: list[Row]) -> str:
                 *(_ratio(row, "over SDPA") for row in both),
                 _ratio(found.get(("forward", longest)), "over SDPA"),
                 _ratio(both[-1], "peak over SDPA"),
-                *(_ratio(row, "over SDPA") + (f" ({row['ms']:.2g} ms)" if row else "") for row in decode),
+                *(_ratio(row, "over SDPA") + _step(row) for row in decode),
                 "; ".join(dict.fromkeys(row["CUDA bf16"] for row in both if row)),
             ]
         )
     where = ", ".join(dict.fromkeys(row["where"] for row in rows))
     caption = f"Ratios over `scaled_dot_product_attention(is_causal=True)` in the same run; B=1, H=4, D=64; {where}."
-    return "\n".join([caption, "", *("| " + " | ".join(line) + " |" for line in lines)])
+    return "\n\n".join([caption, _markdown(lines), *_retained(rows)])
 
 
-def _ratio(row: Row | None, column: str) -> str:
-    return (
-        "–"
-        if row is None or row[column] is None
-        else f"{row[column]:.2g}"
-        if row[column] < 1
-        else f"{row[column]:.2f}"
-    )
+def _retained(rows: list[Row]) -> list[str]:
+    """A caption and a table of what mechanisms that choose blocks retain, if there are any."""
+    chosen = [row for row in rows if row.get("retained") is not None]
+    if not chosen:
+        return []
+    header = ["kernel", "input", "T", "retained mass", "over that of oracle blocks"]
+    lines = [
+        [f"`{row['kernel']}`", row["input"], str(row["T"]), _ratio(row, "retained"), _ratio(row, "over oracle", 3)]
+        for row in chosen
+    ]
+    return ["What is kept of the mass of dense attention:", _markdown([header, ["---"] * 2 + ["---:"] * 3, *lines])]
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _step(row: Row | None) -> str:
+    """The time of a decoding step, and of SDPA's beside it where that is told."""
+    if row is None:
+        return ""
+    dense = row.get("SDPA ms")
+    return f" ({row['ms']:.2g} ms)" if dense is None else f" ({row['ms']:.2g} ms; SDPA {dense:.2g} ms)"
+
+
+def _ratio(row: Row | None, column: str, digits: int = 2) -> str:
+    if row is None or row[column] is None:
+        return "–"
+    return f"{row[column]:.{digits}g}" if row[column] < 1 else f"{row[column]:.2f}"
 
 
 def with_table(page: str, rows: list[Row]) -> str:

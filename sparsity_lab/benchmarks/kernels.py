@@ -16,7 +16,9 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from sparsity_lab.benchmarks.measure import alternate, benchmark, seconds
 from sparsity_lab.benchmarks.memory import peak_memory
-from sparsity_lab.kernels import Kernel, KernelState, KeyValueCache
+from sparsity_lab.kernels import AdaptiveSparse, Kernel, KernelState, KeyValueCache
+from sparsity_lab.kernels.adaptive import Audit
+from sparsity_lab.kernels.adaptive.sample import spread_rows
 from sparsity_lab.settings import SettingError, from_text, kinds
 
 __all__ = ["DECODED_LENGTHS", "LENGTHS", "NOT_MEASURED", "kernels"]
@@ -32,6 +34,8 @@ _STEPS = 4
 the caches."""
 _PIECE = 1024
 """Tokens of a prompt that are taken up at once."""
+_AUDITED = 64
+"""Rows of the second half in which retained mass is looked at."""
 
 # A frame needs the types also of columns where nothing was measured.
 _COLUMNS = {
@@ -43,10 +47,13 @@ _COLUMNS = {
     "T": pl.Int64,
     "pass": pl.String,
     "ms": pl.Float64,
+    "SDPA ms": pl.Float64,
     "over SDPA": pl.Float64,
     "peak MiB": pl.Float64,
     "peak over SDPA": pl.Float64,
     "first, s": pl.Float64,
+    "retained": pl.Float64,
+    "over oracle": pl.Float64,
 }
 
 
@@ -70,9 +77,13 @@ def kernels(only: Sequence[str] = (), lengths: Sequence[int] = LENGTHS) -> pl.Da
     - ``pass`` is ``forward``; ``both``, forward + backward, with gradients of queries, keys, values and parameters;
       or ``decode``, one step on a state of T tokens: its ratio from a few steps in turn with as many single queries
       of SDPA on T keys, its time from steps without such a break.
+    - ``SDPA ms`` is SDPA's time in these turns, of the same pass.
     - ``peak MiB`` is what ``peak_memory`` says: results, gradients and all between.
     - ``first, s`` is the first forward + backward at that length, before any timing; where an implementation is
       compiled, that is paid there.
+    - ``retained`` is the share of dense attention's mass in the blocks that ``AdaptiveSparse`` keeps, the mean over
+      all heads and some rows drawn from the second half; ``over oracle`` is that over the mean of what as many blocks
+      would retain if they were the best ones of each row and head, whichever they are.
     - ``input`` is standard normal rows, or ``structured``: see ``structured_rows``.
 
     Args:
@@ -145,7 +156,7 @@ def _attend_rows(kernel: Kernel, name: str, T: int) -> list[dict[str, object]]:
     first_call = seconds(own.both)
     measured = []
     for which in ("forward", "both"):
-        _, time, ratio = _alternated(getattr(dense, which), getattr(own, which))
+        dense_time, time, ratio = _alternated(getattr(dense, which), getattr(own, which))
         peak = peak_memory(getattr(own, which))
         measured.append(
             _common(kernel, rows.q)
@@ -154,13 +165,24 @@ def _attend_rows(kernel: Kernel, name: str, T: int) -> list[dict[str, object]]:
                 "T": T,
                 "pass": which,
                 "ms": 1e3 * time,
+                "SDPA ms": 1e3 * dense_time,
                 "over SDPA": ratio,
                 "peak MiB": peak / 2**20,
                 "peak over SDPA": peak / _sdpa_peak(which, T),
             }
         )
     measured[-1] |= {"first, s": first_call, "CUDA bf16": _cuda_ratios(kernel, name, T)}
+    if isinstance(kernel, AdaptiveSparse):
+        audit = _audit(kernel, rows)
+        measured[-1] |= {"retained": float(audit.retained.mean()), "over oracle": audit.over_oracle()}
     return measured
+
+
+def _audit(kernel: AdaptiveSparse, rows: Rows) -> Audit:
+    """Of rows that have a choice; drawn, since evenly spaced ones would all lie alike in their blocks."""
+    length = rows.q.shape[2]
+    looked_at = spread_rows(length, length // 2, _AUDITED, 1, torch.Generator().manual_seed(0), rows.q.device)
+    return kernel.audit(rows.q, rows.k, rows=looked_at, params=_params(kernel, rows.q))
 
 
 @functools.cache
@@ -187,11 +209,13 @@ def _decode_row(kernel: Kernel, T: int) -> dict[str, object]:
             scaled_dot_product_attention(step[0], k, v)
 
     own()
-    _, _, ratio = _alternated(dense, own)
+    dense_time, _, ratio = _alternated(dense, own)
     # Dense steps in between empty the processor's cache of what a small state has in it.
     own()
     ms = 1e3 / _STEPS * statistics.median(seconds(own) for _ in range(_MOST_ROUNDS))
-    return _common(kernel, q) | {"input": "random", "T": T, "pass": "decode", "ms": ms, "over SDPA": ratio}
+    dense_ms = 1e3 / _STEPS * dense_time
+    times = {"ms": ms, "SDPA ms": dense_ms, "over SDPA": ratio}
+    return _common(kernel, q) | {"input": "random", "T": T, "pass": "decode"} | times
 
 
 def _take_up(kernel: Kernel, state: KernelState, q: Tensor, k: Tensor, v: Tensor, params: nn.Module | None) -> None:

@@ -22,6 +22,11 @@ def tables(frame: pl.DataFrame) -> tuple[dict[str, pl.DataFrame], str]:
         longest = max(rows["T"])
         peak = f", and peak memory over its at T={longest}" if rows["peak over SDPA"].is_not_null().any() else ""
         found[f"{_NAMES.get(str(name), name)}: time over SDPA by T; ms{peak}"] = _by_length(rows)
+    if "retained" in frame.columns and frame["retained"].is_not_null().any():
+        chosen = frame.filter(pl.col("retained").is_not_null())
+        names = [_short(kernel, frame) for kernel in chosen["kernel"]]
+        title = "retained: share of dense attention's mass in the kept blocks, and over that of the best ones"
+        found[title] = chosen.select(pl.Series("kernel", names), "input", "T", "retained", "over oracle")
     return found, line
 
 

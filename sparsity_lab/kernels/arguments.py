@@ -1,19 +1,54 @@
 """Checks of what comes in: each error names the argument, what was expected and what came."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from sparsity_lab.settings import SettingError
 
-__all__ = ["check_key_mask", "check_keys", "check_rows"]
+__all__ = ["RowKind", "check_dtype", "check_key_mask", "check_keys", "check_rows", "known_device"]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
+class RowKind(NamedTuple):
+    """What kind of rows of keys and values: all but how many."""
+
+    batch_size: int
+    num_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, x: Tensor) -> "RowKind":
+        """Of (B, H, T, D) rows."""
+        batch_size, num_heads, _, head_dim = x.shape
+        return cls(batch_size, num_heads, head_dim, x.dtype, x.device)
+
+    def __str__(self) -> str:
+        return f"(B, H, D) = {tuple(self[:3])} in {self.dtype} on {self.device}"
+
+
+def check_dtype(name: str, dtype: torch.dtype) -> None:
+    """Refuse what is no dtype of rows."""
+    if dtype not in _DTYPES:
+        raise SettingError(name, "float16, bfloat16, float32 or float64", dtype)
+
+
+def known_device(name: str, device: torch.device | str) -> torch.device:
+    """The device as tensors on it name it, with its index; refuse one that PyTorch does not know or cannot reach."""
+    try:
+        return torch.empty(0, device=device).device
+    # What PyTorch raises for names it does not know, for builds without the device, and for machines without it.
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise SettingError(name, "a device that PyTorch has here, such as 'cpu'", device) from error
+
+
 def check_rows(name: str, x: Tensor) -> None:
     """Refuse what is no (B, H, T, D) of a float dtype with at least one head, position and coordinate."""
-    if x.dtype not in _DTYPES:
-        raise SettingError(name, "float16, bfloat16, float32 or float64", x.dtype)
+    check_dtype(name, x.dtype)
     if x.ndim != 4 or 0 in x.shape[1:]:
         raise SettingError(name, "shape (B, H, T, D) with H, T and D at least 1", tuple(x.shape))
 

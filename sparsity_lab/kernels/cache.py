@@ -4,24 +4,33 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparsity_lab.settings import Setting, SettingError
+from sparsity_lab.kernels.arguments import RowKind
+from sparsity_lab.settings import Setting, SettingError, Shown
 
 __all__ = ["KernelState", "KeyValueCache"]
+
+_SPARE = 16
+"""A buffer that grows gets room for a sixteenth more tokens than it needs, but for 16 at least."""
 
 
 class KernelState:
     """Base of all decoding states. A mechanism adds what it must remember.
 
+    ``copy.deepcopy`` gives a state that goes on by itself, as two continuations of one prompt need. A shallow copy
+    need not: it counts its own tokens, but shares the buffers that a mechanism writes them into.
+
     Attributes:
         length: number of tokens seen so far; the next token has this position.
         capacity: number of tokens there is room for; None for a state whose size does not depend on it.
         maker: the kernel that made it.
+        takes: what kind of keys and values it was made for.
     """
 
     def __init__(self, capacity: int | None = None) -> None:
         self.length = 0
         self.capacity = capacity
         self.maker: Setting | None = None
+        self.takes: RowKind | None = None
 
     def advance(self, count: int) -> slice:
         """Take the next ``count`` positions; returns them.
@@ -29,21 +38,33 @@ class KernelState:
         Raises:
             SettingError: more tokens than there is room for.
         """
-        stop = self.length + count
-        if self.capacity is not None and stop > self.capacity:
-            raise SettingError("state.capacity", f"room for {stop} tokens", self.capacity)
-        taken = slice(self.length, stop)
-        self.length = stop
+        self.check_room(count)
+        taken = slice(self.length, self.length + count)
+        self.length += count
         return taken
+
+    def check_room(self, count: int) -> None:
+        """Refuse ``count`` more tokens if there is no room for them.
+
+        Raises:
+            SettingError: at ``state.capacity``.
+        """
+        if self.capacity is not None and self.length + count > self.capacity:
+            raise SettingError("state.capacity", f"room for {self.length + count} tokens", self.capacity)
 
 
 class KeyValueCache(KernelState):
-    """Keys and values of all tokens seen, in buffers made once: (B, H, capacity, D).
+    """Keys and values of all tokens seen, in buffers that grow with them.
+
+    A step reads all keys and all values, head by head. Unfilled room of one head lies before the next, and processors
+    fetch ahead into it: buffers of the whole capacity make a step of a half-filled cache a third slower.
 
     Attributes:
         keys, values: (B, H, length, D) views of what is filled; keys as the kernel stored them (rotated, say).
         key_mask: (B, length), or None where every key counts.
     """
+
+    capacity: int
 
     def __init__(
         self,
@@ -56,8 +77,8 @@ class KeyValueCache(KernelState):
         device: torch.device | str,
     ) -> None:
         super().__init__(capacity)
-        self._keys = torch.zeros(batch_size, num_heads, capacity, head_dim, dtype=dtype, device=device)
-        self._values = torch.zeros_like(self._keys)
+        self._keys = torch.empty(batch_size, num_heads, 0, head_dim, dtype=dtype, device=device)
+        self._values = torch.empty_like(self._keys)
         self._key_mask: Tensor | None = None
 
     def append(
@@ -69,21 +90,28 @@ class KeyValueCache(KernelState):
         """Add R tokens; all of them count where there is no ``key_mask``.
 
         Raises:
-            SettingError: rows of another batch, heads, head size or dtype than the buffers, or no room.
+            SettingError: rows of another batch, heads, head size, dtype or device than the buffers, or no room.
         """
+        held = RowKind.of(self._keys)
         for rows in (k, v):
-            like = rows.dtype, (*rows.shape[:2], rows.shape[3])
-            room = self._keys.dtype, (*self._keys.shape[:2], self._keys.shape[3])
-            if like != room:
-                raise SettingError("state", f"rows of dtype {room[0]} and (B, H, D) = {room[1]}", like)
+            if RowKind.of(rows) != held:
+                raise SettingError("state", f"rows of {held}", Shown(RowKind.of(rows)))
         taken = self.advance(k.shape[2])
+        if taken.stop > self._keys.shape[2]:
+            self._keys, self._values = self._with_room(self._keys, taken), self._with_room(self._values, taken)
         self._keys[:, :, taken] = k
         self._values[:, :, taken] = v
         if key_mask is not None and self._key_mask is None:
-            batch_size, _, capacity, _ = self._keys.shape
-            self._key_mask = torch.ones(batch_size, capacity, dtype=torch.bool, device=k.device)
+            self._key_mask = torch.ones(len(k), self.capacity, dtype=torch.bool, device=k.device)
         if key_mask is not None and self._key_mask is not None:
             self._key_mask[:, taken] = key_mask
+
+    def _with_room(self, rows: Float[Tensor, "B H held D"], taken: slice) -> Float[Tensor, "B H room D"]:
+        """A larger buffer with the same rows up to those taken: larger by so much that copying does not matter."""
+        room = min(taken.stop + max(taken.stop // _SPARE, _SPARE), self.capacity)
+        larger = rows.new_empty(*rows.shape[:2], room, rows.shape[3])
+        larger[:, :, : taken.start] = rows[:, :, : taken.start]
+        return larger
 
     @property
     def keys(self) -> Float[Tensor, "B H length D"]:

@@ -60,6 +60,7 @@ class CachedKernel(WeighingKernel):
         context: Context,
     ) -> Float[Tensor, "B H R D"]:
         start = state.length
-        state.append(context.rotate(k, start), v, context.key_mask)
+        q, k = context.rotate_both(q, k, start)
+        state.append(k, v, context.key_mask)
         context = replace(context, key_mask=state.key_mask)
-        return self._rows(context.rotate(q, start), state.keys, state.values, start, context)
+        return self._rows(q, state.keys, state.values, start, context)

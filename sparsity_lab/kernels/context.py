@@ -54,6 +54,15 @@ class Context:
         """Rows at positions ``start`` and on, rotated where the position rotates."""
         return x if self.position is None else self.position.rotate(x, start)
 
+    def rotate_both(
+        self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B G R D"], start: int = 0
+    ) -> tuple[Float[Tensor, "B H R D"], Float[Tensor, "B G R D"]]:
+        """``rotate`` of queries and keys. Single rows go in one piece: there a call costs more than its numbers."""
+        if q.shape[2] > 1 or self.position is None or self.position.kind != "rotate":
+            return self.rotate(q, start), self.rotate(k, start)
+        both = self.rotate(torch.cat([q, k], dim=1), start)
+        return both[:, : q.shape[1]], both[:, q.shape[1] :]
+
     @property
     def has_bias(self) -> bool:
         """Whether scores get a bias."""

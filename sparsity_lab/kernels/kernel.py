@@ -14,7 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sparsity_lab.kernels.arguments import check_key_mask, check_keys, check_rows
+from sparsity_lab.kernels.arguments import (
+    RowKind,
+    check_dtype,
+    check_key_mask,
+    check_keys,
+    check_rows,
+    known_device,
+)
 from sparsity_lab.kernels.cache import KernelState
 from sparsity_lab.kernels.context import Context, Trace
 from sparsity_lab.kernels.position import KernelPosition
@@ -120,6 +127,10 @@ class Kernel(Setting, family="kernel"):
         """Add the R tokens at positions ``state.length`` and on to the state; their output rows. The context's key
         mask is of these tokens alone."""
 
+    def _check_call(self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B G T D"], context: Context) -> None:
+        """Raise ``SettingError`` for what the mechanism itself refuses, such as parameters of another kind. It comes
+        before all else, so that a refused call leaves a decoding state as it was."""
+
     def _check_implementation(self, implementation: str, q: Float[Tensor, "B H R D"]) -> None:
         """Raise ``SettingError`` at ``implementation`` if it was asked for and cannot run on queries like these."""
 
@@ -187,6 +198,7 @@ class Kernel(Setting, family="kernel"):
             generator=generator,
             trace=trace,
         )
+        self._check_call(q, k, context)
         with _own_precision(q):
             return self._attend(q, k, v, context)
 
@@ -232,8 +244,10 @@ class Kernel(Setting, family="kernel"):
             position=position,
             params=params,
         )
+        k = self._shared(k, num_heads)
+        self._check_call(q_rows, k, context)
         with _own_precision(q_rows):
-            return self._weights(q_rows, self._shared(k, num_heads), query_start, context)
+            return self._weights(q_rows, k, query_start, context)
 
     def init_state(
         self,
@@ -250,17 +264,21 @@ class Kernel(Setting, family="kernel"):
 
         Args:
             num_heads: H; of a ``grouped`` mechanism G.
+            dtype, device: of the rows that will come; float16, bfloat16, float32 or float64.
 
         Raises:
-            SettingError: a size that is too small, or an option with which the mechanism cannot decode.
+            SettingError: a size that is too small, another dtype, a device that is not there, or an option with which
+                the mechanism cannot decode.
         """
         sizes = {"batch_size": batch_size, "num_heads": num_heads, "head_dim": head_dim, "capacity": capacity}
         for name, size in sizes.items():
             least = 0 if name == "batch_size" else 1
             if size < least:
                 raise SettingError(name, f"at least {least}", size)
+        check_dtype("dtype", dtype)
+        device = known_device("device", device)
         state = self._init_state(**sizes, dtype=dtype, device=device)
-        state.maker = self
+        state.maker, state.takes = self, RowKind(batch_size, num_heads, head_dim, dtype, device)
         return state
 
     @torch.no_grad()
@@ -288,11 +306,11 @@ class Kernel(Setting, family="kernel"):
             key_mask: (B, R) bool, False for tokens that nobody may see, now and later.
 
         Raises:
-            SettingError: as ``attend``; or a state that another kernel made, or that is too small.
+            SettingError: as ``attend``; or a state that another kernel made, that was made for rows of another batch,
+                heads, size, dtype or device, or that is too small. The state is then as it was before.
         """
         k, v = self._checked(q, k, v)
-        if state.maker is not self and state.maker != self:
-            raise SettingError("state", f"a state made by {self}", Shown(f"one made by {state.maker}"))
+        self._check_state(state, k)
         check_key_mask(key_mask, q, q.shape[2])
         self._check_conditions(q, state.length + q.shape[2], None, position)
         context = Context(
@@ -303,6 +321,7 @@ class Kernel(Setting, family="kernel"):
             params=params,
             trace=trace,
         )
+        self._check_call(q, k, context)
         with _own_precision(q):
             return self._extend(q, k, v, state, context)
 
@@ -336,6 +355,16 @@ class Kernel(Setting, family="kernel"):
         check_keys("v", v, "q", q, k.shape[1], q.shape[2])
         return self._shared(k, q.shape[1]), self._shared(v, q.shape[1])
 
+    def _check_state(self, state: object, k: Float[Tensor, "B G R D"]) -> None:
+        if not isinstance(state, KernelState):
+            raise SettingError("state", f"what init_state of {self} gives", Shown(type(state).__name__))
+        if state.maker is not self and state.maker != self:
+            raise SettingError("state", f"a state made by {self}", Shown(f"one made by {state.maker}"))
+        rows = RowKind.of(k)
+        if state.takes != rows:
+            raise SettingError("state", f"rows of {state.takes}", Shown(rows))
+        state.check_room(k.shape[2])
+
     def _shared(self, x: Float[Tensor, "B G T D"], num_heads: int) -> Float[Tensor, "B heads T D"]:
         """Keys or values, repeated for every query head unless the mechanism deals with groups itself."""
         repeats = num_heads // x.shape[1]
@@ -352,6 +381,8 @@ class Kernel(Setting, family="kernel"):
             raise SettingError("position", f"indices of at least {length} positions", position.length)
         if position.batch_size not in (1, q.shape[0]):
             raise SettingError("position", f"indices of 1 or {q.shape[0]} sequences", position.batch_size)
+        if position.device is not None and position.device != q.device:
+            raise SettingError("position", f"one on the device of the queries, {q.device}", position.device)
         position.check_heads(q.shape[1], q.shape[3])
 
     def _resolve(self, implementation: str, q: Tensor) -> str:

@@ -26,11 +26,13 @@ class KernelPosition(ABC):
         kind: ``"rotate"`` or ``"bias"``; a kernel lists the kinds it takes in ``Kernel.positions``.
         batch_size: 1, or B where each sequence has its own indices.
         length: T, how many positions are covered.
+        device: where its rows are; None for a position that works on any.
     """
 
     kind: ClassVar[str]
     batch_size: int
     length: int
+    device: torch.device | None = None
 
     def check_heads(self, num_heads: int, head_dim: int) -> None:
         """Raise ``SettingError`` at ``position`` if it was made for heads of another number or size."""
@@ -59,6 +61,7 @@ class RotaryPosition(KernelPosition):
 
     def __init__(self, angles: Float[Tensor, "B T half"], dtype: torch.dtype = torch.float32) -> None:
         self.batch_size, self.length, _ = angles.shape
+        self.device = angles.device
         real = torch.float64 if dtype == torch.float64 else torch.float32
         cos_sin = torch.stack([angles.cos(), angles.sin()], dim=-1).to(real)
         self._turn = torch.view_as_complex(cos_sin).unsqueeze(1)  # (B, 1, T, D/2), for all heads
@@ -84,13 +87,19 @@ class BiasPosition(KernelPosition):
 
     Args:
         indices: (B or 1, T) sequence indices m.
-        slopes: (H,) in the dtype the bias shall have.
+        slopes: (H,) in the dtype the bias shall have, on the same device.
+
+    Raises:
+        SettingError: slopes on another device.
     """
 
     kind = "bias"
 
     def __init__(self, indices: Int64[Tensor, "B T"], slopes: Float[Tensor, " H"]) -> None:
         self.batch_size, self.length = indices.shape
+        self.device = indices.device
+        if slopes.device != indices.device:
+            raise SettingError("slopes", f"the device of the indices, {indices.device}", slopes.device)
         self._indices = indices
         self._slopes = slopes
 

@@ -5,14 +5,21 @@ Shapes: B batch, T positions, H query heads, G heads of keys and values, D head 
 
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Block", "Mix"]
+__all__ = ["Block", "Mix", "rms_norm"]
 
 Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
 """What moves between positions: un-rotated q (B, H, T, D), k and v (B, G, T, D), to the output (B, H, T, D)."""
+
+
+def rms_norm(d_model: int) -> nn.RMSNorm:
+    """x / sqrt(mean x² + eps), times a weight. PyTorch's own eps is that of the dtype of x: a copy of a model in
+    another dtype would compute something else."""
+    return nn.RMSNorm(d_model, eps=torch.finfo(torch.float32).eps)
 
 
 class Block(nn.Module):
@@ -28,11 +35,11 @@ class Block(nn.Module):
         super().__init__()
         self.head_dim = d_model // num_heads
         self.qkv_widths = [d_model, num_kv_heads * self.head_dim, num_kv_heads * self.head_dim]
-        self.attention_norm = nn.RMSNorm(d_model)
+        self.attention_norm = rms_norm(d_model)
         self.qkv = nn.Linear(d_model, sum(self.qkv_widths), bias=False)
         self.gate = nn.Linear(d_model, d_model, bias=False) if output_gate else None
         self.output = nn.Linear(d_model, d_model, bias=False)
-        self.mlp_norm = nn.RMSNorm(d_model)
+        self.mlp_norm = rms_norm(d_model)
         self.up = nn.Linear(d_model, d_ff, bias=False)
         self.down = nn.Linear(d_ff, d_model, bias=False)
         self.kernel_params: nn.Module | None = None

@@ -37,9 +37,10 @@ class CoupledEmbedding(nn.Module):
             if smallest < 0 or largest > max_id:
                 given = smallest if smallest < 0 else largest
                 raise SettingError("position_ids", f"position IDs 0 .. {max_id}", given)
-        rows = (position_ids - 1).clamp(min=0).unbind(1)
-        kinds = zip(rows, self.weight.unbind(0), strict=True)
-        embedded = torch.stack([functional.embedding(ids, table) for ids, table in kinds], dim=1)
+        # The tables of all kinds, one after the other.
+        first = torch.arange(0, num_kinds * max_id, max_id, device=position_ids.device).unsqueeze(1)
+        rows = (position_ids - 1).clamp(min=0) + first
+        embedded = functional.embedding(rows, self.weight.flatten(0, 1))
         return (embedded * (position_ids > 0).unsqueeze(-1)).sum(1)
 
 
@@ -61,7 +62,8 @@ class PositionIdHeads(nn.Module):
         self.weight.normal_(0.0, self.weight.shape[-1] ** -0.5, generator=generator)
 
     def forward(self, hidden: Float[Tensor, "N d_model"]) -> Float[Tensor, "N C ids"]:
-        return torch.einsum("nd,cid->nci", hidden, self.weight)
+        logits = functional.linear(hidden, self.weight.flatten(0, 1))
+        return logits.view(len(hidden), *self.weight.shape[:2])
 
     def loss(self, hidden: Float[Tensor, "N d_model"], next_ids: Int64[Tensor, "N C"]) -> Float[Tensor, ""]:
         """loss_weight Σ_c mean over rows of the cross-entropy of the next ID of kind c, in nats."""

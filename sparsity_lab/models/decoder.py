@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from sparsity_lab.kernels import Kernel, KernelPosition, Softmax, Trace
-from sparsity_lab.models.block import Block
+from sparsity_lab.models.block import Block, rms_norm
 from sparsity_lab.models.config import ModelConfig
 from sparsity_lab.models.coupling_modules import next_position_ids
 from sparsity_lab.models.couplings import Coupling
@@ -171,7 +171,7 @@ class Decoder(nn.Module):
             self.coupling_embedding: nn.Module | None = None if coupling is None else coupling.build(config.d_model)
             self.id_heads = None if coupling is None else coupling.build_heads(config.d_model)
             self.blocks = nn.ModuleList(config.block() for _ in config.kernels)
-            self.final_norm = nn.RMSNorm(config.d_model)
+            self.final_norm = rms_norm(config.d_model)
             self.head = nn.Linear(config.d_model, vocab_size, bias=False)
         self.to_empty(device="cpu")
         initialise(self, seed)

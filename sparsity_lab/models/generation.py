@@ -71,10 +71,13 @@ def free_run(
                 mix = partial(kernel.decode, state=states[layer])
             x = block(x, partial(mix, position=position, params=block.kernel_params))
         hidden = model.final_norm(x[:, -1])
-        sequence[:, stop] = torch.where(ended, after_end, model.head(hidden).argmax(-1))
+        sequence[:, stop] = model.head(hidden).argmax(-1)
         if model.id_heads is not None and ids is not None:
-            ids[:, :, stop] = model.id_heads(hidden).argmax(-1) * ~ended[:, None]
+            ids[:, :, stop] = model.id_heads(hidden).argmax(-1)
         if end is not None:
+            sequence[ended, stop] = end
+            if predicts and ids is not None:
+                ids[ended, :, stop] = 0
             ended |= sequence[:, stop] == end
             if ended.all():
                 break

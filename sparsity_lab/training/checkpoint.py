@@ -32,7 +32,7 @@ def load_weights(file: Path, model: nn.Module) -> None:
     """Put the weights of ``file`` into ``model``.
 
     Raises:
-        DamagedFile: not a safetensors file, not of this model, or it cannot be read.
+        DamagedFile: not a safetensors file, not of this model, of another dtype, or it cannot be read.
     """
     tensors, _ = _read(file)
     _check_names(file, tensors, model.state_dict())
@@ -130,6 +130,9 @@ def _check_names(file: Path, tensors: Tensors, expected: Tensors) -> None:
         if found.get(name) != wanted.get(name):
             difference = f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'part of this one')}"
             raise DamagedFile(file, f"holds the weights of another model: {difference}")
+        if tensors[name].dtype != expected[name].dtype:
+            difference = f"{name} is {tensors[name].dtype}, not {expected[name].dtype}"
+            raise DamagedFile(file, f"holds weights of another dtype: {difference}")
 
 
 def _hash(tensors: Tensors, text: str) -> str:

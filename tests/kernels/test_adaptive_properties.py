@@ -81,6 +81,7 @@ def test_properties(kernel: AdaptiveSparse, length: int, group: int, size: float
         assert (candidates[:, :, kernel.dense_len :] <= kernel.k_free + kernel.k_slack).all()
     assert (found.lower <= found.retained + 1e-12).all()
     assert (found.retained <= found.upper + 1e-12).all()
+    assert (found.retained <= found.oracle + 1e-12).all()
     assert ((found.estimated >= 0) & (found.estimated <= 1)).all()
     if kernel.rho_min:
         assert (found.upper >= kernel.rho_min - 1e-12).all()

@@ -1,5 +1,7 @@
 """What every registered kernel must do, by its examples: a new mechanism is tested by being registered."""
 
+import copy
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -8,8 +10,8 @@ from kernels.closeness import assert_close, random_rows
 from kernels.conditions import KERNELS, make_position, padding
 from torch import Tensor, nn
 
-from sparsity_lab.kernels import Kernel, Trace
-from sparsity_lab.settings import SettingError
+from sparsity_lab.kernels import BiasPosition, Kernel, KernelPosition, KernelState, RotaryPosition, Trace
+from sparsity_lab.settings import Setting, SettingError
 
 B, H, D = 2, 4, 8
 LENGTHS = (1, 2, 37)  # no block size divides 37
@@ -65,6 +67,26 @@ def test_fast_forms_are_the_reference(kernel: Kernel, training: bool, dtype: tor
                     assert_close(f"output, {case}", got, expected, tolerance)
                     for name, x, y in zip("qkv", qkv, wide, strict=True):
                         assert_gradient_close(f"gradient of {name}, {case}", x.grad, y.grad, grad, tolerance)
+
+
+@every_kernel
+@training_or_use
+def test_a_sequence_alone_is_one_of_a_batch(kernel: Kernel, training: bool) -> None:
+    """A batch of one: outputs and gradients of every form."""
+    key_mask, grad = padding(37), random_rows(B, H, 37, D, count=1, seed=9, dtype=torch.float32)[0].detach()
+    for implementation in kernel.implementations:
+        for mask in (None, key_mask):
+            options: dict[str, Any] = {"training": training, "implementation": implementation}
+            both, alone = rows(37, torch.float32), rows(37, torch.float32)
+            alone = tuple(x.detach()[1:].requires_grad_() for x in alone)
+            out = attended(kernel, both, key_mask=mask, **options)
+            got = attended(kernel, alone, key_mask=None if mask is None else mask[1:], **options)
+            tolerance = tolerance_of(kernel, torch.float32)
+            assert_close(f"output, {implementation}", got, out[1:].detach(), tolerance)
+            found = torch.autograd.grad(got, alone, grad[1:])
+            expected = torch.autograd.grad(out, both, grad)
+            for name, x, y in zip("qkv", found, expected, strict=True):
+                assert_gradient_close(f"gradient of {name}, {implementation}", x, y[1:], grad[1:], tolerance)
 
 
 def tolerance_of(kernel: Kernel, dtype: torch.dtype) -> float:
@@ -252,6 +274,40 @@ def test_legal_input_gives_no_nan(kernel: Kernel, training: bool, name: str) -> 
 
 
 @every_kernel
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@torch.no_grad()
+def test_legal_input_decodes_without_nan(kernel: Kernel, dtype: torch.dtype) -> None:
+    """The same rows through a state, a prompt of three and then token by token: finite, and what ``attend`` gives; of
+    one sequence, and of two, one of them all padding."""
+    params = params_of(kernel)
+    for name, change in DEGENERATE.items():
+        for batch_size, fully_padded in ((1, False), (B, True)):
+            qkv = tuple(x.detach()[:batch_size] for x in rows(6, torch.float32))
+            qkv = tuple(x.to(dtype) for x in change(*qkv))
+            length = qkv[0].shape[2]
+            key_mask = torch.ones(batch_size, length, dtype=torch.bool)
+            key_mask[-1] = not fully_padded
+            whole = kernel.attend(*qkv, training=False, key_mask=key_mask, params=params)
+            state, got = kernel.init_state(batch_size, H, D, length, dtype=dtype), []
+            for start, stop in pairwise(sorted({0, *range(3, length), length})):
+                piece = slice(start, stop)
+                part = [x[:, :, piece] for x in qkv]
+                if fully_padded:
+                    out = kernel.prefill(*part, state=state, key_mask=key_mask[:, piece], params=params)
+                elif stop - start == 1:
+                    out = kernel.decode(*part, state=state, params=params)
+                else:
+                    out = kernel.prefill(*part, state=state, params=params)
+                got.append(out)
+            case = f"{name}, batch of {batch_size}, padded: {fully_padded}"
+            decoded = torch.cat(got, 2)
+            assert decoded.isfinite().all(), case
+            if fully_padded:
+                assert not decoded[-1].any(), case
+            assert_close(case, decoded, whole, tolerance_of(kernel, dtype))
+
+
+@every_kernel
 def test_parameters_learn(kernel: Kernel) -> None:
     """Every trainable part gets a gradient, from the output or from an auxiliary loss, alike in all forms."""
     params = params_of(kernel)
@@ -371,11 +427,111 @@ def test_another_kernels_state_is_refused(kernel: Kernel) -> None:
         kernel.init_state(2, 4, 8, 0)
 
 
+def kept_in(state: KernelState) -> dict[str, Any]:
+    """All that a state holds, tensors copied."""
+    return copy.deepcopy(vars(state))
+
+
+def assert_same(name: str, got: Any, expected: Any) -> None:
+    """Equal numbers, tensors bit by bit, also inside other objects."""
+    if isinstance(expected, Tensor):
+        assert torch.equal(got, expected), name
+    elif isinstance(expected, dict):
+        assert got.keys() == expected.keys(), name
+        for key, value in expected.items():
+            assert_same(f"{name}.{key}", got[key], value)
+    elif hasattr(expected, "__dict__") and not isinstance(expected, Setting):
+        assert_same(name, vars(got), vars(expected))
+    else:
+        assert got == expected, name
+
+
+ON_META = ROWS[:, :, :1].to("meta")
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"k": ON_META}, r"k: expected the device of q, cpu, got device\(type='meta'\)"),
+    ({"v": ON_META}, r"v: expected the device of q, cpu, got device\(type='meta'\)"),
+    ({"q": ON_META}, r"k: expected the device of q, meta, got device\(type='cpu'\)"),
+    (dict.fromkeys("qkv", ON_META), r"state: expected rows of .* in torch.float32 on cpu, got .* on meta"),
+    (dict.fromkeys("qkv", ROWS[:, :, :1].bfloat16()), r"state: expected rows of .*float32 .*, got .*bfloat16 on cpu"),
+    (dict.fromkeys("qkv", ROWS[:, :, :1].double()), r"state: expected rows of .*float32 .*, got .*float64 on cpu"),
+    (dict.fromkeys("qkv", ROWS[:1, :, :1]), r"state: .*\(B, H, D\) = \(2, 4, 8\) .*, got \(B, H, D\) = \(1, 4, 8\)"),
+    (dict.fromkeys("qkv", ROWS[:, :2, :1]), r"state: .*\(B, H, D\) = \(2, 4, 8\) .*, got \(B, H, D\) = \(2, 2, 8\)"),
+    (
+        dict.fromkeys("qkv", ROWS[..., :1, :4]),
+        r"state: .*\(B, H, D\) = \(2, 4, 8\) .*, got \(B, H, D\) = \(2, 4, 4\)",
+    ),
+    (
+        {"key_mask": torch.ones(2, 1, dtype=torch.bool, device="meta")},
+        r"key_mask: expected the device .*cpu, got .*meta",
+    ),
+    ({"key_mask": torch.ones(2, 2, dtype=torch.bool)}, r"key_mask: expected shape \(2, 1\), got \(2, 2\)"),
+    ({"key_mask": torch.ones(2, 1)}, r"key_mask: expected bool"),
+]
+
+
 @every_kernel
-def test_a_full_state_is_refused(kernel: Kernel) -> None:
-    state = kernel.init_state(2, 4, 8, 2)
-    if state.capacity is None:
-        return
-    kernel.prefill(*[ROWS[:, :, :2]] * 3, state=state, params=params_of(kernel))
-    with pytest.raises(SettingError, match=r"state.capacity: expected room for 3 tokens, got 2"):
+def test_a_refused_call_leaves_the_state(kernel: Kernel) -> None:
+    """Rows, masks, positions and parameters of another kind, shape, dtype or device, and too many tokens: refused by
+    name before anything is counted or written, so that the right call goes on as if nothing had been."""
+    params, length = params_of(kernel), 7
+    qkv = tuple(x.detach() for x in rows(length, torch.float32))
+    whole = kernel.attend(*qkv, training=False, params=params)
+    state = kernel.init_state(B, H, D, length)
+    kernel.prefill(*(x[:, :, :5] for x in qkv), state=state, params=params)
+    before = kept_in(state)
+    bad = list(REFUSED)
+    if state.capacity is not None:
+        bad.append((dict.fromkeys("qkv", ROWS[:, :, :3]), r"state.capacity: expected room for 8 tokens, got 7"))
+    for kind in kernel.positions:
+        short, wrong = make_position(kind, 5, num_heads=H), make_position(kind, 9, num_heads=3, head_dim=4)
+        bad.append(({"position": short}, r"position: expected indices of at least 6 positions, got 5"))
+        bad.append(({"position": wrong}, r"position: expected (slopes of 4 heads|angles for heads of 8)"))
+        bad.append(({"position": on_meta(kind, length)}, r"position: expected one on the device .*cpu, got .*meta"))
+    if params is not None:
+        bad.append(({"params": nn.Linear(2, 2)}, r"params: expected what .*build.* gives, got '?Linear"))
+        other = kernel.build(3, D, seed=3)
+        bad.append(({"params": other}, r"params: expected .*, got 3"))
+    for change, message in bad:
+        arguments = {**dict.fromkeys("qkv", ROWS[:, :, :1]), "params": params, **change}
+        with pytest.raises(SettingError, match=message):
+            kernel.prefill(**arguments, state=state)
+        assert_same("state", vars(state), before)
+    steps = [kernel.decode(*(x[:, :, t : t + 1] for x in qkv), state=state, params=params) for t in range(5, length)]
+    assert_close("decoded", torch.cat(steps, 2), whole[:, :, 5:], tolerance_of(kernel, torch.float32))
+
+
+def on_meta(kind: str, length: int) -> KernelPosition:
+    if kind == "rotate":
+        return RotaryPosition(torch.zeros(1, length, D // 2, dtype=torch.float64, device="meta"))
+    return BiasPosition(torch.zeros(1, length, dtype=torch.int64, device="meta"), torch.zeros(H, device="meta"))
+
+
+@every_kernel
+def test_a_state_on_another_device_is_refused(kernel: Kernel) -> None:
+    state = kernel.init_state(B, H, D, 4, device="meta")
+    with pytest.raises(SettingError, match=r"state: expected rows of .* on meta, got .* on cpu"):
         kernel.decode(*[ROWS[:, :, :1]] * 3, state=state, params=params_of(kernel))
+    assert state.length == 0
+    for kind in kernel.positions:
+        with pytest.raises(
+            SettingError, match=r"position: expected one on the device of the queries, cpu, got .*meta"
+        ):
+            kernel.attend(ROWS, ROWS, ROWS, position=on_meta(kind, 4), params=params_of(kernel))
+        with pytest.raises(
+            SettingError, match=r"position: expected one on the device of the queries, cpu, got .*meta"
+        ):
+            kernel.weights(ROWS, ROWS, position=on_meta(kind, 4), params=params_of(kernel))
+
+
+@every_kernel
+def test_states_of_no_dtype_or_device_are_refused(kernel: Kernel) -> None:
+    for dtype in (torch.int64, torch.bool, torch.complex64, torch.float8_e5m2):
+        with pytest.raises(
+            SettingError, match=rf"dtype: expected float16, bfloat16, float32 or float64, got {dtype}"
+        ):
+            kernel.init_state(B, H, D, 4, dtype=dtype)
+    for device in ("gpu", "cpu:x", "cuda:99"):
+        with pytest.raises(SettingError, match=rf"device: expected a device that PyTorch has here.*, got '{device}'"):
+            kernel.init_state(B, H, D, 4, device=device)
+    with pytest.raises(SettingError, match=r"state: expected what init_state of .* gives, got NoneType"):
+        kernel.decode(*[ROWS[:, :, :1]] * 3, state=None, params=params_of(kernel))

@@ -1,8 +1,10 @@
 """Linear attention: the sheet's worked examples, its forms against each other, and its properties."""
 
+import copy
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -346,6 +348,77 @@ def test_both_ways_is_one_sum(kernel: Kernel) -> None:
         assert_close(f"row {t}", out[0][:, :, t], last, 1e-12)
 
 
+@every_kernel
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@torch.no_grad()
+def test_causal_to_the_bit(kernel: Kernel, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another key, value and query at position t and after leave the rows before t as they are, bit by bit, in every
+    form: inside a chunk, over chunks and over blocks. Row t changes."""
+    monkeypatch.setattr(chunked, "BLOCK_ROWS", 12)
+    kernel, length = replace(kernel, chunk=3), 14  # blocks of two chunks
+    qkv = tuple(x.detach() for x in random_rows(1, 2, length, 8, dtype=dtype))
+    other = tuple(x.detach() for x in random_rows(1, 2, length, 8, dtype=dtype, seed=7))
+    position = rotary(length, 8, dtype)
+
+    def prefilled(*qkv: Tensor, pieces: tuple[int, ...]) -> Tensor:
+        return extend_by_pieces(
+            kernel, qkv, kernel.init_state(1, 2, 8, length, dtype=dtype), pieces, position=position
+        )
+
+    forms = {
+        "reference": partial(kernel.attend, implementation="reference", position=position),
+        "chunked": partial(kernel.attend, implementation="chunked", position=position),
+        "recurrent": partial(prefilled, pieces=(1,) * length),
+        "in pieces": partial(prefilled, pieces=(5, 1, 8)),
+    }
+    for name, form in forms.items():
+        before = form(*qkv)
+        for t in range(1, length, 4 if name == "recurrent" else 1):
+            changed = form(*(torch.cat([x[:, :, :t], y[:, :, t:]], dim=2) for x, y in zip(qkv, other, strict=True)))
+            assert torch.equal(changed[:, :, :t], before[:, :, :t]), f"{name}: a row before {t}"
+            assert (changed[:, :, t] != before[:, :, t]).any(), f"{name}: row {t}"
+
+
+LONG = 4096
+
+
+def float32_errors(kernel: Kernel, turned: bool) -> list[float]:
+    """Of the chunked form against the float64 reference: the largest error of an output over the largest output, in
+    the first 128 of ``LONG`` rows, in the middle and in the last."""
+    rows = tuple(x.detach() for x in random_rows(1, 2, LONG, 64, dtype=torch.float32))
+    q, k, v = (x.double() for x in rows)
+    narrow, wide = (rotary(LONG, 64, dtype) if turned else None for dtype in (torch.float32, F64))
+    got, errors = kernel.attend(*rows, position=narrow, implementation="chunked").double(), []
+    for start in (0, LONG // 2 - 64, LONG - 128):
+        tile = slice(start, start + 128)
+        expected = kernel.weights(q[:, :, tile], k, query_start=start, position=wide) @ v
+        errors.append(float((got[:, :, tile] - expected).abs().max() / expected.abs().max()))
+    return errors
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["NoPE", "RoPE"])
+@pytest.mark.parametrize("kernel", [NormAwareLinear(), NormAwareLinear(map="polarity"), Linear()], ids=str)
+def test_float32_of_a_long_sequence(kernel: Kernel, turned: bool) -> None:
+    """64 chunks of 64 rows. Features are not negative, so no sum of them cancels: up to the last row it rounds 64
+    times from chunk to chunk and 64 times in a chunk, and 128 features are summed in a product. If all 256 rounded to
+    one side, that were 256 x 2^-24 = 1.5e-5; if to either side, the root of it, 16 x 2^-24 = 1e-6. Twice that is the
+    bound, in early rows as in late ones."""
+    assert max(float32_errors(kernel, turned)) <= 2e-6
+
+
+def test_sums_in_half_the_digits_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound above against sums that are rounded to float16 between blocks: late rows are off by far more."""
+
+    def rounded(*arguments: Tensor) -> tuple[Tensor, Tensor]:
+        out, after = causal_product(*arguments)
+        return out, after.half().float()
+
+    monkeypatch.setattr(chunked, "causal_product", rounded)
+    first, middle, last = float32_errors(NormAwareLinear(), turned=False)
+    assert first <= 2e-6
+    assert min(middle, last) > 5e-5
+
+
 def test_product_and_denominator_with_a_sum_before_and_a_gradient_after() -> None:
     """The pieces of the chunked form by finite differences, sums in and out among them, over chunks of 3."""
     generator = torch.Generator().manual_seed(0)
@@ -404,6 +477,84 @@ def test_convex_up_to_eps(kernel: Kernel, numbers: list[float], seed: int) -> No
     order = torch.randperm(LENGTH, generator=torch.Generator().manual_seed(seed))
     shuffled = kernel.attend(q, k[:, :, order], v[:, :, order], implementation="chunked")
     assert_close("last row", shuffled[:, :, -1], out[:, :, -1], 1e-9)
+
+
+ROTATIONS = st.sampled_from(["input", "numerator"])
+ANY_KERNEL = st.one_of(
+    st.builds(
+        NormAwareLinear,
+        map=st.sampled_from(["cosine", "polarity", "raw"]),
+        power=st.sampled_from([1.0, 2.5, 3.0]),
+        max_division=st.booleans(),
+        eps=st.sampled_from([0.0, 1e-6, 0.1]),
+        rotation=ROTATIONS,
+        chunk=st.integers(1, 12),
+    ),
+    st.builds(Linear, feature=st.sampled_from(["elu", "relu"]), rotation=ROTATIONS, chunk=st.integers(1, 12)),
+)
+
+
+@settings(max_examples=50)
+@given(
+    kernel=ANY_KERNEL,
+    length=st.integers(1, 40),
+    batch_size=st.integers(0, 2),
+    turned=st.booleans(),
+    padded=st.sampled_from([None, 0.3, 1.0]),
+    size=st.sampled_from([0.0, 1e-3, 1.0, 10.0]),
+    cuts=st.sets(st.integers(1, 39)),
+    seed=st.integers(0, 99),
+)
+@torch.no_grad()
+def test_all_forms_are_one(
+    kernel: Kernel,
+    length: int,
+    batch_size: int,
+    turned: bool,
+    padded: float | None,
+    size: float,
+    cuts: set[int],
+    seed: int,
+) -> None:
+    """Reference, chunked, one token at a time, and in pieces cut anywhere; a copy of a state in the middle, shallow
+    or deep, goes its own way and leaves the state to go on as if there were none, for a state's sums are replaced and
+    never written into."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v, *other = torch.randn(6, batch_size, 2, length, 4, generator=generator, dtype=F64)
+    qkv, other = (size * q, size * k, v), tuple(other)
+    key_mask = None if padded is None else torch.rand(batch_size, length, generator=generator) >= padded
+    position = rotary(length, 4) if turned else None
+    expected = kernel.attend(*qkv, key_mask=key_mask, position=position, implementation="reference")
+    # Signed weights can nearly cancel in a denominator, which then loses digits.
+    tolerance = 1e-11 if getattr(kernel, "map", "") != "raw" else 1e-7
+    assert expected.isfinite().all()
+    if padded == 1.0:
+        assert not expected.any()
+    chunked = kernel.attend(*qkv, key_mask=key_mask, position=position, implementation="chunked")
+    assert_forms_close("chunked", chunked, expected, tolerance)
+
+    def taken(state: LinearState, rows: tuple[Tensor, ...], start: int, stop: int) -> Tensor:
+        mask = None if key_mask is None else key_mask[:, start:stop]
+        part = (x[:, :, start:stop] for x in rows)
+        return kernel.prefill(*part, state=state, key_mask=mask, position=position)
+
+    for borders in (range(length + 1), sorted({0, *(cut for cut in cuts if cut < length), length})):
+        state, out = kernel.init_state(batch_size, 2, 4, length, dtype=F64), []
+        for start, stop in itertools.pairwise(borders):
+            if stop == length:
+                for copied in (copy.copy(state), copy.deepcopy(state)):
+                    assert copied.maker == kernel
+                    taken(copied, other, start, stop)
+                    assert (copied.length, state.length) == (stop, start)
+            out.append(taken(state, qkv, start, stop))
+        assert_forms_close(f"borders {list(borders)}", torch.cat(out, 2), expected, tolerance)
+
+
+def assert_forms_close(name: str, got: Tensor, expected: Tensor, tolerance: float) -> None:
+    if expected.numel():
+        assert_close(name, got, expected, tolerance)
+    else:
+        assert got.shape == expected.shape, name
 
 
 @pytest.mark.parametrize("map", ["cosine", "polarity"])

@@ -17,6 +17,7 @@ from sparsity_lab.settings import SettingError, from_text
 
 VARIANTS = ["split", "wrap_causal", "wrap_rolled"]
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
+every_implementation = pytest.mark.parametrize("implementation", ["reference", "fused"])
 
 
 def pattern(kernel: ShiftedSparse, length: int, num_heads: int = 2, **options: Any) -> Tensor:
@@ -124,7 +125,7 @@ PINNED = {
 
 
 @every_variant
-@pytest.mark.parametrize("implementation", ["reference", "fused"])
+@every_implementation
 def test_pinned_outputs(variant: str, implementation: str) -> None:
     """D = 1, q = 1, k_j = ln(j + 1), v_j = j: weights are as j + 1."""
     places = torch.arange(8.0)
@@ -223,19 +224,21 @@ def test_dense_in_use(variant: str) -> None:
 # --- what reaches what through layers
 
 
-def reached(variant: str, length: int, group: int, depth: int) -> Tensor:
+def reached(variant: str, length: int, group: int, depth: int, implementation: str = "reference") -> Tensor:
     """(T, T) bool: whether the gradient of output i with respect to input j is not exactly zero, through ``depth``
-    attention layers whose heads are mixed between them."""
+    attention layers whose heads are mixed between them. The fast form in float32, in which it runs in use."""
+    dtype = torch.float64 if implementation == "reference" else torch.float32
     generator = torch.Generator().manual_seed(depth)
     num_heads, head_dim = 2, 4
     width = num_heads * head_dim
-    weights = [torch.randn(4, width, width, generator=generator, dtype=torch.float64) / 3 for _ in range(depth)]
-    x = torch.randn(length, width, generator=generator, dtype=torch.float64).requires_grad_()
+    draws = torch.randn(depth, 4, width, width, generator=generator, dtype=torch.float64) / 3
+    weights = list(draws.to(dtype))
+    x = torch.randn(length, width, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
     kernel = ShiftedSparse(group=group, variant=variant)
     hidden = x
     for layer in weights:
         q, k, v = ((hidden @ w).view(1, length, num_heads, head_dim).transpose(1, 2) for w in layer[:3])
-        mixed = kernel.attend(q, k, v).transpose(1, 2).reshape(length, width)
+        mixed = kernel.attend(q, k, v, implementation=implementation).transpose(1, 2).reshape(length, width)
         hidden = torch.nn.functional.layer_norm(hidden + mixed @ layer[3], (width,))
     rows = []
     for i in range(length):
@@ -244,25 +247,27 @@ def reached(variant: str, length: int, group: int, depth: int) -> Tensor:
     return torch.stack(rows)
 
 
+@every_implementation
 @pytest.mark.parametrize(("variant", "whole_past_from"), [("split", 7), ("wrap_causal", 6)])
-def test_reach_by_depth(variant: str, whole_past_from: int) -> None:
+def test_reach_by_depth(variant: str, whole_past_from: int, implementation: str) -> None:
     """G = N / 4: the last token depends on min(N, G + (d - 1) G / 2) tokens after d layers, its whole past from 7
     layers on; where the last half sees the first, from 6 on. Nothing depends on the future at any depth."""
     length, group = 16, 4
     for depth in range(1, 9):
-        seen = reached(variant, length, group, depth)
+        seen = reached(variant, length, group, depth, implementation)
         assert not seen.triu(1).any(), f"depth {depth}: the future"
         assert bool(seen[-1].all()) == (depth >= whole_past_from), f"depth {depth}"
         if variant == "split":
             assert int(seen[-1].sum()) == min(length, group + (depth - 1) * group // 2), f"depth {depth}"
 
 
-def test_leak_by_depth() -> None:
+@every_implementation
+def test_leak_by_depth(implementation: str) -> None:
     """The published variant: no row sees the token that it must predict up to 6 layers, 7 of 15 do at 7, all at 8."""
     length, group = 16, 4
-    labels = {depth: int(reached("wrap_rolled", length, group, depth).diagonal(1).sum()) for depth in (1, 6, 7, 8)}
-    assert labels == {1: 0, 6: 0, 7: 7, 8: 15}
-    assert reached("wrap_rolled", length, group, 1).triu(1).any(), "it sees later tokens from the first layer on"
+    leaks = {depth: reached("wrap_rolled", length, group, depth, implementation) for depth in (1, 6, 7, 8)}
+    assert {depth: int(seen.diagonal(1).sum()) for depth, seen in leaks.items()} == {1: 0, 6: 0, 7: 7, 8: 15}
+    assert leaks[1].triu(1).any(), "it sees later tokens from the first layer on"
 
 
 # --- the fast form

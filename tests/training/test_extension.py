@@ -94,6 +94,14 @@ def test_file_without_a_trained_weight_is_refused(out: Path, tmp_path: Path, nam
     assert str(error.value).endswith(str(shape))
 
 
+def test_file_of_another_dtype_is_refused(out: Path, tmp_path: Path) -> None:
+    weights = load_file(out / CHILD.id / "model.safetensors")
+    save_file(weights | {"final_norm.weight": weights["final_norm.weight"].double()}, tmp_path / "file")
+    model = train(CHILD, out).model()
+    with pytest.raises(DamagedFile, match="another dtype: final_norm.weight is torch.float64, not torch.float32"):
+        load_weights(tmp_path / "file", model)
+
+
 def test_optimiser_knows_only_what_is_trained(out: Path) -> None:
     """And a run goes on from its checkpoint to the same bytes."""
     folder = out / "interrupted"

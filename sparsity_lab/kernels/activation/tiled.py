@@ -49,6 +49,9 @@ def tiled_activation(
     context.check_constant_bias()
     wide = torch.promote_types(q.dtype, torch.float32)
     scaled = q.to(wide) / math.sqrt(q.shape[-1])
+    if q.shape[2] == 1 and not torch.is_grad_enabled():
+        # A decoding step: one tile, and no backward pass to keep anything for.
+        return _tile(scaled, k.to(wide), v.to(wide), slice(0, 1), query_start, context, form).to(q.dtype)
     out: Tensor = _Tiled.apply(scaled, k.to(wide), v.to(wide), query_start, context, form)  # type: ignore[no-untyped-call]
     return out.to(q.dtype)
 
@@ -58,9 +61,7 @@ class _Tiled(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, query_start: int, context: Context, form: Form) -> Tensor:
         out = torch.empty_like(q)
         for rows, num_keys in _tiles(q, k, query_start, context):
-            x = _scores(q, k[:, :, :num_keys], rows, query_start, context, form)
-            f, Z, _ = _values(x, rows, context, form)
-            out[:, :, rows] = f @ v[:, :, :num_keys] / Z
+            out[:, :, rows] = _tile(q, k[:, :, :num_keys], v[:, :, :num_keys], rows, query_start, context, form)
         ctx.save_for_backward(q, k, v, out)
         ctx.rest = query_start, context, form
         return out
@@ -86,6 +87,13 @@ class _Tiled(torch.autograd.Function):
         return grad_q, grad_k, grad_v, None, None, None
 
 
+def _tile(q: Tensor, k: Tensor, v: Tensor, rows: slice, query_start: int, context: Context, form: Form) -> Tensor:
+    """(B, H, R, D): the output of a tile of rows on the keys that they may see."""
+    x = _scores(q, k, rows, query_start, context, form)
+    f, Z, _ = _values(x, rows, context, form)
+    return f @ v / Z
+
+
 def _tiles(q: Tensor, k: Tensor, query_start: int, context: Context) -> list[tuple[slice, int]]:
     """Rows, counted from the first that is given, and the number of keys that they may see."""
     num_rows, num_keys = q.shape[2], k.shape[2]
@@ -103,7 +111,7 @@ def _scores(q: Tensor, k: Tensor, rows: slice, query_start: int, context: Contex
         x += bias
     if form.shift is not None:
         x -= form.shift[:, :, rows]
-    if context.causal:
+    if context.causal and num_rows > 1:
         # Keys before the tile's first row are seen by all of its rows.
         corner = visible_keys(0, num_rows, num_rows, causal=True, device=x.device)
         x[..., first:].masked_fill_(~corner, -math.inf)

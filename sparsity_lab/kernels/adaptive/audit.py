@@ -35,6 +35,8 @@ class Audit:
         margin: (B, G, R) log π of the last block kept by rank less log π of the first one not; inf without either.
         entropy: (B, G, R) of π over the logarithm of the number of past blocks; 0 for fewer than two.
         retained: (B, H, R) ρ, from dense logits.
+        oracle: (B, H, R) what ρ would be with as many blocks, those of the most dense mass in the query head. Any
+            blocks: neither sinks and local blocks nor the own one are given, and heads of a group need not agree.
         estimated: (B, H, R) ρ̂, what ρ would be if the scores were the block log-masses.
         lower, upper: (B, H, R), lower <= ρ <= upper always.
         pairs: (B, G, R) keys attended to.
@@ -49,6 +51,7 @@ class Audit:
     margin: Float[Tensor, "B G R"]
     entropy: Float[Tensor, "B G R"]
     retained: Float[Tensor, "B H R"]
+    oracle: Float[Tensor, "B H R"]
     estimated: Float[Tensor, "B H R"]
     lower: Float[Tensor, "B H R"]
     upper: Float[Tensor, "B H R"]
@@ -91,6 +94,10 @@ class Audit:
             "pairs_over_dense": float(self.pairs.sum() / dense.clamp_min(1)),
         }
 
+    def over_oracle(self) -> float:
+        """Mean ρ over the mean of what the oracle retains, over all sequences, heads and rows."""
+        return float(self.retained.mean() / self.oracle.mean())
+
     def calibration(self, p: float = 0.9) -> dict[str, float]:
         """Of ρ̂ - ρ mean and quantiles; ``silent_misses``: the share of rows and heads with ρ < p <= ρ̂."""
         error = (self.estimated - self.retained).flatten()
@@ -126,6 +133,10 @@ def audit_of(sample: Sample, selector: Selector) -> Audit:
     probability = importance.exp()
     dropped = (past & ~kept).unsqueeze(2)
     log_mass = sample.log_mass.masked_fill(~kept.unsqueeze(2), -math.inf).logsumexp(-1)
+    # As many blocks, from the best on.
+    ranked = sample.log_mass.sort(-1, descending=True).values
+    beyond = torch.arange(kept.shape[-1], device=kept.device) >= kept.sum(-1).unsqueeze(-1)
+    best = ranked.masked_fill(beyond.unsqueeze(2), -math.inf).logsumexp(-1)
     by_rank = kept & (codes != RANDOM)
     last = importance.masked_fill(~(past & by_rank & (codes >= SELECTED)), math.inf).amin(-1)
     first = importance.masked_fill(~(past & ~by_rank), -math.inf).amax(-1)
@@ -140,6 +151,7 @@ def audit_of(sample: Sample, selector: Selector) -> Audit:
         margin=last - first,
         entropy=entropy.masked_fill(num_past < 2, 0.0),
         retained=retained(sample.log_mass, dropped, log_mass).flatten(1, 2),
+        oracle=retained(ranked, beyond.unsqueeze(2), best).flatten(1, 2),
         estimated=retained(scores, dropped, log_mass).flatten(1, 2),
         lower=retained(high, dropped, log_mass).flatten(1, 2),
         upper=retained(low, dropped, log_mass).flatten(1, 2),

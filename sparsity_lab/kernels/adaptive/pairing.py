@@ -8,7 +8,6 @@ in a block, D head size.
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
-from torch.nn.functional import pad
 
 from sparsity_lab.kernels.adaptive.gather import (
     LOG2_E,
@@ -20,7 +19,7 @@ from sparsity_lab.kernels.adaptive.gather import (
 )
 from sparsity_lab.kernels.adaptive.selector import Selector
 from sparsity_lab.kernels.adaptive.straight_through import listed_gates
-from sparsity_lab.kernels.adaptive.summaries import in_blocks, mask_in_blocks
+from sparsity_lab.kernels.adaptive.summaries import filled, in_blocks, mask_in_blocks
 
 __all__ = ["gathered_attention"]
 
@@ -45,18 +44,18 @@ def gathered_attention(
     early, num_rows = query_start % block_size, q.shape[3]
     late = -(early + num_rows) % block_size
     # Whole blocks of rows: before and after come rows of zeros, which are dropped again.
-    scale = LOG2_E / q.shape[-1] ** 0.5
-    scaled = (pad(q, (0, 0, early, late)) * scale).transpose(2, 3).flatten(0, 1).contiguous()
+    whole = filled(q, early, late)
+    scaled = (whole * (LOG2_E / q.shape[-1] ** 0.5)).transpose(2, 3).flatten(0, 1).contiguous()
     keys, values = (in_blocks(x, block_size).flatten(0, 1) for x in (k, v))
     valid = None
     if key_mask is not None:
         table = mask_in_blocks(key_mask, k.shape[2], block_size, k.device)
         valid = table.unsqueeze(1).expand(-1, k.shape[1], -1, -1).flatten(0, 1)
-    words = None if draws is None else pad(draws, (0, 0, early, late))
-    whole = pad(q, (0, 0, early, late))
+    words = None if draws is None else filled(draws, early, late)
     with torch.no_grad():
         pairs, listed = _pairs(whole, scaled, keys, values, valid, query_start - early, selector, words)
     gates = listed_gates(whole, listed, selector) if selector.straight_through else None
+    del listed  # three numbers for each pair, which only the gates need
     out, _ = GatherAttention.apply(scaled, keys, values, pairs, gates)  # type: ignore[no-untyped-call]
     result: Tensor = torch.unflatten(out, 0, q.shape[:2]).transpose(2, 3)
     return result[:, :, :, early : early + num_rows]

@@ -144,7 +144,8 @@ class AdaptiveSparse(Kernel):
 
     @classmethod
     def benchmarked(cls) -> "tuple[AdaptiveSparse, ...]":
-        return (cls(block_size=64, k_free=7),)
+        # Ten blocks a row. Nothing is known of the benchmark's rows, so all but the own block are chosen.
+        return (cls(block_size=64, n_sink=0, n_local=1, k_free=9),)
 
     def build(self, num_heads: int, head_dim: int, seed: int) -> BlockScore | None:
         if not (self.learn_beta or self.rank):
@@ -214,10 +215,14 @@ class AdaptiveSparse(Kernel):
 
     # --- inside
 
+    def _check_call(self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B G T D"], context: Context) -> None:
+        if not context.causal:
+            raise SettingError("causal", f"True: {self.kind} selects among earlier blocks only", False)
+        self._score_weights(k.shape[1], k.shape[3], k.device, context.params)
+
     def _attend(
         self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G T D"], v: Float[Tensor, "B G T D"], context: Context
     ) -> Float[Tensor, "B H T D"]:
-        self._check_causal(context)
         if not len(q):
             return q.clone()  # an empty batch has nothing to select
         # Rotated before anything is rounded, so that all forms and dtypes select by the same keys.
@@ -232,7 +237,6 @@ class AdaptiveSparse(Kernel):
     def _weights(
         self, q_rows: Float[Tensor, "B H R D"], k: Float[Tensor, "B G T D"], query_start: int, context: Context
     ) -> Float[Tensor, "B H R T"]:
-        self._check_causal(context)
         if context.training and self.k_rand:
             raise SettingError("training", f"False: with k_rand = {self.k_rand} the weights are drawn", True)
         wide = torch.promote_types(q_rows.dtype, torch.float32)
@@ -316,10 +320,6 @@ class AdaptiveSparse(Kernel):
             return "reference"
         return "masked" if num_keys <= MASKED_LENGTH else "gather"
 
-    def _check_causal(self, context: Context) -> None:
-        if not context.causal:
-            raise SettingError("causal", f"True: {self.kind} selects among earlier blocks only", False)
-
     def _draws(self, k: Float[Tensor, "B G T D"], context: Context) -> Float[Tensor, "B G T words"] | None:
         """Uniform numbers of every row, where blocks are kept at random."""
         if not (context.training and self.k_rand):
@@ -336,17 +336,23 @@ class AdaptiveSparse(Kernel):
         return summarise(in_blocks(k.detach(), self.block_size), valid)
 
     def _selector(self, summaries: Summaries, context: Context) -> Selector:
-        weights = self._score_weights(summaries, context.params)
+        _, num_heads, _, size = summaries.moments.shape
+        weights = self._score_weights(num_heads, size // 2, summaries.moments.device, context.params)
         through = self.straight_through and context.training and torch.is_grad_enabled() and bool(weights.learned)
         return Selector(
             rule=self._rule, rho_min=self.rho_min, summaries=summaries, weights=weights, straight_through=through
         )
 
-    def _score_weights(self, summaries: Summaries, params: nn.Module | None) -> ScoreWeights:
-        """Those of the module, or the ones that training starts from, whose residual is zero."""
-        _, num_heads, _, size = summaries.moments.shape
+    def _score_weights(
+        self, num_heads: int, head_dim: int, device: torch.device, params: nn.Module | None
+    ) -> ScoreWeights:
+        """Those of the module, or the ones that training starts from, whose residual is zero.
+
+        Raises:
+            SettingError: parameters of another kernel or for other heads.
+        """
         if params is None:
-            return ScoreWeights(torch.tensor([self.beta] * num_heads, device=summaries.moments.device))
+            return ScoreWeights(torch.tensor([self.beta] * num_heads, device=device))
         expected = f"what build({num_heads}, ...) gives"
         if not isinstance(params, BlockScore):
             raise SettingError("params", expected, type(params).__name__)
@@ -354,7 +360,7 @@ class AdaptiveSparse(Kernel):
         if len(weights.beta) != num_heads:
             raise SettingError("params", f"{expected}, for the heads of keys", len(weights.beta))
         residual = (0, 0) if weights.query is None else tuple(weights.query.shape[1:])
-        wanted = (3 * size // 2, self.rank) if self.rank else (0, 0)
+        wanted = (3 * head_dim, self.rank) if self.rank else (0, 0)
         if residual != wanted:
             raise SettingError("params", f"{expected}, with a residual of (3D, r) = {wanted}", residual)
         return weights

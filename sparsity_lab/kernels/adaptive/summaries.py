@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["Summaries", "in_blocks", "mask_in_blocks", "summarise"]
+__all__ = ["Summaries", "filled", "in_blocks", "mask_in_blocks", "summarise"]
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,14 @@ class Summaries:
         return Summaries(self.log_count[:, :num_blocks], self.moments[:, :, :num_blocks], self.box[:, :, :num_blocks])
 
 
+def filled(x: Float[Tensor, "*batch K D"], before: int, after: int) -> Float[Tensor, "*batch all D"]:
+    """Rows with rows of zeros before and after them; without any x itself, of which ``pad`` would make a copy."""
+    return pad(x, (0, 0, before, after)) if before or after else x
+
+
 def in_blocks(x: Float[Tensor, "B G K D"], block_size: int) -> Float[Tensor, "B G n b D"]:
     """Rows cut into blocks; the last one is filled up with zeros."""
-    filled = pad(x, (0, 0, 0, -x.shape[2] % block_size))
-    return torch.unflatten(filled, 2, (-1, block_size))
+    return torch.unflatten(filled(x, 0, -x.shape[2] % block_size), 2, (-1, block_size))
 
 
 def mask_in_blocks(

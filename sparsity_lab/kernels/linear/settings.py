@@ -102,7 +102,6 @@ class _FeatureKernel(Kernel):
         state: LinearState,
         context: Context,
     ) -> Float[Tensor, "B H R D"]:
-        state.check(v, self._num_features(v.shape[3]))
         plan = self._plan(context, state.length)
         form = recurrent_attention if q.shape[2] == 1 else continued_attention
         out, state.S, state.z = form(q, k, v, context.key_mask, plan, state.S, state.z)

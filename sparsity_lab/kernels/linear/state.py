@@ -1,11 +1,8 @@
 """What linear attention remembers between decoding steps: two sums, whatever the number of tokens."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from sparsity_lab.kernels.cache import KernelState
-from sparsity_lab.settings import SettingError
 
 __all__ = ["LinearState"]
 
@@ -32,14 +29,3 @@ class LinearState(KernelState):
         wide = torch.promote_types(dtype, torch.float32)
         self.S = torch.zeros(batch_size, num_heads, num_features, head_dim, dtype=wide, device=device)
         self.z = torch.zeros(batch_size, num_heads, num_features, dtype=wide, device=device)
-
-    def check(self, v: Float[Tensor, "B H R D"], num_features: int) -> None:
-        """Refuse values of another batch, heads, head size or dtype than those of the sums, or other features.
-
-        Raises:
-            SettingError: at ``state``.
-        """
-        like = torch.promote_types(v.dtype, torch.float32), (*v.shape[:2], num_features, v.shape[3])
-        room = self.S.dtype, tuple(self.S.shape)
-        if like != room:
-            raise SettingError("state", f"rows of dtype {room[0]} and (B, H, F, D) = {room[1]}", like)

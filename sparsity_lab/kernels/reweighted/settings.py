@@ -74,6 +74,9 @@ class Reweighted(CachedKernel):
         """Those of the base."""
         return self.base.build(num_heads, head_dim, seed)
 
+    def _check_call(self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H T D"], context: Context) -> None:
+        self.base._check_call(q, k, context)
+
     def _rows(
         self,
         q: Float[Tensor, "B H R D"],

@@ -136,15 +136,18 @@ class SSMax(ScaledSoftmax):
     def build(self, num_heads: int, head_dim: int, seed: int) -> SSMaxScale:
         return SSMaxScale(num_heads, self.initial)
 
-    def _scale(
-        self, counts: Int64[Tensor, "#B 1 R"], q: Float[Tensor, "B H R D"], context: Context
-    ) -> Float[Tensor, "#B H R"]:
+    def _check_call(self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H T D"], context: Context) -> None:
         params = context.params
         if not isinstance(params, SSMaxScale):
             raise SettingError("params", "what SSMax.build gives", Shown(type(params).__name__))
         if len(params.scale) != q.shape[1]:
             raise SettingError("params", f"a scale for each of {q.shape[1]} heads", len(params.scale))
-        return params.scale[:, None] * _log(counts, q)
+
+    def _scale(
+        self, counts: Int64[Tensor, "#B 1 R"], q: Float[Tensor, "B H R D"], context: Context
+    ) -> Float[Tensor, "#B H R"]:
+        assert isinstance(context.params, SSMaxScale)
+        return context.params.scale[:, None] * _log(counts, q)
 
 
 @register

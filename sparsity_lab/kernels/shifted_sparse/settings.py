@@ -122,6 +122,10 @@ class ShiftedSparse(CachedKernel):
             raise SettingError(path, expected, getattr(self, path))
         return super()._init_state(batch_size, num_heads, head_dim, capacity, dtype=dtype, device=device)
 
+    def _check_call(self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H T D"], context: Context) -> None:
+        if self._is_sparse(context) and self.shift and q.shape[1] < 2:
+            raise SettingError("q", "at least 2 heads, of which half are shifted", q.shape[1])
+
     def _rows(
         self,
         q: Float[Tensor, "B H R D"],
@@ -174,8 +178,6 @@ class ShiftedSparse(CachedKernel):
 
     def _halves(self, num_heads: int, length: int, context: Context) -> list[tuple[slice, Groups]]:
         """The unshifted heads and the shifted ones, with their groups."""
-        if num_heads < 2 and self.shift:
-            raise SettingError("q", "at least 2 heads, of which half are shifted", num_heads)
         num_unshifted = num_heads // 2
         make = partial(
             Groups, size=self.group_size(length), length=length, variant=self.variant, causal=context.causal

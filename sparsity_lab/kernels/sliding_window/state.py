@@ -6,7 +6,6 @@ from torch import Tensor
 
 from sparsity_lab.kernels.cache import KernelState
 from sparsity_lab.kernels.tiles import disjoint
-from sparsity_lab.settings import SettingError
 
 __all__ = ["WindowState"]
 
@@ -43,16 +42,7 @@ class WindowState(KernelState):
         v: Float[Tensor, "B H R D"],
         key_mask: Bool[Tensor, "B R"] | None,
     ) -> tuple[slice, ...]:
-        """Add R tokens and drop what neither they nor later ones see; the positions of all keys held now.
-
-        Raises:
-            SettingError: rows of another batch, heads, head size or dtype than those held.
-        """
-        for rows in (k, v):
-            like = rows.dtype, (*rows.shape[:2], rows.shape[3])
-            own = self.keys.dtype, (*self.keys.shape[:2], self.keys.shape[3])
-            if like != own:
-                raise SettingError("state", f"rows of dtype {own[0]} and (B, H, D) = {own[1]}", like)
+        """Add R tokens and drop what neither they nor later ones see; the positions of all keys held now."""
         if key_mask is None:
             key_mask = torch.ones(k.shape[0], k.shape[2], dtype=torch.bool, device=k.device)
         held = self.keys.shape[2]

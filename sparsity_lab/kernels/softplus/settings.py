@@ -87,9 +87,10 @@ class SoftplusKernel(CachedKernel):
             return super()._extend(q, k, v, state, context)
         # The cache holds keys of norm one, so that a step does not normalise them all again.
         start = state.length
-        state.append(_unit(context.rotate(k, start)), v, context.key_mask)
+        q, k = context.rotate_both(q, k, start)
+        state.append(_unit(k), v, context.key_mask)
         context = replace(context, key_mask=state.key_mask)
-        return self._on_unit_keys(context.rotate(q, start), state.keys, state.values, start, context)
+        return self._on_unit_keys(q, state.keys, state.values, start, context)
 
     def _row_weights(
         self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H K D"], query_start: int, context: Context
