@@ -96,21 +96,27 @@ class KeyValueCache(KernelState):
         for rows in (k, v):
             if RowKind.of(rows) != held:
                 raise SettingError("state", f"rows of {held}", Shown(RowKind.of(rows)))
+        self.check_room(k.shape[2])
+        stop = self.length + k.shape[2]
+        # Buffers made in inference mode could not be written to outside of it.
+        with torch.inference_mode(False):
+            if stop > self._keys.shape[2]:
+                # One after the other, so that only one is there twice.
+                self._keys = self._with_room(self._keys, stop)
+                self._values = self._with_room(self._values, stop)
+            if key_mask is not None and self._key_mask is None:
+                self._key_mask = torch.ones(len(k), self.capacity, dtype=torch.bool, device=k.device)
         taken = self.advance(k.shape[2])
-        if taken.stop > self._keys.shape[2]:
-            self._keys, self._values = self._with_room(self._keys, taken), self._with_room(self._values, taken)
         self._keys[:, :, taken] = k
         self._values[:, :, taken] = v
-        if key_mask is not None and self._key_mask is None:
-            self._key_mask = torch.ones(len(k), self.capacity, dtype=torch.bool, device=k.device)
         if key_mask is not None and self._key_mask is not None:
             self._key_mask[:, taken] = key_mask
 
-    def _with_room(self, rows: Float[Tensor, "B H held D"], taken: slice) -> Float[Tensor, "B H room D"]:
-        """A larger buffer with the same rows up to those taken: larger by so much that copying does not matter."""
-        room = min(taken.stop + max(taken.stop // _SPARE, _SPARE), self.capacity)
+    def _with_room(self, rows: Float[Tensor, "B H held D"], stop: int) -> Float[Tensor, "B H room D"]:
+        """A buffer for ``stop`` tokens with the rows so far, and larger by so much that copying does not matter."""
+        room = min(stop + max(stop // _SPARE, _SPARE), self.capacity)
         larger = rows.new_empty(*rows.shape[:2], room, rows.shape[3])
-        larger[:, :, : taken.start] = rows[:, :, : taken.start]
+        larger[:, :, : self.length] = rows[:, :, : self.length]
         return larger
 
     @property

@@ -129,7 +129,14 @@ class Kernel(Setting, family="kernel"):
 
     def _check_call(self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B G T D"], context: Context) -> None:
         """Raise ``SettingError`` for what the mechanism itself refuses, such as parameters of another kind. It comes
-        before all else, so that a refused call leaves a decoding state as it was."""
+        before anything is written, so that a refused call leaves a decoding state as it was."""
+
+    def _check_params(self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B G T D"], context: Context) -> None:
+        """Refuse parameters on another device than the queries, and what the mechanism itself refuses."""
+        for tensor in () if context.params is None else (*context.params.parameters(), *context.params.buffers()):
+            if tensor.device != q.device:
+                raise SettingError("params", f"parameters on the device of the queries, {q.device}", tensor.device)
+        self._check_call(q, k, context)
 
     def _check_implementation(self, implementation: str, q: Float[Tensor, "B H R D"]) -> None:
         """Raise ``SettingError`` at ``implementation`` if it was asked for and cannot run on queries like these."""
@@ -198,7 +205,7 @@ class Kernel(Setting, family="kernel"):
             generator=generator,
             trace=trace,
         )
-        self._check_call(q, k, context)
+        self._check_params(q, k, context)
         with _own_precision(q):
             return self._attend(q, k, v, context)
 
@@ -245,7 +252,7 @@ class Kernel(Setting, family="kernel"):
             params=params,
         )
         k = self._shared(k, num_heads)
-        self._check_call(q_rows, k, context)
+        self._check_params(q_rows, k, context)
         with _own_precision(q_rows):
             return self._weights(q_rows, k, query_start, context)
 
@@ -321,7 +328,7 @@ class Kernel(Setting, family="kernel"):
             params=params,
             trace=trace,
         )
-        self._check_call(q, k, context)
+        self._check_params(q, k, context)
         with _own_precision(q):
             return self._extend(q, k, v, state, context)
 

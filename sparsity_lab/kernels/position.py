@@ -38,7 +38,8 @@ class KernelPosition(ABC):
         """Raise ``SettingError`` at ``position`` if it was made for heads of another number or size."""
 
     def rotate(self, x: Float[Tensor, "B H R D"], start: int = 0) -> Float[Tensor, "B H R D"]:
-        """Rows of queries or keys that sit at positions ``start .. start + R - 1``, rotated; here unchanged."""
+        """Rows of queries or keys that sit at positions ``start .. start + R - 1``, rotated, all heads alike: queries
+        and keys may come in one piece. Here unchanged."""
         return x
 
     def bias(self, queries: slice, keys: slice) -> Float[Tensor, "B H R K"] | None:

@@ -84,7 +84,7 @@ def masked_attention(
     """
     # As in the reference: a row that sees nothing is computed on something and cleared.
     some = visible.any(-1, keepdim=True)
-    mask = visible | ~some if bias is None else bias.masked_fill(some & ~visible, -math.inf)
+    mask = visible | ~some if bias is None else bias.to(q.dtype).masked_fill(some & ~visible, -math.inf)
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).masked_fill(~some, 0.0)
 
 

@@ -1,5 +1,6 @@
 """The cache of keys and values: what goes in comes out, however it grew."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -36,6 +37,16 @@ def test_it_holds_what_was_added(sizes: list[int]) -> None:
     assert torch.equal(state.key_mask[:, masked_from:], seen[:, masked_from:])
     with pytest.raises(SettingError, match=r"state.capacity: expected room for 101 tokens, got 100"):
         state.append(k[:, :, :1], v[:, :, :1])
+
+
+def test_growing_copies_little() -> None:
+    """Of 3,000 tokens that come one by one, few make the cache move to a larger buffer."""
+    state, row = cache(3000), ROWS[0, :, :, :1]
+    buffers = []
+    for _ in range(3000):
+        state.append(row, row)
+        buffers.append(state.keys.data_ptr())
+    assert 30 < sum(one != other for one, other in itertools.pairwise(buffers)) < 80
 
 
 OTHERS: list[tuple[dict[str, Any], str]] = [

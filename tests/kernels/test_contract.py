@@ -471,8 +471,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 @every_kernel
 def test_a_refused_call_leaves_the_state(kernel: Kernel) -> None:
-    """Rows, masks, positions and parameters of another kind, shape, dtype or device, and too many tokens: refused by
-    name before anything is counted or written, so that the right call goes on as if nothing had been."""
+    """Rows, masks and positions of another kind, shape, dtype or device, parameters of another kind, of other heads
+    or on another device, and too many tokens: refused by name before anything is counted or written, so that the
+    right call goes on as if nothing had been."""
     params, length = params_of(kernel), 7
     qkv = tuple(x.detach() for x in rows(length, torch.float32))
     whole = kernel.attend(*qkv, training=False, params=params)
@@ -491,6 +492,10 @@ def test_a_refused_call_leaves_the_state(kernel: Kernel) -> None:
         bad.append(({"params": nn.Linear(2, 2)}, r"params: expected what .*build.* gives, got '?Linear"))
         other = kernel.build(3, D, seed=3)
         bad.append(({"params": other}, r"params: expected .*, got 3"))
+        elsewhere = kernel.build(kernel.own_heads(H, H), D, seed=3).to("meta")
+        bad.append(
+            ({"params": elsewhere}, r"params: expected parameters on the device of the queries, cpu, got .*meta")
+        )
     for change, message in bad:
         arguments = {**dict.fromkeys("qkv", ROWS[:, :, :1]), "params": params, **change}
         with pytest.raises(SettingError, match=message):
@@ -498,6 +503,30 @@ def test_a_refused_call_leaves_the_state(kernel: Kernel) -> None:
         assert_same("state", vars(state), before)
     steps = [kernel.decode(*(x[:, :, t : t + 1] for x in qkv), state=state, params=params) for t in range(5, length)]
     assert_close("decoded", torch.cat(steps, 2), whole[:, :, 5:], tolerance_of(kernel, torch.float32))
+
+
+@every_kernel
+def test_a_prompt_may_be_taken_up_in_inference_mode(kernel: Kernel) -> None:
+    params, length = params_of(kernel), 6
+    qkv = tuple(x.detach() for x in rows(length, torch.float32))
+    whole = kernel.attend(*qkv, training=False, params=params)
+    state = kernel.init_state(B, H, D, length)
+    with torch.inference_mode():
+        first = kernel.prefill(*(x[:, :, :4] for x in qkv), state=state, params=params)
+    steps = [kernel.decode(*(x[:, :, t : t + 1] for x in qkv), state=state, params=params) for t in (4, 5)]
+    assert_close("decoded", torch.cat([first.clone(), *steps], 2), whole, tolerance_of(kernel, torch.float32))
+
+
+@every_kernel
+def test_an_empty_batch_gives_an_empty_batch(kernel: Kernel) -> None:
+    params, x = params_of(kernel), torch.zeros(0, H, 5, D)
+    assert kernel.attend(x, x, x, params=params).shape == x.shape
+    assert kernel.weights(x[:, :, 3:], x, query_start=3, params=params).shape == (0, H, 2, 5)
+    state = kernel.init_state(0, H, D, 6)
+    assert kernel.prefill(x, x, x, state=state, params=params).shape == x.shape
+    step = x[:, :, :1]
+    assert kernel.decode(step, step, step, state=state, params=params).shape == step.shape
+    assert state.length == 6
 
 
 def on_meta(kind: str, length: int) -> KernelPosition:

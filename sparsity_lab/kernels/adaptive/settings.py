@@ -239,6 +239,8 @@ class AdaptiveSparse(Kernel):
     ) -> Float[Tensor, "B H R T"]:
         if context.training and self.k_rand:
             raise SettingError("training", f"False: with k_rand = {self.k_rand} the weights are drawn", True)
+        if not len(q_rows):
+            return q_rows.new_zeros(*q_rows.shape[:3], k.shape[2])
         wide = torch.promote_types(q_rows.dtype, torch.float32)
         q, k = context.rotate(q_rows.to(wide), query_start), context.rotate(k.to(wide))
         selector = self._selector(self._summaries(k, context.key_mask), context)
@@ -253,6 +255,9 @@ class AdaptiveSparse(Kernel):
         state: AdaptiveState,
         context: Context,
     ) -> Float[Tensor, "B H R D"]:
+        if not len(q):
+            state.append(k, v, context.key_mask)
+            return q.clone()
         wide, start = torch.promote_types(q.dtype, torch.float32), state.length
         rotated_q = context.rotate(q.to(wide), start)
         state.extend(context.rotate(k.to(wide), start), v, context.key_mask)

@@ -75,7 +75,7 @@ def _last_row(
     """(B, H, 1, D): the last row, on all keys."""
     scores, bias = q * scale @ k.mT, context.bias(slice(query_start, query_start + 1), slice(0, k.shape[2]))
     if bias is not None:
-        scores = scores + bias
+        scores = scores + bias.to(scores.dtype)
     if context.key_mask is None:
         return scores.softmax(-1) @ v
     unseen = ~context.key_mask[:, None, None]

@@ -17,8 +17,9 @@ __all__ = ["Softmax"]
 class Softmax(CachedKernel):
     """Softmax attention, o_i = Σ_j softmax_j(<q_i, k_j> / sqrt(D) + bias_ij) v_j.
 
-    ``"fused"`` is PyTorch's fused kernel, in tiles of query rows where there is a mask or a bias; ``"reference"`` is
-    the dense formula. A position rotates queries and keys, or adds its bias to the scores.
+    ``"fused"`` is PyTorch's fused kernel, in tiles of query rows where there is a mask or a bias, and two products
+    where a single row is faster so; ``"reference"`` is the dense formula. A position rotates queries and keys, or
+    adds its bias to the scores.
     """
 
     implementations = ("reference", "fused")
