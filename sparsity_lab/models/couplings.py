@@ -5,7 +5,7 @@ so that the IDs of longer sequences are not new: every ID but 0 of one kind in o
 uniform among those that leave the largest within the table. In use nothing moves.
 
 With an offset, IDs that are further apart than training sequences are long never meet: no query of the one ever saw a
-key of the other. Random gaps let them meet. They keep the order of IDs but not their distances, so they suit rules
+key of the other. Spread out at random they do. That keeps the order of IDs but not their distances, so it suits rules
 that ask for the same ID or for the next one in order.
 
 Shapes: B batch, T positions, C kinds, P largest ID, W words of a sequence.
@@ -35,7 +35,7 @@ __all__ = [
     "spread",
 ]
 
-RandomOffset = bool | Literal["clipped", "gaps"]
+RandomOffset = bool | Literal["clipped", "spread"]
 
 
 class Coupling(Setting, family="coupling"):
@@ -93,8 +93,8 @@ class EmbeddedCoupling(Coupling):
         max_id: P, the largest ID; a learned table cannot leave its range, so choose it from the longest test length.
         num_kinds: C, the number of kinds of ID; their embeddings are added.
         random_offset: move the IDs of each training sequence by a random amount; ``"clipped"``: by 0 and by
-            the most that fits more often than by others, so that no ID is rare (see ``clipped``); ``"gaps"``: by
-            amounts that grow with the ID, so that the n IDs become a random ascending n-subset of 1 .. P (see
+            the most that fits more often than by others, so that no ID is rare (see ``clipped``); ``"spread"``: by
+            amounts that grow with the ID, so that the n IDs become a random ascending subset of 1 .. P (see
             ``spread``).
     """
 
@@ -125,14 +125,14 @@ class _Offset(EmbeddedCoupling):
     def num_words(self, size: int, *, training: bool) -> int:
         if not training or not self.random_offset:
             return 0
-        return self.num_kinds * (self.max_id + 2 if self.random_offset == "gaps" else 1)
+        return self.num_kinds * (self.max_id + 2 if self.random_offset == "spread" else 1)
 
     def arrange(
         self, words: UInt64[ndarray, "B W"], position_ids: Int64[ndarray, "B C T"], *, training: bool
     ) -> Int64[ndarray, "B C T"]:
         if not self.num_words(1, training=training):
             return position_ids
-        law = {True: moved, "clipped": clipped, "gaps": spread}[self.random_offset]
+        law = {True: moved, "clipped": clipped, "spread": spread}[self.random_offset]
         return law(words, position_ids, self.max_id)
 
 
@@ -222,10 +222,13 @@ def clipped(
     middle with n offsets, n the largest ID. Here u is uniform on 1 - n .. max_id - 1, and the offset is u, but 0
     below 0 and max_id - n above that. So every ID comes with at least n values of u, if 1 .. n are all used.
     """
-    n = position_ids.max(axis=2)
-    room = max_id - n
-    u = bounded_words(words, np.maximum(room + 2 * n - 1, 1).astype(np.uint64)) + 1 - n
-    return _shifted(position_ids, np.clip(u, 0, room))
+    return _shifted(position_ids, _clipped_offset(words, position_ids.max(axis=2), max_id))
+
+
+def _clipped_offset(words: UInt64[ndarray, "*of"], n: Int64[ndarray, "*of"], max_id: int) -> Int64[ndarray, "*of"]:
+    u = bounded_words(words, np.maximum(max_id + n - 1, 1).astype(np.uint64)) + 1 - n
+    offset: Int64[ndarray, "*of"] = np.clip(u, 0, max_id - n)
+    return offset
 
 
 def _shifted(position_ids: Int64[ndarray, "B C T"], offset: Int64[ndarray, "B C"]) -> Int64[ndarray, "B C T"]:
@@ -240,14 +243,15 @@ def spread(
     """IDs 1 .. n of each sequence and kind, n the largest, become a random ascending n-subset of a window of
     1 .. max_id; 0 stays.
 
-    The window's size m is uniform on n .. max_id, its start uniform among those that fit, the n-subset uniform. So
-    IDs come closely and widely spaced, and at the ends of the table no rarer than in its middle. W = C (max_id + 2).
+    The window's size m is uniform on n .. max_id, the n-subset uniform. The window lies where an offset drawn as in
+    ``clipped`` puts it, so that at the ends of the table IDs, and neighbours among them, are not much rarer than in
+    its middle: evaluation begins there. W = C (max_id + 2).
     """
     B, C, _ = position_ids.shape
     drawn = words.reshape(B, C, max_id + 2)
     n = position_ids.max(axis=2, keepdims=True)
     window = n + bounded_words(drawn[..., :1], (max_id + 1 - n).astype(np.uint64))
-    start = bounded_words(drawn[..., 1:2], (max_id + 1 - window).astype(np.uint64))
+    start = _clipped_offset(drawn[..., 1:2], window, max_id)
     # The n smallest keys of the window are a random n-subset; sorting by whether they are chosen keeps their order.
     keys = np.where(np.arange(max_id) < window, drawn[..., 2:] >> np.uint64(1), np.uint64(2**63))
     rank = keys.argsort(axis=2, kind="stable").argsort(axis=2, kind="stable")

@@ -1,8 +1,12 @@
 """The benchmark of generation: its rows, and that they follow from one another; no times."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from sparsity_lab.benchmarks import generation as bench
+from sparsity_lab.benchmarks.kernels import chosen
 from sparsity_lab.settings import SettingError
 
 
@@ -21,3 +25,12 @@ def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         assert row["prefix again over cached"] == pytest.approx(speeds)
     with pytest.raises(SettingError, match="--only"):
         bench.generation(only=["Sotfmax"])
+
+
+def test_committed_generation_is_twenty_times_faster_in_batches() -> None:
+    """Of every kernel that the benchmark has; a slower run is not committed unseen."""
+    file = Path(__file__).parents[2] / "benchmarks" / "generation.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    ratios = {row["kernel"]: row["prefix again over cached"] for row in rows if row["batch"] == 64}
+    assert set(ratios) == {str(kernel) for kernel in chosen(())}
+    assert {kernel: ratio for kernel, ratio in ratios.items() if ratio < 20} == {}

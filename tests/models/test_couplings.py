@@ -131,24 +131,27 @@ def test_clipped_offsets_leave_no_id_rare() -> None:
     assert single.ravel().tolist() == list(range(1, values + 1))
 
 
-def test_random_gaps_keep_the_order_and_follow_their_law() -> None:
+def test_spread_ids_keep_their_order_and_follow_their_law() -> None:
     """IDs 1 .. 3 become a 3-subset of a window of 1 .. 5; equal IDs stay equal, 0 stays, kinds are independent."""
-    coupling = Predicted(max_id=5, num_kinds=2, random_offset="gaps")
+    coupling = Predicted(max_id=5, num_kinds=2, random_offset="spread")
     count = 6000
     ids = np.tile(np.array([[[0, 2, 1, 3, 2, 0], [1, 1, 0, 2, 0, 3]]]), (count, 1, 1))
     assert coupling.num_words(6, training=False) == 0
     arranged = coupling.arrange(words(count, coupling.num_words(6, training=True)), ids, training=True)
     assert np.array_equal(arranged == 0, ids == 0)
     assert np.array_equal(arranged[:, 0, 1], arranged[:, 0, 4])
-    # Windows of 3, 4 and 5, and where they start.
-    law: dict[tuple[int, ...], float] = {}
-    for size in (3, 4, 5):
-        for start in range(6 - size):
+    # Windows of 3, 4 and 5 and where they start: size + 4 values of u, of which size are clipped to either end.
+    starts = {3: [3 / 7, 1 / 7, 3 / 7], 4: [4 / 8, 4 / 8], 5: [1.0]}
+    law, unclipped = (dict.fromkeys(itertools.combinations(range(1, 6), 3), 0.0) for _ in range(2))
+    for size, probabilities in starts.items():
+        for start, probability in enumerate(probabilities):
             subsets = list(itertools.combinations(range(start + 1, start + size + 1), 3))
             for subset in subsets:
-                law[subset] = law.get(subset, 0) + 1 / 3 / (6 - size) / len(subsets)
+                law[subset] += probability / 3 / len(subsets)
+                unclipped[subset] += 1 / len(probabilities) / 3 / len(subsets)
     for chosen in (arranged[:, 0][:, [2, 1, 3]], arranged[:, 1][:, [0, 3, 5]]):
         assert off_law(chosen, law) < 5
+        assert off_law(chosen, unclipped) > 5
     # An offset alone gives neighbours alone.
     assert off_law(moved(words(count, 2), ids, 5)[:, 0][:, [2, 1, 3]], law) > 5
     assert len(np.unique(arranged.reshape(count, -1), axis=0)) == 100, "kinds move together"

@@ -6,10 +6,13 @@ import polars as pl
 import pytest
 
 from sparsity_lab.generators import Addition
-from sparsity_lab.models import Decoder, Ignored
+from sparsity_lab.models import Decoder, Ignored, Shuffled
+from sparsity_lab.models.couplings import EmbeddedCoupling
 from sparsity_lab.recipes.coupling import coupling
 from sparsity_lab.recipes.coupling.arms import (
     ADDITION,
+    AHEAD,
+    CLIPPED,
     GIVEN,
     LOG_N,
     NAMES,
@@ -19,10 +22,13 @@ from sparsity_lab.recipes.coupling.arms import (
     PARITY,
     PARTS,
     PREDICTED,
+    PREDICTED_AHEAD,
+    PREDICTED_OFFSET,
     PUBLISHED,
     RE_WEIGHTED,
     ROPE,
     SHUFFLED,
+    SLACK,
     SPARSE,
     arm,
 )
@@ -54,18 +60,38 @@ def test_every_task_has_every_arm_and_lengths_to_four_times_the_trained() -> Non
 
 
 def test_compared_arms_differ_in_one_thing() -> None:
-    given = model_of(ADDITION, GIVEN)
+    moved = model_of(ADDITION, OFFSET)
     for name in (LOG_N, RE_WEIGHTED):
-        assert model_of(ADDITION, name).replace(kernel=given.kernel) == given
+        assert model_of(ADDITION, name).replace(kernel=moved.kernel) == moved
     published = small(ADDITION, PUBLISHED)
     assert published.task == Addition()
-    assert published.replace(task=Addition(end_ids=True)) == small(ADDITION, GIVEN)
-    for label, name in ((ADDITION, NO_OFFSET), (SPARSE, NO_OFFSET), (SPARSE, OFFSET)):
-        predicted = model_of(label, PREDICTED)
-        assert model_of(label, name) != predicted
-        same = model_of(label, name).coupling.replace(random_offset=predicted.coupling.random_offset)
-        assert model_of(label, name).replace(coupling=same) == predicted
+    assert published.replace(task=Addition(end_ids=True)) == small(ADDITION, OFFSET)
+    laws = (
+        (ADDITION, OFFSET, GIVEN),
+        (ADDITION, CLIPPED, GIVEN),
+        (ADDITION, NO_OFFSET, PREDICTED),
+        (SPARSE, NO_OFFSET, PREDICTED),
+        (SPARSE, PREDICTED_OFFSET, PREDICTED),
+    )
+    for label, name, main in laws:
+        assert model_of(label, name) != model_of(label, main)
+        same = model_of(label, name).coupling.replace(random_offset="spread")
+        assert model_of(label, name).replace(coupling=same) == model_of(label, main)
+    assert model_of(ADDITION, SHUFFLED).coupling.replace(max_id=9) == Shuffled(max_id=9, random_offset=True)
+    assert model_of(ADDITION, SHUFFLED).replace(coupling=moved.coupling) == moved
+    for name, main in ((AHEAD, GIVEN), (PREDICTED_AHEAD, PREDICTED)):
+        ahead = small(SPARSE, name)
+        assert ahead.task != PARTS[SPARSE].task
+        assert ahead.replace(task=PARTS[SPARSE].task) == small(SPARSE, main)
     assert model_of(PARITY, NOPE).replace(coupling=model_of(PARITY, GIVEN).coupling) == model_of(PARITY, GIVEN)
+
+
+def test_ids_of_the_longest_sequences_can_still_move() -> None:
+    for runs in SMALL.values():
+        model, task = runs[0].model, runs[0].task
+        assert isinstance(model, Decoder.Config)
+        if isinstance(model.coupling, EmbeddedCoupling):
+            assert model.coupling.max_id >= task.largest_position_id(runs[0].evaluation.lengths[-1]) + SLACK
 
 
 def evidence(values: dict[tuple[str, str, int], list[float]]) -> Evidence:
@@ -78,7 +104,9 @@ def evidence(values: dict[tuple[str, str, int], list[float]]) -> Evidence:
     return Evidence(pl.DataFrame(rows, infer_schema_length=None))
 
 
-@pytest.mark.parametrize(("claim", "of"), [("1.5 times", GIVEN), ("1.5 times, log-n", LOG_N)])
+@pytest.mark.parametrize(
+    ("claim", "of"), [("1.5 times", GIVEN), ("1.5 times, offset alone", OFFSET), ("1.5 times, log-n", LOG_N)]
+)
 @pytest.mark.parametrize(
     ("given", "without", "verdict"),
     [([0.96, 0.94, 0.98], 0.1, "held"), ([0.96, 0.9, 0.95], 0.1, "did not hold"), ([1.0] * 3, 0.5, "did not hold")],
@@ -131,7 +159,7 @@ def test_prediction_alone_compares_a_model_with_itself(given: list[float], free:
 @pytest.mark.parametrize(("shuffled", "verdict"), [([0.0, 0.1, 0.0], "held"), ([1.0, 0.9, 1.0], "did not hold")])
 def test_differences_are_paired_by_seed(shuffled: list[float], verdict: str) -> None:
     values = {
-        (arm(ADDITION, GIVEN), "free_exact_match", 6): [0.9, 0.8, 0.9],
+        (arm(ADDITION, OFFSET), "free_exact_match", 6): [0.9, 0.8, 0.9],
         (arm(ADDITION, SHUFFLED), "free_exact_match", 6): shuffled,
     }
     assert RULES["shuffled"](evidence(values)).verdict == verdict
@@ -142,7 +170,7 @@ def test_measures_of_a_run(tmp_path: Path) -> None:
     arms = coupling.arms("smoke")
     found = measure(train(arms[arm(PARITY, GIVEN)][0], tmp_path))
     assert found["length"].to_list() == list(PARTS[PARITY].judged)
-    assert found.select("before", "end", "mass", "uniform").to_numpy().min() >= 0
+    assert found.select("before", "end", "moved", "mass", "uniform").to_numpy().min() >= 0
     # Of a model that has learned nothing the attention is near uniform.
     assert (found["mass"] - found["uniform"]).abs().max() < 0.1
     without = train(arms[arm(PARITY, NOPE)][0], tmp_path)

@@ -73,7 +73,7 @@ class WithoutSchedule(AnyLength):
 @register
 class WithCoupling(AnyLength):
     schedule: Schedule = Plain()
-    coupling: Coupling = Oracle(max_id=30, random_offset="gaps")
+    coupling: Coupling = Oracle(max_id=30, random_offset="spread")
 
 
 def test_any_model_with_a_schedule_gets_its_indices(tmp_path: Path) -> None:

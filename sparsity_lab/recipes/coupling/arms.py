@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from sparsity_lab.generators import Addition, ParityScratchpad, SparseParityScratchpad, Task, VariableAssignment
 from sparsity_lab.kernels import LSSAR, EntropyInvariantSoftmax
 from sparsity_lab.models import Decoder, Ignored, NoPE, Oracle, PoSE, Predicted, RoPE, Shuffled
-from sparsity_lab.models.couplings import RandomOffset
 from sparsity_lab.studies.arms import over_seeds
 from sparsity_lab.studies.recipe import Size
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
@@ -26,8 +25,6 @@ class Part:
         steps: of the small size; the full one has twenty times as many.
         seeds: of the small size.
         close_seeds: the same for the arms that claims compare closely, ``CLOSE``; None is ``seeds``.
-        random_offset: of the coupled arms: the rule of addition asks for the next ID, that of sparse parity for the
-            next one in order, and that of variables for the same one.
     """
 
     task: Task
@@ -38,7 +35,6 @@ class Part:
     steps: int
     seeds: int
     close_seeds: int | None = None
-    random_offset: RandomOffset = True
 
     @property
     def longest(self) -> int:
@@ -55,7 +51,7 @@ PARTS = {
         lengths=(6, 9, 12, 15, 24),
         judged=(6, 9, 15, 24),
         model=MODEL,
-        steps=2500,
+        steps=3500,
         seeds=3,
         close_seeds=5,
     ),
@@ -65,10 +61,9 @@ PARTS = {
         lengths=(8, 12, 16, 32),
         judged=(8, 32),
         model=MODEL,
-        steps=2000,
+        steps=4000,
         seeds=3,
-        close_seeds=8,
-        random_offset="gaps",
+        close_seeds=6,
     ),
     PARITY: Part(
         task=ParityScratchpad(),
@@ -76,7 +71,7 @@ PARTS = {
         lengths=(10, 15, 20, 40),
         judged=(10, 40),
         model=MODEL,
-        steps=800,
+        steps=1500,
         seeds=1,
     ),
     VARIABLES: Part(
@@ -85,20 +80,23 @@ PARTS = {
         lengths=(8, 12, 16, 32),
         judged=(8, 32),
         model=MODEL.replace(num_layers=2),
-        steps=1500,
+        steps=2500,
         seeds=1,
-        random_offset="gaps",
     ),
 }
 
+SLACK = 4
+"""IDs that a table has beyond the largest of the longest sequence, so that this one too can be moved."""
+
 ROPE, POSE, NOPE = "RoPE", "RoPE + PoSE", "NoPE"
 GIVEN, PREDICTED, NO_OFFSET, SHUFFLED = "IDs given", "IDs predicted", "predicted, no offset", "IDs shuffled"
-PUBLISHED, LOG_N, RE_WEIGHTED = "IDs as published", "IDs given, log-n", "IDs given, LSSAR"
 NAMES = (ROPE, POSE, NOPE, GIVEN, PREDICTED, NO_OFFSET, SHUFFLED)
+OFFSET, CLIPPED, PUBLISHED = "given, offset alone", "given, clipped offset", "given, as published"
+LOG_N, RE_WEIGHTED = "offset alone, log-n", "offset alone, LSSAR"
 SHARPENED = (LOG_N, RE_WEIGHTED)
-OFFSET = "predicted, offset alone"
-CLIPPED = "IDs given, clipped offsets"
-CLOSE = (GIVEN, CLIPPED, PREDICTED, PUBLISHED, LOG_N)
+PREDICTED_OFFSET = "predicted, offset alone"
+AHEAD, PREDICTED_AHEAD = "given, look-ahead", "predicted, look-ahead"
+CLOSE = (GIVEN, PREDICTED, AHEAD, PREDICTED_AHEAD, OFFSET, CLIPPED, PUBLISHED, LOG_N, RE_WEIGHTED)
 
 
 def arm(part: str, name: str) -> str:
@@ -142,26 +140,34 @@ def _base(part: Part, size: Size) -> RunConfig:
 def _runs(label: str, part: Part, base: RunConfig) -> dict[str, RunConfig]:
     model = base.model
     assert isinstance(model, Decoder.Config)
-    largest = part.task.largest_position_id(part.longest)
-    oracle = model.replace(coupling=Oracle(max_id=largest, random_offset=part.random_offset))
+    largest = part.task.largest_position_id(part.longest) + SLACK
     size = part.task.sequence_length(part.longest)
+    oracle, predicted = (
+        Oracle(max_id=largest, random_offset="spread"),
+        Predicted(max_id=largest, random_offset="spread"),
+    )
     models = {
         ROPE: model.replace(position=RoPE()),
         POSE: model.replace(position=RoPE(), schedule=PoSE(target=size)),
         NOPE: model.replace(position=NoPE()),
-        GIVEN: oracle,
-        PREDICTED: model.replace(coupling=Predicted(max_id=largest, random_offset=part.random_offset)),
-        NO_OFFSET: model.replace(coupling=Predicted(max_id=largest, random_offset=False)),
+        GIVEN: model.replace(coupling=oracle),
+        PREDICTED: model.replace(coupling=predicted),
+        NO_OFFSET: model.replace(coupling=predicted.replace(random_offset=False)),
         SHUFFLED: model.replace(coupling=Shuffled(max_id=largest)),
     }
     if label == ADDITION:
         trained = part.task.sequence_length(part.trained[1])
-        models[CLIPPED] = model.replace(coupling=Oracle(max_id=largest, random_offset="clipped"))
-        models[LOG_N] = oracle.replace(kernel=EntropyInvariantSoftmax(trained_length=trained))
-        models[RE_WEIGHTED] = oracle.replace(kernel=LSSAR(p=3))
+        moved = model.replace(coupling=oracle.replace(random_offset=True))
+        models[OFFSET] = moved
+        models[CLIPPED] = model.replace(coupling=oracle.replace(random_offset="clipped"))
+        models[LOG_N] = moved.replace(kernel=EntropyInvariantSoftmax(trained_length=trained))
+        models[RE_WEIGHTED] = moved.replace(kernel=LSSAR(p=3))
     if label == SPARSE:
-        models[OFFSET] = model.replace(coupling=Predicted(max_id=largest))
+        models[PREDICTED_OFFSET] = model.replace(coupling=predicted.replace(random_offset=True))
     runs = {name: base.replace(model=one) for name, one in models.items()}
     if label == ADDITION:
-        runs[PUBLISHED] = runs[GIVEN].replace(task=part.task.replace(end_ids=False))
+        runs[PUBLISHED] = runs[OFFSET].replace(task=part.task.replace(end_ids=False))
+    if label == SPARSE:
+        ahead = part.task.replace(look_ahead=True)
+        runs |= {AHEAD: runs[GIVEN].replace(task=ahead), PREDICTED_AHEAD: runs[PREDICTED].replace(task=ahead)}
     return runs

@@ -1,11 +1,15 @@
-"""What is measured on each run beside its evaluation: where in the answer errors are, and where attention goes."""
+"""What is measured on each run beside its evaluation: where in the answer and in the table errors are, and where
+attention goes."""
 
 import polars as pl
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from sparsity_lab.analysis import planted_mass
-from sparsity_lab.generators import Stream
+from sparsity_lab.generators import Batch, Stream
 from sparsity_lab.models import Decoder, Ignored
+from sparsity_lab.recipes.coupling.arms import SLACK
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run
 from sparsity_lab.training.optimise import arranged_ids
@@ -14,8 +18,10 @@ __all__ = ["measure"]
 
 
 def measure(run: Run) -> pl.DataFrame:
-    """By length: accuracy of the last two targets (``end``) and of those before (``before``), and with coupled IDs
-    the mass on the sources (``mass``), the mean over heads, in the layer with most at the longest trained length."""
+    """By length: accuracy of the last two targets (``end``) and of those before (``before``). With coupled IDs also
+    the exact match when given ones are all ``SLACK`` higher, away from the end of the table where evaluation begins
+    (``moved``), and the mass on the sources (``mass``), the mean over heads, in the layer with most at the longest
+    trained length."""
     config = run.config
     lengths = config.evaluation.lengths
     trained = max(length for length in lengths if length <= config.training.curriculum.range()[1])
@@ -35,9 +41,17 @@ def _by_place(run: Run, length: int) -> dict[str, float]:
     stream = Stream(seed=config.evaluation.seed, name="analysis")
     batch = config.task.sample(stream, 0, config.evaluation.sequences, length)
     ids = arranged_ids(config.model, stream, 0, length, batch, training=False)
+    right = _right(model, batch, ids).double()
+    found = {"before": float(right[:, :-2].mean()), "end": float(right[:, -2:].mean())}
+    if ids is None or isinstance(model.config.coupling, Ignored):
+        return found
+    moved = torch.where(ids > 0, ids + SLACK, 0)
+    return found | {"moved": float(_right(model, batch, moved).all(1).double().mean())}
+
+
+def _right(model: Decoder, batch: Batch, ids: Tensor | None) -> Bool[Tensor, "B targets"]:
     predicted, _ = model.predict(batch.tokens, ids, batch.scored)
-    right = (predicted == batch.targets[batch.scored]).to(torch.float64).view(len(batch), -1)
-    return {"before": float(right[:, :-2].mean()), "end": float(right[:, -2:].mean())}
+    return (predicted == batch.targets[batch.scored]).view(len(batch), -1)
 
 
 def _model(run: Run) -> Decoder:
