@@ -37,7 +37,7 @@ ENGINE = Serial() if SMOKE else Processes(workers=2)
 # %%
 base = RunConfig(
     task=Planted(k=1),
-    model=Decoder.Config(position=RoPE()),
+    model=Decoder(position=RoPE()),
     training=Training(steps=STEPS, curriculum=UniformLength(low=8, high=24)),
     evaluation=Evaluation(lengths=(16, 24, 48, 96, 192), sequences=SEQUENCES),
 )
@@ -80,7 +80,7 @@ heat_map(results, rows="task.k", columns="task.locality", factor=4)
 # All of it is one polars frame, with every setting as a column:
 
 # %%
-results.frame("evaluation").select("task.locality", "data_seed", "length", "accuracy", "normalised_accuracy").head(6)
+results.frame("evaluation").select("task.locality", "data_seed", "length", "accuracy", "normalized_accuracy").head(6)
 
 # %% [markdown]
 # One or two seeds and two hundred steps show the method and are no result. The studies under Results have the

@@ -34,7 +34,7 @@ ENGINE = Serial() if SMOKE else Processes(workers=2)
 # %%
 base = RunConfig(
     task=Planted(k=2),
-    model=Decoder.Config(num_layers=1, position=RoPE()),
+    model=Decoder(num_layers=1, position=RoPE()),
     training=Training(steps=STEPS),
     evaluation=Evaluation(lengths=LENGTHS, sequences=SEQUENCES),
 )
@@ -83,5 +83,5 @@ dilution(models["Softmax()"], sequences=32)
 # %%
 softmax = models["Softmax()"]
 swapped = softmax.with_kernel(LSSAR(p=3))
-columns = ["length", "normalised_accuracy", "normalised_accuracy_se"]
+columns = ["length", "normalized_accuracy", "normalized_accuracy_se"]
 softmax.evaluation.select(columns).join(swapped.evaluate().select(columns), on="length", suffix=", re-weighted")

@@ -52,7 +52,7 @@ largest = task.largest_position_id(LENGTHS[-1])
 couplings = [Ignored(), Oracle(max_id=largest), Predicted(max_id=largest), Shuffled(max_id=largest)]
 base = RunConfig(
     task=task,
-    model=Decoder.Config(num_layers=1, position=NoPE(), coupling=Ignored()),
+    model=Decoder(num_layers=1, position=NoPE(), coupling=Ignored()),
     training=Training(steps=STEPS, batch_size=32, learning_rate=2e-3, curriculum=UniformLength(low=1, high=10)),
     evaluation=Evaluation(lengths=LENGTHS, sequences=SEQUENCES),
 )

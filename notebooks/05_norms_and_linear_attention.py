@@ -73,7 +73,7 @@ with styled():
 # %%
 base = RunConfig(
     task=Planted(k=1),
-    model=Decoder.Config(num_layers=1, position=NoPE()),
+    model=Decoder(num_layers=1, position=NoPE()),
     training=Training(steps=STEPS),
     evaluation=Evaluation(lengths=LENGTHS, sequences=SEQUENCES),
 )

@@ -12,7 +12,7 @@
 # # 06 Context extension
 #
 # A model trained on short windows of text is trained a little further on longer ones: with all its attention,
-# with shifted sparse attention (groups of neighbours in training, all keys in use), and with low-rank
+# with shifted sparse attention (groups of neighbors in training, all keys in use), and with low-rank
 # adapters beside whole embeddings and norms. What does each make of the longer context, and at what cost?
 
 # %%
@@ -36,7 +36,7 @@ ENGINE = Serial() if SMOKE else Processes(workers=2)
 # %%
 parent = RunConfig(
     task=TextBytes(),
-    model=Decoder.Config(num_layers=3),
+    model=Decoder(num_layers=3),
     training=Training(steps=STEPS, batch_size=16, learning_rate=2e-3, curriculum=FixedLength(length=SHORT)),
     evaluation=Evaluation(lengths=(SHORT // 2, SHORT, 2 * SHORT, LONG), sequences=SEQUENCES),
 )
@@ -47,7 +47,7 @@ parent
 #
 # `extended` makes the run that goes on from a parent: longer sequences, positions interpolated so that no
 # rotation lies outside the trained range, and a mechanism or an adapter of your choice. Interpolation alone is
-# no gift: neighbours come closer than the parent ever saw them, and it takes the further training to make up for
+# no gift: neighbors come closer than the parent ever saw them, and it takes the further training to make up for
 # that. The parent is made once and shared.
 
 # %%

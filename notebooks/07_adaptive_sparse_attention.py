@@ -24,7 +24,7 @@ import torch
 from sparsity_lab.analysis import retained_mass
 from sparsity_lab.analysis.style import styled
 from sparsity_lab.generators import Planted, Recent
-from sparsity_lab.kernels import AdaptiveSparse, SlidingWindow, Softmax, Trace
+from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs, SlidingWindow, Softmax
 from sparsity_lab.live import training_progress
 from sparsity_lab.models import Decoder, NoPE
 from sparsity_lab.training import Evaluation, RunConfig, Training, train
@@ -61,7 +61,7 @@ with styled():
 # %%
 config = RunConfig(
     task=Planted(k=2, locality=Recent(width=16)),
-    model=Decoder.Config(num_layers=1, position=NoPE()),
+    model=Decoder(num_layers=1, position=NoPE()),
     training=Training(steps=STEPS),
     evaluation=Evaluation(lengths=LENGTHS, sequences=SEQUENCES),
 )
@@ -74,7 +74,7 @@ variants = {
     "adaptive": run.with_kernel(sparse),
     "window of the same budget": run.with_kernel(SlidingWindow(width=32, sinks=8)),
 }
-columns = ["length", "normalised_accuracy"]
+columns = ["length", "normalized_accuracy"]
 table = run.evaluation.select(columns)
 for name, variant in variants.items():
     table = table.join(variant.evaluate().select(columns), on="length", suffix=f", {name}")
@@ -98,6 +98,6 @@ retained_mass(variants, lengths=LENGTHS, p=0.9, block_size=8)
 
 # %%
 escalating = AdaptiveSparse(block_size=8, n_local=1, k_free=1, rho_min=0.8)
-trace = Trace()
-escalating.attend(q, k, v, training=False, params=escalating.build(1, 16, seed=0), trace=trace)
-trace.records[0]
+auxiliary = AuxiliaryOutputs()
+escalating.attend(q, k, v, training=False, params=escalating.build(1, 16, seed=0), auxiliary=auxiliary)
+auxiliary.records[0]

@@ -101,7 +101,7 @@ bias.bias(slice(5, 6), slice(0, 6))[0, 0]
 # %%
 base = RunConfig(
     task=task,
-    model=Decoder.Config(num_layers=1, kernel=kernel),
+    model=Decoder(num_layers=1, kernel=kernel),
     training=Training(steps=STEPS),
     evaluation=Evaluation(lengths=(8, 16, 24, 48, 96), sequences=SEQUENCES),
 )

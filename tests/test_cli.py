@@ -89,8 +89,8 @@ BAD = [
         "model.coupling.max_id: expected at least 194, the task's largest position ID, got 193",
     ),
     (
-        ("train", "--task", "Planted", "--model", "Decoder(schedule=PoSE())"),
-        "model.schedule.target: expected a value (PoSE needs one), got nothing",
+        ("train", "--task", "Planted", "--model", "Decoder(index_sampling=PoSE())"),
+        "model.index_sampling.target: expected a value (PoSE needs one), got nothing",
     ),
     (("train", "no.toml"), "no.toml: expected a file that can be read, got"),
     (("train", "no.yaml"), "no.yaml: expected a file that ends in .toml or .json, got '.yaml'"),

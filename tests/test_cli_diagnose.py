@@ -37,7 +37,7 @@ def test_json_with_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> Non
     code, out, err = lab(capsys, *arguments)
     assert (code, err) == (0, "")
     found = json.loads(out)
-    assert found["labelled"]
+    assert found["labeled"]
     assert found["k"] == {"estimate": 2.0, "low": 2.0, "high": 2.0, "count": 20}
     assert found["reach"]["estimate"] == 3.0
     assert [(row["position"], row["length"]) for row in found["tests"]] == [

@@ -54,7 +54,7 @@ def facts(text: str) -> set[str]:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     base = RunConfig(
         task=Planted(k=1, locality=Recent(width=4)),
-        model=Decoder.Config(num_layers=1, num_heads=1, d_model=8),
+        model=Decoder(num_layers=1, num_heads=1, d_model=8),
         training=Training(steps=2, batch_size=4, curriculum=FixedLength(length=6)),
         evaluation=Evaluation(lengths=(6, 12), sequences=8),
     )
@@ -68,7 +68,7 @@ def objects(results: Results) -> dict[str, Any]:
     run = Run.load(results.folder / results.runs[0].id)
     return {
         "task": task,
-        "decoder": Decoder.Config(kernel=(LSSAR(p=3), LSSAR())),
+        "decoder": Decoder(kernel=(LSSAR(p=3), LSSAR())),
         "run config": run.config,
         "batch": task.sample(Stream(), 0, 8, 10),
         "truth": task.truth(10),

@@ -37,7 +37,7 @@ from sparsity_lab.settings import (
 )
 
 
-class Colour(Setting, family="test colour"):
+class Color(Setting, family="test color"):
     """A family for these tests."""
 
 
@@ -46,12 +46,12 @@ class Reloaded(Setting, family="reloaded test setting"):
 
 
 @register
-class Red(Colour):
+class Red(Color):
     shade: float = 0.5
 
 
 @register
-class Blue(Colour):
+class Blue(Color):
     depth: int = 3
 
     def check(self) -> None:
@@ -75,17 +75,17 @@ class Picture(Setting, family="test picture"):
 @register
 class Painting(Picture):
     title: str = "untitled"
-    ground: Colour = Red()
-    layers: tuple[Colour, ...] | Colour = ()
-    frame: Colour | None = None
+    ground: Color = Red()
+    layers: tuple[Color, ...] | Color = ()
+    frame: Color | None = None
     size: tuple[int, int] = (3, 4)
-    named: dict[str, Colour] = dataclasses.field(default_factory=dict)
+    named: dict[str, Color] = dataclasses.field(default_factory=dict)
     tagged: Mapping[str, float] = dataclasses.field(default_factory=dict)
     original: Picture | None = None
     signed: bool = False
 
 
-colours = st.one_of(
+colors = st.one_of(
     st.builds(Red, shade=st.floats(-1e6, 1e6)),
     st.builds(Blue, depth=st.integers(1, 100)),
 )
@@ -93,13 +93,13 @@ whole = st.integers(-(2**62), 2**62)
 paintings = st.builds(
     Painting,
     title=st.text(max_size=12),
-    ground=colours,
-    layers=st.one_of(colours, st.lists(colours, max_size=3).map(tuple)),
-    frame=st.none() | colours,
+    ground=colors,
+    layers=st.one_of(colors, st.lists(colors, max_size=3).map(tuple)),
+    frame=st.none() | colors,
     size=st.tuples(whole, whole),
-    named=st.dictionaries(st.text(min_size=1, max_size=5), colours, max_size=2),
+    named=st.dictionaries(st.text(min_size=1, max_size=5), colors, max_size=2),
     tagged=st.dictionaries(st.text(max_size=5), st.floats(-1e6, 1e6), max_size=2),
-    original=st.none() | st.builds(Painting, ground=colours),
+    original=st.none() | st.builds(Painting, ground=colors),
     signed=st.booleans(),
 )
 
@@ -204,7 +204,7 @@ def test_a_raised_version_changes_ids_and_old_data_is_refused(monkeypatch: pytes
 def test_short_form_shows_only_what_differs() -> None:
     assert str(Painting()) == "Painting()"
     assert str(Painting(ground=Blue(depth=4), size=(1, 2))) == "Painting(ground=Blue(depth=4), size=(1, 2))"
-    assert from_text(Colour, "Blue") == Blue()
+    assert from_text(Color, "Blue") == Blue()
 
 
 def test_flatten_gives_short_forms_and_leaves() -> None:
@@ -229,13 +229,13 @@ ERRORS: list[tuple[Any, str]] = [
     (lambda: Red(shade=float("inf")), "shade: expected a finite number, got inf"),
     (
         lambda: Painting(ground=Painting()),
-        "ground: expected a test colour (one of Blue, Red), got Painting, a test picture",
+        "ground: expected a test color (one of Blue, Red), got Painting, a test picture",
     ),
     (lambda: Painting(size=(1, 2, 3)), "size: expected 2 values, got (1, 2, 3)"),
-    (lambda: Painting(layers=[Red(), 5]), "layers[1]: expected a test colour (one of Blue, Red), got 5"),
+    (lambda: Painting(layers=[Red(), 5]), "layers[1]: expected a test color (one of Blue, Red), got 5"),
     (
-        lambda: from_text(Colour, "Rd()"),
-        "kind: expected a test colour (one of Blue, Red), got 'Rd'; did you mean 'Red'?",
+        lambda: from_text(Color, "Rd()"),
+        "kind: expected a test color (one of Blue, Red), got 'Rd'; did you mean 'Red'?",
     ),
     (
         lambda: from_text(Picture, "Painting(ground=Blue(dept=4))"),
@@ -247,40 +247,40 @@ ERRORS: list[tuple[Any, str]] = [
         "named.a.depth: expected at least 1, got 0",
     ),
     (
-        lambda: from_data(Colour, {"depth": 3}),
-        "kind: expected the name of a test colour (one of Blue, Red), got nothing",
+        lambda: from_data(Color, {"depth": 3}),
+        "kind: expected the name of a test color (one of Blue, Red), got nothing",
     ),
     (
-        lambda: from_text(Colour, "Blue(depth=open('x'))"),
-        "depth: expected a test colour such as Blue(...), got open('x')",
+        lambda: from_text(Color, "Blue(depth=open('x'))"),
+        "depth: expected a test color such as Blue(...), got open('x')",
     ),
-    (lambda: from_text(Colour, "Blue(3)"), "expected a test colour such as Blue(...), got Blue(3)"),
-    (lambda: from_text(Colour, "Blue("), "expected a test colour such as Blue(...), got 'Blue('"),
+    (lambda: from_text(Color, "Blue(3)"), "expected a test color such as Blue(...), got Blue(3)"),
+    (lambda: from_text(Color, "Blue("), "expected a test color such as Blue(...), got 'Blue('"),
     (
-        lambda: from_text(Colour, "Blue(depth={[1]})"),
-        "depth: expected a test colour such as Blue(...), got {[1]}",
+        lambda: from_text(Color, "Blue(depth={[1]})"),
+        "depth: expected a test color such as Blue(...), got {[1]}",
     ),
     (lambda: from_text(Picture, "Painting(named={1: Red()})"), "named: expected names in quotes as keys, got 1"),
     (lambda: from_text(Picture, "Painting(named={**x})"), "named: expected names in quotes as keys, got **"),
     (lambda: from_text(Picture, "Painting(named={[1]: Red()})"), "named: expected names in quotes as keys, got [1]"),
-    (lambda: from_text(Colour, "Blue(**x)"), "expected a test colour such as Blue(...), got Blue(**x)"),
-    (lambda: from_text(Colour, f"Blue(depth={'-' * 5000}1)"), "expected a test colour such as Blue(...), got 'Blue("),
+    (lambda: from_text(Color, "Blue(**x)"), "expected a test color such as Blue(...), got Blue(**x)"),
+    (lambda: from_text(Color, f"Blue(depth={'-' * 5000}1)"), "expected a test color such as Blue(...), got 'Blue("),
     (
-        lambda: from_text(Colour, f"Blue(depth={'-' * 10**5}1)"),
-        "expected a test colour such as Blue(...), got 'Blue(",
+        lambda: from_text(Color, f"Blue(depth={'-' * 10**5}1)"),
+        "expected a test color such as Blue(...), got 'Blue(",
     ),
-    (lambda: from_text(Colour, f"Blue(depth=1{'0' * 5000})"), "expected a test colour such as Blue(...), got 'Blue("),
-    (lambda: from_text(Colour, "Blue(depth=1, depth=2)"), "depth: expected one value, got two"),
-    (lambda: from_text(Colour, "Blue(kind='Red')"), "kind: expected one value, got two"),
+    (lambda: from_text(Color, f"Blue(depth=1{'0' * 5000})"), "expected a test color such as Blue(...), got 'Blue("),
+    (lambda: from_text(Color, "Blue(depth=1, depth=2)"), "depth: expected one value, got two"),
+    (lambda: from_text(Color, "Blue(kind='Red')"), "kind: expected one value, got two"),
     (
         lambda: from_text(Picture, "Painting(named={'a': Red(), 'a': Blue()})"),
         "named.a: expected one value, got two",
     ),
     (lambda: distinct([("a", 1), ("a", 1)], "b"), "b.a: expected one value, got two"),
-    (lambda: from_data(Colour, {"kind": ["Red"]}), "kind: expected a test colour (one of Blue, Red), got ['Red']"),
-    (lambda: from_data(Colour, {"kind": "Red", 3: 4}), "3: expected a field of Red (one of shade), got 3"),
-    (lambda: from_data(Colour, {"kind": "Red", "version": True}), "version: expected version 1 of Red, got True"),
-    (lambda: from_data(Colour, {"kind": "Red", "version": 1.0}), "version: expected version 1 of Red, got 1.0"),
+    (lambda: from_data(Color, {"kind": ["Red"]}), "kind: expected a test color (one of Blue, Red), got ['Red']"),
+    (lambda: from_data(Color, {"kind": "Red", 3: 4}), "3: expected a field of Red (one of shade), got 3"),
+    (lambda: from_data(Color, {"kind": "Red", "version": True}), "version: expected version 1 of Red, got True"),
+    (lambda: from_data(Color, {"kind": "Red", "version": 1.0}), "version: expected version 1 of Red, got 1.0"),
     (
         lambda: from_data(Picture, functools.reduce(lambda data, _: {"original": data}, range(2000), {})),
         "expected a test picture with fewer levels of nesting, got a value of type dict, too large to show",
@@ -305,7 +305,7 @@ ERRORS: list[tuple[Any, str]] = [
         "title.size: expected a setting with fields at 'title', got 'untitled'",
     ),
     (lambda: Blue().replace(dept=3), "dept: expected a field of Blue"),
-    (lambda: kinds("colour"), "family: expected a family of settings"),
+    (lambda: kinds("color"), "family: expected a family of settings"),
 ]
 
 
@@ -319,7 +319,7 @@ def test_errors_are_one_line_with_path_expectation_and_value(make: Any, message:
 
 def test_short_forms_run_nothing(tmp_path: Any) -> None:
     with pytest.raises(SettingError):
-        from_text(Colour, f"Blue(depth=__import__('pathlib').Path('{tmp_path}/x').touch())")
+        from_text(Color, f"Blue(depth=__import__('pathlib').Path('{tmp_path}/x').touch())")
     assert not (tmp_path / "x").exists()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis.style import GREY, INK, PALETTE, figure_svg, look, styled
+from sparsity_lab.analysis.style import GRAY, INK, PALETTE, figure_svg, look, styled
 from sparsity_lab.generators import (
     Anchored,
     Geometric,
@@ -98,7 +98,7 @@ def _draw_sets(ax: Axes, law: Law, length: int) -> None:
     sources = task.sample(Stream(seed=1, name="concepts"), 0, 10, length).sources
     assert sources is not None
     rows = sources[:, -1].numpy()
-    ax.hlines(np.arange(len(rows)), 1, length, color=GREY, linewidth=0.6, alpha=0.5)
+    ax.hlines(np.arange(len(rows)), 1, length, color=GRAY, linewidth=0.6, alpha=0.5)
     ax.scatter(rows.flatten(), np.repeat(np.arange(len(rows)), rows.shape[1]), s=16, color=PALETTE[1], zorder=3)
     ax.set_xlim(0, length + 1)
     ax.set_yticks([])
@@ -113,7 +113,7 @@ def _reach() -> str:
     with styled():
         figure = Figure(figsize=(6.2, 3.4), layout="constrained")
         ax = figure.subplots()
-        ax.axvspan(8, 24, color=GREY, alpha=0.18, linewidth=0)
+        ax.axvspan(8, 24, color=GRAY, alpha=0.18, linewidth=0)
         ax.text(math.sqrt(8 * 24), 1.1, "trained lengths", ha="center", fontsize=9)
         for level, words in ((1.0, "Bayes"), (0.9, "threshold 0.9"), (0.0, "chance")):
             ax.axhline(level, color=INK, linewidth=0.9, linestyle=(0, (1.5, 2)) if level == 0 else (0, (6, 2)))
@@ -136,7 +136,7 @@ def _reach() -> str:
         ax.minorticks_off()
         ax.set_ylim(-0.08, 1.2)
         ax.set_xlabel("length (tokens, log scale)")
-        ax.set_ylabel("normalised accuracy\n(0 = chance, 1 = Bayes)")
+        ax.set_ylabel("normalized accuracy\n(0 = chance, 1 = Bayes)")
         ax.legend(loc=(0.02, 0.14), fontsize=9)
         return figure_svg(figure, "How reach is read off a curve")
 

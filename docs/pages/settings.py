@@ -1,4 +1,4 @@
-"""Tables of all other settings: laws, rules, positions, schedules, couplings, curricula, engines."""
+"""Tables of all other settings: laws, rules, positions, index samplings, couplings, curricula, engines."""
 
 from pathlib import Path
 

@@ -9,7 +9,7 @@ from sparsity_lab.analysis.runs import Frames, evaluation_rows
 __all__ = ["arm_table"]
 
 
-def arm_table(results: pl.DataFrame | Frames, measure: str = "normalised_accuracy") -> pl.DataFrame:
+def arm_table(results: pl.DataFrame | Frames, measure: str = "normalized_accuracy") -> pl.DataFrame:
     """One row per arm: ``panel``, ``arm``, ``learned`` ("2/3" runs, or "not judged" without a declared optimum), the
     median of ``measure`` over learned runs at each length (columns named by the length), and ``reach``. Empty if no
     run has been evaluated."""

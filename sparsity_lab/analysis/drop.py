@@ -140,7 +140,7 @@ def drop(
     factor: float = 4,
     *,
     condition: str | None = None,
-    measure: str = "normalised_accuracy",
+    measure: str = "normalized_accuracy",
     confidence: float = 0.95,
 ) -> Drop:
     """The drop of each arm: the measure at the largest trained length minus that at ``factor`` times it.

@@ -32,7 +32,7 @@ from sparsity_lab.analysis.runs import (
     trained_range,
 )
 from sparsity_lab.analysis.statistics import median_interval
-from sparsity_lab.analysis.style import GREY, INK, figure_svg, look, new_axes, seaborn_plot, styled
+from sparsity_lab.analysis.style import GRAY, INK, figure_svg, look, new_axes, seaborn_plot, styled
 from sparsity_lab.markup import Markup, details, element, join, table
 
 __all__ = ["ExtrapolationCurve", "extrapolation_curve"]
@@ -197,11 +197,11 @@ class ExtrapolationCurve:
 
     def _set_axes(self, ax: Axes, length_unit: str) -> None:
         if self._frame["median"].count() == 0:
-            ax.text(0.5, 0.5, "nothing to draw", transform=ax.transAxes, ha="center", va="center", color=GREY)
+            ax.text(0.5, 0.5, "nothing to draw", transform=ax.transAxes, ha="center", va="center", color=GRAY)
         trained = TrainedRange(*self.trained, self.same_training) if self.trained else None
         length_axis(ax, self._frame["length"], trained, f"length ({length_unit}, log scale)")
         ax.set_ylabel(self.measure.label)
-        if self.measure.name == "normalised_accuracy":
+        if self.measure.name == "normalized_accuracy":
             bottom, top = ax.get_ylim()
             ax.set_ylim(min(bottom, -0.05), max(top, 1.05))
 
@@ -251,7 +251,7 @@ class ExtrapolationCurve:
 def extrapolation_curve(
     results: pl.DataFrame | Frames,
     by: str | Sequence[str] = ("task.k",),
-    measure: str = "normalised_accuracy",
+    measure: str = "normalized_accuracy",
     condition: str | None = None,
     only_learned: bool = True,
     confidence: float = 0.95,
@@ -339,4 +339,4 @@ def extrapolation_curve(
 
 def _words_only(words: str, marker: str = "") -> Line2D:
     """A legend entry without a line."""
-    return Line2D([], [], linestyle="", marker=marker, color=GREY, label=words)
+    return Line2D([], [], linestyle="", marker=marker, color=GRAY, label=words)

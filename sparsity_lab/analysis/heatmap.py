@@ -22,7 +22,7 @@ from sparsity_lab.analysis.runs import (
     pooled_by,
     short_name,
 )
-from sparsity_lab.analysis.style import GREY, INK, figure_svg, new_axes, relative_luminance, seaborn_plot, styled
+from sparsity_lab.analysis.style import GRAY, INK, figure_svg, new_axes, relative_luminance, seaborn_plot, styled
 from sparsity_lab.markup import Markup, element, number
 from sparsity_lab.settings import SettingError
 
@@ -125,7 +125,7 @@ def heat_map(
     results: pl.DataFrame | Frames,
     rows: str = "task.k",
     columns: str = "task.locality",
-    measure: str = "normalised_accuracy",
+    measure: str = "normalized_accuracy",
     length: int | None = None,
     factor: float = 4,
     condition: str | None = None,
@@ -216,8 +216,8 @@ def _cell_words(cell: dict[str, Any]) -> str:
 def _draw_empty(ax: Axes, x: int, y: int, cell: dict[str, Any]) -> None:
     dotted = cell["state"] == "not run"
     frame = {"linestyle": (0, (2, 2))} if dotted else {"hatch": "////"}
-    with mpl.rc_context({"hatch.color": GREY}):
-        ax.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, facecolor="none", edgecolor=GREY, **frame))
+    with mpl.rc_context({"hatch.color": GRAY}):
+        ax.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, facecolor="none", edgecolor=GRAY, **frame))
     _write(ax, x, y, cell, INK if dotted else "black", plate=not dotted)
 
 

@@ -9,7 +9,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from sparsity_lab.analysis.style import GREY
+from sparsity_lab.analysis.style import GRAY
 from sparsity_lab.analysis.ticks import FittingLabels
 
 __all__ = ["TrainedRange", "legend_below", "length_axis"]
@@ -42,7 +42,7 @@ class TrainedRange:
     def draw(self, ax: Axes, *, named: bool = True) -> None:
         """Shade it on a length axis, and name it above; a single length is a thin line."""
         width = 0 if self.low < self.high else 2
-        ax.axvspan(self.low, self.high, color=GREY, alpha=0.18, linewidth=width, zorder=0)
+        ax.axvspan(self.low, self.high, color=GRAY, alpha=0.18, linewidth=width, zorder=0)
         if not named:
             return
         words = f"trained {self.low}–{self.high}" if self.low < self.high else f"trained {self.low}"

@@ -26,7 +26,7 @@ class Panel:
         by: the columns that tell its arms apart: k, locality and condition where they vary, and whatever else
             would otherwise be pooled with the seeds; k or the task where there is but one arm.
         beside: settings in which its arms differ besides ``by``, though never within one arm.
-        measure: what its figures show: normalised accuracy, or accuracy where no optimum is declared.
+        measure: what its figures show: normalized accuracy, or accuracy where no optimum is declared.
         rows: their evaluation rows.
     """
 
@@ -42,7 +42,7 @@ def panels_of(frame: pl.DataFrame) -> list[Panel]:
     """The panels of an evaluation frame, in the order in which it names them."""
     group = [name for name in _GROUP if name in frame.columns]
     kinds = [kind_of(task) for task in frame["task"]] if "task" in frame.columns else [None] * frame.height
-    measured = pl.col("normalised_accuracy").is_not_null().any().over("run", "condition")
+    measured = pl.col("normalized_accuracy").is_not_null().any().over("run", "condition")
     frame = frame.with_columns(pl.Series("_kind", kinds, dtype=pl.String), measured.alias("_measured"))
     parts = without_seeds(frame, group).partition_by("_kind", *group, "_measured", maintain_order=True)
     return [_panel(part) for part in parts]
@@ -95,5 +95,5 @@ def _panel(part: pl.DataFrame) -> Panel:
         *([position] if position else []),
     ]
     title = (", ".join(words) or "all runs") + ("" if measured else " (no optimum declared)")
-    measure = "normalised_accuracy" if measured else "accuracy"
+    measure = "normalized_accuracy" if measured else "accuracy"
     return Panel(title, position, tuple(by), beside, measure, part)

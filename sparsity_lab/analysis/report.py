@@ -149,8 +149,8 @@ def _reach(seen: Sequence[Seen]) -> Markup:
 
 def _evaluation(rows: pl.DataFrame) -> Markup:
     task = ["task.k", "task.locality", "task.rule", "task.marking", "model.position"]
-    accuracy = ["accuracy", "accuracy_se", "chance_accuracy", "bayes_accuracy", "normalised_accuracy"]
-    loss = ["normalised_accuracy_se", "exact_match", "loss", "loss_se", "bayes_loss", "excess_loss", "excess_loss_se"]
+    accuracy = ["accuracy", "accuracy_se", "chance_accuracy", "bayes_accuracy", "normalized_accuracy"]
+    loss = ["normalized_accuracy_se", "exact_match", "loss", "loss_se", "bayes_loss", "excess_loss", "excess_loss_se"]
     wanted = [
         "run",
         "condition",
@@ -179,7 +179,7 @@ def _samples(runs: Sequence[RunConfig]) -> Markup:
     parts: list[Markup] = [
         element(
             "p",
-            "Framed tokens enter the rule; the answer stands after the arrow. Colours only repeat this.",
+            "Framed tokens enter the rule; the answer stands after the arrow. Colors only repeat this.",
             class_="note",
         )
     ]

@@ -122,7 +122,7 @@ def _panel(one: Seen, factor: float) -> Iterator[Markup]:
     kinds = [list(group) for _, group in groupby(sorted(one.comparisons, key=_kind), _kind)]
     for comparisons in kinds:
         yield element("p", overall_words(comparisons, position, lengths=_other_lengths(comparisons[0], common)))
-    measure = "" if one.panel.measure == "normalised_accuracy" else f" Drops are of {one.drops.measure.words}."
+    measure = "" if one.panel.measure == "normalized_accuracy" else f" Drops are of {one.drops.measure.words}."
     yield element("p", lengths_words(rows, trained, factor) + measure, class_="note")
     if one.panel.beside:
         words = f"These arms also differ in {listed(one.panel.beside)}, so a difference may be due to that."

@@ -176,7 +176,7 @@ def _measure(
 
 
 def _of_rows(seen: RowTile, full: RowTile, block_size: int, p: float, k: int) -> Float[Tensor, "B H R measures"]:
-    """Mass, miss, budget, recall and oracle of neighbouring rows."""
+    """Mass, miss, budget, recall and oracle of neighboring rows."""
     dense, kept = full.weights.double(), seen.weights != 0
     mass = (dense * kept).sum(-1)
     of_block, any_kept, past = _in_blocks(dense, kept, seen.start, block_size)

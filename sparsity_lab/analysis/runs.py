@@ -13,7 +13,7 @@ import polars as pl
 
 from sparsity_lab.analysis.replicates import is_seed, without_seeds
 from sparsity_lab.settings import SettingError, Shown
-from sparsity_lab.training import EVALUATION_SCHEMA, summarise
+from sparsity_lab.training import EVALUATION_SCHEMA, summarize
 
 __all__ = [
     "MEASURES",
@@ -69,7 +69,7 @@ class Measure:
 MEASURES: dict[str, Measure] = {
     measure.name: measure
     for measure in (
-        Measure("normalised_accuracy", "normalised accuracy", "0 = chance, 1 = Bayes", pl.lit(0.0), pl.lit(1.0)),
+        Measure("normalized_accuracy", "normalized accuracy", "0 = chance, 1 = Bayes", pl.lit(0.0), pl.lit(1.0)),
         Measure(
             "accuracy", "accuracy", "share of scored targets", pl.col("chance_accuracy"), pl.col("bayes_accuracy")
         ),
@@ -175,11 +175,11 @@ def evaluation_rows(
 
 
 def _judge(frame: pl.DataFrame) -> pl.DataFrame:
-    """``training.summarise`` with each run's own threshold, if the frame tells it."""
+    """``training.summarize`` with each run's own threshold, if the frame tells it."""
     if _THRESHOLD not in frame.columns:
-        return summarise(frame)
+        return summarize(frame)
     parts = frame.partition_by(_THRESHOLD, as_dict=True, maintain_order=True)
-    return pl.concat([summarise(part, threshold) for (threshold,), part in parts.items()])
+    return pl.concat([summarize(part, threshold) for (threshold,), part in parts.items()])
 
 
 def measure_named(name: str, frame: pl.DataFrame) -> Measure:

@@ -1,8 +1,8 @@
 """One style for all figures.
 
-Figures are ``matplotlib.figure.Figure`` objects of their own; pyplot's state is never touched. Colours are
-the Okabe-Ito palette, which colour-blind readers can tell apart, with its light members darkened until each has a
-contrast of at least 3 to 1 on white and on a dark page; marks and dashes repeat what colour says, for print. In
+Figures are ``matplotlib.figure.Figure`` objects of their own; pyplot's state is never touched. Colors are
+the Okabe-Ito palette, which color-blind readers can tell apart, with its light members darkened until each has a
+contrast of at least 3 to 1 on white and on a dark page; marks and dashes repeat what color says, for print. In
 an SVG all ink is ``currentColor`` and the ground is transparent, so that a figure follows its page's light or dark.
 """
 
@@ -21,7 +21,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from pandas.errors import Pandas4Warning
 
-__all__ = ["GREY", "INK", "PALETTE", "Look", "Point", "figure_svg", "look", "new_axes", "seaborn_plot", "styled"]
+__all__ = ["GRAY", "INK", "PALETTE", "Look", "Point", "figure_svg", "look", "new_axes", "seaborn_plot", "styled"]
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c4689a", "#b07800", "#3d8fcc")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -29,7 +29,7 @@ DASHES: tuple[str | tuple[float, ...], ...] = ("", (5, 1.5), (1.5, 1.2), (6, 1.5
 
 INK = "#20242b"
 """Text, axes and reference lines; ``currentColor`` in an SVG."""
-GREY = "#7d7d7d"
+GRAY = "#7d7d7d"
 """Shading and what is not available; readable on white and on dark pages."""
 
 _SERIES_FONT = "DejaVu Sans"
@@ -57,7 +57,7 @@ _RC: Any = {
     "axes.edgecolor": INK,
     "xtick.color": INK,
     "ytick.color": INK,
-    "hatch.color": GREY,
+    "hatch.color": GRAY,
     "hatch.linewidth": 0.6,
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
@@ -86,8 +86,8 @@ class Point(NamedTuple):
 
 
 def look(index: int) -> Look:
-    """The look of the arm with this index. Colour, mark and dash move together; after six arms marks and dashes
-    shift, so that 36 arms all differ and the two of one colour lie apart."""
+    """The look of the arm with this index. Color, mark and dash move together; after six arms marks and dashes
+    shift, so that 36 arms all differ and the two of one color lie apart."""
     turn, place = divmod(index, len(PALETTE))
     return Look(PALETTE[place], MARKERS[(place + turn) % len(MARKERS)], DASHES[(place + 2 * turn) % len(DASHES)])
 
@@ -116,7 +116,7 @@ def seaborn_plot(function: Callable[..., Any], data: Any, **arguments: Any) -> A
 
 
 def relative_luminance(color: Any) -> float:
-    """Relative luminance of a colour as WCAG 2 defines it, 0 for black to 1 for white. Black and white text have
+    """Relative luminance of a color as WCAG 2 defines it, 0 for black to 1 for white. Black and white text have
     the same contrast on a ground of luminance 0.18."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -49,7 +49,7 @@ def _width(label: str, font: FontProperties) -> float:
 
 
 def fitting(places: Sequence[float], widths: Sequence[float], gap: float, keep: Sequence[int] = ()) -> set[int]:
-    """Which labels, centred at ascending ``places``, can stand side by side with ``gap`` between them.
+    """Which labels, centered at ascending ``places``, can stand side by side with ``gap`` between them.
 
     The ends and ``keep`` come first, then the others from the last down, where they still fit.
     """

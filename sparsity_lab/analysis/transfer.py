@@ -9,7 +9,7 @@ tokens, in four arms:
                                 that they started from.
     scattered, by position      the same sequences in a random order of their tokens: planted sets of any span, and a
                                 kernel of any span.
-    scattered, by coupled ID    the same, with position IDs that are neighbours where tokens belong together (the
+    scattered, by coupled ID    the same, with position IDs that are neighbors where tokens belong together (the
                                 places before scattering); the kernel is W-local in IDs.
 
 Every token has an ID, so the IDs alone do not tell which tokens are planted. With them the scattered task is the
@@ -239,13 +239,13 @@ class _Fit:
             vocab_size=_VOCABULARY,
             num_labels=self.task.num_labels,
         )
-        optimiser = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE, fused=True)
+        optimizer = torch.optim.Adam(model.parameters(), lr=_LEARNING_RATE, fused=True)
         for step in range(self.steps):
             X, ids, labels = self.draw(arm, "train", step * self.batch_size, self.batch_size, self.train_length)
             loss = -model(X, ids).gather(1, labels).log().mean()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
         return model.requires_grad_(False)
 
     def label_probability(self, model: FunctionalAttention, arm: _Arm, length: int, sequences: int) -> np.ndarray:

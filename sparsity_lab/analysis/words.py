@@ -30,7 +30,7 @@ def counts_words(
     parts = [f"{total} in all: {finished or 'none'} finished, {failed or 'none'} failed{waiting}."]
     if finished:
         least = "its run's threshold" if threshold is None else f"{threshold:g}"
-        measure = f"(normalised accuracy of at least {least} at every evaluated trained length)"
+        measure = f"(normalized accuracy of at least {least} at every evaluated trained length)"
         if learned == finished:
             parts.append(f"Every finished run learned its task {measure}.")
         elif judged == 0:

@@ -42,7 +42,7 @@ def analysis(lengths: tuple[int, ...] = (4096,)) -> pl.DataFrame:
 
 
 def _row(name: str, kernel: Softmax | LSSAR, T: int) -> dict[str, object]:
-    model = Decoder.Config(kernel=kernel).build(0).eval()
+    model = Decoder(kernel=kernel).build(0).eval()
     task = Planted(k=3)
     length = T - (task.sequence_length(8) - 8)
 

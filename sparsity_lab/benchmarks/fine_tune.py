@@ -81,23 +81,23 @@ class _Step:
     """One step of training, to be called again and again."""
 
     def __init__(self, kernel: Kernel, adapter: Adapter | None, length: int) -> None:
-        self.config = Decoder.Config(num_layers=7, d_model=128, kernel=kernel)
+        self.config = Decoder(num_layers=7, d_model=128, kernel=kernel)
         self.model: nn.Module = self.config.build(0, vocab_size=_VOCABULARY)
         if adapter:
             adapter.attach(self.model, 0)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
         generator = torch.Generator().manual_seed(0)
         self.tokens = torch.randint(0, _VOCABULARY, (1, length + 1), generator=generator)
 
     def __call__(self) -> None:
         logits = self.model(self.tokens[:, :-1])
         cross_entropy(logits[0], self.tokens[0, 1:]).backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
-def forward_flops(config: Decoder.Config, length: int, vocab_size: int = _VOCABULARY) -> dict[str, float]:
+def forward_flops(config: Decoder, length: int, vocab_size: int = _VOCABULARY) -> dict[str, float]:
     """Operations of a forward pass of one sequence by part, as LongLoRA counts them (arXiv 2309.12307).
 
     The causal half of dense attention, and of each group, counts as if it were computed.

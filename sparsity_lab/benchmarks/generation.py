@@ -11,7 +11,7 @@ from torch import Tensor
 from sparsity_lab.benchmarks.kernels import chosen
 from sparsity_lab.benchmarks.measure import benchmark
 from sparsity_lab.kernels import Kernel
-from sparsity_lab.models import Decoder, Predicted
+from sparsity_lab.models import Decoder, DecoderModel, Predicted
 from sparsity_lab.models.generation import free_run
 
 __all__ = ["BATCH_SIZES", "generation"]
@@ -42,7 +42,7 @@ def generation(only: Sequence[str] = ()) -> pl.DataFrame:
 
 
 def _row(kernel: Kernel, batch_size: int) -> dict[str, object]:
-    model = Decoder.Config(coupling=Predicted(max_id=512), kernel=kernel).build(0).eval()
+    model = Decoder(coupling=Predicted(max_id=512), kernel=kernel).build(0).eval()
     tokens = torch.randint(0, 16, (batch_size, PROMPT), generator=torch.Generator().manual_seed(0))
     ids = torch.arange(1, PROMPT + 1).expand(batch_size, 1, PROMPT).contiguous()
     model.generate(tokens, 4, ids)
@@ -62,7 +62,7 @@ def _row(kernel: Kernel, batch_size: int) -> dict[str, object]:
     }
 
 
-def _prefixes(model: Decoder, sequence: Int64[Tensor, "B all"], ids: Int64[Tensor, "B C all"]) -> float:
+def _prefixes(model: DecoderModel, sequence: Int64[Tensor, "B all"], ids: Int64[Tensor, "B C all"]) -> float:
     """Seconds of the next token after every eighth prefix from the prompt on."""
     start = time.perf_counter()
     for size in range(PROMPT + _EVERY // 2, PROMPT + GENERATED, _EVERY):

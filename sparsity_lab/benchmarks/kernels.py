@@ -113,7 +113,7 @@ def random_rows(length: int, head_dim: int, dtype: torch.dtype, device: str) -> 
 
 
 def structured_rows(length: int, head_dim: int, dtype: torch.dtype, device: str) -> Rows:
-    """Queries and keys of norm one whose neighbours are alike: x_t = 0.99 x_(t-1) + sqrt(1 - 0.99²) ε_t, normalised.
+    """Queries and keys of norm one whose neighbors are alike: x_t = 0.99 x_(t-1) + sqrt(1 - 0.99²) ε_t, normalized.
 
     The queries are scaled so that logits, <q, k> / sqrt(D), are 8 times the cosine.
     """

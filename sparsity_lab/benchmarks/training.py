@@ -12,7 +12,7 @@ from sparsity_lab.benchmarks.measure import alternate, benchmark
 from sparsity_lab.generators import Planted, Stream
 from sparsity_lab.models import Decoder, NoPE, RoPE
 from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training
-from sparsity_lab.training.optimise import Records, optimise
+from sparsity_lab.training.optimize import Records, optimize
 
 __all__ = ["BareDecoder", "training"]
 
@@ -48,7 +48,7 @@ def training() -> pl.DataFrame:
     """Training steps of the lab beside a bare PyTorch loop: 2 layers, d=64, 4 heads, batch 64, T=64, one thread.
 
     The bare loop has fused attention and fused AdamW, its data ready in memory, its logits at the last position only,
-    and neither positions, clipping, schedules, metrics nor data generation.
+    and neither positions, clipping, index sampling, metrics nor data generation.
     """
     steps, threads = 30, torch.get_num_threads()
     torch.set_num_threads(1)
@@ -62,26 +62,26 @@ def training() -> pl.DataFrame:
 def _training_row(name: str, position: NoPE | RoPE, steps: int) -> dict[str, object]:
     config = RunConfig(
         task=Planted(k=3),
-        model=Decoder.Config(position=position),
+        model=Decoder(position=position),
         training=Training(steps=steps, batch_size=64, curriculum=FixedLength(length=62)),
         evaluation=Evaluation(lengths=(62,)),
     )
     batch = config.task.sample(Stream(), 0, 64 * steps, 62)
     tokens, targets = torch.split(batch.tokens, 64), torch.split(batch.targets[:, -1], 64)
     bare_model = BareDecoder(16, 64, 4, 2)
-    optimiser = torch.optim.AdamW(bare_model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0, fused=True)
+    optimizer = torch.optim.AdamW(bare_model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0, fused=True)
 
     def bare() -> None:
         for x, y in zip(tokens, targets, strict=True):
             torch.autograd.backward(cross_entropy(bare_model(x), y))
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "none"
 
         def lab() -> None:
-            optimise(config, config.model.build(0, vocab_size=16), Records(), checkpoint)
+            optimize(config, config.model.build(0, vocab_size=16), Records(), checkpoint)
 
         lab()
         own, other, ratio = alternate(lab, bare, rounds=9)

@@ -56,7 +56,7 @@ class Diagnose(SettingsCommand):
             from_text(PositionScheme, text, option)
             for option, text in (("--position", self.position), ("--other", self.other))
         )
-        model = from_text(Decoder.Config, self.model, "--model")
+        model = from_text(Decoder, self.model, "--model")
         data = read_tokens(self.paths, self.labels)
         for form in data.forms:
             console.print(f"Read {form}")

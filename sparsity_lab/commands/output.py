@@ -88,7 +88,7 @@ def show_overview(overview: "Overview", console: Console) -> None:
 
 
 def _one_line(text: str) -> str:
-    """Text from a folder, which may be anybody's, without what moves a terminal's cursor or changes its colours."""
+    """Text from a folder, which may be anybody's, without what moves a terminal's cursor or changes its colors."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
@@ -103,13 +103,13 @@ def _time_left(seconds: float | None) -> list[str]:
 
 
 def show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
-    """Print the arms, a table for each panel: normalised accuracy by length, and reach; the same as data. Then the
+    """Print the arms, a table for each panel: normalized accuracy by length, and reach; the same as data. Then the
     runs without a result."""
     from sparsity_lab.analysis import arm_table
 
     frame = arm_table(results)
     for panel in frame.partition_by("panel", maintain_order=True):
-        console.print(f"\n{panel['panel'][0]}: normalised accuracy by length, median of learned runs")
+        console.print(f"\n{panel['panel'][0]}: normalized accuracy by length, median of learned runs")
         # A panel may lack lengths that others have.
         empty = [column.name for column in panel if column.name.isdigit() and column.null_count() == len(column)]
         console.print(plain_table(panel.drop("panel", *empty)))

@@ -57,7 +57,7 @@ class Train(SettingsCommand):
             except Diverged as error:
                 console.print(str(error))
                 return Outcome({"run": error.run, "status": "diverged", "step": error.step}, good=False)
-        columns = ["condition", "length", "sequences", "normalised_accuracy", "normalised_accuracy_se", "excess_loss"]
+        columns = ["condition", "length", "sequences", "normalized_accuracy", "normalized_accuracy_se", "excess_loss"]
         console.print(plain_table(run.evaluation.select(columns)))
         console.print(repr(run))
         console.print(f"Files: {run.folder}")

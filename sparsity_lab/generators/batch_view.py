@@ -1,6 +1,6 @@
-"""Sequences for people: what part each token plays, as coloured chips on a page and coloured words in a terminal.
+"""Sequences for people: what part each token plays, as colored chips on a page and colored words in a terminal.
 
-Neither relies on colour alone: sources and answers have a frame and heavy type on a page, where hovering says the
+Neither relies on color alone: sources and answers have a frame and heavy type on a page, where hovering says the
 part in words, and square and angle brackets in a terminal.
 """
 

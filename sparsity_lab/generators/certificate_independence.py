@@ -1,6 +1,6 @@
 """Checks that what should be independent is: sequences of each other, values of places, background of everything.
 
-Many dependences are looked for at once with signs: a_t is a centred bit of the token at position t where it is
+Many dependences are looked for at once with signs: a_t is a centered bit of the token at position t where it is
 background, 0 elsewhere. Under independence every product a_t a_u w with a weight w of the sequence (its label, say)
 has mean zero, so the sum over sequences, divided by the root of the sum of squares, is standard normal. The largest
 of all pairs (t, u) is one finding, its p-value multiplied by the number of pairs.
@@ -75,9 +75,9 @@ def background(sample: Sample) -> Iterator[Finding]:
     if not sample.truth.independent_values or not sample.one_target:
         return
     (slot,) = sample.slots
-    label = _centred(slot.label_index % 2)
-    early = _centred(slot.sources[:, 0] <= np.median(slot.sources[:, 0]))
-    value = _centred(slot.source_tokens[:, 0] % 2)
+    label = _centered(slot.label_index % 2)
+    early = _centered(slot.sources[:, 0] <= np.median(slot.sources[:, 0]))
+    value = _centered(slot.source_tokens[:, 0] % 2)
     for bit in (0, 1):
         signs = _signs(slot.tokens, slot.free, bit)
         for name, weight in [("", np.ones(len(label))), ("the label", label), ("the first place", early)]:
@@ -99,7 +99,7 @@ def bystanders(sample: Sample) -> Iterator[Finding]:
         for bit in (0, 1):
             signs = _signs(tokens, others, bit)
             for of_label in (0, 1):
-                label = _centred((slot.label_index >> of_label) & 1)
+                label = _centered((slot.label_index >> of_label) & 1)
                 subject = f"{slot.name}bit {bit} of a position, bit {of_label} of the label"
                 yield from _largest("bystanders", subject, *_sums(signs, label))
                 # Where targets move, the token at the target is at no one position often.
@@ -138,7 +138,7 @@ def noise(sample: Sample) -> Iterator[Finding]:
             for bit in (0, 1):
                 signs = _signs(slot.tokens[slot.answered], seen, bit)
                 subject = f"{slot.name}replacement and a position before, bit {bit}"
-                yield from _largest("noise", subject, *_sums(signs, _centred(of_noise)))
+                yield from _largest("noise", subject, *_sums(signs, _centered(of_noise)))
         if truth.independent_values and sample.one_target:
             yield from _noise_and_sequence(slot, of_noise)
 
@@ -162,7 +162,7 @@ def _noise_and_sequence(slot: Slot, replaced: Ints) -> Iterator[Finding]:
     if replaced.sum() >= _ENOUGH:
         for bit in (0, 1):
             signs = _signs(slot.tokens[slot.answered], slot.free[slot.answered], bit)
-            weight = _centred(replaced)
+            weight = _centered(replaced)
             yield from _largest("noise", f"replacement and a position, bit {bit}", *_sums(signs, weight))
             yield from _pairs("noise", f"replacement and two positions, bit {bit}", signs, weight)
 
@@ -172,12 +172,12 @@ def _terciles(places: Ints) -> Ints:
     return np.asarray(np.searchsorted(np.quantile(places, [1 / 3, 2 / 3]), places))
 
 
-def _centred(values: Ints | NDArray[np.bool_]) -> Floats:
+def _centered(values: Ints | NDArray[np.bool_]) -> Floats:
     return np.asarray(values - values.mean())
 
 
 def _signs(tokens: Ints, free: NDArray[np.bool_], bit: int) -> Floats:
-    """(N, T): a bit of each token that is free, centred by position; 0 where it is not free."""
+    """(N, T): a bit of each token that is free, centered by position; 0 where it is not free."""
     bits = ((tokens >> bit) & 1).astype(np.float64)
     means = (bits * free).sum(axis=0) / np.maximum(free.sum(axis=0), 1)
     return np.asarray((bits - means) * free)
@@ -213,7 +213,7 @@ def _beside_sources(slot: Slot, signs: Floats, label: Floats, bit: int) -> Itera
     found = []
     for j in range(slot.sources.shape[1]):
         rows = np.flatnonzero(slot.sizes > j)
-        value = _centred(slot.source_tokens[rows, j] % 2)
+        value = _centered(slot.source_tokens[rows, j] % 2)
         for offset in (-2, -1, 1, 2):
             place = slot.sources[rows, j] + offset
             near = np.where((place >= 0) & (place < T), signs[rows, place.clip(0, T - 1)], 0.0)[:, None]

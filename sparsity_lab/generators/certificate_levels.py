@@ -84,7 +84,7 @@ class Predictions:
 
 
 def bayes(sample: Sample) -> Iterator[Finding]:
-    """The exact predictor reads the tokens alone, is normalised and calibrated, and has the declared levels."""
+    """The exact predictor reads the tokens alone, is normalized and calibrated, and has the declared levels."""
     try:
         seen = Predictions.draw(sample)
     except NotComputable:
@@ -94,7 +94,7 @@ def bayes(sample: Sample) -> Iterator[Finding]:
         return
     yield from _what_it_reads(sample)
     truth = sample.truth
-    yield certain("bayes", "normalised", seen.excess < 1e-9, seen.excess)
+    yield certain("bayes", "normalized", seen.excess < 1e-9, seen.excess)
     impossible = float(np.isinf(seen.surprise).sum())
     yield certain("bayes", "targets that it thinks possible", impossible == 0, impossible)
     # Of a predictor that is right, accuracy and loss are the means of its own confidence and entropy.

@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class OneBlock:
-    """A block of ``width`` neighbouring positions, its first one at position t with probability ``first[t]``."""
+    """A block of ``width`` neighboring positions, its first one at position t with probability ``first[t]``."""
 
     first: Floats
     width: int = 1

@@ -1,14 +1,14 @@
 """Attention mechanisms: one folder each, with a dense reference, a fast form and its settings."""
 
-from sparsity_lab.kernels.activation import NormalisedActivation as NormalisedActivation
+from sparsity_lab.kernels.activation import NormalizedActivation as NormalizedActivation
 from sparsity_lab.kernels.activation import ReLUAttention as ReLUAttention
 from sparsity_lab.kernels.activation import Sigmoid as Sigmoid
 from sparsity_lab.kernels.adaptive import AdaptiveSparse as AdaptiveSparse
 from sparsity_lab.kernels.cache import KernelState as KernelState
 from sparsity_lab.kernels.cache import KeyValueCache as KeyValueCache
 from sparsity_lab.kernels.cached import CachedKernel as CachedKernel
+from sparsity_lab.kernels.context import AuxiliaryOutputs as AuxiliaryOutputs
 from sparsity_lab.kernels.context import Context as Context
-from sparsity_lab.kernels.context import Trace as Trace
 from sparsity_lab.kernels.kernel import Kernel as Kernel
 from sparsity_lab.kernels.linear import Linear as Linear
 from sparsity_lab.kernels.linear import NormAwareLinear as NormAwareLinear

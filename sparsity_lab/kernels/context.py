@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import SettingError
 
-__all__ = ["Context", "Trace"]
+__all__ = ["AuxiliaryOutputs", "Context"]
 
 
 @dataclass
-class Trace:
+class AuxiliaryOutputs:
     """What a mechanism tells beside its output.
 
     Attributes:
@@ -38,7 +38,7 @@ class Context:
         position: covers at least all positions of the call.
         params: what ``build`` gave.
         generator: of mechanisms that draw at random in training.
-        trace: where auxiliary losses and audit records go.
+        auxiliary: where auxiliary losses and audit records go.
     """
 
     implementation: str
@@ -48,7 +48,7 @@ class Context:
     position: KernelPosition | None = None
     params: nn.Module | None = None
     generator: torch.Generator | None = None
-    trace: Trace | None = None
+    auxiliary: AuxiliaryOutputs | None = None
 
     def rotate(self, x: Float[Tensor, "B H R D"], start: int = 0) -> Float[Tensor, "B H R D"]:
         """Rows at positions ``start`` and on, rotated where the position rotates."""

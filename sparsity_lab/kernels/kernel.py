@@ -23,7 +23,7 @@ from sparsity_lab.kernels.arguments import (
     known_device,
 )
 from sparsity_lab.kernels.cache import KernelState
-from sparsity_lab.kernels.context import Context, Trace
+from sparsity_lab.kernels.context import AuxiliaryOutputs, Context
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import Setting, SettingError, Shown
 
@@ -75,7 +75,7 @@ class Kernel(Setting, family="kernel"):
         return False
 
     @property
-    def in_use(self) -> "Kernel":
+    def at_inference(self) -> "Kernel":
         """The mechanism that runs with ``training=False``, where that has a name of its own."""
         return self
 
@@ -173,7 +173,7 @@ class Kernel(Setting, family="kernel"):
         position: KernelPosition | None = None,
         params: nn.Module | None = None,
         generator: torch.Generator | None = None,
-        trace: Trace | None = None,
+        auxiliary: AuxiliaryOutputs | None = None,
         implementation: str = "auto",
     ) -> Float[Tensor, "B H T D"]:
         """(B, H, T, D): the attention output of every position.
@@ -187,7 +187,7 @@ class Kernel(Setting, family="kernel"):
             position: covers at least T positions.
             params: what ``build`` gave.
             generator: of mechanisms that draw at random in training.
-            trace: collects auxiliary losses and audit records.
+            auxiliary: collects auxiliary losses and audit records.
             implementation: ``"auto"`` or one of ``implementations``.
 
         Raises:
@@ -203,7 +203,7 @@ class Kernel(Setting, family="kernel"):
             position=position,
             params=params,
             generator=generator,
-            trace=trace,
+            auxiliary=auxiliary,
         )
         self._check_params(q, k, context)
         with _own_precision(q):
@@ -299,7 +299,7 @@ class Kernel(Setting, family="kernel"):
         position: KernelPosition | None = None,
         key_mask: Tensor | None = None,
         params: nn.Module | None = None,
-        trace: Trace | None = None,
+        auxiliary: AuxiliaryOutputs | None = None,
     ) -> Float[Tensor, "B H R D"]:
         """The rows that a causal ``attend(training=False)`` of the whole sequence would give for the R tokens that
         follow those of the state, which takes them up. A prompt may come in one piece or in several. No gradient
@@ -326,7 +326,7 @@ class Kernel(Setting, family="kernel"):
             key_mask=key_mask,
             position=position,
             params=params,
-            trace=trace,
+            auxiliary=auxiliary,
         )
         self._check_params(q, k, context)
         with _own_precision(q):
@@ -341,7 +341,7 @@ class Kernel(Setting, family="kernel"):
         state: KernelState,
         position: KernelPosition | None = None,
         params: nn.Module | None = None,
-        trace: Trace | None = None,
+        auxiliary: AuxiliaryOutputs | None = None,
     ) -> Float[Tensor, "B H 1 D"]:
         """``prefill`` of one token, which every later token may see.
 
@@ -350,7 +350,7 @@ class Kernel(Setting, family="kernel"):
         """
         if q.ndim == 4 and q.shape[2] != 1:
             raise SettingError("q", "one token, shape (B, H, 1, D)", tuple(q.shape))
-        return self.prefill(q, k, v, state=state, position=position, params=params, trace=trace)
+        return self.prefill(q, k, v, state=state, position=position, params=params, auxiliary=auxiliary)
 
     # --- inside
 

@@ -12,7 +12,13 @@ from sparsity_lab.models.couplings import Oracle as Oracle
 from sparsity_lab.models.couplings import Predicted as Predicted
 from sparsity_lab.models.couplings import Shuffled as Shuffled
 from sparsity_lab.models.decoder import Decoder as Decoder
+from sparsity_lab.models.decoder import DecoderModel as DecoderModel
 from sparsity_lab.models.functional_attention import FunctionalAttention as FunctionalAttention
+from sparsity_lab.models.index_sampling import IndexSampling as IndexSampling
+from sparsity_lab.models.index_sampling import Plain as Plain
+from sparsity_lab.models.index_sampling import PoSE as PoSE
+from sparsity_lab.models.index_sampling import Randomized as Randomized
+from sparsity_lab.models.index_sampling import RandomOffset as RandomOffset
 from sparsity_lab.models.positions import ALiBi as ALiBi
 from sparsity_lab.models.positions import Learned as Learned
 from sparsity_lab.models.positions import NoPE as NoPE
@@ -20,8 +26,3 @@ from sparsity_lab.models.positions import PositionScheme as PositionScheme
 from sparsity_lab.models.positions import RoPE as RoPE
 from sparsity_lab.models.positions import Sinusoidal as Sinusoidal
 from sparsity_lab.models.record import LayerRecord as LayerRecord
-from sparsity_lab.models.schedules import Plain as Plain
-from sparsity_lab.models.schedules import PoSE as PoSE
-from sparsity_lab.models.schedules import Randomized as Randomized
-from sparsity_lab.models.schedules import RandomOffset as RandomOffset
-from sparsity_lab.models.schedules import Schedule as Schedule

@@ -49,7 +49,7 @@ class LoRA(Adapter):
     bias. Queries, keys and values are one projection here, and three to an adapter, each with its A.
 
     ``lora_embed_norm`` is what LongLoRA (arXiv 2309.12307) trains: low-rank maps beside whole embeddings and norms.
-    That paper calls it "LoRA+", which is also the name of an optimiser of 2024.
+    That paper calls it "LoRA+", which is also the name of an optimizer of 2024.
 
     The ``peft`` package does this, and much more, for models of ``transformers``: many kinds of adapters, several on
     one model, quantised weights, files with nothing but the adapter that can be shared. Take it for such models. It
@@ -96,7 +96,7 @@ class LoRA(Adapter):
                 adapted = Adapted(getattr(block, name), parts, chosen, self.rank, self.alpha / self.rank)
                 for part, low_rank in adapted.low_rank.items():
                     seed_of_part = named_seed(seed, f"{path}.{name}.low_rank.{part}")
-                    low_rank.initialise(torch.Generator().manual_seed(seed_of_part))
+                    low_rank.initialize(torch.Generator().manual_seed(seed_of_part))
                 setattr(block, name, adapted)
         # Both names of a tied weight are seen, so that either trains it.
         for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -128,7 +128,7 @@ class LowRank(nn.Module):
         self.scale = scale
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
+    def initialize(self, generator: torch.Generator) -> None:
         """A uniform within ± 1 / sqrt(d), B zero."""
         bound = 1 / math.sqrt(self.A.shape[1])
         self.A.uniform_(-bound, bound, generator=generator)

@@ -60,7 +60,7 @@ class PositionIdHeads(nn.Module):
         self.weight = nn.Parameter(torch.empty(num_kinds, max_id + 1, d_model))
         self.loss_weight = loss_weight
 
-    def initialise(self, generator: torch.Generator) -> None:
+    def initialize(self, generator: torch.Generator) -> None:
         """As the token head: normal with variance 1 / d_model."""
         self.weight.normal_(0.0, self.weight.shape[-1] ** -0.5, generator=generator)
 

@@ -19,7 +19,7 @@ from jaxtyping import Int64, UInt64
 from numpy import ndarray
 
 from sparsity_lab.models.coupling_modules import CoupledEmbedding, PositionIdHeads
-from sparsity_lab.models.schedules import bounded_words
+from sparsity_lab.models.index_sampling import bounded_words
 from sparsity_lab.settings import Setting, SettingError, register
 
 __all__ = [
@@ -244,7 +244,7 @@ def spread(
     1 .. max_id; 0 stays.
 
     The window's size m is uniform on n .. max_id, the n-subset uniform. The window lies where an offset drawn as in
-    ``clipped`` puts it, so that at the ends of the table IDs, and neighbours among them, are not much rarer than in
+    ``clipped`` puts it, so that at the ends of the table IDs, and neighbors among them, are not much rarer than in
     its middle: evaluation begins there. W = C (max_id + 2).
     """
     B, C, _ = position_ids.shape

@@ -2,7 +2,7 @@
 
 - pre-norm with RMSNorm, GELU, no biases, no dropout, final norm, a head of its own unless it is tied;
 - one projection for queries, keys and values;
-- three separate choices of position: the scheme, the schedule that moves indices in training, the coupling;
+- three separate choices of position: the scheme, the sampling of indices in training, the coupling;
 - with ``scored``, the last layer after attention, the norm and the head run on scored rows only.
 
 Shapes: B batch, T positions, C kinds of position ID, V vocabulary, N scored positions, H heads, D head size.
@@ -16,154 +16,153 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from sparsity_lab.kernels import Kernel, KernelPosition, Softmax, Trace
+from sparsity_lab.kernels import AuxiliaryOutputs, Kernel, KernelPosition, Softmax
 from sparsity_lab.models.block import Block, rms_norm
 from sparsity_lab.models.config import ModelConfig
 from sparsity_lab.models.coupling_modules import next_position_ids
 from sparsity_lab.models.couplings import Coupling
 from sparsity_lab.models.generation import free_run
-from sparsity_lab.models.initial import initialise, named_seed
+from sparsity_lab.models.index_sampling import IndexSampling, Plain
+from sparsity_lab.models.initial import initialize, named_seed
 from sparsity_lab.models.positions import PositionScheme, RoPE
 from sparsity_lab.models.record import LayerRecord
-from sparsity_lab.models.schedules import Plain, Schedule
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["DEFAULT_VOCAB_SIZE", "Decoder"]
+__all__ = ["DEFAULT_VOCAB_SIZE", "Decoder", "DecoderModel"]
 
 DEFAULT_VOCAB_SIZE = 16
 """The default vocabulary of the lab's first task, ``Planted``; for a decoder built on its own."""
 
 
-class Decoder(nn.Module):
-    """The decoder; ``Decoder.Config(...).build(seed)`` makes one.
+@register
+class Decoder(ModelConfig):
+    """A decoder-only transformer: the setting. ``build(seed)`` makes the ``DecoderModel``.
+
+    Attributes:
+        vocab_size: None takes the task's, given to ``build``.
+        num_layers, num_heads, d_model: sizes; a head has d_model / num_heads coordinates.
+        num_kv_heads: heads of keys and values, each shared by a group of query heads; None is num_heads.
+        d_ff: width of the MLP; None is 4 d_model.
+        kernel: the attention mechanism, or one for each layer.
+        position: what is made of sequence indices.
+        index_sampling: how indices move in training.
+        coupling: where coupled position IDs come from; None uses none, and ignores those of the batch.
+        output_gate: multiply the attention output by a SiLU gate.
+        tied_head: the head is the token embedding: one weight, two uses.
+    """
+
+    vocab_size: int | None = None
+    num_layers: int = 2
+    num_heads: int = 4
+    d_model: int = 64
+    d_ff: int | None = None
+    num_kv_heads: int | None = None
+    kernel: Kernel | tuple[Kernel, ...] = Softmax()
+    position: PositionScheme = RoPE()
+    index_sampling: IndexSampling = Plain()
+    coupling: Coupling | None = None
+    output_gate: bool = False
+    tied_head: bool = False
+
+    def check(self) -> None:
+        for name in ("vocab_size", "num_layers", "num_heads", "d_model", "d_ff", "num_kv_heads"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise SettingError(name, "at least 1", size)
+        if self.d_model % self.num_heads:
+            raise SettingError("d_model", f"a multiple of num_heads = {self.num_heads}", self.d_model)
+        if self.num_heads % self.kv_heads:
+            raise SettingError("num_kv_heads", f"a divisor of num_heads = {self.num_heads}", self.num_kv_heads)
+        if isinstance(self.kernel, tuple) and len(self.kernel) != self.num_layers:
+            raise SettingError("kernel", f"one kernel, or num_layers = {self.num_layers}", len(self.kernel))
+        self.position.check_heads(self.num_heads, self.head_dim)
+        for kernel in self.kernels:
+            kernel.check_position(self.position.kernel_kind)
+        furthest = self.index_sampling.limit()
+        if furthest is not None:
+            self.position.check_index(furthest)
+
+    @property
+    def head_dim(self) -> int:
+        """D, the size of a head."""
+        return self.d_model // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """G, the number of heads of keys and values."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The mechanism of each layer."""
+        return self.kernel if isinstance(self.kernel, tuple) else (self.kernel,) * self.num_layers
+
+    @property
+    def projections(self) -> tuple[str, ...]:
+        with torch.device("meta"):
+            parts = self.block().projections().values()
+        return tuple(name for names in parts for name in names)
+
+    def block(self) -> Block:
+        """One layer."""
+        d_ff = self.d_ff or 4 * self.d_model
+        return Block(self.num_heads, self.kv_heads, self.d_model, d_ff, self.output_gate)
+
+    def build(self, seed: int, vocab_size: int | None = None) -> "DecoderModel":
+        """The decoder with initial weights, a pure function of the setting, the seed and the vocabulary.
+
+        Args:
+            vocab_size: the task's. If neither this nor the field is given, it is ``DEFAULT_VOCAB_SIZE``.
+
+        Raises:
+            SettingError: both are given and differ.
+        """
+        if self.vocab_size is not None and vocab_size not in (None, self.vocab_size):
+            raise SettingError("vocab_size", f"None or the task's {vocab_size}", self.vocab_size)
+        if vocab_size is not None and vocab_size < 1:
+            raise SettingError("vocab_size", "at least 1", vocab_size)
+        return DecoderModel(self, seed, self.vocab_size or vocab_size or DEFAULT_VOCAB_SIZE)
+
+    def check_length(self, longest: int, *, trained: int | None = None) -> None:
+        """Refuse lengths that positions or index sampling cannot serve, before anything is trained.
+
+        Args:
+            longest: number of tokens of the longest sequence, in training or evaluation.
+            trained: number of tokens of the longest training sequence, which the index sampling must place.
+
+        Raises:
+            SettingError: with what was needed and what there is.
+        """
+        self.position.check_index(longest - 1)
+        if trained is not None:
+            try:
+                self.index_sampling.num_words(trained)
+            except SettingError as error:
+                raise error.inside("index_sampling") from None
+
+    def check_position_ids(self, largest: int, num_kinds: int) -> None:
+        """Refuse a task whose position IDs the coupling cannot serve; ``largest`` is 0 for a task without.
+
+        Raises:
+            SettingError: with what was needed and what there is.
+        """
+        if self.coupling is not None:
+            self.coupling.check_ids(largest, num_kinds)
+
+
+class DecoderModel(nn.Module):
+    """The decoder; ``Decoder(...).build(seed)`` makes one.
 
     Attributes:
         config: its setting.
         vocab_size: V.
     """
 
-    @register
-    class Config(ModelConfig):
-        """A decoder-only transformer.
-
-        Attributes:
-            vocab_size: None takes the task's, given to ``build``.
-            num_layers, num_heads, d_model: sizes; a head has d_model / num_heads coordinates.
-            num_kv_heads: heads of keys and values, each shared by a group of query heads; None is num_heads.
-            d_ff: width of the MLP; None is 4 d_model.
-            kernel: the attention mechanism, or one for each layer.
-            position: what is made of sequence indices.
-            schedule: how indices move in training.
-            coupling: where coupled position IDs come from; None uses none, and ignores those of the batch.
-            output_gate: multiply the attention output by a SiLU gate.
-            tied_head: the head is the token embedding: one weight, two uses.
-        """
-
-        kind = "Decoder"
-
-        vocab_size: int | None = None
-        num_layers: int = 2
-        num_heads: int = 4
-        d_model: int = 64
-        d_ff: int | None = None
-        num_kv_heads: int | None = None
-        kernel: Kernel | tuple[Kernel, ...] = Softmax()
-        position: PositionScheme = RoPE()
-        schedule: Schedule = Plain()
-        coupling: Coupling | None = None
-        output_gate: bool = False
-        tied_head: bool = False
-
-        def check(self) -> None:
-            for name in ("vocab_size", "num_layers", "num_heads", "d_model", "d_ff", "num_kv_heads"):
-                size = getattr(self, name)
-                if size is not None and size < 1:
-                    raise SettingError(name, "at least 1", size)
-            if self.d_model % self.num_heads:
-                raise SettingError("d_model", f"a multiple of num_heads = {self.num_heads}", self.d_model)
-            if self.num_heads % self.kv_heads:
-                raise SettingError("num_kv_heads", f"a divisor of num_heads = {self.num_heads}", self.num_kv_heads)
-            if isinstance(self.kernel, tuple) and len(self.kernel) != self.num_layers:
-                raise SettingError("kernel", f"one kernel, or num_layers = {self.num_layers}", len(self.kernel))
-            self.position.check_heads(self.num_heads, self.head_dim)
-            for kernel in self.kernels:
-                kernel.check_position(self.position.kernel_kind)
-            furthest = self.schedule.limit()
-            if furthest is not None:
-                self.position.check_index(furthest)
-
-        @property
-        def head_dim(self) -> int:
-            """D, the size of a head."""
-            return self.d_model // self.num_heads
-
-        @property
-        def kv_heads(self) -> int:
-            """G, the number of heads of keys and values."""
-            return self.num_kv_heads or self.num_heads
-
-        @property
-        def kernels(self) -> tuple[Kernel, ...]:
-            """The mechanism of each layer."""
-            return self.kernel if isinstance(self.kernel, tuple) else (self.kernel,) * self.num_layers
-
-        @property
-        def projections(self) -> tuple[str, ...]:
-            with torch.device("meta"):
-                parts = self.block().projections().values()
-            return tuple(name for names in parts for name in names)
-
-        def block(self) -> Block:
-            """One layer."""
-            d_ff = self.d_ff or 4 * self.d_model
-            return Block(self.num_heads, self.kv_heads, self.d_model, d_ff, self.output_gate)
-
-        def build(self, seed: int, vocab_size: int | None = None) -> "Decoder":
-            """The decoder with initial weights, a pure function of the setting, the seed and the vocabulary.
-
-            Args:
-                vocab_size: the task's. If neither this nor the field is given, it is ``DEFAULT_VOCAB_SIZE``.
-
-            Raises:
-                SettingError: both are given and differ.
-            """
-            if self.vocab_size is not None and vocab_size not in (None, self.vocab_size):
-                raise SettingError("vocab_size", f"None or the task's {vocab_size}", self.vocab_size)
-            if vocab_size is not None and vocab_size < 1:
-                raise SettingError("vocab_size", "at least 1", vocab_size)
-            return Decoder(self, seed, self.vocab_size or vocab_size or DEFAULT_VOCAB_SIZE)
-
-        def check_length(self, longest: int, *, trained: int | None = None) -> None:
-            """Refuse lengths that positions or schedule cannot serve, before anything is trained.
-
-            Args:
-                longest: number of tokens of the longest sequence, in training or evaluation.
-                trained: number of tokens of the longest training sequence, which the schedule must place.
-
-            Raises:
-                SettingError: with what was needed and what there is.
-            """
-            self.position.check_index(longest - 1)
-            if trained is not None:
-                try:
-                    self.schedule.num_words(trained)
-                except SettingError as error:
-                    raise error.inside("schedule") from None
-
-        def check_position_ids(self, largest: int, num_kinds: int) -> None:
-            """Refuse a task whose position IDs the coupling cannot serve; ``largest`` is 0 for a task without.
-
-            Raises:
-                SettingError: with what was needed and what there is.
-            """
-            if self.coupling is not None:
-                self.coupling.check_ids(largest, num_kinds)
-
-    def __init__(self, config: Config, seed: int, vocab_size: int) -> None:
+    def __init__(self, config: Decoder, seed: int, vocab_size: int) -> None:
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
-        # On the meta device nothing is drawn, so torch's own initialisation leaves the global generator alone.
+        # On the meta device nothing is drawn, so torch's own initialization leaves the global generator alone.
         with torch.device("meta"):
             self.token_embedding = nn.Embedding(vocab_size, config.d_model)
             self.position_embedding: nn.Module | None = config.position.build(config.d_model)
@@ -174,7 +173,7 @@ class Decoder(nn.Module):
             self.final_norm = rms_norm(config.d_model)
             self.head = nn.Linear(config.d_model, vocab_size, bias=False)
         self.to_empty(device="cpu")
-        initialise(self, seed)
+        initialize(self, seed)
         if config.tied_head:
             self.head.weight = self.token_embedding.weight
         for layer, (block, kernel) in enumerate(self.layers()):
@@ -190,27 +189,27 @@ class Decoder(nn.Module):
         indices: Int64[Tensor, "#B T"] | None = None,
         scored: Bool[Tensor, "B T"] | None = None,
         key_mask: Bool[Tensor, "B T"] | None = None,
-        trace: Trace | None = None,
+        auxiliary: AuxiliaryOutputs | None = None,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "*rows V"]:
         """(B, T, V) next-token logits; with ``scored`` (N, V), those of the scored positions in row-major order.
 
         Args:
             position_ids: coupled IDs, 0 = none; needed with a coupling, ignored without.
-            indices: (B or 1, T) sequence indices from the schedule; None is 0 .. T - 1.
+            indices: (B or 1, T) sequence indices from the index sampling; None is 0 .. T - 1.
             scored: where logits are wanted.
             key_mask: False for tokens that no layer's attention may see, not even from their own position; the others
                 keep their indices.
-            trace: collects the kernels' auxiliary losses and audit records.
+            auxiliary: collects the kernels' auxiliary losses and audit records.
             generator: of kernels that draw at random in training.
 
         Raises:
             SettingError: position IDs that are missing, or indices past the position scheme's limit.
         """
-        hidden = self._hidden(tokens, position_ids, indices, scored, key_mask, trace, generator)
-        if self.id_heads is not None and self.training and trace is not None:
+        hidden = self._hidden(tokens, position_ids, indices, scored, key_mask, auxiliary, generator)
+        if self.id_heads is not None and self.training and auxiliary is not None:
             next_ids = _kept(next_position_ids(_needed(position_ids, self.config)), scored)
-            trace.losses.append(self.id_heads.loss(hidden.flatten(0, -2), next_ids.flatten(0, -2)))
+            auxiliary.losses.append(self.id_heads.loss(hidden.flatten(0, -2), next_ids.flatten(0, -2)))
         logits: Tensor = self.head(hidden)
         return logits
 
@@ -296,11 +295,11 @@ class Decoder(nn.Module):
                 x = block(x, partial(recorded, kernel=kernel, params=block.kernel_params))
             yield records.pop()
 
-    def with_kernel(self, kernel: Kernel | tuple[Kernel, ...]) -> "Decoder":
+    def with_kernel(self, kernel: Kernel | tuple[Kernel, ...]) -> "DecoderModel":
         """The same weights under another mechanism: a second model on the same parameter objects.
 
         Raises:
-            SettingError: a mechanism with parameters that this model does not have, or as ``Config``.
+            SettingError: a mechanism with parameters that this model does not have, or as ``Decoder``.
         """
         config = self.config.replace(kernel=kernel)
         for layer_kernel, trained in zip(config.kernels, self.config.kernels, strict=True):
@@ -361,7 +360,7 @@ class Decoder(nn.Module):
         indices: Int64[Tensor, "#B T"] | None,
         scored: Bool[Tensor, "B T"] | None,
         key_mask: Bool[Tensor, "B T"] | None,
-        trace: Trace | None,
+        auxiliary: AuxiliaryOutputs | None,
         generator: torch.Generator | None,
     ) -> Float[Tensor, "*rows d"]:
         """(B, T, d), or (N, d) of the scored positions: what the heads read."""
@@ -377,14 +376,14 @@ class Decoder(nn.Module):
                 position=position,
                 params=block.kernel_params,
                 generator=generator,
-                trace=trace,
+                auxiliary=auxiliary,
             )
             x = block(x, mix, rows if layer == last else None)
         hidden: Tensor = self.final_norm(x)
         return hidden
 
 
-def _needed(position_ids: Tensor | None, config: Decoder.Config) -> Tensor:
+def _needed(position_ids: Tensor | None, config: Decoder) -> Tensor:
     if position_ids is None:
         raise SettingError("position_ids", f"position IDs for {config.coupling}", None)
     return position_ids

@@ -10,7 +10,7 @@ span(S) = max S - min S + 1 above W, and *shift-invariant*, a function of S - mi
 Σ_{a=1..l} C(min(W-1, l-a), k-1) such sets among l positions. With k = 1 and A = exp(score) this is a softmax head.
 
 With position IDs, a set's order and span are those of its IDs: tokens far apart make a local set if their IDs are
-neighbours or equal.
+neighbors or equal.
 
 Source: Golowich et al. (arXiv 2502.16792) call their idealized model sparse functional attention; this form of it,
 and all terms here, are the lab's.

@@ -15,14 +15,14 @@ from sparsity_lab.kernels import Kernel, KernelState
 from sparsity_lab.settings import SettingError
 
 if TYPE_CHECKING:
-    from sparsity_lab.models.decoder import Decoder
+    from sparsity_lab.models.decoder import DecoderModel
 
 __all__ = ["free_run"]
 
 
 @torch.no_grad()
 def free_run(
-    model: "Decoder",
+    model: "DecoderModel",
     tokens: Int64[Tensor, "B T"],
     num_tokens: int,
     position_ids: Int64[Tensor, "B C ids"] | None = None,

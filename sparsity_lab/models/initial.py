@@ -13,7 +13,7 @@ from torch import nn
 
 from sparsity_lab.models.coupling_modules import CoupledEmbedding
 
-__all__ = ["EMBEDDING_STD", "Initialised", "initialise", "named_seed"]
+__all__ = ["EMBEDDING_STD", "Initialized", "initialize", "named_seed"]
 
 EMBEDDING_STD = 0.02
 """Standard deviation of all embedding tables. The first norm makes their size irrelevant to the output, but a small
@@ -21,10 +21,10 @@ table turns sooner at a given learning rate."""
 
 
 @runtime_checkable
-class Initialised(Protocol):
+class Initialized(Protocol):
     """A module that fills its own parameters."""
 
-    def initialise(self, generator: torch.Generator) -> None:
+    def initialize(self, generator: torch.Generator) -> None:
         """Fill the module's own parameters, not those of its children."""
         ...
 
@@ -36,18 +36,18 @@ def named_seed(seed: int, name: str) -> int:
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, seed: int) -> None:
+def initialize(model: nn.Module, seed: int) -> None:
     """Fill the weights of all linear maps, embeddings and norms; the global generator is not touched.
 
     Linear maps are normal with variance 1 / fan-in, norms are one, biases zero. A module of another kind that has
-    parameters says itself how they start, with a method ``initialise(generator)``.
+    parameters says itself how they start, with a method ``initialize(generator)``.
 
     The usual standard deviation of 0.02 is made for widths of about a thousand; at width 64 it starts with
     near-uniform attention, and at a learning rate of 1e-3 learns small tasks some hundred steps later (measured on
     2-sparse parity and on a majority by position).
 
     Raises:
-        TypeError: a module with parameters that nothing here or in it initialises.
+        TypeError: a module with parameters that nothing here or in it initializes.
     """
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
@@ -55,8 +55,8 @@ def initialise(model: nn.Module, seed: int) -> None:
             continue
         generator = torch.Generator().manual_seed(named_seed(seed, name))
         match module:
-            case Initialised():
-                module.initialise(generator)
+            case Initialized():
+                module.initialize(generator)
                 continue
             case nn.RMSNorm() | nn.LayerNorm():
                 own["weight"].fill_(1.0)
@@ -66,6 +66,6 @@ def initialise(model: nn.Module, seed: int) -> None:
                 own["weight"].normal_(0.0, EMBEDDING_STD, generator=generator)
             case _:
                 kind = type(module).__name__
-                raise TypeError(f"{kind} {name!r} has parameters: give it a method initialise(generator)")
+                raise TypeError(f"{kind} {name!r} has parameters: give it a method initialize(generator)")
         if "bias" in own:
             own["bias"].zero_()

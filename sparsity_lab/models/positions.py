@@ -1,7 +1,7 @@
 """Position schemes: what a decoder makes of sequence indices.
 
 A scheme may add an embedding at the input, give the kernels a position (a rotation or a bias), both, or neither.
-Which indices a sequence gets is not its affair but the schedule's.
+The index sampling decides which indices a sequence gets.
 """
 
 import math

@@ -20,7 +20,7 @@ def demo(size: Size = "small") -> Sweep:
     steps, sequences, seeds = {"smoke": (6, 64, 1), "small": (400, 1024, 3), "full": (2000, 4096, 8)}[size]
     base = RunConfig(
         task=Planted(),
-        model=Decoder.Config(position=RoPE()),
+        model=Decoder(position=RoPE()),
         training=Training(steps=steps, curriculum=UniformLength(low=8, high=24)),
         evaluation=Evaluation(
             lengths=(24, 48, 96) if size == "smoke" else (16, 24, 48, 72, 96, 144, 192),

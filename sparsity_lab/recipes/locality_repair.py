@@ -35,7 +35,7 @@ __all__ = ["locality_repair"]
 TRAINED, FAR = 24, 96
 K = 3
 LOST = 0.25
-"""A drop of normalised accuracy that counts as failing far away."""
+"""A drop of normalized accuracy that counts as failing far away."""
 
 RULES: dict[str, Rule] = {"majority": Majority(), "table": Lookup(seed=1)}
 KINDS: dict[str, tuple[PositionScheme, Coupling | None]] = {
@@ -70,7 +70,7 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
                     reference_length=16,
                     coupled=coupling is not None,
                 ),
-                model=Decoder.Config(d_model=d_model, num_heads=heads, position=position, coupling=coupling),
+                model=Decoder(d_model=d_model, num_heads=heads, position=position, coupling=coupling),
                 training=Training(
                     # Without positions or IDs a place is learned three times as slowly.
                     steps=steps * (1 if coupling or isinstance(position, RoPE) else 3),
@@ -100,12 +100,12 @@ def decide_whole(arm: str, evidence: Evidence) -> Decision:
 def _words(evidence: Evidence, arm: str) -> str:
     far, near = (mean_value(evidence.rows, arm, FAR, column).estimate for column in ("value", "at_trained"))
     values = "nothing learned" if far is None else f"{near:.2f} at length {TRAINED}, {far:.2f} at {FAR}"
-    return f"normalised accuracy {values} ({learned_words(evidence.rows, arm)})."
+    return f"normalized accuracy {values} ({learned_words(evidence.rows, arm)})."
 
 
 def _claims(rule: str) -> list[Claim]:
     anchored, coupled = arm_of(rule, "anchored"), arm_of(rule, "anchored, coupled")
-    drop = f"Drop of normalised accuracy from length {TRAINED} to {FAR}, over the seeds that learned"
+    drop = f"Drop of normalized accuracy from length {TRAINED} to {FAR}, over the seeds that learned"
     gain = partial(difference_claim, lengths=(TRAINED, FAR))
     return [
         Claim(
@@ -177,7 +177,7 @@ def figure(evidence: Evidence) -> Figure:
         chart, axes = panels(len(RULES) + 1, height=2.9)
         for ax, rule in zip(axes, RULES, strict=False):
             curves = {kind: rows.filter(pl.col("arm") == arm_of(rule, kind)) for kind in KINDS}
-            words = "normalised accuracy" if ax is axes[0] else ""
+            words = "normalized accuracy" if ax is axes[0] else ""
             draw_by_length(ax, curves, looks, title=f"{rule} of three fixed positions", words=words)
         same_height(axes[:-1])
         last = axes[-1]
@@ -240,7 +240,7 @@ locality_repair = recipe(
         arms=arms,
         claims=CLAIMS,
         figure=figure,
-        columns=("normalised_accuracy",),
+        columns=("normalized_accuracy",),
         notes=NOTES,
     )
 )

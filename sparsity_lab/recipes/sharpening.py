@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 
 from sparsity_lab.analysis import dilution, mean_interval
 from sparsity_lab.analysis.length_axis import length_axis
-from sparsity_lab.analysis.style import GREY, INK, Look, styled
+from sparsity_lab.analysis.style import GRAY, INK, Look, styled
 from sparsity_lab.generators import Mixture, Planted
 from sparsity_lab.kernels import LSSA, LSSAR, CosineSoftmax, EntropyInvariantSoftmax, Kernel, Softmax
 from sparsity_lab.models import Decoder, NoPE, Oracle
@@ -57,7 +57,7 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
     d_model, heads = (8, 1) if size == "smoke" else (64, 4)
     base = RunConfig(
         task=Planted(),
-        model=Decoder.Config(num_layers=1, d_model=d_model, num_heads=heads, position=NoPE()),
+        model=Decoder(num_layers=1, d_model=d_model, num_heads=heads, position=NoPE()),
         training=Training(
             steps=steps,
             batch_size=4 if size == "smoke" else 64,
@@ -88,7 +88,7 @@ def measure(run: Run) -> pl.DataFrame:
     """Mass on the relevant tokens at k=3 (``what`` is "mass"), and for plain softmax the accuracy of the same weights
     under a test-time scale that leaves the trained length alone (``what`` is "sharpened")."""
     model = run.config.model
-    if not isinstance(model, Decoder.Config):
+    if not isinstance(model, Decoder):
         raise SettingError("run.model", "a Decoder", model)
     lengths = run.config.evaluation.lengths
     sequences = min(128, run.config.evaluation.sequences)
@@ -110,14 +110,14 @@ def measure(run: Run) -> pl.DataFrame:
         .evaluate()
         .join(run.summary.select("condition", "learned"), on="condition", how="left")
     )
-    columns = ("condition", "length", "trained", "normalised_accuracy", "learned")
+    columns = ("condition", "length", "trained", "normalized_accuracy", "learned")
     return pl.concat([found, again.select(pl.lit("sharpened").alias("what"), *columns)], how="diagonal")
 
 
 def with_sharpened(evidence: Evidence) -> Evidence:
     """The evidence, with softmax sharpened at test as one more arm."""
     again = evidence.measured.filter((pl.col("what") == "sharpened") & (pl.col("arm") == "softmax"))
-    columns = ("arm", "seed", "condition", "length", "trained", "normalised_accuracy", "learned")
+    columns = ("arm", "seed", "condition", "length", "trained", "normalized_accuracy", "learned")
     rows = [evidence.rows.select(columns), again.with_columns(arm=pl.lit(SHARPENED)).select(columns)]
     return replace(evidence, rows=pl.concat(rows, how="vertical_relaxed"))
 
@@ -198,7 +198,7 @@ def figure(evidence: Evidence) -> Figure:
         for ax, condition in zip(axes, CONDITIONS, strict=False):
             own = rows.filter(pl.col("condition") == condition)
             curves = {name: own.filter(pl.col("arm") == name) for name in looks}
-            draw_by_length(ax, curves, looks, title=condition, words="normalised accuracy" if ax is axes[0] else "")
+            draw_by_length(ax, curves, looks, title=condition, words="normalized accuracy" if ax is axes[0] else "")
         softmax, scaled = looks["softmax"], looks["log-n softmax"]
         for ax, name, style in ((axes[3], "softmax", softmax), (axes[4], "log-n softmax", scaled)):
             own = evidence.measured.filter((pl.col("arm") == name) & (pl.col("what") == "mass"))
@@ -213,7 +213,7 @@ def figure(evidence: Evidence) -> Figure:
         same_height([*axes[:3], axes[5]])
         mass = [
             (Line2D([], [], **line_style(softmax)), "mass: mean of the head that has most"),
-            (Patch(color=GREY, alpha=0.45), "predicted by dilution from length 24"),
+            (Patch(color=GRAY, alpha=0.45), "predicted by dilution from length 24"),
         ]
         legend_below(chart, looks, more=mass)
     return chart
@@ -224,11 +224,11 @@ def _draw_mass(ax: Axes, rows: pl.DataFrame, style: Look, title: str) -> None:
     for part in rows.partition_by("seed"):
         by_length = part.sort("length")
         ax.fill_between(
-            by_length["length"], by_length["predicted_low"], by_length["predicted_high"], color=GREY, alpha=0.3
+            by_length["length"], by_length["predicted_low"], by_length["predicted_high"], color=GRAY, alpha=0.3
         )
         ax.plot(by_length["length"], by_length["mass"], **line_style(style))
     length_axis(ax, rows["length"], None, "length (log scale)")
-    ax.axvspan(ax.get_xlim()[0], TRAINED, color=GREY, alpha=0.18, linewidth=0, zorder=0)
+    ax.axvspan(ax.get_xlim()[0], TRAINED, color=GRAY, alpha=0.18, linewidth=0, zorder=0)
     ax.set_ylim(-0.03, 1.03)
     ax.set_title(title, fontsize=10)
 
@@ -252,7 +252,7 @@ NOTES = """
   whole 128ths of the 128 sequences), as of a head that finds relevant tokens that are 1, and nothing if there is
   none; in seed 0 it is 0.999. So there was no dilution to undo, and the estimate is mostly the chance of 128
   sequences. What is lost at 192 is not lost by this head's mass.
-- **Why sharpening at test alone hurts.** Normalised accuracies of 0.50, -0.01 and -0.25 at 96 (k=2, 3, 4; seed 0) are
+- **Why sharpening at test alone hurts.** Normalized accuracies of 0.50, -0.01 and -0.25 at 96 (k=2, 3, 4; seed 0) are
   those of a model that is right where none, one or four bits are 1, and wrong where two or three are: it is the count
   that is misread. A scale below 1 can do so too (seed 3 at length 16: 0.79 and 0.52 for k=3 and 4). With coupled IDs
   the same scale harms nothing: 1.00 for every k, seed and length up to 192, where unscaled some fall to 0.47 (no rule
@@ -275,7 +275,7 @@ sharpening = recipe(
         arms=arms,
         claims=CLAIMS,
         figure=figure,
-        columns=("normalised_accuracy",),
+        columns=("normalized_accuracy",),
         measure=measure,
         notes=NOTES,
     )

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparsity_lab.analysis import distractor_robustness, mean_interval
-from sparsity_lab.analysis.style import GREY, INK, Look, styled
+from sparsity_lab.analysis.style import GRAY, INK, Look, styled
 from sparsity_lab.generators import Passkey, Task, TextBytes
 from sparsity_lab.kernels import LSSA, LSSAR, Kernel, Reweighted, Softmax
 from sparsity_lab.models import Decoder, RoPE
@@ -38,7 +38,7 @@ TASKS: dict[str, tuple[Task, Curriculum]] = {
     PASSKEY: (Passkey(num_digits=2), UniformLength(low=8, high=TRAINED)),
 }
 RATES = {TEXT: 6e-3, PASSKEY: 3e-3}
-MEASURE = {TEXT: "loss", PASSKEY: "normalised_accuracy"}
+MEASURE = {TEXT: "loss", PASSKEY: "normalized_accuracy"}
 
 
 def lssar(p: int) -> str:
@@ -74,7 +74,7 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
     for label, (task, curriculum) in TASKS.items():
         base = RunConfig(
             task=task,
-            model=Decoder.Config(num_layers=layers, d_model=d_model, num_heads=heads, position=RoPE()),
+            model=Decoder(num_layers=layers, d_model=d_model, num_heads=heads, position=RoPE()),
             training=Training(
                 steps=steps[label],
                 batch_size=4 if size == "smoke" else 32,
@@ -129,7 +129,7 @@ def harm(evidence: Evidence, task: str, mechanism: str, strength: float) -> pl.D
 
 
 TAKEN = 0.05
-"""The largest relative rise of the loss, or fall of the normalised accuracy, of a mechanism that is taken."""
+"""The largest relative rise of the loss, or fall of the normalized accuracy, of a mechanism that is taken."""
 
 
 def decide_taken(task: str, mechanism: str, evidence: Evidence) -> Decision:
@@ -138,7 +138,7 @@ def decide_taken(task: str, mechanism: str, evidence: Evidence) -> Decision:
     both = softmax.join(own, on="seed", suffix="_own")
     lost = both["value_own"] / both["value"] - 1 if task == TEXT else both["value"] - both["value_own"]
     verdict = judged(mean_interval((TAKEN - lost).to_list()))
-    unit = "of softmax's loss" if task == TEXT else "of normalised accuracy"
+    unit = "of softmax's loss" if task == TEXT else "of normalized accuracy"
     return Decision(
         verdict, mean_interval(lost.to_list()), unit, _means(task, {mechanism: own, TRAINED_WITH: softmax})
     )
@@ -149,7 +149,7 @@ def decide_further(task: str, mechanism: str, evidence: Evidence) -> Decision:
     own, softmax = (values(evidence, task, name, FAR) for name in (mechanism, TRAINED_WITH))
     # The better loss is the smaller one.
     interval = paired_difference(softmax, own, "value") if task == TEXT else paired_difference(own, softmax, "value")
-    unit = "nats" if task == TEXT else "of normalised accuracy"
+    unit = "nats" if task == TEXT else "of normalized accuracy"
     return Decision(judged(interval), interval, unit, _means(task, {mechanism: own, TRAINED_WITH: softmax}))
 
 
@@ -191,7 +191,7 @@ def _taken_claim(task: str, mechanism: str, source: str) -> Claim:
         name=f"{mechanism} is taken, {task}",
         statement=f"A softmax model takes {mechanism} without training, at the length it knows ({task}).",
         source=source,
-        rule=f"{'Loss' if loss else 'Normalised accuracy'} at length {TRAINED} with {what}, by seed, {COUNTED}. "
+        rule=f"{'Loss' if loss else 'Normalized accuracy'} at length {TRAINED} with {what}, by seed, {COUNTED}. "
         f"Held if the 95 % interval of the mean lies below {TAKEN}, did not hold if it lies at or above, else not "
         "decided.",
         decide=partial(decide_taken, task, mechanism),
@@ -201,7 +201,7 @@ def _taken_claim(task: str, mechanism: str, source: str) -> Claim:
 def _further_claim(task: str, mechanism: str) -> Claim:
     what = f"Loss at length {FAR} with softmax minus that with {mechanism}"
     if task != TEXT:
-        what = f"Normalised accuracy at length {FAR} with {mechanism} minus that with softmax"
+        what = f"Normalized accuracy at length {FAR} with {mechanism} minus that with softmax"
     return Claim(
         name=f"{mechanism} carries further, {task}",
         statement=f"The same weights ({task}) do better at eight times the trained length with {mechanism} than "
@@ -248,12 +248,12 @@ CLAIMS = (
 
 def figure(evidence: Evidence) -> Figure:
     """For each task: LSSAR by length, re-weighted softmax by length, and what a wrong key does."""
-    plain = {TRAINED_WITH: Look(INK, "X", ""), "LSSA": Look(GREY, "o", (5, 1.5))}
+    plain = {TRAINED_WITH: Look(INK, "X", ""), "LSSA": Look(GRAY, "o", (5, 1.5))}
     powers = looks_of([f"p={p}" for p in POWERS])
     looks = plain | powers
     measures = {
         TEXT: ("loss_more", "loss above softmax's (nats)"),
-        PASSKEY: ("normalised_accuracy", "normalised accuracy"),
+        PASSKEY: ("normalized_accuracy", "normalized accuracy"),
     }
     rows = with_differences(evidence.rows)
     with styled():
@@ -296,7 +296,7 @@ def _draw_harm(ax: Axes, evidence: Evidence, task: str, looks: dict[str, Look]) 
         each = by_seed.group_by("strength").agg(change.median(), low=change.min(), high=change.max()).sort("strength")
         ax.plot(each["strength"], each["loss_change"], **line_style(looks[name]), zorder=3)
         ax.fill_between(each["strength"], each["low"], each["high"], color=looks[name].color, alpha=0.15, linewidth=0)
-    ax.axvline(1, color=GREY, linewidth=0.8, zorder=0)
+    ax.axvline(1, color=GRAY, linewidth=0.8, zorder=0)
     ax.set_xticks(STRENGTHS)
     ax.set_xlabel("strength of the wrong key")
     ax.set_ylabel("change of loss (nats)")
@@ -322,7 +322,7 @@ NOTES = f"""
   LSSAR take the cosine of query and key, times log(D) log(n), whatever norm was learned, so that what they lose at
   the trained length is also the price of another scale; for LSSAR no p brings the trained scale back.
 - Passkey keeps its digits in tokens of their own, so nothing but the mark has to be found. Its claims rest on
-  normalised accuracy, those of text on loss.
+  normalized accuracy, those of text on loss.
 - A mean loss over a window is an average over all its places. Longer windows have a smaller share of first places,
   whose context is short, so that a model that made use of no more than {TRAINED} tokens would fall with length.
 - **Calibration** (seed 100, not part of the result). Softmax learned text alike at rates of 0.006 and 0.01 (600
@@ -352,7 +352,7 @@ swap_attention = recipe(
         arms=arms,
         claims=CLAIMS,
         figure=figure,
-        columns=("loss", "normalised_accuracy"),
+        columns=("loss", "normalized_accuracy"),
         notes=NOTES,
         measure=measure,
         tables=tables,

@@ -1,7 +1,7 @@
-"""Settings: frozen dataclasses that carry their own behaviour.
+"""Settings: frozen dataclasses that carry their own behavior.
 
 Everything a user chooses (a task, a locality law, a kernel, a training recipe) is a *setting*: an immutable
-object with a ``kind`` (its name in files and on the command line) and a ``version`` (raised when its behaviour
+object with a ``kind`` (its name in files and on the command line) and a ``version`` (raised when its behavior
 changes). This package gives them
 
 - ``register``: one decorator line makes a class a setting of its family and enters it in the registry;

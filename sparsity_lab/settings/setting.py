@@ -22,7 +22,7 @@ class Setting(Conforming):
     """Base of all settings.
 
     A family is a direct or indirect subclass that names itself: ``class Law(Setting, family="law")``. Its members
-    are made with ``@register``. Fields are checked and normalised when an object is made: an int given for a float
+    are made with ``@register``. Fields are checked and normalized when an object is made: an int given for a float
     becomes a float, a list becomes a tuple, a dict becomes a ``FrozenMapping``, so that equal settings have equal
     ids and none can change.
     """

@@ -22,7 +22,7 @@ def held_above(value: float) -> str:
 
 ABOVE_ZERO = held_above(0)
 
-_WORDS = {"value": "normalised accuracy", "drop": "drop of normalised accuracy"}
+_WORDS = {"value": "normalized accuracy", "drop": "drop of normalized accuracy"}
 
 
 def decide_slope(rows: pl.DataFrame, arm: str, length: int, at: Mapping[str, float]) -> Decision:
@@ -64,7 +64,7 @@ def slope_claim(
         return decide_slope(evidence.rows, arm, lengths[1], at)
 
     rule = (
-        f"For each seed, the least-squares slope in k of the drop of normalised accuracy from length {lengths[0]} to "
+        f"For each seed, the least-squares slope in k of the drop of normalized accuracy from length {lengths[0]} to "
         f"{lengths[1]}, over the evaluated k that it learned (at least three). {ABOVE_ZERO}"
     )
     return Claim(name=name, statement=statement, source=source, rule=rule, decide=decide)
@@ -81,7 +81,7 @@ def difference_claim(
     column: str = "value",
     conditions: Sequence[str] | None = None,
 ) -> Claim:
-    """The claim that ``arm`` is above ``minus`` in normalised accuracy at the second of two lengths (``value``), or
+    """The claim that ``arm`` is above ``minus`` in normalized accuracy at the second of two lengths (``value``), or
     in what it loses from the first to the second (``drop``)."""
     what = f"{_WORDS[column]} " + (
         f"from length {lengths[0]} to {lengths[1]}" if column == "drop" else f"at length {lengths[1]}"

@@ -1,6 +1,6 @@
 """What runs lose with length, seed by seed: the numbers that claims about extrapolation rest on.
 
-Values are normalised accuracies, 0 at chance and 1 at the Bayes optimum; what lies below chance counts as chance,
+Values are normalized accuracies, 0 at chance and 1 at the Bayes optimum; what lies below chance counts as chance,
 since a run cannot lose more than all it knew. A *drop* is the value at the longest trained length minus that at a
 longer one. Only what was learned counts: a run that was at chance from the start has nothing to lose.
 """
@@ -43,7 +43,7 @@ def values_at(
     if length not in lengths:
         raise SettingError("length", f"an evaluated length of {arm}", length, [str(one) for one in lengths])
     trained_length = own.filter("trained")["length"].max()
-    value = pl.col("normalised_accuracy").clip(lower_bound=0.0)
+    value = pl.col("normalized_accuracy").clip(lower_bound=0.0)
     if only_learned:
         own = own.filter(pl.col("learned"))
     keys = ["seed", "condition"]

@@ -16,7 +16,7 @@ from matplotlib.patches import Patch
 
 from sparsity_lab.analysis import Interval
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
-from sparsity_lab.analysis.style import GREY, INK, Look, look
+from sparsity_lab.analysis.style import GRAY, INK, Look, look
 
 __all__ = [
     "draw_by_length",
@@ -53,9 +53,9 @@ def draw_by_length(
     looks: Mapping[str, Look],
     *,
     title: str = "",
-    measure: str = "normalised_accuracy",
+    measure: str = "normalized_accuracy",
     only_learned: bool = True,
-    words: str = "normalised accuracy",
+    words: str = "normalized accuracy",
 ) -> None:
     """Draw a measure against length, a line and band for each curve.
 
@@ -86,7 +86,7 @@ def draw_by_length(
     trained = everything.filter("trained")["length"].to_list()
     shaded = TrainedRange(min(trained), max(trained)) if trained else None
     length_axis(ax, everything["length"], shaded, "length (log scale)", named=False)
-    if measure == "normalised_accuracy":
+    if measure == "normalized_accuracy":
         levels(ax)
         bottom, _ = ax.get_ylim()
         ax.set_ylim(min(bottom, -0.08), 1.08)
@@ -122,7 +122,7 @@ def draw_interval(ax: Axes, place: float, interval: Interval, style: Look, **mor
 
 
 def levels(ax: Axes) -> None:
-    """Lines at the Bayes optimum and at chance of a normalised measure."""
+    """Lines at the Bayes optimum and at chance of a normalized measure."""
     for level, dash in LEVELS.values():
         ax.axhline(level, color=INK, linewidth=0.9, linestyle=dash, zorder=1)
 
@@ -141,7 +141,7 @@ def legend_below(
     ]
     grounds = [
         (Patch(color=first.color, alpha=0.22, linewidth=0), band),
-        (Patch(color=GREY, alpha=0.18, linewidth=0), "shaded: trained lengths"),
+        (Patch(color=GRAY, alpha=0.18, linewidth=0), "shaded: trained lengths"),
     ]
     shown.append([*grounds, *levels_named, *more])
     # Matplotlib fills columns of equal height, so the shorter ones end in empty entries.

@@ -186,7 +186,7 @@ def _learned(rows: pl.DataFrame) -> int | None:
 
 
 def _standalone(svg: str) -> str:
-    """An SVG file on a white ground: what shows it may be dark, and has no colour to lend."""
+    """An SVG file on a white ground: what shows it may be dark, and has no color to lend."""
     opened = svg.replace("<svg ", '<svg color="#20242b" ', 1)
     end = opened.index(">") + 1
     return f'{opened[:end]}<rect width="100%" height="100%" fill="white"/>{opened[end:]}\n'

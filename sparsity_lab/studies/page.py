@@ -15,7 +15,7 @@ __all__ = ["front_page", "page"]
 
 _SPREAD = (
     "Mean over seeds, and the smallest and largest in brackets: of all runs, of those that never learned too. Where "
-    "there are such, the arm says how many learned: reached a normalised accuracy of "
+    "there are such, the arm says how many learned: reached a normalized accuracy of "
     f"{Evaluation.threshold:g} at all trained lengths."
 )
 

@@ -89,16 +89,16 @@ class Study:
             raise SettingError("folder", f"finished runs of {self.name} in size {size}", str(results.folder))
         summary = results.frame("summary").select("run", "condition", "learned", "reach", "censored")
         at = partial(pl.col("run").replace_strict, return_dtype=pl.String)
-        labelled = found.with_columns(
+        labeled = found.with_columns(
             arm=at({run: name for run, (name, _) in own.items()}),
             seed=pl.col("run").replace_strict({run: seed for run, (_, seed) in own.items()}, return_dtype=pl.Int64),
         ).join(summary, on=["run", "condition"], how="left")
         order = {name: place for place, name in enumerate(arms)}
         # The evaluated task's column is renamed where the config has one of the same name.
-        task = pl.col("condition_task" if "condition_task" in labelled.columns else "task").alias("task")
+        task = pl.col("condition_task" if "condition_task" in labeled.columns else "task").alias("task")
         columns = [name for name in EVALUATION_SCHEMA if name != "task"]
         return (
-            labelled.select("arm", "seed", "run", task, *columns, "learned", "reach", "censored")
+            labeled.select("arm", "seed", "run", task, *columns, "learned", "reach", "censored")
             .sort(pl.col("arm").replace_strict(order), "seed", "condition", "length")
             .select("arm", "seed", "run", "condition", pl.exclude("arm", "seed", "run", "condition"))
         )

@@ -2,7 +2,7 @@
 
 Ray gives a run to a node and says when it is over; everything that a run found goes through the shared folder. What
 Ray itself carries is small: to a worker, the name of ``execute_in_worker``, the run as JSON text and some paths;
-back, the one line that ``execute`` returned. Ray wraps these in its own serialisation, which is pickle where msgpack
+back, the one line that ``execute`` returned. Ray wraps these in its own serialization, which is pickle where msgpack
 does not do, and whoever may use a Ray cluster can run code in it. So a cluster belongs in a trusted network, or asks
 for a token (``RAY_AUTH_MODE=token``). The folder needs no such trust: nothing in it was ever pickled.
 """

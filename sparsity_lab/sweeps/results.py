@@ -13,7 +13,7 @@ import polars as pl
 from sparsity_lab.markup import Markup, details, element, join, table
 from sparsity_lab.settings import SettingError, flatten, from_data, with_shared_parts
 from sparsity_lab.sweeps.sweep import Sweep, lineage
-from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, Status, run_labels, store, summarise
+from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, Status, run_labels, store, summarize
 from sparsity_lab.training.config import TRAINED_CONDITION
 from sparsity_lab.training.failures import read_failure
 from sparsity_lab.training.files import DamagedFile, read_file
@@ -188,7 +188,7 @@ class Results:
             thresholds = {run.id: run.evaluation.threshold for run in self.runs}
             evaluation = self._rows("evaluation")
             parts = [
-                summarise(evaluation.filter(pl.col("run").is_in([i for i, own in thresholds.items() if own == t])), t)
+                summarize(evaluation.filter(pl.col("run").is_in([i for i, own in thresholds.items() if own == t])), t)
                 for t in sorted(set(thresholds.values()))
             ]
             order = pl.DataFrame({"run": list(thresholds)})

@@ -1,4 +1,4 @@
-"""Training: optimise, evaluate by length, and keep a run in a folder that survives interruption."""
+"""Training: optimize, evaluate by length, and keep a run in a folder that survives interruption."""
 
 from sparsity_lab.training.config import TRAINED_CONDITION as TRAINED_CONDITION
 from sparsity_lab.training.config import Evaluation as Evaluation
@@ -11,13 +11,13 @@ from sparsity_lab.training.curriculum import MixedLengths as MixedLengths
 from sparsity_lab.training.curriculum import UniformLength as UniformLength
 from sparsity_lab.training.evaluate import EVALUATION_SCHEMA as EVALUATION_SCHEMA
 from sparsity_lab.training.evaluate import evaluate as evaluate
-from sparsity_lab.training.evaluate import summarise as summarise
+from sparsity_lab.training.evaluate import summarize as summarize
 from sparsity_lab.training.extension import extended as extended
 from sparsity_lab.training.inspection import Status as Status
 from sparsity_lab.training.inspection import status as status
 from sparsity_lab.training.labels import run_labels as run_labels
-from sparsity_lab.training.optimise import Diverged as Diverged
-from sparsity_lab.training.optimise import Progress as Progress
+from sparsity_lab.training.optimize import Diverged as Diverged
+from sparsity_lab.training.optimize import Progress as Progress
 from sparsity_lab.training.run import Run as Run
 from sparsity_lab.training.run import Variant as Variant
 from sparsity_lab.training.run import train as train

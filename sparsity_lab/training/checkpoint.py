@@ -1,6 +1,6 @@
-"""Checkpoints: weights, optimiser state and records in one safetensors file.
+"""Checkpoints: weights, optimizer state and records in one safetensors file.
 
-Tensors are ``model.<name>`` and ``optimiser.<name>.<entry>``, where the name is the parameter's. The metadata holds
+Tensors are ``model.<name>`` and ``optimizer.<name>.<entry>``, where the name is the parameter's. The metadata holds
 JSON: the step, the rows recorded so far, and a hash of it all, so that damage is noticed. Nothing is pickled, and
 reading a file from elsewhere executes nothing.
 """
@@ -40,7 +40,7 @@ def load_weights(file: Path, model: nn.Module) -> None:
 
 
 def save_checkpoint(
-    file: Path, model: nn.Module, optimiser: torch.optim.Optimizer, record: dict[str, Any], check: Check | None = None
+    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any], check: Check | None = None
 ) -> None:
     """Write everything that training needs to go on.
 
@@ -50,8 +50,8 @@ def save_checkpoint(
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
-        for entry, tensor in optimiser.state.get(parameter, {}).items():
-            tensors[f"optimiser.{name}.{entry}"] = tensor
+        for entry, tensor in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{name}.{entry}"] = tensor
     packed = _packed(tensors)
     text = json.dumps(record, sort_keys=True)
     # safetensors writes several metadata entries in no fixed order, so there is just one.
@@ -59,8 +59,8 @@ def save_checkpoint(
     write_file(file, save(packed, metadata), flush=True, check=check)
 
 
-def load_checkpoint(file: Path, model: nn.Module, optimiser: torch.optim.Optimizer, run: str) -> dict[str, Any]:
-    """Put a checkpoint's state into ``model`` and ``optimiser`` and return its record.
+def load_checkpoint(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: str) -> dict[str, Any]:
+    """Put a checkpoint's state into ``model`` and ``optimizer`` and return its record.
 
     Raises:
         DamagedFile: as ``verify_checkpoint``, or it belongs to another model; nothing has been loaded then.
@@ -72,12 +72,12 @@ def load_checkpoint(file: Path, model: nn.Module, optimiser: torch.optim.Optimiz
     model.load_state_dict(weights)
     device = {n: p.device for n, p in model.named_parameters()}
     for name, parameter in model.named_parameters():
-        prefix = f"optimiser.{name}."
+        prefix = f"optimizer.{name}."
         entries = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        # The step counter of a fused optimiser lies with its parameter.
+        # The step counter of a fused optimizer lies with its parameter.
         state = {entry: tensor.to(device[name], copy=True) for entry, tensor in entries.items()}
         if state:
-            optimiser.state[parameter] = state
+            optimizer.state[parameter] = state
     return record
 
 

@@ -26,10 +26,10 @@ def _at_least(setting: Setting, minimum: int, *names: str) -> None:
 
 @register
 class Training(Setting, family="training"):
-    """How a run is optimised: AdamW on the scored targets, linear warm-up, cosine decay, clipped gradients.
+    """How a run is optimized: AdamW on the scored targets, linear warm-up, cosine decay, clipped gradients.
 
     Attributes:
-        steps: number of optimiser steps; 0 leaves the initial weights, or the parent's, as they are.
+        steps: number of optimizer steps; 0 leaves the initial weights, or the parent's, as they are.
         batch_size: sequences a step.
         curriculum: law of the training lengths.
         learning_rate: the peak.
@@ -97,7 +97,7 @@ class Evaluation(Setting, family="evaluation"):
         batch_tokens: tokens evaluated at a time, at least one sequence.
         seed: of the stream ``evaluation``; independent of every training stream.
         conditions: tasks by name; without any, the training task under the name ``trained``.
-        threshold: normalised accuracy that counts as learned.
+        threshold: normalized accuracy that counts as learned.
     """
 
     lengths: tuple[int, ...] = (8, 16, 24, 32, 48, 64, 96, 128, 192)
@@ -119,7 +119,7 @@ class Evaluation(Setting, family="evaluation"):
         _at_least(self, 2, "sequences")
         _at_least(self, 1, "batch_tokens")
         if not 0 < self.threshold <= 1:
-            raise SettingError("threshold", "a normalised accuracy above 0, at most 1", self.threshold)
+            raise SettingError("threshold", "a normalized accuracy above 0, at most 1", self.threshold)
 
 
 @register
@@ -139,7 +139,7 @@ class RunConfig(Setting, family="run"):
     """
 
     task: Task
-    model: ModelConfig = Decoder.Config()
+    model: ModelConfig = Decoder()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     data_seed: int = 0
@@ -170,7 +170,7 @@ class RunConfig(Setting, family="run"):
 
     def _check_vocabulary(self) -> None:
         size = self.task.vocabulary.size
-        if isinstance(self.model, Decoder.Config) and self.model.vocab_size not in (None, size):
+        if isinstance(self.model, Decoder) and self.model.vocab_size not in (None, size):
             raise SettingError("model.vocab_size", f"None or the task's {size}", self.model.vocab_size)
         for name, task in self.evaluation.conditions.items():
             path = f"evaluation.conditions.{name}"
@@ -207,7 +207,7 @@ class RunConfig(Setting, family="run"):
         tasks = {"task": self.task} | {f"evaluation.conditions.{n}": t for n, t in self.evaluation.conditions.items()}
         for path, task in tasks.items():
             largest = task.largest_position_id(longest)
-            if largest and isinstance(self.model, Decoder.Config) and self.model.coupling is None:
+            if largest and isinstance(self.model, Decoder) and self.model.coupling is None:
                 expected = f"a coupling, for the position IDs of {path}; Ignored() to do without them"
                 raise SettingError("model.coupling", expected, None)
             try:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsity_lab.generators import Batch, NotComputable, Stream, Task
-from sparsity_lab.models import Decoder
+from sparsity_lab.models import DecoderModel
 from sparsity_lab.training.config import Evaluation, RunConfig
 from sparsity_lab.training.free_running import free_running
-from sparsity_lab.training.optimise import arranged_ids, threads_and_device
+from sparsity_lab.training.optimize import arranged_ids, threads_and_device
 
-__all__ = ["EVALUATION_SCHEMA", "evaluate", "summarise"]
+__all__ = ["EVALUATION_SCHEMA", "evaluate", "summarize"]
 
 EVALUATION_SCHEMA = pl.Schema(
     {
@@ -46,8 +46,8 @@ EVALUATION_SCHEMA = pl.Schema(
         "bayes_accuracy": pl.Float64(),
         "chance_loss": pl.Float64(),
         "bayes_loss": pl.Float64(),
-        "normalised_accuracy": pl.Float64(),
-        "normalised_accuracy_se": pl.Float64(),
+        "normalized_accuracy": pl.Float64(),
+        "normalized_accuracy_se": pl.Float64(),
         "excess_loss": pl.Float64(),
         "excess_loss_se": pl.Float64(),
     }
@@ -74,7 +74,7 @@ def evaluate(model: nn.Module, config: RunConfig) -> pl.DataFrame:
     Every sequence comes from the stream ``evaluation``, so all models and arms see the same ones.
 
     Returns:
-        One row for each condition and length, with the columns of ``EVALUATION_SCHEMA``. *Normalised* accuracy is
+        One row for each condition and length, with the columns of ``EVALUATION_SCHEMA``. *Normalized* accuracy is
         (accuracy - chance) / (Bayes - chance). Excess loss is the mean, over the same sequences, of the model's loss
         minus the loss of the exact Bayes predictor. What the task does not declare is null.
     """
@@ -92,17 +92,17 @@ def evaluate(model: nn.Module, config: RunConfig) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=EVALUATION_SCHEMA)
 
 
-def summarise(evaluation: pl.DataFrame, threshold: float = 0.9) -> pl.DataFrame:
+def summarize(evaluation: pl.DataFrame, threshold: float = 0.9) -> pl.DataFrame:
     """What each run, if there is a column ``run``, and condition achieved.
 
     Returns:
-        A row for each, in the order of the frame: *learned*: normalised accuracy is at least ``threshold`` at all
+        A row for each, in the order of the frame: *learned*: normalized accuracy is at least ``threshold`` at all
         trained lengths; *reach*: the largest evaluated length up to which, from the shortest trained one on, it
         stays there, null if not learned; *censored*: the reach is the end of the grid, so the true one may be
         larger. All null where the task declares no chance or no optimum.
     """
     keys = [name for name in ("run", "condition") if name in evaluation.columns]
-    above = pl.col("normalised_accuracy") >= threshold
+    above = pl.col("normalized_accuracy") >= threshold
     first_trained = pl.col("length").filter("trained").min()
     # Short lengths that were not trained say nothing about reach.
     counted = pl.col("length") >= first_trained
@@ -121,9 +121,9 @@ def summarise(evaluation: pl.DataFrame, threshold: float = 0.9) -> pl.DataFrame:
 
 def _attention(model: nn.Module) -> str | None:
     """The mechanisms of a decoder in use, each once, in the order of its layers."""
-    if not isinstance(model, Decoder):
+    if not isinstance(model, DecoderModel):
         return None
-    return ", ".join(dict.fromkeys(str(kernel.in_use) for kernel in model.config.kernels))
+    return ", ".join(dict.fromkeys(str(kernel.at_inference) for kernel in model.config.kernels))
 
 
 def _measure(
@@ -152,8 +152,8 @@ def _measure(
     if truth.chance_accuracy is not None and truth.bayes_accuracy is not None:
         span = truth.bayes_accuracy - truth.chance_accuracy
         if span > 0:
-            row["normalised_accuracy"] = float(accuracy.mean() - truth.chance_accuracy) / span
-            row["normalised_accuracy_se"] = float(accuracy.std(ddof=1)) / math.sqrt(len(accuracy)) / span
+            row["normalized_accuracy"] = float(accuracy.mean() - truth.chance_accuracy) / span
+            row["normalized_accuracy_se"] = float(accuracy.std(ddof=1)) / math.sqrt(len(accuracy)) / span
     return row
 
 
@@ -198,7 +198,7 @@ def _by_sequence(
     values["free_exact_match"] = values["exact_match"]
     with contextlib.suppress(NotComputable):
         values["excess_loss"] = _averaged(losses - _losses(task.log_posterior(batch), targets), scored)
-    if ids is not None and isinstance(model, Decoder):
+    if ids is not None and isinstance(model, DecoderModel):
         values |= free_running(model, batch, ids, stream.words("offset", length, start, len(batch), ids.shape[1]))
     return values
 

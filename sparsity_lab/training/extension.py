@@ -36,7 +36,7 @@ def extended(
     trained = parent.training.curriculum.range()[1]
     if length <= trained:
         raise SettingError("length", f"more than {trained}, the longest that the parent is trained on", length)
-    if not isinstance(parent.model, Decoder.Config):
+    if not isinstance(parent.model, Decoder):
         raise SettingError("parent.model", "a Decoder", parent.model)
     position = parent.model.position
     if interpolate:

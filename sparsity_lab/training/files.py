@@ -1,7 +1,7 @@
 """Files that are written whole or not at all, and what is left of writers that were killed.
 
 Every file is written beside its place, under a name that says who writes it, and renamed. So no reader ever meets a
-part of one, and what a killed writer left is recognised by its name.
+part of one, and what a killed writer left is recognized by its name.
 """
 
 import contextlib

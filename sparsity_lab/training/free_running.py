@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators import Batch
-from sparsity_lab.models import Decoder
+from sparsity_lab.models import DecoderModel
 from sparsity_lab.models.coupling_modules import next_position_ids
 from sparsity_lab.models.couplings import EmbeddedCoupling, moved
 from sparsity_lab.models.generation import free_run
@@ -21,7 +21,7 @@ Values = NDArray[np.float64]
 
 
 def free_running(
-    model: Decoder, batch: Batch, position_ids: Int64[Tensor, "B C T"], words: UInt64[np.ndarray, "B C"]
+    model: DecoderModel, batch: Batch, position_ids: Int64[Tensor, "B C T"], words: UInt64[np.ndarray, "B C"]
 ) -> dict[str, Values]:
     """Of each sequence with a scored target: ``free_exact_match`` and ``id_accuracy`` where the model predicts IDs,
     and ``offset_agreement``, of answers at offset 0 and at a random one above 0, of those sequences whose IDs have
@@ -56,7 +56,7 @@ def free_running(
     return {name: value.double().numpy() for name, value in values.items()}
 
 
-def _answers(model: Decoder, batch: Batch, position_ids: Int64[Tensor, "B C T"]) -> Int64[Tensor, "B T"]:
+def _answers(model: DecoderModel, batch: Batch, position_ids: Int64[Tensor, "B C T"]) -> Int64[Tensor, "B T"]:
     """The free-running tokens, each at the position that predicts it; -1 in the prompt."""
     device = next(model.parameters()).device
     answers = torch.full_like(batch.tokens, -1)

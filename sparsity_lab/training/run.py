@@ -14,18 +14,18 @@ from torch import nn
 
 from sparsity_lab.kernels import Kernel
 from sparsity_lab.markup import Markup, details, element, join, table
-from sparsity_lab.models import Decoder, merged
+from sparsity_lab.models import DecoderModel, merged
 from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.training import store
 from sparsity_lab.training.checkpoint import load_weights, save_weights
 from sparsity_lab.training.claims import Claim, ClaimLost
 from sparsity_lab.training.config import Evaluation, RunConfig
 from sparsity_lab.training.environment import environment
-from sparsity_lab.training.evaluate import EVALUATION_SCHEMA, evaluate, summarise
+from sparsity_lab.training.evaluate import EVALUATION_SCHEMA, evaluate, summarize
 from sparsity_lab.training.failures import forget_failure, reason_of, record_failure
 from sparsity_lab.training.files import DamagedFile
 from sparsity_lab.training.inspection import Status, inspect, status
-from sparsity_lab.training.optimise import Diverged, Progress, Records, optimise
+from sparsity_lab.training.optimize import Diverged, Progress, Records, optimize
 from sparsity_lab.training.store import evaluation_file
 
 __all__ = ["Run", "Variant", "train"]
@@ -36,8 +36,8 @@ _SHOWN = (
     "trained",
     "sequences",
     "accuracy",
-    "normalised_accuracy",
-    "normalised_accuracy_se",
+    "normalized_accuracy",
+    "normalized_accuracy_se",
     "loss",
     "excess_loss",
 )
@@ -88,7 +88,7 @@ class Run:
     @property
     def summary(self) -> pl.DataFrame:
         """Learned, reach and censored, one row for each condition."""
-        return summarise(self.evaluation, self.config.evaluation.threshold)
+        return summarize(self.evaluation, self.config.evaluation.threshold)
 
     def model(self) -> nn.Module:
         """The trained model on the CPU, in evaluation mode; with its adapter if it has one (see ``merged``)."""
@@ -112,8 +112,8 @@ class Run:
     def _by_length(self) -> Iterator[str]:
         """Accuracies by length, a line for each condition."""
         for rows in self.evaluation.partition_by("condition", maintain_order=True):
-            known = rows["normalised_accuracy"].null_count() == 0
-            measure = "normalised_accuracy" if known else "accuracy"
+            known = rows["normalized_accuracy"].null_count() == 0
+            measure = "normalized_accuracy" if known else "accuracy"
             values = (f"{value:.3f} at {length}" for length, value in rows.select("length", measure).iter_rows())
             yield f"  {rows['condition'][0]}, {measure.replace('_', ' ')}: {', '.join(values)}"
 
@@ -150,7 +150,7 @@ class Variant:
             SettingError: the model has no attention mechanism to exchange, or does not take this one.
         """
         model = self.run.model()
-        if not isinstance(model, Decoder):
+        if not isinstance(model, DecoderModel):
             raise SettingError("model", "a Decoder, whose kernel can be exchanged", self.run.config.model)
         return model.with_kernel(self.kernel).eval()
 
@@ -305,7 +305,7 @@ def _train(config: RunConfig, model: nn.Module, claim: Claim, progress: Progress
     records = Records()
     diverged = None
     try:
-        optimise(config, model, records, claim.folder / store.CHECKPOINT, progress, claim.check)
+        optimize(config, model, records, claim.folder / store.CHECKPOINT, progress, claim.check)
     except Diverged as error:
         diverged = error
     metrics = pl.DataFrame(records.metrics, schema=store.METRICS_SCHEMA)

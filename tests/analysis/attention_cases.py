@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sparsity_lab.generators import IGNORE, Batch, Planted
 from sparsity_lab.kernels import Kernel, KernelPosition, Softmax
-from sparsity_lab.models import Decoder, NoPE, PositionScheme
+from sparsity_lab.models import Decoder, DecoderModel, NoPE, PositionScheme
 from sparsity_lab.models.record import LayerRecord
 
 TASK = Planted(k=3)
@@ -56,7 +56,7 @@ def random_record(*shape: int, seed: int = 0, **options: object) -> LayerRecord:
 
 def decoder_with_gap(
     gap: float, task: Planted = TASK, kernel: Kernel | None = None, position: PositionScheme | None = None
-) -> Decoder:
+) -> DecoderModel:
     """One layer, one head of eight coordinates: at the query token ``=``, planted tokens score ``gap`` and all others
     0.
 
@@ -64,9 +64,7 @@ def decoder_with_gap(
     is sqrt(8) times a unit vector, and a score is <q, k> / sqrt(8). Coordinate 3 is left to positions: a key with all
     of it scores 2 ``gap``.
     """
-    config = Decoder.Config(
-        num_layers=1, num_heads=1, d_model=8, kernel=kernel or Softmax(), position=position or NoPE()
-    )
+    config = Decoder(num_layers=1, num_heads=1, d_model=8, kernel=kernel or Softmax(), position=position or NoPE())
     model = config.build(0, vocab_size=task.vocab_size)
     with torch.no_grad():
         embedding = model.token_embedding.weight.zero_()

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from sparsity_lab.settings import flatten
-from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, summarise
+from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, summarize
 
 LENGTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 240)
 
@@ -33,13 +33,13 @@ class SyntheticResults:
     others: Sequence[str] = ()
 
     def frame(self, name: str, /) -> pl.DataFrame:
-        return self.evaluation if name == "evaluation" else summarise(self.evaluation)
+        return self.evaluation if name == "evaluation" else summarize(self.evaluation)
 
 
 def rows_of(
     run: str,
     config: Mapping[str, Any],
-    normalised: Sequence[float],
+    normalized: Sequence[float],
     *,
     lengths: Sequence[int] = LENGTHS,
     trained: tuple[int, int] = (8, 24),
@@ -48,7 +48,7 @@ def rows_of(
     bayes: float = 1.0,
     judged: bool = True,
 ) -> list[dict[str, Any]]:
-    """Evaluation rows of one run with these normalised accuracies; without an optimum if not ``judged``."""
+    """Evaluation rows of one run with these normalized accuracies; without an optimum if not ``judged``."""
     rows = [
         {
             "run": run,
@@ -66,22 +66,22 @@ def rows_of(
             "bayes_accuracy": bayes,
             "chance_loss": 0.7,
             "bayes_loss": 0.0,
-            "normalised_accuracy": float(value),
-            "normalised_accuracy_se": 0.02,
+            "normalized_accuracy": float(value),
+            "normalized_accuracy_se": 0.02,
             "excess_loss": 0.7 - 0.7 * value,
             "excess_loss_se": 0.01,
             **config,
         }
-        for length, value in zip(lengths, normalised, strict=True)
+        for length, value in zip(lengths, normalized, strict=True)
     ]
-    undeclared = ("bayes_accuracy", "bayes_loss", "normalised_accuracy", "normalised_accuracy_se", "excess_loss")
+    undeclared = ("bayes_accuracy", "bayes_loss", "normalized_accuracy", "normalized_accuracy_se", "excess_loss")
     return rows if judged else [row | dict.fromkeys(undeclared) for row in rows]
 
 
 def results_of(
     runs: Sequence[tuple[RunConfig, Sequence[float]]], failures: Sequence[Failed] = (), *, judged: bool = True
 ) -> SyntheticResults:
-    """Results of runs given as (config, normalised accuracies)."""
+    """Results of runs given as (config, normalized accuracies)."""
     rows = [
         row
         for config, values in runs
@@ -96,7 +96,7 @@ def frame_of(
     lengths: Sequence[int] = (8, 24, 48, 96),
     judged: bool = True,
 ) -> pl.DataFrame:
-    """Evaluation frame of runs given as (id, columns, normalised accuracies); the id's last digit is the seed."""
+    """Evaluation frame of runs given as (id, columns, normalized accuracies); the id's last digit is the seed."""
     rows = []
     for run, columns, values in runs:
         seed = int(run[-1]) if run[-1].isdigit() else 0

@@ -24,7 +24,7 @@ def targets_of(model, batch, seed=0):
 @pytest.mark.parametrize("strength", [0.0, 0.7, 1.0, 1.3])
 def test_one_layer_by_hand(strength):
     """The loss of a layer without positions whose one row is computed here, head by head."""
-    model = Decoder.Config(num_layers=1, num_heads=2, d_model=16, position=NoPE()).build(3).eval()
+    model = Decoder(num_layers=1, num_heads=2, d_model=16, position=NoPE()).build(3).eval()
     batch = TASK.sample(Stream(name="x"), 0, 6, 12)
     found = distractor_robustness(model, batch, strengths=(strength,)).frame().row(0, named=True)
     wrong = targets_of(model, batch)[0].wrong.tolist()
@@ -71,7 +71,7 @@ def test_a_double_has_the_weight_of_the_best_key_wherever_it_stands(kernel):
     for position in (NoPE(), RoPE(), ALiBi()):
         if position.kernel_kind is not None and position.kernel_kind not in kernel.positions:
             continue
-        model = Decoder.Config(num_layers=2, num_heads=2, d_model=16, kernel=kernel, position=position).build(0)
+        model = Decoder(num_layers=2, num_heads=2, d_model=16, kernel=kernel, position=position).build(0)
         frame = distractor_robustness(model, TASK, (20,), sequences=8, strengths=(1.0,)).frame()
         shares[position.kind] = frame.select("best_share", "wrong_share").rows()
     for kind in ("NoPE", "RoPE"):
@@ -135,7 +135,7 @@ def test_a_sharper_mechanism_clips_weak_distractors_and_shares_with_a_double():
 
 
 def test_heads_that_share_keys_share_their_double():
-    config = Decoder.Config(num_layers=1, num_heads=4, num_kv_heads=2, d_model=16)
+    config = Decoder(num_layers=1, num_heads=4, num_kv_heads=2, d_model=16)
     frame = distractor_robustness(config.build(0), TASK, (16,), sequences=4, strengths=(1.0,)).frame()
     assert frame["best_share"][0] == pytest.approx(frame["wrong_share"][0], abs=1e-5)
 

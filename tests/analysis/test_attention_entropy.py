@@ -21,7 +21,7 @@ def test_uniform_attention_has_entropy_ln_n():
     frame = attention_entropy([uniform(30)]).frame()
     assert frame["keys"].to_list() == list(range(1, 31))
     assert frame["entropy"].to_list() == pytest.approx([math.log(n) for n in range(1, 31)], abs=1e-12)
-    assert frame["normalised_entropy"].to_list() == [None, *[pytest.approx(1.0)] * 29]
+    assert frame["normalized_entropy"].to_list() == [None, *[pytest.approx(1.0)] * 29]
     assert frame["effective_support"].to_list() == pytest.approx([1.0] * 30)
     assert frame.select("row_sum", "negative_share", "empty_share").row(7) == (pytest.approx(1.0), 0.0, 0.0)
 
@@ -62,7 +62,7 @@ def test_means_are_over_sequences_and_the_summary_over_rows():
     assert entropy.frame()["entropy"].to_list() == pytest.approx([math.log(n) / 2 for n in range(1, T + 1)])
     assert entropy.frame()["sequences"].to_list() == [2] * T
     row = entropy.summary().row(0, named=True)
-    assert row["normalised_entropy"] == pytest.approx(0.5)
+    assert row["normalized_entropy"] == pytest.approx(0.5)
     assert row["entropy"] == pytest.approx(sum(math.log(n) for n in range(2, T + 1)) / 2 / (T - 1))
 
 
@@ -98,7 +98,7 @@ def test_a_head_with_constant_gap_dilutes_and_one_with_log_n_scale_less_so():
         assert row["entropy"] == pytest.approx(expected, rel=1e-5)
     invariant = attention_entropy(decoder_with_gap(4.0, kernel=LSSA()), TASK, lengths, rows="scored").summary()
     assert invariant["entropy"].is_sorted()
-    assert entropy["normalised_entropy"].is_sorted()
+    assert entropy["normalized_entropy"].is_sorted()
 
 
 def test_models_are_compared_on_the_same_sequences():

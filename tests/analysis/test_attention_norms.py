@@ -142,7 +142,7 @@ def test_correlations_of_the_sheet(kernel, scale, spearman, entropy, small, larg
     record, batch, norm = random_queries(kernel, scale)
     row = norm_sensitivity([record], batch, factors=(), rows="scored").frame().row(0, named=True)
     assert row["query_spearman"] == pytest.approx(spearman[0], abs=spearman[1])
-    assert row["query_spearman_normalised"] == pytest.approx(row["query_spearman"], abs=1e-4)
+    assert row["query_spearman_normalized"] == pytest.approx(row["query_spearman"], abs=1e-4)
     assert row["entropy"] == pytest.approx(entropy[0], abs=entropy[1])
     # All rows see the same keys.
     assert row["key_spearman"] is None
@@ -175,13 +175,13 @@ def test_rows_are_compared_at_equal_n():
     frame = attention_entropy([record_of(q, k)]).frame()
     plain = pl.DataFrame({"h": frame["entropy"], "r": range(T)}).select(pl.corr("h", "r", method="spearman")).item()
     assert plain > 0.9
-    assert abs(row["query_spearman_normalised"]) < plain
+    assert abs(row["query_spearman_normalized"]) < plain
 
 
 def test_one_sequence_has_no_correlation_at_equal_n():
     frame = norm_sensitivity([random_record(1, 2, 30, 4)], factors=()).frame()
     assert frame["query_spearman"].to_list() == [None, None]
-    assert frame["query_spearman_normalised"].null_count() == 0
+    assert frame["query_spearman_normalized"].null_count() == 0
 
 
 def keys_of(size: torch.Tensor) -> LayerRecord:
@@ -201,7 +201,7 @@ def test_key_norm_is_the_mean_over_the_keys_that_a_row_sees():
     batch = batch_of({(i, 5): [0] for i in range(5)}, 5, 8)
     frame = norm_sensitivity([keys_of(size)], batch, factors=(), rows="scored").frame()
     row = frame.row(0, named=True)
-    assert row["key_spearman"] == row["key_spearman_normalised"] == pytest.approx(-1.0)
+    assert row["key_spearman"] == row["key_spearman_normalized"] == pytest.approx(-1.0)
     assert row["query_spearman"] is None
     assert row["key_norm"] == pytest.approx(seen.mean().item())
     # By hand: scores are ± the size over sqrt(2), the sixth key's own in the row that it is in.
@@ -259,7 +259,7 @@ def test_ties_are_relative(scale):
 @pytest.mark.parametrize("layer", [0, 1])
 def test_rescaled_queries_are_rescaled_projections(layer):
     """The loss under c q in one layer is that of a model whose query projection there is multiplied by c."""
-    model = Decoder.Config(num_layers=2, num_heads=2, d_model=16, position=RoPE()).build(0).eval()
+    model = Decoder(num_layers=2, num_heads=2, d_model=16, position=RoPE()).build(0).eval()
     batch = TASK.sample(Stream(name="x"), 0, 6, 12)
     sweep = norm_sensitivity(model, batch, factors=(0.5, 2.0)).sweep()
     assert sweep["factor"].unique().sort().to_list() == [0.5, 1.0, 2.0]
@@ -282,7 +282,7 @@ def test_rescaled_queries_are_rescaled_projections(layer):
 
 def test_the_error_of_a_loss_change_is_paired_over_sequences():
     """By hand from the losses of each target; every token of these sequences is one."""
-    model = Decoder.Config(num_layers=1, num_heads=2, d_model=16, position=RoPE()).build(0).eval()
+    model = Decoder(num_layers=1, num_heads=2, d_model=16, position=RoPE()).build(0).eval()
     batch = SparseMarkov(k=1, lag_seed=3).sample(Stream(name="x"), 0, 6, 12)
     changed = copy.deepcopy(model)
     with torch.no_grad():

@@ -69,10 +69,10 @@ EXAMPLES = [example for kind in kinds("kernel").values() for example in kind.exa
 def test_every_registered_mechanism_can_be_measured(kernel):
     """Shares are shares, whatever the sign and the sum of the weights, and entropy has its bounds."""
     position = RoPE() if "rotate" in kernel.positions else NoPE()
-    model = Decoder.Config(num_layers=1, num_heads=2, d_model=16, kernel=kernel, position=position).build(0)
+    model = Decoder(num_layers=1, num_heads=2, d_model=16, kernel=kernel, position=position).build(0)
     entropy = attention_entropy(model, Planted(k=2), (22,), sequences=2).frame().drop_nulls()
     assert entropy["entropy"].min() >= 0
-    assert entropy["normalised_entropy"].max() <= 1 + 1e-5
+    assert entropy["normalized_entropy"].max() <= 1 + 1e-5
     assert 0 <= entropy["negative_share"].min() <= entropy["negative_share"].max() <= 1
     masses = planted_mass(model, Planted(k=2), (22,), sequences=2).frame().drop_nulls()
     assert (masses["mass"] + masses["decoy_mass"]).max() <= 1 + 1e-5

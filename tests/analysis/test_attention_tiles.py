@@ -89,7 +89,7 @@ def test_no_measure_holds_more_than_a_tile(name, monkeypatch):
     monkeypatch.setattr(Kernel, "weights", spied)
     monkeypatch.setattr(tiles, "TILE_WEIGHTS", count_of_tile)
     monkeypatch.setattr(subjects, "_TOKENS_TOGETHER", T)
-    model = Decoder.Config(num_layers=2, num_heads=2, d_model=16).build(0)
+    model = Decoder(num_layers=2, num_heads=2, d_model=16).build(0)
     MEASURES[name](model, TASK, (T - 2,), sequences=2)
     assert sizes
     # The distractor looks at one row of two sequences, partners, at a time.
@@ -98,7 +98,7 @@ def test_no_measure_holds_more_than_a_tile(name, monkeypatch):
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_neither_tiles_nor_batches_change_a_number(name, monkeypatch):
-    model = Decoder.Config(num_layers=2, num_heads=2, d_model=16, kernel=(Softmax(), LSSAR(p=3))).build(0)
+    model = Decoder(num_layers=2, num_heads=2, d_model=16, kernel=(Softmax(), LSSAR(p=3))).build(0)
     whole = MEASURES[name](model, TASK, (12, 30), sequences=6).frame()
     monkeypatch.setattr(tiles, "TILE_WEIGHTS", 2 * 32 * 7)
     monkeypatch.setattr(subjects, "_TOKENS_TOGETHER", 64)
@@ -109,7 +109,7 @@ def test_neither_tiles_nor_batches_change_a_number(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["entropy", "sink", "planted_mass", "norm_sensitivity"])
 def test_records_and_decoder_agree(name):
-    model = Decoder.Config(num_layers=2, num_heads=2, d_model=16).build(0)
+    model = Decoder(num_layers=2, num_heads=2, d_model=16).build(0)
     batch = TASK.sample(subjects.Stream(seed=0, name="analysis"), 0, 8, 20)
     columns = pl.exclude("arm", "length")
     by_record = MEASURES[name](model.record(batch.tokens), batch).frame()
@@ -120,12 +120,12 @@ def test_records_and_decoder_agree(name):
 
 def test_long_sequences_fit_into_little_memory():
     """All rows of 4 heads at T = 4096: their weights would be 256 MiB, and softmax makes some copies of a tile."""
-    model = Decoder.Config(num_layers=1).build(0).eval()
+    model = Decoder(num_layers=1).build(0).eval()
     assert peak_memory(lambda: attention_entropy(model, TASK, (4094,), sequences=1)) < 100 * 2**20
 
 
 def test_layer_records_are_the_records():
-    model = Decoder.Config(num_layers=3, num_heads=2, d_model=16).build(0)
+    model = Decoder(num_layers=3, num_heads=2, d_model=16).build(0)
     tokens = torch.arange(12)[None] % 16
     for one, other in zip(model.layer_records(tokens), model.record(tokens), strict=True):
         assert isinstance(one, LayerRecord)

@@ -104,7 +104,7 @@ def drops_of(column, *values):
     return drop(frame_of(*runs), by=column)
 
 
-def test_neighbouring_k_are_compared_under_any_scheme():
+def test_neighboring_k_are_compared_under_any_scheme():
     found = comparisons_of(drops_of("task.k", 1, 3, 2), "NoPE")
     assert [(c.difference.of, c.difference.minus, c.expected) for c in found] == [
         ("k=2", "k=1", True),

@@ -48,7 +48,7 @@ def test_a_narrower_confidence_decides(frame: pl.DataFrame) -> None:
 
 def test_runs_that_never_learned_leave_their_partner_unpaired(frame: pl.DataFrame) -> None:
     failed = frame.with_columns(
-        pl.when(pl.col("run") == "b0").then(0.0).otherwise("normalised_accuracy").alias("normalised_accuracy")
+        pl.when(pl.col("run") == "b0").then(0.0).otherwise("normalized_accuracy").alias("normalized_accuracy")
     )
     found = extrapolation_curve(failed).difference(1, 2)
     assert found.unpaired == 1
@@ -90,6 +90,6 @@ def test_runs_that_cannot_be_paired_are_refused(frame: pl.DataFrame) -> None:
 
 def test_the_figure(frame: pl.DataFrame) -> None:
     ax = extrapolation_curve(frame).difference(1, 2).plot()
-    assert ax.get_ylabel() == "difference of normalised accuracy\n(k=1 minus k=2)"
+    assert ax.get_ylabel() == "difference of normalized accuracy\n(k=1 minus k=2)"
     assert [text.get_text() for text in ax.texts] == ["trained 8–24"]
     assert "95% intervals, each length for itself" in ax.get_xlabel()

@@ -17,7 +17,7 @@ from sparsity_lab.models import Decoder, Oracle
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Evaluation, RunConfig, Training, train
 
-NEVER = Decoder.Config().build(0)
+NEVER = Decoder().build(0)
 
 
 def exact(task: SparseMarkov) -> Predictor:
@@ -124,7 +124,7 @@ def test_which_targets_are_searched() -> None:
 
 
 def test_blocks_do_not_matter() -> None:
-    model, tokens = Decoder.Config(num_layers=1).build(3, vocab_size=4).double(), tokens_of(4, 10)
+    model, tokens = Decoder(num_layers=1).build(3, vocab_size=4).double(), tokens_of(4, 10)
     large, small = (dependency_sparsity(model, tokens, least_gain=1e-3, batch_tokens=size) for size in (2**15, 50))
     np.testing.assert_allclose(large.frame()["recovered"], small.frame()["recovered"], rtol=1e-9)
     assert large.targets()["distances"].to_list() == small.targets()["distances"].to_list()
@@ -134,7 +134,7 @@ def test_blocks_do_not_matter() -> None:
 
 
 def test_decoder_losses_are_those_of_masked_attention() -> None:
-    model, tokens = Decoder.Config().build(1, vocab_size=4).double(), tokens_of(3, 13)
+    model, tokens = Decoder().build(1, vocab_size=4).double(), tokens_of(3, 13)
     found = dependency_sparsity(model, tokens, near=3, least_gain=1e-6, draws=1).targets()
     mask = torch.zeros(3, 12, dtype=torch.bool)
     mask[:, -3:] = True
@@ -148,7 +148,7 @@ def test_a_run_brings_its_task(tmp_path: Path) -> None:
     task = SparseMarkov(k=1, lag_seed=3)
     config = RunConfig(
         task=task,
-        model=Decoder.Config(num_layers=1, d_model=16),
+        model=Decoder(num_layers=1, d_model=16),
         training=Training(steps=2, batch_size=4),
         evaluation=Evaluation(lengths=(24,), sequences=2),
     )
@@ -282,7 +282,7 @@ def test_intervals_over_windows_that_overlap(grouped: bool, least: float, most: 
         ({"data": torch.zeros(3, 8)}, "data: expected a task, a batch, or integers"),
         ({"data": tokens_of(3, 5)}, "data: expected scored targets with at least 5 tokens before them"),
         ({"model": 3}, "model: expected a run of a Decoder"),
-        ({"model": Decoder.Config(coupling=Oracle(max_id=9)).build(0)}, "model: expected a model without coupled"),
+        ({"model": Decoder(coupling=Oracle(max_id=9)).build(0)}, "model: expected a model without coupled"),
         ({"model": lambda tokens, key_mask: torch.zeros(len(tokens), 3, 4)}, "model: expected logits of shape"),
         ({"model": lambda tokens, key_mask: torch.full((len(tokens), 4), torch.nan)}, "model: expected a predictor"),
     ],

@@ -18,7 +18,7 @@ from sparsity_lab.generators import Planted, Recent, SparseMarkov, Stream
 from sparsity_lab.models import Decoder, RoPE
 from sparsity_lab.settings import SettingError
 
-SMALL = Decoder.Config(num_layers=1, d_model=32)
+SMALL = Decoder(num_layers=1, d_model=32)
 CHEAP = {"length": 16, "model": SMALL, "batch_size": 32, "targets": 24, "windows": 64}
 
 
@@ -233,7 +233,7 @@ def markov() -> list[np.ndarray]:
     return list(task.sample(Stream(0, "user"), 0, 30, 200).tokens.numpy())
 
 
-def test_planted_data_are_recognised(markov: list[np.ndarray]) -> None:
+def test_planted_data_are_recognized(markov: list[np.ndarray]) -> None:
     """A rule of one token two back: found, near, learned, and carried by a scheme that forgets what is far."""
     told: list[str] = []
     found = diagnose(
@@ -284,7 +284,7 @@ def test_two_planted_tokens_are_recovered(monkeypatch: pytest.MonkeyPatch) -> No
     task = SparseMarkov(k=2, lag_seed=26, max_lag=6, vocab_size=5)
     assert task.lags == (1, 3)
 
-    def known(train: TokenWindows, config: Decoder.Config, *_: object) -> Trained:
+    def known(train: TokenWindows, config: Decoder, *_: object) -> Trained:
         assert train.hidden == 5
         return Trained(Exact(task, 16 if config.position == RoPE() else 64), 0.0, 0, train.hidden)
 

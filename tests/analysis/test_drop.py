@@ -111,7 +111,7 @@ def test_figure_and_texts(frame):
     ax = drops.plot()
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels[1] == "k=2\n2 of 3 runs learned"
-    assert "drop of normalised accuracy to 4 x the trained length" in ax.get_xlabel().replace("\n", " ")
+    assert "drop of normalized accuracy to 4 x the trained length" in ax.get_xlabel().replace("\n", " ")
     assert [text.get_text() for text in ax.texts] == ["no drop: never learned"]
     assert "k=1: 0.20 [−0.05, 0.45], 3 of 3 runs learned" in repr(drops)
     assert "k=3: 0.70 no interval, 1 of 1 run learned" in repr(drops)

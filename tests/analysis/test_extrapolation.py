@@ -75,7 +75,7 @@ def test_a_median_reach_that_rests_on_a_censored_run_is_a_bound():
 
 def test_levels_follow_the_measure(frame):
     for measure, chance, bayes in [
-        ("normalised_accuracy", 0, 1),
+        ("normalized_accuracy", 0, 1),
         ("accuracy", 0.5, 1),
         ("loss", 0.7, 0),
         ("excess_loss", 0.7, 0),
@@ -112,7 +112,7 @@ def legend_of(ax):
 def test_the_figure_says_what_it_shows(frame):
     ax = extrapolation_curve(frame).plot()
     assert ax.get_xlabel() == "length (tokens, log scale)"
-    assert ax.get_ylabel() == "normalised accuracy\n(0 = chance, 1 = Bayes)"
+    assert ax.get_ylabel() == "normalized accuracy\n(0 = chance, 1 = Bayes)"
     assert ax.get_xscale() == "log"
     assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "24", "48", "96"]
     assert [text.get_text() for text in ax.texts] == ["Bayes", "chance", "trained 8–24"]
@@ -170,7 +170,7 @@ def test_runs_that_are_not_judged_are_drawn_and_named():
     assert legend_of(curve.plot())[0] == "k=1: 2 runs not judged (no optimum declared)"
     # What needs an optimum cannot be drawn, and says why.
     assert legend_of(extrapolation_curve(frame).plot()) == [
-        "k=1: no normalised accuracy, not judged (no optimum declared), not drawn"
+        "k=1: no normalized accuracy, not judged (no optimum declared), not drawn"
     ]
 
 

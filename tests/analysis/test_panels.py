@@ -48,7 +48,7 @@ def test_conditions_without_an_optimum_have_a_panel_of_their_own():
     known = frame_of(("a0", config("Parity()", "token", "RoPE()", 1, "Uniform()"), [1] * 4))
     unknown = frame_of(("a0", config("Parity()", "token", "RoPE()", 1, "Uniform()"), [1] * 4), judged=False)
     panels = panels_of(pl.concat([known, unknown.with_columns(condition=pl.lit("text"))]))
-    assert [panel.measure for panel in panels] == ["normalised_accuracy", "accuracy"]
+    assert [panel.measure for panel in panels] == ["normalized_accuracy", "accuracy"]
     assert panels[1].title == f"{panels[0].title} (no optimum declared)"
 
 

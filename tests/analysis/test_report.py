@@ -22,7 +22,7 @@ LENGTHS = (8, 24, 48, 96)
 def config(task, seed, conditions=None):
     return RunConfig(
         task=task,
-        model=Decoder.Config(position=RoPE()),
+        model=Decoder(position=RoPE()),
         evaluation=Evaluation(lengths=LENGTHS, conditions=conditions or {}),
         data_seed=seed,
         model_seed=seed,
@@ -164,7 +164,7 @@ def test_an_unwritable_path_is_one_readable_error(results, tmp_path):
 
 
 def test_real_results_with_environment(tmp_path):
-    tiny = Decoder.Config(num_layers=1, num_heads=1, d_model=8, position=RoPE())
+    tiny = Decoder(num_layers=1, num_heads=1, d_model=8, position=RoPE())
     run = RunConfig(
         task=Planted(k=1),
         model=tiny,

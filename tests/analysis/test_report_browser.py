@@ -31,7 +31,7 @@ ACTS = """<script>
 const table = Array.from(document.querySelectorAll("#evaluation table"))[0];
 table.closest("details").open = true;
 const headings = Array.from(table.tHead.rows[0].cells);
-const at = headings.findIndex((heading) => heading.textContent === "normalised accuracy");
+const at = headings.findIndex((heading) => heading.textContent === "normalized accuracy");
 const column = () => Array.from(table.tBodies[0].rows, (row) => row.cells[at].textContent);
 const seen = { before: column() };
 headings[at].click();

@@ -12,7 +12,7 @@ from sparsity_lab.models import ALiBi, Decoder
 from sparsity_lab.settings import SettingError
 
 ADAPTIVE = AdaptiveSparse(block_size=4, n_sink=1, n_local=1, k_free=2)
-KERNELS = [ADAPTIVE, SlidingWindow(width=9, sinks=2), ShiftedSparse(group=8, sparse_in_use=True)]
+KERNELS = [ADAPTIVE, SlidingWindow(width=9, sinks=2), ShiftedSparse(group=8, sparse_at_inference=True)]
 
 
 def test_a_window_on_uniform_attention() -> None:
@@ -91,10 +91,10 @@ def test_agrees_with_the_audit() -> None:
 def test_models_and_figure() -> None:
     task = Planted(k=2)
     models = {
-        "window": Decoder.Config(kernel=SlidingWindow(width=8, sinks=0), position=ALiBi(), num_layers=1).build(
+        "window": Decoder(kernel=SlidingWindow(width=8, sinks=0), position=ALiBi(), num_layers=1).build(
             0, vocab_size=16
         ),
-        "adaptive": Decoder.Config(kernel=ADAPTIVE, num_layers=1).build(0, vocab_size=16),
+        "adaptive": Decoder(kernel=ADAPTIVE, num_layers=1).build(0, vocab_size=16),
     }
     found = retained_mass(models, task, [30, 60], sequences=2, rows=4, block_size=8)
     frame = found.frame()

@@ -38,7 +38,7 @@ def test_one_condition_needs_no_choice_and_several_do():
     frame = pl.DataFrame(both)
     with pytest.raises(SettingError, match=r"condition.*x, y"):
         evaluation_rows(frame)
-    assert evaluation_rows(frame, condition="y")["normalised_accuracy"].to_list() == [0.0]
+    assert evaluation_rows(frame, condition="y")["normalized_accuracy"].to_list() == [0.0]
     assert evaluation_rows(frame, by=["condition"]).height == 2
     with pytest.raises(SettingError, match="did you mean 'x'|one of x, y"):
         evaluation_rows(frame, condition="z")

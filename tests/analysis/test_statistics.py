@@ -53,7 +53,7 @@ def students(values):
     return found.low, found.high, 0.95
 
 
-# The law of the values, its centre, and what is estimated: a median of a skewed law, a mean of a normal one.
+# The law of the values, its center, and what is estimated: a median of a skewed law, a mean of a normal one.
 SKEWED, NORMAL = (
     (lambda random, size: random.lognormal(size=size), 1.0),
     (lambda random, size: random.normal(size=size), 0.0),
@@ -71,10 +71,10 @@ SKEWED, NORMAL = (
 )
 def test_intervals_cover_as_often_as_they_say(interval, law, n, holds):
     """3000 samples: a standard error of at most 0.009 of the share that covers, five of which are allowed."""
-    draw, centre = law
+    draw, center = law
     samples = draw(np.random.default_rng(1), (3000, n)).tolist()
     found = [interval(values) for values in samples]
-    covered = np.mean([low <= centre <= high for low, high, _ in found])
+    covered = np.mean([low <= center <= high for low, high, _ in found])
     promised = found[0][2]
     error = np.sqrt(promised * (1 - promised) / len(samples))
     assert bool(abs(covered - promised) < 5 * error) is holds

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from pandas.errors import Pandas4Warning
 
 from sparsity_lab.analysis import PALETTE, extrapolation_curve, figure_svg
-from sparsity_lab.analysis.style import GREY, INK, look, relative_luminance, seaborn_plot
+from sparsity_lab.analysis.style import GRAY, INK, look, relative_luminance, seaborn_plot
 
 
 @pytest.fixture
@@ -65,8 +65,8 @@ def test_ink_follows_the_page_and_the_ground_is_transparent(curve):
 
 
 @pytest.mark.parametrize("ground", ["#ffffff", "#15181d"])
-@pytest.mark.parametrize("color", [*PALETTE, GREY])
-def test_colours_are_readable_on_white_and_on_dark(color, ground):
+@pytest.mark.parametrize("color", [*PALETTE, GRAY])
+def test_colors_are_readable_on_white_and_on_dark(color, ground):
     light, dark = sorted([relative_luminance(color), relative_luminance(ground)], reverse=True)
     assert (light + 0.05) / (dark + 0.05) >= 3
 
@@ -77,7 +77,7 @@ def test_luminance_ends():
     assert relative_luminance("#808080") == pytest.approx(0.2159, abs=1e-4)
 
 
-def test_looks_differ_even_without_colour():
+def test_looks_differ_even_without_color():
     assert len({(look(i).marker, look(i).dash) for i in range(36)}) == 36
 
 

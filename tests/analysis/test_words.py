@@ -11,11 +11,11 @@ ROW = {
 
 def test_counts():
     assert counts_words(12, 11, 1) == (
-        "13 runs in all: 12 finished, 1 failed. Of the finished, 11 learned their task (normalised accuracy of at "
+        "13 runs in all: 12 finished, 1 failed. Of the finished, 11 learned their task (normalized accuracy of at "
         "least 0.9 at every evaluated trained length) and 1 never did. Runs that never learned are counted apart and "
         "enter no median, drop or interval."
     )
-    assert counts_words(2, 2, 0).endswith("Every finished run learned its task (normalised accuracy of at least 0.9 "
+    assert counts_words(2, 2, 0).endswith("Every finished run learned its task (normalized accuracy of at least 0.9 "
                                           "at every evaluated trained length).")  # fmt: skip
     assert counts_words(0, 0, 1, 2) == "3 runs in all: none finished, 1 failed, 2 not finished yet."
     assert "its run's threshold" in counts_words(1, 1, 0, threshold=None)

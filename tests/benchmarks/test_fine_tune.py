@@ -21,7 +21,7 @@ def test_operations_of_a_7b_model(
 ) -> None:
     """In 10^12, the split of a 7B model with 32 000 tokens. A gated MLP of width 11008 has three maps, as many
     operations as two of width 16512."""
-    config = Decoder.Config(num_layers=32, d_model=4096, num_heads=32, d_ff=16512)
+    config = Decoder(num_layers=32, d_model=4096, num_heads=32, d_ff=16512)
     whole = forward_flops(config, context, vocab_size=32_000)
     grouped = forward_flops(config.replace(kernel=ShiftedSparse(ratio=0.25)), context, vocab_size=32_000)
     assert whole["attention"] / 1e12 == pytest.approx(dense, abs=0.05)

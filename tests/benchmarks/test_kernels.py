@@ -101,7 +101,7 @@ def test_refusals(arguments: tuple[str, ...], message: str, capsys: pytest.Captu
 
 
 def test_structured_rows() -> None:
-    """Norms as declared, logits 8 times the cosine, and neighbours with correlation 0.99."""
+    """Norms as declared, logits 8 times the cosine, and neighbors with correlation 0.99."""
     rows = bench.structured_rows(2000, 64, torch.float32, "cpu")
     q, k = rows.q.detach(), rows.k.detach()
     torch.testing.assert_close(q.norm(dim=-1), torch.full(q.shape[:3], 8 * 8.0))

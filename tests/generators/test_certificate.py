@@ -155,7 +155,7 @@ def tied_places(task: Task, stream: Stream, start: int, count: int, length: int)
     """Sources 1 and 2 move together within pairs of places; from far, each keeps its own law."""
     _, tokens, targets, sources = parts(task, stream, start, count, length)
     first, second = sources[:, -1, 0], sources[:, -1, 1]
-    # Swap the second with its right neighbour where parities differ and the neighbour is background.
+    # Swap the second with its right neighbor where parities differ and the neighbor is background.
     right = (second + 1).clamp(max=length)
     rows = ((first % 2 != second % 2) & (right < sources[:, -1, 2]) & (right > second)).nonzero()[:, 0]
     old, new = second[rows], right[rows]
@@ -185,7 +185,7 @@ def telltale_pair(task: Task, stream: Stream, start: int, count: int, length: in
     return rebuilt(tokens, targets, sources)
 
 
-def telltale_neighbour(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+def telltale_neighbor(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
     """The background token left of the first source tells its value."""
     _, tokens, targets, sources = parts(task, stream, start, count, length)
     place = sources[:, -1, 0]
@@ -327,7 +327,7 @@ MUTANTS: list[tuple[str, Task]] = [
     ("source_sets", mutant(PARITY, tied_places)),
     ("source_values", mutant(PARITY.replace(k=6), last_is_the_sum_of_two)),
     ("background", mutant(PARITY, telltale_pair)),
-    ("background", mutant(PARITY, telltale_neighbour)),
+    ("background", mutant(PARITY, telltale_neighbor)),
     ("noise", mutant(PARITY.replace(noise=0.2), noise_from_the_background)),
     ("position_ids", mutant(PARITY.replace(coupled=True), rarely_swapped_ids)),
     ("source_values", mutant(PARITY.replace(rule=Majority()), like_its_first)),

@@ -63,7 +63,7 @@ def clinging_noise(task: Task, stream: Stream, start: int, count: int, length: i
 
 
 def made(task: SparseMarkov, stream: Stream, length: int, start: int, count: int, change: str) -> Batch:
-    """The process step by step, with one thing changed that no pair of neighbours shows."""
+    """The process step by step, with one thing changed that no pair of neighbors shows."""
     words = stream.words("made", length, start, count, 3 * (length + 1)) >> np.uint64(11)
     words = words.reshape(count, length + 1, 3)
     unit = words[:, :, 0] * 2.0**-53

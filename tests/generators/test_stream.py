@@ -81,7 +81,7 @@ def test_open_unit_never_touches_its_ends() -> None:
     assert ends.tolist() == [2.0**-54, 1 - 2.0**-54]
 
 
-def test_words_are_uniform_and_neighbours_independent() -> None:
+def test_words_are_uniform_and_neighbors_independent() -> None:
     """Chi-square at a false-alarm rate of 1e-6 each, fixed seed."""
     words = Stream(seed=3, name="train").words("background", 10, 0, 100_000, 2)
     counts = np.bincount(bounded(words[:, 0], 64), minlength=64)

@@ -148,7 +148,7 @@ def unshuffled(self: VariableAssignment, stream: Stream, start: int, out: np.nda
         row[[0, 1, at, at + 1]] = row[[at, at + 1, 0, 1]]
 
 
-def favourite_name(self: VariableAssignment, stream: Stream, start: int, out: np.ndarray, length: int) -> None:
+def favorite_name(self: VariableAssignment, stream: Stream, start: int, out: np.ndarray, length: int) -> None:
     """Names 0 and 1 are swapped where the query is 1: it is 0 too often."""
     VariableAssignment.draw_prompts(self, stream, start, out, length)
     rows = out[:, -1] == 1
@@ -182,7 +182,7 @@ def assigned_twice(self: VariableAssignment, stream: Stream, start: int, out: np
     ("hops", "method", "broken", "check"),
     [
         (2, "draw_prompts", unshuffled, "source_places"),
-        (2, "draw_prompts", favourite_name, "token_marginals"),
+        (2, "draw_prompts", favorite_name, "token_marginals"),
         (0, "draw_prompts", assigned_twice, "second_answer"),
         (2, "respond", one_hop_early, "rule"),
         (2, "find_position_ids", ids_of_the_right_side, "position_ids"),

@@ -11,7 +11,7 @@ from kernels.conditions import make_position, padding
 from sparsity_lab.kernels import (
     BiasPosition,
     Kernel,
-    NormalisedActivation,
+    NormalizedActivation,
     ReLUAttention,
     ShiftedSparse,
     Sigmoid,
@@ -43,7 +43,7 @@ def formula(kernel: Kernel) -> Formula:
                 return [PHI["sigmoid"](x - math.log(n if length is None else length)) for x in u]
             case ReLUAttention():
                 return [max(x, 0.0) / n for x in u]
-            case NormalisedActivation(phi=phi, l1=l1, mean=mean):
+            case NormalizedActivation(phi=phi, l1=l1, mean=mean):
                 f = [PHI[phi](x) for x in u]
                 divisor = sum(f) if l1 else n if mean else 1
                 return [x / divisor if divisor else 0.0 for x in f]
@@ -57,7 +57,7 @@ EVERY = [
     Sigmoid(trained_length=5),
     ReLUAttention(),
     *(
-        NormalisedActivation(phi=phi, l1=l1, mean=mean)
+        NormalizedActivation(phi=phi, l1=l1, mean=mean)
         for phi in PHI
         for l1, mean in ((True, True), (False, True), (False, False))
     ),
@@ -97,7 +97,7 @@ def test_weights_by_loops(kernel: Kernel, kind: str | None, causal: bool) -> Non
 def test_exp_with_l1_is_softmax(implementation: str, size: float) -> None:
     q, k, v = random_rows(B, H, 41, D)
     q = size * q
-    out = NormalisedActivation(phi="exp").attend(q, k, v, key_mask=padding(41), implementation=implementation)
+    out = NormalizedActivation(phi="exp").attend(q, k, v, key_mask=padding(41), implementation=implementation)
     expected = Softmax().attend(q, k, v, key_mask=padding(41))
     assert_close("output", out, expected, 1e-12)
     grad = torch.ones_like(out)
@@ -118,7 +118,7 @@ def test_positive_functions_far_below_zero_are_exp(phi: str, implementation: str
     k = k.abs()
     low, high = -300 * (q.abs() + 0.1), q.abs()
     mixed = torch.where(torch.arange(T)[:, None] % 2 == 0, low, high).requires_grad_()
-    kernel = NormalisedActivation(phi=phi)
+    kernel = NormalizedActivation(phi=phi)
     out = kernel.attend(mixed, k, v, implementation=implementation)
     (gradient,) = torch.autograd.grad(out, mixed, torch.ones_like(out))
     for other, rows in ((Softmax(), slice(0, None, 2)), (kernel, slice(1, None, 2))):
@@ -133,7 +133,7 @@ def test_relu_rows_without_a_positive_score() -> None:
     """Zeros in value and gradient, with l1 and without, but other rows learn."""
     q = torch.tensor([[[[1.0], [-1.0], [1.0]]]])
     k, v = torch.tensor([[[[1.0], [2.0], [3.0]]]]), torch.ones(1, 1, 3, 1)
-    for kernel in (ReLUAttention(), NormalisedActivation(phi="relu")):
+    for kernel in (ReLUAttention(), NormalizedActivation(phi="relu")):
         for implementation in kernel.implementations:
             rows = q.clone().requires_grad_()
             out = kernel.attend(rows, k, v, implementation=implementation)
@@ -150,12 +150,12 @@ def test_exp_without_l1_has_a_ceiling(implementation: str) -> None:
     """exp(min(u, 20)), flat beyond; with l1 there is none."""
     q = torch.tensor([[[[19.0], [21.0], [1e6]]]]).requires_grad_()
     k = v = torch.ones(1, 1, 3, 1)
-    out = NormalisedActivation(phi="exp", l1=False).attend(q, k, v, implementation=implementation)
+    out = NormalizedActivation(phi="exp", l1=False).attend(q, k, v, implementation=implementation)
     assert out.flatten().tolist() == pytest.approx([math.exp(19), math.exp(20), math.exp(20)], rel=1e-5)
     out.sum().backward()
     assert q.grad is not None
     assert q.grad.flatten().tolist() == pytest.approx([math.exp(19), 0, 0], rel=1e-5)
-    weights = NormalisedActivation(phi="exp").weights(
+    weights = NormalizedActivation(phi="exp").weights(
         torch.tensor([[[[1.0]]]]), torch.tensor([[[[30.0], [33.0]]]]), query_start=1
     )
     assert float(weights[0, 0, 0, 1]) == pytest.approx(1 / (1 + math.exp(-3)))
@@ -165,7 +165,7 @@ def test_relations_between_the_mechanisms() -> None:
     """ReLU attention is ReLU without l1; a fixed bias of the trained length is the row's own there, and only there;
     for large n the sigmoid of u - log n is exp(u) / n."""
     q, k, v = (x.detach() for x in random_rows(B, H, 12, D))
-    relu = NormalisedActivation(phi="relu", l1=False).attend(q, k, v)
+    relu = NormalizedActivation(phi="relu", l1=False).attend(q, k, v)
     assert_close("ReLU", ReLUAttention().attend(q, k, v), relu, 1e-14)
     own, fixed = Sigmoid().weights(q, k), Sigmoid(trained_length=8).weights(q, k)
     for row in range(12):
@@ -173,11 +173,11 @@ def test_relations_between_the_mechanisms() -> None:
     n = 4000
     q, k, v = (x.detach() for x in random_rows(1, 1, n, 2))
     last = Sigmoid().weights(q[:, :, -1:], k, query_start=n - 1)
-    exp = NormalisedActivation(phi="exp", l1=False).weights(q[:, :, -1:], k, query_start=n - 1)
+    exp = NormalizedActivation(phi="exp", l1=False).weights(q[:, :, -1:], k, query_start=n - 1)
     assert_close("sigmoid", last, exp, 2e-2)
 
 
-@pytest.mark.parametrize("kernel", [Sigmoid(), NormalisedActivation(), NormalisedActivation(phi="exp")], ids=str)
+@pytest.mark.parametrize("kernel", [Sigmoid(), NormalizedActivation(), NormalizedActivation(phi="exp")], ids=str)
 @pytest.mark.parametrize("kind", [None, "bias"])
 def test_tiles_are_the_reference(kernel: Kernel, kind: str | None) -> None:
     """Outputs and all gradients over several tiles, the last one short."""
@@ -202,7 +202,7 @@ def test_tiles_are_the_reference(kernel: Kernel, kind: str | None) -> None:
 def test_memory_is_linear() -> None:
     T = 16 * TILE_ROWS
     rows = random_rows(1, 1, T, D, dtype=torch.float32)
-    for kernel in (Sigmoid(), NormalisedActivation()):
+    for kernel in (Sigmoid(), NormalizedActivation()):
         for position in (None, BiasPosition(torch.arange(T)[None], torch.tensor([0.1]))):
             kept = []
             with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):  # noqa: B023
@@ -229,7 +229,7 @@ def test_a_bias_that_wants_a_gradient_is_refused(kernel: Kernel) -> None:
     ("make", "message"),
     [
         (lambda: Sigmoid(trained_length=0), "trained_length: expected at least 1, or None, got 0"),
-        (lambda: NormalisedActivation(phi="gelu"), "phi: expected .*got 'gelu'"),
+        (lambda: NormalizedActivation(phi="gelu"), "phi: expected .*got 'gelu'"),
     ],
 )
 def test_refusals(make: Callable[[], Kernel], message: str) -> None:

@@ -10,7 +10,7 @@ from kernels.conditions import padding, rotary
 from kernels.trained import trained
 from torch import Tensor
 
-from sparsity_lab.kernels import AdaptiveSparse, Softmax, Trace
+from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs, Softmax
 from sparsity_lab.kernels.adaptive import gather, pairing
 from sparsity_lab.kernels.adaptive.settings import MASKED_LENGTH
 
@@ -80,10 +80,10 @@ def test_losses_part_the_gradients(num_kv_heads: int) -> None:
             for implementation in kernel.implementations:
                 qkv, params = rows(50, num_kv_heads), kernel.build(num_kv_heads, 8, 0)
                 assert params is not None
-                trace = Trace()
+                auxiliary = AuxiliaryOutputs()
                 each = kernel.replace(kl_pooling=pooling, kl=over)
-                out = each.attend(*qkv, params=params, trace=trace, implementation=implementation)
-                found = torch.autograd.grad(trace.losses[0], [*qkv, params.beta], allow_unused=True)
+                out = each.attend(*qkv, params=params, auxiliary=auxiliary, implementation=implementation)
+                found = torch.autograd.grad(auxiliary.losses[0], [*qkv, params.beta], allow_unused=True)
                 assert found[:3] == (None, None, None)
                 assert (found[3] != 0).all()
                 assert found[3].isfinite().all()
@@ -98,9 +98,9 @@ def test_loss_when() -> None:
     params = kernel.build(4, 8, 0)
 
     def losses(kernel: AdaptiveSparse = kernel, qkv: list[Tensor] = qkv, **options: Any) -> int:
-        trace = Trace()
-        kernel.attend(*qkv, **{"params": params, "trace": trace} | options)
-        return len(trace.losses)
+        auxiliary = AuxiliaryOutputs()
+        kernel.attend(*qkv, **{"params": params, "auxiliary": auxiliary} | options)
+        return len(auxiliary.losses)
 
     assert losses() == 1
     assert losses(training=False) == losses(params=None) == losses(kernel.replace(lambda_sel=0.0)) == 0
@@ -133,15 +133,15 @@ def test_loss_by_the_formula() -> None:
             share = share / share.sum(-1, keepdim=True)
             ratio = (target / share).masked_fill(~domain, 1.0)
             expected = torch.xlogy(target, ratio).sum(-1).mean()
-            trace = Trace()
-            kernel.replace(kl_pooling=pooling, kl=over).attend(q, k, v, params=params, trace=trace)
-            assert_close(f"{pooling}, {over}", trace.losses[0].detach(), expected, 1e-9)
-            (slope,) = torch.autograd.grad(trace.losses[0], params.beta)
+            auxiliary = AuxiliaryOutputs()
+            kernel.replace(kl_pooling=pooling, kl=over).attend(q, k, v, params=params, auxiliary=auxiliary)
+            assert_close(f"{pooling}, {over}", auxiliary.losses[0].detach(), expected, 1e-9)
+            (slope,) = torch.autograd.grad(auxiliary.losses[0], params.beta)
             with torch.no_grad():
                 params.beta -= 1e-3 * slope
-            after = Trace()
-            kernel.replace(kl_pooling=pooling, kl=over).attend(q, k, v, params=params, trace=after)
-            assert float(after.losses[0].detach()) < float(trace.losses[0].detach())
+            after = AuxiliaryOutputs()
+            kernel.replace(kl_pooling=pooling, kl=over).attend(q, k, v, params=params, auxiliary=after)
+            assert float(after.losses[0].detach()) < float(auxiliary.losses[0].detach())
             with torch.no_grad():
                 params.beta += 1e-3 * slope
 
@@ -151,10 +151,10 @@ def test_sampled_rows() -> None:
     kernel, qkv = KERNELS[0].replace(sampled_rows=6), [x.detach() for x in rows(50, 4)]
 
     def sampled(**options: Any) -> Tensor:
-        trace = Trace()
-        kernel.attend(*qkv, trace=trace, **options)
-        assert len(trace.records) == 1
-        return trace.records[0]["rows"]
+        auxiliary = AuxiliaryOutputs()
+        kernel.attend(*qkv, auxiliary=auxiliary, **options)
+        assert len(auxiliary.records) == 1
+        return auxiliary.records[0]["rows"]
 
     assert sampled().tolist() == [[14, 21, 28, 35, 42, 49]] * 2
     first, again = (sampled(generator=torch.Generator().manual_seed(1)) for _ in range(2))
@@ -177,7 +177,9 @@ def test_memory_is_linear(traced: bool) -> None:
         qkv = random_rows(1, 1, length, 8, dtype=torch.float32)
         params = kernel.build(1, 8, 0)
         with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
-            kernel.attend(*qkv, params=params, trace=Trace() if traced else None, implementation="gather")
+            kernel.attend(
+                *qkv, params=params, auxiliary=AuxiliaryOutputs() if traced else None, implementation="gather"
+            )
         return sum(sizes), max(sizes)
 
     (short, _), (long, largest) = kept(1024), kept(2048)
@@ -270,13 +272,13 @@ def test_decoding_selects_as_attend_does(kernel: AdaptiveSparse, dtype: torch.dt
     state = kernel.init_state(2, 2, 8, length, dtype=dtype)
     got, stops = [], [3, start, start + 17, *range(start + 18, length + 1)]
     for first, stop in zip([0, *stops], stops, strict=False):
-        part, trace = [x[:, :, first:stop] for x in (q, k, v)], Trace()
+        part, auxiliary = [x[:, :, first:stop] for x in (q, k, v)], AuxiliaryOutputs()
         if stop - first > 1:
             mask = key_mask[:, first:stop]
-            got.append(kernel.prefill(*part, state=state, key_mask=mask, trace=trace, **options))
+            got.append(kernel.prefill(*part, state=state, key_mask=mask, auxiliary=auxiliary, **options))
         else:
-            got.append(kernel.decode(*part, state=state, trace=trace, **options))
-        for record in trace.records:
+            got.append(kernel.decode(*part, state=state, auxiliary=auxiliary, **options))
+        for record in auxiliary.records:
             codes = record["codes"]
             rows_of = record["rows"][0]
             assert torch.equal(codes, whole.codes[:, :, rows_of, : codes.shape[-1]]), f"rows {rows_of.tolist()}"

@@ -10,10 +10,10 @@ from kernels.closeness import assert_close, random_rows
 from kernels.trained import trained
 from torch import Tensor
 
-from sparsity_lab.kernels import AdaptiveSparse, SSMax, Trace
+from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs, SSMax
 from sparsity_lab.kernels.adaptive.scores import block_scores
 from sparsity_lab.kernels.adaptive.selection import SELECTED
-from sparsity_lab.kernels.adaptive.summaries import in_blocks, mask_in_blocks, summarise
+from sparsity_lab.kernels.adaptive.summaries import in_blocks, mask_in_blocks, summarize
 from sparsity_lab.settings import SettingError
 
 B, G, M, T, D = 2, 2, 2, 45, 6
@@ -35,13 +35,13 @@ def test_residual_starts_at_nothing(implementation: str) -> None:
     """Outputs, gradients, loss and audit are to the bit those of the score without it; yet W_k gets a gradient."""
     found = []
     for rank in (0, 3):
-        kernel, qkv, trace = KERNEL.replace(rank=rank), rows(torch.float32), Trace()
+        kernel, qkv, auxiliary = KERNEL.replace(rank=rank), rows(torch.float32), AuxiliaryOutputs()
         params = kernel.build(G, D, seed=5)
         assert params is not None
-        out = kernel.attend(*qkv, params=params, trace=trace, implementation=implementation)
-        (out.square().sum() + trace.losses[0]).backward()
-        audit = [trace.records[0][name] for name in ("codes", "probability", "estimated")]
-        found.append([out, trace.losses[0], *(x.grad for x in qkv), params.beta.grad, *audit])
+        out = kernel.attend(*qkv, params=params, auxiliary=auxiliary, implementation=implementation)
+        (out.square().sum() + auxiliary.losses[0]).backward()
+        audit = [auxiliary.records[0][name] for name in ("codes", "probability", "estimated")]
+        found.append([out, auxiliary.losses[0], *(x.grad for x in qkv), params.beta.grad, *audit])
     assert all(torch.equal(x, y) for x, y in zip(*found, strict=True))
     assert params.query is not None
     assert params.key is not None
@@ -57,7 +57,7 @@ def test_residual_by_the_formula() -> None:
     key_mask = torch.ones(B, T, dtype=torch.bool)
     key_mask[0, :4] = False
     key_mask[1, 6:9] = False
-    summaries = summarise(in_blocks(k, 4), mask_in_blocks(key_mask, T, 4, k.device))
+    summaries = summarize(in_blocks(k, 4), mask_in_blocks(key_mask, T, 4, k.device))
     params = trained(KERNEL, G, D, torch.float64)
     with torch.no_grad():
         grouped = torch.unflatten(q, 1, (G, M))
@@ -110,16 +110,16 @@ def test_residual_sees_what_the_box_cannot() -> None:
         assert params is not None
         params.double()
         assert_close("before", kernel.audit(new_q, new_k, rows=last, params=params).retained, blind * ONES, 1e-12)
-        optimiser = torch.optim.Adam(params.parameters(), lr=0.1)
+        optimizer = torch.optim.Adam(params.parameters(), lr=0.1)
         losses = []
         for _ in range(30 if rank else 3):
-            trace = Trace()
-            kernel.attend(q, k, k, params=params, trace=trace)
-            losses.append(float(trace.losses[0].detach()))
-            optimiser.zero_grad()
-            trace.losses[0].backward()
+            auxiliary = AuxiliaryOutputs()
+            kernel.attend(q, k, k, params=params, auxiliary=auxiliary)
+            losses.append(float(auxiliary.losses[0].detach()))
+            optimizer.zero_grad()
+            auxiliary.losses[0].backward()
             assert rank or float(params.beta.grad.abs().max()) < 1e-12
-            optimiser.step()
+            optimizer.step()
         assert losses[0] == pytest.approx(blind_loss, abs=1e-12)
         assert losses[-1] == pytest.approx(blind_loss, abs=1e-9) if rank == 0 else losses[-1] < 1e-3
         assert_close("after", kernel.audit(new_q, new_k, rows=last, params=params).retained, expected * ONES, 1e-12)
@@ -134,9 +134,9 @@ def test_fixed_beta_beside_a_residual() -> None:
     assert params is not None
     assert {name for name, _ in params.named_parameters()} == set(params.state_dict()) == {"query", "key"}
     assert set(KERNEL.replace(rank=0).build(G, D, 0).state_dict()) == {"beta"}
-    trace = Trace()
-    kernel.attend(*rows(torch.float32), params=params, trace=trace)
-    trace.losses[0].backward()
+    auxiliary = AuxiliaryOutputs()
+    kernel.attend(*rows(torch.float32), params=params, auxiliary=auxiliary)
+    auxiliary.losses[0].backward()
     assert (params.key.grad != 0).any()
     again = copy.deepcopy(params)
     again.load_state_dict(trained(kernel, G, D).state_dict())
@@ -171,7 +171,7 @@ def test_straight_through_is_exact_forward(implementation: str, dtype: torch.dty
 def surrogate(
     kernel: AdaptiveSparse, params: Any, q: Tensor, k: Tensor, v: Tensor, at: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Output with the unnormalised weights of kept candidates multiplied by 1 + π - ``at``, and π, token by token
+    """Output with the unnormalized weights of kept candidates multiplied by 1 + π - ``at``, and π, token by token
     from the formulas of mean, variance, box and residual, with the kept blocks of the audit."""
     size, scale = kernel.block_size, 1 / math.sqrt(D)
     num_blocks = -(-T // size)
@@ -253,11 +253,11 @@ def test_straight_through_learns() -> None:
         return float(kernel.audit(q, k, rows=last, params=params).probability[0, 0, 0, 3])
 
     assert share() == pytest.approx(1 / 7)
-    optimiser = torch.optim.Adam(params.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(params.parameters(), lr=0.05)
     for _ in range(20):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (-kernel.attend(q, k, v, params=params)[:, :, -1, 0].sum()).backward()
-        optimiser.step()
+        optimizer.step()
     assert share() > 0.5
 
 

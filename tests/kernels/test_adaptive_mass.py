@@ -19,7 +19,7 @@ from sparsity_lab.kernels.adaptive.sample import spread_rows
 
 @cache
 def structured(length: int) -> tuple[Tensor, Tensor]:
-    """Norm one, neighbours with correlation 0.99, logits 8 times the cosine."""
+    """Norm one, neighbors with correlation 0.99, logits 8 times the cosine."""
     rows = structured_rows(length, 64, torch.float32, "cpu")
     return rows.q.detach(), rows.k.detach()
 

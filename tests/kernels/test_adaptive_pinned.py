@@ -7,10 +7,10 @@ import torch
 from kernels.closeness import assert_close
 from torch import Tensor
 
-from sparsity_lab.kernels import AdaptiveSparse, Softmax, Trace
+from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs, Softmax
 from sparsity_lab.kernels.adaptive import Audit
 from sparsity_lab.kernels.adaptive.scores import ScoreWeights, block_scores
-from sparsity_lab.kernels.adaptive.summaries import in_blocks, mask_in_blocks, summarise
+from sparsity_lab.kernels.adaptive.summaries import in_blocks, mask_in_blocks, summarize
 
 T, H = 12, 2
 KERNEL = AdaptiveSparse(block_size=2, n_sink=1, n_local=1, k_free=1)
@@ -65,7 +65,7 @@ def kept(codes: Tensor) -> list[int]:
 )
 def test_scores(beta: tuple[float, float], scores: list[list[float]]) -> None:
     q, k, _ = example()
-    summaries = summarise(in_blocks(k, 2), mask_in_blocks(None, T, 2, k.device))
+    summaries = summarize(in_blocks(k, 2), mask_in_blocks(None, T, 2, k.device))
     got = block_scores(q[:, None], summaries, ScoreWeights(torch.tensor([beta])))
     exactly("g", got[0, 0, :, 11, :5], scores)
 
@@ -121,13 +121,13 @@ def test_divergence(kernel: AdaptiveSparse, at_last: float, mean: float) -> None
     q, k, v = example()
     params = kernel.build(1, 2, 0)
     for sampled, expected in ((T - 2, mean), (1, at_last)):  # one evenly spaced row is the last
-        trace = Trace()
-        kernel.replace(sampled_rows=sampled).attend(q, k, v, params=params, trace=trace)
-        assert len(trace.losses) == 1
-        exactly("KL", trace.losses[0].detach(), expected)
-    trace = Trace()
-    kernel.replace(sampled_rows=1, lambda_sel=3.0).attend(q, k, v, params=params, trace=trace)
-    assert float(trace.losses[0].detach()) == pytest.approx(3 * at_last, abs=3 * TO_SIX)
+        auxiliary = AuxiliaryOutputs()
+        kernel.replace(sampled_rows=sampled).attend(q, k, v, params=params, auxiliary=auxiliary)
+        assert len(auxiliary.losses) == 1
+        exactly("KL", auxiliary.losses[0].detach(), expected)
+    auxiliary = AuxiliaryOutputs()
+    kernel.replace(sampled_rows=1, lambda_sel=3.0).attend(q, k, v, params=params, auxiliary=auxiliary)
+    assert float(auxiliary.losses[0].detach()) == pytest.approx(3 * at_last, abs=3 * TO_SIX)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from kernels.closeness import assert_close, random_rows
 from kernels.conditions import KERNELS, make_position, padding
 from torch import Tensor, nn
 
-from sparsity_lab.kernels import BiasPosition, Kernel, KernelPosition, KernelState, RotaryPosition, Trace
+from sparsity_lab.kernels import AuxiliaryOutputs, BiasPosition, Kernel, KernelPosition, KernelState, RotaryPosition
 from sparsity_lab.settings import Setting, SettingError
 
 B, H, D = 2, 4, 8
@@ -316,15 +316,15 @@ def test_parameters_learn(kernel: Kernel) -> None:
     gradients = []
     for implementation in kernel.implementations:
         params.zero_grad(set_to_none=True)
-        trace = Trace()
+        auxiliary = AuxiliaryOutputs()
         out = kernel.attend(
             *(x.detach() for x in rows(37, torch.float32)),
             params=params,
-            trace=trace,
+            auxiliary=auxiliary,
             generator=torch.Generator().manual_seed(0),
             implementation=implementation,
         )
-        total: Tensor = sum(trace.losses, out.square().sum())
+        total: Tensor = sum(auxiliary.losses, out.square().sum())
         total.backward()
         found = {name: parameter.grad for name, parameter in params.named_parameters()}
         assert all(grad is not None and grad.isfinite().all() for grad in found.values()), (

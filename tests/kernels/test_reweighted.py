@@ -13,7 +13,7 @@ from sparsity_lab.kernels import (
     LSSAR,
     AdaptiveSparse,
     Kernel,
-    NormalisedActivation,
+    NormalizedActivation,
     ReLUAttention,
     Reweighted,
     ShiftedSparse,
@@ -47,7 +47,7 @@ def all_before(length: int, key_mask: Tensor | None = None) -> list[list[list[in
 
 
 @pytest.mark.parametrize(
-    "base", [Softmax(), Sigmoid(), ReLUAttention(), NormalisedActivation(phi="sigmoid")], ids=str
+    "base", [Softmax(), Sigmoid(), ReLUAttention(), NormalizedActivation(phi="sigmoid")], ids=str
 )
 @pytest.mark.parametrize("masked", [False, True], ids=["all", "padded"])
 def test_formula_by_loops(base: Kernel, masked: bool) -> None:

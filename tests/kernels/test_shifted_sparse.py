@@ -209,15 +209,15 @@ def test_one_group_is_dense_on_unshifted_heads() -> None:
 
 
 @every_variant
-def test_dense_in_use(variant: str) -> None:
-    """Whatever the training pattern; and with `sparse_in_use` the pattern of training."""
+def test_dense_at_inference(variant: str) -> None:
+    """Whatever the training pattern; and with `sparse_at_inference` the pattern of training."""
     q, k, v = random_rows(2, 4, 21, 8, dtype=torch.float32)
     kernel = ShiftedSparse(ratio=0.25, variant=variant)
     dense = Softmax().attend(q, k, v)
     assert torch.equal(kernel.attend(q, k, v, training=False), dense)
     in_training = kernel.attend(q, k, v)
     assert (in_training - dense).abs().max() > 0.1
-    kept = kernel.replace(sparse_in_use=True)
+    kept = kernel.replace(sparse_at_inference=True)
     assert torch.equal(kept.attend(q, k, v, training=False), in_training)
 
 
@@ -346,7 +346,7 @@ def test_decoding_keeps_the_groups() -> None:
     """Over several groups and tiles, in float32; the groups do not depend on how many tokens are to come."""
     length = TILE_ROWS + 70
     q, k, v = (x.detach() for x in random_rows(1, 2, length, 4, dtype=torch.float32))
-    kernel = ShiftedSparse(group=TILE_ROWS - 10, sparse_in_use=True)
+    kernel = ShiftedSparse(group=TILE_ROWS - 10, sparse_at_inference=True)
     state = kernel.init_state(1, 2, 4, length)
     start = length - 4
     got = [kernel.prefill(*(x[:, :, :start] for x in (q, k, v)), state=state)]
@@ -357,9 +357,12 @@ def test_decoding_keeps_the_groups() -> None:
 @pytest.mark.parametrize(
     ("kernel", "message"),
     [
-        (ShiftedSparse(ratio=0.25, sparse_in_use=True), r"group: expected a group and variant='split' .* got None"),
         (
-            ShiftedSparse(group=4, variant="wrap_causal", sparse_in_use=True),
+            ShiftedSparse(ratio=0.25, sparse_at_inference=True),
+            r"group: expected a group and variant='split' .* got None",
+        ),
+        (
+            ShiftedSparse(group=4, variant="wrap_causal", sparse_at_inference=True),
             r"variant: expected a group and variant='split' .* got 'wrap_causal'",
         ),
     ],
@@ -368,7 +371,7 @@ def test_decoding_keeps_the_groups() -> None:
 def test_refuses_to_decode_what_depends_on_the_length(kernel: ShiftedSparse, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         kernel.init_state(1, 2, 4, 10)
-    kernel.replace(sparse_in_use=False).init_state(1, 2, 4, 10)
+    kernel.replace(sparse_at_inference=False).init_state(1, 2, 4, 10)
 
 
 @pytest.mark.parametrize(

@@ -6,20 +6,20 @@ from kernels.closeness import assert_close
 from torch import Tensor, nn
 
 from sparsity_lab.kernels import ShiftedSparse, Softmax
-from sparsity_lab.models import Decoder, LoRA, RoPE, lora_embed_norm, merged, trainable_parameters
+from sparsity_lab.models import Decoder, DecoderModel, LoRA, RoPE, lora_embed_norm, merged, trainable_parameters
 from sparsity_lab.models.adapters import Adapted
 from sparsity_lab.settings import SettingError, from_text
 
 ALL = ("q", "k", "v", "output", "up", "down")
 
 CASES = {
-    "lora": (Decoder.Config(), LoRA()),
-    "tied": (Decoder.Config(tied_head=True), lora_embed_norm()),
-    "untied": (Decoder.Config(), lora_embed_norm(rank=3)),
-    "head": (Decoder.Config(), LoRA(also_train=("head",))),
-    "all maps": (Decoder.Config(output_gate=True), LoRA(projections=(*ALL, "gate"))),
-    "grouped, two parts": (Decoder.Config(num_kv_heads=2), LoRA(projections=("v", "q"))),
-    "no maps": (Decoder.Config(), LoRA(projections=(), also_train=("norm",))),
+    "lora": (Decoder(), LoRA()),
+    "tied": (Decoder(tied_head=True), lora_embed_norm()),
+    "untied": (Decoder(), lora_embed_norm(rank=3)),
+    "head": (Decoder(), LoRA(also_train=("head",))),
+    "all maps": (Decoder(output_gate=True), LoRA(projections=(*ALL, "gate"))),
+    "grouped, two parts": (Decoder(num_kv_heads=2), LoRA(projections=("v", "q"))),
+    "no maps": (Decoder(), LoRA(projections=(), also_train=("norm",))),
 }
 
 
@@ -27,7 +27,7 @@ def tokens() -> Tensor:
     return torch.randint(0, 16, (2, 12), generator=torch.Generator().manual_seed(0))
 
 
-def attached(case: str) -> Decoder:
+def attached(case: str) -> DecoderModel:
     config, adapter = CASES[case]
     model = config.build(0).double()
     adapter.attach(model, seed=1)
@@ -86,7 +86,7 @@ def test_frozen_weights_have_no_gradient(case: str) -> None:
 
 def test_tied_head_is_one_weight() -> None:
     """In the number of parameters, and the gradients of both uses add up."""
-    config = Decoder.Config(num_layers=1)
+    config = Decoder(num_layers=1)
     tied, untied = config.replace(tied_head=True).build(0).double(), config.build(0).double()
     assert sum(p.numel() for p in untied.parameters()) - sum(p.numel() for p in tied.parameters()) == 16 * 64
     untied.head.weight.data = untied.token_embedding.weight.data.clone()
@@ -99,7 +99,7 @@ def test_tied_head_is_one_weight() -> None:
 
 def test_sizes() -> None:
     """V = 256, d = 128, 4 layers: LoRA 32 768, embedding 32 768, norms (2 · 4 + 1) · 128."""
-    config = Decoder.Config(num_layers=4, d_model=128, vocab_size=256)
+    config = Decoder(num_layers=4, d_model=128, vocab_size=256)
     for adapter, size in [
         (LoRA(), 32_768),
         (LoRA(also_train=("embedding",)), 2 * 32_768),
@@ -115,7 +115,7 @@ def test_sizes() -> None:
 def test_seeds() -> None:
     """A is a function of the seed, drawn apart for every part, within ± 1 / sqrt(d); no global generator is used."""
     state = torch.random.get_rng_state()
-    one, same, other = (Decoder.Config().build(0) for _ in range(3))
+    one, same, other = (Decoder().build(0) for _ in range(3))
     for model, seed in ((one, 5), (same, 5), (other, 6)):
         LoRA(projections=ALL).attach(model, seed)
     assert torch.equal(torch.random.get_rng_state(), state)
@@ -133,17 +133,17 @@ def test_seeds() -> None:
 def test_other_kernels_on_an_adapted_model() -> None:
     model = attached("lora")
     disturb(model)
-    other = model.with_kernel(ShiftedSparse(group=4, sparse_in_use=True)).eval()
+    other = model.with_kernel(ShiftedSparse(group=4, sparse_at_inference=True)).eval()
     assert (other(tokens()) - model(tokens())).abs().max() > 1e-3
     assert_close("back", other.with_kernel(Softmax())(tokens()), model(tokens()), 1e-12)
     assert_close("generation", model.generate(tokens(), 4), merged(model).generate(tokens(), 4), 0)
 
 
-def test_shifted_sparse_is_dense_in_use() -> None:
-    assert ShiftedSparse(ratio=0.25).in_use == Softmax()
-    sparse = ShiftedSparse(group=4, sparse_in_use=True)
-    assert sparse.in_use == sparse
-    assert Softmax().in_use == Softmax()
+def test_shifted_sparse_is_dense_at_inference() -> None:
+    assert ShiftedSparse(ratio=0.25).at_inference == Softmax()
+    sparse = ShiftedSparse(group=4, sparse_at_inference=True)
+    assert sparse.at_inference == sparse
+    assert Softmax().at_inference == Softmax()
 
 
 def test_widened_again_multiplies() -> None:
@@ -163,11 +163,11 @@ REFUSED = {
     "twice": (lambda: LoRA(projections=("q", "q")), "projections: expected different names"),
     "word": (lambda: from_text(LoRA, "LoRA(also_train=['bias'])"), r"also_train\[0\]: expected 'embedding', 'norm'"),
     "no such map": (
-        lambda: LoRA(projections=("q", "kv")).attach(Decoder.Config().build(0), 0),
+        lambda: LoRA(projections=("q", "kv")).attach(Decoder().build(0), 0),
         r"projections\[1\]: .* \(one of q, k, v, output, up, down\), got 'kv'",
     ),
     "no gate": (
-        lambda: LoRA(projections=("gate",)).check_model(Decoder.Config()),
+        lambda: LoRA(projections=("gate",)).check_model(Decoder()),
         r"projections\[0\]: .* \(one of q, k, v, output, up, down\), got 'gate'",
     ),
     "no layers": (lambda: LoRA().attach(nn.Linear(2, 2), 0), "projections"),
@@ -184,7 +184,7 @@ def test_refusals(case: str) -> None:
 
 
 def test_refused_attachment_changes_nothing() -> None:
-    model = Decoder.Config().build(0)
+    model = Decoder().build(0)
     with pytest.raises(SettingError):
         LoRA(projections=("q", "none")).attach(model, 0)
     assert all(parameter.requires_grad for parameter in model.parameters())

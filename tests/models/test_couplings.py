@@ -10,7 +10,7 @@ import torch
 from kernels.closeness import assert_close
 
 from sparsity_lab.generators import Stream
-from sparsity_lab.kernels import Trace
+from sparsity_lab.kernels import AuxiliaryOutputs
 from sparsity_lab.models import Decoder, Ignored, NoPE, Oracle, Predicted, Shuffled
 from sparsity_lab.models.coupling_modules import next_position_ids
 from sparsity_lab.models.couplings import clipped, moved
@@ -21,16 +21,16 @@ TOKENS = torch.tensor([[1, 5, 2, 7], [3, 3, 0, 4]])
 
 def test_no_id_adds_nothing() -> None:
     """With ID 0 everywhere the model is the one without a coupling, and its table gets no gradient."""
-    coupled = Decoder.Config(coupling=Oracle(max_id=6)).build(0)
+    coupled = Decoder(coupling=Oracle(max_id=6)).build(0)
     none = torch.zeros(2, 1, 4, dtype=torch.int64)
     logits = coupled(TOKENS, none)
-    assert torch.equal(logits, Decoder.Config().build(0)(TOKENS))
+    assert torch.equal(logits, Decoder().build(0)(TOKENS))
     logits.sum().backward()
     assert not coupled.coupling_embedding.weight.grad.any()
 
 
 def test_kinds_have_their_own_tables_and_add_up() -> None:
-    embedding = Decoder.Config(coupling=Oracle(max_id=3, num_kinds=2)).build(0).coupling_embedding
+    embedding = Decoder(coupling=Oracle(max_id=3, num_kinds=2)).build(0).coupling_embedding
     ids = torch.tensor([[[0, 1, 3], [2, 1, 0]]])
     table = embedding.weight
     expected = torch.stack([table[1, 1], table[0, 0] + table[1, 0], table[0, 2]])
@@ -39,7 +39,7 @@ def test_kinds_have_their_own_tables_and_add_up() -> None:
 
 def test_ids_say_which_tokens_belong_together() -> None:
     """Equal IDs, equal rows: without positions, moving an ID moves its effect."""
-    model = Decoder.Config(position=NoPE(), coupling=Oracle(max_id=3), num_layers=1).build(0).double()
+    model = Decoder(position=NoPE(), coupling=Oracle(max_id=3), num_layers=1).build(0).double()
     tokens = torch.full((1, 5), 2)
     early, late = torch.tensor([[[1, 0, 0, 0, 2]]]), torch.tensor([[[0, 0, 1, 0, 2]]])
     assert_close("last row", model(tokens, early)[0, -1], model(tokens, late)[0, -1], 1e-12)
@@ -47,14 +47,14 @@ def test_ids_say_which_tokens_belong_together() -> None:
 
 
 def test_ignored_ids_change_nothing() -> None:
-    model = Decoder.Config(coupling=Ignored()).build(0)
+    model = Decoder(coupling=Ignored()).build(0)
     ids = torch.ones(2, 1, 4, dtype=torch.int64)
-    assert torch.equal(model(TOKENS, ids), Decoder.Config().build(0)(TOKENS))
-    assert torch.equal(model.generate(TOKENS, 3), Decoder.Config().build(0).generate(TOKENS, 3))
+    assert torch.equal(model(TOKENS, ids), Decoder().build(0)(TOKENS))
+    assert torch.equal(model.generate(TOKENS, 3), Decoder().build(0).generate(TOKENS, 3))
 
 
 def test_refusals() -> None:
-    config = Decoder.Config(coupling=Oracle(max_id=6))
+    config = Decoder(coupling=Oracle(max_id=6))
     with pytest.raises(SettingError, match=r"position_ids: expected position IDs for Oracle\(max_id=6\), got None"):
         config.build(0)(TOKENS)
     with pytest.raises(SettingError, match=r"position_ids: expected 1 kinds of position ID, got 2"):
@@ -64,11 +64,11 @@ def test_refusals() -> None:
         config.check_position_ids(7, 1)
     with pytest.raises(SettingError, match=r"coupling.num_kinds: expected 2, the task's kinds .*got 1"):
         config.check_position_ids(6, 2)
-    Decoder.Config().check_position_ids(100, 1)
-    Decoder.Config(coupling=Ignored()).check_position_ids(100, 3)
+    Decoder().check_position_ids(100, 1)
+    Decoder(coupling=Ignored()).check_position_ids(100, 3)
     for coupling in (Oracle(max_id=6), Ignored()):
         with pytest.raises(SettingError, match=r"coupling: expected None for a task without .* IDs"):
-            Decoder.Config(coupling=coupling).check_position_ids(0, 0)
+            Decoder(coupling=coupling).check_position_ids(0, 0)
     with pytest.raises(SettingError, match=r"max_id: expected at least 1, got 0"):
         Oracle(max_id=0)
 
@@ -152,7 +152,7 @@ def test_spread_ids_keep_their_order_and_follow_their_law() -> None:
     for chosen in (arranged[:, 0][:, [2, 1, 3]], arranged[:, 1][:, [0, 3, 5]]):
         assert off_law(chosen, law) < 5
         assert off_law(chosen, unclipped) > 5
-    # An offset alone gives neighbours alone.
+    # An offset alone gives neighbors alone.
     assert off_law(moved(words(count, 2), ids, 5)[:, 0][:, [2, 1, 3]], law) > 5
     assert len(np.unique(arranged.reshape(count, -1), axis=0)) == 100, "kinds move together"
 
@@ -183,16 +183,16 @@ def test_shuffled_ids_are_dealt_out_anew() -> None:
 
 def test_next_ids_and_their_loss() -> None:
     """The loss on IDs is the weighted sum over kinds of the mean cross-entropy at scored positions."""
-    config = Decoder.Config(coupling=Predicted(max_id=5, num_kinds=2, loss_weight=0.5))
+    config = Decoder(coupling=Predicted(max_id=5, num_kinds=2, loss_weight=0.5))
     model = config.build(0).double()
     ids, tokens = torch.from_numpy(IDS), torch.arange(12).reshape(2, 6)
     following = next_position_ids(ids)
     assert following[0, :, 0].tolist() == [3, 0, 1, 2, 5, 0]
     assert following[1, :, 1].tolist() == [4, 0, 4, 0, 4, 0]
     scored = torch.tensor([[False, False, True, True, False, True], [False, True, False, False, False, False]])
-    trace = Trace()
-    model(tokens, ids, scored=scored, trace=trace)
-    (loss,) = trace.losses
+    auxiliary = AuxiliaryOutputs()
+    model(tokens, ids, scored=scored, auxiliary=auxiliary)
+    (loss,) = auxiliary.losses
     hidden: list[torch.Tensor] = []
     model.final_norm.register_forward_hook(lambda module, inputs, output: hidden.append(output))
     model(tokens, ids)
@@ -203,14 +203,14 @@ def test_next_ids_and_their_loss() -> None:
             expected -= 0.5 * float(logits.log_softmax(-1)[following[row, t, kind]]) / 4
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-12)
     model.eval()
-    silent = Trace()
-    model(tokens, ids, scored=scored, trace=silent)
+    silent = AuxiliaryOutputs()
+    model(tokens, ids, scored=scored, auxiliary=silent)
     assert not silent.losses, "a loss on IDs in use"
 
 
 def test_free_running_feeds_back_predicted_ids() -> None:
     """Decoding with caches is running the prefix again with the tokens and IDs predicted so far."""
-    config = Decoder.Config(coupling=Predicted(max_id=9, num_kinds=2), position=NoPE())
+    config = Decoder(coupling=Predicted(max_id=9, num_kinds=2), position=NoPE())
     model = config.build(3).double().eval()
     tokens, ids = torch.arange(10).reshape(2, 5), torch.randint(0, 10, (2, 2, 5), generator=torch.manual_seed(0))
     sequence = model.generate(tokens, 6, ids)
@@ -223,4 +223,4 @@ def test_free_running_feeds_back_predicted_ids() -> None:
     assert ids[:, :, 5:].unique().numel() > 2, "the predicted IDs are all alike, which tests little"
     with pytest.raises(SettingError, match="position_ids: expected IDs of the prompt's 5 positions, got 11"):
         model.generate(tokens[:, :5], 6, ids)
-    assert Decoder.Config().build(0).predict(tokens)[1] is None
+    assert Decoder().build(0).predict(tokens)[1] is None

@@ -7,7 +7,7 @@ import torch
 from kernels.closeness import assert_close
 from torch import Tensor, nn
 
-from sparsity_lab.kernels import Context, Kernel, Softmax, Trace
+from sparsity_lab.kernels import AuxiliaryOutputs, Context, Kernel, Softmax
 from sparsity_lab.models import (
     ALiBi,
     Decoder,
@@ -41,9 +41,9 @@ class Uniform(Softmax):
         return module
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        if context.trace is not None:
-            context.trace.losses.append(context.params.factor.square().mean())
-            context.trace.records.append({"training": context.training, "generator": context.generator})
+        if context.auxiliary is not None:
+            context.auxiliary.losses.append(context.params.factor.square().mean())
+            context.auxiliary.records.append({"training": context.training, "generator": context.generator})
         return v.cumsum(2) / torch.arange(1, v.shape[2] + 1)[:, None] * context.params.factor
 
 
@@ -53,7 +53,7 @@ def test_scored_is_indexing(scheme: PositionScheme, gate: bool) -> None:
     """In values and in gradients of every weight."""
     tokens = tokens_of(3, 10)
     scored = torch.rand(3, 10, generator=torch.Generator().manual_seed(1)) < 0.3
-    config = Decoder.Config(position=scheme, output_gate=gate)
+    config = Decoder(position=scheme, output_gate=gate)
     one, other = config.build(0).double(), config.build(0).double()
     some, whole = one(tokens, scored=scored), other(tokens)[scored]
     assert_close("logits", some, whole, 1e-12)
@@ -66,7 +66,7 @@ def test_scored_is_indexing(scheme: PositionScheme, gate: bool) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.kind)
 def test_causal(scheme: PositionScheme) -> None:
     """No logit before t sees token t; the one at t does."""
-    model, tokens = Decoder.Config(position=scheme).build(0), tokens_of(2, 7)
+    model, tokens = Decoder(position=scheme).build(0), tokens_of(2, 7)
     before = model(tokens)
     for t in range(7):
         changed = tokens.clone()
@@ -78,7 +78,7 @@ def test_causal(scheme: PositionScheme) -> None:
 
 def test_one_layer_by_hand() -> None:
     """The whole block written out."""
-    model = Decoder.Config(num_layers=1, num_heads=1, d_model=8, position=NoPE(), output_gate=True).build(3).double()
+    model = Decoder(num_layers=1, num_heads=1, d_model=8, position=NoPE(), output_gate=True).build(3).double()
     block, tokens = model.blocks[0], tokens_of(1, 4)
 
     def norm(x: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def test_one_layer_by_hand() -> None:
 def test_seeds() -> None:
     """Same seed, same bytes; another seed, other bytes; the global generator untouched."""
     state = torch.random.get_rng_state()
-    config = Decoder.Config(position=Learned(), coupling=Oracle(max_id=5), output_gate=True)
+    config = Decoder(position=Learned(), coupling=Oracle(max_id=5), output_gate=True)
     one, same, other = config.build(7), config.build(7), config.build(8)
     one(tokens_of(2, 5), torch.ones(2, 1, 5, dtype=torch.int64)).sum().backward()
     one.generate(tokens_of(2, 5), 2, torch.ones(2, 1, 7, dtype=torch.int64))
@@ -105,20 +105,20 @@ def test_seeds() -> None:
     for (name, x), y, z in zip(one.named_parameters(), same.parameters(), other.parameters(), strict=True):
         assert torch.equal(x, y), name
         assert "norm" in name or not torch.equal(x, z), name
-    plain = Decoder.Config().build(7).state_dict()
+    plain = Decoder().build(7).state_dict()
     assert all(torch.equal(x, one.state_dict()[name]) for name, x in plain.items()), "arms do not share weights"
 
 
 def test_weights_are_drawn_apart() -> None:
     """No two weights of a model are related: neither layers nor the maps of one layer."""
-    model = Decoder.Config(position=Learned(size=16), output_gate=True).build(0)
+    model = Decoder(position=Learned(size=16), output_gate=True).build(0)
     matrices = [weight.flatten()[:1024] for weight in model.parameters() if weight.ndim == 2]
     correlation = torch.corrcoef(torch.stack(matrices)).fill_diagonal_(0.0)
     assert correlation.abs().max() < 6 / 1024**0.5
 
 
 def test_initial_sizes() -> None:
-    model = Decoder.Config(d_model=256, num_layers=1).build(0, vocab_size=1000)
+    model = Decoder(d_model=256, num_layers=1).build(0, vocab_size=1000)
     for name, weight in model.named_parameters():
         if "norm" in name:
             assert (weight == 1).all()
@@ -131,7 +131,7 @@ def test_initial_sizes() -> None:
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.kind)
 @pytest.mark.parametrize("prompt", [1, 6])
 def test_generate_is_rerunning_the_prefix(scheme: PositionScheme, prompt: int) -> None:
-    model, tokens = Decoder.Config(position=scheme).build(1).double(), tokens_of(5, prompt)
+    model, tokens = Decoder(position=scheme).build(1).double(), tokens_of(5, prompt)
     expected = tokens
     for _ in range(12):
         expected = torch.cat([expected, model(expected)[:, -1:].argmax(-1)], dim=1)
@@ -140,7 +140,7 @@ def test_generate_is_rerunning_the_prefix(scheme: PositionScheme, prompt: int) -
 
 
 def test_generate_with_ids() -> None:
-    model = Decoder.Config(position=NoPE(), coupling=Oracle(max_id=9)).build(1).double()
+    model = Decoder(position=NoPE(), coupling=Oracle(max_id=9)).build(1).double()
     tokens = tokens_of(3, 4)
     ids = torch.randint(0, 10, (3, 1, 10), generator=torch.Generator().manual_seed(2))
     expected = tokens
@@ -153,7 +153,7 @@ def test_generate_with_ids() -> None:
 
 def test_record() -> None:
     """Records give the very weights that the model's output follows from."""
-    model = Decoder.Config(num_layers=2).build(0).double()
+    model = Decoder(num_layers=2).build(0).double()
     tokens, indices = tokens_of(2, 6), torch.tensor([[0, 1, 2, 10, 11, 12]])
     first, second = model.record(tokens, indices=indices)
     x = model.token_embedding(tokens)
@@ -172,22 +172,22 @@ def test_record() -> None:
 
 
 def test_training_flag_generator_and_trace_reach_the_kernel() -> None:
-    model = Decoder.Config(kernel=(Uniform(), Softmax())).build(0)
-    trace, generator = Trace(), torch.Generator().manual_seed(0)
-    model(tokens_of(1, 4), trace=trace, generator=generator)
-    model.eval()(tokens_of(1, 4), trace=trace)
-    assert [record["training"] for record in trace.records] == [True, False]
-    assert [record["generator"] for record in trace.records] == [generator, None]
-    trace.losses[0].backward()
+    model = Decoder(kernel=(Uniform(), Softmax())).build(0)
+    auxiliary, generator = AuxiliaryOutputs(), torch.Generator().manual_seed(0)
+    model(tokens_of(1, 4), auxiliary=auxiliary, generator=generator)
+    model.eval()(tokens_of(1, 4), auxiliary=auxiliary)
+    assert [record["training"] for record in auxiliary.records] == [True, False]
+    assert [record["generator"] for record in auxiliary.records] == [generator, None]
+    auxiliary.losses[0].backward()
     assert model.blocks[0].kernel_params.factor.grad.abs().sum() > 0
 
 
 def test_with_kernel() -> None:
-    model = Decoder.Config(kernel=Uniform()).build(0)
+    model = Decoder(kernel=Uniform()).build(0)
     tokens = tokens_of(2, 8)
     other = model.with_kernel(Softmax())
     assert other.config == model.config.replace(kernel=Softmax())
-    assert torch.equal(other(tokens), Decoder.Config().build(0)(tokens))
+    assert torch.equal(other(tokens), Decoder().build(0)(tokens))
     assert (other(tokens) - model(tokens)).abs().max() > 1e-3
     other.head.weight.data.zero_()
     assert not model(tokens).any(), "the weights are not the same"
@@ -197,7 +197,7 @@ def test_with_kernel() -> None:
 
 
 def test_bfloat16_and_autocast() -> None:
-    model, tokens = Decoder.Config().build(0), tokens_of(2, 9)
+    model, tokens = Decoder().build(0), tokens_of(2, 9)
     expected = model(tokens)
     with torch.autocast("cpu", torch.bfloat16):
         assert_close("autocast", model(tokens), expected, 5e-2)
@@ -205,25 +205,25 @@ def test_bfloat16_and_autocast() -> None:
 
 
 def test_vocabulary() -> None:
-    assert Decoder.Config().build(0).vocab_size == 16
-    assert Decoder.Config().build(0, vocab_size=5)(tokens_of(1, 3) % 5).shape == (1, 3, 5)
-    assert Decoder.Config(vocab_size=7).build(0, vocab_size=7).vocab_size == 7
+    assert Decoder().build(0).vocab_size == 16
+    assert Decoder().build(0, vocab_size=5)(tokens_of(1, 3) % 5).shape == (1, 3, 5)
+    assert Decoder(vocab_size=7).build(0, vocab_size=7).vocab_size == 7
     with pytest.raises(SettingError, match="vocab_size: expected None or the task's 5, got 7"):
-        Decoder.Config(vocab_size=7).build(0, vocab_size=5)
+        Decoder(vocab_size=7).build(0, vocab_size=5)
 
 
 def test_lengths() -> None:
-    Decoder.Config(schedule=PoSE(target=32)).check_length(500, trained=32)
-    with pytest.raises(SettingError, match=r"schedule.target: expected at least 33, .*got 32"):
-        Decoder.Config(schedule=PoSE(target=32)).check_length(500, trained=33)
+    Decoder(index_sampling=PoSE(target=32)).check_length(500, trained=32)
+    with pytest.raises(SettingError, match=r"index_sampling.target: expected at least 33, .*got 32"):
+        Decoder(index_sampling=PoSE(target=32)).check_length(500, trained=33)
     with pytest.raises(SettingError, match=r"position: .*serves index 63, got .*ends at 31"):
-        Decoder.Config(schedule=RandomOffset(size=64), position=Learned(size=32))
+        Decoder(index_sampling=RandomOffset(size=64), position=Learned(size=32))
 
 
 def test_config_round_trip() -> None:
-    config = Decoder.Config(kernel=(Softmax(), Softmax()), position=ALiBi(), coupling=Oracle(max_id=4), d_ff=100)
-    assert from_data(Decoder.Config, json.loads(canonical_json(config))) == config
-    assert Decoder.Config.kind == "Decoder"
+    config = Decoder(kernel=(Softmax(), Softmax()), position=ALiBi(), coupling=Oracle(max_id=4), d_ff=100)
+    assert from_data(Decoder, json.loads(canonical_json(config))) == config
+    assert Decoder.kind == "Decoder"
 
 
 class NoBias(Softmax):
@@ -246,19 +246,19 @@ class NoBias(Softmax):
 )
 def test_refusals(fields: dict[str, object], message: str) -> None:
     with pytest.raises(SettingError, match=message):
-        Decoder.Config(**fields)
+        Decoder(**fields)
 
 
 def test_kernels_are_settings_of_their_family() -> None:
     assert isinstance(Softmax(), Kernel)
     with pytest.raises(SettingError, match="kernel: expected a kernel"):
-        Decoder.Config(kernel=RoPE())
+        Decoder(kernel=RoPE())
 
 
 def test_shared_heads_of_keys_and_values() -> None:
     """Two heads of keys and values for four of queries: fewer weights, decoding as running the prefix again."""
-    config = Decoder.Config(num_kv_heads=2)
-    model, full = config.build(0).double(), Decoder.Config().build(0)
+    config = Decoder(num_kv_heads=2)
+    model, full = config.build(0).double(), Decoder().build(0)
     assert full.blocks[0].qkv.weight.shape == (192, 64)
     assert model.blocks[0].qkv.weight.shape == (128, 64)
     prompt = torch.arange(10).reshape(2, 5)
@@ -266,12 +266,12 @@ def test_shared_heads_of_keys_and_values() -> None:
     for stop in range(5, 11):
         assert torch.equal(model(sequence[:, :stop])[:, -1].argmax(-1), sequence[:, stop])
     with pytest.raises(SettingError, match="num_kv_heads: expected a divisor of num_heads = 4, got 3"):
-        Decoder.Config(num_kv_heads=3)
+        Decoder(num_kv_heads=3)
 
 
 def test_a_copy_in_float64_is_the_same_model() -> None:
     """But for rounding of float32: also the norms', whose eps is large beside a small embedding."""
-    model, tokens = Decoder.Config().build(0).eval(), tokens_of(4, 30)
+    model, tokens = Decoder().build(0).eval(), tokens_of(4, 30)
     with torch.no_grad():
         logits = model(tokens)
         assert_close("logits", logits, model.double()(tokens), 1e-5)

@@ -171,16 +171,16 @@ def test_gradient_finds_the_pattern_and_the_rule():
     """Label: the token two places after the only 3, among random tokens 0 and 1 that look the same."""
     generator = torch.Generator().manual_seed(8)
     model = FunctionalAttention.uniform(k=2, width=3, vocab_size=4, num_labels=2)
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     for _ in range(150):
         X = torch.randint(2, (32, 6), generator=generator)
         first = torch.randint(4, (32, 1), generator=generator)
         X.scatter_(1, first, 3)
         labels = X.gather(1, first + 2)
         loss = -model(X).gather(1, labels).log().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert loss < 0.02
     used = model.log_kernel.detach()[1:].clone()
     planted = used[1, 3, :2].clone()

@@ -6,7 +6,7 @@ from kernels.conditions import KERNELS
 from torch import Tensor
 
 from sparsity_lab.kernels import LSSAR, Kernel, NormAwareLinear, Softmax
-from sparsity_lab.models import Decoder, NoPE, Oracle, Predicted, RoPE
+from sparsity_lab.models import Decoder, DecoderModel, NoPE, Oracle, Predicted, RoPE
 from sparsity_lab.models.generation import free_run
 from sparsity_lab.settings import SettingError
 
@@ -14,10 +14,10 @@ PROMPTS = torch.randint(0, 16, (3, 5), generator=torch.Generator().manual_seed(0
 IDS = torch.randint(0, 10, (3, 2, 5), generator=torch.Generator().manual_seed(1))
 
 
-def model_of(*kernels: Kernel) -> Decoder:
+def model_of(*kernels: Kernel) -> DecoderModel:
     """Two layers that predict IDs of two kinds, in float64 and in use; with rotary positions where they are taken."""
     rotates = all("rotate" in kernel.positions for kernel in kernels)
-    config = Decoder.Config(
+    config = Decoder(
         num_heads=2,
         d_model=16,
         kernel=kernels if len(kernels) == 2 else kernels[0],
@@ -27,7 +27,7 @@ def model_of(*kernels: Kernel) -> Decoder:
     return config.build(0).double().eval()
 
 
-def run_again(model: Decoder, count: int) -> tuple[Tensor, Tensor]:
+def run_again(model: DecoderModel, count: int) -> tuple[Tensor, Tensor]:
     """The prompts and ``count`` tokens with their IDs, by running the prefix again for each."""
     tokens, ids = PROMPTS, IDS
     for _ in range(count):
@@ -103,7 +103,7 @@ def test_refusals() -> None:
 
 def test_given_ids_of_two_kinds() -> None:
     """An oracle reads the IDs of what it writes; those of the last token matter to nobody."""
-    config = Decoder.Config(position=NoPE(), coupling=Oracle(max_id=9, num_kinds=2))
+    config = Decoder(position=NoPE(), coupling=Oracle(max_id=9, num_kinds=2))
     model = config.build(2).double().eval()
     ids = torch.randint(0, 10, (3, 2, 12), generator=torch.Generator().manual_seed(3))
     tokens = PROMPTS

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sparsity_lab.models.initial import initialise
+from sparsity_lab.models.initial import initialize
 
 
 def on_meta(make: object) -> nn.Module:
@@ -18,7 +18,7 @@ def test_biases_and_norms_are_filled() -> None:
         on_meta(lambda: nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Embedding(5, 3))) for _ in "ab"
     )
     for model in (first, second):
-        initialise(model, 7)
+        initialize(model, 7)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert torch.equal(first[0].bias, torch.zeros(3))  # type: ignore[index, arg-type]
     assert torch.equal(first[1].weight, torch.ones(3))  # type: ignore[index, arg-type]
@@ -36,14 +36,14 @@ class Scale(nn.Module):
 class DrawnScale(Scale):
     """The same, that says how it starts."""
 
-    def initialise(self, generator: torch.Generator) -> None:
+    def initialize(self, generator: torch.Generator) -> None:
         self.scale.uniform_(1, 2, generator=generator)
 
 
 def test_unknown_modules_are_named_or_fill_themselves() -> None:
-    with pytest.raises(TypeError, match=r"Scale '1' has parameters: give it a method initialise"):
-        initialise(on_meta(lambda: nn.Sequential(nn.Linear(2, 2), Scale())), 0)
+    with pytest.raises(TypeError, match=r"Scale '1' has parameters: give it a method initialize"):
+        initialize(on_meta(lambda: nn.Sequential(nn.Linear(2, 2), Scale())), 0)
     model = on_meta(lambda: nn.Sequential(nn.Linear(2, 2), DrawnScale()))
-    initialise(model, 0)
+    initialize(model, 0)
     scale = model[1].scale  # type: ignore[index]
     assert ((scale >= 1) & (scale < 2)).all()

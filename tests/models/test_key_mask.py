@@ -15,7 +15,7 @@ KEPT = torch.tensor([0, 3, 4, 8, 10, 11])
 def test_hidden_tokens_are_as_good_as_absent(scheme: PositionScheme) -> None:
     """The visible rows are those of a sequence of the visible tokens alone, at their own indices: in every layer, for
     information could else pass through a hidden token."""
-    model = Decoder.Config(num_layers=3, position=scheme).build(0).double().eval()
+    model = Decoder(num_layers=3, position=scheme).build(0).double().eval()
     key_mask = torch.zeros(2, 12, dtype=torch.bool)
     key_mask[:, KEPT] = True
     masked = model(TOKENS, key_mask=key_mask)[:, KEPT]
@@ -26,7 +26,7 @@ def test_hidden_tokens_are_as_good_as_absent(scheme: PositionScheme) -> None:
 
 @pytest.mark.parametrize("kernel", [Softmax(), LSSA()], ids=lambda kernel: kernel.kind)
 def test_a_hidden_token_changes_nothing(kernel: Kernel) -> None:
-    model = Decoder.Config(kernel=kernel).build(0).double().eval()
+    model = Decoder(kernel=kernel).build(0).double().eval()
     key_mask = torch.ones(2, 12, dtype=torch.bool)
     key_mask[0, 5] = False
     other = TOKENS.clone()

@@ -79,7 +79,7 @@ def test_sinusoidal_by_hand() -> None:
 
 
 def test_learned_ends() -> None:
-    config = Decoder.Config(position=Learned(size=8))
+    config = Decoder(position=Learned(size=8))
     model = config.build(0)
     tokens = torch.zeros(1, 9, dtype=torch.int64)
     model(tokens[:, :8])
@@ -94,7 +94,7 @@ def test_learned_ends() -> None:
 @pytest.mark.parametrize("scheme", [NoPE(), RoPE(), Sinusoidal(), Learned(), ALiBi()], ids=lambda s: s.kind)
 def test_only_nope_ignores_order(scheme: PositionScheme) -> None:
     """In one layer, the last row is a function of the set of earlier tokens without a scheme, of their order with."""
-    model = Decoder.Config(position=scheme, num_layers=1).build(0).double()
+    model = Decoder(position=scheme, num_layers=1).build(0).double()
     tokens = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
     shuffled = tokens[:, [5, 2, 0, 6, 4, 1, 3, 7]]
     difference = (model(tokens)[0, -1] - model(shuffled)[0, -1]).abs().max().item()
@@ -106,7 +106,7 @@ def test_only_nope_ignores_order(scheme: PositionScheme) -> None:
 
 @pytest.mark.parametrize("scheme", [RoPE(), ALiBi()], ids=lambda s: s.kind)
 def test_relative_schemes_ignore_offsets(scheme: PositionScheme) -> None:
-    model = Decoder.Config(position=scheme).build(0).double()
+    model = Decoder(position=scheme).build(0).double()
     tokens = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]])
     moved = torch.stack([torch.arange(8) + 40, torch.arange(8) + 300])
     assert_close("logits", model(tokens, indices=moved), model(tokens), 1e-10)

@@ -8,7 +8,7 @@ import polars as pl
 from sparsity_lab.studies import Claim, Evidence, Study
 
 Value = Callable[[str, str, int, int], float]
-"""Normalised accuracy from arm, condition, length and seed."""
+"""Normalized accuracy from arm, condition, length and seed."""
 Learned = Callable[[str, str, int], bool]
 """Whether a seed learned, from arm, condition and seed."""
 
@@ -24,7 +24,7 @@ def made_up(study: Study, value: Value, learned: Learned = lambda arm, condition
     own = cells.select("arm", "condition", "length", "seed").rows()
     return Evidence(
         cells.with_columns(
-            normalised_accuracy=pl.Series([value(*one) for one in own], dtype=pl.Float64),
+            normalized_accuracy=pl.Series([value(*one) for one in own], dtype=pl.Float64),
             learned=pl.Series([learned(arm, condition, seed) for arm, condition, _, seed in own]),
         )
     )

@@ -7,7 +7,7 @@ from recipes.made_up import JITTER, TORN, claim_of, shifted
 
 from sparsity_lab.generators import Stream
 from sparsity_lab.kernels import AdaptiveSparse, Softmax
-from sparsity_lab.models import Decoder, RoPE
+from sparsity_lab.models import Decoder, DecoderModel, RoPE
 from sparsity_lab.recipes.adaptive_budget import adaptive_budget
 from sparsity_lab.recipes.adaptive_budget.arms import MIDDLE, NATIVE, TASKS, TEXT, dense, selector
 from sparsity_lab.recipes.adaptive_budget.choices import by_chance, by_kernel, by_mass, outcome, trained_scores
@@ -95,9 +95,9 @@ def test_window_has_the_same_budget() -> None:
         assert abs(float(by_window - by_scores)) <= 0.5
 
 
-def decoder() -> tuple[Decoder, torch.Tensor]:
+def decoder() -> tuple[DecoderModel, torch.Tensor]:
     config = adaptive_budget.arms("smoke")[dense("recall")][0]
-    model = Decoder.Config(num_layers=2, num_heads=2, d_model=16, position=RoPE()).build(0, 16).eval()
+    model = Decoder(num_layers=2, num_heads=2, d_model=16, position=RoPE()).build(0, 16).eval()
     return model, config.task.sample(Stream(), 0, 8, 40)
 
 

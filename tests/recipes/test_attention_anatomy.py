@@ -186,5 +186,5 @@ def test_the_figure_draws_what_learned() -> None:
     words = [text.get_text() for text in legend.get_texts()]
     assert f"{ARMS[-1]} (never learned, not drawn)" in words
     assert f"{ARMS[0]} (3 of 3 learned)" in words
-    # Ten curves, and the two levels of normalised accuracy.
+    # Ten curves, and the two levels of normalized accuracy.
     assert len(drawn.axes[0].lines) == len(ARMS) - 1 + 2

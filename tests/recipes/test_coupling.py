@@ -46,9 +46,9 @@ def small(label: str, name: str) -> RunConfig:
     return SMALL[arm(label, name)][0]
 
 
-def model_of(label: str, name: str) -> Decoder.Config:
+def model_of(label: str, name: str) -> Decoder:
     model = small(label, name).model
-    assert isinstance(model, Decoder.Config)
+    assert isinstance(model, Decoder)
     return model
 
 
@@ -89,7 +89,7 @@ def test_compared_arms_differ_in_one_thing() -> None:
 def test_ids_of_the_longest_sequences_can_still_move() -> None:
     for runs in SMALL.values():
         model, task = runs[0].model, runs[0].task
-        assert isinstance(model, Decoder.Config)
+        assert isinstance(model, Decoder)
         if isinstance(model.coupling, EmbeddedCoupling):
             assert model.coupling.max_id >= task.largest_position_id(runs[0].evaluation.lengths[-1]) + SLACK
 
@@ -174,6 +174,6 @@ def test_measures_of_a_run(tmp_path: Path) -> None:
     # Of a model that has learned nothing the attention is near uniform.
     assert (found["mass"] - found["uniform"]).abs().max() < 0.1
     without = train(arms[arm(PARITY, NOPE)][0], tmp_path)
-    assert isinstance(without.config.model, Decoder.Config)
+    assert isinstance(without.config.model, Decoder)
     assert isinstance(without.config.model.coupling, Ignored)
     assert measure(without).columns == ["length", "before", "end"]

@@ -24,7 +24,7 @@ def evidence(runs: dict[str, list[dict[str, object]]]) -> Evidence:
                 name: run[name] for name in ("learned", "reach", "censored") if name in run
             }
             for length, value in ((TRAINED, 1.0), (FAR, run.get("at_far", 0.5))):
-                rows.append({"arm": arm, "seed": seed, "length": length, "normalised_accuracy": value, **known})
+                rows.append({"arm": arm, "seed": seed, "length": length, "normalized_accuracy": value, **known})
             measures += [
                 {"arm": arm, "seed": seed, "length": length, "speed": run.get("speed", 1.0), "memory": 1.0}
                 for length in (256, LONG)
@@ -111,7 +111,7 @@ def test_length_scaling(by: tuple[float, ...], expected: str) -> None:
     ("signs", "expected"), [((1, 1, 1), "held"), ((-1, -1, -1), "did not hold"), ((1, -1, 1), "not decided")]
 )
 def test_speed_costs_reach(signs: tuple[int, ...], expected: str) -> None:
-    """The accuracy falls with the speed in the seeds of sign 1; two neighbours change places in one of them."""
+    """The accuracy falls with the speed in the seeds of sign 1; two neighbors change places in one of them."""
     runs: dict[str, list[dict[str, object]]] = {}
     for i in range(6):
         places = [i, {0: 1, 1: 0}.get(i, i), i]

@@ -67,7 +67,7 @@ def test_arms_of_one_gate_have_equal_size_and_differ_in_their_kernels_alone() ->
         assert all(run.model.output_gate is gate for run in runs)
         assert len({run.replace(model=run.model.replace(kernel=Softmax())).id for run in runs}) == 1
     hybrid = found[HYBRID][0].model
-    assert isinstance(hybrid, Decoder.Config)
+    assert isinstance(hybrid, Decoder)
     assert hybrid.kernels == (NormAwareLinear(), Softmax())
 
 

@@ -30,7 +30,7 @@ def evidence_of(value: Value, sharpened: tuple[float, ...] = JITTER, mass: tuple
     by = pl.col("seed").replace_strict(dict(enumerate(sharpened)), return_dtype=pl.Float64)
     again = softmax.with_columns(
         pl.lit("sharpened").alias("what"),
-        normalised_accuracy=pl.col("normalised_accuracy") + pl.when(pl.col("length") == 96).then(by).otherwise(0.0),
+        normalized_accuracy=pl.col("normalized_accuracy") + pl.when(pl.col("length") == 96).then(by).otherwise(0.0),
     )
     masses = pl.DataFrame(
         {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from recipes.made_up import TORN, claim_of, shifted
 
-from sparsity_lab.kernels import LSSA, CosineSoftmax, NormalisedActivation
+from sparsity_lab.kernels import LSSA, CosineSoftmax, NormalizedActivation
 from sparsity_lab.models import NoPE
 from sparsity_lab.recipes.softplus_extrapolation import softplus_extrapolation
 from sparsity_lab.recipes.softplus_extrapolation.arms import (
@@ -55,7 +55,7 @@ def evidence(loss: Value = lambda name, factor, seed: 2.0, other: Value = lambda
             "length": factor * TRAINED,
             "trained": factor == 1,
             "excess_loss": other(name, factor, seed) if name.startswith(MARKOV) else None,
-            "normalised_accuracy": other(name, factor, seed) if name.startswith(PASSKEY) else None,
+            "normalized_accuracy": other(name, factor, seed) if name.startswith(PASSKEY) else None,
             "learned": name != arm(PASSKEY, "softmax") or seed != 0,
         }
         for name, seed, factor in cells
@@ -90,7 +90,7 @@ def test_arms_are_those_of_the_plan() -> None:
     assert small(arm(TEXT, WINDOW)).training.steps == 0
     found = {small(activation(phi, norm)).model.kernel for phi in PHIS for norm in NORMS}
     assert len(found) == len(PHIS) * len(NORMS)
-    assert all(isinstance(kernel, NormalisedActivation) for kernel in found)
+    assert all(isinstance(kernel, NormalizedActivation) for kernel in found)
 
 
 @pytest.mark.parametrize("factor", [8, 16])

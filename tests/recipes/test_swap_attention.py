@@ -41,7 +41,7 @@ def evidence(
             "seed": seed,
             "length": at,
             "loss": 2.0 + (more[seed] if (one, at) == (name, length) else 0.0),
-            "normalised_accuracy": 0.6 + (more[seed] if (one, at) == (name, length) else 0.0),
+            "normalized_accuracy": 0.6 + (more[seed] if (one, at) == (name, length) else 0.0),
             "learned": None if one.startswith(TEXT) else learned or seed != 0,
         }
         for one, seed in keys

@@ -6,7 +6,7 @@ import pytest
 from sparsity_lab.settings import SettingError
 from sparsity_lab.studies.drops import learned_words, mean_value, paired_difference, slope, values_at
 
-# Normalised accuracy at lengths 8, 16 (trained) and 32, by arm, condition and seed; the last says whether it learned.
+# Normalized accuracy at lengths 8, 16 (trained) and 32, by arm, condition and seed; the last says whether it learned.
 VALUES = {
     ("a", "k=1", 0): (1.0, 1.0, 0.9, True),
     ("a", "k=1", 1): (1.0, 0.9, 0.6, True),
@@ -26,7 +26,7 @@ ROWS = pl.DataFrame(
         "seed": seed,
         "length": length,
         "trained": length <= 16,
-        "normalised_accuracy": value,
+        "normalized_accuracy": value,
         "learned": values[3],
     }
     for (arm, condition, seed), values in VALUES.items()

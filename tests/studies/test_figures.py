@@ -8,10 +8,10 @@ from matplotlib.patches import Rectangle
 
 from sparsity_lab.studies.figures import BAND, draw_by_length, looks_of
 
-# Normalised accuracy at lengths 8, 16 (trained) and 32 by seed; the last seed did not learn.
+# Normalized accuracy at lengths 8, 16 (trained) and 32 by seed; the last seed did not learn.
 VALUES = {0: (1.0, 0.9, 0.2), 1: (0.9, 1.0, 0.8), 2: (1.0, 1.0, 0.7), 3: (0.1, 0.0, 0.95)}
 ROWS = pl.DataFrame(
-    {"seed": seed, "length": length, "trained": length <= 16, "normalised_accuracy": value, "learned": seed < 3}
+    {"seed": seed, "length": length, "trained": length <= 16, "normalized_accuracy": value, "learned": seed < 3}
     for seed, values in VALUES.items()
     for length, value in zip((8, 16, 32), values, strict=True)
 )

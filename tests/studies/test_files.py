@@ -34,7 +34,7 @@ from sparsity_lab.training import Evaluation, Run, RunConfig, Training, UniformL
 def arms(size: str) -> dict[str, list[RunConfig]]:
     base = RunConfig(
         task=Planted(k=1),
-        model=Decoder.Config(num_layers=1, num_heads=2, d_model=16, position=NoPE()),
+        model=Decoder(num_layers=1, num_heads=2, d_model=16, position=NoPE()),
         training=Training(steps=4, batch_size=4, curriculum=UniformLength(low=4, high=8)),
         evaluation=Evaluation(lengths=(4, 8, 16), sequences=16),
     )

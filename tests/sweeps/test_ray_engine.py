@@ -247,7 +247,7 @@ def test_address_where_nobody_listens_is_named(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_worker_gets_names_and_text() -> None:
-    """What Ray's serialisation makes of the function is where it can be found, and nothing of what it does."""
+    """What Ray's serialization makes of the function is where it can be found, and nothing of what it does."""
     assert len(ray.cloudpickle.dumps(execute_in_worker)) < 120
     assert pickle.loads(ray.cloudpickle.dumps(execute_in_worker)) is execute_in_worker
 

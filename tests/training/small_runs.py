@@ -10,7 +10,7 @@ from sparsity_lab.models import Decoder, NoPE
 from sparsity_lab.settings import register
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
 
-SMALL_MODEL = Decoder.Config(num_layers=1, num_heads=2, d_model=16, position=NoPE())
+SMALL_MODEL = Decoder(num_layers=1, num_heads=2, d_model=16, position=NoPE())
 
 
 def small_run(**changes: object) -> RunConfig:

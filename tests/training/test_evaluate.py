@@ -6,8 +6,8 @@ import pytest
 import torch
 from training.small_runs import Alternating, Constant, small_run
 
-from sparsity_lab.models import Decoder
-from sparsity_lab.training import Evaluation, evaluate, summarise
+from sparsity_lab.models import DecoderModel
+from sparsity_lab.training import Evaluation, evaluate, summarize
 
 
 def test_values_and_standard_errors_by_hand() -> None:
@@ -24,7 +24,7 @@ def test_values_and_standard_errors_by_hand() -> None:
     assert row["loss_se"] == pytest.approx(0.0, abs=1e-12)
     assert (row["chance_accuracy"], row["bayes_accuracy"]) == (0.5, 0.9)
     assert (row["chance_loss"], row["bayes_loss"]) == (0.7, 0.1)
-    assert (row["normalised_accuracy"], row["normalised_accuracy_se"]) == (0.0, 0.0)
+    assert (row["normalized_accuracy"], row["normalized_accuracy_se"]) == (0.0, 0.0)
     assert row["excess_loss"] == pytest.approx(loss + math.log(0.8), rel=1e-6)
     assert row["excess_loss_se"] == pytest.approx(0.0, abs=1e-12)
 
@@ -47,8 +47,8 @@ def test_standard_errors_are_over_sequences() -> None:
     assert row["accuracy_se"] == pytest.approx(error)
     assert row["exact_match"] == pytest.approx(2 / 6)
     assert row["exact_match_se"] == pytest.approx(np.array([1, 0, 1, 0, 0, 0]).std(ddof=1) / math.sqrt(6))
-    assert row["normalised_accuracy"] == pytest.approx((right.mean() - 0.5) / 0.4)
-    assert row["normalised_accuracy_se"] == pytest.approx(error / 0.4)
+    assert row["normalized_accuracy"] == pytest.approx((right.mean() - 0.5) / 0.4)
+    assert row["normalized_accuracy_se"] == pytest.approx(error / 0.4)
     assert row["loss_se"] == pytest.approx(losses.std(ddof=1) / math.sqrt(6), rel=1e-6)
     assert row["excess_loss"] == pytest.approx(losses.mean() + math.log(0.8), rel=1e-6)
 
@@ -62,8 +62,8 @@ def test_what_the_task_does_not_declare_is_null() -> None:
         "bayes_accuracy",
         "chance_loss",
         "bayes_loss",
-        "normalised_accuracy",
-        "normalised_accuracy_se",
+        "normalized_accuracy",
+        "normalized_accuracy_se",
         "excess_loss",
         "excess_loss_se",
         "id_accuracy",
@@ -76,7 +76,7 @@ def test_what_the_task_does_not_declare_is_null() -> None:
 def test_all_arms_see_the_same_sequences_and_the_batch_size_changes_none() -> None:
     config = small_run()
     model = config.model.build(0, vocab_size=config.task.vocabulary.size)
-    assert isinstance(model, Decoder)
+    assert isinstance(model, DecoderModel)
     frame = evaluate(model, config)
     other = config.replace(data_seed=9, evaluation=config.evaluation.replace(batch_tokens=40))
     again = evaluate(model, other)
@@ -101,7 +101,7 @@ def frame(*values: float | None, trained: tuple[int, ...] = (8, 16), run: str | 
         "condition": ["trained"] * len(values),
         "length": lengths,
         "trained": [length in trained for length in lengths],
-        "normalised_accuracy": pl.Series(values, dtype=pl.Float64),
+        "normalized_accuracy": pl.Series(values, dtype=pl.Float64),
     }
     return pl.DataFrame({"run": [run] * len(values), **columns} if run else columns)
 
@@ -120,17 +120,17 @@ def frame(*values: float | None, trained: tuple[int, ...] = (8, 16), run: str | 
     ],
 )
 def test_learned_reach_and_censored(values, learned, reach, censored) -> None:
-    (row,) = summarise(frame(*values)).iter_rows(named=True)
+    (row,) = summarize(frame(*values)).iter_rows(named=True)
     assert (row["learned"], row["reach"], row["censored"]) == (learned, reach, censored)
 
 
 def test_order_of_rows_does_not_matter() -> None:
     shuffled = frame(1.0, 1.0, 0.95, 0.9, 0.4).sample(fraction=1.0, shuffle=True, seed=3)
-    assert summarise(shuffled)["reach"].to_list() == [32]
+    assert summarize(shuffled)["reach"].to_list() == [32]
 
 
-def test_runs_and_conditions_are_summarised_apart_in_their_order() -> None:
+def test_runs_and_conditions_are_summarized_apart_in_their_order() -> None:
     both = pl.concat([frame(1.0, 1.0, 1.0, run="z"), frame(1.0, 0.2, 1.0, run="a")])
-    summary = summarise(both, threshold=0.95)
+    summary = summarize(both, threshold=0.95)
     assert summary.columns == ["run", "condition", "learned", "reach", "censored"]
     assert summary.rows() == [("z", "trained", True, 16, True), ("a", "trained", False, None, False)]

@@ -18,12 +18,12 @@ from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training, extended, train
 from sparsity_lab.training.checkpoint import load_weights
 from sparsity_lab.training.files import DamagedFile
-from sparsity_lab.training.optimise import Records, optimise
+from sparsity_lab.training.optimize import Records, optimize
 
 SHORT = Training(steps=6, batch_size=4, log_every=3, curriculum=FixedLength(length=8))
 PARENT = RunConfig(
     task=SparseMarkov(max_lag=4),
-    model=Decoder.Config(num_layers=1, num_heads=2, d_model=16, tied_head=True),
+    model=Decoder(num_layers=1, num_heads=2, d_model=16, tied_head=True),
     training=SHORT,
     evaluation=Evaluation(lengths=(8, 16), sequences=8),
 )
@@ -73,7 +73,7 @@ def test_stored_run_is_the_trained_model(out: Path, tmp_path: Path) -> None:
     load_weights(out / PARENT.id / "model.safetensors", model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     CHILD.adapter.attach(model, CHILD.model_seed)
-    optimise(CHILD, model, Records(), tmp_path / "none")
+    optimize(CHILD, model, Records(), tmp_path / "none")
     stored = run.model()
     assert torch.equal(stored(tokens()), model.eval()(tokens()))
     assert_close("merged", merged(stored)(tokens()), stored(tokens()), 1e-5)
@@ -102,7 +102,7 @@ def test_file_of_another_dtype_is_refused(out: Path, tmp_path: Path) -> None:
         load_weights(tmp_path / "file", model)
 
 
-def test_optimiser_knows_only_what_is_trained(out: Path) -> None:
+def test_optimizer_knows_only_what_is_trained(out: Path) -> None:
     """And a run goes on from its checkpoint to the same bytes."""
     folder = out / "interrupted"
     child = CHILD.replace(training=CHILD.training.replace(log_every=1))
@@ -110,7 +110,7 @@ def test_optimiser_knows_only_what_is_trained(out: Path) -> None:
     with pytest.raises(Interrupted):
         train(child, folder, progress=interrupt_at(3))
     state = load_file(folder / child.id / "checkpoint.safetensors")
-    kept = {name.split(".", 1)[1].rsplit(".", 1)[0] for name in state if name.startswith("optimiser.")}
+    kept = {name.split(".", 1)[1].rsplit(".", 1)[0] for name in state if name.startswith("optimizer.")}
     model = child.model.build(0, vocab_size=8)
     child.adapter.attach(model, 0)
     assert kept == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -147,8 +147,8 @@ def test_child_without_steps_is_its_parent(out: Path) -> None:
 def test_evaluation_is_dense_and_says_so(out: Path) -> None:
     run = train(CHILD, out)
     assert run.evaluation["attention"].unique().to_list() == ["Softmax()"]
-    sparse = run.with_kernel(ShiftedSparse(ratio=0.25, sparse_in_use=True)).evaluate()
-    assert sparse["attention"].unique().to_list() == ["ShiftedSparse(ratio=0.25, sparse_in_use=True)"]
+    sparse = run.with_kernel(ShiftedSparse(ratio=0.25, sparse_at_inference=True)).evaluate()
+    assert sparse["attention"].unique().to_list() == ["ShiftedSparse(ratio=0.25, sparse_at_inference=True)"]
     assert sparse["loss"].to_list() != run.evaluation["loss"].to_list()
     assert run.with_kernel(Softmax()).evaluate()["loss"].to_list() == run.evaluation["loss"].to_list()
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from training.small_runs import SMALL_MODEL, small_run
 
 from sparsity_lab.generators import IGNORE, Addition, Batch, ParityScratchpad
-from sparsity_lab.models import Decoder, NoPE, Oracle, Predicted, Shuffled
+from sparsity_lab.models import Decoder, DecoderModel, NoPE, Oracle, Predicted, Shuffled
 from sparsity_lab.models.generation import free_run
 from sparsity_lab.training import Evaluation, FixedLength, Training, evaluate, train
 from sparsity_lab.training.free_running import free_running
@@ -29,7 +29,7 @@ def words(batch_size: int = 3) -> np.ndarray:
     return np.full((batch_size, 1), 2**63, dtype=np.uint64)
 
 
-def answers_of(model: Decoder) -> tuple[Tensor, list[int]]:
+def answers_of(model: DecoderModel) -> tuple[Tensor, list[int]]:
     """Greedy answers by running the whole prefix again, of prompts that end at the first scored position."""
     answers, starts = torch.full((3, 5), -1), [2, 1, 2]
     for row, start in enumerate(starts):
@@ -43,7 +43,7 @@ def answers_of(model: Decoder) -> tuple[Tensor, list[int]]:
 
 def test_exact_match_of_free_running_answers() -> None:
     """Targets are the model's own answers, but one token of the last sequence."""
-    model = Decoder.Config(coupling=Predicted(max_id=9), position=NoPE()).build(1).double().eval()
+    model = Decoder(coupling=Predicted(max_id=9), position=NoPE()).build(1).double().eval()
     answers, _ = answers_of(model)
     answers[2, 3] = (answers[2, 3] + 1) % 16
     values = free_running(model, batch_of(answers), IDS, words())
@@ -57,7 +57,7 @@ def test_exact_match_of_free_running_answers() -> None:
 def test_offset_agreement_needs_the_table() -> None:
     """A table of equal rows cannot tell offsets apart; one of large random rows does. Oracles are given their IDs."""
     for coupling in (Predicted(max_id=9), Oracle(max_id=9)):
-        model = Decoder.Config(coupling=coupling, position=NoPE()).build(1).eval()
+        model = Decoder(coupling=coupling, position=NoPE()).build(1).eval()
         batch = batch_of(torch.zeros(3, 5, dtype=torch.int64))
         with torch.no_grad():
             weight = model.coupling_embedding.weight
@@ -76,7 +76,7 @@ def test_no_agreement_is_claimed_where_ids_cannot_move(max_id: int, num_kinds: i
     """The largest IDs are 2, 3 and 2, of the second kind 1. Only sequences with room for some kind count, and they
     do move, although the smallest words would give an offset of 0."""
     ids = torch.cat([IDS, IDS // 2], dim=1)[:, :num_kinds].clamp(max=max_id)
-    model = Decoder.Config(coupling=Oracle(max_id=max_id, num_kinds=num_kinds), position=NoPE()).build(1).eval()
+    model = Decoder(coupling=Oracle(max_id=max_id, num_kinds=num_kinds), position=NoPE()).build(1).eval()
     with torch.no_grad():
         model.coupling_embedding.weight.normal_(0.0, 30.0, generator=torch.Generator().manual_seed(0))
     values = free_running(model, batch_of(TOKENS), ids, np.zeros((3, num_kinds), dtype=np.uint64))
@@ -99,7 +99,7 @@ def test_agreement_is_null_where_the_table_ends() -> None:
 
 def test_own_answers_with_own_ids_are_all_right() -> None:
     """Where all IDs are predicted right, free running is teacher forcing."""
-    model = Decoder.Config(coupling=Predicted(max_id=9, num_kinds=2), position=NoPE()).build(4).double().eval()
+    model = Decoder(coupling=Predicted(max_id=9, num_kinds=2), position=NoPE()).build(4).double().eval()
     prompt_ids = torch.randint(0, 10, (3, 2, 3), generator=torch.Generator().manual_seed(0))
     written, ids = free_run(model, TOKENS[:, :3], 8, prompt_ids)
     targets = torch.full((3, 10), IGNORE)
@@ -133,9 +133,9 @@ def test_two_kinds_of_ids_are_learned_and_measured(tmp_path: Path) -> None:
 
 
 def test_nothing_without_a_coupling() -> None:
-    assert free_running(Decoder.Config().build(0), batch_of(TOKENS), IDS, words()) == {}
+    assert free_running(Decoder().build(0), batch_of(TOKENS), IDS, words()) == {}
 
 
 def test_shuffled_ids_are_measured_too() -> None:
-    model = Decoder.Config(coupling=Shuffled(max_id=9)).build(0).eval()
+    model = Decoder(coupling=Shuffled(max_id=9)).build(0).eval()
     assert set(free_running(model, batch_of(TOKENS), IDS, words())) == {"offset_agreement"}

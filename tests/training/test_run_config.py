@@ -34,9 +34,9 @@ REFUSED = {
         lambda: small_run(model=SMALL_MODEL.replace(position=Learned(size=17))),
         "model.position",
     ),
-    "schedule too small": (
-        lambda: small_run(model=SMALL_MODEL.replace(schedule=RandomOffset(size=9))),
-        "model.schedule.size",
+    "index sampling too small": (
+        lambda: small_run(model=SMALL_MODEL.replace(index_sampling=RandomOffset(size=9))),
+        "model.index_sampling.size",
     ),
     "other vocabulary": (
         lambda: small_run(evaluation=evaluation(conditions={"large": Planted(k=1, vocab_size=17)})),

@@ -88,7 +88,7 @@ def test_metrics_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     config = small_run(training=small_run().training.replace(steps=3, log_every=1, warmup=0.0, clip=0.5))
     run = train(config, tmp_path)
     model = config.model.build(0, vocab_size=16)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
     for step, row in enumerate(run.metrics.iter_rows(named=True)):
         stream = Stream(seed=0, name="train")
         batch = config.task.sample(stream, 4 * step, 4, config.training.curriculum.at(stream, step, 3))
@@ -97,10 +97,10 @@ def test_metrics_are_those_of_a_plain_loop(tmp_path: Path) -> None:
         norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
         for parameter in model.parameters():
             parameter.grad *= min(1.0, 0.5 / float(norm))
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = config.training.rate(step)
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         assert row["loss"] == pytest.approx(loss.item(), rel=1e-5)
         assert row["gradient_norm"] == pytest.approx(float(norm), rel=1e-4)
 
@@ -122,7 +122,7 @@ def test_resumed_run_is_bitwise_the_uninterrupted_one(finished: Run, tmp_path: P
 
 
 def test_resume_with_random_offsets(tmp_path: Path) -> None:
-    config = checkpointed(model=SMALL_MODEL.replace(schedule=RandomOffset(size=32)))
+    config = checkpointed(model=SMALL_MODEL.replace(index_sampling=RandomOffset(size=32)))
     whole = train(config, tmp_path / "whole")
     with pytest.raises(Interrupted):
         train(config, tmp_path / "cut", progress=interrupt_at(6))
@@ -315,7 +315,7 @@ def test_divergence_names_the_first_bad_step(tmp_path: Path, monkeypatch, log_ev
     def poisoned(*arguments: torch.Tensor) -> torch.Tensor:
         return real(*arguments) * (float("nan") if next(calls) == 7 else 1.0)
 
-    monkeypatch.setattr("sparsity_lab.training.optimise.cross_entropy", poisoned)
+    monkeypatch.setattr("sparsity_lab.training.optimize.cross_entropy", poisoned)
     config = small_run(training=small_run().training.replace(log_every=log_every))
     with pytest.raises(Diverged) as error:
         train(config, tmp_path)

@@ -35,7 +35,7 @@ def losses(
     rows = scored.to(device).flatten().nonzero().squeeze(1)
     last = len(model.layers()) - 1
     for layer, (block, kernel) in enumerate(model.layers()):
-        mix = _in_use(kernel, position=position, params=block.kernel_params)
+        mix = _at_inference(kernel, position=position, params=block.kernel_params)
         if changes and layer in changes:
             mix = partial(changes[layer], mix)
         x = block(x, mix, rows if layer == last else None)
@@ -49,5 +49,5 @@ def scaled_queries(factor: float) -> Change:
     return lambda mix, q, k, v: mix(factor * q, k, v)
 
 
-def _in_use(kernel: Kernel, **arguments: object) -> Mix:
+def _at_inference(kernel: Kernel, **arguments: object) -> Mix:
     return partial(kernel.attend, training=False, **arguments)  # type: ignore[arg-type]

@@ -52,7 +52,7 @@ from sparsity_lab.analysis.attention.planted_mass import MASSES, Targets, target
 from sparsity_lab.analysis.attention.subjects import Models, Subject, subjects_of
 from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
 from sparsity_lab.analysis.measurement import Measurement
-from sparsity_lab.analysis.style import GREY, look, new_axes, styled
+from sparsity_lab.analysis.style import GRAY, look, new_axes, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.settings import SettingError
 
@@ -156,7 +156,7 @@ class Dilution(Measurement):
                 words = f"{arm}, layer {one['layer']} head {one['head']}, gap {one['gap']:.1f} at {one['reference']}"
                 handles.append(Line2D([], [], **mark, label=words))
             handles.append(
-                Patch(color=GREY, alpha=0.25, label="band: predicted from the gaps there (dilution alone)")
+                Patch(color=GRAY, alpha=0.25, label="band: predicted from the gaps there (dilution alone)")
             )
             length_axis(ax, drawn["length"].unique().to_list(), self.trained, "length (tokens, log scale)")
             ax.set_ylabel("mass on the true sources\n(share of a scored target's row)")

@@ -10,7 +10,7 @@ replaced, in all heads at once; other rows and other layers see the sequence as 
 
   where k_b is turned so that a rotary position meets it at z as it does at b. Strength s = 0 leaves the key, at
   s = 1 it is a perfect double of the best key, and s > 1 goes beyond. Unlike a factor on the norm of the key, this
-  also means something where keys are normalised; there a mixture can score above the double. What tells places apart
+  also means something where keys are normalized; there a mixture can score above the double. What tells places apart
   in another way, as a bias by distance, a window, or a rotation of features, still does: ``wrong_share`` says what
   weight the wrong key really drew.
 - *Value*: the value that the partner sequence has under its own best key; sequences 2i and 2i + 1 are partners. So
@@ -39,7 +39,7 @@ from sparsity_lab.analysis.attention.figure import draw_lines, of_layer, own_axe
 from sparsity_lab.analysis.attention.subjects import Models, Sequences, sequences_of, subjects_of
 from sparsity_lab.analysis.length_axis import TrainedRange, legend_below
 from sparsity_lab.analysis.measurement import Measurement
-from sparsity_lab.analysis.style import GREY, styled
+from sparsity_lab.analysis.style import GRAY, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.kernels import Kernel, KernelPosition
 from sparsity_lab.models.block import Mix
@@ -99,7 +99,7 @@ class DistractorRobustness(Measurement):
         drawn = of_layer(self._frame.filter(pl.col("length") == length), layer).with_columns(head=pl.lit(0))
         with styled():
             ax = own_axes(ax, drawn)
-            ax.axvline(1, color=GREY, linewidth=0.8, zorder=0)
+            ax.axvline(1, color=GRAY, linewidth=0.8, zorder=0)
             handles = draw_lines(ax, drawn, "strength", measure)
             ax.set_xlabel(f"strength of the wrong key at length {length}\n(1 = a double of the best key)")
             ax.set_ylabel(labels[measure])

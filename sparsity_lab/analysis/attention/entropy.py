@@ -29,7 +29,7 @@ from sparsity_lab.models.record import LayerRecord
 
 __all__ = ["AttentionEntropy", "attention_entropy"]
 
-_MEASURED = ("entropy", "normalised_entropy", "effective_support", "row_sum", "negative_share")
+_MEASURED = ("entropy", "normalized_entropy", "effective_support", "row_sum", "negative_share")
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,7 +49,7 @@ class AttentionEntropy(Measurement):
         """One row per model, length, layer, head and position; means over sequences.
 
         Columns: ``arm`` (model), ``length``, ``layer``, ``head``, ``row`` (position of the query, from 0), ``keys``
-        (n, the keys up to it), ``sequences`` (that count here), ``entropy`` (nats), ``normalised_entropy`` (H / ln n,
+        (n, the keys up to it), ``sequences`` (that count here), ``entropy`` (nats), ``normalized_entropy`` (H / ln n,
         null for n = 1), ``effective_support`` (exp(H) / n), ``row_sum`` (Σ w), ``negative_share`` (of |w|; above 0
         the entropy is that of |w|), ``empty_share`` (of the sequences, whose row has no weight at all).
         """
@@ -63,17 +63,17 @@ class AttentionEntropy(Measurement):
         rows = self._frame.filter(pl.col("keys") > 1)
         return rows.group_by(keys, maintain_order=True).agg(*means, pl.col("empty_share").mean())
 
-    def plot(self, ax: Axes | None = None, *, measure: str = "normalised_entropy", layer: int | None = None) -> Axes:
+    def plot(self, ax: Axes | None = None, *, measure: str = "normalized_entropy", layer: int | None = None) -> Axes:
         """Draw ``measure`` against length; or, if there is one length only, against n. Returns the axes.
 
         Args:
             ax: where to draw; by default axes of a new figure of their own.
-            measure: ``"entropy"``, ``"normalised_entropy"`` or ``"effective_support"``.
+            measure: ``"entropy"``, ``"normalized_entropy"`` or ``"effective_support"``.
             layer: draw one layer only.
         """
         labels = {
             "entropy": "entropy H (nats)",
-            "normalised_entropy": "normalised entropy H / ln n\n(0 = one key, 1 = uniform)",
+            "normalized_entropy": "normalized entropy H / ln n\n(0 = one key, 1 = uniform)",
             "effective_support": "effective support exp(H) / n\n(share of visible keys)",
         }
         several = self._frame["length"].n_unique() > 1
@@ -114,7 +114,7 @@ def attention_entropy(
         lengths: lengths of the task; by default those that a run was evaluated at.
         rows: all, or only those whose target is scored.
         positions: False measures the weights that the same queries and keys would have without a rotation or a bias.
-            Linear attention that rotates its numerators only is usually analysed so, since its weights may be
+            Linear attention that rotates its numerators only is usually analyzed so, since its weights may be
             negative with the rotation.
         sequences: of each length.
         seed: of the sequences.
@@ -159,7 +159,7 @@ class _Sums:
         measured, counted = self.measured[head, row], self.counted[row]
         with np.errstate(invalid="ignore"):
             means = self.sums[:, head, row] / measured
-        means[_MEASURED.index("normalised_entropy"), row == 0] = np.nan
+        means[_MEASURED.index("normalized_entropy"), row == 0] = np.nan
         place = (
             pl.lit(arm).alias("arm"),
             *(pl.lit(value, pl.Int64).alias(name) for name, value in (("length", length), ("layer", layer))),
@@ -179,7 +179,7 @@ def _statistics(tile: RowTile) -> torch.Tensor:
 
 
 def _by_keys(frame: pl.DataFrame) -> pl.DataFrame:
-    """Means over neighbouring positions, four groups for each doubling of n."""
+    """Means over neighboring positions, four groups for each doubling of n."""
     group = (pl.col("keys").log(2) * 4).round()
     means = [pl.col(name).mean() for name in ("keys", *_MEASURED)]
     rows = frame.filter(pl.col("keys") > 1)

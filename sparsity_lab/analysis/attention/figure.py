@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
-from sparsity_lab.analysis.style import GREY, INK, look, new_axes, seaborn_plot, styled
+from sparsity_lab.analysis.style import GRAY, INK, look, new_axes, seaborn_plot, styled
 from sparsity_lab.settings import SettingError
 
 __all__ = ["draw_lines", "note_if_empty", "of_layer", "own_axes", "plot_mass", "reference_line", "reference_lines"]
@@ -50,7 +50,7 @@ def draw_lines(ax: Axes, frame: pl.DataFrame, x: str, y: str) -> list[Line2D]:
         words = f"{arm}, layer {layer}"
         handles.append(Line2D([], [], color=color, marker=marker, markeredgewidth=0, linestyle=line, label=words))
     if frame["head"].n_unique() > 1:
-        handles.append(Line2D([], [], color=GREY, linewidth=0.7, label=HEADS_WORDS))
+        handles.append(Line2D([], [], color=GRAY, linewidth=0.7, label=HEADS_WORDS))
     return handles
 
 
@@ -58,7 +58,7 @@ def note_if_empty(ax: Axes, frame: pl.DataFrame, y: str) -> None:
     """Say so where no row has weight on two keys, and so no value of y."""
     if frame[y].count() == 0:
         words = "no row with weight on two keys"
-        ax.text(0.5, 0.6, words, transform=ax.transAxes, ha="center", color=GREY)
+        ax.text(0.5, 0.6, words, transform=ax.transAxes, ha="center", color=GRAY)
 
 
 def plot_mass(
@@ -97,10 +97,10 @@ def reference_line(ax: Axes, frame: pl.DataFrame, y: str, label: str, color: str
 
 
 def reference_lines(ax: Axes, frame: pl.DataFrame, y: str, label: str) -> Line2D:
-    """Draw y at each length as a dotted line for each model and layer, in its colour; returns a legend handle."""
+    """Draw y at each length as a dotted line for each model and layer, in its color; returns a legend handle."""
     for index, (_, part) in enumerate(frame.group_by("arm", "layer", maintain_order=True)):
         reference_line(ax, part, y, "", look(index).color)
-    return Line2D([], [], color=GREY, label=label, **_DOTS)
+    return Line2D([], [], color=GRAY, label=label, **_DOTS)
 
 
 def _series_of(frame: pl.DataFrame) -> pl.DataFrame:

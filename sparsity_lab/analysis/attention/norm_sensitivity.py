@@ -40,7 +40,7 @@ from sparsity_lab.analysis.attention.subjects import Models, Rows, Sequences, co
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
 from sparsity_lab.analysis.length_axis import TrainedRange, legend_below
 from sparsity_lab.analysis.measurement import Measurement
-from sparsity_lab.analysis.style import GREY, styled
+from sparsity_lab.analysis.style import GRAY, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.kernels import Softmax
 from sparsity_lab.models.record import LayerRecord
@@ -79,7 +79,7 @@ class NormSensitivity(Measurement):
 
         Columns: ``arm``, ``length``, ``layer``, ``head``, ``sequences``, ``query_norm`` and ``key_norm`` (means),
         ``entropy`` (nats, mean over rows with n >= 2), ``query_spearman`` and ``key_spearman`` (ranks among rows of
-        equal n; null with one sequence), ``query_spearman_normalised`` and ``key_spearman_normalised`` (with H / ln n
+        equal n; null with one sequence), ``query_spearman_normalized`` and ``key_spearman_normalized`` (with H / ln n
         over all rows), ``query_slope`` and ``key_slope`` (dH / d ln r in nats, all queries or all keys rescaled),
         ``exact_query_slope`` (the law for softmax; null for other mechanisms), ``negative_share`` (of |w|; above 0
         the entropy is that of |w|). A correlation is null where norms or entropies do not vary.
@@ -125,8 +125,8 @@ class NormSensitivity(Measurement):
         factors = sorted(drawn["factor"].unique().to_list())
         with styled():
             ax = own_axes(ax, drawn)
-            ax.axhline(0, color=GREY, linewidth=0.8, zorder=0)
-            ax.axvline(1, color=GREY, linewidth=0.8, zorder=0)
+            ax.axhline(0, color=GRAY, linewidth=0.8, zorder=0)
+            ax.axvline(1, color=GRAY, linewidth=0.8, zorder=0)
             handles = draw_lines(ax, drawn, "factor", measure)
             ax.set_xscale("log")
             ax.set_xlim(factors[0] / 1.1, factors[-1] * 1.1)
@@ -292,9 +292,9 @@ def _exact_slope(record: LayerRecord, tile: RowTile) -> Float[Tensor, "B H R"]:
 def _covariance(
     p: Float[Tensor, "*rows n"], x: Float[Tensor, "*rows n"], y: Float[Tensor, "*rows n"]
 ) -> Float[Tensor, "*rows"]:
-    """Cov_p(x, y), from centred values."""
-    centred = [value - (p * value).sum(-1, keepdim=True) for value in (x, y)]
-    return (p * centred[0] * centred[1]).sum(-1)
+    """Cov_p(x, y), from centered values."""
+    centered = [value - (p * value).sum(-1, keepdim=True) for value in (x, y)]
+    return (p * centered[0] * centered[1]).sum(-1)
 
 
 def _losses(piece: Sequences, num_layers: int, factors: Sequence[float]) -> dict[tuple[int, float], np.ndarray]:
@@ -325,7 +325,7 @@ def _frame_rows(measured: _Rows) -> list[dict[str, Any]]:
         entropy = measured.entropy[:, head]
         for name, norm in norms.items():
             row[f"{name}_spearman"] = _within_columns(entropy, norm[:, head])
-            row[f"{name}_spearman_normalised"] = _spearman((entropy / log_n).ravel(), norm[:, head].ravel())
+            row[f"{name}_spearman_normalized"] = _spearman((entropy / log_n).ravel(), norm[:, head].ravel())
         rows.append(row)
     return rows
 
@@ -376,8 +376,7 @@ def _within_columns(x: np.ndarray, y: np.ndarray) -> float | None:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Centred ranks; values that differ by rounding only, beside the largest of them, are ties, for their order would
-    be noise."""
+    """Centered ranks. Values that differ only by rounding, next to the largest, are ties: their order is noise."""
     values = values.astype(np.float64)
     step = _ROUNDING * np.abs(values).max()
     if np.ptp(values) <= step:

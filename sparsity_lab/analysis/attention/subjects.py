@@ -22,11 +22,11 @@ from torch import Tensor
 from sparsity_lab.analysis.runs import short_name
 from sparsity_lab.generators import Batch, Stream, Task
 from sparsity_lab.kernels import Kernel
-from sparsity_lab.models import Decoder
+from sparsity_lab.models import DecoderModel
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run, Variant
-from sparsity_lab.training.optimise import arranged_ids
+from sparsity_lab.training.optimize import arranged_ids
 
 __all__ = [
     "Model",
@@ -40,7 +40,7 @@ __all__ = [
     "subjects_of",
 ]
 
-Model = Run | Variant | Decoder
+Model = Run | Variant | DecoderModel
 Models = Model | Sequence[LayerRecord] | Mapping[str, Model]
 Rows = Literal["all", "scored"]
 Found = TypeVar("Found")
@@ -60,13 +60,13 @@ class Subject:
     """
 
     label: str
-    model: Decoder | None = None
+    model: DecoderModel | None = None
     records: tuple[LayerRecord, ...] = ()
     task: Task | None = None
     lengths: tuple[int, ...] = ()
     trained: tuple[int, int] | None = None
 
-    def decoder(self) -> Decoder:
+    def decoder(self) -> DecoderModel:
         """The model, for measures that run it.
 
         Raises:
@@ -216,13 +216,13 @@ def counted_rows(sequences: Sequences, rows: Rows) -> Bool[Tensor, "B T"] | None
 
 
 def _subject(model: Model, label: str | None) -> Subject:
-    if isinstance(model, Decoder):
+    if isinstance(model, DecoderModel):
         return Subject(label=label or _kernel_label(model.config.kernels), model=model)
     if not isinstance(model, Run | Variant):
         raise SettingError("models", "a run, a variant of one, a decoder or records", model)
     run = model if isinstance(model, Run) else model.run
     decoder = model.model()
-    if not isinstance(decoder, Decoder):
+    if not isinstance(decoder, DecoderModel):
         raise SettingError("models", "runs of a Decoder, which has attention", run.config.model)
     return Subject(
         label=label or _kernel_label(decoder.config.kernels),
@@ -280,7 +280,7 @@ def _rows_of(batch: Batch, rows: slice) -> Batch:
 
 
 def _sampled(
-    subject: Subject, model: Decoder, task: Task, stream: Stream, length: int, count: int, multiple: int
+    subject: Subject, model: DecoderModel, task: Task, stream: Stream, length: int, count: int, multiple: int
 ) -> Iterator[Sequences]:
     size = _together(task.sequence_length(length), multiple)
     for start in range(0, count, size):

@@ -1,7 +1,7 @@
 """Weights of a layer, a tile of query rows at a time, so that memory is that of a few rows at any length.
 
 *Shares*. A measure treats a row as a distribution over keys. Rows of softmax, LSSA and LSSAR are one. Those of ReLU
-and of sigmoid without normalisation do not sum to one, and those of linear attention with rotated numerators may be
+and of sigmoid without normalization do not sum to one, and those of linear attention with rotated numerators may be
 negative too. A measure therefore takes the share of absolute weight,
 
     p_ij = |w_ij| / Σ_j |w_ij|,
@@ -32,7 +32,7 @@ TILE_WEIGHTS = 2**20
 
 @dataclass(frozen=True)
 class RowTile:
-    """The weights of neighbouring query rows.
+    """The weights of neighboring query rows.
 
     Attributes:
         start: position of the first row.
@@ -108,7 +108,7 @@ def row_tiles(record: LayerRecord, counted: Bool[Tensor, "B T"] | None = None) -
 
 
 def _stretches(rows: list[int], most: int) -> Iterator[tuple[int, int]]:
-    """Ascending rows as ranges of neighbours, each of at most ``most``."""
+    """Ascending rows as ranges of neighbors, each of at most ``most``."""
     first = 0
     for i in range(1, len(rows) + 1):
         if i == len(rows) or rows[i] != rows[i - 1] + 1 or i - first == most:

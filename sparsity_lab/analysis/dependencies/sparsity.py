@@ -37,9 +37,9 @@ from sparsity_lab.analysis.dependencies.resampling import quantile_over_groups, 
 from sparsity_lab.analysis.dependencies.search import Found, search
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.statistics import Interval
-from sparsity_lab.analysis.style import GREY, look, new_axes, styled
+from sparsity_lab.analysis.style import GRAY, look, new_axes, styled
 from sparsity_lab.generators import Batch, Task
-from sparsity_lab.models import Decoder
+from sparsity_lab.models import DecoderModel
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run, Variant
 
@@ -170,7 +170,7 @@ class DependencySparsity(Measurement):
         frame = self.frame()
         with styled():
             ax = new_axes(4.9, 3.6) if ax is None else ax
-            ax.axhline(1.0, color=GREY, linewidth=0.9, linestyle=(0, (1.5, 2)))
+            ax.axhline(1.0, color=GRAY, linewidth=0.9, linestyle=(0, (1.5, 2)))
             for index, name in enumerate(SEARCHES[1:]):
                 part = frame.filter(pl.col("search") == name).drop_nulls("recovered")
                 color, marker, dash = look(index)
@@ -212,7 +212,7 @@ class DependencySparsity(Measurement):
 
 
 def dependency_sparsity(
-    model: Run | Variant | Decoder | Predictor,
+    model: Run | Variant | DecoderModel | Predictor,
     data: Task | Batch | Tensor | None = None,
     length: int | None = None,
     *,
@@ -257,7 +257,7 @@ def dependency_sparsity(
     for name, value in (wholes | {"batch_tokens": batch_tokens}).items():
         if value < 1:
             raise SettingError(name, "at least 1", value)
-    fewest = 1 if isinstance(model, Run | Variant | Decoder) else 0
+    fewest = 1 if isinstance(model, Run | Variant | DecoderModel) else 0
     if near < fewest:
         raise SettingError("near", f"at least {fewest}", near)
     if least_gain <= 0:

@@ -37,7 +37,7 @@ from sparsity_lab.training import Progress, Training, UniformLength
 
 __all__ = ["Diagnosis", "StepProgress", "diagnose"]
 
-_POSITION, _OTHER, _MODEL, _THRESHOLDS = RoPE(), ALiBi(), Decoder.Config(), Thresholds()
+_POSITION, _OTHER, _MODEL, _THRESHOLDS = RoPE(), ALiBi(), Decoder(), Thresholds()
 
 StepProgress = Callable[[str, int, int | None], None]
 """Called with what is done, how much of it is done, and how much there is; None if that is not known."""
@@ -53,7 +53,7 @@ class Diagnosis(Measurement):
         trained: L, the longest trained window.
         k: median number of important tokens of a target; nothing if the model that was asked learned nothing.
         reach: distance within which most of them lie.
-        labelled: whether ``k`` and ``reach`` are counted from labels; else a model was asked.
+        labeled: whether ``k`` and ``reach`` are counted from labels; else a model was asked.
         dependencies: what the model said; None with labels.
         thresholds: of the answers.
     """
@@ -63,7 +63,7 @@ class Diagnosis(Measurement):
     trained: int
     k: Interval
     reach: Interval
-    labelled: bool
+    labeled: bool
     dependencies: DependencySparsity | None
     thresholds: Thresholds
     _tests: dict[str, list[LengthTest]]
@@ -99,7 +99,7 @@ class Diagnosis(Measurement):
             {"step": f"train {position}", "seconds": one.seconds, "parameters": one.parameters, "tokens": one.tokens}
             for position, one in self._models.items()
         ]
-        if not self.labelled:
+        if not self.labeled:
             step = {"step": "search dependencies", "seconds": self._search_seconds}
             rows.insert(0, step | {"parameters": None, "tokens": None})
         return pl.DataFrame(rows, infer_schema_length=None)
@@ -108,7 +108,7 @@ class Diagnosis(Measurement):
         """The three steps and their cost, for a terminal: a frame under each title."""
         columns = ["length", "windows", "loss_short", "loss_long", "kept", "kept_low", "kept_high"]
         first, other = self._tests
-        source = "labels" if self.labelled else "the trained model"
+        source = "labels" if self.labeled else "the trained model"
         rows = {
             "tokens that a target needs, k (median)": self.k,
             f"distance within which {self.thresholds.local_share:.0%} of them lie": self.reach,
@@ -132,7 +132,7 @@ class Diagnosis(Measurement):
             "trained_length": self.trained,
             "k": _as_data(self.k),
             "reach": _as_data(self.reach),
-            "labelled": self.labelled,
+            "labeled": self.labeled,
             "thresholds": dataclasses.asdict(self.thresholds),
             "needed": None if self.dependencies is None else self.dependencies.needed().to_dicts(),
             "distances": None if self.dependencies is None else self.dependencies.distances().to_dicts(),
@@ -173,7 +173,7 @@ class Diagnosis(Measurement):
         return ax
 
     def __repr__(self) -> str:
-        source = "labels" if self.labelled else "the trained model"
+        source = "labels" if self.labeled else "the trained model"
         lines = [f"Length generalization on this data: {self.verdict}", f"k and locality are from {source}."]
         return "\n".join([*lines, *(f"  {answer}" for answer in self.answers)])
 
@@ -185,7 +185,7 @@ def diagnose(
     longest: int = 4,
     position: PositionScheme = _POSITION,
     other: PositionScheme = _OTHER,
-    model: Decoder.Config = _MODEL,
+    model: Decoder = _MODEL,
     steps: int = 600,
     batch_size: int = 32,
     targets: int = 64,
@@ -250,7 +250,7 @@ def diagnose(
         trained=length,
         k=k,
         reach=reach,
-        labelled=data.labels is not None,
+        labeled=data.labels is not None,
         dependencies=dependencies,
         thresholds=thresholds,
         _tests=tests,

@@ -28,7 +28,7 @@ from sparsity_lab.analysis.diagnosis.windows import TokenWindows
 from sparsity_lab.analysis.statistics import Interval
 from sparsity_lab.models import Decoder
 from sparsity_lab.training import Evaluation, Progress, RunConfig, Training
-from sparsity_lab.training.optimise import Records, optimise
+from sparsity_lab.training.optimize import Records, optimize
 
 __all__ = ["NOTHING", "LengthTest", "Trained", "length_tests", "train_short"]
 
@@ -93,7 +93,7 @@ class LengthTest:
 
 
 def train_short(
-    task: TokenWindows, config: Decoder.Config, training: Training, seed: int, progress: Progress | None
+    task: TokenWindows, config: Decoder, training: Training, seed: int, progress: Progress | None
 ) -> Trained:
     """Train on windows of the curriculum's lengths.
 
@@ -113,7 +113,7 @@ def train_short(
     model, records = config.build(seed, vocab_size=task.vocabulary.size), Records()
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        optimise(run, model, records, Path(folder) / "checkpoint", progress)
+        optimize(run, model, records, Path(folder) / "checkpoint", progress)
     tokens = sum(int(row["tokens"]) for row in records.timing)
     return Trained(model.cpu().eval(), time.perf_counter() - begun, tokens, task.hidden)
 

@@ -6,7 +6,7 @@ A file is read as
 - lines of whole numbers, one sequence a line: a ``.txt`` file that holds nothing else;
 - bytes, one sequence: any other file.
 
-Labels have the same shape in numbers 0 and 1; those of a file of bytes have a number for each byte. In labelled data
+Labels have the same shape in numbers 0 and 1; those of a file of bytes have a number for each byte. In labeled data
 the last token of each sequence is taken as its answer.
 """
 

@@ -24,7 +24,7 @@ class Thresholds:
             the search looks for.
         enough: share of the gain of context that a target's important tokens must recover, where a model is asked.
         local_share: share of important tokens that must be near.
-        local_reach: how far is near, as a share of the trained length. At one half, any two groups of neighbouring
+        local_reach: how far is near, as a share of the trained length. At one half, any two groups of neighboring
             tokens that fit in the reach were seen side by side in training.
     """
 

@@ -89,7 +89,7 @@ class TokenWindows(Task):
 
         Windows of one sequence speak of that sequence, so they are one group. Where there are too few sequences for
         an interval over them, the groups are stretches of l + 1 tokens, by where a window begins: windows of
-        different groups then share tokens with their neighbours alone, and an interval speaks of these sequences.
+        different groups then share tokens with their neighbors alone, and an interval speaks of these sequences.
         """
         total = self.num_windows(length)
         count = min(count, total)

@@ -19,7 +19,7 @@ from sparsity_lab.kernels.counts import visible_counts
 from sparsity_lab.kernels.masking import visible_rows
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["NormalisedActivation", "ReLUAttention", "Sigmoid"]
+__all__ = ["NormalizedActivation", "ReLUAttention", "Sigmoid"]
 
 _RELU_ROUNDING = 10.0
 """ReLU's slope jumps at 0, and a rounded score may lie on the other side; and a row's sum may be one small score."""
@@ -65,7 +65,7 @@ class ActivationKernel(CachedKernel):
 
 @register
 class Sigmoid(ActivationKernel):
-    """Sigmoid attention: w_ij = sigmoid(u_ij + b), b = - log n, without normalisation.
+    """Sigmoid attention: w_ij = sigmoid(u_ij + b), b = - log n, without normalization.
 
     After Ramapuram and others (arXiv 2409.04431), where n is the trained length and b is fixed. With n = n_i
     instead a row's sum stays of the same size at any length.
@@ -92,7 +92,7 @@ class Sigmoid(ActivationKernel):
 
 @register
 class ReLUAttention(ActivationKernel):
-    """ReLU attention: w_ij = relu(u_ij) / n_i, without normalisation by the row's own sum.
+    """ReLU attention: w_ij = relu(u_ij) / n_i, without normalization by the row's own sum.
 
     After Wortsman and others (arXiv 2309.08586). A row without a positive score gives zeros.
     """
@@ -106,7 +106,7 @@ class ReLUAttention(ActivationKernel):
 
 
 @register
-class NormalisedActivation(ActivationKernel):
+class NormalizedActivation(ActivationKernel):
     """Softmax taken apart: w_ij = φ(u_ij) / Σ_j' φ(u_ij'), which is softmax for exp; or without the division by the
     row's own sum, its l1 norm. The ablation behind the claim that l1 is what matters, and φ only has to be positive
     (arXiv 2501.13428).
@@ -126,11 +126,11 @@ class NormalisedActivation(ActivationKernel):
     mean: bool = True
 
     @classmethod
-    def examples(cls) -> "tuple[NormalisedActivation, ...]":
+    def examples(cls) -> "tuple[NormalizedActivation, ...]":
         return cls(phi="exp"), cls(phi="softplus"), cls(phi="relu"), cls(phi="exp", l1=False, mean=False)
 
     @classmethod
-    def benchmarked(cls) -> "tuple[NormalisedActivation, ...]":
+    def benchmarked(cls) -> "tuple[NormalizedActivation, ...]":
         return cls(phi="softplus"), cls(phi="sigmoid")
 
     @property

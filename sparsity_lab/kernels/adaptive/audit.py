@@ -60,7 +60,7 @@ class Audit:
     block_size: int
 
     def record(self) -> dict[str, Any]:
-        """The fields by name, for a trace."""
+        """The fields by name, for ``AuxiliaryOutputs``."""
         return {"kind": "AdaptiveSparse", **{field.name: getattr(self, field.name) for field in fields(self)}}
 
     def explain(self, sequence: int, head: int, row: int) -> list[dict[str, Any]]:

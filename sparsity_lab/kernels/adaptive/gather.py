@@ -3,7 +3,7 @@
 A row attends to its own block and to some earlier ones. The own blocks are dense tiles on the diagonal. All else is a
 list of pairs (row, block), sorted by block and cut into tiles of equal size, each of one block; the last tile of a
 block is filled up with pairs that do not count. So the tiles of a chunk are one batched product, with little waste
-however little neighbouring rows agree. Partial results are joined by their log-sum-exp. The backward pass computes
+however little neighboring rows agree. Partial results are joined by their log-sum-exp. The backward pass computes
 scores again. Scores and log-sum-exp are in units of log 2, since exp2 is several times faster than exp on a CPU.
 
 Shapes: F heads of keys in the whole batch (B times G), M query heads that share one, R query rows (whole blocks of
@@ -121,10 +121,10 @@ class GatherAttention(torch.autograd.Function):
         grad = grad.contiguous()
         # Rows without a key have weights exp(-inf - 0) = 0.
         log_mass = log_mass.masked_fill(log_mass == -torch.inf, 0.0)
-        centre = (grad * out).sum(-1)  # Σ_i P̂_ti <∂L/∂o_t, v_i>
+        center = (grad * out).sum(-1)  # Σ_i P̂_ti <∂L/∂o_t, v_i>
         for slab in ctx.pairs.slabs:
             rows, head = (slab.head, slice(slab.start, slab.stop)), slab.head
-            queries = q[rows], grad[rows], log_mass[rows], centre[rows], dq[rows]
+            queries = q[rows], grad[rows], log_mass[rows], center[rows], dq[rows]
             _slab_backward(*queries, k[head], v[head], dk[head], dv[head], dgates, slab, ctx.pairs)
         return dq.div_(LOG2_E), dk.div_(LOG2_E), dv, None, dgates
 
@@ -175,7 +175,7 @@ def _slab_forward(
     own_out = torch.bmm(weights, v[own]).view(q.shape)
     own_sum, own_largest = weights.sum(-1).view(num_rows, num_heads), largest.view(num_rows, num_heads)
 
-    # Of each pair: the weighted values, unnormalised, the largest score, and the sum of weights beside it.
+    # Of each pair: the weighted values, unnormalized, the largest score, and the sum of weights beside it.
     num_tiles, row = len(slab.block), slab.row.flatten()
     part = q.new_empty(num_tiles, TILE_PAIRS * num_heads, head_dim)
     part_largest, part_sum = q.new_empty(2, num_tiles, TILE_PAIRS * num_heads)
@@ -205,7 +205,7 @@ def _slab_backward(
     q: Float[Tensor, "R M D"],
     grad: Float[Tensor, "R M D"],
     log_mass: Float[Tensor, "R M"],
-    centre: Float[Tensor, "R M"],
+    center: Float[Tensor, "R M"],
     dq: Float[Tensor, "R M D"],
     k: Float[Tensor, "n b D"],
     v: Float[Tensor, "n b D"],
@@ -216,7 +216,7 @@ def _slab_backward(
     pairs: PairList,
 ) -> None:
     """Add to the gradients of q, k, v and gates: with P̂ = exp(score - lse), dP̂ = grad vᵀ and
-    dS = P̂ (dP̂ - centre)."""
+    dS = P̂ (dP̂ - center)."""
     (_, num_heads, head_dim), block_size = q.shape, k.shape[1]
     own = _own_blocks(slab, pairs, block_size)
     tiles = -1, block_size * num_heads
@@ -227,7 +227,7 @@ def _slab_backward(
     )
     weights = scores.sub_(log_mass.view(*tiles, 1)).exp2_()
     dv[own] += torch.bmm(weights.mT, y)
-    slope = torch.bmm(y, v[own].mT).sub_(centre.view(*tiles, 1)).mul_(weights)
+    slope = torch.bmm(y, v[own].mT).sub_(center.view(*tiles, 1)).mul_(weights)
     dk[own] += torch.bmm(slope.mT, x)
     dq += torch.bmm(slope, k[own]).view(dq.shape)
 
@@ -239,7 +239,7 @@ def _slab_backward(
         shift = log_mass.index_select(0, row) + slab.absent[chunk].view(-1, 1)
         weights = _tile_scores(x, k, block, slab, pairs).sub_(shift.view(*tiles, 1)).exp2_()
         slope = torch.bmm(y, v.index_select(0, block).mT)
-        slope.sub_(centre.index_select(0, row).view(*tiles, 1)).mul_(weights)
+        slope.sub_(center.index_select(0, row).view(*tiles, 1)).mul_(weights)
         if dgates is not None:
             dgates.index_add_(0, slab.pair[chunk].flatten(), slope.sum(-1).view(len(row), num_heads).sum(-1))
         dv.index_add_(0, block, torch.bmm(weights.mT, y))

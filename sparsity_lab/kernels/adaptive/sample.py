@@ -52,8 +52,8 @@ class Sample:
     def target(self, domain: Bool[Tensor, "B heads R n"], pooling: str) -> Float[Tensor, "B G R n"]:
         """a_tj, the distribution of dense attention over the blocks of ``domain``; zeros for rows without any.
 
-        ``"sum"``: the block's mass, normalised in each query head, then the mean of the group. ``"max"``: the largest
-        weight in the block, the largest of the group, normalised.
+        ``"sum"``: the block's mass, normalized in each query head, then the mean of the group. ``"max"``: the largest
+        weight in the block, the largest of the group, normalized.
         """
         if pooling == "sum":
             shares = self.log_mass.masked_fill(~domain.unsqueeze(2), -math.inf).softmax(-1).mean(2)

@@ -19,7 +19,7 @@ from sparsity_lab.kernels.adaptive.scores import ScoreWeights
 from sparsity_lab.kernels.adaptive.selection import Rule
 from sparsity_lab.kernels.adaptive.selector import Selector
 from sparsity_lab.kernels.adaptive.state import AdaptiveState
-from sparsity_lab.kernels.adaptive.summaries import Summaries, in_blocks, mask_in_blocks, summarise
+from sparsity_lab.kernels.adaptive.summaries import Summaries, in_blocks, mask_in_blocks, summarize
 from sparsity_lab.kernels.arguments import check_keys, check_rows
 from sparsity_lab.kernels.context import Context
 from sparsity_lab.kernels.kernel import Kernel
@@ -46,8 +46,8 @@ class AdaptiveSparse(Kernel):
     ``"gather"`` computes kept blocks only, in memory linear in T. ``"auto"`` takes ``"masked"`` up to 512 tokens and
     ``"gather"`` above. Decoding gathers the kept blocks of one row.
 
-    In training with a ``trace`` and ``params``, the selector's loss on sampled rows goes to ``trace.losses``. Every
-    call with a trace leaves an audit of sampled rows in ``trace.records``.
+    In training with ``auxiliary`` and ``params``, the selector's loss on sampled rows goes to ``auxiliary.losses``.
+    Every call with ``auxiliary`` leaves an audit of sampled rows in ``auxiliary.records``.
 
     Assembled from public work (mean score: MoBA, 2502.13189; box score: Quest, 2406.10774; per-token blocks shared in
     a group: NSA, 2502.11089; divergence to the dense block mass: SeerAttention, 2410.13276; detached selector:
@@ -270,7 +270,7 @@ class AdaptiveSparse(Kernel):
             context = replace(context, key_mask=state.key_mask, implementation=form)
             keys, values = state.keys.to(wide), state.values.to(wide)
             out = self._rows(rotated_q, keys, values, start, state.summaries, context, None)
-        if context.trace is not None:
+        if context.auxiliary is not None:
             context = replace(context, key_mask=state.key_mask)
             self._tell(rotated_q, state.keys.to(wide), start, state.summaries, context, None)
         return out.to(q.dtype)
@@ -305,20 +305,20 @@ class AdaptiveSparse(Kernel):
         context: Context,
         draws: Float[Tensor, "B G R words"] | None,
     ) -> None:
-        """Loss and audit of sampled rows, to the trace if there is one. In a whole sequence rows without a complete
-        block before them are passed over."""
+        """Loss and audit of sampled rows, to ``auxiliary`` if there is one. In a whole sequence, rows without
+        a complete block before them are skipped."""
         first = query_start or self.block_size
         length = query_start + q.shape[2]
-        if context.trace is None or first >= length:
+        if context.auxiliary is None or first >= length:
             return
         generator = context.generator if context.training else None
         rows = spread_rows(length, first, self.sampled_rows, len(q), generator, q.device)
         selector = self._selector(summaries, context)
         sample = look_at(rows, _in_groups(q, k), k, query_start, selector, context.key_mask, draws)
-        context.trace.records.append(audit_of(sample, selector).record())
+        context.auxiliary.records.append(audit_of(sample, selector).record())
         if context.training and isinstance(context.params, BlockScore) and self.lambda_sel:
             loss = selector_loss(sample, selector, self.kl_pooling, self.kl)
-            context.trace.losses.append(self.lambda_sel * loss.to(q.dtype))
+            context.auxiliary.losses.append(self.lambda_sel * loss.to(q.dtype))
 
     def _fitting(self, q: Tensor, num_keys: int) -> str:
         if q.dtype == torch.float64:
@@ -338,7 +338,7 @@ class AdaptiveSparse(Kernel):
 
     def _summaries(self, k: Float[Tensor, "B G K D"], key_mask: Bool[Tensor, "B K"] | None) -> Summaries:
         valid = mask_in_blocks(key_mask, k.shape[2], self.block_size, k.device)
-        return summarise(in_blocks(k.detach(), self.block_size), valid)
+        return summarize(in_blocks(k.detach(), self.block_size), valid)
 
     def _selector(self, summaries: Summaries, context: Context) -> Selector:
         _, num_heads, _, size = summaries.moments.shape

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparsity_lab.kernels.adaptive.shortlist import ScoreTable
-from sparsity_lab.kernels.adaptive.summaries import Summaries, summarise
+from sparsity_lab.kernels.adaptive.summaries import Summaries, summarize
 from sparsity_lab.kernels.cache import KeyValueCache
 
 __all__ = ["AdaptiveState"]
@@ -82,7 +82,7 @@ class AdaptiveState(KeyValueCache):
         keys = torch.cat([self._waiting[:, :, :waiting], k], dim=2)
         valid = torch.cat([self._waiting_mask[:, :waiting], key_mask], dim=1)
         count, rest = divmod(stop, self.block_size)
-        full = summarise(
+        full = summarize(
             torch.unflatten(keys[:, :, : stop - rest], 2, (count, self.block_size)),
             torch.unflatten(valid[:, : stop - rest], 1, (count, self.block_size)),
         )

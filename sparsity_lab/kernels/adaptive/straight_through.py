@@ -1,6 +1,6 @@
 """A gradient from the output to the weights of the score, through a selection that has none.
 
-The unnormalised weights of a kept candidate block j, one that is not always kept, are multiplied by
+The unnormalized weights of a kept candidate block j, one that is not always kept, are multiplied by
 w = 1 + π_tj - stopgrad(π_tj). That is one, so the forward pass is what it was, to the last bit; backward,
 
     ∂L/∂π_tj = Σ_h Σ_{i in j} P̂_ti <∂L/∂o_t, v_i - o_t>

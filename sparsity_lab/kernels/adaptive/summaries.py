@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-__all__ = ["Summaries", "filled", "in_blocks", "mask_in_blocks", "summarise"]
+__all__ = ["Summaries", "filled", "in_blocks", "mask_in_blocks", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def mask_in_blocks(
 
 
 @torch.no_grad()
-def summarise(blocks: Float[Tensor, "B G n b D"], valid: Bool[Tensor, "#B n b"]) -> Summaries:
+def summarize(blocks: Float[Tensor, "B G n b D"], valid: Bool[Tensor, "#B n b"]) -> Summaries:
     """Summaries of blocks by their keys that count.
 
     In float64, because σ² = E[k²] - k̄² cancels, and because a score must not hang on the order of a sum: see

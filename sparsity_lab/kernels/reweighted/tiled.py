@@ -1,4 +1,4 @@
-"""Rows f_ij = φ(s_ij), normalised and perhaps re-weighted, in tiles of query rows, in memory linear in T.
+"""Rows f_ij = φ(s_ij), normalized and perhaps re-weighted, in tiles of query rows, in memory linear in T.
 
 Let μ_i be the mean of f_ij over the n_i keys that row i sees. With a_ij = f_ij / (n_i μ_i), n_i cancels:
 

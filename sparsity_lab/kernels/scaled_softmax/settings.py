@@ -181,7 +181,7 @@ class CosineSoftmax(ScaledSoftmax):
         # Softmax divides by sqrt(D), which has no place here.
         return math.sqrt(head_dim) * math.log(head_dim) * _log(length, q)
 
-    # Rotation keeps norms, so rows are normalised first, and a cache holds keys of norm one.
+    # Rotation keeps norms, so rows are normalized first, and a cache holds keys of norm one.
 
     def _attend(
         self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H T D"], v: Float[Tensor, "B H T D"], context: Context

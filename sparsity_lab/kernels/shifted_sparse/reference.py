@@ -1,4 +1,4 @@
-"""Which keys a row sees under shifted sparse attention: softmax attention inside groups of G neighbours.
+"""Which keys a row sees under shifted sparse attention: softmax attention inside groups of G neighbors.
 
 The heads fall into two halves. In the first, position t lies in group floor(t / G). The second is shifted by
 g = G / 2: with N' the length T rounded up to whole groups, position t sits at the rolled place p(t) = (t - g) mod N',

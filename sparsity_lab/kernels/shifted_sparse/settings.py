@@ -25,7 +25,7 @@ __all__ = ["ShiftedSparse"]
 
 @register
 class ShiftedSparse(CachedKernel):
-    """Softmax attention inside groups of G neighbours in training, half of the heads with groups shifted by G / 2;
+    """Softmax attention inside groups of G neighbors in training, half of the heads with groups shifted by G / 2;
     softmax attention on all keys in use. The attention of LongLoRA (arXiv 2309.12307).
 
     Heads 0 .. H // 2 - 1 are unshifted, the others shifted: at least two heads are needed for that. Any T will do:
@@ -47,15 +47,15 @@ class ShiftedSparse(CachedKernel):
             rows: the first half sees the last, the future. It **leaks**, at depth 2 T / G and beyond even the
             very token to predict, and is here for comparison only.
         shift: False leaves all heads unshifted, so that nothing ever passes between groups: the control.
-        sparse_in_use: keep the groups when ``training=False``. Decoding then needs groups that do not depend on T:
-            ``group`` and ``"split"``.
+        sparse_at_inference: keep the groups when ``training=False``. Decoding then needs groups that do not depend
+            on T: ``group`` and ``"split"``.
     """
 
     group: int | None = None
     ratio: float | None = None
     variant: Variant = "split"
     shift: bool = True
-    sparse_in_use: bool = False
+    sparse_at_inference: bool = False
 
     implementations = ("reference", "fused")
     reweightable = False
@@ -74,7 +74,7 @@ class ShiftedSparse(CachedKernel):
             cls(ratio=0.25),
             cls(group=6, variant="wrap_causal"),
             cls(ratio=0.3, variant="wrap_rolled"),
-            cls(group=8, sparse_in_use=True),
+            cls(group=8, sparse_at_inference=True),
             cls(group=8, shift=False),
         )
 
@@ -87,8 +87,8 @@ class ShiftedSparse(CachedKernel):
         return self.shift and self.variant == "wrap_rolled"
 
     @property
-    def in_use(self) -> Kernel:
-        return self if self.sparse_in_use else Softmax()
+    def at_inference(self) -> Kernel:
+        return self if self.sparse_at_inference else Softmax()
 
     def group_size(self, length: int) -> int:
         """G of a sequence of ``length`` tokens: ``group``, or the least even number that is not below ``ratio`` times
@@ -112,12 +112,12 @@ class ShiftedSparse(CachedKernel):
         """As of every kernel.
 
         Raises:
-            SettingError: ``sparse_in_use`` with groups that depend on the length, which decoding does not know.
+            SettingError: ``sparse_at_inference`` with groups that depend on the length, which decoding does not know.
         """
-        if self.sparse_in_use and (self.group is None or self.variant != "split"):
+        if self.sparse_at_inference and (self.group is None or self.variant != "split"):
             path = "group" if self.group is None else "variant"
             expected = (
-                "a group and variant='split' for decoding with sparse_in_use: other groups depend on the length"
+                "a group and variant='split' for decoding with sparse_at_inference: other groups depend on the length"
             )
             raise SettingError(path, expected, getattr(self, path))
         return super()._init_state(batch_size, num_heads, head_dim, capacity, dtype=dtype, device=device)
@@ -174,7 +174,7 @@ class ShiftedSparse(CachedKernel):
         )
 
     def _is_sparse(self, context: Context) -> bool:
-        return context.training or self.sparse_in_use
+        return context.training or self.sparse_at_inference
 
     def _halves(self, num_heads: int, length: int, context: Context) -> list[tuple[slice, Groups]]:
         """The unshifted heads and the shifted ones, with their groups."""

@@ -85,7 +85,7 @@ class SoftplusKernel(CachedKernel):
         if k.dtype != torch.float32:
             # In 16 bits keys of norm one would be rounded once more, which a power of 15 shows.
             return super()._extend(q, k, v, state, context)
-        # The cache holds keys of norm one, so that a step does not normalise them all again.
+        # The cache holds keys of norm one, so that a step does not normalize them all again.
         start = state.length
         q, k = context.rotate_both(q, k, start)
         state.append(_unit(k), v, context.key_mask)

@@ -31,7 +31,7 @@ NOTES = """
 - **Tried.** The first runs of recall (three layers, 500 steps, lengths 16 to 40) were learned by no seed, so that
   nothing could have been decided. Before anything but their accuracy was looked at, they were replaced by runs with
   the calibrated setting and 1200 steps. The rules are as they were.
-- **Learned** means a normalised accuracy of at least 0.9 at the trained lengths; text has no known optimum, so
+- **Learned** means a normalized accuracy of at least 0.9 at the trained lengths; text has no known optimum, so
   there it means a loss below that of the law of single bytes. Runs that did not learn are in no estimate, table or
   figure of the choices.
 - **Seen after the runs.** With two blocks selection is at the ceiling on recall and passkey, so that neither

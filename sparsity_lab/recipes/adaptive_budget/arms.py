@@ -123,7 +123,7 @@ def _run(plan: Plan, task: str) -> RunConfig:
     low, high = plan.trained[task]
     return RunConfig(
         task=TASKS[task],
-        model=Decoder.Config(
+        model=Decoder(
             num_layers=plan.num_layers[task],
             d_model=plan.d_model,
             num_heads=max(1, plan.d_model // 32),

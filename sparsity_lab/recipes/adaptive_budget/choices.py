@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from sparsity_lab.generators import Batch, Stream
-from sparsity_lab.kernels import AdaptiveSparse, Kernel, KernelPosition, Softmax, Trace
+from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs, Kernel, KernelPosition, Softmax
 from sparsity_lab.kernels.adaptive.parameters import BlockScore
 from sparsity_lab.kernels.adaptive.selection import Rule
-from sparsity_lab.models import Decoder
+from sparsity_lab.models import DecoderModel
 from sparsity_lab.training import RunConfig
 
 __all__ = ["Choice", "Outcome", "by_chance", "by_kernel", "by_mass", "outcome", "trained_scores"]
@@ -112,7 +112,7 @@ class Outcome:
 
 
 @torch.inference_mode()
-def outcome(model: Decoder, batch: Batch, choices: Sequence[Choice | None]) -> Outcome:
+def outcome(model: DecoderModel, batch: Batch, choices: Sequence[Choice | None]) -> Outcome:
     """How a model does under these choices, one for each layer; None is dense."""
     budgets: list[float] = []
     masses: list[float] = []
@@ -138,7 +138,7 @@ def outcome(model: Decoder, batch: Batch, choices: Sequence[Choice | None]) -> O
     )
 
 
-def _logits(model: Decoder, tokens: Int64[Tensor, "B T"], mix: Callable[..., Tensor]) -> Float[Tensor, "B T V"]:
+def _logits(model: DecoderModel, tokens: Int64[Tensor, "B T"], mix: Callable[..., Tensor]) -> Float[Tensor, "B T V"]:
     """The model with another way to mix positions, which is told the layer and the position."""
     indices = model.sequence_indices(tokens, None)
     x, position = model.embed(tokens, None, indices), model.kernel_position(indices)
@@ -149,7 +149,7 @@ def _logits(model: Decoder, tokens: Int64[Tensor, "B T"], mix: Callable[..., Ten
 
 
 def trained_scores(
-    model: Decoder, config: RunConfig, kernel: AdaptiveSparse, steps: int, rate: float = 0.05
+    model: DecoderModel, config: RunConfig, kernel: AdaptiveSparse, steps: int, rate: float = 0.05
 ) -> tuple[list[BlockScore], list[float]]:
     """The weights of the block score of each layer, trained on a frozen model that attends densely, and the losses.
 
@@ -161,26 +161,39 @@ def trained_scores(
     sizes = model.config
     scores = [watching.build(sizes.kv_heads, sizes.head_dim, layer) for layer in range(sizes.num_layers)]
     modules = [score for score in scores if score is not None]
-    optimiser = torch.optim.Adam([one for module in modules for one in module.parameters()], lr=rate)
+    optimizer = torch.optim.Adam([one for module in modules for one in module.parameters()], lr=rate)
     training, stream = config.training, Stream(seed=config.data_seed, name="train")
     generator, losses = torch.Generator().manual_seed(config.model_seed), []
     for step in range(training.steps, training.steps + steps):
         batch = config.task.sample(
             stream, step * training.batch_size, training.batch_size, training.curriculum.range()[1]
         )
-        trace = Trace()
+        auxiliary = AuxiliaryOutputs()
 
         def mix(
-            q: Tensor, k: Tensor, v: Tensor, *, layer: int, position: KernelPosition | None, trace: Trace = trace
+            q: Tensor,
+            k: Tensor,
+            v: Tensor,
+            *,
+            layer: int,
+            position: KernelPosition | None,
+            auxiliary: AuxiliaryOutputs = auxiliary,
         ) -> Tensor:
             return watching.attend(
-                q, k, v, training=True, position=position, params=modules[layer], generator=generator, trace=trace
+                q,
+                k,
+                v,
+                training=True,
+                position=position,
+                params=modules[layer],
+                generator=generator,
+                auxiliary=auxiliary,
             )
 
         _logits(model, batch.tokens, mix)
-        loss = torch.stack(trace.losses).mean()
+        loss = torch.stack(auxiliary.losses).mean()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
         losses.append(float(loss.detach()))
     return modules, losses

@@ -33,7 +33,7 @@ ALLOWED = 0.05
 
 
 def learned(evidence: Evidence, arm: str) -> list[int]:
-    """The seeds that learned: normalised accuracy of at least 0.9 at the trained lengths, or where there is no
+    """The seeds that learned: normalized accuracy of at least 0.9 at the trained lengths, or where there is no
     optimum, as on text, a loss below that of the law of single bytes."""
     own = evidence.rows.filter(pl.col("arm") == arm)
     by_seed = own.group_by("seed").agg(

@@ -9,7 +9,7 @@ from torch import nn
 
 from sparsity_lab.generators import Batch, Stream, TextBytes
 from sparsity_lab.kernels import AdaptiveSparse, SlidingWindow
-from sparsity_lab.models import Decoder
+from sparsity_lab.models import DecoderModel
 from sparsity_lab.recipes.adaptive_budget.arms import BUDGETS, MIDDLE, SHARES, selector
 from sparsity_lab.recipes.adaptive_budget.choices import (
     Choice,
@@ -53,7 +53,7 @@ def measure(run: Run) -> pl.DataFrame:
     in the first and the last ten steps.
     """
     config, model = run.config, run.model()
-    if not isinstance(model, Decoder):
+    if not isinstance(model, DecoderModel):
         raise SettingError("run.model", "a Decoder", config.model)
     smoke = config.training.steps < 100
     length, seed = config.training.curriculum.range()[1], config.evaluation.seed
@@ -115,7 +115,7 @@ def _switched(number: int) -> list[tuple[int, ...]]:
 
 
 def _row(
-    run: Run, model: Decoder, batch: Batch, choice: str, choices: Sequence[Choice | None], **numbers: float
+    run: Run, model: DecoderModel, batch: Batch, choice: str, choices: Sequence[Choice | None], **numbers: float
 ) -> dict[str, Any]:
     found = outcome(model, batch, choices)
     quality = -found.loss if isinstance(run.config.task, TextBytes) else found.accuracy

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sparsity_lab.analysis.style import GREY, INK, PALETTE, Look, styled
+from sparsity_lab.analysis.style import GRAY, INK, PALETTE, Look, styled
 from sparsity_lab.recipes.adaptive_budget.arms import NATIVE, TASKS, TEXT, dense
 from sparsity_lab.recipes.adaptive_budget.claims import learned
 from sparsity_lab.recipes.adaptive_budget.measure import (
@@ -30,7 +30,7 @@ LOOKS = {
     UNTRAINED: Look(PALETTE[5], "o", (5, 1.5)),
     TOP_P: Look(PALETTE[2], "^", ""),
     WINDOW: Look(PALETTE[1], "s", (6, 1.5, 1.5, 1.5)),
-    RANDOM: Look(GREY, "D", (3, 3)),
+    RANDOM: Look(GRAY, "D", (3, 3)),
 }
 SCORES = "What selectors are after training on frozen dense runs, means over seeds, heads and layers"
 
@@ -101,7 +101,7 @@ def _draw_layers(ax: Axes, measured: pl.DataFrame) -> None:
         at = [place[layers] for layers in means["layers"]]
         ax.plot(at, means["lost"], linestyle="", marker=marks[task], color=PALETTE[index], label=task)
     ax.set_xticks(list(place.values()), list(place))
-    ax.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+    ax.axhline(0, color=GRAY, linewidth=0.8, zorder=0)
     ax.set_title("layers switched to trained top-k", fontsize=10)
     ax.set_xlabel("layers")
     ax.set_ylabel("lost: accuracy, or nats a byte")

@@ -50,7 +50,7 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
     tasks = tuple(Planted(k=k) for k in range(1, K + 1))
     base = RunConfig(
         task=Mixture(tasks=tasks),
-        model=Decoder.Config(num_layers=1, d_model=d_model, num_heads=heads, position=NoPE()),
+        model=Decoder(num_layers=1, d_model=d_model, num_heads=heads, position=NoPE()),
         training=Training(
             steps=steps,
             batch_size=batch_size,

@@ -19,10 +19,10 @@ FEWEST = 5  # kernels that must have learned for a rank correlation over kernels
 
 def by_run(evidence: Evidence) -> pl.DataFrame:
     """The measures of each run, length and factor, averaged over heads: every head's output enters the answer. With
-    ``learned``, and ``normalised_accuracy`` where it was evaluated."""
+    ``learned``, and ``normalized_accuracy`` where it was evaluated."""
     keys = ["arm", "seed", "run", "length", "factor"]
     means = evidence.measured.group_by(keys, maintain_order=True).agg(pl.exclude("layer", "head").mean())
-    accuracy = evidence.rows.select("run", "length", "normalised_accuracy", "learned")
+    accuracy = evidence.rows.select("run", "length", "normalized_accuracy", "learned")
     return means.join(accuracy, on=["run", "length"], how="left", maintain_order="left")
 
 
@@ -42,7 +42,7 @@ def moves(evidence: Evidence) -> pl.DataFrame:
 
 def decide_ranks(column: str, sign: int, evidence: Evidence) -> Decision:
     """The rank correlation over kernels of a column of ``moves`` with the accuracy there, one for each seed."""
-    known = moves(evidence).drop_nulls([column, "normalised_accuracy"])
+    known = moves(evidence).drop_nulls([column, "normalized_accuracy"])
     found = rank_correlations(known, column)
     # Seeds say nothing of other kernels; how much hangs on one of these does.
     without = {
@@ -63,7 +63,7 @@ def rank_correlations(known: pl.DataFrame, column: str) -> list[float]:
     """Of a column with the accuracy over kernels, for each seed with at least ``FEWEST`` of them."""
     found = []
     for part in known.sort("seed").partition_by("seed", maintain_order=True):
-        values, accuracy = part[column].to_numpy(), part["normalised_accuracy"].to_numpy()
+        values, accuracy = part[column].to_numpy(), part["normalized_accuracy"].to_numpy()
         if part.height >= FEWEST and np.ptp(values) > 0 and np.ptp(accuracy) > 0:
             found.append(float(stats.spearmanr(values, accuracy).statistic))
     return found
@@ -102,7 +102,7 @@ CLAIMS = (
         f"kernel holds at {FAR}.",
         source="this lab, after the idea of entropy invariance",
         rule=f"Over the kernels that learned (at least {FEWEST}), the rank correlation of |H({FAR}) - H({TRAINED})| "
-        f"of the answer's row with the normalised accuracy at {FAR}, one for each seed; the mean {BY_SEED}. Held if "
+        f"of the answer's row with the normalized accuracy at {FAR}, one for each seed; the mean {BY_SEED}. Held if "
         "the interval lies below 0, did not hold if it lies above or at 0.",
         decide=partial(decide_ranks, "entropy_moved", -1),
     ),
@@ -112,7 +112,7 @@ CLAIMS = (
         f"{FAR}, the better it holds there.",
         source="this lab",
         rule=f"Over the kernels that learned (at least {FEWEST}), the rank correlation of the mass at "
-        f"{FAR} with the normalised accuracy at {FAR}, one for each seed; the mean {BY_SEED}. Held if the interval "
+        f"{FAR} with the normalized accuracy at {FAR}, one for each seed; the mean {BY_SEED}. Held if the interval "
         "lies above 0, did not hold if it lies below or at 0.",
         decide=partial(decide_ranks, "mass", 1),
     ),

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
-from sparsity_lab.analysis.style import GREY, INK, PALETTE, Look, styled
+from sparsity_lab.analysis.style import GRAY, INK, PALETTE, Look, styled
 from sparsity_lab.recipes.attention_anatomy.arms import FAR, FARTHEST, KERNELS, SHORTEST, TRAINED, K
 from sparsity_lab.recipes.attention_anatomy.claims import by_run
 from sparsity_lab.recipes.attention_anatomy.measure import FACTORS
@@ -38,7 +38,7 @@ NOTES = f"""
   place of the best head: softmax's best head keeps all its mass on the planted tokens while the others lose
   theirs.
 - **What it cannot say.** One task, one layer, one width, 800 steps; parity rewards exact counts, and kernels
-  that average well may be favoured by it. Without position encoding nothing but the number of keys changes with
+  that average well may be favored by it. Without position encoding nothing but the number of keys changes with
   length, so failures here are those of attention alone. Rank correlations over at most {len(KERNELS)} kernels
   are over a hand-picked set.
 - **Seen after the runs**, so no claim. The exponent of norm-aware attention is constant above a query norm of
@@ -46,12 +46,12 @@ NOTES = f"""
   quite. So the words "at the norms learned" were added to that claim; its rule is as it was. The window of 32 is
   softmax in training, and so starts from the same weights; what it loses beyond is what it does not see. Entropy
   of all length-scaled kernels still grows, in the mean by less than softmax's, whose growth differs much from
-  seed to seed. Normalised accuracy below 0 means that the opposite parity is answered more often than not, as
+  seed to seed. Normalized accuracy below 0 means that the opposite parity is answered more often than not, as
   linear attention (elu) does at {FAR}; the rank correlations count that as holding worst.
 """
 
 
-# A colour for each family, dash and mark for its members.
+# A color for each family, dash and mark for its members.
 LOOKS = {
     "softmax": Look(PALETTE[0], "o", ""),
     "log-n softmax": Look(PALETTE[0], "s", (5, 1.5)),
@@ -78,9 +78,9 @@ def figure(evidence: Evidence) -> Figure:
     with styled():
         drawn = Figure(figsize=(10.5, 8.6), layout="constrained")
         (accuracy, entropy), (mass, norm) = drawn.subplots(2, 2)
-        _draw(accuracy, rows, "length", "normalised_accuracy")
+        _draw(accuracy, rows, "length", "normalized_accuracy")
         accuracy.set_title("extrapolation", pad=16)
-        accuracy.set_ylabel("normalised accuracy\n(0 = chance, 1 = Bayes)")
+        accuracy.set_ylabel("normalized accuracy\n(0 = chance, 1 = Bayes)")
         for level in (0.0, 1.0):
             accuracy.axhline(level, color=INK, linewidth=0.8, linestyle=(0, (1.5, 2)), zorder=1)
         _draw(entropy, plain, "length", "entropy")
@@ -103,7 +103,7 @@ def figure(evidence: Evidence) -> Figure:
             length_axis(ax, evidence.rows["length"], TrainedRange(SHORTEST, TRAINED), "length (tokens, log scale)")
         swept = measured.filter(pl.col("length") == TRAINED)
         _draw(norm, swept.with_columns(pl.col("entropy_change").fill_null(0.0)), "factor", "entropy_change")
-        norm.axhline(0, color=GREY, linewidth=0.8, zorder=0)
+        norm.axhline(0, color=GRAY, linewidth=0.8, zorder=0)
         norm.set_xscale("log")
         norm.xaxis.set_major_locator(FixedLocator(FACTORS))
         norm.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
@@ -156,7 +156,7 @@ def _legend(evidence: Evidence) -> list[Line2D]:
             words = f"{learned} of {by_seed.height} learned" if learned else "never learned, not drawn"
             handles.append(Line2D([], [], **line_style(style), label=f"{arm} ({words})"))
     words = "line: median over the seeds that learned; bars: smallest to largest"
-    handles.append(Line2D([], [], color=GREY, linewidth=1.0, label=words))
+    handles.append(Line2D([], [], color=GRAY, linewidth=1.0, label=words))
     return handles
 
 

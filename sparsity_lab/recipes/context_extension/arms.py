@@ -119,7 +119,7 @@ def parent(task: str, plan: Plan, seed: int) -> RunConfig:
     steps, rate = plan.parents[task]
     return RunConfig(
         task=TASKS[task],
-        model=Decoder.Config(num_layers=plan.num_layers, d_model=plan.d_model),
+        model=Decoder(num_layers=plan.num_layers, d_model=plan.d_model),
         training=Training(
             steps=steps,
             batch_size=2 * plan.tokens // plan.short,

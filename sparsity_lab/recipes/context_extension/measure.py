@@ -10,7 +10,7 @@ from sparsity_lab.generators import Stream
 from sparsity_lab.kernels import Kernel, ShiftedSparse, Softmax
 from sparsity_lab.models import Decoder, trainable_parameters
 from sparsity_lab.training import Run, RunConfig, evaluate, store
-from sparsity_lab.training.optimise import threads_and_device
+from sparsity_lab.training.optimize import threads_and_device
 
 __all__ = ["measure"]
 
@@ -28,8 +28,8 @@ def measure(run: Run) -> pl.DataFrame:
     length = config.training.curriculum.range()[1]
     apart = config.evaluation.replace(lengths=(length,), seed=_VALIDATION_SEED)
     sparse = attention = None
-    if isinstance(config.model, Decoder.Config) and isinstance(config.model.kernel, ShiftedSparse):
-        kernel = config.model.kernel.replace(sparse_in_use=True)
+    if isinstance(config.model, Decoder) and isinstance(config.model.kernel, ShiftedSparse):
+        kernel = config.model.kernel.replace(sparse_at_inference=True)
         own = config.evaluation.replace(lengths=(length,))
         sparse = float(run.with_kernel(kernel).evaluate(own)["loss"][0])
         attention = _attention_over_dense(config.model, config)
@@ -53,7 +53,7 @@ def measure(run: Run) -> pl.DataFrame:
     )
 
 
-def _attention_over_dense(model: Decoder.Config, config: RunConfig) -> float:
+def _attention_over_dense(model: Decoder, config: RunConfig) -> float:
     """Time of one layer's attention, forward and backward, over that of dense attention, on queries, keys and values
     of the shapes of a training step; the median of rounds in which the two take turns."""
     size = config.task.sequence_length(config.training.curriculum.range()[1])
@@ -75,8 +75,8 @@ def _step(model: torch.nn.Module, config: RunConfig) -> None:
     batch = config.task.sample(Stream(), 0, training.batch_size, training.curriculum.range()[1])
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(trained, fused=True)
+    optimizer = torch.optim.AdamW(trained, fused=True)
     loss = cross_entropy(model(batch.tokens, scored=batch.scored), batch.targets[batch.scored])
     loss.backward()  # type: ignore[no-untyped-call]
-    optimiser.step()
+    optimizer.step()
     model.zero_grad()

@@ -31,7 +31,7 @@ class Part:
     trained: tuple[int, int]
     lengths: tuple[int, ...]
     judged: tuple[int, ...]
-    model: Decoder.Config
+    model: Decoder
     steps: int
     seeds: int
     close_seeds: int | None = None
@@ -42,7 +42,7 @@ class Part:
         return self.lengths[-1]
 
 
-MODEL = Decoder.Config(num_layers=1, num_heads=4, d_model=256, position=NoPE(), coupling=Ignored())
+MODEL = Decoder(num_layers=1, num_heads=4, d_model=256, position=NoPE(), coupling=Ignored())
 
 PARTS = {
     ADDITION: Part(
@@ -139,7 +139,7 @@ def _base(part: Part, size: Size) -> RunConfig:
 
 def _runs(label: str, part: Part, base: RunConfig) -> dict[str, RunConfig]:
     model = base.model
-    assert isinstance(model, Decoder.Config)
+    assert isinstance(model, Decoder)
     largest = part.task.largest_position_id(part.longest) + SLACK
     size = part.task.sequence_length(part.longest)
     oracle, predicted = (
@@ -148,7 +148,7 @@ def _runs(label: str, part: Part, base: RunConfig) -> dict[str, RunConfig]:
     )
     models = {
         ROPE: model.replace(position=RoPE()),
-        POSE: model.replace(position=RoPE(), schedule=PoSE(target=size)),
+        POSE: model.replace(position=RoPE(), index_sampling=PoSE(target=size)),
         NOPE: model.replace(position=NoPE()),
         GIVEN: model.replace(coupling=oracle),
         PREDICTED: model.replace(coupling=predicted),

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from sparsity_lab.analysis import planted_mass
 from sparsity_lab.generators import Batch, Stream
-from sparsity_lab.models import Decoder, Ignored
+from sparsity_lab.models import DecoderModel, Ignored
 from sparsity_lab.recipes.coupling.arms import SLACK
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run
-from sparsity_lab.training.optimise import arranged_ids
+from sparsity_lab.training.optimize import arranged_ids
 
 __all__ = ["measure"]
 
@@ -49,13 +49,13 @@ def _by_place(run: Run, length: int) -> dict[str, float]:
     return found | {"moved": float(_right(model, batch, moved).all(1).double().mean())}
 
 
-def _right(model: Decoder, batch: Batch, ids: Tensor | None) -> Bool[Tensor, "B targets"]:
+def _right(model: DecoderModel, batch: Batch, ids: Tensor | None) -> Bool[Tensor, "B targets"]:
     predicted, _ = model.predict(batch.tokens, ids, batch.scored)
     return (predicted == batch.targets[batch.scored]).view(len(batch), -1)
 
 
-def _model(run: Run) -> Decoder:
+def _model(run: Run) -> DecoderModel:
     model = run.model()
-    if not isinstance(model, Decoder):
+    if not isinstance(model, DecoderModel):
         raise SettingError("run.model", "a Decoder", run.config.model)
     return model

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparsity_lab.analysis.length_axis import length_axis
-from sparsity_lab.analysis.style import GREY, INK, Look, styled
+from sparsity_lab.analysis.style import GRAY, INK, Look, styled
 from sparsity_lab.recipes.coupling.arms import (
     ADDITION,
     AHEAD,
@@ -53,7 +53,7 @@ NOTES = """
 - **Calibration of the first runs** (one seed, 100, exact match at 6, 9, 12, 15, 18 and 24 digits; offset alone, two
   heads of 64 unless said). With the published IDs: 0.89 0.13 0.18 0.07 0 0; at width 256 with four heads of 64: 1.00
   0.44 0.02 0 0.02 0.02. What failed were the last two targets, where there is no digit to find. Weight decay of 1
-  (1.00, then 0) and attention without normalisation (sigmoid 0.98, then 0; ReLU 0.86, then 0) made it worse; larger
+  (1.00, then 0) and attention without normalization (sigmoid 0.98, then 0; ReLU 0.86, then 0) made it worse; larger
   initial tables changed little (0.97 0.27 0.02 0.05 0.01 0). With the ends marked: 1.00 0.82 0.33 0.86 0.05 0.60
   after 2000 steps, 1.00 0.99 0.85 0.84 0.81 0.54 after 3000; at width 256 with four heads 1.00 0.95 0.93 0.90 0.70
   0.51 after 1500. Four heads of 32 learned more slowly (0.04 after 2000 steps).
@@ -78,7 +78,7 @@ NOTES = """
   0.92 0.91 0.96 with predicted ones (seeds 100 and 101); with 46 IDs one of four runs had learned (0.98 at 40
   digits). So addition got 3500 steps. This run was begun so, and ten runs done: given IDs had 1.00 1.00 1.00 0.19
   1.00 at 9 digits, predicted ones 0.84 0.99 1.00 1.00 1.00. The seeds at 0.19 and 0.84 got the first digit wrong, or
-  the second, and nothing else: evaluation begins at the end of the table, where neighbours met seven times more
+  the second, and nothing else: evaluation begins at the end of the table, where neighbors met seven times more
   rarely than in its middle. So the window is clipped to the ends as offsets are, which makes that 1.4 times, and
   these arms were begun anew with the same seeds. Clipped windows with 34 IDs and 2500 steps, tested to 30 digits, had
   given 0.98 and 1.00 there with given IDs, 0.64 with predicted ones (0.68 at 6 digits).
@@ -190,7 +190,7 @@ def _draw_mass(ax: Axes, evidence: Evidence, looks: dict[str, Look]) -> None:
             ax.plot(each["length"], each["uniform"], color=INK, linewidth=0.9, linestyle=(0, (1.5, 2)))
             ax.annotate("uniform attention", (each["length"][0], each["uniform"][0] + 0.02), fontsize=8)
     length_axis(ax, evidence.rows.filter(pl.col("arm") == arm(ADDITION, GIVEN))["length"], None, "length (log scale)")
-    ax.axvspan(ax.get_xlim()[0], TRAINED, color=GREY, alpha=0.18, linewidth=0, zorder=0)
+    ax.axvspan(ax.get_xlim()[0], TRAINED, color=GRAY, alpha=0.18, linewidth=0, zorder=0)
     ax.set_ylim(-0.04, 1.06)
     ax.set_title(f"{ADDITION}: mass on the sources", fontsize=10)
 

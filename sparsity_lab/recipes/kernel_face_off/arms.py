@@ -20,7 +20,7 @@ FIRST_SEED = 3
 RATE = 2e-3
 RATES = {"LogNSoftmax": 1e-3}
 """Learning rates of kernels that need one of their own. The rule: the first of 2e-3, 1e-3, 5e-4 and 4e-3 at which
-both calibration seeds, 100 and 101, learn: have a normalised accuracy of at least 0.9 at the longest trained length.
+both calibration seeds, 100 and 101, learn: have a normalized accuracy of at least 0.9 at the longest trained length.
 A kernel that learned from every seed of the first run has 2e-3."""
 
 CHOSEN: dict[str, Kernel] = {
@@ -51,7 +51,7 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
     smoke = size == "smoke"
     base = RunConfig(
         task=Mixture(tasks=tasks),
-        model=Decoder.Config(d_model=8 if smoke else 64, num_heads=2 if smoke else 4, position=NoPE()),
+        model=Decoder(d_model=8 if smoke else 64, num_heads=2 if smoke else 4, position=NoPE()),
         training=Training(
             steps=steps,
             batch_size=2 if smoke else 64,

@@ -24,9 +24,9 @@ LENGTH_SCALED = ("CosineSoftmax", "EntropyInvariantSoftmax", "LSSA", "LSSAR", "L
 
 
 def by_run(evidence: Evidence) -> pl.DataFrame:
-    """One row for each run: ``arm``, ``seed``, ``learned``, ``reach``, ``censored``, the normalised accuracies
+    """One row for each run: ``arm``, ``seed``, ``learned``, ``reach``, ``censored``, the normalized accuracies
     ``at_trained`` and ``at_far``, and of the long step ``speed`` and ``memory``."""
-    value = pl.col("normalised_accuracy")
+    value = pl.col("normalized_accuracy")
     runs = evidence.rows.group_by("arm", "seed", maintain_order=True).agg(
         pl.col("learned", "reach", "censored").first(),
         at_trained=value.filter(pl.col("length") == TRAINED).first(),
@@ -76,7 +76,7 @@ def decide_scaled(evidence: Evidence) -> Decision:
             names |= set(scaled)
     interval = mean_interval(found)
     detail = f"Of them learned: {', '.join(name for name in LENGTH_SCALED if name in names)}." if names else ""
-    return Decision(judged(interval), interval, "normalised accuracy", detail)
+    return Decision(judged(interval), interval, "normalized accuracy", detail)
 
 
 def decide_price(evidence: Evidence) -> Decision:
@@ -116,7 +116,7 @@ CLAIMS = (
         name="most learn",
         statement="More than three quarters of the kernels learn the task, all in the same number of steps.",
         source="this lab",
-        rule="Share of the kernels whose run learned (normalised accuracy of at least 0.9 at all trained lengths), "
+        rule="Share of the kernels whose run learned (normalized accuracy of at least 0.9 at all trained lengths), "
         f"by seed. {held_above(0.75)}",
         decide=decide_learned,
     ),
@@ -132,7 +132,7 @@ CLAIMS = (
         name="length scaling",
         statement=f"Kernels that scale scores with length hold better at {FAR} than softmax.",
         source="this lab, after what scaling scores with log n is made for (arXiv 2501.13428)",
-        rule=f"Mean normalised accuracy at {FAR} of those of {', '.join(LENGTH_SCALED)} that learned, minus that of "
+        rule=f"Mean normalized accuracy at {FAR} of those of {', '.join(LENGTH_SCALED)} that learned, minus that of "
         f"softmax, by seed. {ABOVE_ZERO}",
         decide=decide_scaled,
     ),
@@ -140,7 +140,7 @@ CLAIMS = (
         name="speed costs reach",
         statement=f"The faster a kernel trains at {LONG} tokens, the worse it holds at {FAR}.",
         source="this lab",
-        rule=f"Over the kernels that learned (at least {FEWEST}), the rank correlation of speed with the normalised "
+        rule=f"Over the kernels that learned (at least {FEWEST}), the rank correlation of speed with the normalized "
         f"accuracy at {FAR}, by seed. Held if the 95 % interval of the mean over seeds lies below 0, did not hold if "
         "it lies above or at 0, else not decided.",
         decide=decide_price,

@@ -12,11 +12,11 @@ from torch.nn.functional import cross_entropy
 from sparsity_lab.benchmarks.measure import alternate
 from sparsity_lab.benchmarks.memory import peak_memory
 from sparsity_lab.generators import Stream, Task
-from sparsity_lab.kernels import Softmax, Trace
+from sparsity_lab.kernels import AuxiliaryOutputs, Softmax
 from sparsity_lab.models import Decoder
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run
-from sparsity_lab.training.optimise import threads_and_device
+from sparsity_lab.training.optimize import threads_and_device
 
 __all__ = ["COSTED", "LONG", "measure"]
 
@@ -29,7 +29,7 @@ def measure(run: Run) -> pl.DataFrame:
     """One row for each length of ``COSTED``: ``speed``, how many times as many tokens a second a training step takes
     as with softmax; ``peak_mib`` of that step, and ``memory``, the same over softmax's; and the number of weights."""
     config = run.config
-    if not isinstance(config.model, Decoder.Config):
+    if not isinstance(config.model, Decoder):
         raise SettingError("run.model", "a Decoder", config.model)
     kernels = Softmax(), config.model.kernel
     dense, own = (config.model.replace(kernel=kernel) for kernel in kernels)
@@ -55,14 +55,14 @@ def measure(run: Run) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def _step_of(model: Decoder.Config, task: Task, seed: int, count: int, length: int) -> Callable[[], None]:
+def _step_of(model: Decoder, task: Task, seed: int, count: int, length: int) -> Callable[[], None]:
     """A training step of an untrained model."""
     tokens = task.sample(Stream(seed=seed), 0, count, length).tokens
     return partial(_step, model.build(seed, task.vocabulary.size).train(), tokens)
 
 
 @functools.cache
-def _peak(model: Decoder.Config, task: Task, count: int, length: int) -> int:
+def _peak(model: Decoder, task: Task, count: int, length: int) -> int:
     """Peak memory of a training step; it is the same for all seeds."""
     step = _step_of(model, task, 0, count, length)
     step()
@@ -71,8 +71,8 @@ def _peak(model: Decoder.Config, task: Task, count: int, length: int) -> int:
 
 def _step(model: nn.Module, tokens: torch.Tensor) -> None:
     """Forward and backward, with every token a target and with the losses of the mechanism itself."""
-    trace = Trace()
-    logits = model(tokens, trace=trace, generator=torch.Generator().manual_seed(0))
-    loss: torch.Tensor = sum(trace.losses, cross_entropy(logits.flatten(0, 1), tokens.flatten()))
+    auxiliary = AuxiliaryOutputs()
+    logits = model(tokens, auxiliary=auxiliary, generator=torch.Generator().manual_seed(0))
+    loss: torch.Tensor = sum(auxiliary.losses, cross_entropy(logits.flatten(0, 1), tokens.flatten()))
     loss.backward()  # type: ignore[no-untyped-call]
     model.zero_grad()

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from sparsity_lab.analysis.style import GREY, INK, PALETTE, styled
+from sparsity_lab.analysis.style import GRAY, INK, PALETTE, styled
 from sparsity_lab.recipes.kernel_face_off.arms import FAR, FARTHEST, SHORTEST, TRAINED, K
 from sparsity_lab.recipes.kernel_face_off.claims import by_run
 from sparsity_lab.recipes.kernel_face_off.measure import COSTED
@@ -37,7 +37,7 @@ NOTES = f"""
   are alike on the trained lengths, failed with one seed, though their training loss was next to nothing: the steps
   were few. The reasons were looked for on seeds 100 and 101, and all was run again with twice the steps on seeds 3
   to 5, which nothing had been chosen by. The rules stayed; "with one learning rate for all" left the first statement.
-- **Calibration** (seeds 100 and 101, not part of the result; normalised accuracy at k = {K} and length {TRAINED}).
+- **Calibration** (seeds 100 and 101, not part of the result; normalized accuracy at k = {K} and length {TRAINED}).
   Steps are the same for all, settings and rates those with which both seeds learn: the first of 2e-3, 1e-3, 5e-4 and
   4e-3. Kernels that had learned with every seed of the first run kept 2e-3 and were not calibrated again.
   - *Softmax* had 1.00 on both seeds at 2e-3, in 400 steps as in 800.
@@ -91,27 +91,27 @@ def figure(evidence: Evidence) -> Figure:
 
 
 def ranking(evidence: Evidence) -> list[str]:
-    """The kernels, first those whose mean normalised accuracy over all lengths is largest."""
-    means = evidence.rows.group_by("arm", maintain_order=True).agg(pl.col("normalised_accuracy").mean())
-    return means.sort("normalised_accuracy", descending=True, maintain_order=True)["arm"].to_list()
+    """The kernels, first those whose mean normalized accuracy over all lengths is largest."""
+    means = evidence.rows.group_by("arm", maintain_order=True).agg(pl.col("normalized_accuracy").mean())
+    return means.sort("normalized_accuracy", descending=True, maintain_order=True)["arm"].to_list()
 
 
 def _draw_accuracy(ax: Axes, evidence: Evidence, order: list[str]) -> None:
     """A cell for each kernel and length, means over seeds."""
     lengths = evidence.rows["length"].unique().sort().to_list()
-    means = evidence.rows.group_by("arm", "length").agg(pl.col("normalised_accuracy").mean())
+    means = evidence.rows.group_by("arm", "length").agg(pl.col("normalized_accuracy").mean())
     found = {(arm, length): value for arm, length, value in means.iter_rows()}
     values = np.array([[found.get((arm, length), np.nan) for length in lengths] for arm in order])
     ax.imshow(values.clip(0, 1), vmin=0, vmax=1, cmap="Blues", aspect="auto")
     for row, column in np.ndindex(*values.shape):
         value = values[row, column]
-        colour = "white" if value > 0.5 else INK
-        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+        color = "white" if value > 0.5 else INK
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
     trained = sum(length <= TRAINED for length in lengths)
     ax.axvline(trained - 0.5, color=INK, linewidth=1.2)
     ax.set_xticks(range(len(lengths)), [str(length) for length in lengths])
     ax.set_xlabel("length (left of the line: trained)")
-    ax.set_title(f"normalised accuracy, k={K}, mean over seeds", fontsize=10)
+    ax.set_title(f"normalized accuracy, k={K}, mean over seeds", fontsize=10)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 
@@ -128,14 +128,14 @@ def _draw_cost(ax: Axes, evidence: Evidence, order: list[str], column: str, tick
         places = [place for place, arm in enumerate(order) if arm in means]
         style: dict[str, Any] = {"color": PALETTE[index], "marker": "os"[index], "linestyle": ""}
         ax.plot([means[order[place]] for place in places], places, label=f"{length} tokens", **style)
-    ax.axvline(1, color=GREY, linewidth=0.9, zorder=0)
+    ax.axvline(1, color=GRAY, linewidth=0.9, zorder=0)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     ax.tick_params(axis="y", length=0)
     ax.set_xlabel("times softmax (log scale)")
-    ax.grid(axis="y", linewidth=0.4, color=GREY, alpha=0.4)
+    ax.grid(axis="y", linewidth=0.4, color=GRAY, alpha=0.4)
 
 
 def tables(evidence: Evidence) -> Mapping[str, pl.DataFrame]:
@@ -164,6 +164,6 @@ def tables(evidence: Evidence) -> Mapping[str, pl.DataFrame]:
         ),
     )
     return {
-        f"Reach, and normalised accuracy at k={K}, means over seeds": reaches,
+        f"Reach, and normalized accuracy at k={K}, means over seeds": reaches,
         "Cost of a training step: tokens a second over softmax's, and the most memory of tensors at one time": costs,
     }

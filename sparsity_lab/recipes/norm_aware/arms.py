@@ -34,7 +34,7 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
     trained = 16 if size == "smoke" else TRAINED
     base = RunConfig(
         task=TextBytes(),
-        model=Decoder.Config(num_layers=num_layers, d_model=d_model, num_heads=d_model // 16),
+        model=Decoder(num_layers=num_layers, d_model=d_model, num_heads=d_model // 16),
         training=Training(
             steps=steps,
             batch_size={"smoke": 2, "small": 8, "full": 64}[size],

@@ -12,10 +12,10 @@ from sparsity_lab.analysis import norm_sensitivity
 from sparsity_lab.benchmarks.measure import alternate
 from sparsity_lab.generators import Stream
 from sparsity_lab.kernels import Softmax
-from sparsity_lab.models import Decoder
+from sparsity_lab.models import DecoderModel
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run
-from sparsity_lab.training.optimise import threads_and_device
+from sparsity_lab.training.optimize import threads_and_device
 
 __all__ = ["AWARE", "LONG", "TIMED", "measure"]
 
@@ -55,7 +55,7 @@ def measure(run: Run) -> pl.DataFrame:
 
 def _norms(model: nn.Module, tokens: torch.Tensor) -> pl.DataFrame:
     """The range of the query norms of each layer."""
-    if not isinstance(model, Decoder):
+    if not isinstance(model, DecoderModel):
         raise SettingError("run.model", "a Decoder", type(model).__name__)
     rows = []
     for layer, record in enumerate(model.record(tokens)):

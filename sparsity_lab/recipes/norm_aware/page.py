@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from sparsity_lab.analysis import mean_interval
 from sparsity_lab.analysis.length_axis import length_axis
-from sparsity_lab.analysis.style import GREY, INK, Look, styled
+from sparsity_lab.analysis.style import GRAY, INK, Look, styled
 from sparsity_lab.recipes.norm_aware.arms import NAMES, TRAINED, gated
 from sparsity_lab.recipes.norm_aware.claims import Values, entropies, losses
 from sparsity_lab.recipes.norm_aware.measure import AWARE
@@ -105,7 +105,7 @@ def _draw_norms(ax: Axes, looks: Mapping[str, Look], evidence: Evidence) -> None
             style: dict[str, Any] = {"color": looks[name].color, "alpha": alpha}
             ax.vlines([place + shift] * own.height, own["r_5"], own["r_95"], linewidth=1.4, **style)
             ax.plot([place + shift] * own.height, own["r_50"], linestyle="", marker=looks[name].marker, **style)
-    ax.axhline(AWARE, color=GREY, linewidth=0.9, linestyle=(0, (5, 2)), zorder=0)
+    ax.axhline(AWARE, color=GRAY, linewidth=0.9, linestyle=(0, (5, 2)), zorder=0)
     words = f"the power is constant above {AWARE:g}"
     ax.annotate(words, (-0.55, AWARE), xytext=(0, -4), textcoords="offset points", va="top", fontsize=8)
     ax.set_ylim(bottom=0)

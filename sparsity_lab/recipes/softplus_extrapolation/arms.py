@@ -8,7 +8,7 @@ from sparsity_lab.kernels import (
     LSSAR,
     CosineSoftmax,
     Kernel,
-    NormalisedActivation,
+    NormalizedActivation,
     SlidingWindow,
     Softmax,
 )
@@ -45,7 +45,7 @@ WINDOW = "softmax, window at test"
 
 PHIS: tuple[Phi, ...] = ("exp", "softplus", "sigmoid", "relu")
 NORMS = {"l1": (True, True), "divided by n": (False, True), "not divided": (False, False)}
-"""``l1`` and ``mean`` of ``NormalisedActivation``."""
+"""``l1`` and ``mean`` of ``NormalizedActivation``."""
 
 FACTORS = (1, 2, 4, 8, 16)
 """Evaluated lengths, in longest trained ones."""
@@ -84,7 +84,7 @@ class Plan:
     """
 
     seeds: int
-    model: Decoder.Config
+    model: Decoder
     trained: int
     batch_size: int
     training: dict[str, tuple[int, float]]
@@ -94,7 +94,7 @@ class Plan:
 PLANS: dict[Size, Plan] = {
     "smoke": Plan(
         seeds=1,
-        model=Decoder.Config(num_layers=1, num_heads=1, d_model=8),
+        model=Decoder(num_layers=1, num_heads=1, d_model=8),
         trained=16,
         batch_size=2,
         training=dict.fromkeys(PARTS, (2, 1e-3)),
@@ -102,7 +102,7 @@ PLANS: dict[Size, Plan] = {
     ),
     "small": Plan(
         seeds=3,
-        model=Decoder.Config(),
+        model=Decoder(),
         trained=32,
         batch_size=32,
         training={TEXT: (600, 1e-2), NOPE: (600, 6e-3), MARKOV: (800, 6e-3), PASSKEY: (400, 3e-3)},
@@ -110,7 +110,7 @@ PLANS: dict[Size, Plan] = {
     ),
     "full": Plan(
         seeds=5,
-        model=Decoder.Config(num_layers=6, num_heads=6, d_model=384),
+        model=Decoder(num_layers=6, num_heads=6, d_model=384),
         trained=256,
         batch_size=64,
         training={TEXT: (20_000, 1e-3), NOPE: (20_000, 1e-3), MARKOV: (5_000, 1e-3), PASSKEY: (10_000, 1e-3)},
@@ -144,7 +144,7 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
     base = _base(plan, TEXT, PARTS[TEXT])
     for phi in PHIS:
         for norm, (l1, mean) in NORMS.items():
-            attention = NormalisedActivation(phi=phi, l1=l1, mean=mean)
+            attention = NormalizedActivation(phi=phi, l1=l1, mean=mean)
             made[activation(phi, norm)] = over_seeds(replace_at(base, "model.kernel", attention), (0,))
     return made
 

@@ -76,7 +76,7 @@ def decide_learned(part: str, column: str, sign: int, evidence: Evidence) -> Dec
     near, far = ([_at(evidence, rows, name, column, factor) for name in names] for factor in (1, FAR))
     first, second = far[::sign]
     interval = paired_difference(first, second, "value")
-    unit = "nats above the optimum" if sign < 0 else "of normalised accuracy"
+    unit = "nats above the optimum" if sign < 0 else "of normalized accuracy"
     parts = (
         f"{name} {_number(one)} at 1x, {_number(other)} at {FAR}x ({one.height} seeds learned)"
         for name, one, other in zip(names, near, far, strict=True)
@@ -271,9 +271,9 @@ CLAIMS = (
         name="passkey",
         statement="LSSAR, p=15, finds a passkey further away than softmax.",
         source=PAPER,
-        rule=f"Normalised accuracy of the digits at {FAR} times the trained length, {arm(PASSKEY, LSSAR)} minus "
+        rule=f"Normalized accuracy of the digits at {FAR} times the trained length, {arm(PASSKEY, LSSAR)} minus "
         f"{arm(PASSKEY, 'softmax')}, paired by seed, over the seeds that both learned. {ABOVE_ZERO}",
-        decide=partial(decide_learned, PASSKEY, "normalised_accuracy", 1),
+        decide=partial(decide_learned, PASSKEY, "normalized_accuracy", 1),
     ),
     _l1_claim(
         "training without l1", "Without l1, with nothing in its place, training comes less far.", "not divided", 1

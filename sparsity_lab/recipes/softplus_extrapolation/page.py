@@ -7,7 +7,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis.style import GREY, INK, Look, styled
+from sparsity_lab.analysis.style import GRAY, INK, Look, styled
 from sparsity_lab.recipes.softplus_extrapolation.arms import (
     KERNELS,
     MARKOV,
@@ -79,17 +79,17 @@ NOTES = f"""
   its runs took 10 to 20 seconds each in calibration, about 20 minutes of one core in all.
 """
 
-LOOKS = looks_of(KERNELS) | {WINDOW: Look(GREY, "X", (1.5, 1.2))}
+LOOKS = looks_of(KERNELS) | {WINDOW: Look(GRAY, "X", (1.5, 1.2))}
 DASHES = {name: one.dash for name, one in looks_of(list(NORMS)).items()}
 MARKERS = {name: one.marker for name, one in looks_of(list(NORMS)).items()}
-COLOURS = {name: one.color for name, one in looks_of(PHIS).items()}
+COLORS = {name: one.color for name, one in looks_of(PHIS).items()}
 ACTIVATIONS = {
-    activation(phi, norm): Look(COLOURS[phi], MARKERS[norm], DASHES[norm]) for phi in PHIS for norm in NORMS
+    activation(phi, norm): Look(COLORS[phi], MARKERS[norm], DASHES[norm]) for phi in PHIS for norm in NORMS
 }
-NAMED = {f"activation {phi}": Look(COLOURS[phi], "", "") for phi in PHIS} | {
+NAMED = {f"activation {phi}": Look(COLORS[phi], "", "") for phi in PHIS} | {
     f"activations, {norm}": Look(INK, MARKERS[norm], DASHES[norm]) for norm in NORMS
 }
-"""What colours and dashes of activations mean."""
+"""What colors and dashes of activations mean."""
 
 
 def figure(evidence: Evidence) -> Figure:
@@ -110,7 +110,7 @@ def figure(evidence: Evidence) -> Figure:
         same_height(axes[:3])
         for ax, part, measure, words in (
             (axes[3], MARKOV, "excess_loss", "loss above the optimum (nats)"),
-            (axes[4], PASSKEY, "normalised_accuracy", "normalised accuracy"),
+            (axes[4], PASSKEY, "normalized_accuracy", "normalized accuracy"),
         ):
             _draw(ax, evidence.rows, _arms(part), title=part, measure=measure, words=words)
         legend_below(chart, LOOKS, NAMED, band="line: median over seeds; band: smallest to largest")
@@ -150,8 +150,8 @@ def tables(evidence: Evidence) -> dict[str, pl.DataFrame]:
         "Loss above the optimum (nats a token), SparseMarkov": _by_length(
             rows.filter(pl.col("condition") == MARKOV), "excess_loss"
         ),
-        "Normalised accuracy of the passkey's digits": _by_length(
-            rows.filter(pl.col("condition") == PASSKEY), "normalised_accuracy"
+        "Normalized accuracy of the passkey's digits": _by_length(
+            rows.filter(pl.col("condition") == PASSKEY), "normalized_accuracy"
         ),
     }
 

@@ -1,7 +1,7 @@
-"""Schedules: which indices the tokens of a training sequence get. In use, indices are 0 .. n - 1 always.
+"""Index sampling: which indices the tokens of a training sequence get. In use, indices are 0 .. n - 1 always.
 
-A schedule is a pure function of random words, a fixed number for a sequence, so that indices come from the same
-counter-based streams as the data, under their own purpose. n is the sequence's size, its number of tokens.
+An index sampling is a pure function of random words, a fixed number for a sequence, so that indices come from the
+same counter-based streams as the data, under their own purpose. n is the sequence's size, its number of tokens.
 """
 
 from abc import abstractmethod
@@ -12,10 +12,10 @@ from numpy import ndarray
 
 from sparsity_lab.settings import Setting, SettingError, register
 
-__all__ = ["Plain", "PoSE", "RandomOffset", "Randomized", "Schedule", "bounded_words"]
+__all__ = ["IndexSampling", "Plain", "PoSE", "RandomOffset", "Randomized", "bounded_words"]
 
 
-class Schedule(Setting, family="schedule"):
+class IndexSampling(Setting, family="index_sampling"):
     """How sequence indices move in training."""
 
     @abstractmethod
@@ -27,7 +27,7 @@ class Schedule(Setting, family="schedule"):
         """Number of 64-bit words for a sequence of ``size`` tokens.
 
         Raises:
-            SettingError: the schedule has no room for so many.
+            SettingError: the index sampling has no room for so many.
         """
 
     @abstractmethod
@@ -38,7 +38,7 @@ class Schedule(Setting, family="schedule"):
             words: (count, num_words(size)) independent uniform words, a row for each sequence.
 
         Raises:
-            SettingError: the schedule has no room for so many tokens, or the words do not fit.
+            SettingError: the index sampling has no room for so many tokens, or the words do not fit.
         """
 
     def _check_words(self, words: UInt64[ndarray, "count words"], size: int) -> None:
@@ -51,7 +51,7 @@ class Schedule(Setting, family="schedule"):
 
 
 @register
-class Plain(Schedule):
+class Plain(IndexSampling):
     """Indices 0 .. n - 1, in training as in use."""
 
     def limit(self) -> int | None:
@@ -66,7 +66,7 @@ class Plain(Schedule):
 
 
 @register
-class RandomOffset(Schedule):
+class RandomOffset(IndexSampling):
     """Indices o .. o + n - 1 with o uniform on 0 .. size - n.
 
     Attributes:
@@ -91,7 +91,7 @@ class RandomOffset(Schedule):
 
 
 @register
-class PoSE(Schedule):
+class PoSE(IndexSampling):
     """Positional skip-wise training with two chunks (Zhu et al., 2023): indices 0 .. a - 1, then a + u .. n - 1 + u.
 
     The first chunk's length a is uniform on 1 .. (n + 1) // 2, the skip u on 0 .. target - n.
@@ -121,7 +121,7 @@ class PoSE(Schedule):
 
 
 @register
-class Randomized(Schedule):
+class Randomized(IndexSampling):
     """Randomized positions (Ruoss et al., 2023): a uniformly random n-subset of 0 .. target - 1, in ascending order.
 
     Attributes:

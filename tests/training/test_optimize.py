@@ -1,4 +1,4 @@
-"""What the loop hands to a model beside the batch: a trace for losses, and a generator of the step's own."""
+"""What the loop hands to a model beside the batch: a place for auxiliary losses, and a generator of its own."""
 
 import os
 from pathlib import Path
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from training.small_runs import small_run
 
 from sparsity_lab.generators import Planted
-from sparsity_lab.kernels import Trace
-from sparsity_lab.models import Coupling, ModelConfig, Oracle, Plain, PoSE, RandomOffset, Schedule
+from sparsity_lab.kernels import AuxiliaryOutputs
+from sparsity_lab.models import Coupling, IndexSampling, ModelConfig, Oracle, Plain, PoSE, RandomOffset
 from sparsity_lab.settings import register
 from sparsity_lab.training import Training
-from sparsity_lab.training.optimise import Records, optimise, threads_and_device
+from sparsity_lab.training.optimize import Records, optimize, threads_and_device
 
 
 class Drawing(nn.Module):
-    """Draws a number at each step, and has a weight that only the trace's loss depends on."""
+    """Draws a number at each step, and has a weight that only the auxiliary loss depends on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,14 +36,14 @@ class Drawing(nn.Module):
         *,
         indices: Tensor | None,
         scored: Tensor,
-        trace: Trace,
+        auxiliary: AuxiliaryOutputs,
         generator: torch.Generator,
     ) -> Tensor:
         self.drawn.append(torch.rand((), generator=generator).item())
         self.lengths.append(tokens.shape[1])
         self.indices.append(indices)
         self.position_ids.append(position_ids)
-        trace.losses.append(self.traced.sum())
+        auxiliary.losses.append(self.traced.sum())
         return self.logits.expand(int(scored.sum()), -1)
 
 
@@ -62,7 +62,7 @@ class AnyLength(ModelConfig):
 
 @register
 class WithSchedule(AnyLength):
-    schedule: Schedule = RandomOffset(size=64)
+    index_sampling: IndexSampling = RandomOffset(size=64)
 
 
 @register
@@ -72,28 +72,28 @@ class WithoutSchedule(AnyLength):
 
 @register
 class WithCoupling(AnyLength):
-    schedule: Schedule = Plain()
+    index_sampling: IndexSampling = Plain()
     coupling: Coupling = Oracle(max_id=30, random_offset="spread")
 
 
 def test_any_model_with_a_schedule_gets_its_indices(tmp_path: Path) -> None:
     moved, unmoved = Drawing(), Drawing()
-    optimise(small_run(model=WithSchedule()), moved, Records(), tmp_path / "none")
-    optimise(small_run(model=WithoutSchedule()), unmoved, Records(), tmp_path / "none")
+    optimize(small_run(model=WithSchedule()), moved, Records(), tmp_path / "none")
+    optimize(small_run(model=WithoutSchedule()), unmoved, Records(), tmp_path / "none")
     assert [indices.shape for indices in moved.indices if indices is not None] == [(4, n) for n in moved.lengths]
     assert unmoved.indices == [None] * 12
 
 
 def test_schedule_and_coupling_move_their_own_and_draw_by_themselves(tmp_path: Path) -> None:
-    """Indices are the same with any coupling, IDs the same with any schedule."""
+    """Indices are the same with any coupling, IDs the same with any index_sampling."""
 
     def given(model: ModelConfig) -> tuple[list[Tensor | None], list[Tensor | None]]:
         seen = Drawing()
-        optimise(small_run(task=Planted(k=1, coupled=True), model=model), seen, Records(), tmp_path / "none")
+        optimize(small_run(task=Planted(k=1, coupled=True), model=model), seen, Records(), tmp_path / "none")
         return seen.indices, seen.position_ids
 
-    both, coupled = given(WithCoupling(schedule=PoSE(target=64))), given(WithCoupling())
-    scheduled = given(WithCoupling(schedule=PoSE(target=64), coupling=Oracle(max_id=30, random_offset=False)))
+    both, coupled = given(WithCoupling(index_sampling=PoSE(target=64))), given(WithCoupling())
+    scheduled = given(WithCoupling(index_sampling=PoSE(target=64), coupling=Oracle(max_id=30, random_offset=False)))
     for found, indices, ids, unmoved in zip(both[0], scheduled[0], coupled[1], scheduled[1], strict=True):
         assert found is not None
         assert indices is not None
@@ -107,18 +107,18 @@ def test_schedule_and_coupling_move_their_own_and_draw_by_themselves(tmp_path: P
 
 def test_losses_of_the_trace_are_trained_but_not_reported(tmp_path: Path) -> None:
     model, records = Drawing(), Records()
-    optimise(small_run(), model, records, tmp_path / "none")
+    optimize(small_run(), model, records, tmp_path / "none")
     assert (model.traced < -1e-3).all()
     assert (model.untouched == 0).all()
-    # Uniform logits over sixteen tokens, whatever the trace says.
+    # Uniform logits over sixteen tokens, whatever the auxiliary loss is.
     assert records.metrics[0]["loss"] == pytest.approx(torch.tensor(16.0).log().item(), rel=1e-6)
 
 
 def test_every_step_draws_its_own_and_always_the_same(tmp_path: Path) -> None:
     first, second, other = Drawing(), Drawing(), Drawing()
-    optimise(small_run(), first, Records(), tmp_path / "none")
-    optimise(small_run(), second, Records(), tmp_path / "none")
-    optimise(small_run(data_seed=1), other, Records(), tmp_path / "none")
+    optimize(small_run(), first, Records(), tmp_path / "none")
+    optimize(small_run(), second, Records(), tmp_path / "none")
+    optimize(small_run(data_seed=1), other, Records(), tmp_path / "none")
     assert first.drawn == second.drawn
     assert len(set(first.drawn + other.drawn)) == 24
 
@@ -127,7 +127,7 @@ def test_global_state_is_left_alone(tmp_path: Path) -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     config = small_run(training=small_run().training.replace(threads=threads + 1))
     seen: list[int] = []
-    optimise(config, Drawing(), Records(), tmp_path / "none", lambda *_: seen.append(torch.get_num_threads()))
+    optimize(config, Drawing(), Records(), tmp_path / "none", lambda *_: seen.append(torch.get_num_threads()))
     assert set(seen) == {threads + 1}
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
@@ -136,7 +136,7 @@ def test_global_state_is_left_alone(tmp_path: Path) -> None:
 def test_progress_reports_the_logged_steps(tmp_path: Path) -> None:
     calls: list[tuple[int, int, float, float]] = []
     records = Records()
-    optimise(small_run(), Drawing(), records, tmp_path / "none", lambda *call: calls.append(call))
+    optimize(small_run(), Drawing(), records, tmp_path / "none", lambda *call: calls.append(call))
     assert [call[:2] for call in calls] == [(1, 12), (4, 12), (7, 12), (10, 12), (12, 12)]
     assert [call[2:] for call in calls] == [(row["loss"], row["accuracy"]) for row in records.metrics]
 

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sparsity_lab.generators import Batch, Stream
-from sparsity_lab.kernels import Trace
-from sparsity_lab.models import Coupling, ModelConfig, Plain, Schedule
+from sparsity_lab.kernels import AuxiliaryOutputs
+from sparsity_lab.models import Coupling, IndexSampling, ModelConfig, Plain
 from sparsity_lab.training.checkpoint import load_checkpoint, save_checkpoint
 from sparsity_lab.training.config import RunConfig, Training
 from sparsity_lab.training.files import Check, DamagedFile
 
-__all__ = ["Diverged", "Progress", "Records", "arranged_ids", "optimise", "threads_and_device"]
+__all__ = ["Diverged", "Progress", "Records", "arranged_ids", "optimize", "threads_and_device"]
 
 _LOG = logging.getLogger(__name__)
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -100,7 +100,7 @@ def _deterministic() -> Iterator[None]:
             os.environ.pop(_WORKSPACE, None)
 
 
-def optimise(
+def optimize(
     config: RunConfig,
     model: nn.Module,
     records: Records,
@@ -133,7 +133,7 @@ class _Loop:
         training = config.training
         self.config, self.model, self.records, self.device = config, model, records, device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimiser = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             self.parameters,
             lr=training.learning_rate,
             betas=training.betas,
@@ -172,27 +172,27 @@ class _Loop:
             if keep and not last:
                 rows = {"metrics": self.records.metrics, "timing": self.records.timing}
                 record = {"run": self.config.id, "step": step + 1, **rows}
-                save_checkpoint(checkpoint, self.model, self.optimiser, record, check)
+                save_checkpoint(checkpoint, self.model, self.optimizer, record, check)
 
     def _update(self, step: int, batch: "_Batch", rate: float) -> tuple[Tensor, Tensor, Tensor]:
         """One update; logits (N, V), loss and gradient norm before it."""
-        trace = Trace()
+        auxiliary = AuxiliaryOutputs()
         logits = self.model(
             batch.tokens,
             batch.position_ids,
             indices=batch.indices,
             scored=batch.scored,
-            trace=trace,
+            auxiliary=auxiliary,
             generator=self.generator.manual_seed(self.kernel_seeds[step]),
         )
         loss = cross_entropy(logits, batch.targets)
-        total: Tensor = sum(trace.losses, loss)
+        total: Tensor = sum(auxiliary.losses, loss)
         total.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.training.clip, foreach=True)
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimiser.step()
-        self.optimiser.zero_grad()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
         return logits.detach(), loss.detach(), norm
 
     def _look(self, step: int) -> None:
@@ -233,7 +233,7 @@ class _Loop:
     def _resume(self, checkpoint: Path) -> int:
         """Load the checkpoint if there is an intact one; the step to go on with."""
         try:
-            record = load_checkpoint(checkpoint, self.model, self.optimiser, self.config.id)
+            record = load_checkpoint(checkpoint, self.model, self.optimizer, self.config.id)
         except FileNotFoundError:
             return 0
         except DamagedFile as error:
@@ -257,7 +257,7 @@ class _Batch:
 
 def _batches(config: RunConfig, start: int, device: torch.device) -> Iterator[_Batch]:
     """The batches of steps ``start`` and later."""
-    training, schedule = config.training, _schedule(config.model)
+    training, index_sampling = config.training, _index_sampling(config.model)
     stream = Stream(seed=config.data_seed, name="train")
     count = training.batch_size
     for step in range(start, training.steps):
@@ -266,9 +266,9 @@ def _batches(config: RunConfig, start: int, device: torch.device) -> Iterator[_B
         scored = batch.scored
         size = batch.tokens.shape[1]
         indices = None
-        if num_words := schedule.num_words(size):
+        if num_words := index_sampling.num_words(size):
             words = stream.words("schedule", length, step * count, count, num_words)
-            indices = torch.from_numpy(schedule.indices(words, size)).to(device)
+            indices = torch.from_numpy(index_sampling.indices(words, size)).to(device)
         position_ids = arranged_ids(config.model, stream, step * count, length, batch, training=True)
         yield _Batch(
             length,
@@ -281,15 +281,15 @@ def _batches(config: RunConfig, start: int, device: torch.device) -> Iterator[_B
 
 
 @runtime_checkable
-class _Scheduled(Protocol):
-    """A model's setting that has a schedule; others leave indices where they are."""
+class _SamplesIndices(Protocol):
+    """A model's setting that samples indices; others leave indices where they are."""
 
     @property
-    def schedule(self) -> Schedule: ...
+    def index_sampling(self) -> IndexSampling: ...
 
 
-def _schedule(model: ModelConfig) -> Schedule:
-    return model.schedule if isinstance(model, _Scheduled) else Plain()
+def _index_sampling(model: ModelConfig) -> IndexSampling:
+    return model.index_sampling if isinstance(model, _SamplesIndices) else Plain()
 
 
 @runtime_checkable

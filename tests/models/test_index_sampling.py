@@ -1,4 +1,4 @@
-"""Schedules: their laws, exactly where words can be enumerated and by chi-square where not."""
+"""Index sampling: the laws, exactly where words can be enumerated and by chi-square where not."""
 
 import itertools
 from collections import Counter
@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import chi2
 
-from sparsity_lab.models import Plain, PoSE, Randomized, RandomOffset, Schedule
+from sparsity_lab.models import IndexSampling, Plain, PoSE, Randomized, RandomOffset
 from sparsity_lab.settings import SettingError
 
 FALSE_ALARM = 1e-6
@@ -62,7 +62,7 @@ def test_randomized_exactly(n: int, target: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "n", "outcomes"),
+    ("index_sampling", "n", "outcomes"),
     [
         (RandomOffset(size=40), 8, 33),
         # Skip 0 gives one outcome whatever the first chunk; it is taken apart below.
@@ -71,11 +71,11 @@ def test_randomized_exactly(n: int, target: int) -> None:
     ],
     ids=str,
 )
-def test_law_of_random_words(schedule: Schedule, n: int, outcomes: int) -> None:
+def test_law_of_random_words(index_sampling: IndexSampling, n: int, outcomes: int) -> None:
     count = 60_000
-    got = law(schedule.indices(random_words(count, schedule.num_words(n)), n))
+    got = law(index_sampling.indices(random_words(count, index_sampling.num_words(n)), n))
     assert len(got) == outcomes
-    if isinstance(schedule, PoSE):
+    if isinstance(index_sampling, PoSE):
         expected = {key: count / 45 * (3 if key == tuple(range(n)) else 1) for key in got}
     else:
         expected = dict.fromkeys(got, count / outcomes)
@@ -85,21 +85,21 @@ def test_law_of_random_words(schedule: Schedule, n: int, outcomes: int) -> None:
 
 def test_rows_are_their_own() -> None:
     """A sequence's indices depend on its own words only."""
-    for schedule in (RandomOffset(size=50), PoSE(target=50), Randomized(target=50)):
-        words = random_words(20, schedule.num_words(10))
-        whole = schedule.indices(words, 10)
-        np.testing.assert_array_equal(schedule.indices(words[7:9], 10), whole[7:9])
+    for index_sampling in (RandomOffset(size=50), PoSE(target=50), Randomized(target=50)):
+        words = random_words(20, index_sampling.num_words(10))
+        whole = index_sampling.indices(words, 10)
+        np.testing.assert_array_equal(index_sampling.indices(words[7:9], 10), whole[7:9])
         assert (np.diff(whole, axis=1) > 0).all()
         assert whole.min() >= 0
-        assert whole.max() <= schedule.limit() == 49
+        assert whole.max() <= index_sampling.limit() == 49
 
 
-@pytest.mark.parametrize("schedule", [RandomOffset(size=5), PoSE(target=5), Randomized(target=5)], ids=str)
-def test_too_small_is_refused(schedule: Schedule) -> None:
-    schedule.num_words(5)
+@pytest.mark.parametrize("index_sampling", [RandomOffset(size=5), PoSE(target=5), Randomized(target=5)], ids=str)
+def test_too_small_is_refused(index_sampling: IndexSampling) -> None:
+    index_sampling.num_words(5)
     with pytest.raises(SettingError, match=r"(size|target): expected at least 6, the size of the sequence, got 5"):
-        schedule.num_words(6)
+        index_sampling.num_words(6)
     with pytest.raises(SettingError, match=r"words: expected \d words a sequence, got 9"):
-        schedule.indices(random_words(2, 9), 5)
+        index_sampling.indices(random_words(2, 9), 5)
     with pytest.raises(SettingError, match=r"(size|target): expected at least 1, got 0"):
-        type(schedule)(**{"size" if isinstance(schedule, RandomOffset) else "target": 0})
+        type(index_sampling)(**{"size" if isinstance(index_sampling, RandomOffset) else "target": 0})
