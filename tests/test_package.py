@@ -79,7 +79,7 @@ def test_wheel_works_by_itself(wheel: Path, tmp_path: Path) -> None:
     assert style in (tmp_path / "runs" / "report.html").read_text()
 
 
-def test_licence_is_the_whole_of_apache_2() -> None:
+def test_license_is_the_whole_of_apache_2() -> None:
     text = (ROOT / "LICENSE").read_text()
     assert "TERMS AND CONDITIONS FOR USE, REPRODUCTION, AND DISTRIBUTION" in text
     assert text.rstrip().endswith("limitations under the License.")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sparsity_lab.analysis import Thresholds, TokenData, diagnose, read_tokens
 from sparsity_lab.analysis.diagnosis.diagnose import _from_labels
-from sparsity_lab.analysis.diagnosis.length_test import Trained, length_tests
+from sparsity_lab.analysis.diagnosis.length_comparison import Trained, compare_lengths
 from sparsity_lab.analysis.diagnosis.verdict import SchemeTest, data_answers, verdict_of
 from sparsity_lab.analysis.diagnosis.windows import TokenWindows
 from sparsity_lab.analysis.statistics import Interval
@@ -158,12 +158,12 @@ def test_kept_of_models_that_know_all_or_nothing() -> None:
     cycle = TokenWindows([np.arange(600) % 3], 3)
     for most, kept in ((100, 1.0), (16, 1 - np.log(4) / np.log(3))):
         trained = Trained(Forgetful(most), 0.0, 0, 3)
-        short, long = length_tests(trained, cycle, cycle, 16, [16, 32], 50)
+        short, long = compare_lengths(trained, cycle, cycle, 16, [16, 32], 50)
         assert short.kept.estimate == pytest.approx(1.0)
         assert long.kept.estimate == pytest.approx(kept, abs=1e-6)
         assert long.loss_single == pytest.approx(np.log(3), rel=1e-3)
         assert long.learned.estimate == pytest.approx(1.0, abs=1e-6)
-    nothing = length_tests(Trained(Forgetful(0), 0.0, 0, 3), cycle, cycle, 16, [32], 50)[0]
+    nothing = compare_lengths(Trained(Forgetful(0), 0.0, 0, 3), cycle, cycle, 16, [32], 50)[0]
     assert nothing.kept.estimate is None
 
 

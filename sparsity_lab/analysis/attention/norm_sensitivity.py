@@ -182,7 +182,7 @@ def norm_sensitivity(
     sweep: list[dict[str, Any]] = []
     for subject in subjects:
         for length, pieces in sequences_of(subject, data, lengths, sequences, seed):
-            layers: dict[int, list[_Rows]] = {}
+            layers: dict[int, list[_MeasuredRows]] = {}
             lost: dict[tuple[int, float], list[np.ndarray]] = {}
             for piece in pieces:
                 counted = counted_rows(piece, rows)
@@ -194,7 +194,7 @@ def norm_sensitivity(
                         lost.setdefault(changed, []).append(values)
             for layer, parts in layers.items():
                 place: dict[str, Any] = {"arm": subject.label, "length": length, "layer": layer}
-                measured = _Rows.joined(parts)
+                measured = _MeasuredRows.joined(parts)
                 frame += [place | row for row in _frame_rows(measured)]
                 sweep += [place | row for row in _sweep_rows(measured, every_factor, layer, lost)]
     return NormSensitivity(
@@ -205,7 +205,7 @@ def norm_sensitivity(
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _MeasuredRows:
     """The measured rows of a layer, as numbers; NaN where a row was not measured.
 
     Attributes:
@@ -220,16 +220,16 @@ class _Rows:
     means: np.ndarray
 
     @staticmethod
-    def joined(parts: Sequence["_Rows"]) -> "_Rows":
+    def joined(parts: Sequence["_MeasuredRows"]) -> "_MeasuredRows":
         names = ("entropy", "query_norm", "key_norm", "means")
-        return _Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        return _MeasuredRows(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 _MEANS = ("query_norm", "key_norm", "entropy", "query_slope", "key_slope", "exact_query_slope", "negative_share")
 
 
 @torch.no_grad()
-def _measure(record: LayerRecord, counted: Bool[Tensor, "B T"] | None, factors: Sequence[float]) -> _Rows:
+def _measure(record: LayerRecord, counted: Bool[Tensor, "B T"] | None, factors: Sequence[float]) -> _MeasuredRows:
     batch_size, num_heads, T, _ = record.q.shape
     if counted is None:
         counted = torch.ones(batch_size, T, dtype=torch.bool)
@@ -252,7 +252,7 @@ def _measure(record: LayerRecord, counted: Bool[Tensor, "B T"] | None, factors: 
     measured = ~entropy.isnan()
     values = [query_norm, key_norm, entropy, by_query, by_key / (2 * _STEP), exact, negative, *swept]
     means = torch.stack([value.masked_fill(~measured, torch.nan).double().nanmean(-1) for value in values], dim=-1)
-    return _Rows(
+    return _MeasuredRows(
         entropy=entropy.cpu().numpy(),
         query_norm=query_norm.masked_fill(~measured, torch.nan).cpu().numpy(),
         key_norm=key_norm.masked_fill(~measured, torch.nan).cpu().numpy(),
@@ -315,7 +315,7 @@ def _table(rows: list[dict[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.Float64))
 
 
-def _frame_rows(measured: _Rows) -> list[dict[str, Any]]:
+def _frame_rows(measured: _MeasuredRows) -> list[dict[str, Any]]:
     rows = []
     norms = {"query": measured.query_norm, "key": measured.key_norm}
     log_n = np.log(np.arange(1, measured.entropy.shape[-1] + 1).clip(2))
@@ -331,7 +331,7 @@ def _frame_rows(measured: _Rows) -> list[dict[str, Any]]:
 
 
 def _sweep_rows(
-    measured: _Rows, factors: Sequence[float], layer: int, lost: dict[tuple[int, float], list[np.ndarray]]
+    measured: _MeasuredRows, factors: Sequence[float], layer: int, lost: dict[tuple[int, float], list[np.ndarray]]
 ) -> list[dict[str, Any]]:
     rows = []
     swept = measured.means[:, :, len(_MEANS) :]

@@ -23,7 +23,13 @@ from torch import Tensor, nn
 
 from sparsity_lab.analysis.dependencies import DependencySparsity, dependency_sparsity
 from sparsity_lab.analysis.dependencies.resampling import quantile_over_groups
-from sparsity_lab.analysis.diagnosis.length_test import NOTHING, LengthTest, Trained, length_tests, train_short
+from sparsity_lab.analysis.diagnosis.length_comparison import (
+    NOTHING,
+    LengthComparison,
+    Trained,
+    compare_lengths,
+    train_short,
+)
 from sparsity_lab.analysis.diagnosis.token_data import Ints, TokenData
 from sparsity_lab.analysis.diagnosis.verdict import Answer, Thresholds, at_least, data_answers, verdict_of
 from sparsity_lab.analysis.diagnosis.windows import TokenWindows
@@ -66,7 +72,7 @@ class Diagnosis(Measurement):
     labeled: bool
     dependencies: DependencySparsity | None
     thresholds: Thresholds
-    _tests: dict[str, list[LengthTest]]
+    _tests: dict[str, list[LengthComparison]]
     _models: dict[str, Trained]
     _search_seconds: float
 
@@ -225,12 +231,12 @@ def diagnose(
     training = Training(steps=steps, batch_size=batch_size, curriculum=curriculum)
     tell = progress or (lambda *_: None)
     models: dict[str, Trained] = {}
-    tests: dict[str, list[LengthTest]] = {}
+    tests: dict[str, list[LengthComparison]] = {}
     for scheme in (position, other):
         name = str(scheme)
         models[name] = train_short(train, model.replace(position=scheme), training, seed, _telling(tell, name))
         tell(f"testing {name} on long windows", 0, None)
-        tests[name] = length_tests(models[name], train, test, length, lengths, windows)
+        tests[name] = compare_lengths(models[name], train, test, length, lengths, windows)
     begun = time.perf_counter()
     if data.labels is None:
         tell("searching dependencies", 0, None)

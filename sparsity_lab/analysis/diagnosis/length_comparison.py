@@ -30,7 +30,7 @@ from sparsity_lab.models import Decoder
 from sparsity_lab.training import Evaluation, Progress, RunConfig, Training
 from sparsity_lab.training.optimize import Records, optimize
 
-__all__ = ["NOTHING", "LengthTest", "Trained", "length_tests", "train_short"]
+__all__ = ["NOTHING", "LengthComparison", "Trained", "compare_lengths", "train_short"]
 
 TARGETS = 8
 """Last targets of a window that are measured."""
@@ -69,7 +69,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class LengthTest:
+class LengthComparison:
     """One model at one test length.
 
     Attributes:
@@ -118,9 +118,9 @@ def train_short(
     return Trained(model.cpu().eval(), time.perf_counter() - begun, tokens, task.hidden)
 
 
-def length_tests(
+def compare_lengths(
     trained: Trained, train: TokenWindows, test: TokenWindows, short: int, lengths: Sequence[int], count: int
-) -> list[LengthTest]:
+) -> list[LengthComparison]:
     """The test at each length, on at most ``count`` windows, whose measured targets do not overlap."""
     single = _single_loss(train)
     found = []
@@ -134,7 +134,7 @@ def length_tests(
         learned = ratio_over_groups(level - short_loss, level, groups)
         gained = learned.low is not None and learned.low > 0
         found.append(
-            LengthTest(
+            LengthComparison(
                 length=length,
                 windows=len(windows),
                 loss_single=float(level.mean()),
