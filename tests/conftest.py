@@ -1,5 +1,9 @@
 """Shared set-up: shapes are checked at run time, hypothesis is deterministic."""
 
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
@@ -8,3 +12,11 @@ settings.load_profile("lab")
 
 # Before any test imports the package.
 install_import_hook("sparsity_lab", "shape_checker.check")
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """No run-time checks of shapes: ``torch.compile`` cannot trace through them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

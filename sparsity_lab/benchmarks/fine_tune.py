@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import polars as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sparsity_lab.benchmarks.measure import benchmark, seconds
@@ -91,8 +91,9 @@ class _Step:
         self.tokens = torch.randint(0, _VOCABULARY, (1, length + 1), generator=generator)
 
     def __call__(self) -> None:
-        logits = self.model(self.tokens[:, :-1])
-        cross_entropy(logits[0], self.tokens[0, 1:]).backward()  # type: ignore[no-untyped-call]
+        logits, auxiliary_losses = self.model(self.tokens[:, :-1])
+        loss: Tensor = sum(auxiliary_losses.values(), cross_entropy(logits[0], self.tokens[0, 1:]))
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.optimizer.zero_grad()
 

@@ -6,6 +6,7 @@ from sparsity_lab.models.adapters import lora_embed_norm as lora_embed_norm
 from sparsity_lab.models.adapters import merged as merged
 from sparsity_lab.models.adapters import trainable_parameters as trainable_parameters
 from sparsity_lab.models.config import ModelConfig as ModelConfig
+from sparsity_lab.models.config import ModelOutput as ModelOutput
 from sparsity_lab.models.couplings import Coupling as Coupling
 from sparsity_lab.models.couplings import Ignored as Ignored
 from sparsity_lab.models.couplings import Oracle as Oracle

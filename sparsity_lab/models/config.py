@@ -1,16 +1,53 @@
-"""What every trainable model's setting offers to training."""
+"""The contract of trainable models: what their setting offers to training, and what their modules return."""
 
 from abc import abstractmethod
+from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
-from sparsity_lab.settings import Setting
+from sparsity_lab.settings import Setting, SettingError, Shown
 
-__all__ = ["ModelConfig"]
+__all__ = ["ModelConfig", "ModelOutput"]
+
+
+class ModelOutput(NamedTuple):
+    """What a model returns. The loss to be trained is that of the logits plus the sum of the auxiliary losses.
+
+    Attributes:
+        logits: of the next token, (B, T, V), or (N, V) of the scored positions in row-major order.
+        auxiliary_losses: differentiable scalars by name, weighted already; empty where the model has none, and when
+            it is not in training mode.
+    """
+
+    logits: Tensor
+    auxiliary_losses: dict[str, Tensor]
+
+    @classmethod
+    def checked(cls, output: object) -> "ModelOutput":
+        """What a module returned.
+
+        Raises:
+            SettingError: it is something else, such as logits alone.
+        """
+        if not isinstance(output, cls):
+            expected = "a module whose forward returns ModelOutput(logits, auxiliary_losses)"
+            raise SettingError("model", expected, Shown(f"a module that returns {type(output).__name__}"))
+        return output
 
 
 class ModelConfig(Setting, family="model"):
-    """The setting of a trainable model."""
+    """The setting of a trainable model.
+
+    The module that ``build`` makes is called as ``module(tokens, position_ids, indices=..., scored=...,
+    generator=...)`` and returns a ``ModelOutput``:
+
+    - tokens, (B, T) int64, and position_ids, (B, C, T) int64 or None, come from the batch;
+    - indices, (B, T) int64, are given where the setting samples them, else None;
+    - scored, (B, T) bool, says where logits are wanted;
+    - generator is for what the module draws at random in training.
+
+    Evaluation gives tokens, position_ids and scored alone.
+    """
 
     @property
     def projections(self) -> tuple[str, ...]:

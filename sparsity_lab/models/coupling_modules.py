@@ -31,8 +31,9 @@ class CoupledEmbedding(nn.Module):
         num_kinds, max_id, _ = self.weight.shape
         if position_ids.shape[1] != num_kinds:
             raise SettingError("position_ids", f"{num_kinds} kinds of position ID", position_ids.shape[1])
-        # A GPU would have to stop for a look at the numbers: see below.
-        if position_ids.device.type == "cpu" and position_ids.numel():
+        # A GPU would have to stop for a look at the numbers, and a compiled graph would end there: see below.
+        looks = position_ids.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looks and position_ids.numel():
             smallest, largest = (int(bound) for bound in position_ids.aminmax())
             if smallest < 0 or largest > max_id:
                 given = smallest if smallest < 0 else largest
@@ -40,7 +41,7 @@ class CoupledEmbedding(nn.Module):
         # The tables of all kinds, one after the other.
         first = torch.arange(0, num_kinds * max_id, max_id, device=position_ids.device).unsqueeze(1)
         rows = (position_ids - 1).clamp(min=0) + first
-        if position_ids.device.type != "cpu":
+        if not looks:
             # An ID that is too large must not read the next kind's table; behind the last row there is nothing.
             rows = rows.masked_fill(position_ids > max_id, num_kinds * max_id)
         embedded = functional.embedding(rows, self.weight.flatten(0, 1))

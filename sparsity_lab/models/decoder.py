@@ -9,7 +9,7 @@ Shapes: B batch, T positions, C kinds of position ID, V vocabulary, N scored pos
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sparsity_lab.kernels import AuxiliaryOutputs, Kernel, KernelPosition, Softmax
 from sparsity_lab.models.block import Block, rms_norm
-from sparsity_lab.models.config import ModelConfig
+from sparsity_lab.models.config import ModelConfig, ModelOutput
 from sparsity_lab.models.coupling_modules import next_position_ids
 from sparsity_lab.models.couplings import Coupling
 from sparsity_lab.models.generation import free_run
@@ -191,8 +191,10 @@ class DecoderModel(nn.Module):
         key_mask: Bool[Tensor, "B T"] | None = None,
         auxiliary: AuxiliaryOutputs | None = None,
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "*rows V"]:
-        """(B, T, V) next-token logits; with ``scored`` (N, V), those of the scored positions in row-major order.
+    ) -> ModelOutput:
+        """(B, T, V) next-token logits; with ``scored`` (N, V), those of the scored positions in row-major order. In
+        training mode also the auxiliary losses: ``position_ids``, PPC's (see ``Predicted``), and
+        ``blocks.0.kernel`` and so on, that of each layer's mechanism, where there is one.
 
         Args:
             position_ids: coupled IDs, 0 = none; needed with a coupling, ignored without.
@@ -200,18 +202,24 @@ class DecoderModel(nn.Module):
             scored: where logits are wanted.
             key_mask: False for tokens that no layer's attention may see, not even from their own position; the others
                 keep their indices.
-            auxiliary: collects the kernels' auxiliary losses and audit records.
+            auxiliary: collects the kernels' audit records; their losses are in the output.
             generator: of kernels that draw at random in training.
 
         Raises:
             SettingError: position IDs that are missing, or indices past the position scheme's limit.
         """
-        hidden = self._hidden(tokens, position_ids, indices, scored, key_mask, auxiliary, generator)
-        if self.id_heads is not None and self.training and auxiliary is not None:
+        of_layers = [AuxiliaryOutputs() for _ in self.blocks] if self.training or auxiliary is not None else None
+        hidden = self._hidden(tokens, position_ids, indices, scored, key_mask, of_layers, generator)
+        losses: dict[str, Tensor] = {}
+        for layer, own in enumerate(of_layers or ()):
+            if self.training and own.losses:
+                losses[f"blocks.{layer}.kernel"] = sum(own.losses[1:], own.losses[0])
+            if auxiliary is not None:
+                auxiliary.records.extend(own.records)
+        if self.id_heads is not None and self.training:
             next_ids = _kept(next_position_ids(_needed(position_ids, self.config)), scored)
-            auxiliary.losses.append(self.id_heads.loss(hidden.flatten(0, -2), next_ids.flatten(0, -2)))
-        logits: Tensor = self.head(hidden)
-        return logits
+            losses["position_ids"] = self.id_heads.loss(hidden.flatten(0, -2), next_ids.flatten(0, -2))
+        return ModelOutput(self.head(hidden), losses)
 
     @torch.no_grad()
     def predict(
@@ -222,7 +230,7 @@ class DecoderModel(nn.Module):
     ) -> tuple[Int64[Tensor, "*rows"], Int64[Tensor, "*rows C"] | None]:
         """The likeliest next token, (B, T), or (N,) of scored positions, and its likeliest position IDs, (B, T, C) or
         (N, C); None where the coupling predicts none."""
-        hidden = self._hidden(tokens, position_ids, None, scored, None, None, None)
+        hidden = self._hidden(tokens, position_ids, None, scored)
         next_tokens: Tensor = self.head(hidden).argmax(-1)
         if self.id_heads is None:
             return next_tokens, None
@@ -359,11 +367,12 @@ class DecoderModel(nn.Module):
         position_ids: Int64[Tensor, "B C T"] | None,
         indices: Int64[Tensor, "#B T"] | None,
         scored: Bool[Tensor, "B T"] | None,
-        key_mask: Bool[Tensor, "B T"] | None,
-        auxiliary: AuxiliaryOutputs | None,
-        generator: torch.Generator | None,
+        key_mask: Bool[Tensor, "B T"] | None = None,
+        auxiliary: Sequence[AuxiliaryOutputs] | None = None,
+        generator: torch.Generator | None = None,
     ) -> Float[Tensor, "*rows d"]:
-        """(B, T, d), or (N, d) of the scored positions: what the heads read."""
+        """(B, T, d), or (N, d) of the scored positions: what the heads read. ``auxiliary`` has one of each
+        layer."""
         indices = self.sequence_indices(tokens, indices)
         x, position = self.embed(tokens, position_ids, indices), self.kernel_position(indices)
         rows = None if scored is None else scored.flatten().nonzero().squeeze(1)
@@ -376,7 +385,7 @@ class DecoderModel(nn.Module):
                 position=position,
                 params=block.kernel_params,
                 generator=generator,
-                auxiliary=auxiliary,
+                auxiliary=None if auxiliary is None else auxiliary[layer],
             )
             x = block(x, mix, rows if layer == last else None)
         hidden: Tensor = self.final_norm(x)

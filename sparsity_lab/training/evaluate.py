@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sparsity_lab.generators import Batch, NotComputable, Stream, Task
-from sparsity_lab.models import DecoderModel
+from sparsity_lab.models import DecoderModel, ModelOutput
 from sparsity_lab.training.config import Evaluation, RunConfig
 from sparsity_lab.training.free_running import free_running
 from sparsity_lab.training.optimize import arranged_ids, threads_and_device
@@ -185,8 +185,8 @@ def _by_sequence(
     targets = batch.targets[scored]
     stream = _stream(config.evaluation)
     ids = arranged_ids(config.model, stream, start, length, batch, training=False)
-    logits = model(batch.tokens.to(device), None if ids is None else ids.to(device), scored=scored.to(device))
-    logits = logits.cpu().double()
+    output = model(batch.tokens.to(device), None if ids is None else ids.to(device), scored=scored.to(device))
+    logits = ModelOutput.checked(output).logits.cpu().double()
     losses = _losses(torch.log_softmax(logits, dim=-1), targets)
     right = (logits.argmax(-1) == targets).double()
     accuracy = _averaged(right, scored)

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sparsity_lab.generators import Batch, Stream
-from sparsity_lab.kernels import AuxiliaryOutputs
-from sparsity_lab.models import Coupling, IndexSampling, ModelConfig, Plain
+from sparsity_lab.models import Coupling, IndexSampling, ModelConfig, ModelOutput, Plain
 from sparsity_lab.training.checkpoint import load_checkpoint, save_checkpoint
 from sparsity_lab.training.config import RunConfig, Training
 from sparsity_lab.training.files import Check, DamagedFile
@@ -176,17 +175,16 @@ class _Loop:
 
     def _update(self, step: int, batch: "_Batch", rate: float) -> tuple[Tensor, Tensor, Tensor]:
         """One update; logits (N, V), loss and gradient norm before it."""
-        auxiliary = AuxiliaryOutputs()
-        logits = self.model(
+        output = self.model(
             batch.tokens,
             batch.position_ids,
             indices=batch.indices,
             scored=batch.scored,
-            auxiliary=auxiliary,
             generator=self.generator.manual_seed(self.kernel_seeds[step]),
         )
+        logits, auxiliary_losses = ModelOutput.checked(output)
         loss = cross_entropy(logits, batch.targets)
-        total: Tensor = sum(auxiliary.losses, loss)
+        total: Tensor = sum(auxiliary_losses.values(), loss)
         total.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.training.clip, foreach=True)
         for group in self.optimizer.param_groups:

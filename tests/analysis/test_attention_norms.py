@@ -267,7 +267,7 @@ def test_rescaled_queries_are_rescaled_projections(layer):
         changed = copy.deepcopy(model)
         with torch.no_grad():
             changed.blocks[layer].qkv.weight[:16] *= factor
-            logits = changed(batch.tokens, scored=batch.scored).double()
+            logits = changed(batch.tokens, scored=batch.scored).logits.double()
         expected = torch.nn.functional.cross_entropy(logits, batch.targets[batch.scored]).item()
         rows = sweep.filter((pl.col("layer") == layer) & (pl.col("factor") == factor))
         assert rows["loss"].to_list() == [pytest.approx(expected, abs=1e-6)] * 2
@@ -290,7 +290,7 @@ def test_the_error_of_a_loss_change_is_paired_over_sequences():
         # (6, targets) losses: all sequences have equally many.
         plain, after = (
             torch.nn.functional.cross_entropy(
-                one(batch.tokens, scored=batch.scored).double(), batch.targets[batch.scored], reduction="none"
+                one(batch.tokens, scored=batch.scored).logits.double(), batch.targets[batch.scored], reduction="none"
             ).view(6, -1)
             for one in (model, changed)
         )

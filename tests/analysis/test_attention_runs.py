@@ -52,7 +52,7 @@ def test_a_loss_is_that_of_the_evaluation(run):
     batch = run.config.task.sample(Stream(seed=5, name="x"), 0, 16, 12)
     found = norm_sensitivity(run, batch, factors=()).sweep()
     with torch.no_grad():
-        logits = run.model()(batch.tokens, scored=batch.scored).double()
+        logits = run.model()(batch.tokens, scored=batch.scored).logits.double()
     expected = torch.nn.functional.cross_entropy(logits, batch.targets[batch.scored]).item()
     assert found["loss"].to_list() == pytest.approx([expected] * 2)
 

@@ -139,7 +139,7 @@ def test_decoder_losses_are_those_of_masked_attention() -> None:
     mask = torch.zeros(3, 12, dtype=torch.bool)
     mask[:, -3:] = True
     for name, key_mask in (("loss_near", mask), ("loss_full", None)):
-        logits = model(tokens[:, :-1], key_mask=key_mask)[:, -1].log_softmax(-1)
+        logits = model(tokens[:, :-1], key_mask=key_mask).logits[:, -1].log_softmax(-1)
         expected = -logits.gather(1, tokens[:, -1:])[:, 0].detach().numpy()
         np.testing.assert_allclose(found[name], expected, rtol=1e-9)
 

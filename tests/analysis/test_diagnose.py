@@ -15,7 +15,7 @@ from sparsity_lab.analysis.diagnosis.verdict import SchemeTest, data_answers, ve
 from sparsity_lab.analysis.diagnosis.windows import TokenWindows
 from sparsity_lab.analysis.statistics import Interval
 from sparsity_lab.generators import Planted, Recent, SparseMarkov, Stream
-from sparsity_lab.models import Decoder, RoPE
+from sparsity_lab.models import Decoder, ModelOutput, RoPE
 from sparsity_lab.settings import SettingError
 
 SMALL = Decoder(num_layers=1, d_model=32)
@@ -147,11 +147,11 @@ class Forgetful(nn.Module):
         super().__init__()
         self.most = most
 
-    def forward(self, tokens: Tensor, scored: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, scored: Tensor) -> ModelOutput:
         if tokens.shape[1] > self.most:
-            return torch.zeros(int(scored.sum()), 4)
+            return ModelOutput(torch.zeros(int(scored.sum()), 4), {})
         logits = torch.full((*tokens.shape, 4), -20.0).scatter_(2, ((tokens + 1) % 3)[..., None], 0.0)
-        return logits[scored]
+        return ModelOutput(logits[scored], {})
 
 
 def test_kept_of_models_that_know_all_or_nothing() -> None:
@@ -266,7 +266,7 @@ class Exact(nn.Module):
         super().__init__()
         self.task, self.most = task, most
 
-    def forward(self, tokens: Tensor, scored: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, scored: Tensor) -> ModelOutput:
         V, far = self.task.vocab_size, max(self.task.lags)
         before = torch.nn.functional.pad(tokens, (far, 0), value=V)
         sources = torch.stack([before[:, 1 + far - lag :][:, : tokens.shape[1]] for lag in self.task.lags])
@@ -275,7 +275,7 @@ class Exact(nn.Module):
         unknown = (sources == V).any(0) | (tokens.shape[1] > self.most)
         out = out.masked_fill(unknown[..., None], 1 / V)
         out[..., V] = 1e-12  # a hidden token is never a target
-        return out.log()[scored]
+        return ModelOutput(out.log()[scored], {})
 
 
 def test_two_planted_tokens_are_recovered(monkeypatch: pytest.MonkeyPatch) -> None:

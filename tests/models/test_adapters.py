@@ -56,7 +56,7 @@ def test_by_hand() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_starts_as_it_was(case: str) -> None:
-    assert torch.equal(attached(case)(tokens()), CASES[case][0].build(0).double()(tokens()))
+    assert torch.equal(attached(case)(tokens()).logits, CASES[case][0].build(0).double()(tokens()).logits)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -64,20 +64,20 @@ def test_merged_is_the_same_function_with_the_parameters_of_before(case: str) ->
     model = attached(case)
     disturb(model)
     plain, before = merged(model), CASES[case][0].build(0)
-    assert_close("logits", plain(tokens()), model(tokens()), 1e-12)
-    assert (plain(tokens()) - before.double()(tokens())).abs().max() > 1e-3, "nothing was trained"
+    assert_close("logits", plain(tokens()).logits, model(tokens()).logits, 1e-12)
+    assert (plain(tokens()).logits - before.double()(tokens()).logits).abs().max() > 1e-3, "nothing was trained"
     assert list(plain.state_dict()) == list(before.state_dict())
     assert all(parameter.requires_grad for parameter in plain.parameters())
     assert (plain.head.weight is plain.token_embedding.weight) == CASES[case][0].tied_head
     disturb(plain)
-    assert_close("the adapted model, untouched", merged(model)(tokens()), model(tokens()), 1e-12)
+    assert_close("the adapted model, untouched", merged(model)(tokens()).logits, model(tokens()).logits, 1e-12)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_frozen_weights_have_no_gradient(case: str) -> None:
     model, words = attached(case), CASES[case][1].also_train
     disturb(model)
-    model(tokens()).square().sum().backward()
+    model(tokens()).logits.square().sum().backward()
     for name, parameter in model.named_parameters():
         trained = "low_rank" in name or any(word in name for word in words)
         assert (parameter.grad is not None) == trained, name
@@ -90,9 +90,9 @@ def test_tied_head_is_one_weight() -> None:
     tied, untied = config.replace(tied_head=True).build(0).double(), config.build(0).double()
     assert sum(p.numel() for p in untied.parameters()) - sum(p.numel() for p in tied.parameters()) == 16 * 64
     untied.head.weight.data = untied.token_embedding.weight.data.clone()
-    assert_close("logits", tied(tokens()), untied(tokens()), 1e-12)
+    assert_close("logits", tied(tokens()).logits, untied(tokens()).logits, 1e-12)
     for model in (tied, untied):
-        model(tokens()).square().sum().backward()
+        model(tokens()).logits.square().sum().backward()
     both = untied.token_embedding.weight.grad + untied.head.weight.grad
     assert_close("gradient", tied.token_embedding.weight.grad, both, 1e-10)
 
@@ -134,8 +134,8 @@ def test_other_kernels_on_an_adapted_model() -> None:
     model = attached("lora")
     disturb(model)
     other = model.with_kernel(ShiftedSparse(group=4, sparse_at_inference=True)).eval()
-    assert (other(tokens()) - model(tokens())).abs().max() > 1e-3
-    assert_close("back", other.with_kernel(Softmax())(tokens()), model(tokens()), 1e-12)
+    assert (other(tokens()).logits - model(tokens()).logits).abs().max() > 1e-3
+    assert_close("back", other.with_kernel(Softmax())(tokens()).logits, model(tokens()).logits, 1e-12)
     assert_close("generation", model.generate(tokens(), 4), merged(model).generate(tokens(), 4), 0)
 
 

@@ -10,7 +10,6 @@ import torch
 from kernels.closeness import assert_close
 
 from sparsity_lab.generators import Stream
-from sparsity_lab.kernels import AuxiliaryOutputs
 from sparsity_lab.models import Decoder, Ignored, NoPE, Oracle, Predicted, Shuffled
 from sparsity_lab.models.coupling_modules import next_position_ids
 from sparsity_lab.models.couplings import clipped, moved
@@ -23,8 +22,8 @@ def test_no_id_adds_nothing() -> None:
     """With ID 0 everywhere the model is the one without a coupling, and its table gets no gradient."""
     coupled = Decoder(coupling=Oracle(max_id=6)).build(0)
     none = torch.zeros(2, 1, 4, dtype=torch.int64)
-    logits = coupled(TOKENS, none)
-    assert torch.equal(logits, Decoder().build(0)(TOKENS))
+    logits = coupled(TOKENS, none).logits
+    assert torch.equal(logits, Decoder().build(0)(TOKENS).logits)
     logits.sum().backward()
     assert not coupled.coupling_embedding.weight.grad.any()
 
@@ -42,14 +41,14 @@ def test_ids_say_which_tokens_belong_together() -> None:
     model = Decoder(position=NoPE(), coupling=Oracle(max_id=3), num_layers=1).build(0).double()
     tokens = torch.full((1, 5), 2)
     early, late = torch.tensor([[[1, 0, 0, 0, 2]]]), torch.tensor([[[0, 0, 1, 0, 2]]])
-    assert_close("last row", model(tokens, early)[0, -1], model(tokens, late)[0, -1], 1e-12)
-    assert (model(tokens, early)[0, -1] - model(tokens, 3 * (early > 0))[0, -1]).abs().max() > 1e-5
+    assert_close("last row", model(tokens, early).logits[0, -1], model(tokens, late).logits[0, -1], 1e-12)
+    assert (model(tokens, early).logits[0, -1] - model(tokens, 3 * (early > 0)).logits[0, -1]).abs().max() > 1e-5
 
 
 def test_ignored_ids_change_nothing() -> None:
     model = Decoder(coupling=Ignored()).build(0)
     ids = torch.ones(2, 1, 4, dtype=torch.int64)
-    assert torch.equal(model(TOKENS, ids), Decoder().build(0)(TOKENS))
+    assert torch.equal(model(TOKENS, ids).logits, Decoder().build(0)(TOKENS).logits)
     assert torch.equal(model.generate(TOKENS, 3), Decoder().build(0).generate(TOKENS, 3))
 
 
@@ -190,9 +189,7 @@ def test_next_ids_and_their_loss() -> None:
     assert following[0, :, 0].tolist() == [3, 0, 1, 2, 5, 0]
     assert following[1, :, 1].tolist() == [4, 0, 4, 0, 4, 0]
     scored = torch.tensor([[False, False, True, True, False, True], [False, True, False, False, False, False]])
-    auxiliary = AuxiliaryOutputs()
-    model(tokens, ids, scored=scored, auxiliary=auxiliary)
-    (loss,) = auxiliary.losses
+    loss = model(tokens, ids, scored=scored).auxiliary_losses["position_ids"]
     hidden: list[torch.Tensor] = []
     model.final_norm.register_forward_hook(lambda module, inputs, output: hidden.append(output))
     model(tokens, ids)
@@ -203,9 +200,7 @@ def test_next_ids_and_their_loss() -> None:
             expected -= 0.5 * float(logits.log_softmax(-1)[following[row, t, kind]]) / 4
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-12)
     model.eval()
-    silent = AuxiliaryOutputs()
-    model(tokens, ids, scored=scored, auxiliary=silent)
-    assert not silent.losses, "a loss on IDs in use"
+    assert not model(tokens, ids, scored=scored).auxiliary_losses, "a loss on IDs in use"
 
 
 def test_free_running_feeds_back_predicted_ids() -> None:
@@ -215,7 +210,7 @@ def test_free_running_feeds_back_predicted_ids() -> None:
     tokens, ids = torch.arange(10).reshape(2, 5), torch.randint(0, 10, (2, 2, 5), generator=torch.manual_seed(0))
     sequence = model.generate(tokens, 6, ids)
     for _ in range(6):
-        next_token = model(tokens, ids)[:, -1].argmax(-1)
+        next_token = model(tokens, ids).logits[:, -1].argmax(-1)
         predicted, next_ids = (x[:, -1] for x in model.predict(tokens, ids))
         assert torch.equal(predicted, next_token)
         tokens, ids = torch.cat([tokens, next_token[:, None]], 1), torch.cat([ids, next_ids[:, :, None]], 2)

@@ -55,7 +55,7 @@ def test_scored_is_indexing(scheme: PositionScheme, gate: bool) -> None:
     scored = torch.rand(3, 10, generator=torch.Generator().manual_seed(1)) < 0.3
     config = Decoder(position=scheme, output_gate=gate)
     one, other = config.build(0).double(), config.build(0).double()
-    some, whole = one(tokens, scored=scored), other(tokens)[scored]
+    some, whole = one(tokens, scored=scored).logits, other(tokens).logits[scored]
     assert_close("logits", some, whole, 1e-12)
     some.square().sum().backward()
     whole.square().sum().backward()
@@ -67,11 +67,11 @@ def test_scored_is_indexing(scheme: PositionScheme, gate: bool) -> None:
 def test_causal(scheme: PositionScheme) -> None:
     """No logit before t sees token t; the one at t does."""
     model, tokens = Decoder(position=scheme).build(0), tokens_of(2, 7)
-    before = model(tokens)
+    before = model(tokens).logits
     for t in range(7):
         changed = tokens.clone()
         changed[:, t] = (changed[:, t] + 1) % 16
-        after = model(changed)
+        after = model(changed).logits
         assert torch.equal(after[:, :t], before[:, :t])
         assert (after[:, t] != before[:, t]).any()
 
@@ -91,7 +91,7 @@ def test_one_layer_by_hand() -> None:
     x = x + (scores.softmax(-1) @ v * gate * gate.sigmoid()) @ block.output.weight.T
     hidden = norm(x) @ block.up.weight.T
     x = x + (hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))) @ block.down.weight.T
-    assert_close("logits", model(tokens)[0], norm(x) @ model.head.weight.T, 1e-12)
+    assert_close("logits", model(tokens).logits[0], norm(x) @ model.head.weight.T, 1e-12)
 
 
 def test_seeds() -> None:
@@ -99,7 +99,7 @@ def test_seeds() -> None:
     state = torch.random.get_rng_state()
     config = Decoder(position=Learned(), coupling=Oracle(max_id=5), output_gate=True)
     one, same, other = config.build(7), config.build(7), config.build(8)
-    one(tokens_of(2, 5), torch.ones(2, 1, 5, dtype=torch.int64)).sum().backward()
+    one(tokens_of(2, 5), torch.ones(2, 1, 5, dtype=torch.int64)).logits.sum().backward()
     one.generate(tokens_of(2, 5), 2, torch.ones(2, 1, 7, dtype=torch.int64))
     assert torch.equal(torch.random.get_rng_state(), state)
     for (name, x), y, z in zip(one.named_parameters(), same.parameters(), other.parameters(), strict=True):
@@ -134,7 +134,7 @@ def test_generate_is_rerunning_the_prefix(scheme: PositionScheme, prompt: int) -
     model, tokens = Decoder(position=scheme).build(1).double(), tokens_of(5, prompt)
     expected = tokens
     for _ in range(12):
-        expected = torch.cat([expected, model(expected)[:, -1:].argmax(-1)], dim=1)
+        expected = torch.cat([expected, model(expected).logits[:, -1:].argmax(-1)], dim=1)
     assert torch.equal(model.generate(tokens, 12), expected)
     assert len(expected[:, prompt:].unique()) > 2, "the model repeats itself, so this shows little"
 
@@ -145,7 +145,7 @@ def test_generate_with_ids() -> None:
     ids = torch.randint(0, 10, (3, 1, 10), generator=torch.Generator().manual_seed(2))
     expected = tokens
     for stop in range(4, 10):
-        expected = torch.cat([expected, model(expected, ids[:, :, :stop])[:, -1:].argmax(-1)], dim=1)
+        expected = torch.cat([expected, model(expected, ids[:, :, :stop]).logits[:, -1:].argmax(-1)], dim=1)
     assert torch.equal(model.generate(tokens, 6, ids), expected)
     with pytest.raises(SettingError, match="position_ids: expected IDs of all 10 positions, got 9"):
         model.generate(tokens, 6, ids[:, :, :9])
@@ -168,18 +168,25 @@ def test_record() -> None:
         expected = scores.masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf).softmax(-1)
         assert_close("weights", weights, expected, 1e-12)
         x = block(x, lambda *_, weights=weights, v=v: weights @ v)
-    assert_close("logits", model.head(model.final_norm(x)), model(tokens, indices=indices), 1e-12)
+    assert_close("logits", model.head(model.final_norm(x)), model(tokens, indices=indices).logits, 1e-12)
 
 
-def test_training_flag_generator_and_trace_reach_the_kernel() -> None:
-    model = Decoder(kernel=(Uniform(), Softmax())).build(0)
+def test_what_a_kernel_gets_and_what_comes_back_from_it() -> None:
+    """The training flag and the generator reach the kernel; its records come back where they are collected, its loss
+    in the output of every call in training mode."""
+    model = Decoder(kernel=(Softmax(), Uniform())).build(0)
     auxiliary, generator = AuxiliaryOutputs(), torch.Generator().manual_seed(0)
-    model(tokens_of(1, 4), auxiliary=auxiliary, generator=generator)
-    model.eval()(tokens_of(1, 4), auxiliary=auxiliary)
+    losses = model(tokens_of(1, 4), auxiliary=auxiliary, generator=generator).auxiliary_losses
+    assert not model.eval()(tokens_of(1, 4), auxiliary=auxiliary).auxiliary_losses
     assert [record["training"] for record in auxiliary.records] == [True, False]
     assert [record["generator"] for record in auxiliary.records] == [generator, None]
-    auxiliary.losses[0].backward()
-    assert model.blocks[0].kernel_params.factor.grad.abs().sum() > 0
+    assert not auxiliary.losses, "a loss that would be counted twice"
+    assert list(losses) == ["blocks.1.kernel"]
+    factor = model.blocks[1].kernel_params.factor
+    assert losses["blocks.1.kernel"] == factor.square().mean()
+    (again,) = model.train()(tokens_of(1, 4)).auxiliary_losses.values()
+    again.backward()
+    assert_close("gradient", factor.grad, 2 * factor / factor.numel(), 1e-7)
 
 
 def test_with_kernel() -> None:
@@ -187,26 +194,26 @@ def test_with_kernel() -> None:
     tokens = tokens_of(2, 8)
     other = model.with_kernel(Softmax())
     assert other.config == model.config.replace(kernel=Softmax())
-    assert torch.equal(other(tokens), Decoder().build(0)(tokens))
-    assert (other(tokens) - model(tokens)).abs().max() > 1e-3
+    assert torch.equal(other(tokens).logits, Decoder().build(0)(tokens).logits)
+    assert (other(tokens).logits - model(tokens).logits).abs().max() > 1e-3
     other.head.weight.data.zero_()
-    assert not model(tokens).any(), "the weights are not the same"
-    assert torch.equal(other.with_kernel((Softmax(), Softmax()))(tokens), other(tokens))
+    assert not model(tokens).logits.any(), "the weights are not the same"
+    assert torch.equal(other.with_kernel((Softmax(), Softmax()))(tokens).logits, other(tokens).logits)
     with pytest.raises(SettingError, match="kernel: expected a mechanism whose parameters this model has"):
         other.with_kernel(Uniform())
 
 
 def test_bfloat16_and_autocast() -> None:
     model, tokens = Decoder().build(0), tokens_of(2, 9)
-    expected = model(tokens)
+    expected = model(tokens).logits
     with torch.autocast("cpu", torch.bfloat16):
-        assert_close("autocast", model(tokens), expected, 5e-2)
-    assert_close("bfloat16", model.bfloat16()(tokens), expected, 8e-2)
+        assert_close("autocast", model(tokens).logits, expected, 5e-2)
+    assert_close("bfloat16", model.bfloat16()(tokens).logits, expected, 8e-2)
 
 
 def test_vocabulary() -> None:
     assert Decoder().build(0).vocab_size == 16
-    assert Decoder().build(0, vocab_size=5)(tokens_of(1, 3) % 5).shape == (1, 3, 5)
+    assert Decoder().build(0, vocab_size=5)(tokens_of(1, 3) % 5).logits.shape == (1, 3, 5)
     assert Decoder(vocab_size=7).build(0, vocab_size=7).vocab_size == 7
     with pytest.raises(SettingError, match="vocab_size: expected None or the task's 5, got 7"):
         Decoder(vocab_size=7).build(0, vocab_size=5)
@@ -264,7 +271,7 @@ def test_shared_heads_of_keys_and_values() -> None:
     prompt = torch.arange(10).reshape(2, 5)
     sequence = model.generate(prompt, 6)
     for stop in range(5, 11):
-        assert torch.equal(model(sequence[:, :stop])[:, -1].argmax(-1), sequence[:, stop])
+        assert torch.equal(model(sequence[:, :stop]).logits[:, -1].argmax(-1), sequence[:, stop])
     with pytest.raises(SettingError, match="num_kv_heads: expected a divisor of num_heads = 4, got 3"):
         Decoder(num_kv_heads=3)
 
@@ -273,5 +280,5 @@ def test_a_copy_in_float64_is_the_same_model() -> None:
     """But for rounding of float32: also the norms', whose eps is large beside a small embedding."""
     model, tokens = Decoder().build(0).eval(), tokens_of(4, 30)
     with torch.no_grad():
-        logits = model(tokens)
-        assert_close("logits", logits, model.double()(tokens), 1e-5)
+        logits = model(tokens).logits
+        assert_close("logits", logits, model.double()(tokens).logits, 1e-5)

@@ -108,7 +108,7 @@ def test_given_ids_of_two_kinds() -> None:
     ids = torch.randint(0, 10, (3, 2, 12), generator=torch.Generator().manual_seed(3))
     tokens = PROMPTS
     for stop in range(5, 12):
-        tokens = torch.cat([tokens, model(tokens, ids[:, :, :stop])[:, -1:].argmax(-1)], 1)
+        tokens = torch.cat([tokens, model(tokens, ids[:, :, :stop]).logits[:, -1:].argmax(-1)], 1)
     assert torch.equal(model.generate(PROMPTS, 7, ids), tokens)
     other = ids.clone()
     other[:, :, -1] = (other[:, :, -1] + 1) % 10

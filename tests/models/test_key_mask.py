@@ -18,10 +18,10 @@ def test_hidden_tokens_are_as_good_as_absent(scheme: PositionScheme) -> None:
     model = Decoder(num_layers=3, position=scheme).build(0).double().eval()
     key_mask = torch.zeros(2, 12, dtype=torch.bool)
     key_mask[:, KEPT] = True
-    masked = model(TOKENS, key_mask=key_mask)[:, KEPT]
-    alone = model(TOKENS[:, KEPT], indices=KEPT[None])
+    masked = model(TOKENS, key_mask=key_mask).logits[:, KEPT]
+    alone = model(TOKENS[:, KEPT], indices=KEPT[None]).logits
     assert_close("logits", masked, alone, 1e-10)
-    assert (masked - model(TOKENS)[:, KEPT])[:, -1].abs().max() > 1e-3
+    assert (masked - model(TOKENS).logits[:, KEPT])[:, -1].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kernel", [Softmax(), LSSA()], ids=lambda kernel: kernel.kind)
@@ -33,8 +33,8 @@ def test_a_hidden_token_changes_nothing(kernel: Kernel) -> None:
     other[:, 5] = (TOKENS[:, 5] + 1) % 16
     scored = torch.zeros(2, 12, dtype=torch.bool)
     scored[:, -1] = True
-    first, second = (model(tokens, scored=scored, key_mask=key_mask) for tokens in (TOKENS, other))
+    first, second = (model(tokens, scored=scored, key_mask=key_mask).logits for tokens in (TOKENS, other))
     assert torch.equal(first[0], second[0])
     assert not torch.equal(first[1], second[1])
     everything = torch.ones_like(key_mask)
-    assert_close("all", model(TOKENS, key_mask=everything), model(TOKENS), 1e-10)
+    assert_close("all", model(TOKENS, key_mask=everything).logits, model(TOKENS).logits, 1e-10)

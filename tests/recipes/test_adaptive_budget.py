@@ -105,7 +105,7 @@ def test_outcome_of_dense_choices_is_the_models_own() -> None:
     model, batch = decoder()
     found = outcome(model, batch, [None, None])
     with torch.no_grad():
-        logits = model(batch.tokens, scored=batch.scored)
+        logits = model(batch.tokens, scored=batch.scored).logits
     expected = torch.nn.functional.cross_entropy(logits, batch.targets[batch.scored])
     assert found.loss == pytest.approx(float(expected), abs=1e-5)
     assert (found.budget, found.mass) == (1.0, pytest.approx(1.0, abs=1e-6))

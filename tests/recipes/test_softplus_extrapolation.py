@@ -10,7 +10,7 @@ import torch
 from recipes.made_up import TORN, claim_of, shifted
 
 from sparsity_lab.kernels import LSSA, CosineSoftmax, NormalizedActivation
-from sparsity_lab.models import NoPE
+from sparsity_lab.models import ModelOutput, NoPE
 from sparsity_lab.recipes.softplus_extrapolation import softplus_extrapolation
 from sparsity_lab.recipes.softplus_extrapolation.arms import (
     FACTORS,
@@ -202,9 +202,10 @@ def test_windows_are_cut_from_the_same_bytes() -> None:
     """A model that predicts a byte from its place in the window: 1/2 at the first, certain after, and never wrong."""
 
     class Places(torch.nn.Module):
-        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        def forward(self, tokens: torch.Tensor) -> ModelOutput:
             sure = torch.where(torch.arange(tokens.shape[1]) == 0, 0.0, 50.0)
-            return torch.stack([sure, torch.zeros_like(sure)], dim=-1).expand(len(tokens), -1, -1)
+            logits = torch.stack([sure, torch.zeros_like(sure)], dim=-1)
+            return ModelOutput(logits.expand(len(tokens), -1, -1), {})
 
     tokens = torch.zeros(3, 8, dtype=torch.int64)
     for length in (1, 2, 4, 8):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsity_lab.generators import IGNORE, Batch, NotComputable, Planted, Step, Stream, Task, Truth, Vocabulary
-from sparsity_lab.models import Decoder, NoPE
+from sparsity_lab.models import Decoder, ModelOutput, NoPE
 from sparsity_lab.settings import register
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
 
@@ -75,5 +75,5 @@ class Constant(nn.Module):
         super().__init__()
         self.logits = nn.Parameter(torch.tensor(logits))
 
-    def forward(self, tokens: Tensor, position_ids: Tensor | None = None, *, scored: Tensor) -> Tensor:
-        return self.logits.expand(int(scored.sum()), -1)
+    def forward(self, tokens: Tensor, position_ids: Tensor | None = None, *, scored: Tensor) -> ModelOutput:
+        return ModelOutput(self.logits.expand(int(scored.sum()), -1), {})

@@ -6,7 +6,7 @@ import pytest
 import torch
 from training.small_runs import Alternating, Constant, small_run
 
-from sparsity_lab.models import DecoderModel
+from sparsity_lab.models import DecoderModel, ModelOutput
 from sparsity_lab.training import Evaluation, evaluate, summarize
 
 
@@ -36,7 +36,7 @@ def test_standard_errors_are_over_sequences() -> None:
         def forward(self, tokens, position_ids=None, *, scored):
             # Sequences 0 and 2 twice right, 1, 3, 4 and 5 once: targets are 01 10 01 10 01 10.
             sure = torch.tensor([0, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0])
-            return torch.nn.functional.one_hot(sure, 2).float() * math.log(3)
+            return ModelOutput(torch.nn.functional.one_hot(sure, 2).float() * math.log(3), {})
 
     config = small_run(task=Alternating(), evaluation=Evaluation(lengths=(4,), sequences=6))
     (row,) = evaluate(Model(), config).iter_rows(named=True)

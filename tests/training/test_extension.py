@@ -75,8 +75,8 @@ def test_stored_run_is_the_trained_model(out: Path, tmp_path: Path) -> None:
     CHILD.adapter.attach(model, CHILD.model_seed)
     optimize(CHILD, model, Records(), tmp_path / "none")
     stored = run.model()
-    assert torch.equal(stored(tokens()), model.eval()(tokens()))
-    assert_close("merged", merged(stored)(tokens()), stored(tokens()), 1e-5)
+    assert torch.equal(stored(tokens()).logits, model.eval()(tokens()).logits)
+    assert_close("merged", merged(stored)(tokens()).logits, stored(tokens()).logits, 1e-5)
     moved = {name for name, value in stored.state_dict().items() if name in before and (value != before[name]).any()}
     norms = {name for name in before if "norm" in name}
     assert moved == norms | {"token_embedding.weight", "head.weight"}
@@ -132,12 +132,12 @@ def test_child_without_steps_is_its_parent(out: Path) -> None:
     idle = SHORT.replace(steps=0)
     same = train(CHILD.replace(parent=CHILD, adapter=None, training=idle), out)
     adapted = train(CHILD, out).model()
-    assert_close("logits", same.model()(tokens()), adapted(tokens()), 1e-6)
+    assert_close("logits", same.model()(tokens()).logits, adapted(tokens()).logits, 1e-6)
     assert list(same.model().state_dict()) == list(train(PARENT, out).model().state_dict())
     plain = train(extended(PARENT, 16, interpolate=False, training=idle), out)
     widened = train(extended(PARENT, 16, training=idle), out)
-    assert torch.equal(plain.model()(tokens()), train(PARENT, out).model()(tokens()))
-    assert (plain.model()(tokens()) - widened.model()(tokens())).abs().max() > 1e-4
+    assert torch.equal(plain.model()(tokens()).logits, train(PARENT, out).model()(tokens()).logits)
+    assert (plain.model()(tokens()).logits - widened.model()(tokens()).logits).abs().max() > 1e-4
     assert widened.config.model.position.scale == 2 * widened.config.parent.model.position.scale
     assert '"scale":2.0' in (widened.folder / "config.json").read_text()
     assert plain.metrics.is_empty()

@@ -35,7 +35,7 @@ def answers_of(model: DecoderModel) -> tuple[Tensor, list[int]]:
     for row, start in enumerate(starts):
         tokens, ids = TOKENS[row : row + 1, : start + 1], IDS[row : row + 1, :, : start + 1]
         for t in range(start, 5):
-            answers[row, t] = model(tokens, ids)[0, -1].argmax()
+            answers[row, t] = model(tokens, ids).logits[0, -1].argmax()
             following = model.predict(tokens, ids)[1][:, -1, :, None]
             tokens, ids = torch.cat([tokens, answers[row : row + 1, t : t + 1]], 1), torch.cat([ids, following], 2)
     return answers, starts
@@ -110,7 +110,7 @@ def test_own_answers_with_own_ids_are_all_right() -> None:
     # The ID that follows the last position is not in the batch; by its convention it is none.
     last = (ids[:, :, -1] == 0).all(1).numpy()
     assert values["id_accuracy"] == pytest.approx((7 + last) / 8)
-    assert torch.equal(model(batch.tokens, batch.position_ids).argmax(-1)[batch.scored], targets[batch.scored])
+    assert torch.equal(model(batch.tokens, batch.position_ids).logits.argmax(-1)[batch.scored], targets[batch.scored])
 
 
 def test_two_kinds_of_ids_are_learned_and_measured(tmp_path: Path) -> None:

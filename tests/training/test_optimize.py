@@ -1,7 +1,8 @@
-"""What the loop hands to a model beside the batch: a place for auxiliary losses, and a generator of its own."""
+"""What the loop hands to a model beside the batch, and what it makes of the output."""
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +10,9 @@ from torch import Tensor, nn
 from training.small_runs import small_run
 
 from sparsity_lab.generators import Planted
-from sparsity_lab.kernels import AuxiliaryOutputs
-from sparsity_lab.models import Coupling, IndexSampling, ModelConfig, Oracle, Plain, PoSE, RandomOffset
-from sparsity_lab.settings import register
-from sparsity_lab.training import Training
+from sparsity_lab.models import Coupling, IndexSampling, ModelConfig, ModelOutput, Oracle, Plain, PoSE, RandomOffset
+from sparsity_lab.settings import SettingError, register
+from sparsity_lab.training import Training, evaluate
 from sparsity_lab.training.optimize import Records, optimize, threads_and_device
 
 
@@ -22,7 +22,7 @@ class Drawing(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(16))
-        self.traced = nn.Parameter(torch.zeros(3))
+        self.pulled = nn.Parameter(torch.zeros(3))
         self.untouched = nn.Parameter(torch.zeros(3), requires_grad=False)
         self.drawn: list[float] = []
         self.lengths: list[int] = []
@@ -34,17 +34,15 @@ class Drawing(nn.Module):
         tokens: Tensor,
         position_ids: Tensor | None,
         *,
-        indices: Tensor | None,
+        indices: Tensor | None = None,
         scored: Tensor,
-        auxiliary: AuxiliaryOutputs,
-        generator: torch.Generator,
-    ) -> Tensor:
+        generator: torch.Generator | None = None,
+    ) -> ModelOutput:
         self.drawn.append(torch.rand((), generator=generator).item())
         self.lengths.append(tokens.shape[1])
         self.indices.append(indices)
         self.position_ids.append(position_ids)
-        auxiliary.losses.append(self.traced.sum())
-        return self.logits.expand(int(scored.sum()), -1)
+        return ModelOutput(self.logits.expand(int(scored.sum()), -1), {"pulled": self.pulled.sum()})
 
 
 class AnyLength(ModelConfig):
@@ -105,13 +103,26 @@ def test_schedule_and_coupling_move_their_own_and_draw_by_themselves(tmp_path: P
     assert coupled[0] == [None] * 12
 
 
-def test_losses_of_the_trace_are_trained_but_not_reported(tmp_path: Path) -> None:
+def test_auxiliary_losses_are_trained_but_not_reported(tmp_path: Path) -> None:
     model, records = Drawing(), Records()
     optimize(small_run(), model, records, tmp_path / "none")
-    assert (model.traced < -1e-3).all()
+    assert (model.pulled < -1e-3).all()
     assert (model.untouched == 0).all()
     # Uniform logits over sixteen tokens, whatever the auxiliary loss is.
     assert records.metrics[0]["loss"] == pytest.approx(torch.tensor(16.0).log().item(), rel=1e-6)
+
+
+class LogitsAlone(Drawing):
+    def forward(self, *arguments: Any, **options: Any) -> Tensor:
+        return super().forward(*arguments, **options).logits
+
+
+def test_logits_alone_are_refused_in_training_and_evaluation(tmp_path: Path) -> None:
+    message = r"model: expected a module whose forward returns ModelOutput\(logits, auxiliary_losses\), got .*Tensor"
+    with pytest.raises(SettingError, match=message):
+        optimize(small_run(), LogitsAlone(), Records(), tmp_path / "none")
+    with pytest.raises(SettingError, match=message):
+        evaluate(LogitsAlone(), small_run())
 
 
 def test_every_step_draws_its_own_and_always_the_same(tmp_path: Path) -> None:

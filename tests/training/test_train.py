@@ -92,7 +92,7 @@ def test_metrics_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     for step, row in enumerate(run.metrics.iter_rows(named=True)):
         stream = Stream(seed=0, name="train")
         batch = config.task.sample(stream, 4 * step, 4, config.training.curriculum.at(stream, step, 3))
-        loss = torch.nn.functional.cross_entropy(model(batch.tokens).flatten(0, 1), batch.targets.flatten())
+        loss = torch.nn.functional.cross_entropy(model(batch.tokens).logits.flatten(0, 1), batch.targets.flatten())
         loss.backward()
         norm = torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm()
         for parameter in model.parameters():

@@ -65,9 +65,9 @@ def predictor_of(model: Run | Variant | DecoderModel | Predictor) -> Predictor:
         scored[:, -1] = True
         was_training = decoder.training
         decoder.eval()
-        logits = decoder(tokens.to(device), scored=scored.to(device), key_mask=key_mask.to(device))
+        output = decoder(tokens.to(device), scored=scored.to(device), key_mask=key_mask.to(device))
         decoder.train(was_training)
-        last: Tensor = logits.cpu()
+        last: Tensor = output.logits.cpu()
         return last
 
     return predict

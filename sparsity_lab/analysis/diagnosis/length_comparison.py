@@ -59,7 +59,7 @@ class Trained:
         """Logits of the next token, with the tokens outside ``key_mask`` hidden as in training."""
         scored = torch.zeros_like(key_mask)
         scored[:, -1] = True
-        logits: Tensor = self.model(tokens.masked_fill(~key_mask, self.hidden), scored=scored)
+        logits: Tensor = self.model(tokens.masked_fill(~key_mask, self.hidden), scored=scored).logits
         return logits
 
     @property
@@ -158,7 +158,7 @@ def _losses(model: nn.Module, windows: Int64[Tensor, "N width"], short: int) -> 
 def _last_loss(model: nn.Module, windows: Int64[Tensor, "N width"], count: int) -> Floats:
     scored = torch.zeros(len(windows), windows.shape[1] - 1, dtype=torch.bool)
     scored[:, -count:] = True
-    logits: Float[Tensor, "rows V"] = model(windows[:, :-1], scored=scored).double()
+    logits: Float[Tensor, "rows V"] = model(windows[:, :-1], scored=scored).logits.double()
     targets = windows[:, -count:].flatten()
     loss = -logits.log_softmax(-1).gather(1, targets[:, None])
     means: Floats = loss.view(len(windows), count).mean(1).numpy()

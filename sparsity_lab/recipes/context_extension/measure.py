@@ -76,7 +76,7 @@ def _step(model: torch.nn.Module, config: RunConfig) -> None:
     model.train()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, fused=True)
-    loss = cross_entropy(model(batch.tokens, scored=batch.scored), batch.targets[batch.scored])
+    loss = cross_entropy(model(batch.tokens, scored=batch.scored).logits, batch.targets[batch.scored])
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     model.zero_grad()

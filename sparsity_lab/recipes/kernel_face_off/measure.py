@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from sparsity_lab.benchmarks.measure import alternate
 from sparsity_lab.benchmarks.memory import peak_memory
 from sparsity_lab.generators import Stream, Task
-from sparsity_lab.kernels import AuxiliaryOutputs, Softmax
+from sparsity_lab.kernels import Softmax
 from sparsity_lab.models import Decoder
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run
@@ -71,8 +71,7 @@ def _peak(model: Decoder, task: Task, count: int, length: int) -> int:
 
 def _step(model: nn.Module, tokens: torch.Tensor) -> None:
     """Forward and backward, with every token a target and with the losses of the mechanism itself."""
-    auxiliary = AuxiliaryOutputs()
-    logits = model(tokens, auxiliary=auxiliary, generator=torch.Generator().manual_seed(0))
-    loss: torch.Tensor = sum(auxiliary.losses, cross_entropy(logits.flatten(0, 1), tokens.flatten()))
+    logits, auxiliary_losses = model(tokens, generator=torch.Generator().manual_seed(0))
+    loss: torch.Tensor = sum(auxiliary_losses.values(), cross_entropy(logits.flatten(0, 1), tokens.flatten()))
     loss.backward()  # type: ignore[no-untyped-call]
     model.zero_grad()

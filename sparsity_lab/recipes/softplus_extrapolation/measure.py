@@ -46,6 +46,6 @@ def loss_in_windows(
     size = max(1, batch_tokens // length)
     sums = []
     for start in range(0, len(inputs), size):
-        logits = model(inputs[start : start + size]).double().flatten(0, 1)
+        logits = model(inputs[start : start + size]).logits.double().flatten(0, 1)
         sums.append(float(cross_entropy(logits, wanted[start : start + size].flatten(), reduction="sum")))
     return math.fsum(sums) / targets.numel()
