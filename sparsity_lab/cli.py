@@ -1,7 +1,7 @@
 """The ``sparsity-lab`` command.
 
-Exit codes: 0, it worked; 1, it ran and the outcome is bad (a certificate failed, a run diverged) or nobody read it to
-the end; 2, the input is bad, said in one line; 130, interrupted.
+Exit codes: 0, it worked; 1, it ran and the outcome is bad (a certificate failed, a run did not finish, a file could
+not be written) or nobody read it to the end; 2, the input is bad, said in one line; 130, interrupted.
 """
 
 import contextlib
@@ -52,6 +52,11 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         # The reader, `head` for instance, has seen enough. Python writes once more when it ends: into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"sparsity-lab: {error}", file=sys.stderr)
         return 1
 
 

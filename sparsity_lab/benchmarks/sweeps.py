@@ -12,7 +12,7 @@ import polars as pl
 from sparsity_lab.benchmarks.measure import alternate, benchmark, seconds
 from sparsity_lab.generators import Planted
 from sparsity_lab.settings import SettingError, canonical_json
-from sparsity_lab.sweeps import Ended, Engine, Processes, Results, Sweep, grid, run_sweep
+from sparsity_lab.sweeps import Ended, Engine, Processes, Results, Sweep, SweepEvent, grid, run_sweep
 from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training, store, train
 
 __all__ = ["sweeps"]
@@ -55,13 +55,19 @@ _SCHEMA = pl.Schema(
 )
 
 
+def _check_finished(event: SweepEvent) -> None:
+    """Raise if a run did not finish: the time of one that failed says nothing."""
+    if event.status != "finished":
+        raise RuntimeError(f"{event.run} {event.status}: {event.reason}")
+
+
 def _workers() -> Iterator[dict[str, Any]]:
     sweep = Sweep(name="equal runs", runs=tuple(grid(_BASE, {"seed": range(8)})))
 
     def with_workers(workers: int) -> Callable[[], object]:
         def run() -> None:
             with tempfile.TemporaryDirectory() as folder:
-                run_sweep(sweep, folder, Processes(workers=workers))
+                run_sweep(sweep, folder, Processes(workers=workers), _check_finished)
 
         return run
 
@@ -72,7 +78,7 @@ def _workers() -> Iterator[dict[str, Any]]:
 def _short_runs() -> Iterator[dict[str, Any]]:
     sweep = Sweep(name="short runs", runs=tuple(grid(_SHORT, {"seed": range(_SHORT_RUNS)})))
     with tempfile.TemporaryDirectory() as folder:
-        taken = seconds(lambda: run_sweep(sweep, folder, Processes(workers=2)))
+        taken = seconds(lambda: run_sweep(sweep, folder, Processes(workers=2), _check_finished))
         clocks = Results(folder).frame("timing").filter(phase="training")
     training = float(clocks["seconds"].sum()) / 2
     yield _row("short runs", _SHORT_RUNS, taken, "half of the training loops", training, taken / training)

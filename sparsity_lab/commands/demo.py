@@ -9,7 +9,7 @@ from typing import Literal
 from rich.console import Console
 
 from sparsity_lab.commands.command import Command, Outcome
-from sparsity_lab.commands.output import show_arms, swept
+from sparsity_lab.commands.output import show_arms, show_unfinished, swept
 
 __all__ = ["Demo"]
 
@@ -35,8 +35,7 @@ class Demo(Command):
         results, seconds = swept(recipe.find("demo")(self.size), self.out, Processes(workers=self.workers), console)
         command = f"sparsity-lab demo --size {self.size}"
         page = write_report(results, self.out / "report.html", title="sparsity_lab demo", command=command)
-        arms = show_arms(results, console)
+        arms, unfinished = show_arms(results, console), show_unfinished(results, console)
         console.print(f"\n{len(results.runs)} runs in {seconds:.0f} s. Report: {page}")
-        return Outcome(
-            {"out": str(self.out), "report": str(page), "seconds": seconds, "arms": arms}, not results.failures
-        )
+        data = {"out": str(self.out), "report": str(page), "seconds": seconds, "arms": arms}
+        return Outcome(data | {"unfinished": unfinished}, not unfinished)

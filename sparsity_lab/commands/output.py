@@ -5,6 +5,7 @@
 import contextlib
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from sparsity_lab.sweeps import Engine, Overview, Results, Sweep
 
-__all__ = ["plain_table", "progress_bar", "show_arms", "show_overview", "swept", "unfinished_runs"]
+__all__ = ["plain_table", "progress_bar", "show_arms", "show_overview", "show_unfinished", "swept"]
 
 
 def progress_bar(console: Console, left: ProgressColumn | None = None) -> Progress:
@@ -103,8 +104,7 @@ def _time_left(seconds: float | None) -> list[str]:
 
 
 def show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
-    """Print the arms, a table for each panel: normalized accuracy by length, and reach; the same as data. Then the
-    runs without a result."""
+    """Print the arms, a table for each panel: normalized accuracy by length, and reach; the same as data."""
     from sparsity_lab.analysis import arm_table
 
     frame = arm_table(results)
@@ -113,15 +113,18 @@ def show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
         # A panel may lack lengths that others have.
         empty = [column.name for column in panel if column.name.isdigit() and column.null_count() == len(column)]
         console.print(plain_table(panel.drop("panel", *empty)))
-    for run in unfinished_runs(results):
-        console.print(_one_line(f"{run['status']} {run['run']}" + (f": {run['reason']}" if run["reason"] else "")))
     return frame.to_dicts()
 
 
-def unfinished_runs(results: "Results") -> list[dict[str, Any]]:
-    """Run, status and reason of every run without a result."""
-    rows = results.frame("runs").select("run", "status", "reason").to_dicts()
-    return [row for row in rows if row["status"] != "finished"]
+def show_unfinished(results: "Results", console: Console) -> list[dict[str, Any]]:
+    """Print the runs and parents that are not finished, a line each; the same as data. The outcome of what needs them
+    is good if there is none."""
+    from sparsity_lab.sweeps import overview
+
+    found = overview(results).unfinished
+    for one in found:
+        console.print(_one_line(f"{one.status} {one.run}" + (f": {one.reason}" if one.reason else "")))
+    return [asdict(one) for one in found]
 
 
 def plain_table(frame: "pl.DataFrame") -> Table:

@@ -10,7 +10,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from sparsity_lab.commands.command import OptionalPath, OptionalText, Outcome, SettingsCommand, check_target
-from sparsity_lab.commands.output import show_arms, unfinished_runs
+from sparsity_lab.commands.output import show_arms, show_unfinished
 from sparsity_lab.settings import SettingError
 
 __all__ = ["Report"]
@@ -75,9 +75,11 @@ class Report(SettingsCommand):
         from sparsity_lab.sweeps import Results
 
         study = find_study(name)
-        page = write_result(study, Results(folder, study(self.size)), self.size, self.results)
+        results = Results(folder, study(self.size))
+        page = write_result(study, results, self.size, self.results)
+        unfinished = show_unfinished(results, console)
         console.print(f"Result: {page}")
-        return Outcome({"page": str(page)})
+        return Outcome({"page": str(page), "unfinished": unfinished}, not unfinished)
 
     def _report_written(self, folder: Path, console: Console) -> Outcome:
         from sparsity_lab.analysis import write_picture, write_report
@@ -88,11 +90,11 @@ class Report(SettingsCommand):
         if self.picture is not None:
             check_target("--picture", self.picture)
         results = Results(folder)
-        finished = len(results.runs) - len(unfinished_runs(results))
         data: dict[str, Any] = {"report": str(write_report(results, page, title=self.title))}
-        data |= {"arms": show_arms(results, console), "unfinished": unfinished_runs(results)}
+        data["arms"] = show_arms(results, console)
+        unfinished = data["unfinished"] = show_unfinished(results, console)
         console.print(f"Report: {page}")
-        if self.picture is not None and finished:
+        if self.picture is not None and data["arms"]:
             data["picture"] = str(write_picture(results, self.picture))
             console.print(f"Picture: {data['picture']}")
-        return Outcome(data, good=finished > 0)
+        return Outcome(data, not unfinished)

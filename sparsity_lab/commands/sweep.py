@@ -10,7 +10,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from sparsity_lab.commands.command import OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
-from sparsity_lab.commands.output import show_arms, show_overview, swept
+from sparsity_lab.commands.output import show_arms, show_overview, show_unfinished, swept
 from sparsity_lab.settings import SettingError, Shown, from_text
 
 __all__ = ["Sweep"]
@@ -59,17 +59,18 @@ class Sweep(SettingsCommand):
         results, seconds = swept(sweep, out, engine, console)
         arms = show_arms(results, console)
         data = {"out": str(out), "runs": len(results.runs), "seconds": seconds, "arms": arms}
+        unfinished = data["unfinished"] = show_unfinished(results, console)
         if self.report:
             from sparsity_lab.analysis import write_report
 
             command = f"sparsity-lab sweep {self.sweep}" + ("" if is_file else f" --size {self.size}")
             data["report"] = str(write_report(results, out / "report.html", title=sweep.name, command=command))
             console.print(f"Report: {data['report']}")
-        return Outcome(data, not results.failures)
+        return Outcome(data, not unfinished)
 
 
 def _status_shown(folder: Path, console: Console) -> Outcome:
-    """How far the sweep in a folder is; bad if a run failed or is damaged and nothing goes on."""
+    """How far the sweep in a folder is; bad if a run is not finished and nobody works on any."""
     from dataclasses import asdict
 
     from sparsity_lab.sweeps import Results, overview
@@ -78,5 +79,4 @@ def _status_shown(folder: Path, console: Console) -> Outcome:
         raise SettingError("--status", "a folder with runs", str(folder))
     found = overview(Results(folder))
     show_overview(found, console)
-    good = bool(found.running or not (found.failed or found.damaged))
-    return Outcome({"out": str(folder), **asdict(found)}, good)
+    return Outcome({"out": str(folder), **asdict(found)}, found.complete or found.goes_on)

@@ -37,8 +37,8 @@ def run_sweep(
 
     Finished and diverged runs are skipped, interrupted ones go on, broken and crashed ones are repeated, and a run
     with a new evaluation is only evaluated. Parents come before their children. A run that fails, or whose folder is
-    at fault, never stops the others; ``Results.failures`` lists it, unless its folder cannot even hold the reason,
-    or is held by another process; then only ``progress`` tells. It also tells which files were found damaged.
+    at fault, never stops the others; ``Results.failures`` lists it, even where its folder could not hold the reason.
+    ``progress`` also tells which files were found damaged.
 
     The same sweep, or one with some of its runs, may be run on the folder by several processes at once, on any
     machines: each run is made by one of them. Runs that others make come last here, and are waited for.
@@ -64,7 +64,7 @@ def run_sweep(
         raise SettingError("out", f"a folder that can be written ({error.strerror})", str(root)) from None
     for wave in (report := _Report(sweep, root, progress)).waves:
         _run_wave(wave, root, engine, report)
-    return Results(root, sweep)
+    return Results(root, sweep, unrecorded=report.failed)
 
 
 class _Report:
@@ -73,7 +73,7 @@ class _Report:
     def __init__(self, sweep: Sweep, root: Path, progress: SweepProgress | None) -> None:
         self.waves = waves(sweep.runs)
         self.in_sweep = {run.id for run in sweep.runs}
-        self.failed: set[str] = set()
+        self.failed: dict[str, str] = {}
         self.damage: dict[str, str | None] = {}
         self._root, self._progress, self._labels = root, progress, sweep.labels()
         every = [run for wave in self.waves for run in wave]
@@ -84,7 +84,7 @@ class _Report:
         self._finished += 1
         self._estimate.over(run, skipped=outcome == "skipped")
         if outcome == "failed":
-            self.failed.add(run.id)
+            self.failed[run.id] = reason or ""
             # A worker that died has left no record.
             leave_failure(self._root / run.id, reason or "")
         if self._progress:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sparsity_lab.sweeps.results import Results, State
+from sparsity_lab.sweeps.results import Results
 from sparsity_lab.sweeps.sweep import waves
 from sparsity_lab.training import RunConfig, store
 from sparsity_lab.training.claims import LEASE, Holder, holder_of
 
-__all__ = ["Estimate", "Overview", "Running", "SweepEvent", "SweepProgress", "overview"]
+__all__ = ["Estimate", "Overview", "Running", "SweepEvent", "SweepProgress", "Unfinished", "overview"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,23 @@ class Running:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """A run that is not finished.
+
+    Attributes:
+        run: its id.
+        label: its label.
+        status: one of ``training.Status``, ``"failed"`` or ``"running"``.
+        reason: why it failed, or which of its files is damaged.
+    """
+
+    run: str
+    label: str
+    status: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class Overview:
     """How far the sweep in a folder is, whoever works on it.
 
@@ -103,6 +120,7 @@ class Overview:
         sweep: its name; None for a folder of runs that were made one by one.
         total: number of its runs, parents included.
         counts: runs by status: those of ``training.Status``, ``"failed"`` and ``"running"``.
+        unfinished: every run that is not finished.
         running: what is being made now.
         failed: label and reason of what diverged or failed.
         damaged: label of each run with a damaged file, and what is wrong with it; the next sweep makes it again.
@@ -113,10 +131,21 @@ class Overview:
     sweep: str | None
     total: int
     counts: dict[str, int]
+    unfinished: tuple[Unfinished, ...]
     running: tuple[Running, ...]
     failed: tuple[tuple[str, str], ...]
     damaged: tuple[tuple[str, str], ...]
     seconds_left: float | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run is finished."""
+        return not self.unfinished
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a process is making one of the runs and gives signs of life."""
+        return any(not one.lost for one in self.running)
 
 
 def overview(results: Results) -> Overview:
@@ -124,15 +153,19 @@ def overview(results: Results) -> Overview:
     any machine at any time."""
     labels = results.labels()
     counts: Counter[str] = Counter()
-    running, failed, damaged = [], list[tuple[str, str]](), list[tuple[str, str]]()
+    running, unfinished = list[Running](), list[Unfinished]()
+    failed, damaged = list[tuple[str, str]](), list[tuple[str, str]]()
     done, seconds, left = 0.0, 0.0, 0.0
     members = [run for wave in waves(results.runs) for run in wave]
     for run in members:
         folder, label = results.folder / run.id, labels.get(run.id, f"parent {run.id}")
-        state = State.of(run, folder, large=True, any_evaluation=run.id not in labels)
+        state = results.state(run, large=True, any_evaluation=run.id not in labels)
         over = state.status in ("finished", "diverged")
         holder = None if over else _alive(folder)
-        counts["running" if holder else state.status] += 1
+        seen = "running" if holder else state.status
+        counts[seen] += 1
+        if seen != "finished":
+            unfinished.append(Unfinished(run.id, label, seen, state.reason))
         if holder:
             silent = max(0.0, time.time() - holder.renewed / 1e9)
             running.append(Running(label, holder.host, holder.process, holder.since, silent))
@@ -149,6 +182,7 @@ def overview(results: Results) -> Overview:
         results.sweep.name if results.sweep else None,
         len(members),
         dict(counts),
+        tuple(unfinished),
         tuple(running),
         tuple(failed),
         tuple(damaged),

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -85,6 +85,7 @@ class Results:
     Args:
         out: the folder.
         sweep: whose runs are meant; without it, those of the last sweep that was run there.
+        unrecorded: why runs failed, by id, where the folder could not hold the reason: ``run_sweep`` knows.
 
     Attributes:
         folder: the store.
@@ -96,8 +97,11 @@ class Results:
             that is not its own: a copy, which would count twice.
     """
 
-    def __init__(self, out: Path | str, sweep: Sweep | None = None) -> None:
+    def __init__(
+        self, out: Path | str, sweep: Sweep | None = None, *, unrecorded: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = Path(out)
+        self._unrecorded = dict(unrecorded or {})
         self.sweep = sweep or _read_sweep(self.folder)
         self.runs = self.sweep.runs if self.sweep else _find_runs(self.folder)
 
@@ -127,12 +131,19 @@ class Results:
     @property
     def failures(self) -> tuple[Failure, ...]:
         """The runs that diverged or crashed."""
-        found = ((run, self._state(run)) for run in self.runs)
+        found = ((run, self.state(run)) for run in self.runs)
         return tuple(
             Failure(run, state.status, state.reason or "", state.step)
             for run, state in found
             if state.status in ("diverged", "failed")
         )
+
+    def state(self, run: RunConfig, *, large: bool = False, any_evaluation: bool = False) -> State:
+        """What has become of a run, or of a parent; the arguments are those of ``State.of``."""
+        state = State.of(run, self.folder / run.id, large=large, any_evaluation=any_evaluation)
+        if state.status in ("finished", "diverged", "failed") or run.id not in self._unrecorded:
+            return state
+        return State("failed", reason="; ".join(filter(None, (self._unrecorded[run.id], state.reason))))
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -163,7 +174,7 @@ class Results:
         return join([element("p", self._head()), details(f"{len(rows)} runs", shown)])
 
     def _head(self) -> str:
-        counts = Counter(self._state(run).status for run in self.runs)
+        counts = Counter(self.state(run).status for run in self.runs)
         states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
         name = f" of sweep {self.sweep.name!r}" if self.sweep else ""
         others = len(self.others)
@@ -182,7 +193,7 @@ class Results:
 
     def _rows(self, name: FrameName) -> pl.DataFrame:
         if name == "runs":
-            rows = [{"run": run.id, **asdict(self._state(run))} for run in self.runs]
+            rows = [{"run": run.id, **asdict(self.state(run))} for run in self.runs]
             return pl.DataFrame(rows, schema=_STATE_SCHEMA)
         if name == "summary":
             thresholds = {run.id: run.evaluation.threshold for run in self.runs}
@@ -220,9 +231,6 @@ class Results:
     def _configs(self) -> pl.DataFrame:
         rows = [{"run": run.id, **flatten(run)} for run in self.runs]
         return pl.DataFrame(rows, infer_schema_length=None)
-
-    def _state(self, run: RunConfig) -> State:
-        return State.of(run, self.folder / run.id)
 
 
 _STATE_SCHEMA = pl.Schema({"run": pl.String(), "status": pl.String(), "step": pl.Int64(), "reason": pl.String()})

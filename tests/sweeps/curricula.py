@@ -1,6 +1,7 @@
 """Curricula that go wrong, in a module that workers must import to know them."""
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -60,4 +61,14 @@ class Counted(FixedLength):
     def at(self, stream: Stream, step: int, steps: int) -> int:
         with (Path(self.tally) / str(stream.seed)).open("a") as file:
             file.write(f"{step}\n")
+        return self.length
+
+
+@register
+class Filling(FixedLength):
+    """From step 2 on, no file of its process can grow, as if the disk were full."""
+
+    def at(self, stream: Stream, step: int, steps: int) -> int:
+        if step == 2:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         return self.length

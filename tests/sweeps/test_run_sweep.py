@@ -280,8 +280,8 @@ def test_fault_in_one_folder_stops_no_other_run(tmp_path: Path) -> None:
         assert (
             f"SettingError: out: expected a folder (File exists), got '{tmp_path / no_folder.id}'" == failed[0].reason
         )
-        assert results.frame("runs")["status"].to_list() == ["broken", "finished", "finished", "finished", "failed"]
-        assert [failure.run.id for failure in results.failures] == [child.id]
+        assert results.frame("runs")["status"].to_list() == ["failed", "finished", "finished", "finished", "failed"]
+        assert [failure.run.id for failure in results.failures] == [no_folder.id, child.id]
     assert (tmp_path / no_folder.id).read_text() == "kept"
     assert not (tmp_path / no_failure.id / "failed.json").exists()
 
