@@ -20,7 +20,7 @@ from sparsity_lab.generators import (
     Uniform,
     Window,
 )
-from sparsity_lab.generators.batch_view import legend_html, sequence_html
+from sparsity_lab.generators.token_view import legend_html, sequence_html
 from sparsity_lab.settings import flatten
 
 __all__ = ["pages"]
@@ -42,7 +42,7 @@ def pages(source: Path) -> dict[str, str]:
 
 def _sample(task: Planted, length: int) -> str:
     batch = task.sample(Stream(seed=0, name="concepts"), 0, 2, length)
-    sequences = "".join(sequence_html(batch, row) for row in range(len(batch)))
+    sequences = "".join(sequence_html(batch.view(row)) for row in range(len(batch)))
     return f"<p><code>{task}</code></p>{sequences}"
 
 

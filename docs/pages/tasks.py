@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pages.markdown import autodoc, fenced, page, raw, summary, table
 from sparsity_lab.generators import Stream, Task, Truth
-from sparsity_lab.generators.batch_view import legend_html, sequence_html
+from sparsity_lab.generators.token_view import legend_html, sequence_html
 from sparsity_lab.settings import kinds
 
 __all__ = ["pages"]
@@ -58,7 +58,7 @@ def _length(task: Task) -> int:
 
 def _samples(task: Task, count: int) -> str:
     batch = task.sample(Stream(seed=0, name="gallery"), 0, count, _length(task))
-    return "\n".join(sequence_html(batch, row) for row in range(len(batch)))
+    return "\n".join(sequence_html(batch.view(row)) for row in range(len(batch)))
 
 
 def _declared(truth: Truth) -> list[tuple[str, str]]:

@@ -1,8 +1,8 @@
-"""Sample sequences of a task for people, on a page and in a terminal; see ``generators.batch_view``."""
+"""Sample sequences of a task for people, on a page and in a terminal; see ``Batch.view``."""
 
 from rich.text import Text
 
-from sparsity_lab.generators import Batch, Task, batch_view
+from sparsity_lab.generators import Batch, Task, token_view
 from sparsity_lab.markup import Markup
 
 __all__ = ["sequence_html", "sequence_text"]
@@ -11,7 +11,7 @@ __all__ = ["sequence_html", "sequence_text"]
 def sequence_html(task: Task, batch: Batch, row: int) -> Markup:
     """One sequence of a batch as HTML that needs no style sheet: a chip for each token, those that enter the rule and
     the answers framed, coupled position IDs beneath. Hovering shows position and role."""
-    return Markup(batch_view.sequence_html(batch, row, task.vocabulary))
+    return Markup(token_view.sequence_html(batch.view(row, task.vocabulary)))
 
 
 def sequence_text(task: Task, batch: Batch, row: int, width: int | None = None) -> Text:
@@ -21,4 +21,4 @@ def sequence_text(task: Task, batch: Batch, row: int, width: int | None = None) 
     Args:
         width: characters of a line, for sequences with position IDs; None makes one line of each.
     """
-    return batch_view.sequence_text(batch, row, task.vocabulary, width)
+    return token_view.sequence_text(batch.view(row, task.vocabulary), width)

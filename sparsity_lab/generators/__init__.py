@@ -2,6 +2,9 @@
 
 from sparsity_lab.generators.addition import Addition as Addition
 from sparsity_lab.generators.associative_recall import AssociativeRecall as AssociativeRecall
+from sparsity_lab.generators.batch import IGNORE as IGNORE
+from sparsity_lab.generators.batch import Batch as Batch
+from sparsity_lab.generators.batch import Vocabulary as Vocabulary
 from sparsity_lab.generators.certificate import FALSE_ALARM_RATE as FALSE_ALARM_RATE
 from sparsity_lab.generators.certificate import Certificate as Certificate
 from sparsity_lab.generators.certificate import certify as certify
@@ -33,12 +36,9 @@ from sparsity_lab.generators.sparse_markov import SparseMarkov as SparseMarkov
 from sparsity_lab.generators.sparse_parity import SparseParity as SparseParity
 from sparsity_lab.generators.sparse_parity_scratchpad import SparseParityScratchpad as SparseParityScratchpad
 from sparsity_lab.generators.stream import Stream as Stream
-from sparsity_lab.generators.task import IGNORE as IGNORE
-from sparsity_lab.generators.task import Batch as Batch
 from sparsity_lab.generators.task import NotComputable as NotComputable
 from sparsity_lab.generators.task import Step as Step
 from sparsity_lab.generators.task import Task as Task
 from sparsity_lab.generators.task import Truth as Truth
-from sparsity_lab.generators.task import Vocabulary as Vocabulary
 from sparsity_lab.generators.text_bytes import TextBytes as TextBytes
 from sparsity_lab.generators.variable_assignment import VariableAssignment as VariableAssignment

@@ -5,7 +5,7 @@ Here the distances follow a declared law exactly, the filler holds none of the s
 is followed by its value, as in text.
 """
 
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -13,11 +13,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
 from sparsity_lab.generators.locality import Law, PowerLaw, Uniform
 from sparsity_lab.generators.position_laws import OneBlock, SpacedSet
 from sparsity_lab.generators.query_layout import rows_of_chunks
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import IGNORE, Batch, Step, Task, Truth, Vocabulary
+from sparsity_lab.generators.task import Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["AssociativeRecall"]
@@ -99,14 +100,14 @@ class AssociativeRecall(Task):
             asked = np.take_along_axis(values, pairs, axis=1)
             chunk[index, places], chunk[index, places + 1] = np.take_along_axis(keys, pairs, axis=1), asked
             targets[rows][index, places] = asked
-
-        def sources() -> Tensor:
-            places, pairs = self._queries(stream, start, count, length)
-            spread = np.full((count, length, 2), -1, dtype=np.int64)
-            spread[np.arange(count)[:, None], places] = 2 * pairs[:, :, None] + np.arange(2)
-            return torch.from_numpy(spread)
-
+        sources = partial(self._sources, stream, start, count, length)
         return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), None, sources, vocabulary=self.vocabulary)
+
+    def _sources(self, stream: Stream, start: int, count: int, length: int) -> Tensor:
+        places, pairs = self._queries(stream, start, count, length)
+        spread = np.full((count, length, 2), -1, dtype=np.int64)
+        spread[np.arange(count)[:, None], places] = 2 * pairs[:, :, None] + np.arange(2)
+        return torch.from_numpy(spread)
 
     def _keys(self, stream: Stream, start: int, count: int, length: int) -> Ints:
         """(count, n) distinct keys in uniform order."""
@@ -160,7 +161,7 @@ class AssociativeRecall(Task):
             target_law=queries,
             labels=tuple(range(V // 2, V)),
             label_distribution=np.repeat([0.0, 2 / V], V // 2),
-            build_marginals=lambda: self._marginals(queries, length),
+            build_marginals=partial(self._marginals, queries, length),
             label_free_bystanders=True,
         )
 

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from sparsity_lab.generators.batch import IGNORE
 from sparsity_lab.generators.certificate_sample import CERTIFICATE, Sample, spread
 from sparsity_lab.generators.findings import Finding, certain, chi_square, contingency
 from sparsity_lab.generators.mixture import Mixture
 from sparsity_lab.generators.stream import Stream
-from sparsity_lab.generators.task import IGNORE, PositionLaw
+from sparsity_lab.generators.task import PositionLaw
 
 __all__ = [
     "components",

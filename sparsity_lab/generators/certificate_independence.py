@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from sparsity_lab.generators.batch import Batch
 from sparsity_lab.generators.certificate_sample import CERTIFICATE, Sample, Slot, spread
 from sparsity_lab.generators.findings import Finding, certain, chi_square, contingency
 from sparsity_lab.generators.stream import Stream
-from sparsity_lab.generators.task import Batch, Task
+from sparsity_lab.generators.task import Task
 from sparsity_lab.settings import SettingError
 
 __all__ = ["background", "bystanders", "independence", "noise", "slices", "source_values"]

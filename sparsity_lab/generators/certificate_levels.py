@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import xlogy
 
+from sparsity_lab.generators.batch import Batch
 from sparsity_lab.generators.certificate_sample import CERTIFICATE, Sample
 from sparsity_lab.generators.findings import Finding, certain
 from sparsity_lab.generators.stream import Stream
-from sparsity_lab.generators.task import Batch, NotComputable, Task
+from sparsity_lab.generators.task import NotComputable, Task
 
 __all__ = ["bayes", "declared_levels"]
 

@@ -4,7 +4,7 @@ A standard probe of sequence models (Olsson et al., arXiv 2209.11895; with one s
 arXiv 2312.00752); the token layout and the dials are this lab's.
 """
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.locality import Law, PowerLaw, Uniform
 from sparsity_lab.generators.position_laws import OneBlock
 from sparsity_lab.generators.query_layout import (
@@ -22,7 +23,7 @@ from sparsity_lab.generators.query_layout import (
     rows_of_chunks,
 )
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import Batch, Step, Task, Truth, Vocabulary
+from sparsity_lab.generators.task import Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["InductionHeads"]
@@ -95,8 +96,12 @@ class InductionHeads(Task):
             self.vocabulary,
             tokens,
             values,
-            lambda: self._places(stream, start, count, length)[:, None] + np.arange(2),
+            partial(self._trigger_and_answer, stream, start, count, length),
         )
+
+    def _trigger_and_answer(self, stream: Stream, start: int, count: int, length: int) -> Ints:
+        """(count, 2) positions of the trigger and of what follows it."""
+        return self._places(stream, start, count, length)[:, None] + np.arange(2)
 
     def _places(self, stream: Stream, start: int, count: int, length: int) -> Ints:
         """(count,) positions of the trigger."""
@@ -116,7 +121,7 @@ class InductionHeads(Task):
             position_law=OneBlock(first, width=2),
             labels=tuple(range(V)),
             label_distribution=np.append(np.full(V, 1 / V), [0.0, 0.0]),
-            build_joint=lambda: self._token_label_joint(first),
+            build_joint=partial(self._token_label_joint, first),
             label_free_bystanders=self.trigger
             == "special",  # elsewhere, no token is the trigger, as the label is not
         )

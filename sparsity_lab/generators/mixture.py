@@ -1,6 +1,6 @@
 """``Mixture``: each sequence from one of several tasks."""
 
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 from torch import Tensor
 
+from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
 from sparsity_lab.generators.planted import Planted
 from sparsity_lab.generators.stream import Stream, open_unit, whole
-from sparsity_lab.generators.task import IGNORE, Batch, NotComputable, Step, Task, Truth, Vocabulary
+from sparsity_lab.generators.task import NotComputable, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["Mixture"]
@@ -119,17 +120,19 @@ class Mixture(Task):
             tokens[rows], targets[rows] = batch.tokens[rows], batch.targets[rows]
             if position_ids is not None and batch.position_ids is not None:
                 position_ids[rows] = batch.position_ids[rows]
-
-        def sources() -> Tensor:
-            found = [batch.sources for batch in batches]
-            spread = torch.full((count, T, max(0 if s is None else s.shape[2] for s in found)), -1)
-            for c, own in enumerate(found):
-                if own is not None:
-                    spread[which == c, :, : own.shape[2]] = own[which == c]
-            return spread
-
         has_sources = any(batch.has_sources for batch in batches)
-        return Batch(tokens, targets, position_ids, sources if has_sources else None, vocabulary=self.vocabulary)
+        sources = partial(self._sources, stream, start, count, length) if has_sources else None
+        return Batch(tokens, targets, position_ids, sources, vocabulary=self.vocabulary)
+
+    def _sources(self, stream: Stream, start: int, count: int, length: int) -> Tensor:
+        which = torch.from_numpy(self.component(stream, start, count, length))
+        found = [batch.sources for batch in self._batches(stream, start, count, length)]
+        most = max(0 if own is None else own.shape[2] for own in found)
+        spread = torch.full((count, self.sequence_length(length), most), -1)
+        for c, own in enumerate(found):
+            if own is not None:
+                spread[which == c, :, : own.shape[2]] = own[which == c]
+        return spread
 
     def truth(self, length: int) -> Truth:
         length = self.checked_length(length)
@@ -148,7 +151,7 @@ class Mixture(Task):
             bayes_loss=self._mean([t.bayes_loss for t in truths]) if told_apart else None,
             labels=None if labels is None else tuple(sorted(labels)),
             label_distribution=distribution,
-            build_marginals=(lambda: self._marginals(truths)) if all(marginals) else None,
+            build_marginals=partial(self._marginals, truths) if all(marginals) else None,
             largest_position_id=max(truth.largest_position_id for truth in truths),
         )
 

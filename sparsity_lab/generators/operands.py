@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
+from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.response_layout import END, FixedFormat, drawn_tokens
 from sparsity_lab.generators.stream import Stream, bounded
-from sparsity_lab.generators.task import Vocabulary
 from sparsity_lab.settings import SettingError
 
 __all__ = ["ArithmeticTask", "OperandDigits", "carried", "from_digits", "to_digits"]

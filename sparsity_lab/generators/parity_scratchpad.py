@@ -10,9 +10,9 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int64
 
+from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.response_layout import END, FixedFormat, drawn_tokens
 from sparsity_lab.generators.stream import Stream
-from sparsity_lab.generators.task import Vocabulary
 from sparsity_lab.settings import register
 
 __all__ = ["ParityAnswer", "ParityScratchpad"]

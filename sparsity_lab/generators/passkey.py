@@ -3,7 +3,7 @@
 After Mohtashami and Jaggi (arXiv 2305.16300); there the filler is English, here it is tokens of its own alphabet.
 """
 
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from jaxtyping import Float
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import hypergeom
 from torch import Tensor
 
+from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.locality import Uniform
 from sparsity_lab.generators.position_laws import OneBlock
 from sparsity_lab.generators.query_layout import (
@@ -20,7 +21,7 @@ from sparsity_lab.generators.query_layout import (
     rows_of_chunks,
 )
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import Batch, Step, Task, Truth, Vocabulary
+from sparsity_lab.generators.task import Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["Passkey"]
@@ -107,11 +108,13 @@ class Passkey(Task):
             for b, place in enumerate(self._places(stream, first, n, length).T):
                 prompt[index[:, 0], place] = self._mark + (b > 0)
                 prompt[index, place[:, None] + np.arange(1, m + 1)] = blocks[:, b]
+        return recited_batch(
+            self.vocabulary, tokens, digits, partial(self._digit_places, stream, start, count, length)
+        )
 
-        def sources() -> Ints:
-            return self._places(stream, start, count, length)[:, :1] + np.arange(1, m + 1)
-
-        return recited_batch(self.vocabulary, tokens, digits, sources)
+    def _digit_places(self, stream: Stream, start: int, count: int, length: int) -> Ints:
+        """(count, m) positions of the passkey's digits."""
+        return self._places(stream, start, count, length)[:, :1] + np.arange(1, self.num_digits + 1)
 
     def _places(self, stream: Stream, start: int, count: int, length: int) -> Ints:
         """(count, 1 + distractors) positions of the marks, the passkey's first."""
@@ -141,7 +144,7 @@ class Passkey(Task):
             position_law=tuple(OneBlock(_shifted(marks[0], j)) for j in range(1, m + 1)),
             labels=tuple(range(_DIGITS)),
             label_distribution=np.append(np.full(_DIGITS, 1 / _DIGITS), np.zeros(V - _DIGITS)),
-            build_marginals=lambda: self._marginals(marks, length),
+            build_marginals=partial(self._marginals, marks, length),
             label_free_bystanders=True,
             independent_background=True,
         )

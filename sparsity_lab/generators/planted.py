@@ -5,7 +5,7 @@ comes from a locality law, k values from the planted alphabet, everything else f
 a fixed rule of the planted values. Only the law of S depends on l.
 """
 
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 from torch import Tensor
 
+from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.locality import Anchored, Geometric, Law, PowerLaw, Recent, Uniform, Window
 from sparsity_lab.generators.query_layout import (
     EXTRA_POSITIONS,
@@ -26,7 +27,7 @@ from sparsity_lab.generators.query_layout import (
 )
 from sparsity_lab.generators.rules import First, Lookup, Majority, Parity, Rule, SumMod
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import Batch, NotComputable, Step, Task, Truth, Vocabulary
+from sparsity_lab.generators.task import NotComputable, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["Planted"]
@@ -208,7 +209,7 @@ class Planted(Task):
             labels[rows] = noisy_labels(stream, first, length, exact, self.num_labels, self.noise)
         coupled = self.k if self.coupled else 0
         return query_batch(
-            self.vocabulary, tokens, labels, lambda: self._places(stream, start, count, length), coupled
+            self.vocabulary, tokens, labels, partial(self._places, stream, start, count, length), coupled
         )
 
     def _places(self, stream: Stream, start: int, count: int, length: int) -> Ints:
@@ -238,7 +239,7 @@ class Planted(Task):
             label_noise=self.noise,
             labels=tuple(range(self.num_labels)),
             label_distribution=distribution,
-            build_joint=lambda: self._token_label_joint(length, labels),
+            build_joint=partial(self._token_label_joint, length, labels),
             value_distribution=self._value_distribution(),
             label_free_subsets=self.rule.label_free_subsets(self.k, self.planted_vocab),
             independent_values=True,

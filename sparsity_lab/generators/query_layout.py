@@ -4,6 +4,7 @@ x_i stands at position i of the sequence, BOS at 0, the query at l + 1. An answe
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
 from sparsity_lab.generators.stream import Stream, bounded, open_unit
-from sparsity_lab.generators.task import IGNORE, Batch, Vocabulary
 
 __all__ = [
     "EXTRA_POSITIONS",
@@ -75,7 +76,7 @@ def query_batch(
     Args:
         tokens: (B, T).
         labels: (B,) target tokens.
-        sources: makes the (B, k) ascending source positions, padded with -1.
+        sources: makes the (B, k) ascending source positions, padded with -1; no lambda, see ``Batch``.
         coupled: k, to give the j-th source ID j and the query k + 1; 0 gives no IDs.
     """
     count, T = tokens.shape
@@ -92,7 +93,7 @@ def query_batch(
         torch.from_numpy(tokens),
         torch.from_numpy(targets),
         position_ids,
-        lambda: _spread(sources(), T),
+        partial(_at_the_query, sources, T),
         vocabulary=vocabulary,
     )
 
@@ -103,25 +104,33 @@ def recited_batch(vocabulary: Vocabulary, tokens: Ints, answers: Ints, places: C
     Args:
         tokens: (B, T) with the prompt filled in; the m - 1 positions after the query are filled here.
         answers: (B, m).
-        places: makes the (B, m) positions that are repeated.
+        places: makes the (B, m) positions that are repeated; no lambda, see ``Batch``.
     """
     count, T = tokens.shape
     m = answers.shape[1]
     tokens[:, T - m + 1 :] = answers[:, :-1]
     targets = np.full((count, T), IGNORE, dtype=np.int64)
     targets[:, T - m :] = answers
+    return Batch(
+        torch.from_numpy(tokens),
+        torch.from_numpy(targets),
+        None,
+        partial(_from_the_query_on, places, T),
+        vocabulary=vocabulary,
+    )
 
-    def sources() -> Int64[Tensor, "B T K"]:
-        spread = np.full((count, T, 1), -1, dtype=np.int64)
-        spread[:, T - m :, 0] = places()
-        return torch.from_numpy(spread)
 
-    return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), None, sources, vocabulary=vocabulary)
+def _at_the_query(sources: Callable[[], Ints], T: int) -> Int64[Tensor, "B T K"]:
+    """The sources (B, K) of the one target."""
+    one = sources()
+    spread = np.full((len(one), T, one.shape[1]), -1, dtype=np.int64)
+    spread[:, -1] = one
+    return torch.from_numpy(spread)
 
 
-def _spread(sources: Ints, T: int) -> Int64[Tensor, "B T K"]:
-    """The sources (B, K) of the one target, at the query."""
-    count, k = sources.shape
-    spread = np.full((count, T, k), -1, dtype=np.int64)
-    spread[:, -1] = sources
+def _from_the_query_on(places: Callable[[], Ints], T: int) -> Int64[Tensor, "B T K"]:
+    """The one source of each of the m last targets, from (B, m)."""
+    each = places()
+    spread = np.full((len(each), T, 1), -1, dtype=np.int64)
+    spread[:, T - each.shape[1] :, 0] = each
     return torch.from_numpy(spread)

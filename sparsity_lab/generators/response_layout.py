@@ -10,7 +10,7 @@ Shapes: B batch, T sequence positions, P prompt tokens, R response tokens, C kin
 from abc import abstractmethod
 from bisect import bisect_left
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 from torch import Tensor
 
+from sparsity_lab.generators.batch import IGNORE, Batch
 from sparsity_lab.generators.query_layout import rows_of_chunks
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import IGNORE, Batch, Step, Task, Truth
+from sparsity_lab.generators.task import Step, Task, Truth
 from sparsity_lab.settings import SettingError
 
 __all__ = ["END", "FixedFormat", "ListedSets", "ResponseTask", "drawn_tokens"]
@@ -136,11 +137,13 @@ class ResponseTask(Task):
             torch.from_numpy(tokens),
             torch.from_numpy(targets),
             torch.from_numpy(position_ids),
-            lambda: self._spread_sources(tokens, length),
+            partial(self._sources, stream, start, count, length),
             vocabulary=self.vocabulary,
         )
 
-    def _spread_sources(self, tokens: Ints, length: int) -> Int64[Tensor, "B T K"]:
+    def _sources(self, stream: Stream, start: int, count: int, length: int) -> Int64[Tensor, "B T K"]:
+        # From the tokens, drawn again: they would travel twice if the batch kept them for this.
+        tokens = self.sample(stream, start, count, length).tokens.numpy()
         sources = self.find_sources(tokens, length)
         spread = np.full((*tokens.shape, sources.shape[-1]), -1, dtype=np.int64)
         spread[:, self.prompt_length(length) + 1 : -1] = sources
@@ -150,7 +153,6 @@ class ResponseTask(Task):
         length = self.checked_length(length)
         laws = self.source_laws(length)
         response = self.response_marginals(length)
-        unknown = np.full((self.response_length(length), self.vocabulary.size), np.nan)
         truth = Truth(
             k=max(law.sets.shape[1] for law in laws),
             num_targets=len(laws),
@@ -161,15 +163,7 @@ class ResponseTask(Task):
             label_free_subsets=self.label_free_subsets,
             label_free_bystanders=self.label_free_bystanders,
             largest_position_id=self.largest_position_id(length),
-            build_marginals=lambda: np.concatenate(
-                [
-                    self._always(self.end),
-                    self.prompt_marginals(length),
-                    self._always(self.equals),
-                    unknown if response is None else response,
-                    self._always(self.end),
-                ]
-            ),
+            build_marginals=partial(self._token_marginals, response, length),
         )
         if response is None:
             return truth
@@ -181,6 +175,17 @@ class ResponseTask(Task):
             labels=tuple(np.flatnonzero(labels.any(axis=0)).tolist()),
             label_distribution=labels,
         )
+
+    def _token_marginals(self, response: Floats | None, length: int) -> Floats:
+        unknown = np.full((self.response_length(length), self.vocabulary.size), np.nan)
+        parts = [
+            self._always(self.end),
+            self.prompt_marginals(length),
+            self._always(self.equals),
+            unknown if response is None else response,
+            self._always(self.end),
+        ]
+        return np.concatenate(parts)
 
     def _always(self, token: int) -> Floats:
         """(1, V), all on one token."""

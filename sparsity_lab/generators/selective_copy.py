@@ -3,13 +3,14 @@
 A standard probe of sequence models (Gu and Dao, arXiv 2312.00752); the token layout and the dials are this lab's.
 """
 
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.locality import Geometric, Law, Uniform
 from sparsity_lab.generators.position_laws import OneBlock
 from sparsity_lab.generators.query_layout import (
@@ -19,7 +20,7 @@ from sparsity_lab.generators.query_layout import (
     rows_of_chunks,
 )
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import Batch, Step, Task, Truth, Vocabulary
+from sparsity_lab.generators.task import Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["SelectiveCopy"]
@@ -95,7 +96,7 @@ class SelectiveCopy(Task):
                 )
             values[rows] = bounded(stream.words("planted", length, first, len(prompt), m), self.data_vocab)
             np.put_along_axis(prompt, self._places(stream, first, len(prompt), length), values[rows], axis=1)
-        return recited_batch(self.vocabulary, tokens, values, lambda: self._places(stream, start, count, length))
+        return recited_batch(self.vocabulary, tokens, values, partial(self._places, stream, start, count, length))
 
     def _places(self, stream: Stream, start: int, count: int, length: int) -> Ints:
         """(count, m) ascending positions of the data tokens."""
@@ -117,7 +118,7 @@ class SelectiveCopy(Task):
             position_law=tuple(OneBlock(row) for row in places),
             labels=tuple(range(q)),
             label_distribution=uniform,
-            build_marginals=lambda: self._marginals(places, length),
+            build_marginals=partial(self._marginals, places, length),
             label_free_bystanders=True,
             independent_background=True,
         )

@@ -14,7 +14,7 @@ of the noise,
 for all others: the floor of the curve of loss by position, and the entropy rate.
 """
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 from torch import Tensor
 
+from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.locality import Geometric, Law, Recent, Uniform
 from sparsity_lab.generators.query_layout import noisy_log_posterior, rows_of_chunks
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import Batch, Step, Task, Truth, Vocabulary
+from sparsity_lab.generators.task import Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["SparseMarkov"]
@@ -112,16 +113,15 @@ class SparseMarkov(Task):
         x = np.empty((count, length + 1), dtype=np.int64)
         for rows, first in rows_of_chunks(start, count, length):
             x[rows] = self._sequences(stream, first, rows.stop - rows.start, length)
-
-        def sources() -> Tensor:
-            one = np.full((length, self.k), -1, dtype=np.int64)
-            target = np.arange(self.lags[-1], length + 1)
-            one[target - 1] = target[:, None] - np.array(self.lags[::-1])
-            return torch.from_numpy(one).expand(count, -1, -1)
-
         whole_sequence = torch.from_numpy(x)
         tokens, targets = whole_sequence[:, :-1].contiguous(), whole_sequence[:, 1:].contiguous()
-        return Batch(tokens, targets, None, sources, vocabulary=self.vocabulary)
+        return Batch(tokens, targets, None, partial(self._sources, count, length), vocabulary=self.vocabulary)
+
+    def _sources(self, count: int, length: int) -> Tensor:
+        one = np.full((length, self.k), -1, dtype=np.int64)
+        target = np.arange(self.lags[-1], length + 1)
+        one[target - 1] = target[:, None] - np.array(self.lags[::-1])
+        return torch.from_numpy(one).expand(count, -1, -1)
 
     def _sequences(self, stream: Stream, start: int, count: int, length: int) -> Words:
         """(count, l + 1): x_0 .. x_l."""
@@ -163,7 +163,7 @@ class SparseMarkov(Task):
             label_noise=self.noise,
             labels=tuple(range(V)),
             label_distribution=uniform,
-            build_marginals=lambda: np.broadcast_to(uniform, (length, V)),
+            build_marginals=partial(np.broadcast_to, uniform, (length, V)),
             label_free_subsets=self.k > 1,
         )
 

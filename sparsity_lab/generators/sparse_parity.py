@@ -5,7 +5,7 @@ training is also a curriculum: parity of many bits alone may never leave chance.
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.locality import Uniform
 from sparsity_lab.generators.query_layout import (
     EXTRA_POSITIONS,
@@ -23,7 +24,7 @@ from sparsity_lab.generators.query_layout import (
     rows_of_chunks,
 )
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import Batch, Step, Task, Truth, Vocabulary
+from sparsity_lab.generators.task import Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["SparseParity"]
@@ -88,7 +89,7 @@ class SparseParity(Task):
             row_index = np.broadcast_to(np.arange(len(chunk))[:, None], places.shape)
             chunk[row_index[planted], places[planted]] = bits[planted]
             labels[rows] = (bits * planted).sum(axis=1) % 2
-        return query_batch(self.vocabulary, tokens, labels, lambda: self._places(stream, start, count, length))
+        return query_batch(self.vocabulary, tokens, labels, partial(self._places, stream, start, count, length))
 
     def _places(self, stream: Stream, start: int, count: int, length: int) -> Ints:
         """(count, max_k) ascending positions of the planted bits, padded with -1."""
@@ -114,7 +115,7 @@ class SparseParity(Task):
             position_law=MixedUniformPositions(min_k=self.min_k, max_k=self.max_k, length=length),
             labels=(0, 1),
             label_distribution=distribution,
-            build_joint=lambda: self._token_label_joint(length),
+            build_joint=partial(self._token_label_joint, length),
             value_distribution=np.array([0.5, 0.5, 0, 0, 0, 0, 0]),
             label_free_subsets=True,
             independent_values=True,

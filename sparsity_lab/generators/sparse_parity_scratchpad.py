@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
+from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.locality import Uniform
 from sparsity_lab.generators.response_layout import END, ListedSets, ResponseTask, drawn_tokens
 from sparsity_lab.generators.stream import Stream, bounded
-from sparsity_lab.generators.task import Vocabulary
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["SparseParityScratchpad"]

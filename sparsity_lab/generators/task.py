@@ -5,7 +5,6 @@ is the j-th scored target of each sequence that has so many. Targets of one sequ
 one slot do not, so laws are declared and tested by slot.
 """
 
-import inspect
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -13,104 +12,20 @@ from functools import cached_property
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsity_lab.generators.batch_view import batch_html, batch_text
+from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.stream import Stream, whole
 from sparsity_lab.markup import Markup, table
-from sparsity_lab.settings import Setting, SettingError
+from sparsity_lab.settings import Setting
 
-__all__ = ["IGNORE", "Batch", "NotComputable", "PositionLaw", "Step", "Task", "Truth", "Vocabulary"]
-
-IGNORE = -100
-"""Target value where nothing is scored; the same as ``torch.nn.functional.cross_entropy``'s default."""
+__all__ = ["NotComputable", "PositionLaw", "Step", "Task", "Truth"]
 
 
 class NotComputable(Exception):
     """A task has no exact Bayes predictor that can be computed; the message says why."""
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The tokens of a task.
-
-    Attributes:
-        names: printable name of each token; its index is the token.
-        roles: role of each token, one of ``"planted"``, ``"background"``, ``"data"`` (one alphabet for both),
-            ``"cue"``, ``"query"``, ``"special"``, ``"unused"``.
-    """
-
-    names: tuple[str, ...]
-    roles: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @property
-    def size(self) -> int:
-        """V, the number of tokens."""
-        return len(self.names)
-
-    def token(self, name: str) -> int:
-        """The token with this name; ``SettingError`` lists the names if there is none."""
-        if name not in self.names:
-            raise SettingError("token", "a token of this vocabulary", name, self.names)
-        return self.names.index(name)
-
-
-class Batch:
-    """A batch of sequences.
-
-    Attributes:
-        tokens: (B, T) int64.
-        targets: (B, T) int64, the next token where scored, ``IGNORE`` elsewhere.
-        position_ids: (B, C, T) int64 coupled position IDs, 0 = none; None if the task has no coupling.
-        vocabulary: names and roles of the tokens, for people; None shows numbers.
-    """
-
-    def __init__(
-        self,
-        tokens: Int64[Tensor, "B T"],
-        targets: Int64[Tensor, "B T"],
-        position_ids: Int64[Tensor, "B C T"] | None = None,
-        build_sources: Callable[[], Int64[Tensor, "B T K"]] | None = None,
-        *,
-        vocabulary: Vocabulary | None = None,
-    ) -> None:
-        self.tokens = tokens
-        self.targets = targets
-        self.position_ids = position_ids
-        self.vocabulary = vocabulary
-        self._build_sources = build_sources
-
-    @cached_property
-    def sources(self) -> Int64[Tensor, "B T K"] | None:
-        """(B, T, K) int64: positions in ``tokens`` that enter the rule for a scored target, ascending, padded with
-        -1; -1 everywhere else. Built on first use. None for tasks without a rule, such as text."""
-        return self._build_sources() if self._build_sources else None
-
-    @property
-    def has_sources(self) -> bool:
-        """Whether there are sources, without building them."""
-        return self._build_sources is not None
-
-    @property
-    def scored(self) -> Tensor:
-        """(B, T) bool: where a target is scored."""
-        return self.targets != IGNORE
-
-    def __len__(self) -> int:
-        return self.tokens.shape[0]
-
-    def __repr__(self) -> str:
-        ids = "none" if self.position_ids is None else tuple(self.position_ids.shape)
-        head = f"Batch(tokens={tuple(self.tokens.shape)}, scored={int(self.scored.sum())}, position_ids={ids})"
-        return f"{head}\n{batch_text(self)}" if len(self) else head
-
-    def _repr_html_(self) -> str:
-        return batch_html(self)
 
 
 class Step(NamedTuple):
@@ -164,7 +79,8 @@ class Truth:
         label_noise: probability that a target is not what the rule says.
         labels: the L tokens that can be targets, ascending.
         label_distribution: probability of each token as the target, (V,) for all slots or (M, V).
-        build_joint: makes ``token_label_joint``, which is large; for tasks with one target.
+        build_joint: makes ``token_label_joint``, which is large, on first use; for tasks with one target. A method of
+            the task or ``functools.partial`` of it, and no lambda, so that what is declared can be pickled.
         build_marginals: makes ``token_marginals`` where there is no joint.
         label_free_subsets: True if every proper subset of a target's source tokens is independent of it (parity and
             its like).
@@ -249,7 +165,7 @@ def _in_words(value: object) -> str:
         case bool() | int():
             return str(value)
         case _:
-            return "declared" if inspect.isfunction(value) else type(value).__name__
+            return "declared" if callable(value) else type(value).__name__
 
 
 class Task(Setting, family="task"):

@@ -1,6 +1,6 @@
 """``TextBytes``: real text, byte by byte, from any folder."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 from torch import Tensor
 
+from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.corpus import END_OF_FILE, Corpus, read_corpus
 from sparsity_lab.generators.query_layout import rows_of_chunks
 from sparsity_lab.generators.stream import Stream, open_unit, whole
-from sparsity_lab.generators.task import Batch, NotComputable, Step, Task, Truth, Vocabulary
+from sparsity_lab.generators.task import NotComputable, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["TextBytes"]
@@ -101,16 +102,18 @@ class TextBytes(Task):
 
     def truth(self, length: int) -> Truth:
         length = self.checked_length(length)
-        law = _law_of_bytes(self.corpus.evaluation, length)
-        labels = law[1:]
+        labels = _law_of_bytes(self.corpus.evaluation, length)[1:]
         return Truth(
             num_targets=length,
             chance_accuracy=float(labels.max(axis=1).mean()),
             chance_loss=float(-xlogy(labels, labels).sum(axis=1).mean()),
             labels=tuple(np.flatnonzero(labels.sum(axis=0)).tolist()),
             label_distribution=labels,
-            build_marginals=lambda: law[:-1],
+            build_marginals=partial(self._token_marginals, length),
         )
+
+    def _token_marginals(self, length: int) -> NDArray[np.float64]:
+        return _law_of_bytes(self.corpus.evaluation, length)[:-1]
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
         """Every token, if they are a passage of the evaluation part."""

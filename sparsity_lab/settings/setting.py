@@ -47,6 +47,14 @@ class Setting(Conforming):
     def check(self) -> None:
         """Raise ``SettingError`` if the fields do not fit together. Field names are paths from this object."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone, for pickles and copies: what is worked out from them and kept can be large."""
+        return {name: getattr(self, name) for name in field_hints(type(self))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+
     def __str__(self) -> str:
         """Short form: the kind with the fields that differ from their defaults. ``from_text`` reads it back."""
         shown = [

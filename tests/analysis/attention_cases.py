@@ -44,7 +44,7 @@ def batch_of(sources: dict[tuple[int, int], list[int]], count: int, T: int) -> B
     for (sequence, row), own in sources.items():
         targets[sequence, row] = 0
         padded[sequence, row, : len(own)] = torch.tensor(own)
-    return Batch(torch.zeros(count, T, dtype=torch.int64), targets, None, lambda: padded)
+    return Batch(torch.zeros(count, T, dtype=torch.int64), targets, None, padded)
 
 
 def random_record(*shape: int, seed: int = 0, **options: object) -> LayerRecord:

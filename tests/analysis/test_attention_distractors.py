@@ -10,7 +10,7 @@ from torch.nn import functional
 from sparsity_lab.analysis import distractor_robustness
 from sparsity_lab.analysis.attention.distractors import _Targets
 from sparsity_lab.analysis.attention.subjects import sequences_of, subjects_of
-from sparsity_lab.generators import Planted, Stream
+from sparsity_lab.generators import Batch, Planted, Stream
 from sparsity_lab.kernels import LSSAR, Softmax
 from sparsity_lab.models import ALiBi, Decoder, NoPE, RoPE
 from sparsity_lab.settings import SettingError
@@ -97,7 +97,7 @@ def test_the_last_scored_target_of_a_sequence_is_taken():
 
 def test_without_sources_any_place_may_be_wrong():
     batch = batch_of({(0, 4): [1], (1, 4): [1]}, 2, 6)
-    batch._build_sources = None
+    batch = Batch(batch.tokens, batch.targets)
     (targets,) = targets_of(decoder_with_gap(1.0), batch)
     assert all(1 <= place < 4 for place in targets.wrong.tolist())
 

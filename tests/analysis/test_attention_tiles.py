@@ -19,6 +19,7 @@ from sparsity_lab.analysis import (
 from sparsity_lab.analysis.attention import subjects, tiles
 from sparsity_lab.analysis.attention.tiles import row_tiles
 from sparsity_lab.benchmarks.memory import peak_memory
+from sparsity_lab.generators import Batch
 from sparsity_lab.kernels import LSSAR, Kernel, Softmax
 from sparsity_lab.models import Decoder
 from sparsity_lab.models.record import LayerRecord
@@ -173,6 +174,6 @@ def test_measures_that_need_more_than_records_say_so():
     with pytest.raises(SettingError, match="models: expected a run or a decoder"):
         distractor_robustness([record], batch)
     text = dataclasses.replace(record)
-    batch._build_sources = None
+    batch = Batch(batch.tokens, batch.targets)
     with pytest.raises(SettingError, match="data: expected a task that declares the sources"):
         planted_mass([text], batch)

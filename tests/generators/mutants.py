@@ -44,7 +44,7 @@ def every(n: int, start: int, count: int) -> Tensor:
 
 
 def rebuilt(tokens: Tensor, targets: Tensor, sources: Tensor | None, ids: Tensor | None = None) -> Batch:
-    return Batch(tokens, targets, ids, None if sources is None else lambda: sources)
+    return Batch(tokens, targets, ids, sources)
 
 
 def draw(task: Task, sequences: int = 6000) -> Sample:

@@ -115,12 +115,6 @@ def test_biased_rules_declare_their_chance() -> None:
     assert Planted(k=2, rule=Majority()).truth(20).chance_accuracy == pytest.approx(0.75)
 
 
-def test_sources_are_built_on_first_use_only() -> None:
-    batch = Planted().sample(Stream(), 0, 4, 10)
-    assert "sources" not in batch.__dict__
-    assert batch.sources is batch.sources
-
-
 def test_arms_share_their_background() -> None:
     """The task does not enter the key, so arms of an experiment see the same background."""
     near = Planted(k=2, locality=Recent(width=4)).sample(Stream(), 0, 50, 30).tokens

@@ -270,13 +270,8 @@ def _whole_batch(
 
 
 def _rows_of(batch: Batch, rows: slice) -> Batch:
-    def sources() -> Tensor:
-        if batch.sources is None:
-            raise SettingError("data", "a batch whose task knows its sources", batch)
-        return batch.sources[rows]
-
-    build = None if batch.sources is None else sources
-    return Batch(batch.tokens[rows], batch.targets[rows], None, build, vocabulary=batch.vocabulary)
+    sources = None if batch.sources is None else batch.sources[rows]
+    return Batch(batch.tokens[rows], batch.targets[rows], None, sources, vocabulary=batch.vocabulary)
 
 
 def _sampled(

@@ -3,7 +3,6 @@
 import re
 
 from sparsity_lab.generators import Batch, ParityScratchpad, Planted, SelectiveCopy, SparseMarkov, Stream, TextBytes
-from sparsity_lab.generators.batch_view import sequence_view
 
 
 def test_answers_inside_the_sequence_and_after_it() -> None:
@@ -11,7 +10,7 @@ def test_answers_inside_the_sequence_and_after_it() -> None:
     batch = task.sample(Stream(), 0, 20, 9)
     assert batch.sources is not None
     for row in range(20):
-        view = sequence_view(batch, row)
+        view = batch.view(row)
         assert [token.part for token in view[10:]] == ["query", "answer", "answer", "answer"]
         places = [token.position for token in view if token.part == "planted"]
         assert places == batch.sources[row, -3:, 0].tolist()
@@ -20,10 +19,10 @@ def test_answers_inside_the_sequence_and_after_it() -> None:
 
 def test_where_all_is_scored_only_the_last_sources_are_marked() -> None:
     task = SparseMarkov()
-    view = sequence_view(task.sample(Stream(), 0, 1, 20), 0)
+    view = task.sample(Stream(), 0, 1, 20).view(0)
     assert [token.position for token in view if token.part == "planted"] == [20 - lag for lag in task.lags[::-1]]
     assert [token.part for token in view].count("answer") == 1
-    text = sequence_view(TextBytes().sample(Stream(), 0, 1, 20), 0)
+    text = TextBytes().sample(Stream(), 0, 1, 20).view(0)
     assert {token.part for token in text[:-1]} <= {"data", "special"}
 
 
@@ -48,4 +47,4 @@ def test_names_are_escaped_and_long_sequences_cut() -> None:
 def test_without_a_vocabulary_tokens_are_numbers() -> None:
     batch = Planted().sample(Stream(), 0, 1, 5)
     bare = Batch(batch.tokens, batch.targets)
-    assert [token.name for token in sequence_view(bare, 0)[:-1]] == [str(token) for token in batch.tokens[0].tolist()]
+    assert [token.name for token in bare.view(0)[:-1]] == [str(token) for token in batch.tokens[0].tolist()]

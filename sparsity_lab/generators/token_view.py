@@ -5,20 +5,17 @@ part in words, and square and angle brackets in a terminal.
 """
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from sparsity_lab.generators.task import Batch, Vocabulary
-
-__all__ = ["TokenView", "batch_html", "batch_text", "legend_html", "sequence_html", "sequence_text", "sequence_view"]
+__all__ = ["LONGEST_SHOWN", "TokenView", "legend_html", "sequence_html", "sequence_text"]
 
 _Words = list[tuple[str, str, tuple[int, ...]]]  # text, style, IDs
 
-_SEQUENCES = 6
-_TOKENS = 160  # of a longer sequence, both ends are shown
+LONGEST_SHOWN = 160
+"""Tokens: of a longer sequence a page shows both ends, and a terminal nothing."""
 
 # Translucent grounds and the page's own ink are readable on light and on dark pages.
 _CHIP = (
@@ -47,55 +44,27 @@ class TokenView:
         part: ``"answer"`` for a token that is scored, ``"planted"`` for a source of one, else its role.
         position: in the sequence; of the last answer, which may be no token of it, that of the query.
         position_ids: coupled IDs, one of each kind; empty without coupling.
+        after: True for the last answer, which comes after the sequence's end.
     """
 
     name: str
     part: str
     position: int
     position_ids: tuple[int, ...] = ()
+    after: bool = False
 
 
-def sequence_view(batch: "Batch", row: int, vocabulary: "Vocabulary | None" = None) -> list[TokenView]:
-    """The tokens of one sequence, and last the answer that comes after its end, if there is one.
-
-    Where more than nine tenths of the tokens are scored, as in text, none is marked as an answer, and sources are
-    those of the last target.
-    """
-    vocabulary = vocabulary or batch.vocabulary
-    tokens, targets = batch.tokens[row].tolist(), batch.targets[row].tolist()
-    scored = batch.scored[row].nonzero()[:, 0].tolist()
-    dense = 10 * len(scored) > 9 * len(tokens)
-    sources: set[int] = set()
-    if batch.sources is not None:
-        marking = scored[-1:] if dense else scored
-        sources = set(batch.sources[row, marking].flatten().tolist())
-    answers = set() if dense else {at + 1 for at in scored}
-    ids = [] if batch.position_ids is None else batch.position_ids[row].T.tolist()
-
-    def part(at: int, token: int) -> str:
-        role = vocabulary.roles[token] if vocabulary else "data"
-        # What could have been planted but does not enter the rule is not marked.
-        role = "planted alphabet" if role == "planted" else role
-        return "answer" if at in answers else "planted" if at in sources else role
-
-    def name(token: int) -> str:
-        return vocabulary.names[token] if vocabulary else str(token)
-
-    shown = [
-        TokenView(name(token), part(at, token), at, tuple(ids[at]) if ids else ()) for at, token in enumerate(tokens)
-    ]
-    last = len(tokens) - 1
-    return [*shown, TokenView(name(targets[last]), "answer", last)] if last in scored else shown
-
-
-def sequence_html(batch: "Batch", row: int, vocabulary: "Vocabulary | None" = None) -> str:
+def sequence_html(view: Sequence[TokenView]) -> str:
     """One sequence as HTML that needs no style sheet: a chip for each token with its coupled IDs beneath, and after
     an arrow the answer at the end. Hovering shows position and part."""
-    view = sequence_view(batch, row, vocabulary)
-    tokens, after = view[: batch.tokens.shape[1]], view[batch.tokens.shape[1] :]
+    tokens, after = [token for token in view if not token.after], [token for token in view if token.after]
     chips = [_chip(token) for token in tokens]
-    if len(chips) > _TOKENS:
-        chips = [*chips[: _TOKENS // 2], f" … {len(chips) - _TOKENS} more … ", *chips[-_TOKENS // 2 :]]
+    if len(chips) > LONGEST_SHOWN:
+        chips = [
+            *chips[: LONGEST_SHOWN // 2],
+            f" … {len(chips) - LONGEST_SHOWN} more … ",
+            *chips[-LONGEST_SHOWN // 2 :],
+        ]
     parts = [*chips, *(["→"] if after else []), *(_chip(token, "answer at") for token in after)]
     return f'<div class="sequence">{" ".join(parts)}</div>'
 
@@ -113,24 +82,14 @@ def legend_html() -> str:
     return f"<p>{chips}</p>"
 
 
-def batch_html(batch: "Batch") -> str:
-    """The first sequences of a batch, with a legend."""
-    head = repr(batch).splitlines()[0]
-    count = min(_SEQUENCES, len(batch))
-    rows = "".join(sequence_html(batch, row) for row in range(count))
-    more = f"<p>… {len(batch) - count} more sequences</p>" if len(batch) > count else ""
-    return f"<div><p>{html.escape(head)}</p>{legend_html()}{rows}{more}</div>"
-
-
-def sequence_text(batch: "Batch", row: int, vocabulary: "Vocabulary | None" = None, width: int | None = None) -> Text:
+def sequence_text(view: Sequence[TokenView], width: int | None = None) -> Text:
     """One sequence for a terminal: ``BOS a [1] b [0] = → 1``, tokens that enter the rule in brackets, answers inside
     the sequence as ``<1>``. Coupled position IDs stand in lines beneath, one for each kind.
 
     Args:
         width: characters of a line, for sequences with position IDs; None makes one line of each.
     """
-    view = sequence_view(batch, row, vocabulary)
-    tokens, after = view[: batch.tokens.shape[1]], view[batch.tokens.shape[1] :]
+    tokens, after = [token for token in view if not token.after], [token for token in view if token.after]
     kinds = len(tokens[0].position_ids)
     words: _Words = [(_word(token), _STYLES.get(token.part, "dim"), token.position_ids) for token in tokens]
     if after:
@@ -165,12 +124,3 @@ def _lines(words: _Words, width: int | None) -> list[_Words]:
         lines[-1].append(word)
         used += size
     return lines
-
-
-def batch_text(batch: "Batch") -> str:
-    """What ``batch_html`` shows, as plain text."""
-    count = min(_SEQUENCES, len(batch))
-    shown = [sequence_text(batch, row).plain for row in range(count)] if batch.tokens.shape[1] <= _TOKENS else []
-    left = len(batch) - len(shown)
-    more = [f"… {left} more sequences"] if left else []
-    return "\n".join("  " + line for text in [*shown, *more] for line in text.split("\n"))

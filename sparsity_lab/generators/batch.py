@@ -1,0 +1,231 @@
+"""Batches: what a task samples.
+
+Shapes: B batch, T sequence positions, C kinds of position ID, K sources of a target.
+"""
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import methodcaller
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from sparsity_lab.generators.token_view import LONGEST_SHOWN, TokenView, legend_html, sequence_html, sequence_text
+from sparsity_lab.settings import SettingError, Shown
+
+__all__ = ["IGNORE", "Batch", "Vocabulary"]
+
+IGNORE = -100
+"""Target value where nothing is scored; the same as ``torch.nn.functional.cross_entropy``'s default."""
+
+_SHOWN = 6  # sequences
+
+Sources = Int64[Tensor, "B T K"]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of a task.
+
+    Attributes:
+        names: printable name of each token; its index is the token.
+        roles: role of each token, one of ``"planted"``, ``"background"``, ``"data"`` (one alphabet for both),
+            ``"cue"``, ``"query"``, ``"special"``, ``"unused"``.
+    """
+
+    names: tuple[str, ...]
+    roles: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def size(self) -> int:
+        """V, the number of tokens."""
+        return len(self.names)
+
+    def token(self, name: str) -> int:
+        """The token with this name; ``SettingError`` lists the names if there is none."""
+        if name not in self.names:
+            raise SettingError("token", "a token of this vocabulary", name, self.names)
+        return self.names.index(name)
+
+
+class Batch:
+    """A batch of sequences.
+
+    A batch can be pickled, copied and sent between processes, so a ``torch.utils.data.DataLoader`` serves it from
+    worker processes: with ``batch_size=None`` from a dataset of batches, or with ``collate_fn=Batch.collate`` from a
+    dataset of single sequences. ``torch.save`` stores the whole object, which ``torch.load`` reads with
+    ``weights_only=False``; to read a file without trusting it, store the tensors.
+
+    Attributes:
+        tokens: (B, T) int64.
+        targets: (B, T) int64, the next token where scored, ``IGNORE`` elsewhere.
+        position_ids: (B, C, T) int64 coupled position IDs, 0 = none; None if the task has no coupling.
+        vocabulary: names and roles of the tokens, for people; None shows numbers.
+    """
+
+    def __init__(
+        self,
+        tokens: Int64[Tensor, "B T"],
+        targets: Int64[Tensor, "B T"],
+        position_ids: Int64[Tensor, "B C T"] | None = None,
+        sources: Sources | Callable[[], Sources] | None = None,
+        *,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
+        """Make a batch.
+
+        Args:
+            sources: the sources, or a function that makes them on first use. A function must be one that can be
+                pickled: a method of the task, or ``functools.partial`` of it, and no lambda.
+        """
+        self.tokens = tokens
+        self.targets = targets
+        self.position_ids = position_ids
+        self.vocabulary = vocabulary
+        self._sources = sources
+
+    @property
+    def sources(self) -> Sources | None:
+        """(B, T, K) int64: positions in ``tokens`` that enter the rule for a scored target, ascending, padded with
+        -1; -1 everywhere else. Built on first use. None for tasks without a rule, such as text."""
+        if callable(self._sources):
+            self._sources = self._sources()
+        return self._sources
+
+    @property
+    def has_sources(self) -> bool:
+        """Whether there are sources, without building them."""
+        return self._sources is not None
+
+    @property
+    def scored(self) -> Bool[Tensor, "B T"]:
+        """(B, T) bool: where a target is scored."""
+        return self.targets != IGNORE
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
+        """A batch with the same contents on another device. Sources that are not built yet stay so."""
+        return self._with_each(methodcaller("to", device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """A batch with the same contents in page-locked memory, as ``DataLoader(pin_memory=True)`` asks for."""
+        return self._with_each(methodcaller("pin_memory"))
+
+    def _with_each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        ids, sources = self.position_ids, self._sources
+        return Batch(
+            change(self.tokens),
+            change(self.targets),
+            None if ids is None else change(ids),
+            partial(_changed, change, sources) if callable(sources) else None if sources is None else change(sources),
+            vocabulary=self.vocabulary,
+        )
+
+    @classmethod
+    def collate(cls, batches: "Sequence[Batch]") -> "Batch":
+        """One batch of several of one task and length, in their order; the ``collate_fn`` of a ``DataLoader`` over
+        single sequences, which are batches of one.
+
+        Raises:
+            SettingError: there are none, or one of another length, vocabulary or kind of contents.
+        """
+        if not batches:
+            raise SettingError("batches", "at least one batch", Shown("none"))
+        first, form = batches[0], batches[0]._form()
+        for i, batch in enumerate(batches):
+            for what, got in batch._form().items():
+                if got != form[what]:
+                    raise SettingError(f"batches[{i}].{what}", f"that of batches[0], {form[what]!s:.80}", got)
+        ids = [batch.position_ids for batch in batches if batch.position_ids is not None]
+        sources = [batch._sources for batch in batches]
+        return cls(
+            torch.cat([batch.tokens for batch in batches]),
+            torch.cat([batch.targets for batch in batches]),
+            torch.cat(ids) if ids else None,
+            partial(_joined, [part for part in sources if part is not None]) if first.has_sources else None,
+            vocabulary=first.vocabulary,
+        )
+
+    def _form(self) -> dict[str, object]:
+        """What batches must have in common to be one batch."""
+        kinds = 0 if self.position_ids is None else self.position_ids.shape[1]
+        return {
+            "positions": self.tokens.shape[1],
+            "kinds of position ID": kinds,
+            "has_sources": self.has_sources,
+            "vocabulary": self.vocabulary,
+        }
+
+    def view(self, row: int, vocabulary: Vocabulary | None = None) -> list[TokenView]:
+        """The tokens of one sequence for people, and last the answer that comes after its end, if there is one.
+
+        Where more than nine tenths of the tokens are scored, as in text, none is marked as an answer, and sources are
+        those of the last target.
+
+        Args:
+            vocabulary: of the tokens; the batch's own if None.
+        """
+        vocabulary = vocabulary or self.vocabulary
+        tokens, targets = self.tokens[row].tolist(), self.targets[row].tolist()
+        scored = self.scored[row].nonzero()[:, 0].tolist()
+        dense = 10 * len(scored) > 9 * len(tokens)
+        sources: set[int] = set()
+        if self.sources is not None:
+            marking = scored[-1:] if dense else scored
+            sources = set(self.sources[row, marking].flatten().tolist())
+        answers = set() if dense else {at + 1 for at in scored}
+        ids = [] if self.position_ids is None else self.position_ids[row].T.tolist()
+
+        def part(at: int, token: int) -> str:
+            role = vocabulary.roles[token] if vocabulary else "data"
+            # What could have been planted but does not enter the rule is not marked.
+            role = "planted alphabet" if role == "planted" else role
+            return "answer" if at in answers else "planted" if at in sources else role
+
+        def name(token: int) -> str:
+            return vocabulary.names[token] if vocabulary else str(token)
+
+        shown = [
+            TokenView(name(token), part(at, token), at, tuple(ids[at]) if ids else ())
+            for at, token in enumerate(tokens)
+        ]
+        last = len(tokens) - 1
+        return [*shown, TokenView(name(targets[last]), "answer", last, after=True)] if last in scored else shown
+
+    def __repr__(self) -> str:
+        if not len(self):
+            return self._head()
+        short = self.tokens.shape[1] <= LONGEST_SHOWN
+        texts = [sequence_text(self.view(row)).plain for row in range(min(_SHOWN, len(self)))] if short else []
+        if more := len(self) - len(texts):
+            texts.append(f"… {more} more sequences")
+        return "\n".join([self._head(), *("  " + line for text in texts for line in text.split("\n"))])
+
+    def _repr_html_(self) -> str:
+        count = min(_SHOWN, len(self))
+        rows = "".join(sequence_html(self.view(row)) for row in range(count))
+        more = f"<p>… {len(self) - count} more sequences</p>" if len(self) > count else ""
+        return f"<div><p>{html.escape(self._head())}</p>{legend_html()}{rows}{more}</div>"
+
+    def _head(self) -> str:
+        ids = "none" if self.position_ids is None else tuple(self.position_ids.shape)
+        return f"Batch(tokens={tuple(self.tokens.shape)}, scored={int(self.scored.sum())}, position_ids={ids})"
+
+
+def _changed(change: Callable[[Tensor], Tensor], sources: Callable[[], Tensor]) -> Tensor:
+    return change(sources())
+
+
+def _joined(parts: "Sequence[Sources | Callable[[], Sources]]") -> Tensor:
+    """The sources of several batches, padded to the most that a target has."""
+    built = [part() if callable(part) else part for part in parts]
+    most = max(part.shape[2] for part in built)
+    return torch.cat([torch.nn.functional.pad(part, (0, most - part.shape[2]), value=-1) for part in built])
