@@ -12,7 +12,7 @@ Shapes: B batch, T positions, C kinds, P largest ID, W words of a sequence.
 """
 
 from abc import abstractmethod
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from jaxtyping import Int64, UInt64
@@ -101,6 +101,10 @@ class EmbeddedCoupling(Coupling):
     max_id: int
     num_kinds: int
     random_offset: RandomOffset
+
+    @classmethod
+    def examples(cls) -> "tuple[Self, ...]":
+        return (cls(max_id=40),)  # type: ignore[call-arg]
 
     def check(self) -> None:
         for name in ("max_id", "num_kinds"):

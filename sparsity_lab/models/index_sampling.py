@@ -75,6 +75,10 @@ class RandomOffset(IndexSampling):
 
     size: int
 
+    @classmethod
+    def examples(cls) -> "tuple[RandomOffset, ...]":
+        return (cls(size=64),)
+
     def check(self) -> None:
         _check_positive("size", self.size)
 
@@ -101,6 +105,10 @@ class PoSE(IndexSampling):
     """
 
     target: int
+
+    @classmethod
+    def examples(cls) -> "tuple[PoSE, ...]":
+        return (cls(target=64),)
 
     def check(self) -> None:
         _check_positive("target", self.target)
@@ -129,6 +137,10 @@ class Randomized(IndexSampling):
     """
 
     target: int
+
+    @classmethod
+    def examples(cls) -> "tuple[Randomized, ...]":
+        return (cls(target=64),)
 
     def check(self) -> None:
         _check_positive("target", self.target)

@@ -44,6 +44,12 @@ class Setting(Conforming):
                 object.__setattr__(self, name, conformed)
         self.check()
 
+    @classmethod
+    def examples(cls) -> "tuple[Self, ...]":
+        """Instances that together show every option; the shared tests run over them. By default the class with its
+        defaults, so a class with a field that has none says its own."""
+        return (cls(),)
+
     def check(self) -> None:
         """Raise ``SettingError`` if the fields do not fit together. Field names are paths from this object."""
 

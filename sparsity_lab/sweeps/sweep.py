@@ -23,6 +23,10 @@ class Sweep(Setting, family="sweep"):
     name: str
     runs: tuple[RunConfig, ...]
 
+    @classmethod
+    def examples(cls) -> "tuple[Sweep, ...]":
+        return (cls(name="one", runs=RunConfig.examples()[:1]),)
+
     def check(self) -> None:
         if not self.runs:
             raise SettingError("runs", "at least one run", self.runs)

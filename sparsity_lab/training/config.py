@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from functools import cached_property
 
-from sparsity_lab.generators import Task
+from sparsity_lab.generators import Planted, Task
 from sparsity_lab.models import Adapter, Decoder, ModelConfig
 from sparsity_lab.settings import Setting, SettingError, identifier, register
 from sparsity_lab.training.curriculum import Curriculum, UniformLength
@@ -146,6 +146,10 @@ class RunConfig(Setting, family="run"):
     model_seed: int = 0
     parent: "RunConfig | None" = None
     adapter: Adapter | None = None
+
+    @classmethod
+    def examples(cls) -> "tuple[RunConfig, ...]":
+        return (cls(task=Planted()), cls(task=Planted(), parent=cls(task=Planted(k=1))))
 
     @cached_property
     def id(self) -> str:
