@@ -1,10 +1,9 @@
-"""Files that are written whole or not at all."""
+"""Files at a place that the user names."""
 
-import os
-import secrets
 from pathlib import Path
 
 from sparsity_lab.settings import SettingError
+from sparsity_lab.training.files import write_file
 
 __all__ = ["write_whole"]
 
@@ -12,17 +11,16 @@ __all__ = ["write_whole"]
 def write_whole(path: Path, content: bytes) -> Path:
     """Put ``content`` at ``path`` in one step, so that a reader finds the old file or the new one; returns the path.
 
-    The run store's writer is not for this: it makes room for its file, and here the place is the user's.
+    The place is the user's, so no room is made for the file, as the run store does.
 
     Raises:
         SettingError: at ``path``; its folder does not exist, it is a folder, or the file cannot be written.
     """
-    beside = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    if path.is_dir() or not path.parent.is_dir():
+        what = "a folder" if path.is_dir() else "its folder does not exist"
+        raise SettingError("path", "a file that can be written", f"{path} ({what})")
     try:
-        beside.write_bytes(content)
-        beside.replace(path)
+        write_file(path, content)
     except OSError as error:
         raise SettingError("path", "a file that can be written", f"{path} ({error.strerror})") from None
-    finally:
-        beside.unlink(missing_ok=True)
     return path

@@ -15,8 +15,8 @@ from pathlib import Path
 from sparsity_lab.settings import Setting, SettingError, from_data, register
 from sparsity_lab.sweeps.workers import Worker, first_ready
 from sparsity_lab.training import Diverged, RunConfig, train
-from sparsity_lab.training.claims import Claimed
 from sparsity_lab.training.failures import leave_failure, reason_of
+from sparsity_lab.training.lease import Leased
 
 __all__ = ["Ended", "Engine", "Processes", "Serial", "execute"]
 
@@ -63,7 +63,7 @@ def execute(run: str, out: str) -> str | None:
     config = from_data(RunConfig, json.loads(run))
     try:
         train(config, out, wait=False)
-    except Claimed:
+    except Leased:
         return None
     except Diverged as error:
         # Its own divergence is on record in its folder; that of a parent is the reason why this run cannot be.

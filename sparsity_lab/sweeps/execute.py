@@ -14,10 +14,10 @@ from sparsity_lab.sweeps.progress import Estimate, SweepEvent, SweepProgress
 from sparsity_lab.sweeps.results import SWEEP, Results
 from sparsity_lab.sweeps.sweep import Sweep, lineage, waves
 from sparsity_lab.training import RunConfig, status
-from sparsity_lab.training.claims import Watch, drop_claim
 from sparsity_lab.training.failures import leave_failure, read_failure
 from sparsity_lab.training.files import remove_abandoned, write_file
 from sparsity_lab.training.inspection import inspect
+from sparsity_lab.training.lease import Watch, drop_lease
 from sparsity_lab.training.store import prepare_folder, read_marker, tidy
 
 __all__ = ["run_sweep"]
@@ -144,7 +144,7 @@ def _executed(runs: Sequence[RunConfig], root: Path, engine: Engine) -> Iterator
     except BaseException:
         # Interrupted: what processes of this machine left that were stopped on the way goes now.
         for run in runs:
-            drop_claim(root / run.id)
+            drop_lease(root / run.id)
             remove_abandoned(root / run.id)
         raise
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from sparsity_lab.sweeps.results import Results
 from sparsity_lab.sweeps.sweep import waves
 from sparsity_lab.training import RunConfig, store
-from sparsity_lab.training.claims import LEASE, Holder, holder_of
+from sparsity_lab.training.lease import TERM, Holder, holder_of
 
 __all__ = ["Estimate", "Overview", "Running", "SweepEvent", "SweepProgress", "Unfinished", "overview"]
 
@@ -80,7 +80,7 @@ class Running:
         host, process: where.
         since: when that process began with it, by its own clock, as ISO 8601 text.
         silent: seconds since its last sign of life, as far as the clocks here and there agree. One that is silent for
-            more than a lease (``claims.LEASE``) is lost, with its machine perhaps; the next sweep takes the run over.
+            more than a term (``lease.TERM``) is lost, with its machine perhaps; the next sweep takes the run over.
     """
 
     run: str
@@ -91,8 +91,8 @@ class Running:
 
     @property
     def lost(self) -> bool:
-        """Whether it has been silent for more than a lease."""
-        return self.silent > LEASE
+        """Whether it has been silent for more than a term."""
+        return self.silent > TERM
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def overview(results: Results) -> Overview:
 
 
 def _alive(folder: Path) -> Holder | None:
-    """Who makes the run; None if nobody does, or the claim cannot be read."""
+    """Who makes the run; None if nobody does, or the lease cannot be read."""
     with contextlib.suppress(OSError):
         holder = holder_of(folder)
         return None if holder is None or holder.gone else holder

@@ -92,7 +92,7 @@ class Worker:
         return bool(self._process.exitcode < 0)
 
     def stop(self) -> None:
-        """Have it leave its run, give up its claim and end."""
+        """Have it leave its run, give up its lease and end."""
         self._process.terminate()
 
     def join(self) -> None:
@@ -134,7 +134,7 @@ def _executed(execute: Execute, run: str, out: str) -> str | None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    # As an exception, so that files half written are removed and claims given up on the way out, which no second
+    # As an exception, so that files half written are removed and leases given up on the way out, which no second
     # signal is to cut short.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(128 + number)

@@ -19,5 +19,5 @@ from sparsity_lab.training.labels import run_labels as run_labels
 from sparsity_lab.training.optimize import Diverged as Diverged
 from sparsity_lab.training.optimize import Progress as Progress
 from sparsity_lab.training.run import Run as Run
-from sparsity_lab.training.run import Variant as Variant
+from sparsity_lab.training.run import RunVariant as RunVariant
 from sparsity_lab.training.run import train as train

@@ -15,17 +15,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sparsity_lab.training.claims import Claim
 from sparsity_lab.training.files import Check, DamagedFile, open_file, write_file
+from sparsity_lab.training.lease import Lease
 
 __all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "save_weights", "verify_checkpoint"]
 
 Tensors = dict[str, Tensor]
 
 
-def save_weights(claim: Claim, name: str, model: nn.Module) -> None:
+def save_weights(lease: Lease, name: str, model: nn.Module) -> None:
     """Write the model's state; the bytes are a function of the values."""
-    write_file(claim.folder / name, save(_packed(model.state_dict())), flush=True, check=claim.check)
+    write_file(lease.folder / name, save(_packed(model.state_dict())), flush=True, check=lease.check)
 
 
 def load_weights(file: Path, model: nn.Module) -> None:

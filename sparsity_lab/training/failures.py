@@ -5,8 +5,8 @@ import os
 import time
 from pathlib import Path
 
-from sparsity_lab.training.claims import Claim, Claimed, ClaimLost, holder_of
 from sparsity_lab.training.files import remove
+from sparsity_lab.training.lease import Lease, Leased, LeaseLost, holder_of
 from sparsity_lab.training.store import FAILED, read_object, write_json
 from sparsity_lab.training.writers import Writer
 
@@ -21,11 +21,11 @@ def reason_of(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def record_failure(claim: Claim, reason: str, trace: str | None = None) -> None:
+def record_failure(lease: Lease, reason: str, trace: str | None = None) -> None:
     """Write the reason, one line, and the traceback if there is one; nothing if the folder cannot be written, which
     can be the very failure."""
     with contextlib.suppress(OSError):
-        write_json(claim.folder / FAILED, {"reason": reason, "step": None, "traceback": trace}, check=claim.check)
+        write_json(lease.folder / FAILED, {"reason": reason, "step": None, "traceback": trace}, check=lease.check)
 
 
 def leave_failure(folder: Path, reason: str, trace: str | None = None) -> None:
@@ -35,14 +35,14 @@ def leave_failure(folder: Path, reason: str, trace: str | None = None) -> None:
     if read_failure(folder) == reason:
         return
     end = time.monotonic() + _DYING
-    with contextlib.suppress(OSError, ClaimLost):
+    with contextlib.suppress(OSError, LeaseLost):
         folder.mkdir(parents=True, exist_ok=True)
         while True:
             try:
-                with Claim.hold(folder, wait=False) as claim:
-                    record_failure(claim, reason, trace)
+                with Lease.hold(folder, wait=False) as lease:
+                    record_failure(lease, reason, trace)
                 return
-            except Claimed:
+            except Leased:
                 if time.monotonic() > end or _is_held_elsewhere(folder):
                     return
                 time.sleep(0.05)
@@ -55,10 +55,10 @@ def _is_held_elsewhere(folder: Path) -> bool:
     return holder is not None and not (writer and writer.is_here)
 
 
-def forget_failure(claim: Claim) -> None:
+def forget_failure(lease: Lease) -> None:
     """Remove the record of an earlier failure: the run is tried again."""
-    claim.check()
-    remove(claim.folder / FAILED)
+    lease.check()
+    remove(lease.folder / FAILED)
 
 
 def read_failure(folder: Path) -> str | None:

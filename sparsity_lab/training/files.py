@@ -136,7 +136,7 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what anyone left unfinished, alive or not: only for the one process that may write here."""
     for file, _ in _unfinished(folder):
         if file.is_dir():
-            shutil.rmtree(file, ignore_errors=True)  # a claim that was not to be
+            shutil.rmtree(file, ignore_errors=True)  # a lease that was not to be
         else:
             file.unlink(missing_ok=True)
 

@@ -26,7 +26,7 @@ from sparsity_lab.training.store import (
     read_marker,
 )
 
-__all__ = ["Finding", "Status", "inspect", "status"]
+__all__ = ["Inspection", "Status", "inspect", "status"]
 
 
 class Status(Enum):
@@ -52,7 +52,7 @@ class Status(Enum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Inspection:
     """What was found in a run's folder.
 
     Attributes:
@@ -78,7 +78,7 @@ def status(config: RunConfig, out: Path | str) -> Status:
     return inspect(config, Path(out) / config.id).status
 
 
-def inspect(config: RunConfig, folder: Path, *, large: bool = True) -> Finding:
+def inspect(config: RunConfig, folder: Path, *, large: bool = True) -> Inspection:
     """What is in the folder of a run.
 
     Args:
@@ -89,9 +89,9 @@ def inspect(config: RunConfig, folder: Path, *, large: bool = True) -> Finding:
     if marker is None:
         begun = (folder / CONFIG).exists() or (folder / CHECKPOINT).exists()
         damage = _checkpoint_damage(folder, config.id) if large else None
-        return Finding(Status.INTERRUPTED if begun else Status.MISSING, damage)
+        return Inspection(Status.INTERRUPTED if begun else Status.MISSING, damage)
     if marker.status == "damaged":
-        return Finding(Status.BROKEN, marker.reason)
+        return Inspection(Status.BROKEN, marker.reason)
     diverged = marker.status == "diverged"
     said, config_damage = _config(config, folder, marker)
     contents: dict[str, bytes] = {}
@@ -112,17 +112,17 @@ def inspect(config: RunConfig, folder: Path, *, large: bool = True) -> Finding:
     if damage is None and (diverged or said not in (config.id, None)):
         damage = config_damage
     if damage:
-        return Finding(Status.BROKEN, damage)
+        return Inspection(Status.BROKEN, damage)
     if diverged:
-        return Finding(Status.DIVERGED, contents=contents)
+        return Inspection(Status.DIVERGED, contents=contents)
     if marker.status == "trained":
-        return Finding(Status.UNEVALUATED)
+        return Inspection(Status.UNEVALUATED)
     file = evaluation_file(config)
     damage = config_damage
     if file in marker.files:
         damage = damage or frame_damage(file, EVALUATION_SCHEMA)
     whole = damage is None and file in marker.files
-    return Finding(Status.FINISHED if whole else Status.UNEVALUATED, damage, damage is None, contents)
+    return Inspection(Status.FINISHED if whole else Status.UNEVALUATED, damage, damage is None, contents)
 
 
 def _config(config: RunConfig, folder: Path, marker: Marker) -> tuple[str | None, str | None]:

@@ -18,17 +18,17 @@ from sparsity_lab.models import DecoderModel, merged
 from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.training import store
 from sparsity_lab.training.checkpoint import load_weights, save_weights
-from sparsity_lab.training.claims import Claim, ClaimLost
 from sparsity_lab.training.config import Evaluation, RunConfig
 from sparsity_lab.training.environment import environment
 from sparsity_lab.training.evaluate import EVALUATION_SCHEMA, evaluate, summarize
 from sparsity_lab.training.failures import forget_failure, reason_of, record_failure
 from sparsity_lab.training.files import DamagedFile
 from sparsity_lab.training.inspection import Status, inspect, status
+from sparsity_lab.training.lease import Lease, LeaseLost
 from sparsity_lab.training.optimize import Diverged, Progress, Records, optimize
 from sparsity_lab.training.store import evaluation_file
 
-__all__ = ["Run", "Variant", "train"]
+__all__ = ["Run", "RunVariant", "train"]
 
 _SHOWN = (
     "condition",
@@ -96,9 +96,9 @@ class Run:
         load_weights(self.folder / store.MODEL, model)
         return model.eval()
 
-    def with_kernel(self, kernel: Kernel) -> "Variant":
+    def with_kernel(self, kernel: Kernel) -> "RunVariant":
         """The same weights under another attention mechanism."""
-        return Variant(self, kernel)
+        return RunVariant(self, kernel)
 
     def __repr__(self) -> str:
         config = self.config
@@ -132,7 +132,7 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Variant:
+class RunVariant:
     """A run's weights under another attention mechanism. Nothing of it is stored.
 
     Attributes:
@@ -181,7 +181,7 @@ def train(config: RunConfig, out: Path | str, *, progress: Progress | None = Non
     Args:
         out: the store, a folder for many runs; made if it does not exist.
         progress: called at each logged step with (steps done, steps in all, loss, accuracy).
-        wait: until a run that another process makes is over, rather than raise ``Claimed``.
+        wait: until a run that another process makes is over, rather than raise ``Leased``.
 
     Raises:
         SettingError: ``out`` or the run's folder in it is no folder or cannot be written, the device is missing, or
@@ -189,7 +189,7 @@ def train(config: RunConfig, out: Path | str, *, progress: Progress | None = Non
         OSError: a file cannot be written.
         Diverged: the loss, the gradient or the weights stopped being finite, now or in an earlier call. That is
             recorded, and not repeated.
-        claims.Claimed: without ``wait``; another process makes this run, or a parent of it.
+        lease.Leased: without ``wait``; another process makes this run, or a parent of it.
     """
     root, folder = Path(out), Path(out) / config.id
     _check_device(config)
@@ -198,10 +198,10 @@ def train(config: RunConfig, out: Path | str, *, progress: Progress | None = Non
         # What is wrong with the config or the parent is said before anything is written.
         model = _initial_model(config, root, progress, wait) if found in _UNTRAINED else None
         store.prepare_folder(folder)
-        with Claim.hold(folder, wait=wait) as claim:
+        with Lease.hold(folder, wait=wait) as lease:
             try:
-                _complete(config, model, claim, root, progress)
-            except ClaimLost as error:
+                _complete(config, model, lease, root, progress)
+            except LeaseLost as error:
                 # This process was stopped for so long that another one has taken the run over.
                 _LOG.warning("%s", error)
                 continue
@@ -214,31 +214,31 @@ def train(config: RunConfig, out: Path | str, *, progress: Progress | None = Non
 
 
 def _complete(
-    config: RunConfig, model: nn.Module | None, claim: Claim, root: Path, progress: Progress | None
+    config: RunConfig, model: nn.Module | None, lease: Lease, root: Path, progress: Progress | None
 ) -> None:
-    """Make what is missing of a run whose claim this process holds."""
+    """Make what is missing of a run whose lease this process holds."""
     # Another process may have been here since the model was made.
-    found = inspect(config, claim.folder)
+    found = inspect(config, lease.folder)
     if found.status is Status.FINISHED:
         return
     if found.status is Status.DIVERGED:
-        raise _recorded_divergence(config, claim.folder)
+        raise _recorded_divergence(config, lease.folder)
     if found.damage and found.status is not Status.INTERRUPTED:  # of a checkpoint says who would go on from it
         _LOG.warning("%s; what it held is made again", found.damage)
-    forget_failure(claim)
+    forget_failure(lease)
     try:
         if found.status is Status.BROKEN:
-            store.discard(claim)
+            store.discard(lease)
         if found.status in _UNTRAINED:
-            _train(config, model or _initial_model(config, root, progress, wait=True), claim, progress)
-        _evaluate(config, claim)
-    except (ClaimLost, Diverged):
+            _train(config, model or _initial_model(config, root, progress, wait=True), lease, progress)
+        _evaluate(config, lease)
+    except (LeaseLost, Diverged):
         raise
     except Exception as error:
         # Whoever takes over removes files that this process may be using, so a failure after that is none of the run.
-        claim.check()
-        # While the claim is held: what is recorded later could be taken for a failure of the next one.
-        record_failure(claim, reason_of(error), traceback.format_exc())
+        lease.check()
+        # While the lease is held: what is recorded later could be taken for a failure of the next one.
+        record_failure(lease, reason_of(error), traceback.format_exc())
         raise
 
 
@@ -298,34 +298,34 @@ def _check_weights(model: nn.Module, parent: nn.Module, config: RunConfig) -> No
             raise SettingError("parent.model", f"{other} and {name} tied, as the child's", shown)
 
 
-def _train(config: RunConfig, model: nn.Module, claim: Claim, progress: Progress | None) -> None:
+def _train(config: RunConfig, model: nn.Module, lease: Lease, progress: Progress | None) -> None:
     """Train, and leave the files of training with ``trained.json``, or of a divergence with ``finished.json``."""
-    store.write_config(claim, config)
-    store.write_json(claim.folder / store.ENVIRONMENT, environment(config), check=claim.check)
+    store.write_config(lease, config)
+    store.write_json(lease.folder / store.ENVIRONMENT, environment(config), check=lease.check)
     records = Records()
     diverged = None
     try:
-        optimize(config, model, records, claim.folder / store.CHECKPOINT, progress, claim.check)
+        optimize(config, model, records, lease.folder / store.CHECKPOINT, progress, lease.check)
     except Diverged as error:
         diverged = error
     metrics = pl.DataFrame(records.metrics, schema=store.METRICS_SCHEMA)
-    store.write_frame(claim, store.METRICS, metrics, flush=True)
-    store.write_timing(claim, pl.DataFrame(records.timing, schema=store.TIMING_SCHEMA))
+    store.write_frame(lease, store.METRICS, metrics, flush=True)
+    store.write_timing(lease, pl.DataFrame(records.timing, schema=store.TIMING_SCHEMA))
     if diverged:
         files = [store.CONFIG, store.METRICS]
         loss = str(diverged.loss)
-        store.mark(claim, store.FINISHED, "diverged", files, step=diverged.step, loss=loss, reason=diverged.reason)
+        store.mark(lease, store.FINISHED, "diverged", files, step=diverged.step, loss=loss, reason=diverged.reason)
     else:
-        save_weights(claim, store.MODEL, model)
-        store.mark(claim, store.TRAINED, "trained", [store.METRICS, store.MODEL])
+        save_weights(lease, store.MODEL, model)
+        store.mark(lease, store.TRAINED, "trained", [store.METRICS, store.MODEL])
     if diverged:
-        store.tidy(claim.folder)
+        store.tidy(lease.folder)
         raise diverged
 
 
-def _evaluate(config: RunConfig, claim: Claim) -> None:
+def _evaluate(config: RunConfig, lease: Lease) -> None:
     """Evaluate the weights in the folder, unless an intact frame is there, and mark the run as finished."""
-    folder = claim.folder
+    folder = lease.folder
     marker = store.read_marker(folder)
     file = evaluation_file(config)
     try:
@@ -335,7 +335,7 @@ def _evaluate(config: RunConfig, claim: Claim) -> None:
         model = _build(config)
         load_weights(folder / store.MODEL, model)
         frame = evaluate(model, config)
-        store.write_frame(claim, file, frame)
+        store.write_frame(lease, file, frame)
         row = {
             "phase": "evaluation",
             "step": None,
@@ -343,13 +343,13 @@ def _evaluate(config: RunConfig, claim: Claim) -> None:
             "seconds": time.perf_counter() - begun,
         }
         timing = store.read_timing(folder).filter(pl.col("phase") != "evaluation")
-        store.write_timing(claim, timing.vstack(pl.DataFrame([row], schema=store.TIMING_SCHEMA)))
-    store.write_config(claim, config)
+        store.write_timing(lease, timing.vstack(pl.DataFrame([row], schema=store.TIMING_SCHEMA)))
+    store.write_config(lease, config)
     # Frames of other evaluations stay, with the checksums they were written with.
     others = {
         name: digest for name, digest in (marker.files if marker else {}).items() if name.startswith("evaluation/")
     }
-    store.mark(claim, store.FINISHED, "finished", [store.CONFIG, store.METRICS, store.MODEL, file], kept=others)
+    store.mark(lease, store.FINISHED, "finished", [store.CONFIG, store.METRICS, store.MODEL, file], kept=others)
 
 
 def _evaluated_tokens(config: RunConfig) -> int:

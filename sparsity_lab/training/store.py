@@ -3,7 +3,7 @@
 A folder belongs to one run id. ``finished.json`` is renamed into place last and lists the SHA-256 of every file
 that the config decides, and its own; ``trained.json`` has the same form and stands for it between training and
 evaluation. ``timing.sha256`` does the same for the clocks, which differ each time. Every file is written beside its
-place and renamed, so that no reader ever meets a part of one, and by the one process that holds the run's claim.
+place and renamed, so that no reader ever meets a part of one, and by the one process that holds the run's lease.
 Nothing is pickled, and what polars parses has been verified: a changed byte in a parquet file can end the process.
 
 A file that cannot be read, for whatever reason, counts as damaged. So whatever is wrong in a run's folder, readers
@@ -24,9 +24,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from sparsity_lab.settings import SettingError, canonical_json, from_data
-from sparsity_lab.training.claims import Claim, drop_claim
 from sparsity_lab.training.config import RunConfig
 from sparsity_lab.training.files import Check, DamagedFile, read_file, remove, remove_abandoned, write_file
+from sparsity_lab.training.lease import Lease, drop_lease
 
 __all__ = [
     "CHECKPOINT",
@@ -144,30 +144,30 @@ def write_json(file: Path, data: Mapping[str, Any], *, check: Check | None = Non
     write_file(file, _json(data), check=check)
 
 
-def write_frame(claim: Claim, name: str, frame: pl.DataFrame, *, flush: bool = False) -> None:
+def write_frame(lease: Lease, name: str, frame: pl.DataFrame, *, flush: bool = False) -> None:
     """A parquet file: the same bytes for the same frame."""
-    if not (place := (claim.folder / name).parent).is_dir():
-        claim.check()
+    if not (place := (lease.folder / name).parent).is_dir():
+        lease.check()
         remove(place)  # a file where the folder of the evaluations belongs
-    write_file(claim.folder / name, _parquet(frame), flush=flush, check=claim.check)
+    write_file(lease.folder / name, _parquet(frame), flush=flush, check=lease.check)
 
 
-def write_timing(claim: Claim, frame: pl.DataFrame) -> None:
+def write_timing(lease: Lease, frame: pl.DataFrame) -> None:
     """The clocks, with their digest in a file of its own: no marker can hold it and be the same on every engine."""
     content = _parquet(frame)
-    write_file(claim.folder / TIMING, content, check=claim.check)
-    write_file(claim.folder / TIMING_DIGEST, digest(content).encode(), check=claim.check)
+    write_file(lease.folder / TIMING, content, check=lease.check)
+    write_file(lease.folder / TIMING_DIGEST, digest(content).encode(), check=lease.check)
 
 
-def write_config(claim: Claim, config: RunConfig) -> None:
+def write_config(lease: Lease, config: RunConfig) -> None:
     """Write the canonical config, unless that is what is there."""
     content = canonical_json(config).encode()
-    if _content(claim.folder / CONFIG) != content:
-        write_file(claim.folder / CONFIG, content, check=claim.check)
+    if _content(lease.folder / CONFIG) != content:
+        write_file(lease.folder / CONFIG, content, check=lease.check)
 
 
 def mark(
-    claim: Claim,
+    lease: Lease,
     name: str,
     state: Literal["trained", "finished", "diverged"],
     files: Sequence[str],
@@ -178,9 +178,9 @@ def mark(
     reason: str | None = None,
 ) -> None:
     """Write the marker ``name`` with the checksums of ``files`` as they are now, beside those ``kept``."""
-    digests = {file: digest(read_file(claim.folder / file)) for file in files}
+    digests = {file: digest(read_file(lease.folder / file)) for file in files}
     marker = Marker(status=state, files={**(kept or {}), **digests}, step=step, loss=loss, reason=reason)
-    write_file(claim.folder / name, marker.to_json(), flush=name == FINISHED, check=claim.check)
+    write_file(lease.folder / name, marker.to_json(), flush=name == FINISHED, check=lease.check)
 
 
 def tidy(folder: Path) -> None:
@@ -192,19 +192,19 @@ def tidy(folder: Path) -> None:
             remove(folder / name)
         remove_abandoned(folder)
         remove_abandoned(folder / _EVALUATION)
-        drop_claim(folder)
+        drop_lease(folder)
 
 
-def discard(claim: Claim) -> None:
+def discard(lease: Lease) -> None:
     """Forget a run: the markers go first, so that whatever happens next the folder is not taken for finished."""
-    evaluation = claim.folder / _EVALUATION
+    evaluation = lease.folder / _EVALUATION
     if evaluation.is_symlink():
         # What it shows is not this run's.
         evaluation.unlink()
     frames = [f"{_EVALUATION}/{file.name}" for file in evaluation.glob("*.parquet")]
     for name in (FINISHED, TRAINED, CHECKPOINT, MODEL, METRICS, TIMING, TIMING_DIGEST, *frames):
-        claim.check()
-        remove(claim.folder / name)
+        lease.check()
+        remove(lease.folder / name)
     if not evaluation.is_dir():
         remove(evaluation)
 

@@ -1,4 +1,4 @@
-"""Which process made a file or a claim, and whether it still runs."""
+"""Which process made a file or a lease, and whether it still runs."""
 
 import functools
 import hashlib

@@ -27,7 +27,8 @@ from sweeps.curricula import Counted
 from training.small_runs import small_run
 
 from sparsity_lab.sweeps import Engine, Processes, Serial, Sweep, execute, run_sweep, workers
-from sparsity_lab.training import RunConfig, claims, inspection, status, store, train
+from sparsity_lab.training import RunConfig, inspection, status, store, train
+from sparsity_lab.training import lease as leases
 
 CLOCKS = ("environment.json", "timing.parquet", "timing.sha256")
 LONGEST_WAIT = 500
@@ -142,15 +143,15 @@ class Cases:
         self,
         out: Path,
         engine: Engine | None = None,
-        lease: float | None = None,
+        term: float | None = None,
         events: Events | None = None,
     ) -> int:
         """Run the sweep in a process group of its own; its number."""
 
         def run() -> None:
             os.setpgid(0, 0)
-            if lease:
-                claims.LEASE = lease
+            if term:
+                leases.TERM = term
             if events:
                 events.watch()
             results = run_sweep(self.sweep, out, engine or Processes(workers=2))
@@ -233,7 +234,7 @@ class Cases:
         return {"killed": killed}
 
     def coordinator(self, count: int) -> dict[str, object]:
-        """The process that started the workers is killed; they leave, and give up their claims on the way."""
+        """The process that started the workers is killed; they leave, and give up their leases on the way."""
         killed = 0
         for i, instant in enumerate(self.instants(count, self.count)):
             out = self.root / f"coordinator {i}"
@@ -243,7 +244,7 @@ class Cases:
             if not wait_until(lambda: not group_lives(process)):  # noqa: B023
                 self.problems.append(f"coordinator {i}: workers stayed")
                 os.killpg(process, signal.SIGKILL)
-            self.problems += [f"coordinator {i}: {path} left" for path in out.glob("*/claim/*")]
+            self.problems += [f"coordinator {i}: {path} left" for path in out.glob("*/lease/*")]
             self.whole(out)
             self.compare(out, f"coordinator {i}")
             self.clear()
@@ -265,7 +266,7 @@ class Cases:
         return {"runs": shared}
 
     def stopped(self, count: int) -> dict[str, object]:
-        """A sweep is stopped at a run for longer than its lease, another one takes the run over, the first one wakes
+        """A sweep is stopped at a run for longer than its term, another one takes the run over, the first one wakes
         up: while the other one is at it, or after all is done."""
         taken, whole = 0, self.root / "whole"
         self.finish(self.begin(whole, Serial(), events=self.events(whole, in_runs=True)), "a sweep")
@@ -274,16 +275,16 @@ class Cases:
         for i, instant in enumerate(self.instants(count, events)):
             out = self.root / f"stopped {i}"
             striking = self.events(out, at=instant, strike=stop, in_runs=True)
-            first = self.begin(out, Serial(), lease=0.3, events=striking)
+            first = self.begin(out, Serial(), term=0.3, events=striking)
             _, code = os.waitpid(first, os.WUNTRACED)
-            held = {run: holder.mark for run in out.iterdir() if (holder := claims.holder_of(run))}
+            held = {run: holder.mark for run in out.iterdir() if (holder := leases.holder_of(run))}
             if not os.WIFSTOPPED(code) or len(held) != 1:
                 self.problems.append(f"stopped {i}: {code}, holding {len(held)} runs")
                 continue
             ((run, mark),) = held.items()
-            second = self.begin(out, Serial(), lease=0.3)
+            second = self.begin(out, Serial(), term=0.3)
             # Nobody but the second can have removed the file of the first.
-            taken += wait_until(lambda: not (run / "claim" / mark).exists())  # noqa: B023
+            taken += wait_until(lambda: not (run / "lease" / mark).exists())  # noqa: B023
             if i % 2:
                 self.finish(second, f"stopped {i}, the second")
             os.kill(first, signal.SIGCONT)

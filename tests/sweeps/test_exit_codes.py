@@ -19,7 +19,7 @@ from sparsity_lab import cli
 from sparsity_lab.settings import canonical_json
 from sparsity_lab.sweeps import Results, Serial, Sweep, grid, run_sweep
 from sparsity_lab.training import FixedLength, RunConfig, train
-from sparsity_lab.training.claims import Claim
+from sparsity_lab.training.lease import Lease
 
 __all__ = ["small_disk"]  # a fixture
 
@@ -150,7 +150,7 @@ def test_failed_runs_and_runs_in_progress(capsys: pytest.CaptureFixture[str], tm
     assert [failure.run for failure in results.failures] == [bad]
     for command in (("sweep", "--status", str(tmp_path)), ("report", str(tmp_path))):
         assert outcome(capsys, *command)[0] == 1
-    with Claim.hold(tmp_path / bad.id, wait=False):
+    with Lease.hold(tmp_path / bad.id, wait=False):
         code, data = outcome(capsys, "sweep", "--status", str(tmp_path))
         assert (code, data["counts"], [one["status"] for one in data["unfinished"]]) == (
             0,

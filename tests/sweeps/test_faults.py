@@ -178,7 +178,7 @@ def test_pipes_in_place_of_files_stop_nobody(sweep: Sweep, tmp_path: Path) -> No
     out = tmp_path / "out"
     run_sweep(sweep, out, Serial())
     folder = out / sweep.runs[1].id
-    for names in (("timing.parquet", "environment.json", "failed.json"), ("claim", "trained.json"), (CHECKPOINT,)):
+    for names in (("timing.parquet", "environment.json", "failed.json"), ("lease", "trained.json"), (CHECKPOINT,)):
         for name in names:
             become_pipe(folder / name)
         if CHECKPOINT in names:
@@ -265,7 +265,7 @@ def check_refused(
     assert [event.status for event in events] == ["failed"] * 3
     assert all(f"[Errno {code}] {os.strerror(code)}" in reason and str(out) in reason for reason in reasons)
     assert not list(out.rglob("*.tmp"))
-    assert not list(out.glob("*/claim"))
+    assert not list(out.glob("*/lease"))
     make_room()
     assert run_sweep(sweep, out, Serial()).failures == ()
     steps = steps_since(tmp_path, lambda: run_sweep(sweep, out, Serial()))
@@ -301,7 +301,7 @@ def test_full_disk(sweep: Sweep, tmp_path: Path, small_disk: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS], ids=["full", "read-only"])
 @pytest.mark.parametrize(
-    "refused", ["claim", "config.json", "checkpoint.safetensors", "model.safetensors", "finished.json"]
+    "refused", ["lease", "config.json", "checkpoint.safetensors", "model.safetensors", "finished.json"]
 )
 def test_write_that_is_refused(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str, code: int
@@ -324,7 +324,7 @@ def test_write_that_is_refused(
             raise OSError(code, os.strerror(code))
 
     def opened(self: Path, mode: str = "r", *arguments: object, **options: object) -> object:
-        place = self.parent.name if refused == "claim" else self.name
+        place = self.parent.name if refused == "lease" else self.name
         if "w" in mode and place.startswith(f".{refused}."):
             if code == errno.EROFS:
                 raise OSError(code, os.strerror(code), str(self))

@@ -20,7 +20,7 @@ from sparsity_lab.settings import canonical_json
 from sparsity_lab.sweeps import Results, Serial, Sweep, SweepEvent, grid, overview, run_sweep
 from sparsity_lab.sweeps.progress import Estimate, work
 from sparsity_lab.training import Evaluation, Status, Training, status, store, train
-from sparsity_lab.training.claims import Claim
+from sparsity_lab.training.lease import Lease
 from sparsity_lab.training.writers import Writer
 
 
@@ -66,7 +66,7 @@ def test_overview_sees_what_runs_and_why_others_do_not(tmp_path: Path, capsys: p
     run_sweep(Sweep(name="part", runs=[runs[0], crashing]), tmp_path, Serial())
     sweep = Sweep(name="seen", runs=runs)
     (tmp_path / runs[1].id).mkdir()
-    with Claim.hold(tmp_path / runs[1].id, wait=False):
+    with Lease.hold(tmp_path / runs[1].id, wait=False):
         found = overview(Results(tmp_path, sweep))
         run_sweep(Sweep(name="seen", runs=runs[:1]), tmp_path, Serial())
     assert found.counts == {"finished": 1, "failed": 1, "missing": 2, "running": 1}
@@ -88,7 +88,7 @@ def test_a_holder_without_a_sign_of_life_is_told(tmp_path: Path, capsys: pytest.
     """On a node that was lost, whose end nobody here can see."""
     run = small_run()
     (tmp_path / "sweep.json").write_text(canonical_json(Sweep(name="lost", runs=[run])))
-    file = tmp_path / run.id / "claim" / Writer(place="f" * 12, process=1, started=1).mark()
+    file = tmp_path / run.id / "lease" / Writer(place="f" * 12, process=1, started=1).mark()
     file.parent.mkdir(parents=True)
     file.write_text('{"host": "far", "process": 1, "since": "2026-01-01T00:00:00+00:00"}')
     for age, told, code in ((0.0, "", 0), (600.0, "; no sign of life for 600 s, lost perhaps", 1)):
@@ -106,7 +106,7 @@ def test_parents_are_part_of_what_is_seen(tmp_path: Path) -> None:
     sweep = Sweep(name="family", runs=runs)
     run_sweep(Sweep(name="family", runs=runs[:2]), tmp_path, Serial())
     (tmp_path / waiting.id).mkdir()
-    with Claim.hold(tmp_path / waiting.id, wait=False):
+    with Lease.hold(tmp_path / waiting.id, wait=False):
         found = overview(Results(tmp_path, sweep))
     assert found.total == 6
     assert found.counts == {"finished": 2, "failed": 2, "running": 1, "missing": 1}
@@ -174,7 +174,7 @@ def test_ctrl_c_leaves_what_can_be_gone_on_with(tmp_path: Path, engine: str) -> 
     assert process.returncode == 130
     assert told.endswith("sparsity-lab: interrupted; the same command goes on from here\n")
     # Workers of Ray are ended by its own processes, so what they held may be given up only by the next sweep.
-    left = [path for path in out.rglob("*") if path.suffix == ".tmp" or path.name == "claim"]
+    left = [path for path in out.rglob("*") if path.suffix == ".tmp" or path.name == "lease"]
     assert engine == "RayEngine()" or not left
     seen = overview(Results(out))
     assert Counter(seen.counts) == Counter(interrupted=at_once, missing=2 - at_once)

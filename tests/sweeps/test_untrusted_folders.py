@@ -128,11 +128,11 @@ def test_nonsense_in_one_folder_stops_no_reader(tmp_path: Path) -> None:
     (folder / "finished.json").write_bytes(store.Marker(**marker).to_json())
     for name in ("failed.json", "environment.json"):
         (folder / name).write_text("[" * 200_000)
-    (folder / "claim").mkdir()
-    (folder / "claim" / "x").write_text('{"host": "far", "process": 1e999, "since": ""}')
+    (folder / "lease").mkdir()
+    (folder / "lease" / "x").write_text('{"host": "far", "process": 1e999, "since": ""}')
     assert Results(out).frame("evaluation")["run"].unique().to_list() == [other.name]
     assert cli.run(["sweep", "--status", str(out)]) in (0, 1)
-    (folder / "claim" / "x").unlink()
+    (folder / "lease" / "x").unlink()
     run_sweep(sweep, out, Serial())
     assert contents(out) == before
 

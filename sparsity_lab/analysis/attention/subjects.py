@@ -2,7 +2,7 @@
 
 Every measure takes the same first arguments. ``models`` is one of
 
-- a ``Run``, or a ``Variant`` of one (``run.with_kernel(...)``), which know their task and trained lengths;
+- a ``Run``, or a ``RunVariant`` of one (``run.with_kernel(...)``), which know their task and trained lengths;
 - a ``Decoder``, for which ``data`` names the task or the batch;
 - a list of ``LayerRecord``, what a decoder's layers did with one batch, where queries and keys suffice;
 - a mapping of names to the first two, to compare several on the same sequences.
@@ -25,7 +25,7 @@ from sparsity_lab.kernels import Kernel
 from sparsity_lab.models import DecoderModel
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError
-from sparsity_lab.training import Run, Variant
+from sparsity_lab.training import Run, RunVariant
 from sparsity_lab.training.optimize import arranged_ids
 
 __all__ = [
@@ -40,7 +40,7 @@ __all__ = [
     "subjects_of",
 ]
 
-Model = Run | Variant | DecoderModel
+Model = Run | RunVariant | DecoderModel
 Models = Model | Sequence[LayerRecord] | Mapping[str, Model]
 Rows = Literal["all", "scored"]
 Found = TypeVar("Found")
@@ -218,7 +218,7 @@ def counted_rows(sequences: Sequences, rows: Rows) -> Bool[Tensor, "B T"] | None
 def _subject(model: Model, label: str | None) -> Subject:
     if isinstance(model, DecoderModel):
         return Subject(label=label or _kernel_label(model.config.kernels), model=model)
-    if not isinstance(model, Run | Variant):
+    if not isinstance(model, Run | RunVariant):
         raise SettingError("models", "a run, a variant of one, a decoder or records", model)
     run = model if isinstance(model, Run) else model.run
     decoder = model.model()

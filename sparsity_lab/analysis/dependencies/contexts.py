@@ -13,7 +13,7 @@ from torch import Tensor
 from sparsity_lab.generators import Batch, Stream, Task
 from sparsity_lab.models import DecoderModel
 from sparsity_lab.settings import SettingError
-from sparsity_lab.training import Run, Variant
+from sparsity_lab.training import Run, RunVariant
 
 __all__ = ["Contexts", "Predictor", "contexts_of", "losses", "predictor_of"]
 
@@ -42,15 +42,15 @@ class Contexts:
         return self.tokens.shape[1] - 1
 
 
-def predictor_of(model: Run | Variant | DecoderModel | Predictor) -> Predictor:
+def predictor_of(model: Run | RunVariant | DecoderModel | Predictor) -> Predictor:
     """The model as a predictor: a decoder masks keys in every layer, so that no layer sees them.
 
     Raises:
         SettingError: no model; or one that needs position IDs.
     """
-    decoder = model.model() if isinstance(model, Run | Variant) else model
+    decoder = model.model() if isinstance(model, Run | RunVariant) else model
     if not isinstance(decoder, DecoderModel):
-        if isinstance(model, Run | Variant) or not callable(decoder):
+        if isinstance(model, Run | RunVariant) or not callable(decoder):
             expected = "a run of a Decoder, a Decoder, or a function of tokens and key_mask"
             raise SettingError("model", expected, model)
         function: Predictor = decoder

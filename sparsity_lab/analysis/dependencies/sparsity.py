@@ -41,7 +41,7 @@ from sparsity_lab.analysis.style import GRAY, look, new_axes, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models import DecoderModel
 from sparsity_lab.settings import SettingError
-from sparsity_lab.training import Run, Variant
+from sparsity_lab.training import Run, RunVariant
 
 __all__ = ["SEARCHES", "DependencySparsity", "dependency_sparsity"]
 
@@ -212,7 +212,7 @@ class DependencySparsity(Measurement):
 
 
 def dependency_sparsity(
-    model: Run | Variant | DecoderModel | Predictor,
+    model: Run | RunVariant | DecoderModel | Predictor,
     data: Task | Batch | Tensor | None = None,
     length: int | None = None,
     *,
@@ -257,7 +257,7 @@ def dependency_sparsity(
     for name, value in (wholes | {"batch_tokens": batch_tokens}).items():
         if value < 1:
             raise SettingError(name, "at least 1", value)
-    fewest = 1 if isinstance(model, Run | Variant | DecoderModel) else 0
+    fewest = 1 if isinstance(model, Run | RunVariant | DecoderModel) else 0
     if near < fewest:
         raise SettingError("near", f"at least {fewest}", near)
     if least_gain <= 0:
@@ -265,7 +265,7 @@ def dependency_sparsity(
     if not 0 < share <= 1:
         raise SettingError("share", "a share above 0, at most 1", share)
     if data is None:
-        if not isinstance(model, Run | Variant):
+        if not isinstance(model, Run | RunVariant):
             raise SettingError("data", "a task, a batch or tokens, for a model that is no run", None)
         data = (model if isinstance(model, Run) else model.run).config.task
     predict = predictor_of(model)

@@ -1,4 +1,4 @@
-"""Claims: one process at a time makes a run, whoever dies, stops, or judges late."""
+"""Leases: one process at a time makes a run, whoever dies, stops, or judges late."""
 
 import dataclasses
 import errno
@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from training.small_runs import small_run
 
-from sparsity_lab.training import Diverged, RunConfig, Status, claims, failures, files, status, store, train
-from sparsity_lab.training.claims import Claim, Claimed, ClaimLost, Watch, drop_claim, holder_of
+from sparsity_lab.training import Diverged, RunConfig, Status, failures, files, status, store, train
+from sparsity_lab.training import lease as leases
 from sparsity_lab.training.failures import leave_failure, read_failure
+from sparsity_lab.training.lease import Lease, Leased, LeaseLost, Watch, drop_lease, holder_of
 from sparsity_lab.training.writers import Writer
 
 
@@ -25,39 +26,39 @@ def folder(tmp_path: Path) -> Path:
 
 
 def foreign(folder: Path, writer: Writer | None = None) -> Path:
-    """A claim of a process on another machine, or of the one that is given; its file."""
+    """A lease of a process on another machine, or of the one that is given; its file."""
     writer = writer or Writer(place="f" * 12, process=1, started=1)
-    (folder / "claim").mkdir(exist_ok=True)
-    file = folder / "claim" / writer.mark()
+    (folder / "lease").mkdir(exist_ok=True)
+    file = folder / "lease" / writer.mark()
     file.write_text('{"host": "far", "process": 1, "since": "2026-01-01T00:00:00+00:00"}')
     return file
 
 
 def test_one_holds_and_the_next_one_gets_it_after(folder: Path) -> None:
-    with Claim.hold(folder, wait=False) as claim:
+    with Lease.hold(folder, wait=False) as lease:
         holder = holder_of(folder)
         assert holder is not None
         assert holder.process == os.getpid()
         assert not holder.gone
-        assert Claim.take(folder) is None
-        with pytest.raises(Claimed, match="run run is being made by another process"):
-            Claim.hold(folder, wait=False)
-        claim.check()
+        assert Lease.take(folder) is None
+        with pytest.raises(Leased, match="run run is being made by another process"):
+            Lease.hold(folder, wait=False)
+        lease.check()
     assert [path.name for path in folder.iterdir()] == ["evaluation"]
-    with Claim.hold(folder, wait=False):
+    with Lease.hold(folder, wait=False):
         assert holder_of(folder) != holder
 
 
-def test_claim_is_renewed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "LEASE", 0.3)
-    with Claim.hold(folder, wait=False) as claim:
-        file = next((folder / "claim").iterdir())
+def test_lease_is_renewed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "TERM", 0.3)
+    with Lease.hold(folder, wait=False) as lease:
+        file = next((folder / "lease").iterdir())
         os.utime(file, (0, 0))
         deadline = time.monotonic() + 20
         while file.stat().st_mtime == 0 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert file.stat().st_mtime > 0
-        claim.check()
+        lease.check()
 
 
 def test_dead_holder_of_this_machine_is_put_out_at_once(folder: Path) -> None:
@@ -72,14 +73,14 @@ def test_dead_holder_of_this_machine_is_put_out_at_once(folder: Path) -> None:
     child.communicate()
     # A number that was given again is another process.
     foreign(folder, Writer(place=here.place, process=os.getpid(), started=here.started - 1))
-    with Claim.hold(folder, wait=False):
+    with Lease.hold(folder, wait=False):
         pass
 
 
 def watched(watch: Watch, seconds: float, monkeypatch: pytest.MonkeyPatch, step: float = 5.0) -> bool:
     """What a watcher says after so many seconds of looking every ``step``."""
     now = [time.monotonic()]
-    monkeypatch.setattr(claims.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(leases.time, "monotonic", lambda: now[0])
     free = watch.free()
     for _ in range(round(seconds / step)):
         now[0] += step
@@ -91,9 +92,9 @@ def test_holder_elsewhere_loses_after_a_lease_without_renewal(folder: Path, monk
     file = foreign(folder)
     os.utime(file, (0, 0))  # of a clock that is decades behind: it is not compared
     watch = Watch(folder)
-    assert not watched(watch, claims.LEASE - 5, monkeypatch)
+    assert not watched(watch, leases.TERM - 5, monkeypatch)
     os.utime(file, (1, 1))
-    assert not watched(watch, claims.LEASE - 5, monkeypatch)
+    assert not watched(watch, leases.TERM - 5, monkeypatch)
     assert watched(watch, 15, monkeypatch)
     assert not file.exists()
 
@@ -101,28 +102,28 @@ def test_holder_elsewhere_loses_after_a_lease_without_renewal(folder: Path, monk
 def test_pause_of_the_watcher_is_not_one_of_the_holder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     foreign(folder)
     watch = Watch(folder)
-    assert not watched(watch, 3 * claims.LEASE, monkeypatch, step=3 * claims.LEASE)
+    assert not watched(watch, 3 * leases.TERM, monkeypatch, step=3 * leases.TERM)
     assert not watched(watch, 20, monkeypatch)
 
 
 def test_late_judge_removes_nobody_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two find the same claim expired; the slower one acts when the faster one already holds the run."""
+    """Two find the same lease expired; the slower one acts when the faster one already holds the run."""
     foreign(folder)
     fast, slow = Watch(folder), Watch(folder)
-    assert not watched(fast, claims.LEASE - 5, monkeypatch)
-    assert not watched(slow, claims.LEASE - 5, monkeypatch)
+    assert not watched(fast, leases.TERM - 5, monkeypatch)
+    assert not watched(slow, leases.TERM - 5, monkeypatch)
     real, taken = holder_of(folder), []
 
-    def late(_: Path) -> claims.Holder | None:
+    def late(_: Path) -> leases.Holder | None:
         if not taken:
-            (folder / "claim" / real.mark).unlink()  # type: ignore[union-attr]
-            taken.append(Claim.take(folder))
+            (folder / "lease" / real.mark).unlink()  # type: ignore[union-attr]
+            taken.append(Lease.take(folder))
         return real
 
-    monkeypatch.setattr(claims, "holder_of", late)
+    monkeypatch.setattr(leases, "holder_of", late)
     assert watched(slow, 15, monkeypatch)
     taken[0].check()
-    assert Claim.take(folder) is None
+    assert Lease.take(folder) is None
     taken[0].release()
 
 
@@ -130,23 +131,23 @@ def test_write_that_was_begun_before_a_takeover_never_lands(folder: Path) -> Non
     """A process stops at any point of a write, another one takes over, the first one goes on."""
     for moment in ("before the check", "after the check"):
         (folder / "file").write_bytes(b"old")
-        first = Claim.take(folder)
+        first = Lease.take(folder)
         assert first is not None
-        others: list[Claim] = []
+        others: list[Lease] = []
 
-        def stopped(claim: Claim, moment: str, others: list[Claim]) -> None:
+        def stopped(lease: Lease, moment: str, others: list[Lease]) -> None:
             def take_over() -> None:
-                next((folder / "claim").iterdir()).unlink()
-                others.append(Claim.hold(folder, wait=False))
+                next((folder / "lease").iterdir()).unlink()
+                others.append(Lease.hold(folder, wait=False))
                 files.write_file(folder / "file", b"new", check=others[0].check)
 
             if moment == "before the check":
                 take_over()
-            claim.check()
+            lease.check()
             if moment == "after the check":
                 take_over()
 
-        with pytest.raises((ClaimLost, FileNotFoundError)):
+        with pytest.raises((LeaseLost, FileNotFoundError)):
             files.write_file(folder / "file", b"late", check=lambda: stopped(first, moment, others))  # noqa: B023
         assert (folder / "file").read_bytes() == b"new"
         others[0].release()
@@ -156,72 +157,72 @@ def test_write_that_was_begun_before_a_takeover_never_lands(folder: Path) -> Non
 
 def test_without_the_fence_a_late_write_lands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant: who takes over leaves what lies beside."""
-    monkeypatch.setattr(claims, "remove_unfinished", lambda _: None)
+    monkeypatch.setattr(leases, "remove_unfinished", lambda _: None)
     with pytest.raises(pytest.fail.Exception):
         test_write_that_was_begun_before_a_takeover_never_lands(folder)
 
 
-def test_empty_and_odd_claims_stop_nobody(folder: Path) -> None:
-    (folder / "claim").mkdir(exist_ok=True)
-    with Claim.hold(folder, wait=False):
+def test_empty_and_odd_leases_stop_nobody(folder: Path) -> None:
+    (folder / "lease").mkdir(exist_ok=True)
+    with Lease.hold(folder, wait=False):
         pass
-    (folder / "claim").write_text("a file")
-    with Claim.hold(folder, wait=False):
+    (folder / "lease").write_text("a file")
+    with Lease.hold(folder, wait=False):
         pass
-    (folder / "claim" / "inner").mkdir(parents=True)
-    os.mkfifo(folder / "claim" / "pipe")
+    (folder / "lease" / "inner").mkdir(parents=True)
+    os.mkfifo(folder / "lease" / "pipe")
     assert holder_of(folder) is None
-    with Claim.hold(folder, wait=False):
+    with Lease.hold(folder, wait=False):
         pass
-    assert not (folder / "claim").exists()
-    os.mkfifo(folder / "claim")
-    with Claim.hold(folder, wait=False):
+    assert not (folder / "lease").exists()
+    os.mkfifo(folder / "lease")
+    with Lease.hold(folder, wait=False):
         pass
 
 
-def test_claim_that_seems_free_and_cannot_be_had_is_anothers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lease_that_seems_free_and_cannot_be_had_is_anothers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a machine that sees an old state of the folder."""
     tries = []
-    monkeypatch.setattr(Claim, "take", lambda _: tries.append(1))
-    with pytest.raises(Claimed):
-        Claim.hold(folder, wait=False)
+    monkeypatch.setattr(Lease, "take", lambda _: tries.append(1))
+    with pytest.raises(Leased):
+        Lease.hold(folder, wait=False)
     assert 1 < len(tries) < 10
 
 
 def test_check_believes_no_memory_of_the_file_system(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``stat`` says may be as old as the attribute cache of a network file system; opening asks its server."""
-    with Claim.hold(folder, wait=False) as claim:
-        file = next((folder / "claim").iterdir())
+    with Lease.hold(folder, wait=False) as lease:
+        file = next((folder / "lease").iterdir())
         remembered = os.stat(file)
-        claim.check()
+        lease.check()
         file.unlink()
         with monkeypatch.context() as patch:
             patch.setattr(os, "stat", lambda *_, **__: remembered)
             patch.setattr(os, "lstat", lambda *_, **__: remembered)
             assert file.exists()
-            with pytest.raises(ClaimLost, match="the claim on run run was lost"):
-                claim.check()
+            with pytest.raises(LeaseLost, match="the lease on run run was lost"):
+                lease.check()
 
 
-@pytest.mark.parametrize(("code", "raised"), [(errno.ESTALE, ClaimLost), (errno.EIO, OSError)])
-def test_only_a_missing_file_is_a_lost_claim(
+@pytest.mark.parametrize(("code", "raised"), [(errno.ESTALE, LeaseLost), (errno.EIO, OSError)])
+def test_only_a_missing_file_is_a_lost_lease(
     folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, raised: type[Exception]
 ) -> None:
     def fail(path: object, *_: int) -> int:
         raise OSError(code, os.strerror(code), str(path))
 
-    with Claim.hold(folder, wait=False) as claim, monkeypatch.context() as patch:
+    with Lease.hold(folder, wait=False) as lease, monkeypatch.context() as patch:
         patch.setattr(os, "open", fail)
         with pytest.raises(raised):
-            claim.check()
+            lease.check()
 
 
-def test_claim_of_the_dead_leaves_a_finished_folder(folder: Path) -> None:
+def test_lease_of_the_dead_leaves_a_finished_folder(folder: Path) -> None:
     file = foreign(folder, Writer(place=Writer.here().place, process=2**22 + 1, started=1))
-    drop_claim(folder)
+    drop_lease(folder)
     assert not file.parent.exists()
     file = foreign(folder)
-    drop_claim(folder)
+    drop_lease(folder)
     assert file.exists()
 
 
@@ -233,7 +234,7 @@ def test_rename_whose_answer_was_lost_counts(folder: Path, monkeypatch: pytest.M
         real(source, target)
 
     monkeypatch.setattr(os, "rename", twice)
-    assert Claim.take(folder) is not None
+    assert Lease.take(folder) is not None
 
 
 def test_run_that_was_taken_over_is_given_up_at_the_next_step(tmp_path: Path) -> None:
@@ -244,18 +245,18 @@ def test_run_that_was_taken_over_is_given_up_at_the_next_step(tmp_path: Path) ->
     def progress(done: int, *_: object) -> None:
         seen.append(done)
         if len(seen) == 5:
-            next((folder / "claim").iterdir()).unlink()
-            foreign_claim = Claim.take(folder)
-            assert foreign_claim is not None
+            next((folder / "lease").iterdir()).unlink()
+            foreign_lease = Lease.take(folder)
+            assert foreign_lease is not None
             # The other one finishes it and lets go.
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(Claim, "hold", lambda *_, **__: foreign_claim)
+                patch.setattr(Lease, "hold", lambda *_, **__: foreign_lease)
                 train(config, tmp_path)
 
     run = train(config, tmp_path, progress=progress)
     assert seen == [1, 2, 3, 4, 5]
     assert run.evaluation.height == 3
-    assert not (folder / "claim").exists()
+    assert not (folder / "lease").exists()
 
 
 def test_run_that_another_process_makes_is_left_or_waited_for(
@@ -264,12 +265,12 @@ def test_run_that_another_process_makes_is_left_or_waited_for(
     parent = small_run()
     child = small_run(parent=parent, data_seed=1)
     (tmp_path / parent.id).mkdir()
-    with Claim.hold(tmp_path / parent.id, wait=False):
+    with Lease.hold(tmp_path / parent.id, wait=False):
         for config in (parent, child):
-            with pytest.raises(Claimed, match=parent.id):
+            with pytest.raises(Leased, match=parent.id):
                 train(config, tmp_path, wait=False)
     file = foreign(tmp_path / parent.id)
-    monkeypatch.setattr(claims, "LEASE", 0.2)
+    monkeypatch.setattr(leases, "TERM", 0.2)
     train(child, tmp_path)
     assert not file.exists()
     assert {path.name for path in tmp_path.iterdir()} == {parent.id, child.id}
@@ -280,33 +281,33 @@ def crash(*_: object) -> None:
 
 
 def test_failure_is_on_record_before_the_run_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is recorded after that would be taken for a failure of whoever has claimed the run meanwhile."""
-    release, recorded = Claim.release, []
+    """What is recorded after that would be taken for a failure of whoever has leased the run meanwhile."""
+    release, recorded = Lease.release, []
 
-    def released(self: Claim) -> None:
+    def released(self: Lease) -> None:
         recorded.append(read_failure(self.folder))
         release(self)
 
-    monkeypatch.setattr(Claim, "release", released)
+    monkeypatch.setattr(Lease, "release", released)
     with pytest.raises(RuntimeError, match="no"):
         train(small_run(), tmp_path, progress=crash)
     assert recorded == ["RuntimeError: no cure"]
 
 
 def test_failure_after_a_takeover_is_nobodys(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever the loser of a claim meets after that, it says so and stops, and leaves the run to the other one."""
+    """Whatever the loser of a lease meets after that, it says so and stops, and leaves the run to the other one."""
     config = small_run()
     folder = tmp_path / config.id
 
     def lose_and_crash(*_: object) -> None:
-        next((folder / "claim").iterdir()).unlink()
+        next((folder / "lease").iterdir()).unlink()
         foreign(folder)
         crash()
 
-    with pytest.raises(Claimed):
+    with pytest.raises(Leased):
         train(config, tmp_path, progress=lose_and_crash, wait=False)
     (told,) = caplog.messages
-    assert told.startswith(f"the claim on run {config.id} was lost")
+    assert told.startswith(f"the lease on run {config.id} was lost")
     leave_failure(folder, "what the other one will not see")
     assert read_failure(folder) is None
     assert status(config, tmp_path) is Status.INTERRUPTED
@@ -345,7 +346,7 @@ def test_failure_is_forgotten_by_who_tries_again(tmp_path: Path) -> None:
     with pytest.raises(Diverged):
         train(config, tmp_path)
     assert not (tmp_path / config.id / store.FAILED).exists()
-    assert not (tmp_path / config.id / "claim").exists()
+    assert not (tmp_path / config.id / "lease").exists()
 
 
 def test_a_live_process_that_may_not_be_looked_at_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,16 +364,16 @@ def test_a_live_process_that_may_not_be_looked_at_is_not_gone(monkeypatch: pytes
     assert not later.gone
 
 
-def test_a_claim_that_fails_at_its_start_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_that_fails_at_its_start_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(folder: Path) -> None:
         raise PermissionError(13, "denied", str(folder))
 
     with monkeypatch.context() as patch:
-        patch.setattr(claims, "remove_unfinished", fail)
+        patch.setattr(leases, "remove_unfinished", fail)
         with pytest.raises(PermissionError):
-            Claim.take(tmp_path)
+            Lease.take(tmp_path)
     assert holder_of(tmp_path) is None
-    (tmp_path / "claim").mkdir(exist_ok=True)
-    (tmp_path / "claim" / "nobody").symlink_to("nowhere")
-    with Claim.hold(tmp_path, wait=False):
+    (tmp_path / "lease").mkdir(exist_ok=True)
+    (tmp_path / "lease" / "nobody").symlink_to("nowhere")
+    with Lease.hold(tmp_path, wait=False):
         assert holder_of(tmp_path) is not None

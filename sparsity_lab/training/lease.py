@@ -1,17 +1,17 @@
-"""Claims: which process makes a run, so that several on a shared folder never make the same one.
+"""Leases: which process makes a run, so that several on a shared folder never make the same one.
 
-The claim on a run is the folder ``claim`` in the run's folder, with one file whose name says who holds it. It comes
+The lease on a run is the folder ``lease`` in the run's folder, with one file whose name says who holds it. It comes
 into being by renaming a folder that already holds the file, and a folder can only be renamed to a name that is free
 or that belongs to an empty folder. So of several processes one gets it, on every file system whose rename is atomic.
 
-The holder renews its claim by touching the file, from a thread of its own. A claim is given up
+The holder renews its lease by touching the file, from a thread of its own. A lease is given up
 
 - at once, if its holder ran on the same machine and is gone;
-- when the holder has not renewed it for ``LEASE`` seconds, measured by the clock of the process that watches it,
+- when the holder has not renewed it for ``TERM`` seconds, measured by the clock of the process that watches it,
   while it watches. The clocks of two machines are never compared.
 
 Taking over begins by removing the holder's file, by a name that no later holder has: whoever judges late, removes
-nobody's claim but the one that it judged. A holder that was only paused (a stopped process, a machine without its
+nobody's lease but the one that it judged. A holder that was only paused (a stopped process, a machine without its
 network) finds its file gone and is stopped by ``check``. What it was writing at that moment cannot reach its place,
 see ``files.write_file``. What it can do is remove a file, if it was paused between a check and a removal, an instant
 of microseconds; that is seen as damage, and only costs a repetition.
@@ -34,18 +34,18 @@ from typing import Self
 from sparsity_lab.training.files import open_file, remove, remove_unfinished, unfinished_name
 from sparsity_lab.training.writers import Writer
 
-__all__ = ["CLAIM", "LEASE", "Claim", "ClaimLost", "Claimed", "Holder", "Watch", "drop_claim", "holder_of"]
+__all__ = ["LEASE", "TERM", "Holder", "Lease", "LeaseLost", "Leased", "Watch", "drop_lease", "holder_of"]
 
-CLAIM = "claim"
+LEASE = "lease"
 
-LEASE = 60.0
-"""Seconds without renewal after which a claim is given up. Long beside what stops a healthy process (a slow disk, an
+TERM = 60.0
+"""Seconds without renewal after which a lease is given up. Long beside what stops a healthy process (a slow disk, an
 attribute cache of a network file system), short beside what is lost with a machine."""
 _RENEWALS = 6
-"""In a lease; a watcher looks at least as often."""
+"""In a term; a watcher looks at least as often."""
 _POLL = 0.5
 _TRIES = 5
-"""To take a claim that seems to be free, before it is looked at as one that is held."""
+"""To take a lease that seems to be free, before it is looked at as one that is held."""
 _INNER = ("evaluation",)
 """Folders in a run's folder that hold files of the run."""
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
@@ -54,7 +54,7 @@ _NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ENXIO)
 """What ``open_file`` says of folders, pipes and sockets."""
 
 
-class Claimed(Exception):
+class Leased(Exception):
     """Another process makes this run now.
 
     Attributes:
@@ -66,21 +66,21 @@ class Claimed(Exception):
         super().__init__(f"run {run} is being made by another process")
 
 
-class ClaimLost(Exception):
-    """This process did not renew its claim in time, and another one may have taken over; or the run's folder was
+class LeaseLost(Exception):
+    """This process did not renew its lease in time, and another one may have taken over; or the run's folder was
     removed."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a claim.
+    """Who holds a lease.
 
     Attributes:
         mark: name of its file, which no other holder has.
         renewed: when, by the clock of the file system, in nanoseconds.
         host: name of its machine.
         process: its number there.
-        since: when it took the claim, by its own clock, as ISO 8601 text.
+        since: when it took the lease, by its own clock, as ISO 8601 text.
     """
 
     mark: str
@@ -96,7 +96,7 @@ class Holder:
         return writer is not None and writer.gone
 
 
-class Claim:
+class Lease:
     """A run's folder, held by this process until ``release``.
 
     Attributes:
@@ -104,9 +104,9 @@ class Claim:
     """
 
     def __init__(self, folder: Path, mark: str) -> None:
-        self.folder, self._file = folder, folder / CLAIM / mark
+        self.folder, self._file = folder, folder / LEASE / mark
         self._released = threading.Event()
-        threading.Thread(target=self._renew, name=f"claim of {folder.name}", daemon=True).start()
+        threading.Thread(target=self._renew, name=f"lease of {folder.name}", daemon=True).start()
 
     @classmethod
     def take(cls, folder: Path) -> Self | None:
@@ -115,72 +115,72 @@ class Claim:
         Raises:
             OSError: the folder cannot be written.
         """
-        mark, beside = Writer.here().mark(), folder / unfinished_name(CLAIM)
+        mark, beside = Writer.here().mark(), folder / unfinished_name(LEASE)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         about = {"host": socket.gethostname(), "process": os.getpid(), "since": since}
         try:
             beside.mkdir()
             (beside / mark).write_text(json.dumps(about) + "\n")
-            if not _renamed(beside, folder / CLAIM, mark):
+            if not _renamed(beside, folder / LEASE, mark):
                 return None
         except FileNotFoundError:
-            # One that holds the claim removes all that is unfinished here; or somebody removed the run's folder.
+            # One that holds the lease removes all that is unfinished here; or somebody removed the run's folder.
             if folder.exists():
                 return None
             raise
         except OSError as error:
-            error.filename = error.filename or str(folder / CLAIM)
+            error.filename = error.filename or str(folder / LEASE)
             raise
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-        claim = cls(folder, mark)
+        lease = cls(folder, mark)
         try:
             for place in (folder, *(folder / name for name in _INNER)):
                 remove_unfinished(place)
         except BaseException:
-            claim.release()
+            lease.release()
             raise
-        return claim
+        return lease
 
     @classmethod
     def hold(cls, folder: Path, *, wait: bool) -> Self:
         """Hold the folder as soon as no other process does.
 
         Raises:
-            Claimed: without ``wait``; another one does.
+            Leased: without ``wait``; another one does.
             OSError: the folder cannot be written.
         """
         watch, tries = Watch(folder), 0
-        while (claim := cls.take(folder)) is None:
+        while (lease := cls.take(folder)) is None:
             tries += 1
             # What seems free and cannot be had may be held, and this machine's view of the folder old.
             if watch.free() and tries < _TRIES:
                 continue
             if not wait:
-                raise Claimed(folder.name)
-            time.sleep(min(_POLL, LEASE / _RENEWALS))
-        return claim
+                raise Leased(folder.name)
+            time.sleep(min(_POLL, TERM / _RENEWALS))
+        return lease
 
     def check(self) -> None:
-        """Raise ``ClaimLost`` if this process does not hold the folder any more.
+        """Raise ``LeaseLost`` if this process does not hold the folder any more.
 
         The holder's file is opened, not asked for by ``stat``: on a network file system ``stat`` may answer from a
         memory that is up to a minute old, while opening asks the server whether the file is there (close-to-open
-        consistency, nfs(5); a mount with ``nocto`` gives that up). Its name belongs to this claim alone, so that it
+        consistency, nfs(5); a mount with ``nocto`` gives that up). Its name belongs to this lease alone, so that it
         is there says all.
         """
         if not _is_there(self._file):
-            raise ClaimLost(f"the claim on run {self.folder.name} was lost to another process, or with its folder")
+            raise LeaseLost(f"the lease on run {self.folder.name} was lost to another process, or with its folder")
 
     def release(self) -> None:
         """Let others have it."""
         self._released.set()
-        # A claim that stays for whatever reason is given up when this process ends.
+        # A lease that stays for whatever reason is given up when this process ends.
         with contextlib.suppress(OSError):
             try:
                 self._file.unlink(missing_ok=True)
             finally:  # whatever signal comes meanwhile
-                (self.folder / CLAIM).rmdir()
+                (self.folder / LEASE).rmdir()
 
     def __enter__(self) -> Self:
         return self
@@ -189,18 +189,18 @@ class Claim:
         self.release()
 
     def _renew(self) -> None:
-        while not self._released.wait(LEASE / _RENEWALS):
+        while not self._released.wait(TERM / _RENEWALS):
             try:
                 os.utime(self._file)
             except FileNotFoundError:
                 return
             except OSError:
-                # The file system is away for a moment; if that lasts, the claim is lost.
+                # The file system is away for a moment; if that lasts, the lease is lost.
                 continue
 
 
 class Watch:
-    """What this process has seen of others' claims on a run."""
+    """What this process has seen of others' leases on a run."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -208,9 +208,9 @@ class Watch:
         self._unchanged, self._looked = 0.0, 0.0
 
     def free(self) -> bool:
-        """Whether no process holds the run; one that has given up is put out of its claim.
+        """Whether no process holds the run; one that has given up is put out of its lease.
 
-        To be called several times in a lease: only time between calls that follow each other closely counts, so that
+        To be called several times in a term: only time between calls that follow each other closely counts, so that
         a pause of this process is not taken for one of the holder.
         """
         holder, now = holder_of(self._folder), time.monotonic()
@@ -219,27 +219,27 @@ class Watch:
         if self._seen != (holder.mark, holder.renewed):
             self._seen, self._unchanged = (holder.mark, holder.renewed), 0.0
         else:
-            self._unchanged += min(now - self._looked, LEASE / _RENEWALS)
+            self._unchanged += min(now - self._looked, TERM / _RENEWALS)
         self._looked = now
-        if holder.gone or self._unchanged > LEASE:
-            (self._folder / CLAIM / holder.mark).unlink(missing_ok=True)
+        if holder.gone or self._unchanged > TERM:
+            (self._folder / LEASE / holder.mark).unlink(missing_ok=True)
             return True
         return False
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """Who holds the claim on a run, alive or not; None if nobody does."""
+    """Who holds the lease on a run, alive or not; None if nobody does."""
     try:
-        marks = os.listdir(folder / CLAIM)
+        marks = os.listdir(folder / LEASE)
     except (FileNotFoundError, NotADirectoryError):
         return None
     for mark in marks:
         try:
             # Opening makes a network file system ask its server.
-            opened = open_file(folder / CLAIM / mark)
+            opened = open_file(folder / LEASE / mark)
         except OSError as error:
             if error.errno in (*_GONE, *_NO_FILE):
-                continue  # removed meanwhile, or nobody's claim
+                continue  # removed meanwhile, or nobody's lease
             raise
         with opened as file:
             renewed = os.fstat(file.fileno()).st_mtime_ns
@@ -251,14 +251,14 @@ def holder_of(folder: Path) -> Holder | None:
     return None
 
 
-def drop_claim(folder: Path) -> None:
-    """Remove the claim on a run if its holder is known to be gone."""
+def drop_lease(folder: Path) -> None:
+    """Remove the lease on a run if its holder is known to be gone."""
     holder = holder_of(folder)
     if holder and holder.gone:
-        (folder / CLAIM / holder.mark).unlink(missing_ok=True)
+        (folder / LEASE / holder.mark).unlink(missing_ok=True)
     if holder is None or holder.gone:
         with contextlib.suppress(OSError):
-            (folder / CLAIM).rmdir()
+            (folder / LEASE).rmdir()
 
 
 def _is_there(file: Path) -> bool:
@@ -272,24 +272,24 @@ def _is_there(file: Path) -> bool:
     return True
 
 
-def _renamed(beside: Path, claim: Path, mark: str) -> bool:
-    """Whether ``beside`` is now ``claim``."""
+def _renamed(beside: Path, lease: Path, mark: str) -> bool:
+    """Whether ``beside`` is now ``lease``."""
     try:
-        os.rename(beside, claim)
+        os.rename(beside, lease)
     except OSError as error:
         # A network file system may repeat a rename whose answer was lost, and then say that it failed.
-        if _is_there(claim / mark):
+        if _is_there(lease / mark):
             return True
         if error.errno == errno.ENOTDIR:
-            remove(claim)  # a file that is nobody's claim
+            remove(lease)  # a file that is nobody's lease
             return False
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
         # Where a folder cannot be renamed onto an empty one, the empty one has to go; a held one cannot.
         with contextlib.suppress(OSError):
-            for inner in claim.iterdir():
+            for inner in lease.iterdir():
                 if not stat.S_ISREG(inner.lstat().st_mode):
                     remove(inner)
-            claim.rmdir()
+            lease.rmdir()
         return False
     return True
