@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsity_lab.settings import SettingError
+from sparsity_lab.words import bounded, open_unit
 
 __all__ = ["Stream", "bounded", "open_unit", "whole"]
 
@@ -83,22 +84,3 @@ def _philox_at(key: NDArray[np.uint64], counter: int) -> np.random.Philox:
         "uinteger": 0,
     }
     return philox
-
-
-def bounded(words: NDArray[np.uint32] | NDArray[np.uint64], bound: int) -> NDArray[np.int64]:
-    """Integers uniform on 0 .. bound - 1 from 32-bit words, by multiply-shift: floor(word * bound / 2^32).
-
-    Each value's probability is off by less than 2^-32; it is exact when ``bound`` is a power of two. 64-bit words
-    give their upper half.
-    """
-    wide = words >> np.uint64(32) if words.dtype == np.uint64 else words.astype(np.uint64)
-    # In place, since memory traffic is most of the cost.
-    wide *= np.uint64(bound)
-    wide >>= np.uint64(32)
-    return wide.view(np.int64)
-
-
-def open_unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Reals uniform on the open interval (0, 1): odd multiples of 2^-54."""
-    unit: NDArray[np.float64] = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
-    return unit

@@ -7,11 +7,6 @@ from sparsity_lab.models.adapters import merged as merged
 from sparsity_lab.models.adapters import trainable_parameters as trainable_parameters
 from sparsity_lab.models.config import ModelConfig as ModelConfig
 from sparsity_lab.models.config import ModelOutput as ModelOutput
-from sparsity_lab.models.couplings import Coupling as Coupling
-from sparsity_lab.models.couplings import Ignored as Ignored
-from sparsity_lab.models.couplings import Oracle as Oracle
-from sparsity_lab.models.couplings import Predicted as Predicted
-from sparsity_lab.models.couplings import Shuffled as Shuffled
 from sparsity_lab.models.decoder import Decoder as Decoder
 from sparsity_lab.models.decoder import DecoderModel as DecoderModel
 from sparsity_lab.models.functional_attention import FunctionalAttention as FunctionalAttention
@@ -26,4 +21,9 @@ from sparsity_lab.models.positions import NoPE as NoPE
 from sparsity_lab.models.positions import PositionScheme as PositionScheme
 from sparsity_lab.models.positions import RoPE as RoPE
 from sparsity_lab.models.positions import Sinusoidal as Sinusoidal
+from sparsity_lab.models.ppc import Coupling as Coupling
+from sparsity_lab.models.ppc import Ignored as Ignored
+from sparsity_lab.models.ppc import Oracle as Oracle
+from sparsity_lab.models.ppc import Predicted as Predicted
+from sparsity_lab.models.ppc import Shuffled as Shuffled
 from sparsity_lab.models.record import LayerRecord as LayerRecord

@@ -3,9 +3,11 @@
 from abc import abstractmethod
 from typing import NamedTuple
 
+from jaxtyping import Int64
 from torch import Tensor, nn
 
 from sparsity_lab.settings import Setting, SettingError, Shown
+from sparsity_lab.words import Words
 
 __all__ = ["ModelConfig", "ModelOutput"]
 
@@ -67,3 +69,14 @@ class ModelConfig(Setting, family="model"):
     def check_position_ids(self, largest: int, num_kinds: int) -> None:
         """Raise ``SettingError`` if the model cannot serve coupled position IDs of so many kinds up to ``largest``
         (0: none)."""
+
+    def sampled_indices(self, words: Words, size: int) -> Int64[Tensor, "B T"] | None:
+        """Indices of training sequences of ``size`` tokens, a pure function of the words; None, as here: no others
+        than 0 .. size - 1."""
+        return None
+
+    def arranged_ids(
+        self, words: Words, position_ids: Int64[Tensor, "B C T"] | None, *, training: bool
+    ) -> Int64[Tensor, "B C T"] | None:
+        """The position IDs that the module gets, a pure function of the words and the batch's own IDs; here these."""
+        return position_ids

@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from sparsity_lab.kernels import AuxiliaryOutputs, Kernel, KernelPosition, Softmax
 from sparsity_lab.models.block import Block, rms_norm
 from sparsity_lab.models.config import ModelConfig, ModelOutput
-from sparsity_lab.models.coupling_modules import next_position_ids
-from sparsity_lab.models.couplings import Coupling
 from sparsity_lab.models.generation import free_run
 from sparsity_lab.models.index_sampling import IndexSampling, Plain
 from sparsity_lab.models.initial import initialize, named_seed
+from sparsity_lab.models.layers import Layer
 from sparsity_lab.models.positions import PositionScheme, RoPE
-from sparsity_lab.models.record import LayerRecord
+from sparsity_lab.models.ppc import Coupling, next_position_ids
+from sparsity_lab.models.record import LayerRecord, layer_records
 from sparsity_lab.settings import SettingError, register
+from sparsity_lab.words import Words
 
 __all__ = ["DEFAULT_VOCAB_SIZE", "Decoder", "DecoderModel"]
 
@@ -44,7 +45,8 @@ class Decoder(ModelConfig):
         num_kv_heads: heads of keys and values, each shared by a group of query heads; None is num_heads.
         d_ff: width of the MLP; None is 4 d_model.
         kernel: the attention mechanism, or one for each layer.
-        position: what is made of sequence indices.
+        position: what is made of sequence indices: one scheme, or one for each layer. What is embedded at the input
+            acts in all layers, so ``Sinusoidal`` and ``Learned`` come as the only one.
         index_sampling: how indices move in training.
         coupling: where coupled position IDs come from; None uses none, and ignores those of the batch.
         output_gate: multiply the attention output by a SiLU gate.
@@ -58,7 +60,7 @@ class Decoder(ModelConfig):
     d_ff: int | None = None
     num_kv_heads: int | None = None
     kernel: Kernel | tuple[Kernel, ...] = Softmax()
-    position: PositionScheme = RoPE()
+    position: PositionScheme | tuple[PositionScheme, ...] = RoPE()
     index_sampling: IndexSampling = Plain()
     coupling: Coupling | None = None
     output_gate: bool = False
@@ -75,12 +77,30 @@ class Decoder(ModelConfig):
             raise SettingError("num_kv_heads", f"a divisor of num_heads = {self.num_heads}", self.num_kv_heads)
         if isinstance(self.kernel, tuple) and len(self.kernel) != self.num_layers:
             raise SettingError("kernel", f"one kernel, or num_layers = {self.num_layers}", len(self.kernel))
-        self.position.check_heads(self.num_heads, self.head_dim)
-        for kernel in self.kernels:
-            kernel.check_position(self.position.kernel_kind)
+        if isinstance(self.position, tuple):
+            self._check_layer_positions(self.position)
+        for path, scheme, kernel in zip(self._position_paths, self.positions, self.kernels, strict=True):
+            scheme.check_heads(self.num_heads, self.head_dim)
+            kernel.check_position(scheme.kernel_kind, path)
         furthest = self.index_sampling.limit()
         if furthest is not None:
-            self.position.check_index(furthest)
+            self.check_index(furthest)
+
+    def _check_layer_positions(self, schemes: tuple[PositionScheme, ...]) -> None:
+        if len(schemes) != self.num_layers:
+            raise SettingError("position", f"one scheme, or num_layers = {self.num_layers}", len(schemes))
+        for layer, scheme in enumerate(schemes):
+            with torch.device("meta"):
+                embedding = scheme.build(self.d_model)
+            if embedding is not None:
+                expected = "a scheme that acts in its own layer; one that is embedded at the input acts in all, alone"
+                raise SettingError(f"position[{layer}]", expected, str(scheme))
+
+    @property
+    def _position_paths(self) -> tuple[str, ...]:
+        """Where the scheme of each layer comes from, for errors."""
+        of_each = isinstance(self.position, tuple)
+        return tuple(f"position[{layer}]" if of_each else "position" for layer in range(self.num_layers))
 
     @property
     def head_dim(self) -> int:
@@ -96,6 +116,11 @@ class Decoder(ModelConfig):
     def kernels(self) -> tuple[Kernel, ...]:
         """The mechanism of each layer."""
         return self.kernel if isinstance(self.kernel, tuple) else (self.kernel,) * self.num_layers
+
+    @property
+    def positions(self) -> tuple[PositionScheme, ...]:
+        """The position scheme of each layer."""
+        return self.position if isinstance(self.position, tuple) else (self.position,) * self.num_layers
 
     @property
     def projections(self) -> tuple[str, ...]:
@@ -133,12 +158,21 @@ class Decoder(ModelConfig):
         Raises:
             SettingError: with what was needed and what there is.
         """
-        self.position.check_index(longest - 1)
+        self.check_index(longest - 1)
         if trained is not None:
             try:
                 self.index_sampling.num_words(trained)
             except SettingError as error:
                 raise error.inside("index_sampling") from None
+
+    def check_index(self, largest: int) -> None:
+        """Refuse sequence indices up to ``largest`` if they pass the limit of a layer's position scheme.
+
+        Raises:
+            SettingError: with the index needed and the largest there is.
+        """
+        for path, scheme in zip(self._position_paths, self.positions, strict=True):
+            scheme.check_index(largest, path)
 
     def check_position_ids(self, largest: int, num_kinds: int) -> None:
         """Refuse a task whose position IDs the coupling cannot serve; ``largest`` is 0 for a task without.
@@ -148,6 +182,18 @@ class Decoder(ModelConfig):
         """
         if self.coupling is not None:
             self.coupling.check_ids(largest, num_kinds)
+
+    def sampled_indices(self, words: Words, size: int) -> Int64[Tensor, "B T"] | None:
+        """The indices of training sequences, from ``index_sampling``."""
+        return self.index_sampling.sampled_indices(words, size)
+
+    def arranged_ids(
+        self, words: Words, position_ids: Int64[Tensor, "B C T"] | None, *, training: bool
+    ) -> Int64[Tensor, "B C T"] | None:
+        """The batch's position IDs as ``coupling`` arranges them."""
+        if self.coupling is None or position_ids is None:
+            return position_ids
+        return self.coupling.arranged_ids(words, position_ids, training=training)
 
 
 class DecoderModel(nn.Module):
@@ -162,21 +208,24 @@ class DecoderModel(nn.Module):
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
+        self._first_with_scheme = [config.positions.index(scheme) for scheme in config.positions]
         # On the meta device nothing is drawn, so torch's own initialization leaves the global generator alone.
         with torch.device("meta"):
             self.token_embedding = nn.Embedding(vocab_size, config.d_model)
-            self.position_embedding: nn.Module | None = config.position.build(config.d_model)
+            self.position_embedding: nn.Module | None = None
+            if isinstance(config.position, PositionScheme):
+                self.position_embedding = config.position.build(config.d_model)
             coupling = config.coupling
             self.coupling_embedding: nn.Module | None = None if coupling is None else coupling.build(config.d_model)
             self.id_heads = None if coupling is None else coupling.build_heads(config.d_model)
-            self.blocks = nn.ModuleList(config.block() for _ in config.kernels)
+            self.blocks: Sequence[Block] = nn.ModuleList(config.block() for _ in config.kernels)  # type: ignore[assignment]
             self.final_norm = rms_norm(config.d_model)
             self.head = nn.Linear(config.d_model, vocab_size, bias=False)
         self.to_empty(device="cpu")
         initialize(self, seed)
         if config.tied_head:
             self.head.weight = self.token_embedding.weight
-        for layer, (block, kernel) in enumerate(self.layers()):
+        for layer, (block, kernel) in enumerate(zip(self.blocks, config.kernels, strict=True)):
             kernel_seed = named_seed(seed, f"blocks.{layer}.kernel_params")
             own_heads = kernel.own_heads(config.num_heads, config.kv_heads)
             block.kernel_params = kernel.build(own_heads, config.head_dim, kernel_seed)
@@ -277,31 +326,7 @@ class DecoderModel(nn.Module):
         indices: Int64[Tensor, "#B T"] | None = None,
     ) -> Iterator[LayerRecord]:
         """``record`` layer by layer, for long sequences: what a layer did is held only while it is looked at."""
-        indices = self.sequence_indices(tokens, indices)
-        with torch.no_grad():
-            x, position = self.embed(tokens, position_ids, indices), self.kernel_position(indices)
-        records: list[LayerRecord] = []
-
-        def recorded(q: Tensor, k: Tensor, v: Tensor, *, kernel: Kernel, params: nn.Module | None) -> Tensor:
-            rotated_q, rotated_k = (q, k) if position is None else (position.rotate(q), position.rotate(k))
-            records.append(
-                LayerRecord(
-                    q=q,
-                    k=k,
-                    rotated_q=rotated_q,
-                    rotated_k=rotated_k,
-                    kernel=kernel,
-                    position=position,
-                    params=params,
-                )
-            )
-            return kernel.attend(q, k, v, training=False, position=position, params=params)
-
-        for block, kernel in self.layers():
-            # Not around the yield: what the caller does meanwhile is its own affair.
-            with torch.no_grad():
-                x = block(x, partial(recorded, kernel=kernel, params=block.kernel_params))
-            yield records.pop()
+        return layer_records(self, tokens, position_ids, indices)
 
     def with_kernel(self, kernel: Kernel | tuple[Kernel, ...]) -> "DecoderModel":
         """The same weights under another mechanism: a second model on the same parameter objects.
@@ -323,27 +348,29 @@ class DecoderModel(nn.Module):
 
     # --- parts that generation and analysis use
 
-    def layers(self) -> list[tuple[Block, Kernel]]:
-        return list(zip(self.blocks, self.config.kernels, strict=True))  # type: ignore[arg-type]
-
     def sequence_indices(
         self, tokens: Int64[Tensor, "B T"], indices: Int64[Tensor, "#B T"] | None
     ) -> Int64[Tensor, "#B T"]:
-        """The given indices, or 0 .. T - 1, within the position scheme's limit."""
-        scheme = self.config.position
+        """The given indices, or 0 .. T - 1, within the limits of the position schemes."""
+        config = self.config
         if indices is None:
-            scheme.check_index(tokens.shape[1] - 1)
+            config.check_index(tokens.shape[1] - 1)
             return torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
-        if scheme.limit() is not None:
-            scheme.check_index(int(indices.max()))
+        # A GPU would have to stop for a look at the indices.
+        if any(scheme.limit() is not None for scheme in config.positions):
+            config.check_index(int(indices.max()))
         return indices
 
-    def kernel_position(self, indices: Int64[Tensor, "#B T"]) -> KernelPosition | None:
-        """What the kernels get for these indices."""
-        config = self.config
-        return config.position.kernel_position(
-            indices, config.num_heads, config.head_dim, self.token_embedding.weight.dtype
-        )
+    def layers(self, indices: Int64[Tensor, "#B T"]) -> list[Layer]:
+        """The layers, each with its own position for these indices; equal schemes share one."""
+        config, dtype = self.config, self.token_embedding.weight.dtype
+        made: list[KernelPosition | None] = []
+        for layer, (scheme, first) in enumerate(zip(config.positions, self._first_with_scheme, strict=True)):
+            if first == layer:
+                made.append(scheme.kernel_position(indices, config.num_heads, config.head_dim, dtype))
+            else:
+                made.append(made[first])
+        return [Layer(*parts) for parts in zip(self.blocks, config.kernels, made, strict=True)]
 
     def embed(
         self,
@@ -374,10 +401,10 @@ class DecoderModel(nn.Module):
         """(B, T, d), or (N, d) of the scored positions: what the heads read. ``auxiliary`` has one of each
         layer."""
         indices = self.sequence_indices(tokens, indices)
-        x, position = self.embed(tokens, position_ids, indices), self.kernel_position(indices)
+        x = self.embed(tokens, position_ids, indices)
         rows = None if scored is None else scored.flatten().nonzero().squeeze(1)
         last = len(self.blocks) - 1
-        for layer, (block, kernel) in enumerate(self.layers()):
+        for layer, (block, kernel, position) in enumerate(self.layers(indices)):
             mix = partial(
                 kernel.attend,
                 training=self.training,

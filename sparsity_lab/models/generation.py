@@ -5,24 +5,22 @@ Shapes: B batch, T positions of the prompt, C kinds of position ID, n generated 
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from sparsity_lab.kernels import Kernel, KernelState
+from sparsity_lab.models.layers import LayerByLayer
 from sparsity_lab.settings import SettingError
-
-if TYPE_CHECKING:
-    from sparsity_lab.models.decoder import DecoderModel
 
 __all__ = ["free_run"]
 
 
 @torch.no_grad()
 def free_run(
-    model: "DecoderModel",
+    model: LayerByLayer,
     tokens: Int64[Tensor, "B T"],
     num_tokens: int,
     position_ids: Int64[Tensor, "B C ids"] | None = None,
@@ -56,7 +54,7 @@ def free_run(
         ids = torch.cat([ids, ids.new_zeros(*ids.shape[:2], num_tokens)], dim=2)
     # The last token is never fed back, so it needs no place.
     indices = model.sequence_indices(sequence[:, :-1], None)
-    position = model.kernel_position(indices)
+    layers = model.layers(indices)
     states: list[KernelState] = []
     ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     for stop in range(size, total):
@@ -64,11 +62,11 @@ def free_run(
         start = 0 if stop == size else stop - 1
         now = slice(start, stop)
         x = model.embed(sequence[:, now], None if ids is None else ids[:, :, now], indices[:, now])
-        for layer, (block, kernel) in enumerate(model.layers()):
+        for number, (block, kernel, position) in enumerate(layers):
             if start == 0:
                 mix: partial[Tensor] = partial(_prefill, states=states, capacity=total - 1, kernel=kernel)
             else:
-                mix = partial(kernel.decode, state=states[layer])
+                mix = partial(kernel.decode, state=states[number])
             x = block(x, partial(mix, position=position, params=block.kernel_params))
         hidden = model.final_norm(x[:, -1])
         sequence[:, stop] = model.head(hidden).argmax(-1)

@@ -7,12 +7,15 @@ same counter-based streams as the data, under their own purpose. n is the sequen
 from abc import abstractmethod
 
 import numpy as np
+import torch
 from jaxtyping import Int64, UInt64
 from numpy import ndarray
+from torch import Tensor
 
 from sparsity_lab.settings import Setting, SettingError, register
+from sparsity_lab.words import Words, bounded
 
-__all__ = ["IndexSampling", "Plain", "PoSE", "RandomOffset", "Randomized", "bounded_words"]
+__all__ = ["IndexSampling", "Plain", "PoSE", "RandomOffset", "Randomized"]
 
 
 class IndexSampling(Setting, family="index_sampling"):
@@ -40,6 +43,16 @@ class IndexSampling(Setting, family="index_sampling"):
         Raises:
             SettingError: the index sampling has no room for so many tokens, or the words do not fit.
         """
+
+    def sampled_indices(self, words: Words, size: int) -> Int64[Tensor, "B T"] | None:
+        """Indices of training sequences of ``size`` tokens, by words of their own purpose; None: 0 .. size - 1.
+
+        Raises:
+            SettingError: as ``num_words``.
+        """
+        num_words = self.num_words(size)
+        # Every stored run was trained on words of this purpose, so it keeps its first name.
+        return torch.from_numpy(self.indices(words("schedule", per_sequence=num_words), size)) if num_words else None
 
     def _check_words(self, words: UInt64[ndarray, "count words"], size: int) -> None:
         if words.shape[1] != self.num_words(size):
@@ -91,7 +104,7 @@ class RandomOffset(IndexSampling):
 
     def indices(self, words: UInt64[ndarray, "count words"], size: int) -> Int64[ndarray, "count size"]:
         self._check_words(words, size)
-        return bounded_words(words, self.size - size + 1) + np.arange(size)
+        return bounded(words, self.size - size + 1) + np.arange(size)
 
 
 @register
@@ -122,8 +135,8 @@ class PoSE(IndexSampling):
 
     def indices(self, words: UInt64[ndarray, "count words"], size: int) -> Int64[ndarray, "count size"]:
         self._check_words(words, size)
-        first = 1 + bounded_words(words[:, :1], (size + 1) // 2)
-        skip = bounded_words(words[:, 1:], self.target - size + 1)
+        first = 1 + bounded(words[:, :1], (size + 1) // 2)
+        skip = bounded(words[:, 1:], self.target - size + 1)
         place = np.arange(size)
         return place + np.where(place >= first, skip, 0)
 
@@ -159,16 +172,11 @@ class Randomized(IndexSampling):
         members = np.empty((len(words), size), dtype=np.int64)
         for step in range(size):
             largest = self.target - size + step
-            drawn = bounded_words(words[:, step], largest + 1)
+            drawn = bounded(words[:, step], largest + 1)
             taken = (members[:, :step] == drawn[:, None]).any(axis=1)
             members[:, step] = np.where(taken, largest, drawn)
         members.sort(axis=1)
         return members
-
-
-def bounded_words(words: UInt64[ndarray, "..."], bound: int | UInt64[ndarray, "..."]) -> Int64[ndarray, "..."]:
-    """Integers uniform on 0 .. bound - 1 by multiply-shift of each word's upper half; off by less than 2^-32."""
-    return ((words >> np.uint64(32)) * np.asarray(bound, dtype=np.uint64) >> np.uint64(32)).astype(np.int64)
 
 
 def _check_positive(path: str, value: int) -> None:

@@ -11,8 +11,6 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from sparsity_lab.models.coupling_modules import CoupledEmbedding
-
 __all__ = ["EMBEDDING_STD", "Initialized", "initialize", "named_seed"]
 
 EMBEDDING_STD = 0.02
@@ -62,7 +60,7 @@ def initialize(model: nn.Module, seed: int) -> None:
                 own["weight"].fill_(1.0)
             case nn.Linear():
                 own["weight"].normal_(0.0, 1.0 / math.sqrt(own["weight"].shape[1]), generator=generator)
-            case nn.Embedding() | CoupledEmbedding():
+            case nn.Embedding():
                 own["weight"].normal_(0.0, EMBEDDING_STD, generator=generator)
             case _:
                 kind = type(module).__name__

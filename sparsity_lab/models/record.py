@@ -1,13 +1,17 @@
 """What a decoder's layer did with one batch, for analysis."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sparsity_lab.kernels import Kernel, KernelPosition
+from sparsity_lab.models.layers import Layer, LayerByLayer
 
-__all__ = ["LayerRecord"]
+__all__ = ["LayerRecord", "layer_records"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,3 +42,38 @@ class LayerRecord:
             position=self.position,
             params=self.params,
         )
+
+
+def layer_records(
+    model: LayerByLayer,
+    tokens: Int64[Tensor, "B T"],
+    position_ids: Int64[Tensor, "B C T"] | None = None,
+    indices: Int64[Tensor, "#B T"] | None = None,
+) -> Iterator[LayerRecord]:
+    """The records of all layers, in use (not training), each made when it is asked for."""
+    indices = model.sequence_indices(tokens, indices)
+    records: list[LayerRecord] = []
+    with torch.no_grad():
+        x, layers = model.embed(tokens, position_ids, indices), model.layers(indices)
+    for layer in layers:
+        # Not around the yield: the caller decides about gradients of its own.
+        with torch.no_grad():
+            x = layer.block(x, partial(_recorded, layer=layer, records=records))
+        yield records.pop()
+
+
+def _recorded(q: Tensor, k: Tensor, v: Tensor, *, layer: Layer, records: list[LayerRecord]) -> Tensor:
+    block, kernel, position = layer
+    rotated_q, rotated_k = (q, k) if position is None else (position.rotate(q), position.rotate(k))
+    records.append(
+        LayerRecord(
+            q=q,
+            k=k,
+            rotated_q=rotated_q,
+            rotated_k=rotated_k,
+            kernel=kernel,
+            position=position,
+            params=block.kernel_params,
+        )
+    )
+    return kernel.attend(q, k, v, training=False, position=position, params=block.kernel_params)

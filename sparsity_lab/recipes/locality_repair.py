@@ -10,8 +10,8 @@ from sparsity_lab.analysis.style import styled
 from sparsity_lab.generators import Anchored, Lookup, Majority, Planted, Recent
 from sparsity_lab.generators.rules import Rule
 from sparsity_lab.models import Decoder, NoPE, Oracle, Predicted, RoPE, Shuffled
-from sparsity_lab.models.couplings import Coupling
 from sparsity_lab.models.positions import PositionScheme
+from sparsity_lab.models.ppc import Coupling
 from sparsity_lab.studies.arms import over_seeds
 from sparsity_lab.studies.claim import Claim, Decision, judged
 from sparsity_lab.studies.decisions import difference_claim

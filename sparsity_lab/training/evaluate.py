@@ -6,6 +6,7 @@ A sequence is the unit: values are averaged over its scored targets first, and s
 import contextlib
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,7 @@ from sparsity_lab.generators import Batch, NotComputable, Stream, Task
 from sparsity_lab.models import DecoderModel, ModelOutput
 from sparsity_lab.training.config import Evaluation, RunConfig
 from sparsity_lab.training.free_running import free_running
-from sparsity_lab.training.optimize import arranged_ids, threads_and_device
+from sparsity_lab.training.optimize import threads_and_device
 
 __all__ = ["EVALUATION_SCHEMA", "evaluate", "summarize"]
 
@@ -184,7 +185,8 @@ def _by_sequence(
     scored = batch.scored
     targets = batch.targets[scored]
     stream = _stream(config.evaluation)
-    ids = arranged_ids(config.model, stream, start, length, batch, training=False)
+    words = partial(stream.words, length=length, start=start, count=len(batch))
+    ids = config.model.arranged_ids(words, batch.position_ids, training=False)
     output = model(batch.tokens.to(device), None if ids is None else ids.to(device), scored=scored.to(device))
     logits = ModelOutput.checked(output).logits.cpu().double()
     losses = _losses(torch.log_softmax(logits, dim=-1), targets)
@@ -199,7 +201,7 @@ def _by_sequence(
     with contextlib.suppress(NotComputable):
         values["excess_loss"] = _averaged(losses - _losses(task.log_posterior(batch), targets), scored)
     if ids is not None and isinstance(model, DecoderModel):
-        values |= free_running(model, batch, ids, stream.words("offset", length, start, len(batch), ids.shape[1]))
+        values |= free_running(model, batch, ids, words("offset", per_sequence=ids.shape[1]))
     return values
 
 

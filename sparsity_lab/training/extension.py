@@ -1,7 +1,7 @@
 """``extended``: from a run to one that fine-tunes it at a longer context."""
 
 from sparsity_lab.kernels import Kernel
-from sparsity_lab.models import Adapter, Decoder, RoPE
+from sparsity_lab.models import Adapter, Decoder, NoPE, PositionScheme, RoPE
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training.config import Evaluation, RunConfig, Training
 from sparsity_lab.training.curriculum import FixedLength
@@ -25,8 +25,8 @@ def extended(
         length: every training sequence has it; above the longest that the parent was trained on.
         kernel: what attends; None keeps the parent's. ``ShiftedSparse`` is sparse in training and dense in use.
         adapter: what of the weights is trained; None trains all.
-        interpolate: widen the positions by the quotient of the longest sequences, in tokens. A parent that was
-            widened itself is widened once more: scales multiply.
+        interpolate: widen the positions by the quotient of the longest sequences, in tokens: RoPE's, in all layers
+            that have it. A parent that was widened itself is widened once more: scales multiply.
         training: how it is trained; its curriculum is replaced. None takes the parent's.
         evaluation: what is measured; None takes the parent's, with ``length`` among its lengths.
 
@@ -40,9 +40,7 @@ def extended(
         raise SettingError("parent.model", "a Decoder", parent.model)
     position = parent.model.position
     if interpolate:
-        if not isinstance(position, RoPE):
-            raise SettingError("parent.model.position", "RoPE, or interpolate=False", str(position))
-        position = position.widened(parent.task.sequence_length(length) / parent.task.sequence_length(trained))
+        position = _widened(position, parent.task.sequence_length(length) / parent.task.sequence_length(trained))
     evaluated = parent.evaluation
     return parent.replace(
         model=parent.model.replace(position=position, kernel=parent.model.kernel if kernel is None else kernel),
@@ -51,3 +49,16 @@ def extended(
         parent=parent,
         adapter=adapter,
     )
+
+
+def _widened(
+    position: PositionScheme | tuple[PositionScheme, ...], factor: float
+) -> PositionScheme | tuple[PositionScheme, ...]:
+    """The same with every RoPE widened; layers without positions stay so."""
+    schemes = position if isinstance(position, tuple) else (position,)
+    kinds = {type(scheme) for scheme in schemes}
+    if RoPE not in kinds or kinds - {RoPE, NoPE}:
+        shown = ", ".join(str(scheme) for scheme in schemes)
+        raise SettingError("parent.model.position", "RoPE, or interpolate=False", shown)
+    widened = tuple(scheme.widened(factor) if isinstance(scheme, RoPE) else scheme for scheme in schemes)
+    return widened if isinstance(position, tuple) else widened[0]

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from sparsity_lab.generators import Batch
 from sparsity_lab.models import DecoderModel
-from sparsity_lab.models.coupling_modules import next_position_ids
-from sparsity_lab.models.couplings import EmbeddedCoupling, moved
 from sparsity_lab.models.generation import free_run
+from sparsity_lab.models.ppc import EmbeddedCoupling, moved, next_position_ids
 
 __all__ = ["free_running"]
 

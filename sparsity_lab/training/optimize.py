@@ -12,22 +12,21 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sparsity_lab.generators import Batch, Stream
-from sparsity_lab.models import Coupling, IndexSampling, ModelConfig, ModelOutput, Plain
+from sparsity_lab.generators import Stream
+from sparsity_lab.models import ModelOutput
 from sparsity_lab.training.checkpoint import load_checkpoint, save_checkpoint
 from sparsity_lab.training.config import RunConfig, Training
 from sparsity_lab.training.files import Check, DamagedFile
 
-__all__ = ["Diverged", "Progress", "Records", "arranged_ids", "optimize", "threads_and_device"]
+__all__ = ["Diverged", "Progress", "Records", "optimize", "threads_and_device"]
 
 _LOG = logging.getLogger(__name__)
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -255,58 +254,21 @@ class _Batch:
 
 def _batches(config: RunConfig, start: int, device: torch.device) -> Iterator[_Batch]:
     """The batches of steps ``start`` and later."""
-    training, index_sampling = config.training, _index_sampling(config.model)
+    training = config.training
     stream = Stream(seed=config.data_seed, name="train")
     count = training.batch_size
     for step in range(start, training.steps):
         length = training.curriculum.at(stream, step, training.steps)
         batch = config.task.sample(stream, step * count, count, length)
         scored = batch.scored
-        size = batch.tokens.shape[1]
-        indices = None
-        if num_words := index_sampling.num_words(size):
-            words = stream.words("schedule", length, step * count, count, num_words)
-            indices = torch.from_numpy(index_sampling.indices(words, size)).to(device)
-        position_ids = arranged_ids(config.model, stream, step * count, length, batch, training=True)
+        words = partial(stream.words, length=length, start=step * count, count=count)
+        indices = config.model.sampled_indices(words, batch.tokens.shape[1])
+        position_ids = config.model.arranged_ids(words, batch.position_ids, training=True)
         yield _Batch(
             length,
             batch.tokens.to(device),
             batch.targets[scored].to(device),
             scored.to(device),
             None if position_ids is None else position_ids.to(device),
-            indices,
+            None if indices is None else indices.to(device),
         )
-
-
-@runtime_checkable
-class _SamplesIndices(Protocol):
-    """A model's setting that samples indices; others leave indices where they are."""
-
-    @property
-    def index_sampling(self) -> IndexSampling: ...
-
-
-def _index_sampling(model: ModelConfig) -> IndexSampling:
-    return model.index_sampling if isinstance(model, _SamplesIndices) else Plain()
-
-
-@runtime_checkable
-class _Coupled(Protocol):
-    """A model's setting that may have a coupling; others get the IDs of the batch."""
-
-    @property
-    def coupling(self) -> Coupling | None: ...
-
-
-def arranged_ids(
-    model: ModelConfig, stream: Stream, start: int, length: int, batch: Batch, *, training: bool
-) -> Int64[Tensor, "B C T"] | None:
-    """The batch's position IDs as the model's coupling arranges them, by words of its own purpose."""
-    coupling = model.coupling if isinstance(model, _Coupled) else None
-    if batch.position_ids is None or coupling is None:
-        return batch.position_ids
-    num_words = coupling.num_words(batch.tokens.shape[1], training=training)
-    if not num_words:
-        return batch.position_ids
-    words = stream.words("coupling", length, start, len(batch), num_words)
-    return torch.from_numpy(coupling.arrange(words, batch.position_ids.numpy(), training=training))

@@ -7,7 +7,7 @@ import pytest
 
 from sparsity_lab.generators import Addition
 from sparsity_lab.models import Decoder, Ignored, Shuffled
-from sparsity_lab.models.couplings import EmbeddedCoupling
+from sparsity_lab.models.ppc import EmbeddedCoupling
 from sparsity_lab.recipes.coupling import coupling
 from sparsity_lab.recipes.coupling.arms import (
     ADDITION,

@@ -14,6 +14,7 @@ from sparsity_lab.models import Coupling, IndexSampling, ModelConfig, ModelOutpu
 from sparsity_lab.settings import SettingError, register
 from sparsity_lab.training import Training, evaluate
 from sparsity_lab.training.optimize import Records, optimize, threads_and_device
+from sparsity_lab.words import Words
 
 
 class Drawing(nn.Module):
@@ -62,6 +63,9 @@ class AnyLength(ModelConfig):
 class WithSchedule(AnyLength):
     index_sampling: IndexSampling = RandomOffset(size=64)
 
+    def sampled_indices(self, words: Words, size: int) -> Tensor | None:
+        return self.index_sampling.sampled_indices(words, size)
+
 
 @register
 class WithoutSchedule(AnyLength):
@@ -69,9 +73,13 @@ class WithoutSchedule(AnyLength):
 
 
 @register
-class WithCoupling(AnyLength):
+class WithCoupling(WithSchedule):
     index_sampling: IndexSampling = Plain()
     coupling: Coupling = Oracle(max_id=30, random_offset="spread")
+
+    def arranged_ids(self, words: Words, position_ids: Tensor | None, *, training: bool) -> Tensor | None:
+        assert position_ids is not None
+        return self.coupling.arranged_ids(words, position_ids, training=training)
 
 
 def test_any_model_with_a_schedule_gets_its_indices(tmp_path: Path) -> None:

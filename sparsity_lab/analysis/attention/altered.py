@@ -31,10 +31,10 @@ def losses(
     model, device = sequences.subject.decoder(), sequences.device
     tokens = sequences.tokens
     indices = model.sequence_indices(tokens, None)
-    x, position = model.embed(tokens, sequences.ids, indices), model.kernel_position(indices)
+    x, layers = model.embed(tokens, sequences.ids, indices), model.layers(indices)
     rows = scored.to(device).flatten().nonzero().squeeze(1)
-    last = len(model.layers()) - 1
-    for layer, (block, kernel) in enumerate(model.layers()):
+    last = len(layers) - 1
+    for layer, (block, kernel, position) in enumerate(layers):
         mix = _at_inference(kernel, position=position, params=block.kernel_params)
         if changes and layer in changes:
             mix = partial(changes[layer], mix)

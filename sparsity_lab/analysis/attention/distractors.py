@@ -135,7 +135,7 @@ def distractor_robustness(
     subjects = subjects_of(models)
     rows: list[dict[str, Any]] = []
     for subject in subjects:
-        wanted = _layers(len(subject.decoder().layers()), layers)
+        wanted = _layers(len(subject.decoder().blocks), layers)
         for length, pieces in sequences_of(subject, data, lengths, sequences, seed, multiple=2):
             found: dict[tuple[int, float], list[np.ndarray]] = {}
             for piece in pieces:
@@ -194,8 +194,7 @@ def _uniform(piece: Sequences, count: int) -> np.ndarray:
 def _with_distractor(piece: Sequences, targets: _Targets, layer: int, strength: float) -> list[np.ndarray]:
     """Loss, accuracy, share of the best and share of the wrong key, of each sequence."""
     model = piece.subject.decoder()
-    block, kernel = model.layers()[layer]
-    position = model.kernel_position(model.sequence_indices(piece.tokens, None))
+    block, kernel, position = model.layers(model.sequence_indices(piece.tokens, None))[layer]
     shares: list[Tensor] = []
     change = partial(
         _attend_with_distractor,

@@ -13,6 +13,7 @@ that all models see the same ones.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeVar, get_args
 
 import torch
@@ -26,7 +27,6 @@ from sparsity_lab.models import DecoderModel
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run, RunVariant
-from sparsity_lab.training.optimize import arranged_ids
 
 __all__ = [
     "Model",
@@ -280,10 +280,11 @@ def _sampled(
     size = _together(task.sequence_length(length), multiple)
     for start in range(0, count, size):
         batch = task.sample(stream, start, min(size, count - start), length)
+        words = partial(stream.words, length=length, start=start, count=len(batch))
         yield Sequences(
             subject=subject,
             batch=batch,
-            position_ids=arranged_ids(model.config, stream, start, length, batch, training=False),
+            position_ids=model.config.arranged_ids(words, batch.position_ids, training=False),
             start=start,
             stream=stream,
             length=length,

@@ -141,8 +141,8 @@ def outcome(model: DecoderModel, batch: Batch, choices: Sequence[Choice | None])
 def _logits(model: DecoderModel, tokens: Int64[Tensor, "B T"], mix: Callable[..., Tensor]) -> Float[Tensor, "B T V"]:
     """The model with another way to mix positions, which is told the layer and the position."""
     indices = model.sequence_indices(tokens, None)
-    x, position = model.embed(tokens, None, indices), model.kernel_position(indices)
-    for layer, (block, _) in enumerate(model.layers()):
+    x = model.embed(tokens, None, indices)
+    for layer, (block, _, position) in enumerate(model.layers(indices)):
         x = block(x, partial(mix, layer=layer, position=position))
     logits: Tensor = model.head(model.final_norm(x))
     return logits

@@ -62,7 +62,7 @@ def measure(run: Run) -> pl.DataFrame:
     number = len(model.blocks)
     own = model.config.kernels[0]
     if isinstance(own, AdaptiveSparse):
-        params = [block.kernel_params for block, _ in model.layers()]
+        params = [block.kernel_params for block in model.blocks]
         return pl.DataFrame([_row(run, model, batch, OWN, [by_kernel(own, params)] * number)])
     block_size = 8 if isinstance(config.task, TextBytes) else 4
     scores, losses = trained_scores(model, config, selector(block_size), steps=2 if smoke else 60)

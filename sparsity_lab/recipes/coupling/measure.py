@@ -1,6 +1,8 @@
 """What is measured on each run beside its evaluation: where in the answer and in the table errors are, and where
 attention goes."""
 
+from functools import partial
+
 import polars as pl
 import torch
 from jaxtyping import Bool
@@ -12,7 +14,6 @@ from sparsity_lab.models import DecoderModel, Ignored
 from sparsity_lab.recipes.coupling.arms import SLACK
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run
-from sparsity_lab.training.optimize import arranged_ids
 
 __all__ = ["measure"]
 
@@ -40,7 +41,8 @@ def _by_place(run: Run, length: int) -> dict[str, float]:
     config, model = run.config, _model(run)
     stream = Stream(seed=config.evaluation.seed, name="analysis")
     batch = config.task.sample(stream, 0, config.evaluation.sequences, length)
-    ids = arranged_ids(config.model, stream, 0, length, batch, training=False)
+    words = partial(stream.words, length=length, start=0, count=len(batch))
+    ids = config.model.arranged_ids(words, batch.position_ids, training=False)
     right = _right(model, batch, ids).double()
     found = {"before": float(right[:, :-2].mean()), "end": float(right[:, -2:].mean())}
     if ids is None or isinstance(model.config.coupling, Ignored):

@@ -1,4 +1,10 @@
-"""Couplings: tokens that belong together share a position ID, which is embedded and added at the input.
+"""Predictive Position Coupling (PPC), and position coupling with given IDs beside it: the settings, how IDs move in
+training, the embedding, the heads that predict IDs, and their loss.
+
+Position coupling (Cho et al., arXiv 2405.20671): tokens that belong together share a position ID, which is embedded
+and added at the input. PPC (Golowich et al., arXiv 2502.16792): the model predicts the IDs of the next token beside
+the next token, so that coupling also serves tasks whose IDs depend on the input. ``Oracle`` is position coupling,
+``Predicted`` is PPC; ``Shuffled`` and ``Ignored`` are controls.
 
 IDs come in C kinds, each with its own table; 0 means none. A random offset in training teaches all rows of a table,
 so that the IDs of longer sequences are not new: every ID but 0 of one kind in one sequence moves by the same amount,
@@ -8,34 +14,120 @@ With an offset, IDs that are further apart than training sequences are long neve
 key of the other. Spread out at random they do. That keeps the order of IDs but not their distances, so it suits rules
 that ask for the same ID or for the next one in order.
 
-Shapes: B batch, T positions, C kinds, P largest ID, W words of a sequence.
+Shapes: B batch, T positions, C kinds, P largest ID, W words of a sequence, N rows.
 """
 
 from abc import abstractmethod
 from typing import Literal, Self
 
 import numpy as np
-from jaxtyping import Int64, UInt64
+import torch
+from jaxtyping import Float, Int64, UInt64
 from numpy import ndarray
+from torch import Tensor, nn
+from torch.nn import functional
 
-from sparsity_lab.models.coupling_modules import CoupledEmbedding, PositionIdHeads
-from sparsity_lab.models.index_sampling import bounded_words
+from sparsity_lab.models.initial import EMBEDDING_STD
 from sparsity_lab.settings import Setting, SettingError, register
+from sparsity_lab.words import Words, bounded
 
 __all__ = [
+    "CoupledEmbedding",
     "Coupling",
     "EmbeddedCoupling",
     "Ignored",
     "Oracle",
+    "PositionIdHeads",
     "Predicted",
-    "RandomOffset",
     "Shuffled",
     "clipped",
     "moved",
+    "next_position_ids",
     "spread",
 ]
 
-RandomOffset = bool | Literal["clipped", "spread"]
+
+# --- what is learned: the embedding of IDs, and the heads that predict the next ones
+
+
+class CoupledEmbedding(nn.Module):
+    """Sum over kinds of the embedding of each ID.
+
+    Attributes:
+        weight: (C, P, d_model), row i - 1 for ID i. ID 0 has no row: it adds zero and is never trained.
+
+    Raises:
+        SettingError: another number of kinds, or, on the CPU, an ID outside 0 .. P.
+    """
+
+    def __init__(self, max_id: int, num_kinds: int, d_model: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_kinds, max_id, d_model))
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """As the token embedding."""
+        self.weight.normal_(0.0, EMBEDDING_STD, generator=generator)
+
+    def forward(self, position_ids: Int64[Tensor, "B C T"]) -> Float[Tensor, "B T d_model"]:
+        num_kinds, max_id, _ = self.weight.shape
+        if position_ids.shape[1] != num_kinds:
+            raise SettingError("position_ids", f"{num_kinds} kinds of position ID", position_ids.shape[1])
+        # A GPU would have to stop for a look at the numbers, and a compiled graph would end there: see below.
+        looks = position_ids.device.type == "cpu" and not torch.compiler.is_compiling()
+        if looks and position_ids.numel():
+            smallest, largest = (int(bound) for bound in position_ids.aminmax())
+            if smallest < 0 or largest > max_id:
+                given = smallest if smallest < 0 else largest
+                raise SettingError("position_ids", f"position IDs 0 .. {max_id}", given)
+        # The tables of all kinds, one after the other.
+        first = torch.arange(0, num_kinds * max_id, max_id, device=position_ids.device).unsqueeze(1)
+        rows = (position_ids - 1).clamp(min=0) + first
+        if not looks:
+            # An ID that is too large must not read the next kind's table; behind the last row there is nothing.
+            rows = rows.masked_fill(position_ids > max_id, num_kinds * max_id)
+        embedded = functional.embedding(rows, self.weight.flatten(0, 1))
+        return (embedded * (position_ids > 0).unsqueeze(-1)).sum(1)
+
+
+class PositionIdHeads(nn.Module):
+    """The heads of PPC: logits of the next token's IDs, of each kind.
+
+    Attributes:
+        weight: (C, P + 1, d_model), a row for each ID, 0 included.
+        loss_weight: of ``loss``.
+    """
+
+    def __init__(self, max_id: int, num_kinds: int, d_model: int, loss_weight: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_kinds, max_id + 1, d_model))
+        self.loss_weight = loss_weight
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """As the token head: normal with variance 1 / d_model."""
+        self.weight.normal_(0.0, self.weight.shape[-1] ** -0.5, generator=generator)
+
+    def forward(self, hidden: Float[Tensor, "N d_model"]) -> Float[Tensor, "N C ids"]:
+        logits = functional.linear(hidden, self.weight.flatten(0, 1))
+        return logits.view(len(hidden), *self.weight.shape[:2])
+
+    def loss(self, hidden: Float[Tensor, "N d_model"], next_ids: Int64[Tensor, "N C"]) -> Float[Tensor, ""]:
+        """loss_weight Σ_c mean over rows of the cross-entropy of the next ID of kind c, in nats."""
+        logits = self(hidden)
+        per_kind = functional.cross_entropy(logits.flatten(0, 1), next_ids.flatten())
+        weighted: Tensor = self.loss_weight * logits.shape[1] * per_kind
+        return weighted
+
+
+def next_position_ids(position_ids: Int64[Tensor, "B C T"]) -> Int64[Tensor, "B T C"]:
+    """The IDs of the token that follows each position; none, 0, after the last, whose target is the end."""
+    following = torch.cat([position_ids[:, :, 1:], torch.zeros_like(position_ids[:, :, :1])], dim=2)
+    return following.transpose(1, 2)
+
+
+# --- the settings
+
+OffsetLaw = bool | Literal["clipped", "spread"]
+"""How IDs move in training: not at all, by ``moved``, ``clipped`` or ``spread``."""
 
 
 class Coupling(Setting, family="coupling"):
@@ -59,6 +151,16 @@ class Coupling(Setting, family="coupling"):
     ) -> Int64[ndarray, "B C T"]:
         """The IDs that the model gets, a pure function of the words and the batch's own IDs."""
         return position_ids
+
+    def arranged_ids(
+        self, words: Words, position_ids: Int64[Tensor, "B C T"], *, training: bool
+    ) -> Int64[Tensor, "B C T"]:
+        """The IDs that the model gets, by words of the purpose ``coupling``."""
+        num_words = self.num_words(position_ids.shape[2], training=training)
+        if not num_words:
+            return position_ids
+        drawn = words("coupling", per_sequence=num_words)
+        return torch.from_numpy(self.arrange(drawn, position_ids.numpy(), training=training))
 
     @abstractmethod
     def check_ids(self, largest: int, num_kinds: int) -> None:
@@ -100,7 +202,7 @@ class EmbeddedCoupling(Coupling):
 
     max_id: int
     num_kinds: int
-    random_offset: RandomOffset
+    random_offset: OffsetLaw
 
     @classmethod
     def examples(cls) -> "tuple[Self, ...]":
@@ -123,7 +225,7 @@ class EmbeddedCoupling(Coupling):
             raise SettingError("coupling.num_kinds", f"{num_kinds}, the task's kinds of position ID", self.num_kinds)
 
 
-class _Offset(EmbeddedCoupling):
+class _Moving(EmbeddedCoupling):
     """A coupling that moves IDs in training and does nothing else to them."""
 
     def num_words(self, size: int, *, training: bool) -> int:
@@ -141,32 +243,33 @@ class _Offset(EmbeddedCoupling):
 
 
 @register
-class Oracle(_Offset):
+class Oracle(_Moving):
     """The task's own IDs, in training and in use."""
 
     version = 2
 
     max_id: int
     num_kinds: int = 1
-    random_offset: RandomOffset = True
+    random_offset: OffsetLaw = True
 
 
 @register
-class Predicted(_Offset):
-    """Predictive Position Coupling (Golowich et al., arXiv 2502.16792): the model predicts the IDs of the next token
-    beside the next token.
+class Predicted(_Moving):
+    """Predictive Position Coupling, PPC (Golowich et al., arXiv 2502.16792): the model predicts the IDs of the next
+    token beside the next token.
 
-    In training the IDs of the batch are given, as the tokens are, and the cross-entropy of the next token's IDs is
-    added to the loss at scored positions. Free-running decoding feeds back the predicted token with its predicted
-    IDs. Heads, loss and table size are this lab's design: the paper's are not known here.
+    In training the IDs of the batch are given, as the tokens are. The auxiliary loss ``position_ids`` of the model's
+    output is loss_weight Σ_c CE_c, where CE_c is the cross-entropy of the next token's ID of kind c at scored
+    positions. Free-running decoding feeds back the predicted token with its predicted IDs. Heads, loss and table size
+    are this lab's design: the paper's are not known here.
 
     Attributes:
-        loss_weight: of the sum over kinds of the IDs' cross-entropies, beside the tokens'.
+        loss_weight: λ of the IDs' loss; the tokens' has weight 1.
     """
 
     max_id: int
     num_kinds: int = 1
-    random_offset: RandomOffset = True
+    random_offset: OffsetLaw = True
     loss_weight: float = 1.0
 
     def check(self) -> None:
@@ -207,13 +310,16 @@ class Shuffled(EmbeddedCoupling):
         return shuffled
 
 
+# --- how IDs move in training
+
+
 def moved(
     words: UInt64[ndarray, "B C"], position_ids: Int64[ndarray, "B C T"], max_id: int, *, least: Literal[0, 1] = 0
 ) -> Int64[ndarray, "B C T"]:
     """IDs but 0 moved by an offset for each sequence and kind, uniform on least .. max_id - largest ID; by 0 where
     the largest ID is max_id."""
     room = max_id - position_ids.max(axis=2)
-    offset = np.minimum(least + bounded_words(words, (room + 1 - least).astype(np.uint64)), room)
+    offset = np.minimum(least + bounded(words, (room + 1 - least).astype(np.uint64)), room)
     return _shifted(position_ids, offset)
 
 
@@ -230,7 +336,7 @@ def clipped(
 
 
 def _clipped_offset(words: UInt64[ndarray, "*of"], n: Int64[ndarray, "*of"], max_id: int) -> Int64[ndarray, "*of"]:
-    u = bounded_words(words, np.maximum(max_id + n - 1, 1).astype(np.uint64)) + 1 - n
+    u = bounded(words, np.maximum(max_id + n - 1, 1).astype(np.uint64)) + 1 - n
     offset: Int64[ndarray, "*of"] = np.clip(u, 0, max_id - n)
     return offset
 
@@ -254,7 +360,7 @@ def spread(
     B, C, _ = position_ids.shape
     drawn = words.reshape(B, C, max_id + 2)
     n = position_ids.max(axis=2, keepdims=True)
-    window = n + bounded_words(drawn[..., :1], (max_id + 1 - n).astype(np.uint64))
+    window = n + bounded(drawn[..., :1], (max_id + 1 - n).astype(np.uint64))
     start = _clipped_offset(drawn[..., 1:2], window, max_id)
     # The n smallest keys of the window are a random n-subset; sorting by whether they are chosen keeps their order.
     keys = np.where(np.arange(max_id) < window, drawn[..., 2:] >> np.uint64(1), np.uint64(2**63))

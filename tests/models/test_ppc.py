@@ -11,8 +11,7 @@ from kernels.closeness import assert_close
 
 from sparsity_lab.generators import Stream
 from sparsity_lab.models import Decoder, Ignored, NoPE, Oracle, Predicted, Shuffled
-from sparsity_lab.models.coupling_modules import next_position_ids
-from sparsity_lab.models.couplings import clipped, moved
+from sparsity_lab.models.ppc import clipped, moved, next_position_ids
 from sparsity_lab.settings import SettingError
 
 TOKENS = torch.tensor([[1, 5, 2, 7], [3, 3, 0, 4]])
