@@ -5,9 +5,9 @@ from sparsity_lab.generators.associative_recall import AssociativeRecall as Asso
 from sparsity_lab.generators.batch import IGNORE as IGNORE
 from sparsity_lab.generators.batch import Batch as Batch
 from sparsity_lab.generators.batch import Vocabulary as Vocabulary
-from sparsity_lab.generators.certificate import FALSE_ALARM_RATE as FALSE_ALARM_RATE
-from sparsity_lab.generators.certificate import Certificate as Certificate
-from sparsity_lab.generators.certificate import certify as certify
+from sparsity_lab.generators.certify import FALSE_ALARM_RATE as FALSE_ALARM_RATE
+from sparsity_lab.generators.certify import Certificate as Certificate
+from sparsity_lab.generators.certify import certify as certify
 from sparsity_lab.generators.copying import Copy as Copy
 from sparsity_lab.generators.copying import Reverse as Reverse
 from sparsity_lab.generators.induction_heads import InductionHeads as InductionHeads
@@ -24,6 +24,13 @@ from sparsity_lab.generators.parity_scratchpad import ParityAnswer as ParityAnsw
 from sparsity_lab.generators.parity_scratchpad import ParityScratchpad as ParityScratchpad
 from sparsity_lab.generators.passkey import Passkey as Passkey
 from sparsity_lab.generators.planted import Planted as Planted
+from sparsity_lab.generators.position_laws import ListedSets as ListedSets
+from sparsity_lab.generators.position_laws import OneBlock as OneBlock
+from sparsity_lab.generators.query_layout import background_tokens as background_tokens
+from sparsity_lab.generators.query_layout import noisy_labels as noisy_labels
+from sparsity_lab.generators.query_layout import noisy_log_posterior as noisy_log_posterior
+from sparsity_lab.generators.query_layout import query_batch as query_batch
+from sparsity_lab.generators.query_layout import recited_batch as recited_batch
 from sparsity_lab.generators.response_layout import ResponseTask as ResponseTask
 from sparsity_lab.generators.rules import First as First
 from sparsity_lab.generators.rules import Lookup as Lookup
@@ -36,7 +43,10 @@ from sparsity_lab.generators.sparse_markov import SparseMarkov as SparseMarkov
 from sparsity_lab.generators.sparse_parity import SparseParity as SparseParity
 from sparsity_lab.generators.sparse_parity_scratchpad import SparseParityScratchpad as SparseParityScratchpad
 from sparsity_lab.generators.stream import Stream as Stream
+from sparsity_lab.generators.stream import bounded as bounded
+from sparsity_lab.generators.stream import open_unit as open_unit
 from sparsity_lab.generators.task import NotComputable as NotComputable
+from sparsity_lab.generators.task import PositionLaw as PositionLaw
 from sparsity_lab.generators.task import Step as Step
 from sparsity_lab.generators.task import Task as Task
 from sparsity_lab.generators.task import Truth as Truth

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Int64
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.locality import Law
 
-__all__ = ["OneBlock", "SpacedSet"]
+__all__ = ["ListedSets", "OneBlock", "SpacedSet"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -66,3 +67,28 @@ class SpacedSet:
 
     def support_size(self) -> int:
         return self.law.support_size(self.k, self.places)
+
+
+class ListedSets:
+    """The law of a set that is one of a few listed ones, all of one size (see ``PositionLaw``).
+
+    Attributes:
+        sets: (N, K) ascending, all different.
+        probabilities: (N,), 1 / N each if not given.
+    """
+
+    def __init__(self, sets: Int64[np.ndarray, "N K"], T: int, probabilities: Floats | None = None) -> None:
+        self.sets = sets
+        self.probabilities = np.full(len(sets), 1 / len(sets)) if probabilities is None else probabilities
+        self._T = T
+
+    def order_pmf(self) -> Floats:
+        columns = [np.bincount(places, self.probabilities, minlength=self._T) for places in self.sets.T]
+        return np.array(columns)
+
+    def pmf(self, sources: Ints) -> Floats:
+        listed = dict(zip(map(tuple, self.sets.tolist()), self.probabilities.tolist(), strict=True))
+        return np.array([listed.get(tuple(t for t in row if t >= 0), 0.0) for row in sources.tolist()])
+
+    def support_size(self) -> int:
+        return int((self.probabilities > 0).sum())

@@ -21,12 +21,13 @@ from scipy.special import xlogy
 from torch import Tensor
 
 from sparsity_lab.generators.batch import IGNORE, Batch
+from sparsity_lab.generators.position_laws import ListedSets
 from sparsity_lab.generators.query_layout import rows_of_chunks
 from sparsity_lab.generators.stream import Stream, bounded, whole
 from sparsity_lab.generators.task import Step, Task, Truth
 from sparsity_lab.settings import SettingError
 
-__all__ = ["END", "FixedFormat", "ListedSets", "ResponseTask", "drawn_tokens"]
+__all__ = ["END", "FixedFormat", "ResponseTask", "drawn_tokens"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -255,31 +256,6 @@ class FixedFormat(ResponseTask):
 
     def largest_position_id(self, length: int) -> int:
         return int(self.coupled_ids(length).max())
-
-
-class ListedSets:
-    """The law of a set that is one of a few listed ones, all of one size (see ``PositionLaw``).
-
-    Attributes:
-        sets: (N, K) ascending, all different.
-        probabilities: (N,), 1 / N each if not given.
-    """
-
-    def __init__(self, sets: Int64[np.ndarray, "N K"], T: int, probabilities: Floats | None = None) -> None:
-        self.sets = sets
-        self.probabilities = np.full(len(sets), 1 / len(sets)) if probabilities is None else probabilities
-        self._T = T
-
-    def order_pmf(self) -> Floats:
-        columns = [np.bincount(places, self.probabilities, minlength=self._T) for places in self.sets.T]
-        return np.array(columns)
-
-    def pmf(self, sources: NDArray[np.int64]) -> Floats:
-        listed = dict(zip(map(tuple, self.sets.tolist()), self.probabilities.tolist(), strict=True))
-        return np.array([listed.get(tuple(t for t in row if t >= 0), 0.0) for row in sources.tolist()])
-
-    def support_size(self) -> int:
-        return int((self.probabilities > 0).sum())
 
 
 def drawn_tokens(stream: Stream, length: int, start: int, count: int, per_sequence: int, bound: int) -> Ints:

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, ListedSets, ResponseTask
+from sparsity_lab.generators.position_laws import ListedSets
+from sparsity_lab.generators.response_layout import END, ResponseTask
 from sparsity_lab.generators.stream import Stream, bounded
 from sparsity_lab.settings import SettingError, register
 

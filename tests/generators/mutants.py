@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sparsity_lab.generators import Batch, Mixture, Step, Stream, Task, Truth
-from sparsity_lab.generators.certificate import CHECKS
-from sparsity_lab.generators.certificate_sample import Sample
+from sparsity_lab.generators.certify.certificate import CHECKS
+from sparsity_lab.generators.certify.sequences import DrawnSequences
 from sparsity_lab.settings import kinds
 
 Edit = Callable[[Task, Stream, int, int, int], Batch]
@@ -47,8 +47,8 @@ def rebuilt(tokens: Tensor, targets: Tensor, sources: Tensor | None, ids: Tensor
     return Batch(tokens, targets, ids, sources)
 
 
-def draw(task: Task, sequences: int = 6000) -> Sample:
-    return Sample.draw(task, 0, sequences, task.certified_lengths[0])
+def draw(task: Task, sequences: int = 6000) -> DrawnSequences:
+    return DrawnSequences.draw(task, 0, sequences, task.certified_lengths[0])
 
 
 sound_sample = functools.cache(draw)

@@ -6,7 +6,7 @@ import torch
 from generators.mutants import EXAMPLES, TASKS, applies, catches, mutants_of
 
 from sparsity_lab.generators import Mixture, NotComputable, Stream, Task, certify
-from sparsity_lab.generators.certificate import CHECKS
+from sparsity_lab.generators.certify.certificate import CHECKS
 from sparsity_lab.settings import SettingError, from_data, from_text, identifier, to_data
 
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sparsity_lab.generators.batch import IGNORE
-from sparsity_lab.generators.certificate_sample import CERTIFICATE, Sample, spread
-from sparsity_lab.generators.findings import Finding, certain, chi_square, contingency
+from sparsity_lab.generators.certify.findings import Finding, certain, chi_square, contingency
+from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences, spread
 from sparsity_lab.generators.mixture import Mixture
 from sparsity_lab.generators.stream import Stream
 from sparsity_lab.generators.task import PositionLaw
@@ -45,7 +45,7 @@ _MOST_SLOTS_OF_SUBSETS = 8
 _COMPARED = 2000  # sequences
 
 
-def token_marginals(sample: Sample) -> Iterator[Finding]:
+def token_marginals(sample: DrawnSequences) -> Iterator[Finding]:
     """The tokens at each position against their declared probabilities."""
     marginals = sample.truth.token_marginals
     if marginals is None:
@@ -56,7 +56,7 @@ def token_marginals(sample: Sample) -> Iterator[Finding]:
         yield from chi_square("token_marginals", f"position {t}", counts, probability * len(sample.tokens))
 
 
-def target_counts(sample: Sample) -> Iterator[Finding]:
+def target_counts(sample: DrawnSequences) -> Iterator[Finding]:
     """Sequences have as many scored targets as declared."""
     declared = sample.truth.num_targets
     if isinstance(declared, int):
@@ -69,7 +69,7 @@ def target_counts(sample: Sample) -> Iterator[Finding]:
         yield from chi_square("target_counts", "number of scored targets", counts, expected * len(sample.counts))
 
 
-def target_places(sample: Sample) -> Iterator[Finding]:
+def target_places(sample: DrawnSequences) -> Iterator[Finding]:
     """The set of scored positions against its declared law."""
     law = sample.truth.target_law
     if law is None:
@@ -81,7 +81,7 @@ def target_places(sample: Sample) -> Iterator[Finding]:
     yield from _sets("target_places", "scored positions", places, sample.tokens.shape[1], law)
 
 
-def next_token(sample: Sample) -> Iterator[Finding]:
+def next_token(sample: DrawnSequences) -> Iterator[Finding]:
     """A scored target is the token that comes next, where the sequence goes on."""
     inside = np.flatnonzero(sample.positions + 1 < sample.tokens.shape[1])
     if len(inside):
@@ -90,7 +90,7 @@ def next_token(sample: Sample) -> Iterator[Finding]:
         yield certain("next_token", "targets that are not the next token", wrong == 0, wrong)
 
 
-def label_balance(sample: Sample) -> Iterator[Finding]:
+def label_balance(sample: DrawnSequences) -> Iterator[Finding]:
     """The targets of each slot against their declared probabilities."""
     for slot in sample.slots:
         declared = sample.truth.labels_of_slot(slot.index)
@@ -99,7 +99,7 @@ def label_balance(sample: Sample) -> Iterator[Finding]:
             yield from chi_square("label_balance", f"{slot.name}labels", counts, declared * len(slot.targets))
 
 
-def source_counts(sample: Sample) -> Iterator[Finding]:
+def source_counts(sample: DrawnSequences) -> Iterator[Finding]:
     """Sources are distinct, ascending, not after their target, and as many as declared."""
     if not sample.has_sources:
         yield certain("source_counts", "no sources declared", sample.truth.k is None)
@@ -123,14 +123,14 @@ def source_counts(sample: Sample) -> Iterator[Finding]:
             )
 
 
-def source_places(sample: Sample) -> Iterator[Finding]:
+def source_places(sample: DrawnSequences) -> Iterator[Finding]:
     """The j-th smallest source of each slot against its declared law."""
     for slot in sample.slots:
         if slot.law is not None:
             yield from _places("source_places", f"{slot.name}source", slot.sources, slot.sizes, slot.law)
 
 
-def source_sets(sample: Sample) -> Iterator[Finding]:
+def source_sets(sample: DrawnSequences) -> Iterator[Finding]:
     """The whole source set of each slot against its declared law, where the sets can be listed."""
     for slot in sample.slots:
         if slot.law is not None:
@@ -172,7 +172,7 @@ def _sets(check: str, subject: str, seen_sets: Ints, T: int, law: PositionLaw) -
     yield from chi_square(check, subject, counts, probability * len(seen_sets))
 
 
-def second_answer(sample: Sample) -> Iterator[Finding]:
+def second_answer(sample: DrawnSequences) -> Iterator[Finding]:
     """The scored positions and the sources found from the tokens alone are the true ones: nothing else could be
     taken for them."""
     first = np.cumsum(sample.counts) - sample.counts
@@ -189,7 +189,7 @@ def second_answer(sample: Sample) -> Iterator[Finding]:
     yield certain("second_answer", "targets and sources seen in the tokens", differing == 0, differing)
 
 
-def rule(sample: Sample) -> Iterator[Finding]:
+def rule(sample: DrawnSequences) -> Iterator[Finding]:
     """The target is the rule's answer, but for the declared noise (exact binomial, by slot)."""
     noise = sample.truth.label_noise
     answered = np.flatnonzero(sample.answers >= 0)
@@ -205,7 +205,7 @@ def rule(sample: Sample) -> Iterator[Finding]:
                 yield Finding("rule", f"{slot.name}targets that differ from the rule", wrong, float(p_value))
 
 
-def determined(sample: Sample) -> Iterator[Finding]:
+def determined(sample: DrawnSequences) -> Iterator[Finding]:
     """The tokens at the sources determine the answer: no two sequences agree in them and differ in it."""
     slots = [slot for slot in sample.slots if len(slot.answered)]
     if not sample.has_sources or not slots:
@@ -219,7 +219,7 @@ def determined(sample: Sample) -> Iterator[Finding]:
     yield certain("determined", "answers beyond the first to the same source tokens", differing == 0, differing)
 
 
-def position_shortcut(sample: Sample) -> Iterator[Finding]:
+def position_shortcut(sample: DrawnSequences) -> Iterator[Finding]:
     """No position tells more of the label than declared: the joint law of its token and the label."""
     joint = sample.truth.token_label_joint
     if joint is None or not sample.one_target:
@@ -232,7 +232,7 @@ def position_shortcut(sample: Sample) -> Iterator[Finding]:
         yield from chi_square("position_shortcut", f"position {t}", cells, declared.reshape(-1) * len(slot.rows))
 
 
-def subset_shortcut(sample: Sample) -> Iterator[Finding]:
+def subset_shortcut(sample: DrawnSequences) -> Iterator[Finding]:
     """Where the rule needs all its sources, every proper subset of them is independent of the label."""
     if not sample.truth.label_free_subsets:
         return
@@ -262,7 +262,7 @@ def _proper_subsets(k: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
     return list(chosen)
 
 
-def components(sample: Sample) -> Iterator[Finding]:
+def components(sample: DrawnSequences) -> Iterator[Finding]:
     """Of a mixture: each sequence is that of its component, and components come in their shares, independently."""
     task = sample.task
     if not isinstance(task, Mixture):
@@ -284,7 +284,7 @@ def components(sample: Sample) -> Iterator[Finding]:
         yield certain("components", f"sequences of component {c + 1}", same)
 
 
-def position_ids(sample: Sample) -> Iterator[Finding]:
+def position_ids(sample: DrawnSequences) -> Iterator[Finding]:
     """Coupled IDs are those of the definition, from 0 to the declared largest."""
     largest = sample.truth.largest_position_id
     if sample.position_ids is None:
@@ -303,7 +303,7 @@ def position_ids(sample: Sample) -> Iterator[Finding]:
     yield certain("position_ids", "definition", wrong == 0, wrong)
 
 
-def _same_ids(sample: Sample, tokens: tuple[int, ...], ids: list[list[int]]) -> bool:
+def _same_ids(sample: DrawnSequences, tokens: tuple[int, ...], ids: list[list[int]]) -> bool:
     try:
         return sample.task.define_position_ids(tokens) == ids
     except (ValueError, LookupError):  # no sequence of the task

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sparsity_lab.generators.stream import Stream
 from sparsity_lab.generators.task import PositionLaw, Step, Task, Truth
 
-__all__ = ["CERTIFICATE", "Sample", "Slot", "spread"]
+__all__ = ["CERTIFICATE", "DrawnSequences", "Slot", "spread"]
 
 Ints = NDArray[np.int64]
 
@@ -25,7 +25,7 @@ _NO_ANSWER = -1
 
 
 @dataclass(frozen=True)
-class Sample:
+class DrawnSequences:
     """The sequences a certificate looks at.
 
     Attributes:
@@ -50,7 +50,7 @@ class Sample:
     position_ids: Ints | None
 
     @classmethod
-    def draw(cls, task: Task, seed: int, sequences: int, length: int) -> "Sample":
+    def draw(cls, task: Task, seed: int, sequences: int, length: int) -> "DrawnSequences":
         """Draw in slices, so that the sources of all positions never stand in memory at once."""
         parts: list[tuple[Ints, Ints, Ints, Ints, Ints]] = []
         position_ids = []
@@ -142,7 +142,7 @@ class Slot:
         where: (n,) their places among all targets of the sample.
     """
 
-    sample: Sample
+    sample: DrawnSequences
     index: int
     where: Ints
 

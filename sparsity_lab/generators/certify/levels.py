@@ -15,8 +15,8 @@ from scipy import stats
 from scipy.special import xlogy
 
 from sparsity_lab.generators.batch import Batch
-from sparsity_lab.generators.certificate_sample import CERTIFICATE, Sample
-from sparsity_lab.generators.findings import Finding, certain
+from sparsity_lab.generators.certify.findings import Finding, certain
+from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences
 from sparsity_lab.generators.stream import Stream
 from sparsity_lab.generators.task import NotComputable, Task
 
@@ -54,7 +54,7 @@ class Predictions:
     excess: float
 
     @classmethod
-    def draw(cls, sample: Sample) -> "Predictions":
+    def draw(cls, sample: DrawnSequences) -> "Predictions":
         """In slices, since a prediction has V numbers for each target.
 
         Raises:
@@ -84,7 +84,7 @@ class Predictions:
         return cls(rows, slots, confidence, entropy, surprise, chosen, excess)
 
 
-def bayes(sample: Sample) -> Iterator[Finding]:
+def bayes(sample: DrawnSequences) -> Iterator[Finding]:
     """The exact predictor reads the tokens alone, is normalized and calibrated, and has the declared levels."""
     try:
         seen = Predictions.draw(sample)
@@ -118,7 +118,7 @@ def bayes(sample: Sample) -> Iterator[Finding]:
             yield from _mean("bayes", "calibration of the loss", difference, 0.0)
 
 
-def _what_it_reads(sample: Sample) -> Iterator[Finding]:
+def _what_it_reads(sample: DrawnSequences) -> Iterator[Finding]:
     """Its answer does not change with the batch's targets, and it refuses what the observer cannot read."""
     task, T = sample.task, sample.tokens.shape[1]
     batch = task.sample(Stream(seed=sample.seed, name=CERTIFICATE), 0, _MOST_REREAD, sample.length)
@@ -184,7 +184,7 @@ def _by_sequence(values: Floats | NDArray[np.bool_], rows: Ints) -> Floats:
     return np.asarray(sums[counts > 0] / counts[counts > 0])
 
 
-def declared_levels(sample: Sample) -> Iterator[Finding]:
+def declared_levels(sample: DrawnSequences) -> Iterator[Finding]:
     """Chance follows from the label distributions, and the optimum is no worse than chance."""
     truth = sample.truth
     if truth.bayes_accuracy is not None and truth.chance_accuracy is not None:

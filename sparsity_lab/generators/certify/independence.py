@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from sparsity_lab.generators.batch import Batch
-from sparsity_lab.generators.certificate_sample import CERTIFICATE, Sample, Slot, spread
-from sparsity_lab.generators.findings import Finding, certain, chi_square, contingency
+from sparsity_lab.generators.certify.findings import Finding, certain, chi_square, contingency
+from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences, Slot, spread
 from sparsity_lab.generators.stream import Stream
 from sparsity_lab.generators.task import Task
 from sparsity_lab.settings import SettingError
@@ -37,7 +37,7 @@ _LABEL_BUCKETS = 64
 _MOST_SLOTS = 8  # for checks that look at every position of every sequence
 
 
-def source_values(sample: Sample) -> Iterator[Finding]:
+def source_values(sample: DrawnSequences) -> Iterator[Finding]:
     """Source tokens have their declared law, and are independent of each other and of where they stand."""
     distribution = sample.truth.value_distribution
     if not sample.truth.independent_values or distribution is None or not sample.one_target:
@@ -66,7 +66,7 @@ def source_values(sample: Sample) -> Iterator[Finding]:
             yield from chi_square("source_values", f"k={k}, sources {chosen}", counts, expected * rows.sum())
 
 
-def background(sample: Sample) -> Iterator[Finding]:
+def background(sample: DrawnSequences) -> Iterator[Finding]:
     """Background tokens are independent of each other, of the label, and of the sources' places and values."""
     if sample.truth.independent_background:
         is_background = np.array([role == "background" for role in sample.task.vocabulary.roles])
@@ -88,7 +88,7 @@ def background(sample: Sample) -> Iterator[Finding]:
         yield from _beside_sources(slot, signs, label, bit)
 
 
-def bystanders(sample: Sample) -> Iterator[Finding]:
+def bystanders(sample: DrawnSequences) -> Iterator[Finding]:
     """A target is independent of each token before it, or at it, that is no source of it; and one without sources, of
     pairs too."""
     free = [slot for slot in sample.slots if sample.has_sources and not slot.sizes.any()]
@@ -112,7 +112,7 @@ def bystanders(sample: Sample) -> Iterator[Finding]:
                     yield from _pairs("bystanders", subject, signs, label)
 
 
-def noise(sample: Sample) -> Iterator[Finding]:
+def noise(sample: DrawnSequences) -> Iterator[Finding]:
     """Whether a label is replaced is independent of all that the sequence holds, and by which other one, uniform."""
     truth = sample.truth
     if truth.label_noise == 0 or truth.labels is None:
@@ -144,7 +144,7 @@ def noise(sample: Sample) -> Iterator[Finding]:
             yield from _noise_and_sequence(slot, of_noise)
 
 
-def _noise_and_noise(sample: Sample) -> Iterator[Finding]:
+def _noise_and_noise(sample: DrawnSequences) -> Iterator[Finding]:
     """Replacements of targets of one sequence are independent, whatever their distance."""
     answered = np.flatnonzero(sample.answers >= 0)
     replaced = (sample.answers != sample.targets).astype(np.int64)
@@ -223,7 +223,7 @@ def _beside_sources(slot: Slot, signs: Floats, label: Floats, bit: int) -> Itera
     yield from _largest("background", f"beside a source, bit {bit}", sums, scale, count)
 
 
-def slices(sample: Sample) -> Iterator[Finding]:
+def slices(sample: DrawnSequences) -> Iterator[Finding]:
     """A sequence is the same in whatever batch it is drawn."""
     stream = Stream(seed=sample.seed, name=CERTIFICATE)
     count = min(1000, len(sample.tokens))
@@ -235,7 +235,7 @@ def slices(sample: Sample) -> Iterator[Finding]:
         yield certain("slices", f"batch of {size}", same)
 
 
-def _same(batch: Batch, sample: Sample, start: int) -> bool:
+def _same(batch: Batch, sample: DrawnSequences, start: int) -> bool:
     rows = slice(start, start + len(batch))
     whole = (sample.rows >= start) & (sample.rows < start + len(batch))
     return (
@@ -252,7 +252,7 @@ def _same(batch: Batch, sample: Sample, start: int) -> bool:
     )
 
 
-def independence(sample: Sample) -> Iterator[Finding]:
+def independence(sample: DrawnSequences) -> Iterator[Finding]:
     """Sequence i of one seed, name or length tells nothing of sequence i of another, nor of the next sequence or of
     one far on in the stream."""
     most = min(_MOST_PAIRED, len(sample.tokens) - 1)
@@ -285,7 +285,7 @@ def independence(sample: Sample) -> Iterator[Finding]:
             )
 
 
-def _other_lengths(sample: Sample) -> list[int]:
+def _other_lengths(sample: DrawnSequences) -> list[int]:
     """The next length, or where there is none the one before; and the next but one."""
     near = [step for step in (1, -1) if _has_length(sample.task, sample.length + step)]
     far = [step for step in (2,) if _has_length(sample.task, sample.length + step)]

@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from sparsity_lab.generators import certificate_checks as checks
-from sparsity_lab.generators import certificate_independence as independent
-from sparsity_lab.generators import certificate_levels as levels
-from sparsity_lab.generators.certificate_sample import Sample
-from sparsity_lab.generators.findings import Finding
+from sparsity_lab.generators.certify import checks, levels
+from sparsity_lab.generators.certify import independence as independent
+from sparsity_lab.generators.certify.findings import Finding
+from sparsity_lab.generators.certify.sequences import DrawnSequences
 from sparsity_lab.generators.mixture import Mixture
 from sparsity_lab.generators.task import Task
 from sparsity_lab.markup import Markup, element, join, table
@@ -29,7 +28,7 @@ __all__ = ["FALSE_ALARM_RATE", "Certificate", "certify"]
 FALSE_ALARM_RATE = 1e-6
 """Nominal probability that a correct task fails its certificate: exact but for the approximate tests' tails."""
 
-CHECKS: tuple[Callable[[Sample], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[DrawnSequences], Iterator[Finding]], ...] = (
     checks.token_marginals,
     checks.target_counts,
     checks.target_places,
@@ -173,7 +172,7 @@ def _findings(task: Task, seed: int, sequences: int, length: int) -> Iterator[Fi
     """Of the task, and if it is a mixture, of each component."""
     # So many sequences that the number of tokens stops growing with the length.
     count = min(sequences, max(1000, sequences * _WHOLE // task.sequence_length(length)))
-    sample = Sample.draw(task, seed, count, length)
+    sample = DrawnSequences.draw(task, seed, count, length)
     for check in CHECKS:
         yield from check(sample)
     for i, part in enumerate(task.tasks if isinstance(task, Mixture) else ()):
