@@ -118,6 +118,7 @@ def _weights_picture(cls: type[Kernel]) -> str:
             rows = weights[0, -1].detach().abs().numpy()
             rows = rows / np.maximum(rows.max(axis=1, keepdims=True), 1e-12)
             seen = np.ma.masked_where(np.triu(np.ones_like(rows), 1) > 0, rows)
+            # So many cells are smaller as a raster image, and nothing compares the bytes of this page.
             ax.pcolormesh(seen, cmap="cividis", vmin=0, vmax=1, rasterized=True)
             ax.invert_yaxis()
             ax.set_aspect("equal")

@@ -11,17 +11,33 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+import matplotlib.style
+import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from pandas.errors import Pandas4Warning
 
-__all__ = ["GRAY", "INK", "PALETTE", "Look", "Point", "figure_svg", "look", "new_axes", "seaborn_plot", "styled"]
+__all__ = [
+    "GRAY",
+    "INK",
+    "PALETTE",
+    "Look",
+    "Point",
+    "draw_cells",
+    "figure_svg",
+    "look",
+    "new_axes",
+    "seaborn_plot",
+    "styled",
+]
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c4689a", "#b07800", "#3d8fcc")
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -92,14 +108,34 @@ def look(index: int) -> Look:
     return Look(PALETTE[place], MARKERS[(place + turn) % len(MARKERS)], DASHES[(place + 2 * turn) % len(DASHES)])
 
 
-def styled() -> Any:
-    """Context in which figures take this style; matplotlib's settings are restored on leaving it."""
-    return mpl.rc_context(_RC)
+@contextmanager
+def styled() -> Iterator[None]:
+    """Context in which figures take this style, whatever the user's matplotlibrc says; matplotlib's settings are
+    restored on leaving it."""
+    with mpl.style.context("default"), mpl.rc_context(_RC):
+        yield
 
 
 def new_axes(width: float, height: float) -> Axes:
     """Axes of a figure of their own, ``width`` by ``height`` inches. To be called inside ``styled()``."""
     return Figure(figsize=(width, height), layout="constrained").subplots()
+
+
+def draw_cells(ax: Axes, values: NDArray[np.float64], **style: Any) -> None:
+    """Draw a matrix as cells with integer centers, row 0 on top; NaN stays empty.
+
+    The cells are vectors. A raster image would be compressed by a library that chooses its method by the processor,
+    so the bytes of an SVG would differ between machines.
+
+    Args:
+        style: arguments for ``Axes.pcolormesh`` (``cmap``, ``vmin``, ...).
+    """
+    # Between two shades of the map, the last bit of a mean would choose; it too differs between processors.
+    shown = np.ma.masked_invalid(values.round(9))
+    rows, columns = shown.shape
+    # Edges of the cells' own color leave no seam between them.
+    ax.pcolormesh(range(columns), range(rows), shown, shading="nearest", edgecolors="face", linewidth=0.8, **style)
+    ax.set_ylim(rows - 0.5, -0.5)
 
 
 def seaborn_plot(function: Callable[..., Any], data: Any, **arguments: Any) -> Any:

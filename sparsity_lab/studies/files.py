@@ -16,6 +16,7 @@ import polars as pl
 from sparsity_lab.analysis import figure_svg
 from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.settings import SettingError
+from sparsity_lab.studies.agreement import agree
 from sparsity_lab.studies.evidence import Evidence
 from sparsity_lab.studies.page import front_page, page
 from sparsity_lab.studies.recipe import Size, recipe
@@ -60,7 +61,7 @@ def write_result(study: Study, results: Results, size: Size, out: Path) -> Path:
 
 
 def check_results(out: Path) -> list[str]:
-    """Names of the files in ``out`` that differ from what is rendered from the committed frames, or are missing.
+    """Names of the files in ``out`` that are missing, or do not ``agree`` with what the committed frames give.
 
     Raises:
         SettingError: a frame of a study that there is not.
@@ -118,7 +119,7 @@ def _parquet(frame: pl.DataFrame) -> bytes:
 
 
 def _holds(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_bytes() == text.encode()
+    return path.is_file() and agree(path.read_bytes().decode(errors="replace"), text)
 
 
 def _facts(study: Study, results: Results, size: Size) -> dict[str, Any]:

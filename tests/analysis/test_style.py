@@ -3,6 +3,8 @@ import re
 import warnings
 import xml.etree.ElementTree as ET
 
+import matplotlib as mpl
+import numpy as np
 import polars as pl
 import pytest
 from analysis.synthetic import frame_of
@@ -10,7 +12,16 @@ from matplotlib.figure import Figure
 from pandas.errors import Pandas4Warning
 
 from sparsity_lab.analysis import PALETTE, extrapolation_curve, figure_svg
-from sparsity_lab.analysis.style import GRAY, INK, look, relative_luminance, seaborn_plot
+from sparsity_lab.analysis.style import (
+    GRAY,
+    INK,
+    draw_cells,
+    look,
+    new_axes,
+    relative_luminance,
+    seaborn_plot,
+    styled,
+)
 
 
 @pytest.fixture
@@ -22,6 +33,43 @@ def curve():
 
 def test_the_same_figure_gives_the_same_bytes(curve):
     assert figure_svg(curve.figure(), "x") == figure_svg(curve.figure(), "x")
+
+
+def test_a_matplotlibrc_changes_nothing():
+    frame = frame_of(("a0", {"task.k": 1}, [1, 1, 0.5, 0.2]))
+    plain = figure_svg(extrapolation_curve(frame, by="task.k").figure())
+    own = {"font.family": "serif", "lines.markeredgewidth": 5, "xtick.major.size": 20, "svg.hashsalt": "own"}
+    with mpl.rc_context(own):
+        assert figure_svg(extrapolation_curve(frame, by="task.k").figure()) == plain
+
+
+def test_cells_are_vectors_with_row_0_on_top():
+    with styled():
+        ax = new_axes(2, 2)
+        draw_cells(ax, np.array([[0.0, 1.0], [np.nan, 0.5]]), vmin=0, vmax=1, cmap="gray")
+        svg = figure_svg(ax.figure)
+    assert "<image" not in svg
+    cells = svg[svg.index("QuadMesh") : svg.index("axis_1")]
+    assert re.findall(r"(fill|stroke): (none|#\w+)", cells) == [
+        ("stroke", "#000000"),  # black is what an SVG fills with unless told
+        *(("fill", "#ffffff"), ("stroke", "#ffffff"), ("fill", "none"), ("fill", "#808080"), ("stroke", "#808080")),
+    ]
+    assert ax.get_ylim() == (1.5, -0.5)
+    mesh = ax.collections[0]
+    np.testing.assert_array_equal(mesh.get_array().filled(-1), [[0, 1], [-1, 0.5]])
+    np.testing.assert_array_equal(mesh.get_coordinates()[0, :, 0], [-0.5, 0.5, 1.5])
+
+
+def test_a_shade_is_not_chosen_by_the_last_bit():
+    def shades(values):
+        ax = new_axes(2, 2)
+        draw_cells(ax, values, vmin=0, vmax=1, cmap="viridis")
+        mesh = ax.collections[0]
+        mesh.update_scalarmappable()
+        return mesh.get_facecolors()
+
+    borders = np.arange(1, 256).reshape(15, 17) / 256
+    np.testing.assert_array_equal(shades(borders), shades(np.nextafter(borders, 0)))
 
 
 def test_no_date_no_version_no_address_but_namespaces(curve):

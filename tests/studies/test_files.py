@@ -168,6 +168,19 @@ def test_a_typed_number_is_found(study: Study, runs: Path, tmp_path: Path, name:
     assert name in check_results(tmp_path)
 
 
+def test_the_last_place_of_a_number_is_the_processor_s(study: Study, runs: Path, tmp_path: Path) -> None:
+    """One more in it is left as it is, two more are rendered again."""
+    write_result(study, Results(runs, study("small")), "small", tmp_path)
+    path = tmp_path / "study_for_tests.md"
+    text = path.read_text()
+    found = list(re.finditer(r"\d+\.\d{3}", text))[-1]
+    for more, wrong in ((1, []), (2, [path.name])):
+        path.write_text(text[: found.start()] + f"{float(found[0]) + more / 1000:.3f}" + text[found.end() :])
+        assert check_results(tmp_path) == wrong
+        assert render_results(tmp_path) == wrong
+    assert path.read_text() == text
+
+
 def test_measures_are_rendered_too_and_missed(study: Study, runs: Path, tmp_path: Path) -> None:
     write_result(study, Results(runs, study("small")), "small", tmp_path)
     path = tmp_path / "study_for_tests.measures.parquet"

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from sparsity_lab.analysis.style import GRAY, INK, PALETTE, styled
+from sparsity_lab.analysis.style import GRAY, INK, PALETTE, draw_cells, styled
 from sparsity_lab.recipes.kernel_face_off.arms import FAR, FARTHEST, SHORTEST, TRAINED, K
 from sparsity_lab.recipes.kernel_face_off.claims import by_run
 from sparsity_lab.recipes.kernel_face_off.measure import COSTED
@@ -102,7 +102,7 @@ def _draw_accuracy(ax: Axes, evidence: Evidence, order: list[str]) -> None:
     means = evidence.rows.group_by("arm", "length").agg(pl.col("normalized_accuracy").mean())
     found = {(arm, length): value for arm, length, value in means.iter_rows()}
     values = np.array([[found.get((arm, length), np.nan) for length in lengths] for arm in order])
-    ax.imshow(values.clip(0, 1), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    draw_cells(ax, values.clip(0, 1), vmin=0, vmax=1, cmap="Blues")
     for row, column in np.ndindex(*values.shape):
         value = values[row, column]
         color = "white" if value > 0.5 else INK

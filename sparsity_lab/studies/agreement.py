@@ -1,0 +1,46 @@
+"""Whether two renderings of a file say the same.
+
+Bytes are too much to ask. The last bit of a mean depends on the processor, so a rounded number may differ by one in
+its last place, and an id that is a hash of such numbers may differ in all. Words, structure and counts are equal.
+"""
+
+import re
+from itertools import count
+
+__all__ = ["agree"]
+
+# Not within a name, a color or a version.
+_NUMBER = re.compile(r"(?<![\w#.])[-−]?\d+(?:\.\d+)?(?![\w.]*\w)")
+_ID = re.compile(r'((?:\bid|\bhref)="#?|\burl\(#)([^")]*)')
+
+
+def agree(committed: str, rendered: str) -> bool:
+    """Whether two texts are equal but for the last place of numbers with a fraction, and for the names of ids.
+
+    >>> agree("| 0.125 | 3 seeds |", "| 0.126 | 3 seeds |")
+    True
+    >>> agree("| 0.125 | 3 seeds |", "| 0.127 | 3 seeds |")
+    False
+    >>> agree("| 0.125 | 3 seeds |", "| 0.125 | 4 seeds |")
+    False
+    """
+    if committed == rendered:
+        return True
+    ours, theirs = _with_ids_in_order(committed), _with_ids_in_order(rendered)
+    if _NUMBER.split(ours) != _NUMBER.split(theirs):
+        return False
+    return all(map(_close, _NUMBER.findall(ours), _NUMBER.findall(theirs)))
+
+
+def _close(one: str, other: str) -> bool:
+    """At most one apart in the last place of the finer of two numbers; whole numbers are equal."""
+    places = max(len(number.partition(".")[2]) for number in (one, other))
+    first, second = (round(float(number.replace("−", "-")) * 10**places) for number in (one, other))
+    return abs(first - second) <= (places > 0)
+
+
+def _with_ids_in_order(text: str) -> str:
+    """The text with its ids, and the links to them, numbered as they first appear."""
+    names: dict[str, str] = {}
+    numbers = count()
+    return _ID.sub(lambda found: found[1] + names.setdefault(found[2], f"id{next(numbers)}"), text)
