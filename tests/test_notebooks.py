@@ -63,6 +63,7 @@ def test_a_notebook_runs_in_a_kernel_and_shows_its_progress(copied: Path, monkey
     assert not any("<script" in page for page in pages)
 
 
+@pytest.mark.committed
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
 def test_the_committed_notebook_is_its_source_executed(source: Path) -> None:
     notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)

@@ -180,6 +180,7 @@ def test_long_values_are_cut() -> None:
     assert len(str(SettingError("x", "a name", "y" * 10**6))) < 300
 
 
+@pytest.mark.committed
 def test_canonical_json_is_pinned() -> None:
     """Ids of published runs must stay what they were."""
     assert canonical_json(Blue()) == '{"depth":3,"kind":"Blue","version":1}'

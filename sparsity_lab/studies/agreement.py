@@ -35,7 +35,7 @@ def agree(committed: str, rendered: str) -> bool:
 def _close(one: str, other: str) -> bool:
     """At most one apart in the last place of the finer of two numbers; whole numbers are equal."""
     places = max(len(number.partition(".")[2]) for number in (one, other))
-    first, second = (round(float(number.replace("−", "-")) * 10**places) for number in (one, other))
+    first, second = (round(float(number.replace("−", "-")) * 10.0**places) for number in (one, other))
     return abs(first - second) <= (places > 0)
 
 

@@ -27,6 +27,7 @@ def test_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         bench.generation(only=["Sotfmax"])
 
 
+@pytest.mark.committed
 def test_committed_generation_is_twenty_times_faster_in_batches() -> None:
     """Of every kernel that the benchmark has; a slower run is not committed unseen."""
     file = Path(__file__).parents[2] / "benchmarks" / "generation.json"

@@ -114,6 +114,7 @@ def test_structured_rows() -> None:
     assert torch.equal(again.q, rows.q)
 
 
+@pytest.mark.committed
 def test_the_page_shows_what_was_measured() -> None:
     rows = json.loads((ROOT / "benchmarks" / "kernels.json").read_text(encoding="utf-8"))["rows"]
     assert kernel_page.with_table(PAGE, rows) == PAGE, "run python -m sparsity_lab.benchmarks.kernel_page"
@@ -172,6 +173,7 @@ torch.testing.assert_close(Mean().weights(q, k)[0, 0, 4], torch.full((5,), 0.2))
 MEASURED = json.loads((ROOT / "benchmarks" / "kernels.json").read_text(encoding="utf-8"))["rows"]
 
 
+@pytest.mark.committed
 @pytest.mark.parametrize(
     ("kernel", "rows", "floors"),
     [
@@ -190,6 +192,7 @@ def test_committed_measurements_keep_to_the_floors(kernel: str, rows: str, floor
     assert own[8192]["peak over SDPA"] <= 2
 
 
+@pytest.mark.committed
 def test_committed_adaptive_rows_retain_what_was_asked() -> None:
     """At least 0.9 of what oracle blocks retain, beside the floors of the same rows."""
     told = [row for row in MEASURED if row["kernel"] == str(ADAPTIVE) and row["pass"] == "both"]
@@ -197,6 +200,7 @@ def test_committed_adaptive_rows_retain_what_was_asked() -> None:
     assert {T: over[T] for T in (4096, 8192) if over[T] < 0.9} == {}
 
 
+@pytest.mark.committed
 def test_committed_decoding_takes_the_same_time_at_any_length() -> None:
     """Of linear attention, up to the noise of a step of a tenth of a millisecond."""
     for kernel in ("NormAwareLinear()", "Linear()"):

@@ -178,6 +178,7 @@ PINNED = {
 }
 
 
+@pytest.mark.committed
 @pytest.mark.parametrize("task", PINNED, ids=str)
 def test_pinned_sequences_never_change(task: ResponseTask) -> None:
     """Data of published runs must stay what they were."""

@@ -35,6 +35,7 @@ def test_what_is_no_whole_number_is_refused(name: str, wrong: object) -> None:
         Stream(seed=7).words("background", **arguments)
 
 
+@pytest.mark.committed
 def test_pinned_words_never_change() -> None:
     """Data of published runs must stay what they were."""
     words = Stream(seed=0, name="train").words("background", 24, 5, 2, 3)

@@ -12,6 +12,8 @@ from sparsity_lab.kernels.adaptive import Audit
 from sparsity_lab.kernels.adaptive.scores import ScoreWeights, block_scores
 from sparsity_lab.kernels.adaptive.summaries import in_blocks, mask_in_blocks, summarize
 
+pytestmark = pytest.mark.committed
+
 T, H = 12, 2
 KERNEL = AdaptiveSparse(block_size=2, n_sink=1, n_local=1, k_free=1)
 MEAN = KERNEL.replace(beta=(0.0, 0.0))

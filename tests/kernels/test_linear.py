@@ -88,6 +88,7 @@ forms = pytest.mark.parametrize(
 # --- the worked example
 
 
+@pytest.mark.committed
 @forms
 def test_worked_example(implementation: str, chunk: int) -> None:
     """Outputs, the loss and all gradients, by every form and chunk length."""

@@ -124,6 +124,7 @@ PINNED = {
 }
 
 
+@pytest.mark.committed
 @every_variant
 @every_implementation
 def test_pinned_outputs(variant: str, implementation: str) -> None:

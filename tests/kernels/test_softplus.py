@@ -68,6 +68,7 @@ LSSAR_15_WEIGHTS = lower(
 )
 
 
+@pytest.mark.committed
 def test_example_scores_and_statistics() -> None:
     q, k, _ = example(4)
     counts = torch.arange(1.0, 5.0, dtype=torch.float64).view(1, 1, 4, 1)
@@ -87,6 +88,7 @@ def test_example_scores_and_statistics() -> None:
     pinned("μ", sums / counts.flatten(), means)
 
 
+@pytest.mark.committed
 @pytest.mark.parametrize(
     ("kernel", "weights"),
     [(LSSA(), LSSA_WEIGHTS), (LSSAR(p=3), LSSAR_3_WEIGHTS), (LSSAR(p=15), LSSAR_15_WEIGHTS)],
@@ -102,6 +104,7 @@ def test_example_weights(kernel: Kernel, weights: Tensor) -> None:
     assert_close("small weights", got[shown].log(), weights[shown].log(), 5e-7)
 
 
+@pytest.mark.committed
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_example_outputs(implementation: str) -> None:
     first_column = {
@@ -114,6 +117,7 @@ def test_example_outputs(implementation: str) -> None:
         pinned(str(kernel), out, torch.stack([expected, expected + 1], dim=1), 2e-10)
 
 
+@pytest.mark.committed
 def test_example_rows_5_and_6() -> None:
     q, k, _ = example(6)
     got = LSSAR(p=3).weights(q, k)[0, 0]

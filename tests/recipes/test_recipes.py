@@ -55,5 +55,6 @@ def _unseeded(data: Any) -> Any:
     return [_unseeded(value) for value in data] if isinstance(data, list) else data
 
 
+@pytest.mark.committed
 def test_committed_results_are_what_their_frames_give() -> None:
     assert not RESULTS.is_dir() or check_results(RESULTS) == []
