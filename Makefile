@@ -1,9 +1,11 @@
-# Two commands from a bare clone: `make demo` and `make test`. Both need python3 (3.11 or later), pip and make.
+# From a bare clone: `make demo`, `make test`, and `make test-slow` for the tests that take long. They need python3 (3.11 or
+# later), pip and make.
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types certify lab notebooks docs clean
+.PHONY: demo test test-slow lint types certify lab notebooks docs clean
 
 .venv/lab: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -32,7 +34,10 @@ docs: .venv/notebooks
 	@echo "The site is in build/docs/index.html"
 
 test: .venv/test lint types
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/test
+	$(PYTEST) -m slow
 
 lint: .venv/test
 	$(BIN)/ruff check sparsity_lab tests docs notebooks

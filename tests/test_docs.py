@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 PROGRAM = Path(sys.executable).parent
 
@@ -15,6 +17,7 @@ def build(source: Path, out: Path, *options: str) -> subprocess.CompletedProcess
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_site_builds_strictly(tmp_path: Path) -> None:
     """Without a warning; it has a page for everything that is registered, and loads nothing from elsewhere."""
     import sparsity_lab.generators  # noqa: PLC0415

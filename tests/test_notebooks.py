@@ -39,6 +39,7 @@ def smoke_environment() -> dict[str, str]:
     return os.environ | {"SPARSITY_LAB_SMOKE": "1", "MPLBACKEND": "agg"}
 
 
+@pytest.mark.slow
 def test_every_source_runs_in_its_small_size(copied: Path) -> None:
     """As scripts in one process, since starting a kernel for each would take most of the time."""
     command = [sys.executable, "-c", RUN_ALL, *(source.name for source in SOURCES)]
@@ -48,6 +49,7 @@ def test_every_source_runs_in_its_small_size(copied: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_notebook_runs_in_a_kernel_and_shows_its_progress(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", smoke_environment())
     monkeypatch.syspath_prepend(str(copied))

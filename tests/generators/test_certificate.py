@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from generators.mutants import batch_dependent, every, ignores_its_stream, mutant, rebuilt, repeats_sequences
+from _pytest.mark import ParameterSet
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
@@ -351,6 +352,14 @@ MUTANTS: list[tuple[str, Task]] = [
 ]
 
 
+def _first_of_each_check_is_quick(mutants: list[tuple[str, Task]]) -> list[ParameterSet]:
+    checks = [check for check, _ in mutants]
+    return [
+        pytest.param(check, task, id=f"{check}-{i}", marks=[pytest.mark.slow] if check in checks[:i] else [])
+        for i, (check, task) in enumerate(mutants)
+    ]
+
+
 # One mutant of each of these checks breaks just its property. What it cannot help failing along with it are checks
 # that see the same counts from elsewhere: the token's marginal is part of its joint law with the label, and so on.
 ALONE = {
@@ -367,7 +376,7 @@ ALONE = {
 }
 
 
-@pytest.mark.parametrize(("check", "task"), MUTANTS, ids=[f"{check}-{i}" for i, (check, _) in enumerate(MUTANTS)])
+@pytest.mark.parametrize(("check", "task"), _first_of_each_check_is_quick(MUTANTS))
 def test_every_mutant_is_caught_by_its_check(check: str, task: Task) -> None:
     """By its own check, and where ``ALONE`` has it, by no other than those that see the same counts."""
     failed = set(certify(task, sequences=40_000, lengths=(12, 33)).failed_checks)
@@ -385,13 +394,13 @@ def test_a_task_that_fails_only_when_long_is_caught() -> None:
 @pytest.mark.parametrize(
     ("task", "sequences"),
     [
-        (Planted(vocab_size=6, noise=1e-6), 100_000),
+        pytest.param(Planted(vocab_size=6, noise=1e-6), 100_000, marks=pytest.mark.slow),
         (Planted(vocab_size=6, noise=1e-4), 1000),
         (Planted(vocab_size=6, noise=1e-3), 5000),
         (Planted(locality=Geometric(scale=0.05)), 5000),
         (Planted(locality=PowerLaw(alpha=90.0)), 5000),
-        (Planted(vocab_size=5, locality=Geometric(scale=2.0)), 30_000),
-        (Planted(marking="cue", k=2, locality=Geometric(scale=2.0)), 30_000),
+        pytest.param(Planted(vocab_size=5, locality=Geometric(scale=2.0)), 30_000, marks=pytest.mark.slow),
+        pytest.param(Planted(marking="cue", k=2, locality=Geometric(scale=2.0)), 30_000, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -402,6 +411,7 @@ def test_extreme_but_sound_tasks_pass(task: Task, sequences: int) -> None:
         assert certificate.passed, certificate.frame().filter(~certificate.frame()["passed"])
 
 
+@pytest.mark.slow
 def test_p_values_of_a_sound_task_are_uniform() -> None:
     """Over 24 seeds: none fails, and p-values lie below 1 % about one time in a hundred (binomial, 1e-6)."""
     certificates = [certify(Planted(noise=0.1), seed=seed, sequences=4000, lengths=(12,)) for seed in range(24)]

@@ -11,6 +11,13 @@ from sparsity_lab.settings import SettingError, from_data, from_text, identifier
 
 
 @pytest.mark.parametrize("task", EXAMPLES, ids=str)
+def test_every_example_passes_when_short(task: Task) -> None:
+    certificate = certify(task, sequences=2000, lengths=task.certified_lengths[:2])
+    assert certificate.passed, certificate.frame().filter(~certificate.frame()["passed"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", EXAMPLES, ids=str)
 def test_every_example_passes(task: Task) -> None:
     certificate = certify(task, sequences=6000)
     assert certificate.passed, certificate.frame().filter(~certificate.frame()["passed"])
@@ -75,6 +82,7 @@ def test_the_optimum_is_declared_where_it_can_be_computed(task: Task) -> None:
         assert truth.bayes_accuracy is not None or isinstance(task, Mixture)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", [check.__name__ for check in CHECKS])
 def test_every_check_catches_its_mutants_of_every_task(check: str) -> None:
     """Of each task, the first example to which the check applies; and there is such a task."""

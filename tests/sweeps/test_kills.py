@@ -14,6 +14,7 @@ import pytest
 SCRIPT = Path(__file__).with_name("killing.py")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_no_interruption_changes_a_byte(tmp_path: Path) -> None:
     counts = {"group": 20, "worker": 20, "coordinator": 3, "together": 3, "stopped": 4}

@@ -63,6 +63,7 @@ def wait_until(condition, what: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_lost_node_and_lethal_runs_leave_the_files_of_the_serial_engine(
     cluster: ray.cluster_utils.Cluster, tmp_path: Path
 ) -> None:
@@ -111,6 +112,7 @@ def test_lost_node_and_lethal_runs_leave_the_files_of_the_serial_engine(
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow
 def test_local_cluster_is_started_and_stopped(tmp_path: Path) -> None:
     run = small_run()
     results = run_sweep(Sweep(name="local", runs=[run]), tmp_path / "ray", RayEngine())

@@ -93,6 +93,7 @@ def test_failures_are_recorded_and_the_others_go_on(tmp_path: Path) -> None:
     assert Run.load(tmp_path / "out" / runs[3].id).config == runs[3]
 
 
+@pytest.mark.slow
 def test_dying_workers_do_not_take_the_sweep_down(tmp_path: Path) -> None:
     """One run kills its worker whenever it runs, one only once; the innocent ones beside them all finish."""
     tallies = [tmp_path / "always", tmp_path / "once"]
@@ -342,6 +343,7 @@ print(*{failure.reason for failure in run_sweep(sweep, sys.argv[1], Processes(wo
 """
 
 
+@pytest.mark.slow
 def test_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(UNGUARDED)
