@@ -155,6 +155,10 @@ class Mixture(Task):
             largest_position_id=max(truth.largest_position_id for truth in truths),
         )
 
+    def largest_position_id(self, length: int) -> int:
+        """The largest over its tasks. Each configuration asks for it, and the truth tries sequences."""
+        return max(task.largest_position_id(length) for task in self.tasks)
+
     def _mean(self, values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]
         return float(self.probabilities @ known) if len(known) == len(values) else None

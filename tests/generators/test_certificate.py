@@ -6,12 +6,12 @@ A correct task fails with probability 1e-6 (Bonferroni over all tests of its cer
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from generators.mutants import batch_dependent, every, ignores_its_stream, mutant, rebuilt, repeats_sequences
-from _pytest.mark import ParameterSet
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
@@ -352,7 +352,7 @@ MUTANTS: list[tuple[str, Task]] = [
 ]
 
 
-def _first_of_each_check_is_quick(mutants: list[tuple[str, Task]]) -> list[ParameterSet]:
+def _first_of_each_check_is_quick(mutants: list[tuple[str, Task]]) -> list[Any]:
     checks = [check for check, _ in mutants]
     return [
         pytest.param(check, task, id=f"{check}-{i}", marks=[pytest.mark.slow] if check in checks[:i] else [])

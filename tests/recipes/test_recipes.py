@@ -16,7 +16,7 @@ NAMES = list(recipe.all())
 STUDIES = [name for name, found in recipe.all().items() if isinstance(found, Study)]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
 def test_smoke_size_runs(name: str, tmp_path: Path) -> None:
     """Through the sweep and, if claims are decided, to the result files and back."""
     made = recipe.find(name)

@@ -137,7 +137,10 @@ LONGEST_WAIT = 240.0
 
 @pytest.mark.parametrize(
     "engine",
-    ["Serial()", *(pytest.param(engine, marks=pytest.mark.slow) for engine in ("Processes(workers=2)", "RayEngine()"))],
+    [
+        "Serial()",
+        *(pytest.param(engine, marks=pytest.mark.slow) for engine in ("Processes(workers=2)", "RayEngine()")),
+    ],
 )
 def test_ctrl_c_leaves_what_can_be_gone_on_with(tmp_path: Path, engine: str) -> None:
     """Each run is held at its third step, after a checkpoint, when the signal comes."""
