@@ -38,6 +38,7 @@ class LogBias(KernelPosition):
 
     def __init__(self, indices: Int64[Tensor, "B T"], slope: float) -> None:
         self.batch_size, self.length = indices.shape
+        self.device = indices.device
         self._indices = indices
         self._slope = slope
 

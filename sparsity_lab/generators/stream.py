@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsity_lab.settings import SettingError
-from sparsity_lab.words import bounded, open_unit
+from sparsity_lab.settings.words import bounded, open_unit
 
 __all__ = ["Stream", "bounded", "open_unit", "whole"]
 

@@ -27,3 +27,4 @@ from sparsity_lab.models.ppc import Oracle as Oracle
 from sparsity_lab.models.ppc import Predicted as Predicted
 from sparsity_lab.models.ppc import Shuffled as Shuffled
 from sparsity_lab.models.record import LayerRecord as LayerRecord
+from sparsity_lab.settings.words import Words as Words

@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from sparsity_lab.settings import Setting, SettingError, Shown
-from sparsity_lab.words import Words
+from sparsity_lab.settings.words import Words
 
 __all__ = ["ModelConfig", "ModelOutput"]
 
@@ -60,15 +60,15 @@ class ModelConfig(Setting, family="model"):
     def build(self, seed: int, vocab_size: int | None = None) -> nn.Module:
         """The model, a pure function of the setting, the seed and the vocabulary's size."""
 
-    @abstractmethod
     def check_length(self, longest: int, *, trained: int | None = None) -> None:
         """Raise ``SettingError`` if the model cannot serve sequences of ``longest`` tokens, or be trained on
-        sequences of ``trained`` tokens."""
+        sequences of ``trained`` tokens. Here it serves all."""
 
-    @abstractmethod
     def check_position_ids(self, largest: int, num_kinds: int) -> None:
         """Raise ``SettingError`` if the model cannot serve coupled position IDs of so many kinds up to ``largest``
-        (0: none)."""
+        (0: none). Here it serves none."""
+        if largest:
+            raise SettingError("", "a model that takes the task's coupled position IDs", str(self))
 
     def sampled_indices(self, words: Words, size: int) -> Int64[Tensor, "B T"] | None:
         """Indices of training sequences of ``size`` tokens, a pure function of the words; None, as here: no others

@@ -27,7 +27,7 @@ from sparsity_lab.models.positions import PositionScheme, RoPE
 from sparsity_lab.models.ppc import Coupling, next_position_ids
 from sparsity_lab.models.record import LayerRecord, layer_records
 from sparsity_lab.settings import SettingError, register
-from sparsity_lab.words import Words
+from sparsity_lab.settings.words import Words
 
 __all__ = ["DEFAULT_VOCAB_SIZE", "Decoder", "DecoderModel"]
 

@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from sparsity_lab.settings import Setting, SettingError, register
-from sparsity_lab.words import Words, bounded
+from sparsity_lab.settings.words import Words, bounded
 
 __all__ = ["IndexSampling", "Plain", "PoSE", "RandomOffset", "Randomized"]
 

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from sparsity_lab.models.initial import EMBEDDING_STD
 from sparsity_lab.settings import Setting, SettingError, register
-from sparsity_lab.words import Words, bounded
+from sparsity_lab.settings.words import Words, bounded
 
 __all__ = [
     "CoupledEmbedding",

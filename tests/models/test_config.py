@@ -8,8 +8,10 @@ from kernels.closeness import assert_close
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from sparsity_lab.generators import Stream
 from sparsity_lab.kernels import AdaptiveSparse, Softmax
-from sparsity_lab.models import Decoder, DecoderModel, NoPE, Predicted
+from sparsity_lab.models import Decoder, DecoderModel, ModelConfig, NoPE, Predicted
+from sparsity_lab.settings import SettingError, register
 
 TOKENS = torch.randint(0, 16, (3, 9), generator=torch.Generator().manual_seed(0))
 IDS = torch.randint(0, 6, (3, 1, 9), generator=torch.Generator().manual_seed(1))
@@ -58,6 +60,23 @@ def test_losses_of_kernels_come_by_themselves() -> None:
     loss_of(model).backward()
     assert all(weight.grad.abs().sum() > 0 for weight in model.blocks[1].kernel_params.parameters())
     assert model.eval()(TOKENS, IDS).auxiliary_losses == {}
+
+
+@register
+class Bare(ModelConfig):
+    def build(self, seed: int, vocab_size: int | None = None) -> nn.Module:
+        return nn.Identity()
+
+
+def test_what_a_setting_of_ones_own_serves_unless_it_says_otherwise() -> None:
+    """All lengths, no coupled IDs; indices and IDs stay as they are."""
+    model, words = Bare(), Stream().words
+    model.check_length(10**6, trained=10**6)
+    model.check_position_ids(0, 0)
+    with pytest.raises(SettingError, match="expected a model that takes the task's coupled position IDs, got 'Bare"):
+        model.check_position_ids(3, 1)
+    assert model.sampled_indices(words, 9) is None
+    assert model.arranged_ids(words, IDS, training=True) is IDS
 
 
 @pytest.mark.usefixtures("unchecked_shapes")

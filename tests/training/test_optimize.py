@@ -12,9 +12,9 @@ from training.small_runs import small_run
 from sparsity_lab.generators import Planted
 from sparsity_lab.models import Coupling, IndexSampling, ModelConfig, ModelOutput, Oracle, Plain, PoSE, RandomOffset
 from sparsity_lab.settings import SettingError, register
+from sparsity_lab.settings.words import Words
 from sparsity_lab.training import Training, evaluate
 from sparsity_lab.training.optimize import Records, optimize, threads_and_device
-from sparsity_lab.words import Words
 
 
 class Drawing(nn.Module):
