@@ -75,12 +75,22 @@ class RotaryPosition(KernelPosition):
     def rotate(self, x: Float[Tensor, "B H R D"], start: int = 0) -> Float[Tensor, "B H R D"]:
         turn = self._turn[:, :, start : start + x.shape[2]]
         rows = x.to(turn.real.dtype)
+        if torch.compiler.is_compiling():
+            # Compilers fuse real arithmetic; a complex view breaks the graph, and crashed at a second length.
+            return _turned(rows, torch.view_as_real(turn)).to(x.dtype)
         if rows.stride(-1) != 1:
             rows = rows.contiguous()
         pairs = rows.view(*x.shape[:-1], x.shape[-1] // 2, 2)
         if pairs.storage_offset() % 2 or any(stride % 2 for stride in pairs.stride()[:-1]):
             pairs = pairs.clone(memory_format=torch.contiguous_format)  # a complex view needs even strides
         return torch.view_as_real(torch.view_as_complex(pairs) * turn).flatten(-2).to(x.dtype)
+
+
+def _turned(rows: Float[Tensor, "B H R D"], turn: Float[Tensor, "#B 1 R half 2"]) -> Float[Tensor, "B H R D"]:
+    """The same complex product in real numbers."""
+    cos, sin = turn.unbind(-1)
+    a, b = torch.unflatten(rows, -1, (-1, 2)).unbind(-1)
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)
 
 
 class BiasPosition(KernelPosition):

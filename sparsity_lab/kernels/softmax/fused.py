@@ -41,10 +41,13 @@ def fused_attention(
     num_rows, num_keys = q.shape[2], k.shape[2]
     if num_rows == 1 and query_start == num_keys - 1 and _by_products(q) and not torch.is_grad_enabled():
         return _last_row(q, k, v, query_start, context, scale)
-    plain = context.key_mask is None and not context.has_bias
-    # PyTorch's causal flag counts from the first key, so it fits whole sequences; one last row sees all.
-    if plain and (num_rows == num_keys or (query_start == num_keys - 1)):
-        return scaled_dot_product_attention(q, k, v, is_causal=context.causal and num_rows > 1, scale=scale)
+    if context.key_mask is None and not context.has_bias:
+        # PyTorch's causal flag counts from the first key, so it fits whole sequences; one last row sees all. It must
+        # not hang on a size, which a compiler keeps as a symbol.
+        if num_rows == num_keys:
+            return scaled_dot_product_attention(q, k, v, is_causal=context.causal, scale=scale)
+        if query_start == num_keys - 1:
+            return scaled_dot_product_attention(q, k, v, scale=scale)
     if num_rows <= TILE_ROWS:
         return _masked_rows(q, k, v, query_start, context, scale)
     tiles = []
