@@ -1,4 +1,7 @@
-"""Public objects can be pickled and copied, so that they go to worker processes and into other people's files."""
+"""Public objects can be pickled and copied, so that they go to worker processes and into other people's files.
+
+Settings of every registered class are in ``testing.test_registered``, batches in ``generators.test_loading``.
+"""
 
 import copy
 import pickle
@@ -9,40 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-import sparsity_lab.models
-import sparsity_lab.sweeps
-import sparsity_lab.training  # noqa: F401  (each registers its settings)
 from sparsity_lab.generators import Planted, certify
 from sparsity_lab.kernels import LSSAR, AdaptiveSparse
 from sparsity_lab.models import Decoder, Predicted, RoPE
-from sparsity_lab.settings import FrozenMapping, Setting, families, kinds
+from sparsity_lab.settings import FrozenMapping
 from sparsity_lab.sweeps import Serial, Sweep, run_sweep
 from sparsity_lab.training import Evaluation, FixedLength, Run, RunConfig, Training
-
-SETTINGS = [
-    example
-    for family in families()
-    for cls in kinds(family).values()
-    if cls.__module__.startswith("sparsity_lab.")
-    for example in cls.examples()
-]
 
 
 def copies(value: Any) -> tuple[Any, Any]:
     return pickle.loads(pickle.dumps(value)), copy.deepcopy(value)
-
-
-def test_there_are_settings_of_every_family() -> None:
-    assert {example.family for example in SETTINGS} >= {"task", "law", "rule", "kernel", "position", "run", "sweep"}
-
-
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: f"{setting.family}-{setting}"[:80])
-def test_a_setting_is_equal_after_its_travels(setting: Setting) -> None:
-    for other in copies(setting):
-        assert other == setting
-        assert type(other) is type(setting)
-        assert hash(other) == hash(setting)
-        assert str(other) == str(setting)
 
 
 def test_what_a_setting_works_out_stays_behind() -> None:

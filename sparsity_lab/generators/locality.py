@@ -114,6 +114,10 @@ class Recent(ProductLaw):
 
     width: int = 8
 
+    @classmethod
+    def examples(cls) -> "tuple[Recent, ...]":
+        return cls(), cls(width=5)
+
     def check(self) -> None:
         _at_least_one(self.width)
 
@@ -130,6 +134,10 @@ class PowerLaw(ProductLaw):
 
     alpha: float = 1.0
 
+    @classmethod
+    def examples(cls) -> "tuple[PowerLaw, ...]":
+        return cls(), cls(alpha=-2.5)
+
     def check(self) -> None:
         if abs(self.alpha) > _LARGEST_EXPONENT:
             raise SettingError("alpha", f"a number from -{_LARGEST_EXPONENT} to {_LARGEST_EXPONENT}", self.alpha)
@@ -143,6 +151,10 @@ class Geometric(ProductLaw):
     """w(distance) = exp(-distance / scale): exponential in the distance from the query."""
 
     scale: float = 8.0
+
+    @classmethod
+    def examples(cls) -> "tuple[Geometric, ...]":
+        return cls(), cls(scale=0.5)
 
     def check(self) -> None:
         if not self.scale >= _SMALLEST_SCALE:
@@ -158,6 +170,10 @@ class Anchored(ProductLaw):
 
     anchor: ClassVar[str | None] = "start"
     width: int = 8
+
+    @classmethod
+    def examples(cls) -> "tuple[Anchored, ...]":
+        return cls(), cls(width=5)
 
     def check(self) -> None:
         _at_least_one(self.width)
@@ -179,6 +195,10 @@ class Window(Law):
 
     anchor: ClassVar[str | None] = None
     width: int = 8
+
+    @classmethod
+    def examples(cls) -> "tuple[Window, ...]":
+        return cls(), cls(width=4)
 
     def check(self) -> None:
         _at_least_one(self.width)

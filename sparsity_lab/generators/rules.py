@@ -93,6 +93,10 @@ class SumMod(_ResidueRule):
 
     m: int = 3
 
+    @classmethod
+    def examples(cls) -> "tuple[SumMod, ...]":
+        return cls(), cls(m=5)
+
     def check(self) -> None:
         if self.m < 2:
             raise SettingError("m", "a whole number of at least 2", self.m)
@@ -157,6 +161,10 @@ class Lookup(Rule):
     """
 
     seed: int = 0
+
+    @classmethod
+    def examples(cls) -> "tuple[Lookup, ...]":
+        return cls(), cls(seed=4)
 
     def check_use(self, k: int, planted_vocab: int) -> None:
         if k * np.log2(planted_vocab) > 20:

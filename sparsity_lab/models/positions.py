@@ -23,9 +23,11 @@ class PositionScheme(Setting, family="position"):
 
     Attributes:
         kernel_kind: kind of the position that kernels get, ``"rotate"`` or ``"bias"``; None if they get none.
+        relative: True if only differences of indices matter.
     """
 
     kernel_kind: ClassVar[str | None] = None
+    relative: ClassVar[bool] = False
 
     def limit(self) -> int | None:
         """The largest index it can serve; None if there is none."""
@@ -63,6 +65,8 @@ class PositionScheme(Setting, family="position"):
 class NoPE(PositionScheme):
     """No position signal; order enters only through the causal mask."""
 
+    relative = True
+
 
 @register
 class Sinusoidal(PositionScheme):
@@ -76,6 +80,10 @@ class Sinusoidal(PositionScheme):
     """
 
     base: float = 10000.0
+
+    @classmethod
+    def examples(cls) -> "tuple[Sinusoidal, ...]":
+        return cls(), cls(base=100.0)
 
     def check(self) -> None:
         _check_above("base", self.base, 1.0)
@@ -93,6 +101,10 @@ class Learned(PositionScheme):
     """
 
     size: int = 512
+
+    @classmethod
+    def examples(cls) -> "tuple[Learned, ...]":
+        return cls(), cls(size=16)
 
     def check(self) -> None:
         if self.size < 1:
@@ -117,6 +129,11 @@ class RoPE(PositionScheme):
     base: float = 10000.0
     scale: float = 1.0
     kernel_kind = "rotate"
+    relative = True
+
+    @classmethod
+    def examples(cls) -> "tuple[RoPE, ...]":
+        return cls(), cls(base=100.0, scale=4.0)
 
     def check(self) -> None:
         _check_above("base", self.base, 1.0)
@@ -150,6 +167,7 @@ class ALiBi(PositionScheme):
     """Attention with linear biases: score_ij - slope_h |m_i - m_j|, with the published geometric slopes."""
 
     kernel_kind = "bias"
+    relative = True
 
     def kernel_position(
         self, indices: Int64[Tensor, "B T"], num_heads: int, head_dim: int, dtype: torch.dtype

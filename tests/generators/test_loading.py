@@ -126,7 +126,7 @@ def test_a_loader_serves_batches(workers: int) -> None:
         assert same(contents(batch), contents(task.sample(Stream(), i * data.size, data.size, data.length)))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_loader_serves_single_sequences(workers: int) -> None:
     task = Addition()
     options: dict[str, Any] = {"multiprocessing_context": "spawn", "timeout": SECONDS} if workers else {}
