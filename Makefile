@@ -40,8 +40,8 @@ test-slow: .venv/test
 	$(PYTEST) -m slow
 
 lint: .venv/test
-	$(BIN)/ruff check sparsity_lab tests docs notebooks
-	$(BIN)/ruff format --check sparsity_lab tests docs notebooks
+	$(BIN)/ruff check sparsity_lab experiments tests docs notebooks
+	$(BIN)/ruff format --check sparsity_lab experiments tests docs notebooks
 
 types: .venv/test
 	$(BIN)/mypy

@@ -1,4 +1,4 @@
-"""Functions that are known by name: recipes and benchmarks."""
+"""Functions that are known by name: benchmarks."""
 
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -11,7 +11,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class NamedFunctions(Generic[Function]):
-    """A registry that is its own decorator: ``@recipe`` enters a function under its name."""
+    """A registry that is its own decorator: ``@benchmark`` enters a function under its name."""
 
     def __init__(self, what: str) -> None:
         self.what = what

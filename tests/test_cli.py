@@ -94,7 +94,7 @@ BAD = [
     ),
     (("train", "no.toml"), "no.toml: expected a file that can be read, got"),
     (("train", "no.yaml"), "no.yaml: expected a file that ends in .toml or .json, got '.yaml'"),
-    (("sweep", "nothing"), "recipe: expected a recipe (one of "),
+    (("sweep", "nothing"), "study: expected a file that ends in .py or a folder with a study.py"),
     (("bench", "nothing"), "benchmark: expected a benchmark"),
     (
         ("train", "--config", "x.toml"),
@@ -192,7 +192,6 @@ def test_sample_says_what_the_generator_made(capsys: pytest.CaptureFixture[str])
 def test_list_knows_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
     data = document(capsys, "list")
     assert {"Planted", "SparseParity"} <= set(data["task"])
-    assert "demo" in data["recipe"]
     assert "training" in data["benchmark"]
     assert all(doc for members in data.values() for doc in members.values())
     assert list(document(capsys, "list", "law")) == ["law"]

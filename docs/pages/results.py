@@ -1,4 +1,4 @@
-"""The table of all claims, for the front page of the site."""
+"""Result pages and figures of the studies in ``experiments/``, and the table of all claims for the front page."""
 
 from pathlib import Path
 
@@ -6,6 +6,12 @@ __all__ = ["pages"]
 
 
 def pages(source: Path) -> dict[str, str]:
-    lines = (source / "results" / "README.md").read_text(encoding="utf-8").splitlines()
-    rows = [line.replace("](", "](results/") for line in lines if line.startswith("|")]
-    return {"claims.md": "\n".join(rows) + "\n"}
+    experiments = source.parent / "experiments"
+    table = (experiments / "README.md").read_text(encoding="utf-8").replace("/result.md)", ".md)")
+    rows = [line.replace("](", "](generated/results/") for line in table.splitlines() if line.startswith("|")]
+    made = {"claims.md": "\n".join(rows) + "\n", "results/README.md": table}
+    for page in sorted(experiments.glob("*/result.md")):
+        name = page.parent.name
+        made[f"results/{name}.md"] = page.read_text(encoding="utf-8").replace("](result.svg)", f"]({name}.svg)")
+        made[f"results/{name}.svg"] = page.with_suffix(".svg").read_text(encoding="utf-8")
+    return made

@@ -32,6 +32,8 @@ from sparsity_lab.analysis.extrapolation import ExtrapolationCurve as Extrapolat
 from sparsity_lab.analysis.extrapolation import extrapolation_curve as extrapolation_curve
 from sparsity_lab.analysis.heatmap import HeatMap as HeatMap
 from sparsity_lab.analysis.heatmap import heat_map as heat_map
+from sparsity_lab.analysis.length_axis import TrainedRange as TrainedRange
+from sparsity_lab.analysis.length_axis import length_axis as length_axis
 from sparsity_lab.analysis.pairing import Difference as Difference
 from sparsity_lab.analysis.picture import write_picture as write_picture
 from sparsity_lab.analysis.report import write_report as write_report
@@ -44,7 +46,13 @@ from sparsity_lab.analysis.samples import sequence_text as sequence_text
 from sparsity_lab.analysis.statistics import Interval as Interval
 from sparsity_lab.analysis.statistics import mean_interval as mean_interval
 from sparsity_lab.analysis.statistics import median_interval as median_interval
+from sparsity_lab.analysis.style import GRAY as GRAY
+from sparsity_lab.analysis.style import INK as INK
 from sparsity_lab.analysis.style import PALETTE as PALETTE
+from sparsity_lab.analysis.style import Look as Look
+from sparsity_lab.analysis.style import draw_cells as draw_cells
 from sparsity_lab.analysis.style import figure_svg as figure_svg
+from sparsity_lab.analysis.style import look as look
+from sparsity_lab.analysis.style import styled as styled
 from sparsity_lab.analysis.transfer import TransferCheck as TransferCheck
 from sparsity_lab.analysis.transfer import transfer_check as transfer_check

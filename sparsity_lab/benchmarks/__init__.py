@@ -12,4 +12,6 @@ from sparsity_lab.benchmarks import kernels as kernels
 from sparsity_lab.benchmarks import sweeps as sweeps
 from sparsity_lab.benchmarks import training as training
 from sparsity_lab.benchmarks.measure import Benchmark as Benchmark
+from sparsity_lab.benchmarks.measure import alternate as alternate
 from sparsity_lab.benchmarks.measure import benchmark as benchmark
+from sparsity_lab.benchmarks.memory import peak_memory as peak_memory

@@ -29,10 +29,10 @@ class Demo(Command):
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.analysis import write_report
-        from sparsity_lab.recipes import recipe
+        from sparsity_lab.studies import demo
         from sparsity_lab.sweeps import Processes
 
-        results, seconds = swept(recipe.find("demo")(self.size), self.out, Processes(workers=self.workers), console)
+        results, seconds = swept(demo(self.size), self.out, Processes(workers=self.workers), console)
         command = f"sparsity-lab demo --size {self.size}"
         page = write_report(results, self.out / "report.html", title="sparsity_lab demo", command=command)
         arms, unfinished = show_arms(results, console), show_unfinished(results, console)

@@ -17,7 +17,7 @@ __all__ = ["List"]
 
 @dataclass(frozen=True, kw_only=True)
 class List(SettingsCommand):
-    """List what there is: tasks, laws, kernels, positions, recipes and benchmarks, one line each, as long as the
+    """List what there is: tasks, laws, kernels, positions and benchmarks, one line each, as long as the
     terminal is wide; --json has all of it."""
 
     family: Positional[Annotated[str | None, arg(metavar="[FAMILY]")]] = None
@@ -25,11 +25,9 @@ class List(SettingsCommand):
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.benchmarks import benchmark
-        from sparsity_lab.recipes import recipe
         from sparsity_lab.settings import families, kinds
 
         found = {name: {kind: cls.__doc__ for kind, cls in kinds(name).items()} for name in families()}
-        found["recipe"] = {name: function.__doc__ for name, function in recipe.all().items()}
         found["benchmark"] = {name: function.__doc__ for name, function in benchmark.all().items()}
         if self.family is not None:
             if self.family not in found:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from sparsity_lab.commands.command import OptionalPath, OptionalText, Outcome, SettingsCommand, check_target
+from sparsity_lab.commands.command import OptionalPath, Outcome, SettingsCommand, check_target
 from sparsity_lab.commands.output import show_arms, show_unfinished
 from sparsity_lab.settings import SettingError
 
@@ -21,62 +21,62 @@ class Report(SettingsCommand):
     """Write the report of a folder of runs, the result pages of a study, or check committed result pages."""
 
     folder: Positional[Annotated[Path | None, arg(metavar="[FOLDER]")]] = None
-    """Folder of the runs."""
+    """Folder of the runs; with --check and --render a study, or a folder of studies, experiments if left out."""
     out: OptionalPath = None
-    """The page; report.html in the folder if left out."""
+    """The page, report.html in the folder if left out; with --study a folder, the study's own if left out."""
     title: str = "Extrapolation in length"
     """Its title."""
     picture: OptionalPath = None
     """Also write the curves as a PNG file there."""
-    study: OptionalText = None
-    """Write the result files of this study instead, from the runs in the folder."""
+    study: OptionalPath = None
+    """Write the result files of this study (its folder or file) instead, from the runs in the folder."""
     size: Literal["smoke", "small", "full"] = "small"
     """Of the study."""
-    results: Path = Path("docs/results")
-    """Folder of the result files of studies."""
     check: bool = False
-    """Render the result files again from their frames and compare; nothing is written."""
+    """Render the result files of studies again from their frames and compare; nothing is written."""
     render: bool = False
-    """Render the result files again from their frames."""
+    """Render the result files of studies again from their frames."""
 
     def run(self, console: Console) -> Outcome:
         if self.check or self.render:
-            if not self.results.is_dir():
-                raise SettingError("--results", "a folder with result files", str(self.results))
-            return self._checked(console) if self.check else self._rendered(console)
+            studies = self.folder or Path("experiments")
+            if not studies.exists():
+                raise SettingError("folder", "a study, or a folder of studies", str(studies))
+            return self._checked(studies, console) if self.check else self._rendered(studies, console)
         if self.folder is None or not self.folder.is_dir():
             raise SettingError("folder", "a folder with runs", str(self.folder))
         if self.study is not None:
             return self._study_written(self.folder, self.study, console)
         return self._report_written(self.folder, console)
 
-    def _checked(self, console: Console) -> Outcome:
-        from sparsity_lab.recipes import check_results
+    def _checked(self, studies: Path, console: Console) -> Outcome:
+        from sparsity_lab.studies import check_results
 
-        differing = check_results(self.results)
+        differing = check_results(studies)
         for name in differing:
-            console.print(f"{self.results / name} is not what its frame gives")
+            console.print(f"{name} is not what its frame gives")
         if not differing:
-            console.print(f"{self.results}: every file is what its frame gives")
-        return Outcome({"results": str(self.results), "differing": differing}, good=not differing)
+            console.print(f"{studies}: every file is what its frame gives")
+        return Outcome({"results": str(studies), "differing": differing}, good=not differing)
 
-    def _rendered(self, console: Console) -> Outcome:
-        from sparsity_lab.recipes import render_results
+    def _rendered(self, studies: Path, console: Console) -> Outcome:
+        from sparsity_lab.studies import render_results
 
-        changed = render_results(self.results)
+        changed = render_results(studies)
         for name in changed:
-            console.print(f"{self.results / name} is new")
+            console.print(f"{name} is new")
         if not changed:
-            console.print(f"{self.results}: every file is what its frame gives")
-        return Outcome({"results": str(self.results), "changed": changed})
+            console.print(f"{studies}: every file is what its frame gives")
+        return Outcome({"results": str(studies), "changed": changed})
 
-    def _study_written(self, folder: Path, name: str, console: Console) -> Outcome:
-        from sparsity_lab.recipes import find_study, write_result
+    def _study_written(self, folder: Path, path: Path, console: Console) -> Outcome:
+        from sparsity_lab.studies import load_study, results_folder, write_result
         from sparsity_lab.sweeps import Results
 
-        study = find_study(name)
-        results = Results(folder, study(self.size))
-        page = write_result(study, results, self.size, self.results)
+        study = load_study(path)
+        results = Results(folder, study.sweep(self.size))
+        command = f"sparsity-lab sweep {path} --size {self.size}"
+        page = write_result(study, results, self.size, self.out or results_folder(path), command)
         unfinished = show_unfinished(results, console)
         console.print(f"Result: {page}")
         return Outcome({"page": str(page), "unfinished": unfinished}, not unfinished)

@@ -18,16 +18,16 @@ __all__ = ["Sweep"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(SettingsCommand):
-    """Run a recipe, or a sweep described in a file; finished runs are skipped. Several may work on one folder."""
+    """Run a study, or a sweep described in a file; finished runs are skipped. Several may work on one folder."""
 
     goes_on = True
 
-    sweep: Positional[Annotated[str | None, arg(metavar="[RECIPE|FILE]")]] = None
-    """Name of a recipe, or a TOML or JSON file; leave it out with --status."""
+    sweep: Positional[Annotated[str | None, arg(metavar="[STUDY|FILE]")]] = None
+    """Path of a study (its folder or file), or a TOML or JSON file; leave it out with --status."""
     status: OptionalPath = None
     """Run nothing; show how far the sweep in this folder is, whoever works on it."""
     size: Literal["smoke", "small", "full"] = "small"
-    """Of a recipe."""
+    """Of a study."""
     out: OptionalPath = None
     """Folder of the runs; runs/NAME if left out."""
     workers: OptionalNumber = None
@@ -39,12 +39,12 @@ class Sweep(SettingsCommand):
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.config_file import is_config_file, load_sweep
-        from sparsity_lab.recipes import recipe
+        from sparsity_lab.studies import load_study
         from sparsity_lab.sweeps import Engine, Processes
 
         if (self.sweep is None) == (self.status is None):
             raise SettingError(
-                "sweep", "a recipe, a file, or --status", self.sweep if self.sweep else Shown("nothing")
+                "sweep", "a study, a file, or --status", self.sweep if self.sweep else Shown("nothing")
             )
         if self.status is not None:
             return _status_shown(self.status, console)
@@ -53,8 +53,9 @@ class Sweep(SettingsCommand):
             raise SettingError("--workers", "an engine or a number of workers, not both", self.workers)
         workers = Processes(workers=2 if self.workers is None else self.workers)
         engine = workers if self.engine is None else from_text(Engine, self.engine, "--engine")
-        is_file = is_config_file(Path(self.sweep))
-        sweep = load_sweep(Path(self.sweep)) if is_file else recipe.find(self.sweep)(self.size)
+        path = Path(self.sweep)
+        is_file = is_config_file(path)
+        sweep = load_sweep(path) if is_file else load_study(path).sweep(self.size)
         out = self.out or Path("runs") / sweep.name
         results, seconds = swept(sweep, out, engine, console)
         arms = show_arms(results, console)

@@ -1,6 +1,6 @@
 """Settings: frozen dataclasses that carry their own behavior.
 
-Everything a user chooses (a task, a locality law, a kernel, a training recipe) is a *setting*: an immutable
+Everything a user chooses (a task, a locality law, a kernel, a curriculum) is a *setting*: an immutable
 object with a ``kind`` (its name in files and on the command line) and a ``version`` (raised when its behavior
 changes). This package gives them
 

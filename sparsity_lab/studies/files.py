@@ -1,9 +1,9 @@
 """The files of a result: written once from runs, then rendered again from the committed frames to check them.
 
-For a study ``name``: ``name.parquet`` its rows and, if it measures something beyond the evaluation,
-``name.measures.parquet``; ``name.json`` arms, estimates, rules and verdicts, ``name.svg`` the figure, ``name.md`` the
-page; ``README.md`` is the table of all claims. All but the frames are made from them, and from what the JSON says of
-the run itself.
+In the folder of a study: ``rows.parquet`` and, if it measures something beyond the evaluation, ``measures.parquet``;
+``result.json`` with arms, estimates, rules and verdicts, ``result.svg``, the figure, and ``result.md``, the page. All
+but the frames are made from the frames, from what the JSON says of the runs, and from ``notes.md``, which people
+write. In a folder of studies ``README.md`` is the table of all claims.
 """
 
 import io
@@ -15,100 +15,101 @@ import polars as pl
 
 from sparsity_lab.analysis import figure_svg
 from sparsity_lab.analysis.output import write_whole
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.studies.agreement import agree
 from sparsity_lab.studies.evidence import Evidence
-from sparsity_lab.studies.page import front_page, page
-from sparsity_lab.studies.recipe import Size, recipe
-from sparsity_lab.studies.study import Study
+from sparsity_lab.studies.loading import load_study, results_folder, studies_in
+from sparsity_lab.studies.page import FRONT_TITLE, front_page, page
+from sparsity_lab.studies.study import Size, Study
 from sparsity_lab.sweeps import Results
 from sparsity_lab.training import store
 
-__all__ = ["check_results", "find_study", "render_results", "write_result"]
+__all__ = ["check_results", "render_results", "write_result"]
 
-FRONT_PAGE = "README.md"
-MEASURES = ".measures.parquet"
-
-
-def find_study(name: str) -> Study:
-    """The study of this name.
-
-    Raises:
-        SettingError: no such recipe, or one without claims.
-    """
-    found = recipe.find(name)
-    if not isinstance(found, Study):
-        studies = [name for name, one in recipe.all().items() if isinstance(one, Study)]
-        raise SettingError("study", "a recipe that tests claims", name, studies)
-    return found
+ROWS, MEASURES, RECORD, FIGURE, PAGE = "rows.parquet", "measures.parquet", "result.json", "result.svg", "result.md"
+NOTES, FRONT_PAGE = "notes.md", "README.md"
 
 
-def write_result(study: Study, results: Results, size: Size, out: Path) -> Path:
-    """Write all files of a result into the folder ``out``; returns the page.
+def write_result(study: Study, results: Results, size: Size, folder: Path, command: str = "not recorded") -> Path:
+    """Write all files of a result into a folder, which may hold notes; returns the page.
+
+    Args:
+        command: what made the runs, for the page.
 
     Raises:
         SettingError: no finished run, or a file that cannot be written.
     """
     evidence = study.evidence(results, size)
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / f"{study.name}.parquet", _parquet(evidence.rows))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / ROWS, _parquet(evidence.rows))
     if evidence.measures is not None:
-        write_whole(out / f"{study.name}{MEASURES}", _parquet(evidence.measures))
-    for name, text in _rendered(study, evidence, _facts(study, results, size)).items():
-        write_whole(out / name, text.encode())
-    write_whole(out / FRONT_PAGE, _front_page(out).encode())
-    return out / f"{study.name}.md"
+        write_whole(folder / MEASURES, _parquet(evidence.measures))
+    for name, text in _rendered(study, evidence, _facts(study, results, size, command), folder).items():
+        write_whole(folder / name, text.encode())
+    return folder / PAGE
 
 
-def check_results(out: Path) -> list[str]:
-    """Names of the files in ``out`` that are missing, or do not ``agree`` with what the committed frames give.
+def check_results(path: Path) -> list[str]:
+    """Names of the files that are missing, or do not ``agree`` with what the committed frames give.
 
-    Raises:
-        SettingError: a frame of a study that there is not.
-    """
-    rendered, wrong = _rendered_again(out)
-    return wrong + [name for name, text in rendered.items() if not _holds(out / name, text)]
-
-
-def render_results(out: Path) -> list[str]:
-    """Render every page in ``out`` again from the committed frames; returns the names of the files that changed. The
-    frames, and what the records say of the runs, stay as they are.
+    Args:
+        path: a study, or a folder of studies with the table of all claims.
 
     Raises:
-        SettingError: a frame of a study that there is not, or one that is missing; nothing has been written then.
+        SettingError: a study that cannot be loaded, or none with a result.
     """
-    rendered, wrong = _rendered_again(out)
+    rendered, wrong = _rendered_again(path)
+    return wrong + [str(file) for file, text in rendered.items() if not _holds(file, text)]
+
+
+def render_results(path: Path) -> list[str]:
+    """Render all pages again from the committed frames; returns the names of the files that changed. The frames, and
+    what the records say of the runs, stay as they are.
+
+    Args:
+        path: a study, or a folder of studies with the table of all claims.
+
+    Raises:
+        SettingError: a study that cannot be loaded, or none with a result; a frame that is missing; a README.md that
+            is no table of claims. Nothing has been written then.
+    """
+    rendered, wrong = _rendered_again(path)
     if wrong:
-        raise SettingError(str(out), "frames of rows and measures that belong together", wrong)
-    changed = [name for name, text in rendered.items() if not _holds(out / name, text)]
-    for name in changed:
-        write_whole(out / name, rendered[name].encode())
-    return changed
+        raise SettingError(str(path), "frames of rows and measures that belong together", wrong)
+    changed = [file for file, text in rendered.items() if not _holds(file, text)]
+    table = path / FRONT_PAGE
+    if table in changed and table.is_file() and not table.read_text(encoding="utf-8").startswith(FRONT_TITLE):
+        raise SettingError(str(table), f"a table of claims, which begins with {FRONT_TITLE!r}", Shown("another text"))
+    for file in changed:
+        write_whole(file, rendered[file].encode())
+    return [str(file) for file in changed]
 
 
-def _rendered_again(out: Path) -> tuple[dict[str, str], list[str]]:
-    """Name and text of every file that the committed frames give; names of frames that are missing or too many."""
-    rendered: dict[str, str] = {}
+def _rendered_again(path: Path) -> tuple[dict[Path, str], list[str]]:
+    """Every file that the committed frames give, with its text; names of frames that are missing or too many."""
+    rendered: dict[Path, str] = {}
+    records: list[tuple[str, dict[str, Any]]] = []
     wrong = []
-    for path in sorted(out.glob("*.parquet")):
-        if path.name.endswith(MEASURES):
-            # Without its rows it belongs to nothing; with them it is read below.
-            rows = path.with_name(path.name.replace(MEASURES, ".parquet"))
-            wrong += [] if rows.is_file() else [path.name]
+    studies = studies_in(path)
+    for one in studies:
+        study, folder = load_study(one), results_folder(one)
+        if not (folder / ROWS).is_file():
+            wrong.append(str(folder / ROWS))
             continue
-        study = find_study(path.stem)
-        measures = out / f"{study.name}{MEASURES}"
-        if measures.is_file() != (study.measure is not None):
-            wrong.append(measures.name)
+        if (folder / MEASURES).is_file() != (study.measure is not None):
+            wrong.append(str(folder / MEASURES))
             continue
-        evidence = Evidence(pl.read_parquet(path), pl.read_parquet(measures) if study.measure else None)
-        record = out / f"{study.name}.json"
+        measures = pl.read_parquet(folder / MEASURES) if study.measure else None
+        record = folder / RECORD
         facts = json.loads(record.read_text())["run"] if record.is_file() else {}
-        rendered |= _rendered(study, evidence, facts)
+        texts = _rendered(study, Evidence(pl.read_parquet(folder / ROWS), measures), facts, folder)
+        rendered |= {folder / name: text for name, text in texts.items()}
+        records.append((folder.name, json.loads(texts[RECORD])))
+    if not studies:
+        raise SettingError(str(path), f"a study, or a folder of studies, with a result ({ROWS})", Shown("none"))
     # A table of all claims needs all of them.
-    if not wrong:
-        records = [json.loads(text) for name, text in sorted(rendered.items()) if name.endswith(".json")]
-        rendered[FRONT_PAGE] = front_page(records)
+    if studies != [path] and not wrong:
+        rendered[path / FRONT_PAGE] = front_page(records)
     return rendered, wrong
 
 
@@ -122,9 +123,9 @@ def _holds(path: Path, text: str) -> bool:
     return path.is_file() and agree(path.read_bytes().decode(errors="replace"), text)
 
 
-def _facts(study: Study, results: Results, size: Size) -> dict[str, Any]:
+def _facts(study: Study, results: Results, size: Size, command: str) -> dict[str, Any]:
     """What the rows do not say of the run."""
-    sweep = study(size)
+    sweep = study.sweep(size)
     timing = results.frame("timing")
     environment: dict[str, list[Any]] = {}
     for run in sweep.runs:
@@ -135,7 +136,7 @@ def _facts(study: Study, results: Results, size: Size) -> dict[str, Any]:
                 values.append(recorded[name])
     wanted = {run.id for run in sweep.runs}
     return {
-        "command": f"sparsity-lab sweep {study.name} --size {size}",
+        "command": command,
         "size": size,
         "planned_runs": len(wanted),
         "failed": [{"run": one.run.id, "reason": one.reason} for one in results.failures if one.run.id in wanted],
@@ -144,8 +145,8 @@ def _facts(study: Study, results: Results, size: Size) -> dict[str, Any]:
     }
 
 
-def _rendered(study: Study, evidence: Evidence, facts: dict[str, Any]) -> dict[str, str]:
-    """Name and text of every file that is made from the frames."""
+def _rendered(study: Study, evidence: Evidence, facts: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Name and text of every file that is made from the frames and the notes in the folder."""
     decisions = [(claim, claim.decide(evidence)) for claim in study.claims]
     claims = [
         {
@@ -169,10 +170,11 @@ def _rendered(study: Study, evidence: Evidence, facts: dict[str, Any]) -> dict[s
         for (arm,), part in evidence.rows.partition_by("arm", as_dict=True, maintain_order=True).items()
     }
     data = {"study": study.name, "title": study.title, "arms": arms, "claims": claims, "run": facts}
+    notes = folder / NOTES
     return {
-        f"{study.name}.json": json.dumps(data, indent=1, ensure_ascii=False) + "\n",
-        f"{study.name}.svg": _standalone(figure_svg(study.figure(evidence), study.title)),
-        f"{study.name}.md": page(study, evidence, data),
+        RECORD: json.dumps(data, indent=1, ensure_ascii=False) + "\n",
+        FIGURE: _standalone(figure_svg(study.figure(evidence), study.title)),
+        PAGE: page(study, evidence, data, FIGURE, notes.read_text(encoding="utf-8") if notes.is_file() else ""),
     }
 
 
@@ -191,7 +193,3 @@ def _standalone(svg: str) -> str:
     opened = svg.replace("<svg ", '<svg color="#20242b" ', 1)
     end = opened.index(">") + 1
     return f'{opened[:end]}<rect width="100%" height="100%" fill="white"/>{opened[end:]}\n'
-
-
-def _front_page(out: Path) -> str:
-    return front_page([json.loads(path.read_text()) for path in sorted(out.glob("*.json"))])

@@ -11,7 +11,10 @@ from sparsity_lab.training import Evaluation
 if TYPE_CHECKING:
     from sparsity_lab.studies.study import Study
 
-__all__ = ["front_page", "page"]
+__all__ = ["FRONT_TITLE", "front_page", "page"]
+
+FRONT_TITLE = "# Results"
+"""How the table of all claims begins."""
 
 _SPREAD = (
     "Mean over seeds, and the smallest and largest in brackets: of all runs, of those that never learned too. Where "
@@ -20,8 +23,8 @@ _SPREAD = (
 )
 
 
-def page(study: "Study", evidence: Evidence, data: dict[str, Any]) -> str:
-    """One study: question, verdicts, figure, measurements, rules, how it was made."""
+def page(study: "Study", evidence: Evidence, data: dict[str, Any], figure: str, notes: str) -> str:
+    """One study: question, verdicts, figure (the name of its file), measurements, rules, notes, how it was made."""
     facts = data["run"]
     parts = [
         f"# {study.title}",
@@ -34,7 +37,7 @@ def page(study: "Study", evidence: Evidence, data: dict[str, Any]) -> str:
         "Estimates are means over what the last column counts, with Student's 95 % interval in brackets; a single "
         "value has none.",
         *(f"- *{one['claim']}*: {one['detail']}" for one in data["claims"] if one["detail"]),
-        f"![{study.title}]({study.name}.svg)",
+        f"![{study.title}]({figure})",
         "## Measurements",
         *([_SPREAD] if study.columns else []),
         *_measurements(study, evidence.rows),
@@ -42,30 +45,32 @@ def page(study: "Study", evidence: Evidence, data: dict[str, Any]) -> str:
         _learned(data["arms"]),
         "## Rules, fixed before the runs",
         *(f"- **{one['claim']}** (claim of: {one['source']}). {one['rule']}" for one in data["claims"]),
-        *(["## Notes", study.notes.strip()] if study.notes else []),
+        *(["## Notes", notes.strip()] if notes else []),
         "## How it was made",
         _made(facts),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def front_page(results: Sequence[dict[str, Any]]) -> str:
-    """The table of all claims."""
+def front_page(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """The table of all claims, from the folder and the record of each study."""
     rows = [
         [
             one["statement"],
             f"**{one['verdict']}**",
             _estimate(one),
-            f"[{result['title']}]({result['study']}.md)",
+            f"[{result['title']}]({folder}/result.md)",
         ]
-        for result in results
+        for folder, result in results
         for one in result["claims"]
     ]
     parts = [
-        "# Results",
-        "Claims tested at a scale that two processor cores can carry, each by one command. Every page is rendered "
-        "from the frame beside it, and `sparsity-lab report --check` does it again and compares. Rules were fixed "
-        "before the runs; what did not hold stays in.",
+        FRONT_TITLE,
+        "Claims tested at a scale that two processor cores can carry. Each study is a folder here: `study.py` says "
+        "what is run and how claims are decided, `notes.md` what was tried, `result.md` what came of it. "
+        "`sparsity-lab sweep FOLDER` runs a study. Every page is rendered from the frames beside it, and "
+        "`sparsity-lab report --check` does it again and compares. Rules were fixed before the runs; what did not "
+        "hold stays in.",
         _table(["claim", "verdict", "estimate", "study"], rows),
     ]
     return "\n\n".join(parts) + "\n"

@@ -1,8 +1,9 @@
-"""``Study``: a recipe with named arms, seeds, claims and a figure."""
+"""``Study``: named arms, seeds, claims and a figure."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import polars as pl
 from matplotlib.figure import Figure
@@ -10,26 +11,28 @@ from matplotlib.figure import Figure
 from sparsity_lab.settings import SettingError
 from sparsity_lab.studies.claim import Claim
 from sparsity_lab.studies.evidence import Evidence
-from sparsity_lab.studies.recipe import Size
 from sparsity_lab.sweeps import Results, Sweep
 from sparsity_lab.training import EVALUATION_SCHEMA, Run, RunConfig
 
-__all__ = ["Study"]
+__all__ = ["SIZES", "Size", "Study"]
+
+Size = Literal["smoke", "small", "full"]
+"""``smoke`` is for tests, ``small`` for two processor cores, ``full`` for a larger machine."""
+SIZES: tuple[Size, ...] = ("smoke", "small", "full")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """An experiment that decides claims. ``recipe(Study(...))`` enters it: called with a size it gives its sweep.
+    """An experiment that decides claims. A file that defines one is run by its path, see ``load_study``.
 
     Attributes:
-        name: of the recipe and of its files.
+        name: of the study and of its sweep.
         title: of the page.
         question: what is asked and how, in a paragraph.
         arms: from a size to the arms by name, each with its runs, which differ in their seeds alone.
         claims: what is decided.
         figure: the figure of the page.
         columns: which columns of the evaluation the page's tables show.
-        notes: what was tried, what limits the result; Markdown.
         measure: what is measured on each finished run beyond its evaluation, when the result is written.
         tables: more tables of the page, each under its title; mostly of what ``measure`` found.
     """
@@ -41,19 +44,10 @@ class Study:
     claims: tuple[Claim, ...]
     figure: Callable[[Evidence], Figure]
     columns: tuple[str, ...] = ("accuracy", "exact_match")
-    notes: str = ""
     measure: Callable[[Run], pl.DataFrame] | None = None
     tables: Callable[[Evidence], Mapping[str, pl.DataFrame]] | None = None
 
-    def __post_init__(self) -> None:
-        # What lists of recipes show of a function.
-        object.__setattr__(self, "__doc__", f"{self.title}\n\n{self.question}")
-
-    @property
-    def __name__(self) -> str:
-        return self.name
-
-    def __call__(self, size: Size = "small") -> Sweep:
+    def sweep(self, size: Size = "small") -> Sweep:
         """The sweep of this size."""
         return Sweep(name=self.name, runs=tuple(run for runs in self.arms(size).values() for run in runs))
 

@@ -18,6 +18,7 @@ from sparsity_lab.training.inspection import status as status
 from sparsity_lab.training.labels import run_labels as run_labels
 from sparsity_lab.training.optimize import Diverged as Diverged
 from sparsity_lab.training.optimize import Progress as Progress
+from sparsity_lab.training.optimize import threads_and_device as threads_and_device
 from sparsity_lab.training.run import Run as Run
 from sparsity_lab.training.run import RunVariant as RunVariant
 from sparsity_lab.training.run import train as train

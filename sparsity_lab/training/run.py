@@ -86,6 +86,11 @@ class Run:
         return store.read_frame(self.folder, evaluation_file(self.config), EVALUATION_SCHEMA)
 
     @property
+    def timing(self) -> pl.DataFrame:
+        """The clocks: one row for each part of the training, and for the evaluation."""
+        return store.read_timing(self.folder)
+
+    @property
     def summary(self) -> pl.DataFrame:
         """Learned, reach and censored, one row for each condition."""
         return summarize(self.evaluation, self.config.evaluation.threshold)

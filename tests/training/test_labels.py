@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from training.small_runs import SMALL_MODEL, small_run
@@ -9,8 +10,10 @@ from training.small_runs import SMALL_MODEL, small_run
 from sparsity_lab.generators import Mixture, Planted, Recent, SparseParity, Uniform
 from sparsity_lab.kernels import LSSAR, Softmax
 from sparsity_lab.models import LoRA
-from sparsity_lab.recipes import recipe
+from sparsity_lab.studies import load_study
 from sparsity_lab.training import RunConfig, run_labels
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 def labels(*runs: RunConfig) -> list[str]:
@@ -102,9 +105,9 @@ def test_a_parent_beside_its_children_is_the_one_without() -> None:
     assert labels(base, *children) == ["adapter=None", "adapter=LoRA rank=1", "adapter=LoRA rank=2"]
 
 
-@pytest.mark.parametrize("name", ["context_extension", "coupling", "k_locality", "locality_repair", "swap_attention"])
-def test_runs_of_recipes_have_short_names_that_differ(name: str) -> None:
-    found = labels(*recipe.find(name)("small").runs)
+@pytest.mark.parametrize("name", sorted(study.parent.name for study in EXPERIMENTS.glob("*/study.py")))
+def test_runs_of_studies_have_short_names_that_differ(name: str) -> None:
+    found = labels(*load_study(EXPERIMENTS / name).sweep("small").runs)
     assert len(set(found)) == len(found)
     assert max(map(len, found)) <= 200
 

@@ -1,0 +1,248 @@
+"""``k_locality``: do fewer dependencies carry further, and does it help if they are near?"""
+
+from typing import NamedTuple
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sparsity_lab.analysis import look, styled
+from sparsity_lab.generators import Anchored, Law, Majority, Mixture, Planted, PowerLaw, Recent, Uniform, Window
+from sparsity_lab.models import ALiBi, Decoder, NoPE, PositionScheme, RoPE
+from sparsity_lab.settings import replace_at
+from sparsity_lab.studies import (
+    Claim,
+    Evidence,
+    Size,
+    Study,
+    difference_claim,
+    draw_by_length,
+    draw_interval,
+    legend_below,
+    line_style,
+    looks_of,
+    mean_value,
+    over_seeds,
+    panels,
+    same_height,
+    slope_claim,
+)
+from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
+
+__all__ = ["study"]
+
+KS = (1, 2, 3, 4, 6)
+CONDITIONS = {f"k={k}": float(k) for k in KS}
+TRAINED, TWICE = 24, 48
+
+LAWS: dict[str, Law] = {
+    "recent": Recent(width=8),
+    "anchored": Anchored(width=8),
+    "uniform": Uniform(),
+    "power law": PowerLaw(alpha=1.0),
+}
+"""Of positions drawn once for each seed: distances from the query, or for ``anchored`` places from the start."""
+
+SCHEMES: dict[str, PositionScheme] = {"RoPE": RoPE(), "ALiBi": ALiBi(), "NoPE": NoPE()}
+ANYWHERE, WINDOW = "token marking, anywhere", "token marking, within 8"
+
+Arms = dict[str, list[RunConfig]]
+
+
+class Scale(NamedTuple):
+    """Size of the runs of one kind of marking."""
+
+    steps: int
+    seeds: int
+    rate: float = 2e-3
+
+    def of(self, base: RunConfig) -> RunConfig:
+        """The run trained so."""
+        return base.replace(training=base.training.replace(steps=self.steps, learning_rate=self.rate))
+
+
+SMOKE = {"token": Scale(2, 2), "cue": Scale(2, 2), "position": Scale(2, 2), "other schemes": Scale(2, 2)}
+SMALL = {
+    "token": Scale(800, 5, rate=1e-3),
+    "cue": Scale(1200, 5),
+    "position": Scale(600, 4, rate=1e-3),
+    "other schemes": Scale(800, 3, rate=1e-3),
+}
+FULL = {
+    "token": Scale(8000, 10, rate=1e-3),
+    "cue": Scale(8000, 10),
+    "position": Scale(6000, 10, rate=1e-3),
+    "other schemes": Scale(8000, 10, rate=1e-3),
+}
+
+
+def cue_arm(k: int) -> str:
+    return f"cue marking, k={k}"
+
+
+def position_arm(scheme: str, law: str, k: int) -> str:
+    return f"position marking, {scheme}, {law}, k={k}"
+
+
+def arms(size: Size) -> Arms:
+    base = RunConfig(
+        task=Planted(),
+        model=Decoder(position=RoPE()),
+        training=Training(curriculum=UniformLength(low=8, high=TRAINED)),
+        evaluation=Evaluation(lengths=(16, TRAINED, 32, TWICE, 96, 240), sequences=512),
+    )
+    if size == "smoke":
+        tiny = Decoder(num_layers=1, num_heads=1, d_model=8, position=RoPE())
+        base = base.replace(model=tiny, evaluation=Evaluation(lengths=(TRAINED, TWICE), sequences=8))
+        base = base.replace(training=base.training.replace(batch_size=4))
+    scale = {"smoke": SMOKE, "small": SMALL, "full": FULL}[size]
+    return {
+        **_token_arms(base, scale["token"]),
+        **_cue_arms(base, scale["cue"]),
+        **_position_arms(base, scale["position"], "RoPE"),
+        **_position_arms(base, scale["other schemes"], "ALiBi", "NoPE"),
+    }
+
+
+def _token_arms(base: RunConfig, scale: Scale) -> Arms:
+    """One model for all k, which are mixed in training; evaluated at each k."""
+    made = {}
+    for name, law in ((ANYWHERE, Uniform()), (WINDOW, Window(width=8))):
+        tasks = {f"k={k}": Planted(k=k, locality=law) for k in KS}
+        run = scale.of(base).replace(task=Mixture(tasks=tuple(tasks.values())))
+        made[name] = over_seeds(replace_at(run, "evaluation.conditions", tasks), range(scale.seeds))
+    return made
+
+
+def _cue_arms(base: RunConfig, scale: Scale) -> Arms:
+    run = scale.of(base)
+    return {cue_arm(k): over_seeds(run.replace(task=Planted(k=k, marking="cue")), range(scale.seeds)) for k in (1, 2)}
+
+
+def _position_arms(base: RunConfig, scale: Scale, *schemes: str) -> Arms:
+    """Majority of the tokens at places that are drawn once for each seed."""
+    # The places reach up to 16 back, so shorter sequences have no room for them.
+    run = replace_at(scale.of(base), "training.curriculum", UniformLength(low=16, high=TRAINED))
+    made = {}
+    for scheme in schemes:
+        for law_name, law in LAWS.items():
+            for k in (1, 3):
+                task = Planted(k=k, locality=law, marking="position", rule=Majority(), reference_length=16)
+                arm = run.replace(task=task, model=base.model.replace(position=SCHEMES[scheme]))
+                made[position_arm(scheme, law_name, k)] = over_seeds(arm, range(scale.seeds), "task.position_seed")
+    return made
+
+
+PAPER = "Golowich et al., arXiv 2502.16792"
+LOCALITY = "this lab, after the locality condition of Golowich et al., arXiv 2502.16792"
+
+
+LENGTHS = (TRAINED, TWICE)
+
+
+def _slope_claim(name: str, arm: str, where: str) -> Claim:
+    statement = f"The drop to twice the trained length grows with the number of relevant tokens ({where})."
+    return slope_claim(name, statement, arm, CONDITIONS, lengths=LENGTHS, source=PAPER)
+
+
+def _drops_more(name: str, statement: str, arm: str, minus: str, source: str = PAPER) -> Claim:
+    return difference_claim(name, statement, arm, minus, lengths=LENGTHS, source=source, column="drop")
+
+
+def _near_claim(scheme: str) -> Claim:
+    return _drops_more(
+        f"near the query, {scheme}",
+        f"With {scheme}, fixed positions at the start drop more than positions near the query.",
+        position_arm(scheme, "anchored", 3),
+        position_arm(scheme, "recent", 3),
+        LOCALITY,
+    )
+
+
+CLAIMS = (
+    _slope_claim("k, anywhere", ANYWHERE, "token marking, RoPE, planted anywhere"),
+    _slope_claim("k, window", WINDOW, "token marking, RoPE, planted within a window of 8"),
+    _drops_more("k, cue", "With RoPE, two cued tokens drop more than one.", cue_arm(2), cue_arm(1)),
+    _drops_more(
+        "k, position",
+        "With RoPE and positions near the query, the majority of three drops more than one token.",
+        position_arm("RoPE", "recent", 3),
+        position_arm("RoPE", "recent", 1),
+    ),
+    _drops_more(
+        "near each other, RoPE",
+        "With RoPE and token marking, tokens planted anywhere drop more than tokens within a window of 8.",
+        ANYWHERE,
+        WINDOW,
+        LOCALITY,
+    ),
+    *(_near_claim(scheme) for scheme in ("RoPE", "ALiBi", "NoPE")),
+)
+
+
+def figure(evidence: Evidence) -> Figure:
+    """Curves by k for token marking, drops by k, and for fixed positions curves by law and by scheme."""
+    rows = evidence.rows
+    by_k = looks_of(list(CONDITIONS))
+    with styled():
+        chart, axes = panels(6)
+        for ax, arm, words in ((axes[0], ANYWHERE, "normalized accuracy"), (axes[1], WINDOW, "")):
+            own = rows.filter(pl.col("arm") == arm)
+            draw_by_length(
+                ax,
+                {name: own.filter(pl.col("condition") == name) for name in CONDITIONS},
+                by_k,
+                title=f"{arm.replace('marking', 'marks')}, RoPE",
+                words=words,
+            )
+        _draw_drops(axes[2], rows)
+        laws, schemes = looks_of(list(LAWS)), looks_of(list(SCHEMES))
+        for ax, k, words in ((axes[3], 1, "normalized accuracy"), (axes[4], 3, "")):
+            of_law = {law: rows.filter(pl.col("arm") == position_arm("RoPE", law, k)) for law in LAWS}
+            draw_by_length(ax, of_law, laws, title=f"fixed positions, RoPE, k={k}", words=words)
+        at_start = {name: rows.filter(pl.col("arm") == position_arm(name, "anchored", 1)) for name in SCHEMES}
+        draw_by_length(axes[5], at_start, schemes, title="fixed position at the start, k=1", words="")
+        same_height([*axes[:2], *axes[3:]])
+        legend_below(chart, by_k, laws, schemes)
+    return chart
+
+
+def _draw_drops(ax: Axes, rows: pl.DataFrame) -> None:
+    """Mean drop to twice the trained length, with its interval, by k."""
+    series: dict[str, dict[int, tuple[str, tuple[str, ...] | None]]] = {
+        "anywhere": {k: (ANYWHERE, (f"k={k}",)) for k in KS},
+        "within 8": {k: (WINDOW, (f"k={k}",)) for k in KS},
+        "cue": {k: (cue_arm(k), None) for k in (1, 2)},
+    }
+    for index, (name, points) in enumerate(series.items()):
+        style, aside = look(index), 0.08 * (index - 1)
+        found = {k: mean_value(rows, arm, TWICE, "drop", conditions) for k, (arm, conditions) in points.items()}
+        means = {k + aside: one.estimate for k, one in found.items() if one.estimate is not None}
+        ax.plot(list(means), list(means.values()), **line_style(style), label=name)
+        for k, one in found.items():
+            draw_interval(ax, k + aside, one, style)
+    ax.set_title(f"drop from length {TRAINED} to {TWICE}", fontsize=10)
+    ax.set_xticks(KS)
+    ax.set_xlabel("k, relevant tokens")
+    ax.set_ylabel("drop, with 95 % interval")
+    ax.set_ylim(-0.3, 1.3)
+    ax.legend(loc="upper left", fontsize=8, handlelength=2.2, borderaxespad=0.2)
+
+
+study = Study(
+    name="k_locality",
+    title="Sparsity and locality: what is lost beyond the trained length",
+    question=(
+        "A decoder of two layers is trained on lengths up to 24. How does what it loses beyond them depend on k, "
+        "the number of tokens that the answer depends on, and on where these lie? Three ways of marking them "
+        "tell apart what may fail. Token marking (parity): the relevant tokens have their own alphabet, so "
+        "finding them needs no position; one model learns all k. Cue marking (parity): a cue stands before each, "
+        "so each takes a lookup in two steps. Position marking (majority): their places are fixed, as distances "
+        "from the query or from the start, so the model must find a place. Normalized accuracy is 0 at chance "
+        "and 1 at the Bayes optimum."
+    ),
+    arms=arms,
+    claims=CLAIMS,
+    figure=figure,
+    columns=("normalized_accuracy",),
+)

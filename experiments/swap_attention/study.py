@@ -1,0 +1,341 @@
+"""``swap_attention``: does a model trained with softmax attention take another mechanism without training?"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sparsity_lab.analysis import GRAY, INK, Look, distractor_robustness, mean_interval, styled
+from sparsity_lab.generators import Passkey, Task, TextBytes
+from sparsity_lab.kernels import LSSA, LSSAR, Kernel, Reweighted, Softmax
+from sparsity_lab.models import Decoder, RoPE
+from sparsity_lab.settings import replace_at
+from sparsity_lab.studies import (
+    ABOVE_ZERO,
+    Claim,
+    Decision,
+    Evidence,
+    Size,
+    Study,
+    draw_by_length,
+    judged,
+    legend_below,
+    line_style,
+    looks_of,
+    over_seeds,
+    paired_difference,
+    panels,
+    same_height,
+)
+from sparsity_lab.training import Curriculum, Evaluation, FixedLength, Run, RunConfig, Training, UniformLength
+
+__all__ = ["study"]
+
+TRAINED, FAR = 32, 256
+LENGTHS = (TRAINED, 64, 128, FAR, 512)
+POWERS = (1, 2, 3, 5, 8, 15)
+STRENGTHS = (0.0, 0.75, 1.0, 1.25)
+"""Of the planted wrong key; 1 is a double of the best key."""
+
+TEXT, PASSKEY = "text", "passkey"
+TASKS: dict[str, tuple[Task, Curriculum]] = {
+    TEXT: (TextBytes(), FixedLength(length=TRAINED)),
+    PASSKEY: (Passkey(num_digits=2), UniformLength(low=8, high=TRAINED)),
+}
+RATES = {TEXT: 6e-3, PASSKEY: 3e-3}
+MEASURE = {TEXT: "loss", PASSKEY: "normalized_accuracy"}
+
+
+def lssar(p: int) -> str:
+    return f"LSSAR p={p}"
+
+
+def re_weighted(p: int) -> str:
+    return f"re-weighted p={p}"
+
+
+TRAINED_WITH, SHARPEST = "softmax", re_weighted(POWERS[-1])
+MECHANISMS: dict[str, Kernel] = {
+    TRAINED_WITH: Softmax(),
+    "LSSA": LSSA(),
+    **{lssar(p): LSSAR(p=p) for p in POWERS},
+    **{re_weighted(p): Reweighted(base=Softmax(), p=p) for p in POWERS},
+}
+
+
+def arm(task: str, mechanism: str) -> str:
+    return f"{task}: {mechanism}"
+
+
+def arms(size: Size) -> dict[str, list[RunConfig]]:
+    """For each seed and task a run with softmax, and its children of no steps, which differ in the mechanism."""
+    steps, seeds, sequences = {
+        "smoke": ({TEXT: 2, PASSKEY: 2}, 1, 4),
+        "small": ({TEXT: 600, PASSKEY: 400}, 3, 128),
+        "full": ({TEXT: 20_000, PASSKEY: 5_000}, 10, 1024),
+    }[size]
+    layers, d_model, heads = {"smoke": (1, 8, 2), "small": (2, 64, 4), "full": (2, 256, 8)}[size]
+    made = {}
+    for label, (task, curriculum) in TASKS.items():
+        base = RunConfig(
+            task=task,
+            model=Decoder(num_layers=layers, d_model=d_model, num_heads=heads, position=RoPE()),
+            training=Training(
+                steps=steps[label],
+                batch_size=4 if size == "smoke" else 32,
+                learning_rate=1e-3 if size == "full" else RATES[label],
+                curriculum=curriculum,
+            ),
+            evaluation=Evaluation(
+                lengths=(TRAINED, FAR) if size == "smoke" else LENGTHS,
+                sequences=sequences,
+                conditions={label: task},
+            ),
+        )
+        trained = over_seeds(base, range(seeds))
+        for name, kernel in MECHANISMS.items():
+            made[arm(label, name)] = trained if name == TRAINED_WITH else [_swapped(run, kernel) for run in trained]
+    return made
+
+
+def _swapped(parent: RunConfig, kernel: Kernel) -> RunConfig:
+    """The parent's weights under another mechanism, as they are."""
+    child = parent.replace(parent=parent, model=parent.model.replace(kernel=kernel))
+    return replace_at(child, "training.steps", 0)
+
+
+def measure(run: Run) -> pl.DataFrame:
+    """What a wrong key in one layer does at the trained length: a row for each layer and strength."""
+    sequences = min(128, run.config.evaluation.sequences)
+    found = distractor_robustness(
+        run, lengths=(TRAINED,), strengths=STRENGTHS, sequences=sequences, seed=run.config.data_seed
+    )
+    return found.frame().select("layer", "strength", "loss_change", "accuracy", "best_share", "wrong_share")
+
+
+def counted(rows: pl.DataFrame, evidence: Evidence, task: str, mechanism: str) -> pl.DataFrame:
+    """The rows of an arm, by seed, without seeds whose softmax run did not learn: there is nothing to lose then. Of
+    text no optimum is known, so all count."""
+    softmax = evidence.rows.filter(pl.col("arm") == arm(task, TRAINED_WITH))
+    failed = softmax.filter(~pl.col("learned"))["seed"].unique().to_list()
+    return rows.filter((pl.col("arm") == arm(task, mechanism)) & ~pl.col("seed").is_in(failed)).sort("seed")
+
+
+def values(evidence: Evidence, task: str, mechanism: str, length: int) -> pl.DataFrame:
+    """The task's measure at a length: ``seed`` and ``value``."""
+    rows = counted(evidence.rows, evidence, task, mechanism).filter(pl.col("length") == length)
+    return rows.select("seed", pl.col(MEASURE[task]).alias("value"))
+
+
+def harm(evidence: Evidence, task: str, mechanism: str, strength: float) -> pl.DataFrame:
+    """Change of loss by a wrong key of this strength, mean over layers: ``seed`` and ``value``."""
+    rows = counted(evidence.measured, evidence, task, mechanism).filter(pl.col("strength") == strength)
+    return rows.group_by("seed", maintain_order=True).agg(value=pl.col("loss_change").mean())
+
+
+TAKEN = 0.05
+"""The largest relative rise of the loss, or fall of the normalized accuracy, of a mechanism that is taken."""
+
+
+def decide_taken(task: str, mechanism: str, evidence: Evidence) -> Decision:
+    """Whether the weights lose next to nothing by the mechanism at the trained length."""
+    own, softmax = (values(evidence, task, name, TRAINED) for name in (mechanism, TRAINED_WITH))
+    both = softmax.join(own, on="seed", suffix="_own")
+    lost = both["value_own"] / both["value"] - 1 if task == TEXT else both["value"] - both["value_own"]
+    verdict = judged(mean_interval((TAKEN - lost).to_list()))
+    unit = "of softmax's loss" if task == TEXT else "of normalized accuracy"
+    return Decision(
+        verdict, mean_interval(lost.to_list()), unit, _means(task, {mechanism: own, TRAINED_WITH: softmax})
+    )
+
+
+def decide_further(task: str, mechanism: str, evidence: Evidence) -> Decision:
+    """Whether the weights do better far away with the mechanism than with softmax."""
+    own, softmax = (values(evidence, task, name, FAR) for name in (mechanism, TRAINED_WITH))
+    # The better loss is the smaller one.
+    interval = paired_difference(softmax, own, "value") if task == TEXT else paired_difference(own, softmax, "value")
+    unit = "nats" if task == TEXT else "of normalized accuracy"
+    return Decision(judged(interval), interval, unit, _means(task, {mechanism: own, TRAINED_WITH: softmax}))
+
+
+def decide_sharper(evidence: Evidence) -> Decision:
+    """Whether the largest power costs more than the smallest at the trained length."""
+    found = {f"p={p}": values(evidence, TEXT, re_weighted(p), TRAINED) for p in POWERS}
+    first, *_, last = found.values()
+    interval = paired_difference(last, first, "value")
+    return Decision(judged(interval), interval, "nats", _means(TEXT, found))
+
+
+def decide_harm(task: str, evidence: Evidence) -> Decision:
+    """Whether a double of the best key harms re-weighted softmax more than softmax."""
+    own, softmax = (harm(evidence, task, name, 1.0) for name in (SHARPEST, TRAINED_WITH))
+    interval = paired_difference(own, softmax, "value")
+    detail = f"Change of loss: {_listed({SHARPEST: own, TRAINED_WITH: softmax})}."
+    return Decision(judged(interval), interval, "nats", detail)
+
+
+def _means(task: str, found: Mapping[str, pl.DataFrame]) -> str:
+    return f"{MEASURE[task].replace('_', ' ').capitalize()}: {_listed(found)}."
+
+
+def _listed(found: Mapping[str, pl.DataFrame]) -> str:
+    means = {name: mean_interval(one["value"].to_list()).estimate for name, one in found.items()}
+    return ", ".join(f"{name} {'not learned' if mean is None else f'{mean:.2f}'}" for name, mean in means.items())
+
+
+COUNTED = "over the seeds whose softmax run learned (of text all)"
+PAPER = "Gao, Spratling, Gionfrida, arXiv 2501.13428"
+FREE = f"{PAPER}, version 2, whose abstract calls re-weighting free of fine-tuning"
+OWN = "this lab"
+
+
+def _taken_claim(task: str, mechanism: str, source: str) -> Claim:
+    loss = task == TEXT
+    what = f"{mechanism} over that of softmax, minus one" if loss else f"softmax minus that of {mechanism}"
+    return Claim(
+        name=f"{mechanism} is taken, {task}",
+        statement=f"A softmax model takes {mechanism} without training, at the length it knows ({task}).",
+        source=source,
+        rule=f"{'Loss' if loss else 'Normalized accuracy'} at length {TRAINED} with {what}, by seed, {COUNTED}. "
+        f"Held if the 95 % interval of the mean lies below {TAKEN}, did not hold if it lies at or above, else not "
+        "decided.",
+        decide=partial(decide_taken, task, mechanism),
+    )
+
+
+def _further_claim(task: str, mechanism: str) -> Claim:
+    what = f"Loss at length {FAR} with softmax minus that with {mechanism}"
+    if task != TEXT:
+        what = f"Normalized accuracy at length {FAR} with {mechanism} minus that with softmax"
+    return Claim(
+        name=f"{mechanism} carries further, {task}",
+        statement=f"The same weights ({task}) do better at eight times the trained length with {mechanism} than "
+        "with softmax.",
+        source=FREE,
+        rule=f"{what}, paired by seed, {COUNTED}. {ABOVE_ZERO}",
+        decide=partial(decide_further, task, mechanism),
+    )
+
+
+def _harm_claim(task: str) -> Claim:
+    return Claim(
+        name=f"distractors, {task}",
+        statement=f"A wrong key that scores like the best one harms {SHARPEST} more than softmax, "
+        f"with the same weights ({task}).",
+        source=OWN,
+        rule=f"Change of the loss of the last target at length {TRAINED} by a wrong key of strength 1 (a double of "
+        f"the best key), mean over layers; {SHARPEST} minus softmax, paired by seed, {COUNTED}. {ABOVE_ZERO}",
+        decide=partial(decide_harm, task),
+    )
+
+
+CLAIMS = (
+    _taken_claim(TEXT, "LSSA", OWN),
+    _taken_claim(TEXT, lssar(15), OWN),
+    _taken_claim(TEXT, re_weighted(15), FREE),
+    _taken_claim(PASSKEY, re_weighted(15), FREE),
+    _further_claim(TEXT, re_weighted(3)),
+    _further_claim(TEXT, re_weighted(15)),
+    _further_claim(PASSKEY, re_weighted(3)),
+    _further_claim(PASSKEY, re_weighted(15)),
+    Claim(
+        name="a larger p costs more",
+        statement="The larger the power of re-weighting without training, the more it costs at the trained length.",
+        source=OWN,
+        rule=f"Loss of text at length {TRAINED} with {SHARPEST} minus that with "
+        f"{re_weighted(POWERS[0])}, paired by seed. {ABOVE_ZERO}",
+        decide=decide_sharper,
+    ),
+    _harm_claim(TEXT),
+    _harm_claim(PASSKEY),
+)
+
+
+def figure(evidence: Evidence) -> Figure:
+    """For each task: LSSAR by length, re-weighted softmax by length, and what a wrong key does."""
+    plain = {TRAINED_WITH: Look(INK, "X", ""), "LSSA": Look(GRAY, "o", (5, 1.5))}
+    powers = looks_of([f"p={p}" for p in POWERS])
+    looks = plain | powers
+    measures = {
+        TEXT: ("loss_more", "loss above softmax's (nats)"),
+        PASSKEY: ("normalized_accuracy", "normalized accuracy"),
+    }
+    rows = with_differences(evidence.rows)
+    with styled():
+        chart, axes = panels(3 * len(TASKS))
+        for task, (lssa, again, wrong) in zip(TASKS, (axes[:3], axes[3:]), strict=True):
+            measure, words = measures[task]
+            for ax, named, family in ((lssa, lssar, "LSSA, LSSAR"), (again, re_weighted, "softmax, re-weighted")):
+                curves = {TRAINED_WITH: TRAINED_WITH} | ({"LSSA": "LSSA"} if ax is lssa else {})
+                curves |= {f"p={p}": named(p) for p in POWERS}
+                draw_by_length(
+                    ax,
+                    {name: rows.filter(pl.col("arm") == arm(task, one)) for name, one in curves.items()},
+                    looks,
+                    title=f"{task}: {family}",
+                    measure=measure,
+                    only_learned=False,
+                    words=words if ax is lssa or task == TEXT else "",
+                )
+            _draw_harm(wrong, evidence, task, looks)
+        same_height(axes[3:5])
+        legend_below(chart, plain, powers, band="line: median over seeds; band: smallest to largest")
+    return chart
+
+
+def with_differences(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with ``loss_more``, the loss above that of softmax with the same seed, task and length."""
+    softmax = rows.filter(pl.col("arm").str.ends_with(f": {TRAINED_WITH}"))
+    keys = ["condition", "seed", "length"]
+    joined = rows.join(softmax.select(*keys, "loss"), on=keys, how="left", suffix="_softmax", maintain_order="left")
+    return joined.with_columns(loss_more=pl.col("loss") - pl.col("loss_softmax"))
+
+
+def _draw_harm(ax: Axes, evidence: Evidence, task: str, looks: dict[str, Look]) -> None:
+    """Change of the loss by strength of the wrong key, of softmax, LSSA and re-weighted softmax."""
+    curves = {TRAINED_WITH: TRAINED_WITH, "LSSA": "LSSA"} | {f"p={p}": re_weighted(p) for p in POWERS}
+    for name, mechanism in curves.items():
+        own = evidence.measured.filter(pl.col("arm") == arm(task, mechanism))
+        by_seed = own.group_by("seed", "strength").agg(pl.col("loss_change").mean())
+        change = pl.col("loss_change")
+        each = by_seed.group_by("strength").agg(change.median(), low=change.min(), high=change.max()).sort("strength")
+        ax.plot(each["strength"], each["loss_change"], **line_style(looks[name]), zorder=3)
+        ax.fill_between(each["strength"], each["low"], each["high"], color=looks[name].color, alpha=0.15, linewidth=0)
+    ax.axvline(1, color=GRAY, linewidth=0.8, zorder=0)
+    ax.set_xticks(STRENGTHS)
+    ax.set_xlabel("strength of the wrong key")
+    ax.set_ylabel("change of loss (nats)")
+    ax.set_title(f"{task}: wrong key, re-weighted", fontsize=10)
+
+
+def tables(evidence: Evidence) -> dict[str, pl.DataFrame]:
+    """What a wrong key draws and does, for each mechanism."""
+    at = evidence.measured.filter(pl.col("strength") == 1.0)
+    means = at.group_by("arm", maintain_order=True).agg(
+        pl.col("loss_change").mean().alias("change of loss (nats)"),
+        pl.col("accuracy").mean(),
+        pl.col("best_share").mean().alias("weight on the best key"),
+        pl.col("wrong_share").mean().alias("weight on the wrong key"),
+    )
+    return {f"A wrong key that is a double of the best one, length {TRAINED}, mean over layers and seeds": means}
+
+
+study = Study(
+    name="swap_attention",
+    title="Attention exchanged after training",
+    question=(
+        "A decoder of two layers with RoPE learns text (bytes of source code) or to recite a passkey, with "
+        f"softmax attention and sequences of up to {TRAINED} tokens. The same weights are then evaluated without "
+        "a step of training with LSSA, with LSSAR, and with softmax that is re-weighted afterwards, for powers p "
+        "from 1 to 15: does a trained model take another mechanism, and does it carry further with it? Beside "
+        "it, what a wrong key that scores like the best one does to each of them."
+    ),
+    arms=arms,
+    claims=CLAIMS,
+    figure=figure,
+    columns=("loss", "normalized_accuracy"),
+    measure=measure,
+    tables=tables,
+)

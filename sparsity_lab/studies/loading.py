@@ -1,0 +1,110 @@
+"""Studies are files, named by their paths.
+
+A study is a Python file that defines one ``Study``, or a folder whose ``study.py`` does, with plain modules beside it
+(``from .arms import arms``). ``load_study`` imports it as an ordinary module: ``my_study`` for ``my_study.py``,
+``k_locality.study`` for ``k_locality/study.py``. The folder that holds the file or folder is put at the end of
+``sys.path``, which worker processes and Ray's workers inherit. So they import the same module under the same name,
+and know the settings that it registers.
+"""
+
+import importlib
+import sys
+import traceback
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+
+from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.studies.study import Study
+
+__all__ = ["load_study", "results_folder", "studies_in"]
+
+_FILE = "study.py"
+
+
+def load_study(path: Path | str) -> Study:
+    """The study that a file, or the ``study.py`` in a folder, defines.
+
+    The file is executed each time, with the modules beside it, so that a notebook sees what was edited.
+
+    Raises:
+        SettingError: no such file, one that cannot be imported, one that defines no ``Study`` or several, or one
+            whose name another module has.
+    """
+    file = _file_of(Path(path))
+    name = f"{file.parent.name}.{file.stem}" if file.name == _FILE else file.stem
+    top = name.partition(".")[0]
+    root = file.parents[name.count(".")]
+    if str(root) not in sys.path:
+        sys.path.append(str(root))
+    importlib.invalidate_caches()
+    found = _spec_of(name)
+    if found is None or found.origin is None or Path(found.origin).resolve() != file:
+        raise SettingError(str(path), "a name without dots that no other module has", top)
+    for loaded in [one for one in sys.modules if one == top or one.startswith(f"{top}.")]:
+        del sys.modules[loaded]
+    try:
+        module = importlib.import_module(name)
+    # The file is anybody's code, and anything may go wrong in it.
+    except (Exception, SystemExit) as error:
+        got = f"{type(error).__name__}: {error}{_place(error, file)}"
+        raise SettingError(str(path), "a study that can be imported", Shown(got)) from error
+    return _only_study(module, path)
+
+
+def results_folder(path: Path) -> Path:
+    """Where the result of a study lies: in its folder; for a file ``my_study.py``, in ``my_study`` beside it.
+
+    Raises:
+        SettingError: no such study.
+    """
+    file = _file_of(path)
+    return path.parent if path.name == _FILE else path if file.name == _FILE else path.with_suffix("")
+
+
+def studies_in(path: Path) -> list[Path]:
+    """The study at a path, or all studies in a folder of studies; those with a result alone."""
+    if path.is_file() or (path / _FILE).is_file():
+        return [path] if any(results_folder(path).glob("*.parquet")) else []
+    folders = [file.parent for file in path.glob(f"*/{_FILE}")]
+    files = [file for file in path.glob("*.py") if file.with_suffix("").is_dir()]
+    return sorted(one for one in (*folders, *files) if any(results_folder(one).glob("*.parquet")))
+
+
+def _file_of(path: Path) -> Path:
+    file = path / _FILE if path.is_dir() else path
+    if file.suffix != ".py" or not file.is_file():
+        places = dict.fromkeys((path.parent, Path("experiments")))
+        known = [str(one.parent) for place in places for one in sorted(place.glob(f"*/{_FILE}"))]
+        raise SettingError("study", f"a file that ends in .py or a folder with a {_FILE}", str(path), known)
+    return file.resolve()
+
+
+def _spec_of(name: str) -> ModuleSpec | None:
+    """What an import of this name would find, whatever has been imported before."""
+    if name.partition(".")[0] in sys.stdlib_module_names:
+        return None
+    spec, path = None, None
+    for end in [place for place, letter in enumerate(f"{name}.") if letter == "."]:
+        spec = PathFinder.find_spec(name[:end], path)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+    return spec
+
+
+def _only_study(module: ModuleType, path: Path | str) -> Study:
+    studies = {id(value): name for name, value in vars(module).items() if isinstance(value, Study)}
+    if len(studies) != 1:
+        got = Shown(" and ".join(studies.values()) or "none")
+        raise SettingError(str(path), "a file that defines one Study", got)
+    study: Study = getattr(module, next(iter(studies.values())))
+    return study
+
+
+def _place(error: BaseException, file: Path) -> str:
+    """The last line of the study that was at work."""
+    if isinstance(error, SyntaxError):  # which names its line itself
+        return ""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == file.parent]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""

@@ -1,0 +1,190 @@
+"""The rules of ``attention_anatomy`` say each verdict, and its tables keep apart what learned and what did not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import polars as pl
+import pytest
+from attention_anatomy.arms import FAR, KERNELS, LENGTH_SCALED, TRAINED
+from attention_anatomy.claims import FEWEST
+from attention_anatomy.page import tables
+from attention_anatomy.study import study as attention_anatomy
+from made_up_evidence import TORN, Learned, claim_of, made_up, shifted
+
+from sparsity_lab.studies import Decision, Evidence
+
+ARMS = list(KERNELS)
+Measures = Callable[[str, int, int], dict[str, float]]
+"""From arm, length and seed; what is not given is 1, and the slope of entropy -1."""
+
+
+def evidence_of(measures: Measures, learned: Learned = lambda arm, condition, seed: True) -> Evidence:
+    """Evidence in which the arms hold the better at ``FAR`` the later they come in ``ARMS``. Two heads lie at equal
+    distances from each measure, and a rescaled row beside them, which no claim looks at, is far off."""
+
+    def value(arm: str, condition: str, length: int, seed: int) -> float:
+        return 1.0 if length <= TRAINED else (1 + ARMS.index(arm)) / 20
+
+    made = made_up(attention_anatomy, value, learned)
+    rows = []
+    for arm, seed, run, length in made.rows.select("arm", "seed", "run", "length").unique(maintain_order=True).rows():
+        own = {"entropy": 1.0, "mass": 1.0, "query_slope": -1.0} | measures(arm, length, seed)
+        place = {"arm": arm, "seed": seed, "run": run, "length": length, "layer": 0}
+        for head in (0, 1):
+            about = {name: one + (head - 0.5) for name, one in own.items()}
+            rows.append(place | {"head": head, "factor": 1.0, "uniform": 3 / (length + 2), "query_norm": 2.0} | about)
+            rows.append(place | {"head": head, "factor": 2.0, "entropy": 1e3, "entropy_change": 1e3})
+    return replace(made, measures=pl.DataFrame(rows, infer_schema_length=None))
+
+
+def decided(claim: str, evidence: Evidence) -> Decision:
+    return claim_of(attention_anatomy, claim).decide(evidence)
+
+
+def at_far(**measures: Callable[[str, int], float]) -> Measures:
+    """Measures at ``FAR``, from arm and seed."""
+    return lambda arm, length, seed: {n: f(arm, seed) for n, f in measures.items()} if length == FAR else {}
+
+
+def rising(*signs: int) -> Callable[[str, int], float]:
+    """Above 1, and by seed rising (1) or falling (-1) along the arms, so with or against what they hold."""
+    return lambda arm, seed: 20.0 + signs[seed] * ARMS.index(arm)
+
+
+RANKS = {
+    "entropy and accuracy": ("entropy", -1),
+    "mass and accuracy": ("mass", 1),
+    "mass kept and accuracy": ("mass", 1),
+}
+
+
+def test_every_claim_is_shown_here() -> None:
+    names = {claim.name for claim in attention_anatomy.claims}
+    assert names == {*RANKS, "length scaling", "linear attention is flat", "norm awareness"}
+
+
+@pytest.mark.parametrize("name", RANKS)
+@pytest.mark.parametrize(
+    ("signs", "verdict"),
+    [((1, 1, 1), "held"), ((-1, -1, -1), "did not hold"), ((1, 1, -1), "not decided")],
+    ids=["held", "did not hold", "not decided"],
+)
+def test_rank_correlations(name: str, signs: tuple[int, int, int], verdict: str) -> None:
+    column, sign = RANKS[name]
+    found = decided(name, evidence_of(at_far(**{column: rising(*(sign * one for one in signs))})))
+    assert found.verdict == verdict
+    assert found.interval.estimate == pytest.approx(sign * sum(signs) / 3)
+    assert found.interval.count == 3
+
+
+def test_entropy_counts_by_how_far_it_moves_not_where_to() -> None:
+    """It falls by as much as it could rise, the more the better an arm holds: the less it moves, the worse."""
+    falls = at_far(entropy=lambda arm, seed: -20.0 - ARMS.index(arm))
+    assert decided("entropy and accuracy", evidence_of(falls)).verdict == "did not hold"
+
+
+def test_mass_kept_is_beside_that_of_the_trained_length() -> None:
+    """All have the same mass at the far end; what they had before falls along the arms, so that more is kept."""
+    had = {arm: 30.0 - i for i, arm in enumerate(ARMS)}
+    evidence = evidence_of(lambda arm, length, seed: {"mass": had[arm]} if length == TRAINED else {})
+    assert decided("mass kept and accuracy", evidence).verdict == "held"
+    # Alike up to the last: no order, so no correlation.
+    assert decided("mass and accuracy", evidence).interval.estimate is None
+
+
+def test_too_few_kernels_and_those_that_never_learned_say_nothing() -> None:
+    mass = at_far(mass=rising(1, 1, 1))
+    few = evidence_of(mass, lambda arm, condition, seed: ARMS.index(arm) < FEWEST - 1)
+    found = decided("mass and accuracy", few)
+    assert (found.verdict, found.interval.count) == ("not decided", 0)
+    enough = evidence_of(mass, lambda arm, condition, seed: ARMS.index(arm) < FEWEST)
+    assert decided("mass and accuracy", enough).verdict == "held"
+    # The last arm holds best, and would spoil the order if it counted; without it, it is perfect.
+    spoiled = at_far(mass=lambda arm, seed: 0.0 if arm == ARMS[-1] else 20.0 + ARMS.index(arm))
+    assert decided("mass and accuracy", evidence_of(spoiled)).interval.estimate == pytest.approx(1 - 6 * 110 / 1320)
+    without = evidence_of(spoiled, lambda arm, condition, seed: arm != ARMS[-1])
+    assert decided("mass and accuracy", without).interval.estimate == pytest.approx(1.0)
+
+
+def test_the_arm_that_a_correlation_hangs_on_is_named() -> None:
+    """Without the last arm, whose mass is the largest, the order of the others is reversed."""
+    mass = at_far(mass=lambda arm, seed: 99.0 if arm == ARMS[-1] else 20.0 - ARMS.index(arm))
+    assert f"without {ARMS[-1]} it is -1.00" in decided("mass and accuracy", evidence_of(mass)).detail
+
+
+THREE = [(shifted(0.3), "held"), (shifted(-0.3), "did not hold"), (TORN, "not decided")]
+
+
+@pytest.mark.parametrize(("by", "verdict"), THREE)
+def test_length_scaling(by: tuple[float, ...], verdict: str) -> None:
+    """Softmax moves by 1 and ``by`` more than the mean of the scaled ones, which differ among each other."""
+
+    def entropy(arm: str, seed: int) -> float:
+        if arm == "softmax":
+            return 2.0 + by[seed]
+        place = LENGTH_SCALED.index(arm) if arm in LENGTH_SCALED else 99
+        return 2.0 + (place - (len(LENGTH_SCALED) - 1) / 2)
+
+    found = decided("length scaling", evidence_of(at_far(entropy=entropy)))
+    assert found.verdict == verdict
+    assert found.interval.estimate == pytest.approx(sum(by[:3]) / 3)
+    # One that never learned does not enter the mean: without the last, that of the others is half a nat lower.
+    last = LENGTH_SCALED[-1]
+    rest = decided("length scaling", evidence_of(at_far(entropy=entropy), lambda arm, condition, seed: arm != last))
+    assert rest.interval.estimate == pytest.approx(sum(by[:3]) / 3 + 0.5)
+    assert last not in rest.detail
+    never = evidence_of(at_far(entropy=entropy), lambda arm, condition, seed: arm != "softmax")
+    assert decided("length scaling", never).verdict == "not decided"
+
+
+PAIRS = {
+    "linear attention is flat": ("entropy", "linear, elu", "softmax"),
+    "norm awareness": ("query_slope", "linear, elu", "linear, norm-aware"),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize(("by", "verdict"), THREE)
+def test_pairs(name: str, by: tuple[float, ...], verdict: str) -> None:
+    column, arm, minus = PAIRS[name]
+
+    def measures(own: str, length: int, seed: int) -> dict[str, float]:
+        # Each seed has a level of its own, which pairing takes out; other lengths say the opposite.
+        return {column: 5.0 * seed + (by[seed] if own == arm else 0.0) * (1 if length == TRAINED else -9)}
+
+    found = decided(name, evidence_of(measures))
+    assert found.verdict == verdict
+    assert found.interval.estimate == pytest.approx(sum(by[:3]) / 3)
+    unlearned = evidence_of(measures, lambda own, condition, seed: own != minus)
+    assert decided(name, unlearned).verdict == "not decided"
+    # Only seeds that both learned.
+    some = evidence_of(measures, lambda own, condition, seed: own != minus or seed > 0)
+    assert decided(name, some).interval.count == 2
+
+
+def test_tables_keep_runs_apart_that_never_learned() -> None:
+    """Of softmax one of three did not learn, and of the last arm none did; their numbers enter no other mean."""
+
+    def learned(arm: str, condition: str, seed: int) -> bool:
+        return arm != ARMS[-1] and (arm, seed) != ("softmax", 2)
+
+    evidence = evidence_of(lambda arm, length, seed: {"entropy": 100.0 if seed == 2 else 3.0 + seed}, learned)
+    entropy, _, slope = tables(evidence).values()
+    rows = {row["arm"]: row[str(TRAINED)] for row in entropy.iter_rows(named=True)}
+    assert rows["softmax (2 learned)"] == pytest.approx(3.5)
+    assert rows["softmax (1 that did not learn)"] == pytest.approx(100.0)
+    assert rows[f"{ARMS[-1]} (3 that did not learn)"] == pytest.approx((3 + 4 + 100) / 3)
+    assert rows[f"{ARMS[1]} (3 learned)"] == pytest.approx((3 + 4 + 100) / 3)
+    assert list(rows)[-2:] == ["softmax (1 that did not learn)", f"{ARMS[-1]} (3 that did not learn)"]
+    assert len(slope) == len(ARMS) + 1
+
+
+def test_the_figure_draws_what_learned() -> None:
+    evidence = evidence_of(lambda arm, length, seed: {}, lambda arm, condition, seed: arm != ARMS[-1])
+    drawn = attention_anatomy.figure(evidence)
+    (legend,) = drawn.legends
+    words = [text.get_text() for text in legend.get_texts()]
+    assert f"{ARMS[-1]} (never learned, not drawn)" in words
+    assert f"{ARMS[0]} (3 of 3 learned)" in words
+    # Ten curves, and the two levels of normalized accuracy.
+    assert len(drawn.axes[0].lines) == len(ARMS) - 1 + 2
