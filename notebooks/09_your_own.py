@@ -113,5 +113,5 @@ results
 extrapolation_curve(results, by=("model.position", "model.kernel"))
 
 # %% [markdown]
-# In the package itself, the shared tests would now hold the kernel to the contract of all kernels and the
-# task to the certificate of all tasks. See "How to" in the documentation.
+# What the lab asks of its own classes, `check_task`, `check_position` and the others of `sparsity_lab.testing`
+# ask of yours, in one line each. See "How to" in the documentation.

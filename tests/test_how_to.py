@@ -34,3 +34,13 @@ def test_pages_use_public_names_alone(guide: Path) -> None:
     code = "\n".join(code_of(guide))
     assert re.findall(r"sparsity_lab\.\w+\.\w+", code) == []
     assert re.findall(r"(?<!self)\._[a-z]\w*", code) == []
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
+def test_a_page_shows_the_file_that_it_names(guide: Path) -> None:
+    """Where the notebook about own classes imports the file."""
+    text = guide.read_text(encoding="utf-8")
+    for name in re.findall(r"`(\w+\.py)`", text.split("```")[0]):
+        file = ROOT / "notebooks" / "own" / name
+        if file.is_file() and code_of(guide):
+            assert code_of(guide)[0] == file.read_text(encoding="utf-8")

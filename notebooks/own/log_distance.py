@@ -18,6 +18,7 @@ class LogDistance(PositionScheme):
     """
 
     kernel_kind = "bias"  # kernels that take a bias take this scheme
+    relative = True  # only differences of indices matter
 
     slope: float = 1.0
 

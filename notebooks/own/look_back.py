@@ -1,16 +1,24 @@
 """A task of one's own: the answer is the token at a fixed distance before the query."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsity_lab.generators import Batch, Step, Stream, Task, Truth, Vocabulary
-from sparsity_lab.generators.position_laws import OneBlock
-from sparsity_lab.generators.query_layout import noisy_log_posterior, query_batch
-from sparsity_lab.generators.stream import bounded
+from sparsity_lab.generators import (
+    Batch,
+    OneBlock,
+    Step,
+    Stream,
+    Task,
+    Truth,
+    Vocabulary,
+    bounded,
+    noisy_log_posterior,
+    query_batch,
+)
 from sparsity_lab.settings import SettingError, register
 
 
@@ -52,14 +60,14 @@ class LookBack(Task):
         return self.distance + 5, self.distance + 40
 
     # Sequence i is a function of (seed, name, length, i) alone: all randomness is words of the stream, a fixed number
-    # of them for each sequence.
+    # of them for each sequence. `checked_length` refuses what is no length of this task, and what is no whole number.
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
         length = self.checked_length(length)
         tokens = np.empty((count, length + 2), dtype=np.int64)
         tokens[:, 0], tokens[:, -1] = self.vocabulary.token("BOS"), self.vocabulary.token("=")
         tokens[:, 1:-1] = bounded(stream.words("letters", length, start, count, length), self.num_letters)
         source = length + 1 - self.distance
-        return query_batch(self.vocabulary, tokens, tokens[:, source], lambda: np.full((count, 1), source))
+        return query_batch(self.vocabulary, tokens, tokens[:, source], partial(np.full, (count, 1), source))
 
     # What is declared is what `certify` tests. What does not apply is left out.
     def truth(self, length: int) -> Truth:
@@ -78,7 +86,7 @@ class LookBack(Task):
             position_law=OneBlock(first),
             labels=tuple(range(m)),
             label_distribution=labels,
-            build_joint=lambda: self._joint(length),
+            build_joint=partial(self._joint, length),
             value_distribution=labels,
             independent_values=True,
         )

@@ -15,6 +15,7 @@ from sparsity_lab.generators.locality import Anchored as Anchored
 from sparsity_lab.generators.locality import Geometric as Geometric
 from sparsity_lab.generators.locality import Law as Law
 from sparsity_lab.generators.locality import PowerLaw as PowerLaw
+from sparsity_lab.generators.locality import ProductLaw as ProductLaw
 from sparsity_lab.generators.locality import Recent as Recent
 from sparsity_lab.generators.locality import Uniform as Uniform
 from sparsity_lab.generators.locality import Window as Window

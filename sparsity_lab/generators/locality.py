@@ -23,7 +23,7 @@ from scipy.special import comb, gammaln
 from sparsity_lab.generators.stream import open_unit
 from sparsity_lab.settings import Setting, SettingError, register
 
-__all__ = ["Anchored", "Geometric", "Law", "PowerLaw", "Recent", "Uniform", "Window"]
+__all__ = ["Anchored", "Geometric", "Law", "PowerLaw", "ProductLaw", "Recent", "Uniform", "Window"]
 
 # Beyond these, logarithms of weights lose the digits that tell places apart.
 _LARGEST_EXPONENT = 100
