@@ -2,21 +2,26 @@
 
 from collections.abc import Mapping
 from functools import partial
-from statistics import fmean
 
 import numpy as np
 import polars as pl
 
-from sparsity_lab.analysis import Interval, mean_interval
-from sparsity_lab.studies import ABOVE_ZERO, Claim, Decision, Evidence, held_above, judged
+from sparsity_lab.analysis import Replicates, by_replicate, paired_differences
+from sparsity_lab.studies import (
+    ABOVE_ZERO,
+    Claim,
+    Decision,
+    Evidence,
+    decided,
+    held_above,
+    means_listed,
+    shares_of_way,
+)
 
 from .arms import BUDGETS, MIDDLE, NATIVE, TASKS, TEXT, dense
 from .measure import DENSE, ORACLE, OWN, RANDOM, TOP_K, TOP_P, UNTRAINED, WINDOW
 
 __all__ = ["CLAIMS", "found", "learned"]
-
-Values = Mapping[int, float]
-"""A number for each seed."""
 
 ALLOWED = 0.05
 """How much quality a retrofit may cost: five points of accuracy, or 0.05 nats."""
@@ -34,42 +39,35 @@ def learned(evidence: Evidence, arm: str) -> list[int]:
     return by_seed.filter(pl.when("unknown").then("better").otherwise("learned"))["seed"].sort().to_list()
 
 
-def found(evidence: Evidence, arm: str, column: str, **where: object) -> Values:
+def found(evidence: Evidence, arm: str, column: str, **where: object) -> Replicates:
     """A measure of an arm by seed, of the seeds that learned."""
     own = evidence.measured.filter(pl.col("arm") == arm).filter(**where)
-    own = own.filter(pl.col("seed").is_in(learned(evidence, arm))).drop_nulls(column).sort("seed")
-    return dict(own.select("seed", column).iter_rows())
+    own = own.filter(pl.col("seed").is_in(learned(evidence, arm)))
+    return by_replicate(own, column)
 
 
-def quality(evidence: Evidence, task: str, choice: str, k: int | None = MIDDLE) -> Values:
+def quality(evidence: Evidence, task: str, choice: str, k: int | None = MIDDLE) -> Replicates:
     """Of a dense run under a choice of keys."""
     where: dict[str, object] = {"what": "budget", "choice": choice} | ({} if k is None else {"k": k})
     return found(evidence, dense(task), "quality", **where)
 
 
-def difference(of: Values, minus: Values) -> Interval:
-    """Paired by seed."""
-    return mean_interval([of[seed] - minus[seed] for seed in sorted(of.keys() & minus.keys())])
-
-
-def decided(values: Mapping[str, Values], task: str, above: float = 0.0) -> Decision:
+def compared(values: Mapping[str, Replicates], task: str, above: float = 0.0) -> Decision:
     """The first less the second of two, against a value."""
-    first, second = values.values()
-    interval = difference(first, second)
-    words = [f"{name} {fmean(one.values()):.3f}" for name, one in values.items() if one]
-    detail = f"Means: {'; '.join(words)}." if words else "No dense run learned."
-    return Decision(judged(interval, above=above), interval, _unit(task), detail)
+    words = means_listed(values, 3)
+    detail = f"Means: {words}." if words else "No dense run learned."
+    return decided(paired_differences(*values.values()), _unit(task), detail, above=above)
 
 
 def decide_choice(task: str, choice: str, minus: str, evidence: Evidence) -> Decision:
     """Whether one choice is better than another at the middle budget."""
-    return decided({one: quality(evidence, task, one) for one in (choice, minus)}, task)
+    return compared({one: quality(evidence, task, one) for one in (choice, minus)}, task)
 
 
 def decide_cost(task: str, evidence: Evidence) -> Decision:
     """Whether the retrofit costs no more than is allowed."""
     values = {TOP_K: quality(evidence, task, TOP_K), DENSE: quality(evidence, task, DENSE, None)}
-    return decided(values, task, above=-ALLOWED)
+    return compared(values, task, above=-ALLOWED)
 
 
 def decide_oracle(evidence: Evidence) -> Decision:
@@ -78,16 +76,14 @@ def decide_oracle(evidence: Evidence) -> Decision:
     chance, own, best = (
         found(evidence, dense(TEXT), "mass", choice=choice, **where) for choice in (RANDOM, TOP_K, ORACLE)
     )
-    seeds = sorted(chance.keys() & own.keys() & best.keys())
-    interval = mean_interval([(own[seed] - chance[seed]) / (best[seed] - chance[seed]) for seed in seeds])
-    masses = {RANDOM: chance, TOP_K: own, ORACLE: best}
-    words = "; ".join(f"{name} {fmean(one.values()):.3f}" for name, one in masses.items() if one)
-    return Decision(judged(interval, above=0.5), interval, "of the way", f"Retained mass: {words}." if words else "")
+    words = means_listed({RANDOM: chance, TOP_K: own, ORACLE: best}, 3)
+    detail = f"Retained mass: {words}." if words else ""
+    return decided(shares_of_way(chance, own, best), "of the way", detail, above=0.5)
 
 
 def decide_shares(evidence: Evidence) -> Decision:
     """How much better top-p is than top-k at the same budget, between whose budgets quality is taken as linear."""
-    differences = []
+    differences = {}
     curve = evidence.measured.filter(arm=dense(TEXT), what="budget")
     for seed in learned(evidence, dense(TEXT)):
         own = curve.filter(seed=seed)
@@ -96,9 +92,8 @@ def decide_shares(evidence: Evidence) -> Decision:
         inside = own.filter(pl.col("choice") == TOP_P, pl.col("budget").is_between(low, high))
         if inside.height:
             at_same = np.interp(inside["budget"], by_rank["budget"], by_rank["quality"])
-            differences.append(float(np.mean(inside["quality"].to_numpy() - at_same)))
-    interval = mean_interval(differences)
-    return Decision(judged(interval), interval, _unit(TEXT))
+            differences[seed] = float(np.mean(inside["quality"].to_numpy() - at_same))
+    return decided(differences, _unit(TEXT))
 
 
 def decide_layers(evidence: Evidence) -> Decision:
@@ -107,14 +102,14 @@ def decide_layers(evidence: Evidence) -> Decision:
     alone = sorted((one for one in layers if one.isdigit()), key=int)
     names = (alone[-1], alone[0]) if alone else ("", "")
     values = [found(evidence, dense(TEXT), "quality", what="layers", layers=one) for one in names]
-    return decided({"last layer alone": values[0], "first layer alone": values[1]}, TEXT)
+    return compared({"last layer alone": values[0], "first layer alone": values[1]}, TEXT)
 
 
 def decide_native(above: float, minus: str, evidence: Evidence) -> Decision:
     """Whether training with selection is better than a retrofit, or costs no more than is allowed."""
     own = found(evidence, NATIVE[0], "quality", choice=OWN)
     other = quality(evidence, TEXT, minus, None if minus == DENSE else MIDDLE)
-    return decided({NATIVE[0]: own, f"{TEXT}: {minus}": other}, TEXT, above=above)
+    return compared({NATIVE[0]: own, f"{TEXT}: {minus}": other}, TEXT, above=above)
 
 
 def _unit(task: str) -> str:

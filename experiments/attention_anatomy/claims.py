@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 from functools import partial
+from statistics import fmean
 
-import numpy as np
 import polars as pl
-from scipy import stats
 
-from sparsity_lab.analysis import mean_interval
-from sparsity_lab.studies import Claim, Decision, Evidence, judged, paired
+from sparsity_lab.analysis import by_replicate, paired_differences
+from sparsity_lab.studies import Claim, Decision, Evidence, advantages, decided, means_listed, rank_correlations
 
 from .arms import FAR, LENGTH_SCALED, TRAINED
 
@@ -43,55 +42,37 @@ def moves(evidence: Evidence) -> pl.DataFrame:
 def decide_ranks(column: str, sign: int, evidence: Evidence) -> Decision:
     """The rank correlation over kernels of a column of ``moves`` with the accuracy there, one for each seed."""
     known = moves(evidence).drop_nulls([column, "normalized_accuracy"])
-    found = rank_correlations(known, column)
+    correlations = partial(rank_correlations, column=column, other="normalized_accuracy", fewest=FEWEST)
+    found = correlations(known)
     # Seeds say nothing of other kernels; how much hangs on one of these does.
-    without = {
-        arm: rank_correlations(known.filter(pl.col("arm") != arm), column) for arm in known["arm"].unique().sort()
-    }
-    left = {arm: sum(values) / len(values) for arm, values in without.items() if values}
-    detail = f"By seed: {', '.join(f'{one:.2f}' for one in found)}." if found else f"No seed with {FEWEST} kernels."
+    without = {arm: correlations(known.filter(pl.col("arm") != arm)) for arm in known["arm"].unique().sort()}
+    left = {arm: fmean(values.values()) for arm, values in without.items() if values}
+    by_seed = ", ".join(f"{one:.2f}" for one in found.values())
+    detail = f"By seed: {by_seed}." if found else f"No seed with {FEWEST} kernels."
     if left:
         arm = min(left, key=lambda name: sign * left[name])
         detail += f" The interval speaks of other seeds, not of other kernels: without {arm} it is {left[arm]:.2f}."
-    interval = mean_interval(found)
-    if interval.low is not None and interval.high is not None:
-        interval = replace(interval, low=max(-1.0, interval.low), high=min(1.0, interval.high))
-    return Decision(judged(mean_interval([sign * one for one in found])), interval, "rank correlation", detail)
-
-
-def rank_correlations(known: pl.DataFrame, column: str) -> list[float]:
-    """Of a column with the accuracy over kernels, for each seed with at least ``FEWEST`` of them."""
-    found = []
-    for part in known.sort("seed").partition_by("seed", maintain_order=True):
-        values, accuracy = part[column].to_numpy(), part["normalized_accuracy"].to_numpy()
-        if part.height >= FEWEST and np.ptp(values) > 0 and np.ptp(accuracy) > 0:
-            found.append(float(stats.spearmanr(values, accuracy).statistic))
-    return found
+    decision = decided(found, "rank correlation", detail, below=0.0 if sign < 0 else None)
+    low, high = decision.interval.low, decision.interval.high
+    if low is None or high is None:
+        return decision
+    return replace(decision, interval=replace(decision.interval, low=max(-1.0, low), high=min(1.0, high)))
 
 
 def decide_scaled(evidence: Evidence) -> Decision:
     """How much more softmax's entropy moves up than the mean of the length-scaled kernels' that learned."""
-    found, names = [], set()
-    for part in moves(evidence).sort("seed").partition_by("seed", maintain_order=True):
-        of = dict(part.select("arm", "entropy_move").iter_rows())
-        scaled = {name: of[name] for name in LENGTH_SCALED if name in of}
-        if "softmax" in of and scaled:
-            found.append(of["softmax"] - sum(scaled.values()) / len(scaled))
-            names |= set(scaled)
-    interval = mean_interval(found)
-    detail = f"Compared with {', '.join(name for name in LENGTH_SCALED if name in names)}." if names else ""
-    return Decision(judged(interval), interval, "nats", detail)
+    found, names = advantages(moves(evidence), "entropy_move", "softmax", LENGTH_SCALED)
+    less = {seed: -more for seed, more in found.items()}
+    return decided(less, "nats", f"Compared with {', '.join(names)}." if names else "")
 
 
 def decide_pair(arm: str, minus: str, column: str, unit: str, evidence: Evidence) -> Decision:
     """The difference of two arms at the longest trained length, over the seeds that both learned."""
     at = by_run(evidence).filter((pl.col("factor") == 1.0) & (pl.col("length") == TRAINED) & pl.col("learned"))
     if not {arm, minus} <= set(at["arm"]):
-        return Decision("not decided", mean_interval([]), unit, "One of the two never learned.")
-    interval = paired(at, arm, minus, TRAINED, column)
-    values = {name: at.filter(pl.col("arm") == name)[column].mean() for name in (arm, minus)}
-    detail = "; ".join(f"{name} {value:.2f}" for name, value in values.items() if isinstance(value, float))
-    return Decision(judged(interval), interval, unit, f"Means: {detail}.")
+        return decided({}, unit, "One of the two never learned.")
+    values = {name: by_replicate(at.filter(pl.col("arm") == name), column) for name in (arm, minus)}
+    return decided(paired_differences(*values.values()), unit, f"Means: {means_listed(values)}.")
 
 
 BY_SEED = "over seeds (Student's 95 % interval)"

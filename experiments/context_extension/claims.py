@@ -1,14 +1,14 @@
 """The claims and their rules."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from operator import sub, truediv
+from collections.abc import Callable, Mapping
+from operator import truediv
 
-from sparsity_lab.analysis import Interval, mean_interval
-from sparsity_lab.studies import Claim, Decision, Evidence, Verdict, judged
+from sparsity_lab.analysis import Replicates, paired, paired_differences
+from sparsity_lab.studies import Claim, Decision, Evidence, decided, shares_of_way, undecided
 
 from .arms import INTERPOLATED, LONGER, PLAIN
-from .lookup import above, by_seed, chosen, context, mean, measures, values
+from .lookup import above, chosen, context, mean, measures, values
 
 __all__ = ["CLAIMS"]
 
@@ -18,24 +18,13 @@ PAPER = "arXiv 2309.12307"
 WITH_BOTH = "with LoRA, embedding and norms"
 
 
-def at_most(interval: Interval, bound: float) -> Verdict:
-    """``held`` if the whole interval lies at or below the bound, ``did not hold`` if all of it lies above."""
-    if interval.low is None or interval.high is None:
-        return "not decided"
-    return "held" if interval.high <= bound else "did not hold" if interval.low > bound else "not decided"
-
-
 def no_more_than(bound: str) -> str:
-    """``at_most`` in words, the end of a rule."""
+    """``judged`` with ``at_most`` in words, the end of a rule."""
     return f"held if the interval ends at or below {bound}, did not hold if it lies above, else not decided."
 
 
-def interval_of(found: Mapping[int, float]) -> Interval:
-    return mean_interval(list(found.values()))
-
-
 def compared(
-    group: str, method: str, other: str, verdict: Callable[[Interval], Verdict] = judged, *, at: str | None = None
+    group: str, method: str, other: str, *, at: str | None = None, at_most: float | None = None
 ) -> Callable[[Evidence], Decision]:
     """The rule about the perplexity of one method above that of another, at the context that ``at`` was trained on;
     None is the first of the two."""
@@ -43,8 +32,8 @@ def compared(
     def decide(evidence: Evidence) -> Decision:
         names = [chosen(evidence, group, one) for one in (method, other)]
         length = context(evidence, chosen(evidence, group, at or method))
-        first, second = (values(evidence, name, length) for name in names)
-        return _perplexity_above(f"At {length} tokens: ", names, first, second, verdict)
+        found = {name: values(evidence, name, length) for name in names}
+        return _perplexity_above(f"At {length} tokens: ", found, at_most)
 
     return decide
 
@@ -54,46 +43,45 @@ def closed(method: str, least: float) -> Callable[[Evidence], Decision]:
 
     def decide(evidence: Evidence) -> Decision:
         names = [chosen(evidence, "text", one) for one in ("shifted, LoRA", method, "shifted")]
-        alone, own, full = (values(evidence, name, context(evidence, name)) for name in names)
-        detail = _perplexities(names, [alone, own, full])
-        gap = by_seed(sub, alone, full)
-        if any(left <= 0 for left in gap.values()):
-            return Decision("not decided", mean_interval([]), "of the gap", f"LoRA alone left no gap. {detail}")
-        interval = interval_of(by_seed(truediv, by_seed(sub, alone, own), gap))
-        return Decision(judged(interval, above=least), interval, "of the gap", detail)
+        found = {name: values(evidence, name, context(evidence, name)) for name in names}
+        alone, own, full = found.values()
+        detail = _perplexities(found)
+        if any(left <= 0 for left in paired_differences(alone, full).values()):
+            return undecided(decided({}, "of the gap", detail), "LoRA alone left no gap.")
+        return decided(shares_of_way(alone, own, full), "of the gap", detail, above=least)
 
     return decide
 
 
 def _dense_or_sparse(evidence: Evidence) -> Decision:
     name = chosen(evidence, "text", "shifted")
-    dense, sparse = values(evidence, name, context(evidence, name)), measures(evidence, name, "sparse_loss")
-    return _perplexity_above("Tested ", ["sparse", "dense"], sparse, dense, judged)
+    found = {
+        "sparse": measures(evidence, name, "sparse_loss"),
+        "dense": values(evidence, name, context(evidence, name)),
+    }
+    return _perplexity_above("Tested ", found)
 
 
 def _steps(evidence: Evidence) -> Decision:
-    interval = interval_of(_step_over_dense(evidence))
-    return Decision(at_most(interval, 1.0), interval, "of the time of a dense step")
+    return decided(_step_over_dense(evidence), "of the time of a dense step", at_most=1.0)
 
 
 def _attention(evidence: Evidence) -> Decision:
-    interval = interval_of(_attention_over_dense(evidence))
-    return Decision(at_most(interval, 0.625), interval, "of the time of dense attention")
+    return decided(_attention_over_dense(evidence), "of the time of dense attention", at_most=0.625)
 
 
 def _gains_less(evidence: Evidence) -> Decision:
     step, attention = _step_over_dense(evidence), _attention_over_dense(evidence)
-    interval = interval_of(by_seed(sub, step, attention))
     detail = f"Of the dense time: a step {mean(step):.3f}, its attention {mean(attention):.3f}."
-    return Decision(judged(interval), interval, "of the dense time", detail)
+    return decided(paired_differences(step, attention), "of the dense time", detail)
 
 
-def _step_over_dense(evidence: Evidence) -> dict[int, float]:
+def _step_over_dense(evidence: Evidence) -> Replicates:
     names = [chosen(evidence, LONGER, method) for method in ("shifted", "dense")]
-    return by_seed(truediv, *(measures(evidence, name, "step_ms") for name in names))
+    return paired(truediv, *(measures(evidence, name, "step_ms") for name in names))
 
 
-def _attention_over_dense(evidence: Evidence) -> dict[int, float]:
+def _attention_over_dense(evidence: Evidence) -> Replicates:
     return measures(evidence, chosen(evidence, LONGER, "shifted"), "attention_over_dense")
 
 
@@ -102,36 +90,28 @@ def _floor(evidence: Evidence) -> Decision:
     length = context(evidence, shifted)
     found = [values(evidence, name, length, "excess_loss") for name in (shifted, dense, untuned)]
     guess, floor = (values(evidence, shifted, length, column) for column in ("chance_loss", "bayes_loss"))
-    interval = interval_of(by_seed(sub, *found[:2]))
-    means = [mean(one) for one in (*found, by_seed(sub, guess, floor))]
+    means = [mean(one) for one in (*found, paired_differences(guess, floor))]
     detail = "Above the floor: {:.3f} shifted, {:.3f} dense, {:.3f} without fine-tuning, {:.3f} by guessing."
-    return Decision(at_most(interval, 0.01), interval, "nats", detail.format(*means))
+    return decided(paired_differences(*found[:2]), "nats", detail.format(*means), at_most=0.01)
 
 
 def _retrieval(evidence: Evidence) -> Decision:
     names = [chosen(evidence, "passkey", method) for method in ("shifted", "dense", INTERPOLATED, PLAIN)]
     length = context(evidence, names[0])
     own, *others = (values(evidence, name, length, "accuracy") for name in names)
-    interval = interval_of(own)
     detail = "Fine-tuned dense {:.3f}; not fine-tuned {:.3f} with interpolated positions, {:.3f} with plain ones."
-    return Decision(judged(interval, above=0.9), interval, "of the digits", detail.format(*map(mean, others)))
+    return decided(own, "of the digits", detail.format(*map(mean, others)), above=0.9)
 
 
-def _perplexity_above(
-    begun: str,
-    names: Sequence[str],
-    first: Mapping[int, float],
-    second: Mapping[int, float],
-    verdict: Callable[[Interval], Verdict],
-) -> Decision:
+def _perplexity_above(begun: str, found: Mapping[str, Replicates], at_most: float | None = None) -> Decision:
     """The decision about the losses of two, by how many per cent the perplexity of the first lies above."""
-    interval = interval_of(by_seed(above, first, second))
-    return Decision(verdict(interval), interval, "% in perplexity", begun + _perplexities(names, [first, second]))
+    per_cent = paired(above, *found.values())
+    return decided(per_cent, "% in perplexity", begun + _perplexities(found), at_most=at_most)
 
 
-def _perplexities(names: Sequence[str], found: Sequence[Mapping[int, float]]) -> str:
-    means = [mean({seed: math.exp(loss) for seed, loss in one.items()}) for one in found]
-    return "; ".join(f"{name}: {mean:.3f}" for name, mean in zip(names, means, strict=True)) + "."
+def _perplexities(found: Mapping[str, Replicates]) -> str:
+    means = {name: mean({seed: math.exp(loss) for seed, loss in one.items()}) for name, one in found.items()}
+    return "; ".join(f"{name}: {mean:.3f}" for name, mean in means.items()) + "."
 
 
 CLAIMS = (
@@ -141,14 +121,14 @@ CLAIMS = (
         source=f"{PAPER}: +0.25, -0.25 and +0.5 %",
         rule="Perplexity on text at the extended context, above that of dense fine-tuning, full fine-tuning both: "
         + no_more_than("0.5 %"),
-        decide=compared("text", "shifted", "dense", lambda interval: at_most(interval, 0.5)),
+        decide=compared("text", "shifted", "dense", at_most=0.5),
     ),
     Claim(
         name="at the longer context too",
         statement="The same, extended twice as far",
         source=PAPER,
         rule="As for the first claim, with the text's longer context.",
-        decide=compared(LONGER, "shifted", "dense", lambda interval: at_most(interval, 0.5)),
+        decide=compared(LONGER, "shifted", "dense", at_most=0.5),
     ),
     Claim(
         name="the shift helps",

@@ -1,15 +1,15 @@
 """Finding results: the rate that stands for a method, and values by seed."""
 
 import math
-from collections.abc import Callable, Mapping
 
 import polars as pl
 
+from sparsity_lab.analysis import Replicates, by_replicate
 from sparsity_lab.studies import Evidence
 
 from .arms import arm
 
-__all__ = ["above", "by_seed", "chosen", "context", "mean", "measures", "values"]
+__all__ = ["above", "chosen", "context", "mean", "measures", "values"]
 
 
 def chosen(evidence: Evidence, group: str, method: str) -> str:
@@ -29,23 +29,14 @@ def context(evidence: Evidence, name: str) -> int:
     return length if isinstance(length, int) else 0
 
 
-def values(evidence: Evidence, name: str, length: int, column: str = "loss") -> dict[int, float]:
+def values(evidence: Evidence, name: str, length: int, column: str = "loss") -> Replicates:
     """A column at a length by seed; empty without results."""
-    own = evidence.rows.filter((pl.col("arm") == name) & (pl.col("length") == length))
-    return dict(own.select("seed", column).drop_nulls().iter_rows())
+    return by_replicate(evidence.rows.filter((pl.col("arm") == name) & (pl.col("length") == length)), column)
 
 
-def measures(evidence: Evidence, name: str, column: str) -> dict[int, float]:
+def measures(evidence: Evidence, name: str, column: str) -> Replicates:
     """What was measured, by seed; empty without results."""
-    own = evidence.measured.filter(pl.col("arm") == name)
-    return dict(own.select("seed", column).drop_nulls().iter_rows())
-
-
-def by_seed(
-    of: Callable[[float, float], float], first: Mapping[int, float], second: Mapping[int, float]
-) -> dict[int, float]:
-    """A function of two values, for the seeds that both have."""
-    return {seed: of(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())}
+    return by_replicate(evidence.measured.filter(pl.col("arm") == name), column)
 
 
 def above(loss: float, other: float) -> float:
@@ -53,5 +44,5 @@ def above(loss: float, other: float) -> float:
     return 100 * math.expm1(loss - other)
 
 
-def mean(found: Mapping[int, float]) -> float:
+def mean(found: Replicates) -> float:
     return sum(found.values()) / len(found) if found else math.nan

@@ -1,11 +1,13 @@
 """Claims and their rules."""
 
+from dataclasses import replace
 from functools import partial
+from statistics import fmean
 
 import polars as pl
 
-from sparsity_lab.analysis import Interval, mean_interval
-from sparsity_lab.studies import ABOVE_ZERO, Claim, Decision, Evidence, Verdict, judged, level, paired
+from sparsity_lab.analysis import Replicates, by_replicate, paired_differences
+from sparsity_lab.studies import ABOVE_ZERO, Claim, Decision, Evidence, decided, numbers_at, undecided
 
 from .arms import (
     ADDITION,
@@ -48,85 +50,66 @@ def _means(
     for name, rows in zip(names, arms, strict=True):
         chosen = rows.filter(pl.col("seed").is_in(shared)) if paired else rows
         values: list[float] = chosen[measure].drop_nulls().to_list()
-        found.append(f"{name} {_mean(values):.2f} ({min(values):.2f} to {max(values):.2f})")
+        found.append(f"{name} {fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})")
     return f"{WORDS.get(measure, measure)} at length {length}: {', '.join(found)}."
 
 
 def decide_level(name: str, length: int, evidence: Evidence) -> Decision:
-    """Whether an arm with IDs reaches the level, and twice what the better arm without IDs reaches."""
-    rows = evidence.rows
-    interval = level(rows, arm(ADDITION, name), length, EXACT)
-    without = max(level(rows, arm(ADDITION, other), length, EXACT).estimate or 0.0 for other in (ROPE, NOPE))
-    held = interval.estimate is not None and interval.estimate >= LEAST and without < interval.estimate / 2
-    detail = _means(evidence, ADDITION, (name, ROPE, POSE, NOPE), length)
-    return Decision("held" if held else "did not hold", interval, "exact match", detail)
+    """Whether an arm with IDs reaches the level, and twice what the better arm without IDs reaches. The mean decides,
+    not its interval."""
+    own, *without = (numbers_at(evidence.rows, arm(ADDITION, one), length, EXACT) for one in (name, ROPE, NOPE))
+    reached = fmean(own.values())
+    held = reached >= LEAST and max(fmean(one.values()) for one in without) < reached / 2
+    decision = decided(own, "exact match", _means(evidence, ADDITION, (name, ROPE, POSE, NOPE), length))
+    return replace(decision, verdict="held" if held else "did not hold")
 
 
 def decide_close(label: str, given: str, predicted: str, length: int, evidence: Evidence) -> Decision:
     """Whether predicted IDs stay within some points of given ones that are worth coming close to."""
-    rows = evidence.rows
-    interval = paired(rows, arm(label, given), arm(label, predicted), length, EXACT)
-    reached = level(rows, arm(label, given), length, EXACT).estimate or 0.0
-    verdict = _within(interval) if reached >= WORTH else "not decided"
+    values = [numbers_at(evidence.rows, arm(label, name), length, EXACT) for name in (given, predicted)]
     ids = _means(evidence, label, (predicted,), length, "id_accuracy")
     means = _means(evidence, label, (given, predicted), length, paired=True)
-    return Decision(verdict, interval, "exact match", f"{means} {ids}")
+    decision = decided(paired_differences(*values), "exact match", f"{means} {ids}", below=POINTS)
+    return decision if fmean(values[0].values()) >= WORTH else undecided(decision)
 
 
 def decide_same(label: str, length: int, evidence: Evidence) -> Decision:
     """Whether a model that predicts IDs loses much against being given them."""
-    own = evidence.rows.filter((pl.col("arm") == arm(label, PREDICTED)) & (pl.col("length") == length))
-    interval = mean_interval((own["exact_match"] - own[EXACT]).to_list())
-    worth = _mean(own["exact_match"].to_list()) >= WORTH
+    own = arm(label, PREDICTED)
+    values = [numbers_at(evidence.rows, own, length, measure) for measure in ("exact_match", EXACT)]
     detail = " ".join(_means(evidence, label, (PREDICTED,), length, measure) for measure in ("exact_match", EXACT))
-    return Decision(_within(interval) if worth else "not decided", interval, "exact match", detail)
-
-
-def _within(interval: Interval) -> Verdict:
-    if interval.high is None or interval.low is None:
-        return "not decided"
-    return "held" if interval.high < POINTS else "did not hold" if interval.low > POINTS else "not decided"
+    decision = decided(paired_differences(*values), "exact match", detail, below=POINTS)
+    return decision if fmean(values[0].values()) >= WORTH else undecided(decision)
 
 
 def decide_more(label: str, name: str, minus: str, length: int, measure: str, evidence: Evidence) -> Decision:
-    interval = paired(evidence.rows, arm(label, name), arm(label, minus), length, measure)
-    return Decision(
-        judged(interval),
-        interval,
-        f"of {WORDS.get(measure, measure)}",
-        _means(evidence, label, (name, minus), length, measure, paired=True),
-    )
+    values = [numbers_at(evidence.rows, arm(label, one), length, measure) for one in (name, minus)]
+    detail = _means(evidence, label, (name, minus), length, measure, paired=True)
+    return decided(paired_differences(*values), f"of {WORDS.get(measure, measure)}", detail)
 
 
-def _measured(evidence: Evidence, name: str, length: int, column: str) -> list[float]:
+def _measured(evidence: Evidence, name: str, length: int, column: str) -> Replicates:
     rows = evidence.measured.filter((pl.col("arm") == arm(ADDITION, name)) & (pl.col("length") == length))
-    return rows.sort("seed")[column].to_list()
-
-
-def _difference(first: list[float], second: list[float]) -> Interval:
-    return mean_interval([a - b for a, b in zip(first, second, strict=True)])
+    return by_replicate(rows, column)
 
 
 def decide_ends(evidence: Evidence) -> Decision:
-    before, end = (_measured(evidence, PUBLISHED, FURTHER, column) for column in ("before", "end"))
-    interval = _difference(before, end)
-    marked = [_mean(_measured(evidence, OFFSET, FURTHER, column)) for column in ("before", "end")]
-    detail = (
-        f"accuracy at {FURTHER} digits, before the last two targets and at them: {_mean(before):.2f} and "
-        f"{_mean(end):.2f} with IDs as published, {marked[0]:.2f} and {marked[1]:.2f} with IDs at the ends."
+    published, marked = (
+        [_measured(evidence, name, FURTHER, column) for column in ("before", "end")] for name in (PUBLISHED, OFFSET)
     )
-    return Decision(judged(interval), interval, "of accuracy", detail)
+    means = [fmean(one.values()) for one in (*published, *marked)]
+    detail = (
+        f"accuracy at {FURTHER} digits, before the last two targets and at them: {means[0]:.2f} and "
+        f"{means[1]:.2f} with IDs as published, {means[2]:.2f} and {means[3]:.2f} with IDs at the ends."
+    )
+    return decided(paired_differences(*published), "of accuracy", detail)
 
 
 def decide_mass(evidence: Evidence) -> Decision:
     near, far = (_measured(evidence, GIVEN, length, "mass") for length in (TRAINED, FARTHEST))
-    interval = _difference(near, far)
-    detail = f"mass on the sources {_mean(near):.2f} at {TRAINED} digits, {_mean(far):.2f} at {FARTHEST}."
-    return Decision(judged(interval), interval, "of attention mass", detail)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    means = [fmean(one.values()) for one in (near, far)]
+    detail = f"mass on the sources {means[0]:.2f} at {TRAINED} digits, {means[1]:.2f} at {FARTHEST}."
+    return decided(paired_differences(near, far), "of attention mass", detail)
 
 
 COUPLING_PAPER = "Cho et al., arXiv 2405.20671"

@@ -2,15 +2,22 @@
 they were made with."""
 
 import math
-import statistics
 from functools import partial
 
-import numpy as np
 import polars as pl
-from scipy import stats
 
-from sparsity_lab.analysis import mean_interval
-from sparsity_lab.studies import ABOVE_ZERO, Claim, Decision, Evidence, held_above, judged
+from sparsity_lab.analysis import by_replicate
+from sparsity_lab.studies import (
+    ABOVE_ZERO,
+    Claim,
+    Decision,
+    Evidence,
+    advantages,
+    decided,
+    held_above,
+    means_listed,
+    rank_correlations,
+)
 
 from .arms import FAR, TRAINED
 from .measure import LONG
@@ -35,68 +42,52 @@ def by_run(evidence: Evidence) -> pl.DataFrame:
     return runs.join(costs, on=["arm", "seed"], how="left", maintain_order="left")
 
 
-def seeds_of(runs: pl.DataFrame) -> list[pl.DataFrame]:
-    """The runs of each seed, in order."""
-    return runs.sort("seed", maintain_order=True).partition_by("seed", maintain_order=True)
-
-
 def decide_learned(evidence: Evidence) -> Decision:
     """What share of the kernels learned."""
     runs = by_run(evidence)
-    interval = mean_interval([float(part["learned"].mean()) for part in seeds_of(runs)])  # type: ignore[arg-type]
+    shares = by_replicate(runs.group_by("seed").agg(pl.col("learned").mean()).sort("seed"), "learned")
     never = runs.group_by("arm", maintain_order=True).agg(pl.col("learned").any()).filter(~pl.col("learned"))["arm"]
     detail = f"Never learned: {', '.join(never)}." if len(never) else "Each was learned with at least one seed."
-    return Decision(judged(interval, above=0.75), interval, "of the kernels", detail)
+    return decided(shares, "of the kernels", detail, above=0.75)
 
 
 def decide_spread(evidence: Evidence) -> Decision:
     """How far the reaches of kernels that learned lie apart."""
-    found, words = [], []
-    for part in seeds_of(by_run(evidence).filter(pl.col("learned"))):
+    found, words = {}, []
+    learned = by_run(evidence).filter(pl.col("learned"))
+    for (seed,), part in sorted(learned.partition_by("seed", as_dict=True).items()):
         ranked = part.sort("reach", "arm")
         if ranked.height > 1:
             first, last = ranked.row(0, named=True), ranked.row(-1, named=True)
-            found.append(math.log2(last["reach"] / first["reach"]))
+            found[seed] = math.log2(last["reach"] / first["reach"])
             at_least = "at least " * last["censored"]
             words.append(f"{first['reach']} ({first['arm']}) to {at_least}{last['reach']} ({last['arm']})")
-    interval = mean_interval(found)
-    detail = f"By seed: {'; '.join(words)}." if words else ""
-    return Decision(judged(interval, above=2.0), interval, "doublings", detail)
+    return decided(found, "doublings", f"By seed: {'; '.join(words)}." if words else "", above=2.0)
 
 
 def decide_scaled(evidence: Evidence) -> Decision:
     """How much better than softmax the length-scaled kernels that learned hold."""
-    found, names = [], set()
-    for part in seeds_of(by_run(evidence).filter(pl.col("learned"))):
-        of = dict(part.select("arm", "at_far").iter_rows())
-        scaled = {name: of[name] for name in LENGTH_SCALED if name in of}
-        if "Softmax" in of and scaled:
-            found.append(statistics.fmean(scaled.values()) - of["Softmax"])
-            names |= set(scaled)
-    interval = mean_interval(found)
-    detail = f"Of them learned: {', '.join(name for name in LENGTH_SCALED if name in names)}." if names else ""
-    return Decision(judged(interval), interval, "normalized accuracy", detail)
+    learned = by_run(evidence).filter(pl.col("learned"))
+    found, names = advantages(learned, "at_far", "Softmax", LENGTH_SCALED)
+    return decided(found, "normalized accuracy", f"Of them learned: {', '.join(names)}." if names else "")
 
 
 def decide_price(evidence: Evidence) -> Decision:
     """The rank correlation over kernels of speed with the accuracy at ``FAR``."""
-    found = []
-    for part in seeds_of(by_run(evidence).filter(pl.col("learned")).drop_nulls(["speed", "at_far"])):
-        speed, value = part["speed"].to_numpy(), part["at_far"].to_numpy()
-        if part.height >= FEWEST and np.ptp(speed) > 0 and np.ptp(value) > 0:
-            found.append(float(stats.spearmanr(speed, value).statistic))
-    interval = mean_interval(found)
-    detail = f"By seed: {', '.join(f'{one:.2f}' for one in found)}." if found else f"No seed with {FEWEST} kernels."
-    return Decision(judged(mean_interval([-one for one in found])), interval, "rank correlation", detail)
+    learned = by_run(evidence).filter(pl.col("learned")).drop_nulls(["speed", "at_far"])
+    found = rank_correlations(learned, "speed", "at_far", FEWEST)
+    by_seed = ", ".join(f"{one:.2f}" for one in found.values())
+    detail = f"By seed: {by_seed}." if found else f"No seed with {FEWEST} kernels."
+    return decided(found, "rank correlation", detail, below=0.0)
 
 
 def decide_speed(kind: str, evidence: Evidence) -> Decision:
     """Whether a kernel trains faster than softmax at the long length."""
     own = evidence.measured.filter(pl.col("arm") == kind).sort("length", "seed")
-    interval = mean_interval(own.filter(pl.col("length") == LONG)["speed"].to_list())
-    means = own.group_by("length", maintain_order=True).agg(pl.col("speed").mean())
-    words = "; ".join(f"at {length} {speed:.2f}" for length, speed in means.iter_rows())
-    return Decision(judged(interval, above=1.0), interval, "times as fast", f"Means: {words}." if words else "")
+    by_length = own.partition_by("length", as_dict=True, maintain_order=True)
+    speeds = {f"at {length}": by_replicate(part, "speed") for (length,), part in by_length.items()}
+    detail = f"Means: {means_listed(speeds)}." if speeds else ""
+    return decided(speeds.get(f"at {LONG}", {}), "times as fast", detail, above=1.0)
 
 
 def _speed_claim(kind: str, words: str) -> Claim:

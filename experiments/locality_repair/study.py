@@ -5,7 +5,7 @@ from functools import partial
 import polars as pl
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis import mean_interval, styled
+from sparsity_lab.analysis import Replicates, by_replicate, styled
 from sparsity_lab.generators import Anchored, Lookup, Majority, Planted, Recent, Rule
 from sparsity_lab.models import Coupling, Decoder, NoPE, Oracle, PositionScheme, Predicted, RoPE, Shuffled
 from sparsity_lab.studies import (
@@ -14,10 +14,10 @@ from sparsity_lab.studies import (
     Evidence,
     Size,
     Study,
+    decided,
     difference_claim,
     draw_by_length,
     draw_interval,
-    judged,
     learned_words,
     legend_below,
     levels,
@@ -84,17 +84,19 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
     return made
 
 
+def lost(evidence: Evidence, arm: str) -> Replicates:
+    """The drop of each seed that learned."""
+    return by_replicate(values_at(evidence.rows, arm, FAR), "drop")
+
+
 def decide_failure(arm: str, evidence: Evidence) -> Decision:
     """Whether the arm loses more than ``LOST``."""
-    interval = mean_value(evidence.rows, arm, FAR, "drop")
-    return Decision(judged(interval, above=LOST), interval, "drop", _words(evidence, arm))
+    return decided(lost(evidence, arm), "drop", _words(evidence, arm), above=LOST)
 
 
 def decide_whole(arm: str, evidence: Evidence) -> Decision:
     """Whether the arm loses less than ``LOST``."""
-    drop = mean_value(evidence.rows, arm, FAR, "drop")
-    kept = mean_interval((LOST - values_at(evidence.rows, arm, FAR)["drop"]).to_list())
-    return Decision(judged(kept), drop, "drop", _words(evidence, arm))
+    return decided(lost(evidence, arm), "drop", _words(evidence, arm), below=LOST)
 
 
 def _words(evidence: Evidence, arm: str) -> str:

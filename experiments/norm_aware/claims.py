@@ -1,95 +1,87 @@
 """The claims and their rules."""
 
-import statistics
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import polars as pl
 
-from sparsity_lab.analysis import Interval, mean_interval
-from sparsity_lab.studies import ABOVE_ZERO, Claim, Decision, Evidence, held_above, judged
+from sparsity_lab.analysis import Replicates, by_replicate, paired, paired_differences
+from sparsity_lab.studies import (
+    ABOVE_ZERO,
+    Claim,
+    Decision,
+    Evidence,
+    decided,
+    held_above,
+    means_listed,
+    shares_of_way,
+    undecided,
+)
 
 from .arms import HYBRID, TRAINED, gated
 from .measure import AWARE, LONG, TIMED
 
-__all__ = ["CLAIMS", "Values", "entropies", "losses"]
-
-Values = Mapping[int, float]
-"""A number for each seed."""
+__all__ = ["CLAIMS", "entropies", "losses"]
 
 
-def losses(evidence: Evidence, arm: str) -> Values:
+def losses(evidence: Evidence, arm: str) -> Replicates:
     """Loss at the trained length of the seeds that learned: that do better than the law of single bytes."""
     rows = evidence.rows.filter((pl.col("arm") == arm) & pl.col("trained") & (pl.col("loss") < pl.col("chance_loss")))
-    return dict(rows.select("seed", "loss").iter_rows())
+    return by_replicate(rows, "loss")
 
 
-def measured(column: str, evidence: Evidence, arm: str, **where: object) -> Values:
+def measured(column: str, evidence: Evidence, arm: str, **where: object) -> Replicates:
     """A measure by seed, averaged over the layers and heads of the model, which are all of one size."""
     rows = evidence.measured.filter(pl.col("arm") == arm).filter(**where).drop_nulls(column)
-    means = rows.group_by("seed", maintain_order=True).agg(pl.col(column).mean())
-    return dict(means.select("seed", column).iter_rows())
+    return by_replicate(rows.group_by("seed", maintain_order=True).agg(pl.col(column).mean()), column)
 
 
 entropies = partial(measured, "entropy", what="attention")
 slopes = partial(measured, "query_slope", what="attention")
 
 
-def difference(of: Values, minus: Values) -> Interval:
-    """Of two arms, paired by seed."""
-    return mean_interval([of[seed] - minus[seed] for seed in sorted(of.keys() & minus.keys())])
-
-
 def decide_less(
-    read: Callable[[Evidence, str], Values], unit: str, less: str, more: str, evidence: Evidence
+    read: Callable[[Evidence, str], Replicates], unit: str, less: str, more: str, evidence: Evidence
 ) -> Decision:
     """Whether one arm has less of something than another."""
     values = {arm: read(evidence, arm) for arm in (less, more)}
-    interval = difference(values[more], values[less])
-    return Decision(judged(interval), interval, unit, means_of(values))
+    return decided(paired_differences(values[more], values[less]), unit, means_of(values))
 
 
 def decide_gap(evidence: Evidence) -> Decision:
     """What share of the way from linear attention's entropy to softmax's the norm-aware map goes."""
     values = {arm: entropies(evidence, arm) for arm in ("elu", "cosine", "softmax")}
-    seeds = sorted(set.intersection(*(set(one) for one in values.values())))
-    gaps = {seed: values["elu"][seed] - values["softmax"][seed] for seed in seeds}
+    elu, cosine, softmax = values.values()
+    gaps = paired(lambda linear, _, dense: linear - dense, elu, cosine, softmax)
     if any(gap <= 0 for gap in gaps.values()):
-        return Decision("not decided", mean_interval([]), "of the gap", f"There is no gap. {means_of(values)}")
-    shares = [(values["elu"][seed] - values["cosine"][seed]) / gap for seed, gap in gaps.items()]
-    interval = mean_interval(shares)
-    return Decision(judged(interval, above=0.5), interval, "of the gap", means_of(values))
+        return undecided(decided({}, "of the gap", means_of(values)), "There is no gap.")
+    return decided(shares_of_way(elu, cosine, softmax), "of the gap", means_of(values), above=0.5)
 
 
 def decide_gate(evidence: Evidence) -> Decision:
     """Whether the gate lowers the loss more under the norm-aware map than under softmax."""
-    gains = {}
-    for arm in ("cosine", "softmax"):
-        without, with_gate = losses(evidence, arm), losses(evidence, gated(arm))
-        gains[arm] = {seed: without[seed] - with_gate[seed] for seed in sorted(without.keys() & with_gate.keys())}
-    interval = difference(gains["cosine"], gains["softmax"])
-    return Decision(judged(interval), interval, "nats", means_of(gains, "Taken off by the gate"))
+    gains = {
+        arm: paired_differences(losses(evidence, arm), losses(evidence, gated(arm))) for arm in ("cosine", "softmax")
+    }
+    return decided(paired_differences(*gains.values()), "nats", means_of(gains, "Taken off by the gate"))
 
 
 def decide_range(evidence: Evidence) -> Decision:
     """Whether most query norms stay where the power still follows them."""
     shares = {stage: measured("aware", evidence, "cosine", stage=stage) for stage in ("initial", "trained")}
-    interval = mean_interval(list(shares["trained"].values()))
-    return Decision(judged(interval, above=0.5), interval, "of the queries", means_of(shares))
+    return decided(shares["trained"], "of the queries", means_of(shares), above=0.5)
 
 
 def decide_time(evidence: Evidence) -> Decision:
     """Whether the norm-aware map is faster than softmax at the longest length."""
     speeds = {f"at {length}": measured("speed", evidence, "cosine", length=length) for length in TIMED}
-    interval = mean_interval(list(speeds[f"at {LONG}"].values()))
-    return Decision(judged(interval, above=1.0), interval, "times as fast", means_of(speeds))
+    return decided(speeds[f"at {LONG}"], "times as fast", means_of(speeds), above=1.0)
 
 
-def means_of(values: Mapping[str, Values], begun: str = "Means") -> str:
+def means_of(values: Mapping[str, Replicates], begun: str = "Means") -> str:
     """``Means: elu 2.61; softmax 1.69.``"""
-    # Without the sign of what rounds to zero.
-    words = [f"{name} {round(statistics.fmean(one.values()), 2) + 0.0:.2f}" for name, one in values.items() if one]
-    return f"{begun}: {'; '.join(words)}." if words else "Nothing was measured."
+    words = means_listed(values)
+    return f"{begun}: {words}." if words else "Nothing was measured."
 
 
 PAPER = "Meng et al., arXiv 2506.21137"

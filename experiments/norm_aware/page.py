@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from sparsity_lab.analysis import GRAY, INK, Look, length_axis, mean_interval, styled
+from sparsity_lab.analysis import GRAY, INK, Look, Replicates, length_axis, mean_interval, styled
 from sparsity_lab.studies import Evidence, draw_interval, line_style, looks_of, panels
 
 from .arms import NAMES, TRAINED, gated
-from .claims import Values, entropies, losses
+from .claims import entropies, losses
 from .measure import AWARE
 
 __all__ = ["QUESTION", "figure", "tables"]
@@ -53,7 +53,7 @@ def _places(ax: Axes) -> None:
     ax.set_xlim(-0.6, len(NAMES) - 0.4)
 
 
-def _draw_arms(ax: Axes, looks: Mapping[str, Look], read: Callable[[str], Values]) -> None:
+def _draw_arms(ax: Axes, looks: Mapping[str, Look], read: Callable[[str], Replicates]) -> None:
     """Mean and interval of each arm, filled without the gate and hollow with it."""
     for place, name in enumerate(NAMES):
         for arm, shift, more in ((name, -0.15, {}), (gated(name), 0.15, {"markerfacecolor": "none"})):

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from sparsity_lab.analysis import GRAY, INK, Look, dilution, length_axis, mean_interval, styled
+from sparsity_lab.analysis import GRAY, INK, Look, by_replicate, dilution, length_axis, styled
 from sparsity_lab.generators import Mixture, Planted
 from sparsity_lab.kernels import LSSA, LSSAR, CosineSoftmax, EntropyInvariantSoftmax, Kernel, Softmax
 from sparsity_lab.models import Decoder, NoPE, Oracle
@@ -20,9 +20,9 @@ from sparsity_lab.studies import (
     Evidence,
     Size,
     Study,
+    decided,
     difference_claim,
     draw_by_length,
-    judged,
     legend_below,
     line_style,
     looks_of,
@@ -137,16 +137,16 @@ def decide_dilution(evidence: Evidence) -> Decision:
     ).sort("seed")
     learned = evidence.rows.filter((pl.col("arm") == "softmax") & (pl.col("condition") == "k=3") & pl.col("learned"))
     rows = rows.filter(pl.col("seed").is_in(learned["seed"].unique().to_list()))
-    interval = mean_interval((rows["diluted"] - rows["misplaced"].abs()).to_list())
+    lost = rows.with_columns(more=pl.col("diluted") - pl.col("misplaced").abs())
     if rows.is_empty():
-        return Decision("not decided", interval, "of attention mass", "no run learned k=3.")
+        return decided({}, "of attention mass", "no run learned k=3.")
     names = ("reference_mass", "mass", "diluted", "misplaced")
     means = rows.select(pl.col(names).mean()).row(0, named=True)
     detail = (
         f"mass on the three relevant tokens {means['reference_mass']:.2f} at length {TRAINED}, {means['mass']:.2f} "
         f"at {FAR}; of the difference {means['diluted']:.2f} is dilution, {means['misplaced']:.2f} a changed gap."
     )
-    return Decision(judged(interval), interval, "of attention mass", detail)
+    return decided(by_replicate(lost, "more"), "of attention mass", detail)
 
 
 PAPER = "Gao, Spratling, Gionfrida, arXiv 2501.13428"

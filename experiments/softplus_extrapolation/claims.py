@@ -7,11 +7,12 @@ are compared where it was reached.
 import math
 from collections.abc import Sequence
 from functools import partial
+from statistics import fmean
 
 import polars as pl
 
-from sparsity_lab.analysis import mean_interval
-from sparsity_lab.studies import ABOVE_ZERO, Claim, Decision, Evidence, judged, paired_difference
+from sparsity_lab.analysis import Replicates, by_replicate, paired_differences
+from sparsity_lab.studies import ABOVE_ZERO, Claim, Decision, Evidence, decided, growths, undecided
 
 from .arms import MARKOV, NOPE, PASSKEY, PHIS, TEXT, activation, arm
 
@@ -27,45 +28,40 @@ FAR = 8
 LSSAR = "LSSAR p=15"
 
 
-def losses(evidence: Evidence, name: str, factor: int) -> pl.DataFrame:
-    """Loss of text at a multiple of the longest trained length: ``seed`` and ``value``."""
-    return _at(evidence, evidence.measured.drop_nulls("loss"), name, "loss", factor)
+def losses(evidence: Evidence, name: str, factor: int) -> Replicates:
+    """Loss of text at a multiple of the longest trained length."""
+    return _at(evidence, evidence.measured, name, "loss", factor)
 
 
-def _at(evidence: Evidence, rows: pl.DataFrame, name: str, column: str, factor: int) -> pl.DataFrame:
-    """A column of an arm at a multiple of the longest trained length, seed by seed."""
+def _at(evidence: Evidence, rows: pl.DataFrame, name: str, column: str, factor: int) -> Replicates:
+    """A column of an arm at a multiple of the longest trained length."""
     trained = evidence.rows.filter("trained").select(pl.col("length").max()).item()
-    found = rows.filter((pl.col("arm") == name) & (pl.col("length") == factor * trained))
-    return found.select("seed", pl.col(column).alias("value")).sort("seed")
+    return by_replicate(rows.filter((pl.col("arm") == name) & (pl.col("length") == factor * trained)), column)
 
 
-def growth(evidence: Evidence, name: str, factor: int) -> list[float]:
-    """By which share of the loss at the trained length the loss is larger at a multiple of it, by seed."""
-    both = losses(evidence, name, 1).join(losses(evidence, name, factor), on="seed", suffix="_far")
-    return (both["value_far"] / both["value"] - 1).to_list()
+def growth(evidence: Evidence, name: str, factor: int) -> Replicates:
+    """By which share of the loss at the trained length the loss is larger at a multiple of it."""
+    return growths(losses(evidence, name, 1), losses(evidence, name, factor))
 
 
 def decide_constant(name: str, factor: int, evidence: Evidence) -> Decision:
     """Whether a loss grows by less than ``NEARLY``."""
-    found = growth(evidence, name, factor)
-    verdict = judged(mean_interval([NEARLY - one for one in found]))
-    return Decision(verdict, mean_interval(found), "of the loss", _words(evidence, [name], factor))
+    return decided(growth(evidence, name, factor), "of the loss", _words(evidence, [name], factor), below=NEARLY)
 
 
 def decide_grows(name: str, factor: int, evidence: Evidence) -> Decision:
     """Whether a loss grows by more than ``NEARLY``."""
-    interval = mean_interval(growth(evidence, name, factor))
-    return Decision(judged(interval, above=NEARLY), interval, "of the loss", _words(evidence, [name], factor))
+    return decided(growth(evidence, name, factor), "of the loss", _words(evidence, [name], factor), above=NEARLY)
 
 
 def decide_better(name: str, other: str, evidence: Evidence) -> Decision:
     """Whether an arm has a smaller loss far away than another with which it began alike."""
-    interval = paired_difference(losses(evidence, other, FAR), losses(evidence, name, FAR), "value")
-    detail = _words(evidence, [name, other], FAR)
+    gained = paired_differences(losses(evidence, other, FAR), losses(evidence, name, FAR))
+    decision = decided(gained, "nats", _words(evidence, [name, other], FAR))
     near = [_mean(losses(evidence, one, 1)) for one in (name, other)]
     if min(near) > 0 and max(near) > (1 + ALIKE) * min(near):
-        return Decision("not decided", interval, "nats", f"Not alike at the trained length. {detail}")
-    return Decision(judged(interval), interval, "nats", detail)
+        return undecided(decision, "Not alike at the trained length.")
+    return decision
 
 
 def decide_learned(part: str, column: str, sign: int, evidence: Evidence) -> Decision:
@@ -73,33 +69,36 @@ def decide_learned(part: str, column: str, sign: int, evidence: Evidence) -> Dec
     names = [arm(part, one) for one in (LSSAR, "softmax")]
     rows = evidence.rows.filter("learned")
     near, far = ([_at(evidence, rows, name, column, factor) for name in names] for factor in (1, FAR))
-    first, second = far[::sign]
-    interval = paired_difference(first, second, "value")
     unit = "nats above the optimum" if sign < 0 else "of normalized accuracy"
     parts = (
-        f"{name} {_number(one)} at 1x, {_number(other)} at {FAR}x ({one.height} seeds learned)"
+        f"{name} {_number(one)} at 1x, {_number(other)} at {FAR}x ({len(one)} seeds learned)"
         for name, one, other in zip(names, near, far, strict=True)
     )
-    return Decision(judged(interval), interval, unit, f"{'; '.join(parts)}.")
+    return decided(paired_differences(*far[::sign]), unit, f"{'; '.join(parts)}.")
 
 
 def decide_l1(norm: str, factor: int, evidence: Evidence) -> Decision:
     """Whether activations lose without l1, each against itself with it."""
-    found = [
-        _of_activation(evidence, phi, norm, factor) - _of_activation(evidence, phi, "l1", factor) for phi in PHIS
-    ]
-    return _over_activations(evidence, PHIS, found, (norm, "l1"), factor)
+    without, with_l1 = (_by_activation(evidence, one, factor) for one in (norm, "l1"))
+    return _over_activations(evidence, PHIS, paired_differences(without, with_l1), (norm, "l1"), factor)
 
 
 def decide_phi(factor: int, evidence: Evidence) -> Decision:
     """Whether another activation in place of exp loses less than leaving out l1 does."""
+    without, with_l1 = (_by_activation(evidence, one, factor) for one in ("divided by n", "l1"))
     others = PHIS[1:]
-    of_exp = _of_activation(evidence, "exp", "l1", factor)
-    found = []
-    for phi in others:
-        with_l1, without = (_of_activation(evidence, phi, norm, factor) for norm in ("l1", "divided by n"))
-        found.append(without - with_l1 - abs(with_l1 - of_exp))
+    found = {
+        phi: lost - abs(with_l1[phi] - with_l1["exp"])
+        for phi, lost in paired_differences(without, with_l1).items()
+        if phi in others and "exp" in with_l1
+    }
     return _over_activations(evidence, others, found, ("l1", "divided by n"), factor)
+
+
+def _by_activation(evidence: Evidence, norm: str, factor: int) -> Replicates:
+    """The losses of the activations' only runs; activations without one are left out."""
+    found = {phi: _of_activation(evidence, phi, norm, factor) for phi in PHIS}
+    return {phi: loss for phi, loss in found.items() if not math.isnan(loss)}
 
 
 def _of_activation(evidence: Evidence, phi: str, norm: str, factor: int) -> float:
@@ -108,18 +107,15 @@ def _of_activation(evidence: Evidence, phi: str, norm: str, factor: int) -> floa
 
 
 def _over_activations(
-    evidence: Evidence, phis: Sequence[str], found: Sequence[float], norms: Sequence[str], factor: int
+    evidence: Evidence, phis: Sequence[str], found: Replicates, norms: Sequence[str], factor: int
 ) -> Decision:
     """What an interval over activations says, each of one seed."""
-    known = [one for one in found if not math.isnan(one)]
-    interval = mean_interval(known)
     parts = []
     for norm in norms:
         values = (f"{phi} {_of_activation(evidence, phi, norm, factor):.2f}" for phi in PHIS)
         parts.append(f"{norm}: {', '.join(values)}")
-    missing = "" if len(known) == len(phis) else f" Only {len(known)} of {len(phis)} have a loss."
-    detail = f"Loss at {factor}x, {'; '.join(parts)}.{missing}"
-    return Decision(judged(interval), interval, "nats", detail, over="activations")
+    missing = "" if len(found) == len(phis) else f" Only {len(found)} of {len(phis)} have a loss."
+    return decided(found, "nats", f"Loss at {factor}x, {'; '.join(parts)}.{missing}", over="activations")
 
 
 def _words(evidence: Evidence, names: Sequence[str], factor: int) -> str:
@@ -130,13 +126,12 @@ def _words(evidence: Evidence, names: Sequence[str], factor: int) -> str:
     return f"Loss of {'; '.join(parts)}."
 
 
-def _mean(found: pl.DataFrame) -> float:
-    mean = mean_interval(found["value"].to_list()).estimate
-    return math.nan if mean is None else mean
+def _mean(found: Replicates) -> float:
+    return fmean(found.values()) if found else math.nan
 
 
-def _number(found: pl.DataFrame) -> str:
-    return "not learned" if found.is_empty() else f"{_mean(found):.2f}"
+def _number(found: Replicates) -> str:
+    return f"{_mean(found):.2f}" if found else "not learned"
 
 
 PAPER = "Gao, Spratling, Gionfrida, arXiv 2501.13428"

@@ -7,7 +7,16 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis import GRAY, INK, Look, distractor_robustness, mean_interval, styled
+from sparsity_lab.analysis import (
+    GRAY,
+    INK,
+    Look,
+    Replicates,
+    by_replicate,
+    distractor_robustness,
+    paired_differences,
+    styled,
+)
 from sparsity_lab.generators import Passkey, Task, TextBytes
 from sparsity_lab.kernels import LSSA, LSSAR, Kernel, Reweighted, Softmax
 from sparsity_lab.models import Decoder, RoPE
@@ -19,13 +28,14 @@ from sparsity_lab.studies import (
     Evidence,
     Size,
     Study,
+    decided,
     draw_by_length,
-    judged,
+    growths,
     legend_below,
     line_style,
     looks_of,
+    means_listed,
     over_seeds,
-    paired_difference,
     panels,
     same_height,
 )
@@ -123,16 +133,16 @@ def counted(rows: pl.DataFrame, evidence: Evidence, task: str, mechanism: str) -
     return rows.filter((pl.col("arm") == arm(task, mechanism)) & ~pl.col("seed").is_in(failed)).sort("seed")
 
 
-def values(evidence: Evidence, task: str, mechanism: str, length: int) -> pl.DataFrame:
-    """The task's measure at a length: ``seed`` and ``value``."""
+def values(evidence: Evidence, task: str, mechanism: str, length: int) -> Replicates:
+    """The task's measure at a length."""
     rows = counted(evidence.rows, evidence, task, mechanism).filter(pl.col("length") == length)
-    return rows.select("seed", pl.col(MEASURE[task]).alias("value"))
+    return by_replicate(rows, MEASURE[task])
 
 
-def harm(evidence: Evidence, task: str, mechanism: str, strength: float) -> pl.DataFrame:
-    """Change of loss by a wrong key of this strength, mean over layers: ``seed`` and ``value``."""
+def harm(evidence: Evidence, task: str, mechanism: str, strength: float) -> Replicates:
+    """Change of loss by a wrong key of this strength, mean over layers."""
     rows = counted(evidence.measured, evidence, task, mechanism).filter(pl.col("strength") == strength)
-    return rows.group_by("seed", maintain_order=True).agg(value=pl.col("loss_change").mean())
+    return by_replicate(rows.group_by("seed", maintain_order=True).agg(pl.col("loss_change").mean()), "loss_change")
 
 
 TAKEN = 0.05
@@ -142,47 +152,43 @@ TAKEN = 0.05
 def decide_taken(task: str, mechanism: str, evidence: Evidence) -> Decision:
     """Whether the weights lose next to nothing by the mechanism at the trained length."""
     own, softmax = (values(evidence, task, name, TRAINED) for name in (mechanism, TRAINED_WITH))
-    both = softmax.join(own, on="seed", suffix="_own")
-    lost = both["value_own"] / both["value"] - 1 if task == TEXT else both["value"] - both["value_own"]
-    verdict = judged(mean_interval((TAKEN - lost).to_list()))
+    lost = growths(softmax, own) if task == TEXT else paired_differences(softmax, own)
     unit = "of softmax's loss" if task == TEXT else "of normalized accuracy"
-    return Decision(
-        verdict, mean_interval(lost.to_list()), unit, _means(task, {mechanism: own, TRAINED_WITH: softmax})
-    )
+    return decided(lost, unit, _means(task, {mechanism: own, TRAINED_WITH: softmax}), below=TAKEN)
 
 
 def decide_further(task: str, mechanism: str, evidence: Evidence) -> Decision:
     """Whether the weights do better far away with the mechanism than with softmax."""
     own, softmax = (values(evidence, task, name, FAR) for name in (mechanism, TRAINED_WITH))
     # The better loss is the smaller one.
-    interval = paired_difference(softmax, own, "value") if task == TEXT else paired_difference(own, softmax, "value")
+    gained = paired_differences(softmax, own) if task == TEXT else paired_differences(own, softmax)
     unit = "nats" if task == TEXT else "of normalized accuracy"
-    return Decision(judged(interval), interval, unit, _means(task, {mechanism: own, TRAINED_WITH: softmax}))
+    return decided(gained, unit, _means(task, {mechanism: own, TRAINED_WITH: softmax}))
 
 
 def decide_sharper(evidence: Evidence) -> Decision:
     """Whether the largest power costs more than the smallest at the trained length."""
     found = {f"p={p}": values(evidence, TEXT, re_weighted(p), TRAINED) for p in POWERS}
     first, *_, last = found.values()
-    interval = paired_difference(last, first, "value")
-    return Decision(judged(interval), interval, "nats", _means(TEXT, found))
+    return decided(paired_differences(last, first), "nats", _means(TEXT, found))
 
 
 def decide_harm(task: str, evidence: Evidence) -> Decision:
     """Whether a double of the best key harms re-weighted softmax more than softmax."""
     own, softmax = (harm(evidence, task, name, 1.0) for name in (SHARPEST, TRAINED_WITH))
-    interval = paired_difference(own, softmax, "value")
-    detail = f"Change of loss: {_listed({SHARPEST: own, TRAINED_WITH: softmax})}."
-    return Decision(judged(interval), interval, "nats", detail)
+    return decided(
+        paired_differences(own, softmax),
+        "nats",
+        f"Change of loss: {_listed({SHARPEST: own, TRAINED_WITH: softmax})}.",
+    )
 
 
-def _means(task: str, found: Mapping[str, pl.DataFrame]) -> str:
+def _means(task: str, found: Mapping[str, Replicates]) -> str:
     return f"{MEASURE[task].replace('_', ' ').capitalize()}: {_listed(found)}."
 
 
-def _listed(found: Mapping[str, pl.DataFrame]) -> str:
-    means = {name: mean_interval(one["value"].to_list()).estimate for name, one in found.items()}
-    return ", ".join(f"{name} {'not learned' if mean is None else f'{mean:.2f}'}" for name, mean in means.items())
+def _listed(found: Mapping[str, Replicates]) -> str:
+    return means_listed(found, between=", ", missing="not learned")
 
 
 COUNTED = "over the seeds whose softmax run learned (of text all)"

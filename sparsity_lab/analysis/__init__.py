@@ -25,6 +25,11 @@ from sparsity_lab.analysis.diagnosis import Thresholds as Thresholds
 from sparsity_lab.analysis.diagnosis import TokenData as TokenData
 from sparsity_lab.analysis.diagnosis import diagnose as diagnose
 from sparsity_lab.analysis.diagnosis import read_tokens as read_tokens
+from sparsity_lab.analysis.differences import Replicates as Replicates
+from sparsity_lab.analysis.differences import by_replicate as by_replicate
+from sparsity_lab.analysis.differences import by_seed as by_seed
+from sparsity_lab.analysis.differences import paired as paired
+from sparsity_lab.analysis.differences import paired_differences as paired_differences
 from sparsity_lab.analysis.drop import Drop as Drop
 from sparsity_lab.analysis.drop import drop as drop
 from sparsity_lab.analysis.exact_transfer import exact_transfer as exact_transfer

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 from matplotlib.axes import Axes
 
+from sparsity_lab.analysis.differences import by_replicate, paired_differences
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.pairing import why_unpaired
@@ -88,12 +89,12 @@ def curve_difference(
     if reason := why_unpaired(runs, (first, second), shared):
         raise SettingError("minus", f"an arm whose runs pair with those of {first.label}", Shown(reason))
     pairs = runs[0].join(runs[1], on=shared, suffix="_minus")
-    values = each[0].join(each[1], on=[*shared, "length"], suffix="_minus").sort("length", *shared)
-    difference = pl.col(measure.name) - pl.col(f"{measure.name}_minus")
     numbers: list[dict[str, Any]] = []
-    for (length,), part in values.partition_by("length", as_dict=True, maintain_order=True).items():
-        found = mean_interval(part.select(difference.drop_nulls()).to_series().to_list(), confidence)
-        row: dict[str, Any] = {"length": length, "trained": part["trained"].all(), "pairs": found.count}
+    for length in sorted(set(each[0]["length"]) & set(each[1]["length"])):
+        at = [part.filter(pl.col("length") == length) for part in each]
+        differences = paired_differences(*(by_replicate(part, measure.name, shared) for part in at))
+        found = mean_interval(list(differences.values()), confidence)
+        row: dict[str, Any] = {"length": length, "trained": at[0]["trained"].all(), "pairs": found.count}
         row |= {"difference": found.estimate, "low": found.low, "high": found.high}
         numbers.append(row | {"decided": found.decided if found.count > 1 else None})
     schema: dict[str, Any] = {"length": pl.Int64, "trained": pl.Boolean, "pairs": pl.Int64}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
+from sparsity_lab.analysis.differences import by_replicate, paired_differences
 from sparsity_lab.analysis.runs import Arm, common_lengths, nearest_length, trained_range
 from sparsity_lab.analysis.statistics import Interval, mean_interval
 
@@ -69,16 +70,16 @@ def difference_of(
     count = sum(part.height for part in each)
     if reason := _why_not(first, second, trained_length, length) or why_unpaired(each, (first, second), shared):
         return Difference(first.label, second.label, mean_interval([]), 0, count, reason=reason)
-    pairs = each[0].join(each[1], on=shared, suffix="_second").sort(shared)
+    pairs = paired_differences(*(by_replicate(drops, "drop", shared) for drops in each))
     return Difference(
         of=first.label,
         minus=second.label,
-        interval=mean_interval((pairs["drop"] - pairs["drop_second"]).to_list(), confidence),
-        pairs=pairs.height,
-        unpaired=count - 2 * pairs.height,
+        interval=mean_interval(list(pairs.values()), confidence),
+        pairs=len(pairs),
+        unpaired=count - 2 * len(pairs),
         trained_length=trained_length,
         length=length,
-        reason=None if pairs.height else "there is no seed at which both have a drop",
+        reason=None if pairs else "there is no seed at which both have a drop",
     )
 
 

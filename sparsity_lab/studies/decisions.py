@@ -1,15 +1,36 @@
-"""Rules that several studies share: a slope, or a difference of two arms, judged by its interval over seeds."""
+"""The rules by which claims are decided.
+
+Every rule has two steps: a number for each seed (a level, a difference of two arms, a share, a slope, a rank
+correlation), then ``decided``, the one place where such numbers become a verdict.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
 import polars as pl
+from scipy import stats
 
-from sparsity_lab.analysis import Interval
+from sparsity_lab.analysis import Interval, Replicates, mean_interval, paired
 from sparsity_lab.studies.claim import Claim, Decision, judged
-from sparsity_lab.studies.drops import learned_words, mean_value, paired_difference, slope, values_at
+from sparsity_lab.studies.drops import differences_at, learned_words, mean_value, slopes
 from sparsity_lab.studies.evidence import Evidence
 
-__all__ = ["ABOVE_ZERO", "decide_difference", "decide_slope", "difference_claim", "held_above", "slope_claim"]
+__all__ = [
+    "ABOVE_ZERO",
+    "advantages",
+    "decide_difference",
+    "decide_slope",
+    "decided",
+    "difference_claim",
+    "growths",
+    "held_above",
+    "means_listed",
+    "rank_correlations",
+    "shares_of_way",
+    "slope_claim",
+    "undecided",
+]
 
 
 def held_above(value: float) -> str:
@@ -25,16 +46,96 @@ ABOVE_ZERO = held_above(0)
 _WORDS = {"value": "normalized accuracy", "drop": "drop of normalized accuracy"}
 
 
+def decided(
+    numbers: Replicates,
+    unit: str,
+    detail: str = "",
+    *,
+    above: float = 0.0,
+    below: float | None = None,
+    at_most: float | None = None,
+    over: str = "seeds",
+) -> Decision:
+    """The verdict on the mean of these numbers, one for each seed, by ``judged``.
+
+    Args:
+        over: what the numbers are of, where it is not seeds.
+    """
+    interval = mean_interval(list(numbers.values()))
+    verdict = judged(interval, above=above, below=below, at_most=at_most)
+    return Decision(verdict, interval, unit, detail, over)
+
+
+def undecided(decision: Decision, why: str = "") -> Decision:
+    """A decision whose rule says that nothing can be decided, whatever the interval; the reason goes first."""
+    return replace(decision, verdict="not decided", detail=f"{why} {decision.detail}".strip())
+
+
+def growths(first: Replicates, later: Replicates) -> Replicates:
+    """By which share each number has grown: later / first - 1."""
+    return paired(lambda one, other: other / one - 1, first, later)
+
+
+def shares_of_way(start: Replicates, own: Replicates, end: Replicates) -> Replicates:
+    """Which share of the way from start to end is gone: (own - start) / (end - start)."""
+    return paired(lambda begin, at, goal: (at - begin) / (goal - begin), start, own, end)
+
+
+def rank_correlations(rows: pl.DataFrame, column: str, other: str, fewest: int) -> Replicates:
+    """Spearman's rank correlation of two columns over the arms of each seed that has at least ``fewest`` of them, and
+    not one value alone.
+
+    Args:
+        rows: one for each arm and ``seed``.
+    """
+    found = {}
+    for (seed,), part in sorted(rows.partition_by("seed", as_dict=True, maintain_order=True).items()):
+        first, second = part[column].to_numpy(), part[other].to_numpy()
+        if part.height >= fewest and np.ptp(first) > 0 and np.ptp(second) > 0:
+            found[seed] = float(stats.spearmanr(first, second).statistic)
+    return found
+
+
+def advantages(rows: pl.DataFrame, column: str, arm: str, others: Sequence[str]) -> tuple[Replicates, list[str]]:
+    """Mean of a column over those of the other arms that a seed has, minus that of one arm; and which these were.
+
+    Args:
+        rows: one for each arm and ``seed`` that counts.
+    """
+    found, compared = {}, set()
+    for (seed,), part in sorted(rows.partition_by("seed", as_dict=True).items()):
+        of = dict(part.select("arm", column).iter_rows())
+        known = {name: of[name] for name in others if name in of}
+        if arm in of and known:
+            found[seed] = sum(known.values()) / len(known) - of[arm]
+            compared |= set(known)
+    return found, [name for name in others if name in compared]
+
+
+def means_listed(
+    numbers: Mapping[str, Replicates], places: int = 2, *, between: str = "; ", missing: str = ""
+) -> str:
+    """``elu 2.61; softmax 1.69``: the mean of each; what has no number is left out, or named with ``missing``."""
+    words = []
+    for name, one in numbers.items():
+        mean = mean_interval(list(one.values())).estimate
+        if mean is not None:
+            # Without the sign of what rounds to zero.
+            words.append(f"{name} {round(mean, places) + 0.0:.{places}f}")
+        elif missing:
+            words.append(f"{name} {missing}")
+    return between.join(words)
+
+
 def decide_slope(rows: pl.DataFrame, arm: str, length: int, at: Mapping[str, float]) -> Decision:
     """Whether the drop to ``length`` grows with ``at``, a number for each condition."""
-    interval = slope(rows, arm, length, at)
     seeds = rows.filter(pl.col("arm") == arm)["seed"].n_unique()
     each = []
     for condition in at:
         drop = mean_value(rows, arm, length, "drop", [condition])
         each.append(f"{condition} {_number(drop)} ({drop.count} of {seeds})")
     detail = f"mean drop, and how many seeds learned: {', '.join(each)}."
-    return Decision(judged(interval), interval, "of drop for each more k", detail)
+    return decided(slopes(rows, arm, length, at), "of drop for each more k", detail)
 
 
 def decide_difference(
@@ -46,13 +147,12 @@ def decide_difference(
     conditions: Sequence[str] | None = None,
 ) -> Decision:
     """Whether ``arm`` is above ``minus`` at ``length`` in a column of ``values_at``."""
-    first, second = (values_at(rows, one, length, conditions) for one in (arm, minus))
-    interval = paired_difference(first, second, column)
     parts = [
         f"{one} {_number(mean_value(rows, one, length, column, conditions))} ({learned_words(rows, one, conditions)})"
         for one in (arm, minus)
     ]
-    return Decision(judged(interval), interval, _WORDS[column], f"{_WORDS[column]}: {', '.join(parts)}.")
+    differences = differences_at(rows, arm, minus, length, column, conditions)
+    return decided(differences, _WORDS[column], f"{_WORDS[column]}: {', '.join(parts)}.")
 
 
 def slope_claim(

@@ -1,4 +1,4 @@
-"""What runs lose with length, seed by seed: the numbers that claims about extrapolation rest on.
+"""What runs reach and lose with length, seed by seed: the numbers that claims about extrapolation rest on.
 
 Values are normalized accuracies, 0 at chance and 1 at the Bayes optimum; what lies below chance counts as chance,
 since a run cannot lose more than all it knew. A *drop* is the value at the longest trained length minus that at a
@@ -10,10 +10,31 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from sparsity_lab.analysis import Interval, mean_interval
+from sparsity_lab.analysis import Interval, Replicates, by_replicate, by_seed, mean_interval, paired_differences
 from sparsity_lab.settings import SettingError
 
-__all__ = ["learned_words", "mean_value", "paired_difference", "slope", "values_at"]
+__all__ = ["differences_at", "learned_words", "mean_value", "numbers_at", "slopes", "values_at"]
+
+
+def numbers_at(
+    rows: pl.DataFrame, arm: str, length: int, measure: str = "accuracy", *, condition: str | None = None
+) -> Replicates:
+    """One arm's measure at one length by seed, whether it was learned or not.
+
+    Raises:
+        SettingError: there is no such arm, length or measure, or the arm has several conditions.
+    """
+    if measure not in rows.columns:
+        raise SettingError("measure", "a column of the rows", measure, rows.columns)
+    chosen = rows.filter((pl.col("arm") == arm) & (pl.col("length") == length))
+    if condition is not None:
+        chosen = chosen.filter(pl.col("condition") == condition)
+    chosen = chosen.drop_nulls(measure)
+    if chosen.is_empty():
+        raise SettingError("arm", f"an arm with {measure} at length {length}", arm, rows["arm"].unique().to_list())
+    if chosen["seed"].n_unique() < chosen.height:
+        raise SettingError("condition", f"one condition of {arm}", chosen["condition"].unique().to_list())
+    return by_replicate(chosen, measure)
 
 
 def values_at(
@@ -61,37 +82,37 @@ def mean_value(
     rows: pl.DataFrame, arm: str, length: int, column: str = "value", conditions: Sequence[str] | None = None
 ) -> Interval:
     """Mean over seeds of a column of ``values_at``, averaged over the learned conditions of each seed first."""
-    return mean_interval(_by_seed(values_at(rows, arm, length, conditions), column).to_list())
+    return mean_interval(list(by_seed(_by_condition(rows, arm, length, column, conditions)).values()))
 
 
-def paired_difference(first: pl.DataFrame, second: pl.DataFrame, column: str = "value") -> Interval:
-    """Mean over seeds of the difference of two arms in a column, with Student's 95 % interval.
+def differences_at(
+    rows: pl.DataFrame,
+    arm: str,
+    minus: str,
+    length: int,
+    column: str = "value",
+    conditions: Sequence[str] | None = None,
+) -> Replicates:
+    """Differences of two arms in a column of ``values_at`` by seed: taken between the conditions that both learned,
+    and averaged over these."""
+    each = (_by_condition(rows, one, length, column, conditions) for one in (arm, minus))
+    return by_seed(paired_differences(*each))
 
-    Args:
-        first, second: one row for each ``seed`` and ``condition``, as of ``values_at``, or for each seed alone.
-            Differences are taken between rows of which both arms have one, and averaged over the conditions of each
-            seed first.
-    """
-    keys = [name for name in ("seed", "condition") if name in first.columns]
-    both = first.join(second, on=keys, suffix="_minus")
-    differences = both.with_columns((pl.col(column) - pl.col(f"{column}_minus")).alias(column))
-    return mean_interval(_by_seed(differences, column).to_list())
 
-
-def slope(
+def slopes(
     rows: pl.DataFrame, arm: str, length: int, at: Mapping[str, float], column: str = "drop", least: int = 3
-) -> Interval:
-    """Mean over seeds of the least-squares slope of a column of ``values_at`` in ``at``, a number for each condition.
+) -> Replicates:
+    """Least-squares slopes of a column of ``values_at`` in ``at``, a number for each condition, by seed.
 
     A seed that learned fewer than ``least`` of the conditions has no slope.
     """
     found = values_at(rows, arm, length, list(at))
-    slopes = []
-    for (_,), part in sorted(found.partition_by("seed", as_dict=True).items()):
+    each = {}
+    for (seed,), part in sorted(found.partition_by("seed", as_dict=True).items()):
         if part.height >= least:
             places = [at[condition] for condition in part["condition"]]
-            slopes.append(float(np.polyfit(places, part[column].to_numpy(), 1)[0]))
-    return mean_interval(slopes)
+            each[seed] = float(np.polyfit(places, part[column].to_numpy(), 1)[0])
+    return each
 
 
 def learned_words(rows: pl.DataFrame, arm: str, conditions: Sequence[str] | None = None) -> str:
@@ -104,5 +125,7 @@ def learned_words(rows: pl.DataFrame, arm: str, conditions: Sequence[str] | None
     return f"{by_seed.filter('learned').height} of {by_seed.height} seeds learned{every}"
 
 
-def _by_seed(values: pl.DataFrame, column: str) -> pl.Series:
-    return values.group_by("seed").agg(pl.col(column).mean()).sort("seed")[column]
+def _by_condition(
+    rows: pl.DataFrame, arm: str, length: int, column: str, conditions: Sequence[str] | None
+) -> Replicates:
+    return by_replicate(values_at(rows, arm, length, conditions), column, ("seed", "condition"))

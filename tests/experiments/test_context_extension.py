@@ -14,13 +14,13 @@ from context_extension.arms import (
     arm,
     arms,
 )
-from context_extension.claims import CLAIMS, at_most
+from context_extension.claims import CLAIMS
 from context_extension.lookup import chosen
 from context_extension.study import study as context_extension
 
 from sparsity_lab.analysis import Interval, mean_interval
 from sparsity_lab.kernels import ShiftedSparse, Softmax
-from sparsity_lab.studies import Decision, Evidence
+from sparsity_lab.studies import Decision, Evidence, judged
 from sparsity_lab.training import EVALUATION_SCHEMA
 
 MEASURES = {
@@ -175,8 +175,8 @@ def test_without_fine_tuning() -> None:
     [(0.1, 0.5, "held"), (0.4, 0.6, "not decided"), (0.5, 0.6, "not decided"), (0.51, 0.6, "did not hold")],
 )
 def test_at_most(low: float, high: float, verdict: str) -> None:
-    assert at_most(Interval((low + high) / 2, low, high, 2), 0.5) == verdict
-    assert at_most(Interval(0.0, None, None, 1), 0.5) == "not decided"
+    assert judged(Interval((low + high) / 2, low, high, 2), at_most=0.5) == verdict
+    assert judged(Interval(0.0, None, None, 1), at_most=0.5) == "not decided"
 
 
 def test_nothing_is_decided_of_what_has_not_been_run() -> None:

@@ -3,8 +3,9 @@
 import polars as pl
 import pytest
 
+from sparsity_lab.analysis import mean_interval
 from sparsity_lab.settings import SettingError
-from sparsity_lab.studies.drops import learned_words, mean_value, paired_difference, slope, values_at
+from sparsity_lab.studies import differences_at, learned_words, mean_value, slopes, values_at
 
 # Normalized accuracy at lengths 8, 16 (trained) and 32, by arm, condition and seed; the last says whether it learned.
 VALUES = {
@@ -51,7 +52,9 @@ def test_conditions_are_averaged_within_a_seed_first() -> None:
 
 def test_pairs_are_of_seeds_and_conditions_that_both_learned() -> None:
     """Seed 0: 0.4 at k=1 and 0.2 at k=2; seed 1: 0.2 at k=1 alone."""
-    difference = paired_difference(values_at(ROWS, "a", 32), values_at(ROWS, "b", 32))
+    differences = differences_at(ROWS, "a", "b", 32)
+    assert differences == pytest.approx({0: 0.3, 1: 0.2})
+    difference = mean_interval(list(differences.values()))
     assert difference.estimate == pytest.approx((0.3 + 0.2) / 2)
     # Student's t with one degree of freedom, 12.7062, times 0.0707107 / sqrt(2).
     assert difference.low == pytest.approx(0.25 - 12.706205 * 0.05, rel=1e-6)
@@ -60,9 +63,8 @@ def test_pairs_are_of_seeds_and_conditions_that_both_learned() -> None:
 def test_slope_by_hand() -> None:
     """Seed 0: drops 0.1, 0.3, 0.9 at 1, 2, 4, slope 38/140; seed 1 learned two k, and has a slope only if two do."""
     at = {"k=1": 1.0, "k=2": 2.0, "k=4": 4.0}
-    assert slope(ROWS, "a", 32, at).estimate == pytest.approx(38 / 140)
-    assert slope(ROWS, "a", 32, at).count == 1
-    assert slope(ROWS, "a", 32, at, least=2).estimate == pytest.approx((38 / 140 + 0.7 / 3) / 2)
+    assert slopes(ROWS, "a", 32, at) == pytest.approx({0: 38 / 140})
+    assert slopes(ROWS, "a", 32, at, least=2) == pytest.approx({0: 38 / 140, 1: 0.7 / 3})
 
 
 def test_learned_is_counted() -> None:

@@ -3,10 +3,10 @@
 import polars as pl
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis import extrapolation_curve
+from sparsity_lab.analysis import extrapolation_curve, paired_differences
 from sparsity_lab.generators import Planted
 from sparsity_lab.models import Decoder, NoPE
-from sparsity_lab.studies import Claim, Decision, Evidence, Study, judged, paired
+from sparsity_lab.studies import Claim, Decision, Evidence, Study, decided, means_listed, numbers_at
 from sparsity_lab.sweeps import grid
 from sparsity_lab.training import Evaluation, Run, RunConfig, Training, UniformLength
 
@@ -25,8 +25,8 @@ def arms(size: str) -> dict[str, list[RunConfig]]:
 
 
 def decide(evidence: Evidence) -> Decision:
-    interval = paired(evidence.rows, "one", "two", 16)
-    return Decision(judged(interval), interval, "accuracy", f"The difference was {interval.estimate:.3f}.")
+    one, two = (numbers_at(evidence.rows, arm, 16) for arm in ("one", "two"))
+    return decided(paired_differences(one, two), "accuracy", f"Means: {means_listed({'one': one, 'two': two}, 3)}.")
 
 
 def figure(evidence: Evidence) -> Figure:
