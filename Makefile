@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint types certify lab notebooks docs clean
+.PHONY: demo test test-slow lint types certify lab notebooks docs architecture clean
 
 .venv/lab: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -32,6 +32,9 @@ notebooks: .venv/notebooks
 docs: .venv/notebooks
 	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs build/docs
 	@echo "The site is in build/docs/index.html"
+
+architecture:
+	$(PYTHON) docs/architecture_picture.py
 
 test: .venv/test lint types
 	$(PYTEST) -m "not slow"

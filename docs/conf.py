@@ -47,7 +47,7 @@ python_maximum_signature_line_length = 88
 # Public names of this package must resolve. Those of others would need their sites; and a signature may name a class
 # that is not public and so has no page.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!sparsity_lab).*"), ("py:class", r"sparsity_lab\.(\w+\.\w+|markup)\..*")]
+nitpick_ignore_regex = [("py:.*", r"(?!sparsity_lab).*"), ("py:class", r"sparsity_lab\.(\w+\.\w+)\..*")]
 
 
 def setup(app):

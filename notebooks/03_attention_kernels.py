@@ -22,9 +22,8 @@ import os
 from sparsity_lab.analysis import attention_entropy, dilution, extrapolation_curve, planted_mass
 from sparsity_lab.generators import Planted
 from sparsity_lab.kernels import LSSAR, Softmax
-from sparsity_lab.live import sweep_progress
 from sparsity_lab.models import Decoder, RoPE
-from sparsity_lab.sweeps import Processes, Serial, Sweep, grid, run_sweep
+from sparsity_lab.sweeps import Processes, Serial, Sweep, grid, run_sweep, sweep_progress
 from sparsity_lab.training import Evaluation, Run, RunConfig, Training
 
 SMOKE = bool(os.environ.get("SPARSITY_LAB_SMOKE"))  # the tests run every notebook in a smaller size

@@ -21,9 +21,8 @@ import os
 
 from sparsity_lab.analysis import extrapolation_curve
 from sparsity_lab.generators import ParityScratchpad, Stream
-from sparsity_lab.live import sweep_progress
 from sparsity_lab.models import Decoder, Ignored, NoPE, Oracle, Predicted, Shuffled
-from sparsity_lab.sweeps import Processes, Serial, Sweep, grid, run_sweep
+from sparsity_lab.sweeps import Processes, Serial, Sweep, grid, run_sweep, sweep_progress
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
 
 SMOKE = bool(os.environ.get("SPARSITY_LAB_SMOKE"))  # the tests run every notebook in a smaller size

@@ -25,9 +25,8 @@ from sparsity_lab.analysis import extrapolation_curve, norm_sensitivity
 from sparsity_lab.analysis.style import look, styled
 from sparsity_lab.generators import Planted
 from sparsity_lab.kernels import Linear, NormAwareLinear, Softmax
-from sparsity_lab.live import sweep_progress
 from sparsity_lab.models import Decoder, NoPE
-from sparsity_lab.sweeps import Processes, Serial, Sweep, grid, run_sweep
+from sparsity_lab.sweeps import Processes, Serial, Sweep, grid, run_sweep, sweep_progress
 from sparsity_lab.training import Evaluation, Run, RunConfig, Training
 
 SMOKE = bool(os.environ.get("SPARSITY_LAB_SMOKE"))  # the tests run every notebook in a smaller size

@@ -20,9 +20,8 @@ import os
 
 from sparsity_lab.generators import TextBytes
 from sparsity_lab.kernels import ShiftedSparse
-from sparsity_lab.live import sweep_progress
 from sparsity_lab.models import Decoder, lora_embed_norm
-from sparsity_lab.sweeps import Processes, Serial, Sweep, run_sweep
+from sparsity_lab.sweeps import Processes, Serial, Sweep, run_sweep, sweep_progress
 from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training, extended
 
 SMOKE = bool(os.environ.get("SPARSITY_LAB_SMOKE"))  # the tests run every notebook in a smaller size

@@ -25,8 +25,8 @@ from sparsity_lab.analysis import retained_mass
 from sparsity_lab.analysis.style import styled
 from sparsity_lab.generators import Planted, Recent
 from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs, SlidingWindow, Softmax
-from sparsity_lab.live import training_progress
 from sparsity_lab.models import Decoder, NoPE
+from sparsity_lab.sweeps import training_progress
 from sparsity_lab.training import Evaluation, RunConfig, Training, train
 
 SMOKE = bool(os.environ.get("SPARSITY_LAB_SMOKE"))  # the tests run every notebook in a smaller size

@@ -29,10 +29,9 @@ import torch
 from sparsity_lab.analysis import extrapolation_curve
 from sparsity_lab.generators import Stream, certify
 from sparsity_lab.kernels import Softmax
-from sparsity_lab.live import sweep_progress
 from sparsity_lab.models import ALiBi, Decoder, NoPE
 from sparsity_lab.settings import from_text
-from sparsity_lab.sweeps import Processes, Serial, Sweep, grid, run_sweep
+from sparsity_lab.sweeps import Processes, Serial, Sweep, grid, run_sweep, sweep_progress
 from sparsity_lab.training import Evaluation, RunConfig, Training
 
 SMOKE = bool(os.environ.get("SPARSITY_LAB_SMOKE"))  # the tests run every notebook in a smaller size

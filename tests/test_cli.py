@@ -13,9 +13,9 @@ from rich.console import Console
 
 import sparsity_lab
 from sparsity_lab import cli
-from sparsity_lab.commands import certify
-from sparsity_lab.commands.certify import certify_text
-from sparsity_lab.commands.output import progress_bar
+from sparsity_lab.cli import certify
+from sparsity_lab.cli.certify import certify_text
+from sparsity_lab.cli.output import progress_bar
 from sparsity_lab.generators import Parity, Planted
 from sparsity_lab.settings.setting import _registry
 

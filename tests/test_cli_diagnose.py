@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from sparsity_lab import cli
-from sparsity_lab.commands import Command
-from sparsity_lab.commands.diagnose import Diagnose
-from sparsity_lab.commands.sweep import Sweep
+from sparsity_lab.cli import Command
+from sparsity_lab.cli.diagnose import Diagnose
+from sparsity_lab.cli.sweep import Sweep
 from sparsity_lab.generators import SparseMarkov, Stream
 
 CHEAP = ["--length", "12", "--steps", "20", "--model", "Decoder(num_layers=1, d_model=16)"]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sparsity_lab import cli, commands
-from sparsity_lab.commands import COMMANDS
+from sparsity_lab import cli
+from sparsity_lab.cli import COMMANDS
 from sparsity_lab.settings import families, kinds
 
 
@@ -42,13 +42,13 @@ def test_help_is_readable(capsys: pytest.CaptureFixture[str], command: tuple[str
 
 def test_a_new_file_is_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "greet_in_this_test.py").write_text(
-        "from sparsity_lab.commands.command import Command, Outcome, SettingsCommand\n"
+        "from sparsity_lab.cli.command import Command, Outcome, SettingsCommand\n"
         "class Greet(Command):\n"
         "    def run(self, console):\n"
         "        return Outcome('hello')\n"
     )
-    monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
-    found = {command.__name__.lower(): command for command in commands._commands()}
+    monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])
+    found = {command.__name__.lower(): command for command in cli.command_line._commands()}
     assert found.keys() - COMMANDS.keys() == {"greet"}
     assert COMMANDS.items() <= found.items()
     assert list(COMMANDS) == sorted(COMMANDS)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import sparsity_lab
-from sparsity_lab.commands import COMMANDS
+from sparsity_lab.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 STEM = f"sparsity_lab-{sparsity_lab.__version__}"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sparsity_lab.config_file import load_sweep
+from sparsity_lab.sweeps import load_sweep
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -47,6 +47,6 @@ def test_the_sweep_file(tmp_path: Path) -> None:
 
 
 def test_every_command_exists() -> None:
-    from sparsity_lab.commands import COMMANDS  # noqa: PLC0415
+    from sparsity_lab.cli import COMMANDS  # noqa: PLC0415
 
     assert set(re.findall(r"^sparsity-lab (\w+)", README, re.MULTILINE)) <= set(COMMANDS)

@@ -11,9 +11,9 @@ import pytest
 from sparsity_lab.analysis import drop, extrapolation_curve, heat_map
 from sparsity_lab.generators import Planted, Recent, Stream, certify
 from sparsity_lab.kernels import LSSAR
-from sparsity_lab.live import _line
 from sparsity_lab.models import Decoder
 from sparsity_lab.sweeps import Results, Serial, Sweep, grid, run_sweep
+from sparsity_lab.sweeps.live import _line
 from sparsity_lab.training import Evaluation, FixedLength, Run, RunConfig, Training
 
 

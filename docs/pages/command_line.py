@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pages.markdown import code, page
 from sparsity_lab import cli
-from sparsity_lab.commands import COMMANDS
+from sparsity_lab.cli import COMMANDS
 
 __all__ = ["pages"]
 

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import sparsity_lab
 from pages.markdown import autodoc, fenced, page, summary, table
-from sparsity_lab import commands
+from sparsity_lab import cli
 
 __all__ = ["pages"]
 
@@ -26,7 +26,7 @@ def pages(source: Path) -> dict[str, str]:
 def _subpackages() -> list[ModuleType]:
     """All but the commands, which a page of their own shows as ``--help`` does."""
     found = pkgutil.iter_modules(sparsity_lab.__path__, "sparsity_lab.")
-    names = [name for _, name, is_package in found if is_package and name != commands.__name__]
+    names = [name for _, name, is_package in found if is_package and name != cli.__name__]
     return [importlib.import_module(name) for name in names]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from sparsity_lab.analysis.drop import Drop
 from sparsity_lab.analysis.pairing import Difference
 from sparsity_lab.analysis.runs import kind_of, natural_key
-from sparsity_lab.markup import number, signed_interval
+from sparsity_lab.settings.markup import number, signed_interval
 
 __all__ = ["Comparison", "comparison_words", "comparisons_of", "overall_words"]
 

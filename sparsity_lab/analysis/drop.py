@@ -24,8 +24,8 @@ from sparsity_lab.analysis.runs import (
 )
 from sparsity_lab.analysis.statistics import mean_interval
 from sparsity_lab.analysis.style import INK, figure_svg, look, new_axes, styled
-from sparsity_lab.markup import Markup, element, join, number, signed_interval, table
 from sparsity_lab.settings import SettingError
+from sparsity_lab.settings.markup import Markup, element, join, number, signed_interval, table
 
 __all__ = ["Drop", "drop", "drop_cell", "drop_table"]
 

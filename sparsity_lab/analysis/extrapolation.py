@@ -33,7 +33,7 @@ from sparsity_lab.analysis.runs import (
 )
 from sparsity_lab.analysis.statistics import median_interval
 from sparsity_lab.analysis.style import GRAY, INK, figure_svg, look, new_axes, seaborn_plot, styled
-from sparsity_lab.markup import Markup, details, element, join, table
+from sparsity_lab.settings.markup import Markup, details, element, join, table
 
 __all__ = ["ExtrapolationCurve", "extrapolation_curve"]
 

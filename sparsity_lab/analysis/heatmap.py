@@ -23,8 +23,8 @@ from sparsity_lab.analysis.runs import (
     short_name,
 )
 from sparsity_lab.analysis.style import GRAY, INK, figure_svg, new_axes, relative_luminance, seaborn_plot, styled
-from sparsity_lab.markup import Markup, element, number
 from sparsity_lab.settings import SettingError
+from sparsity_lab.settings.markup import Markup, element, number
 
 __all__ = ["HeatMap", "heat_map"]
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sparsity_lab.analysis.style import figure_svg
-from sparsity_lab.markup import Markup, details, element, join, table
+from sparsity_lab.settings.markup import Markup, details, element, join, table
 
 __all__ = ["Measurement"]
 

@@ -22,8 +22,8 @@ from sparsity_lab.analysis.runs import NOT_JUDGED, arms_of, evaluation_rows
 from sparsity_lab.analysis.samples import sequence_html
 from sparsity_lab.analysis.style import Point, figure_svg
 from sparsity_lab.generators import Stream, Task
-from sparsity_lab.markup import Markup, cell, details, element, join, number, signed_interval, table
 from sparsity_lab.settings import to_data
+from sparsity_lab.settings.markup import Markup, cell, details, element, join, number, signed_interval, table
 from sparsity_lab.training import RunConfig, run_labels, store
 
 __all__ = ["write_report"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from sparsity_lab.markup import Markup, element, join
+from sparsity_lab.settings.markup import Markup, element, join
 
 __all__ = ["Section", "page"]
 

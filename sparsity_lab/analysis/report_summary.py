@@ -22,7 +22,7 @@ from sparsity_lab.analysis.words import (
     others_words,
     same_lengths,
 )
-from sparsity_lab.markup import Markup, details, element, join, table
+from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.training import RunConfig, run_labels
 
 __all__ = ["Failed", "ReportResults", "Seen", "look_at", "run_states", "summary"]

@@ -3,7 +3,7 @@
 from rich.text import Text
 
 from sparsity_lab.generators import Batch, Task, token_view
-from sparsity_lab.markup import Markup
+from sparsity_lab.settings.markup import Markup
 
 __all__ = ["sequence_html", "sequence_text"]
 

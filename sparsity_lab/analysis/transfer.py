@@ -35,9 +35,9 @@ from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import INK, look, new_axes, styled
 from sparsity_lab.generators import Parity, Planted, Stream, Window
-from sparsity_lab.markup import details, join, table
 from sparsity_lab.models.functional_attention import FunctionalAttention
 from sparsity_lab.settings import SettingError
+from sparsity_lab.settings.markup import details, join, table
 
 __all__ = ["TransferCheck", "transfer_check"]
 

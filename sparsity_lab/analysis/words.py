@@ -5,7 +5,7 @@ from typing import Any
 
 from sparsity_lab.analysis.drop import no_drop_reason
 from sparsity_lab.analysis.runs import NOT_JUDGED, learned_words
-from sparsity_lab.markup import number, signed_interval
+from sparsity_lab.settings.markup import number, signed_interval
 
 __all__ = ["counts_words", "drop_words", "lengths_words", "listed", "others_words"]
 

@@ -14,4 +14,6 @@ from sparsity_lab.benchmarks import training as training
 from sparsity_lab.benchmarks.measure import Benchmark as Benchmark
 from sparsity_lab.benchmarks.measure import alternate as alternate
 from sparsity_lab.benchmarks.measure import benchmark as benchmark
+from sparsity_lab.benchmarks.measure import benchmarks as benchmarks
+from sparsity_lab.benchmarks.measure import find_benchmark as find_benchmark
 from sparsity_lab.benchmarks.memory import peak_memory as peak_memory

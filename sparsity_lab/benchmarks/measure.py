@@ -6,14 +6,35 @@ from collections.abc import Callable
 
 import polars as pl
 
-from sparsity_lab.named_functions import NamedFunctions
+from sparsity_lab.settings import SettingError
 
-__all__ = ["Benchmark", "alternate", "benchmark", "seconds"]
+__all__ = ["Benchmark", "alternate", "benchmark", "benchmarks", "find_benchmark", "seconds"]
 
 Benchmark = Callable[..., pl.DataFrame]
 """Keyword arguments, if it has any, are options of the command line that it takes, each with a default."""
-benchmark = NamedFunctions[Benchmark]("benchmark")
-"""Decorator of benchmarks, and where they are found: ``benchmark.find("training")``."""
+_benchmarks: dict[str, Benchmark] = {}
+
+
+def benchmark(function: Benchmark) -> Benchmark:
+    """Decorator: enter a benchmark under the function's name."""
+    _benchmarks[function.__name__] = function
+    return function
+
+
+def benchmarks() -> dict[str, Benchmark]:
+    """Every benchmark by name, sorted."""
+    return dict(sorted(_benchmarks.items()))
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """The benchmark of this name.
+
+    Raises:
+        SettingError: there is none; the known names are listed.
+    """
+    if name not in _benchmarks:
+        raise SettingError("benchmark", "a benchmark", name, sorted(_benchmarks))
+    return _benchmarks[name]
 
 
 def alternate(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float, float]:

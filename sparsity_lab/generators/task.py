@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.stream import Stream, whole
-from sparsity_lab.markup import Markup, table
 from sparsity_lab.settings import Setting
+from sparsity_lab.settings.markup import Markup, table
 
 __all__ = ["NotComputable", "PositionLaw", "Step", "Task", "Truth"]
 

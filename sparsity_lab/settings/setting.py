@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints
 
-from sparsity_lab.markup import Markup, details, element, escape, join, table
 from sparsity_lab.settings import short_form
 from sparsity_lab.settings.errors import SettingError, Shown
 from sparsity_lab.settings.errors import join as join_path
 from sparsity_lab.settings.fields import Conforming, conform
+from sparsity_lab.settings.markup import Markup, details, element, escape, join, table
 from sparsity_lab.settings.reloading import renew
 
 __all__ = ["Setting", "families", "field_hints", "from_data", "from_text", "kinds", "register", "with_shared_parts"]

@@ -10,8 +10,8 @@ from typing import Any, Literal, Self, get_args
 
 import polars as pl
 
-from sparsity_lab.markup import Markup, details, element, join, table
 from sparsity_lab.settings import SettingError, flatten, from_data, with_shared_parts
+from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.sweeps.sweep import Sweep, lineage
 from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, Status, run_labels, store, summarize
 from sparsity_lab.training.config import TRAINED_CONDITION

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from sparsity_lab.kernels import Kernel
-from sparsity_lab.markup import Markup, details, element, join, table
 from sparsity_lab.models import DecoderModel, merged
 from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.training import store
 from sparsity_lab.training.checkpoint import load_weights, save_weights
 from sparsity_lab.training.config import Evaluation, RunConfig

@@ -1,7 +1,7 @@
 import pytest
 
 from sparsity_lab.analysis.words import counts_words, drop_words, lengths_words, listed, others_words
-from sparsity_lab.markup import cell, number, table
+from sparsity_lab.settings.markup import cell, number, table
 
 ROW = {
     "arm": "Recent(width=8)", "runs": 3, "judged": 3, "learned": 2, "drop": 0.214, "low": 0.05, "high": 0.378,

@@ -8,11 +8,11 @@ import torch
 from kernels.closeness import assert_close
 from torch import Tensor
 
-from sparsity_lab.config_file import read_data
 from sparsity_lab.generators import Planted
 from sparsity_lab.kernels import Softmax
 from sparsity_lab.models import ALiBi, Decoder, Learned, NoPE, PoSE, PositionScheme, RoPE, Sinusoidal
 from sparsity_lab.settings import SettingError, canonical_json, from_data, from_text
+from sparsity_lab.sweeps.config_file import read_data
 from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training, extended
 
 SCHEMES = [(RoPE(), NoPE()), (NoPE(), ALiBi()), (ALiBi(), RoPE(base=100.0)), (RoPE(), RoPE(scale=2.0))]

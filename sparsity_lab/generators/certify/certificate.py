@@ -20,8 +20,8 @@ from sparsity_lab.generators.certify.findings import Finding
 from sparsity_lab.generators.certify.sequences import DrawnSequences
 from sparsity_lab.generators.mixture import Mixture
 from sparsity_lab.generators.task import Task
-from sparsity_lab.markup import Markup, element, join, table
 from sparsity_lab.settings import SettingError
+from sparsity_lab.settings.markup import Markup, element, join, table
 
 __all__ = ["FALSE_ALARM_RATE", "Certificate", "certify"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from tyro.conf import Positional
 
-from sparsity_lab.commands.command import Outcome, SettingsCommand
+from sparsity_lab.cli.command import Outcome, SettingsCommand
 from sparsity_lab.settings import SettingError, Shown, from_text
 
 __all__ = ["Sample"]

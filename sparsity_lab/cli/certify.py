@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional, arg
 
-from sparsity_lab.commands.command import OptionalNumbers, Outcome, SettingsCommand, import_modules
-from sparsity_lab.commands.output import progress_bar
+from sparsity_lab.cli.command import OptionalNumbers, Outcome, SettingsCommand, import_modules
+from sparsity_lab.cli.output import progress_bar
 from sparsity_lab.settings import SettingError, Shown, from_text
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from sparsity_lab.commands.command import OptionalPath, Outcome, SettingsCommand, check_target
-from sparsity_lab.commands.output import show_arms, show_unfinished
+from sparsity_lab.cli.command import OptionalPath, Outcome, SettingsCommand, check_target
+from sparsity_lab.cli.output import show_arms, show_unfinished
 from sparsity_lab.settings import SettingError
 
 __all__ = ["Report"]

@@ -5,24 +5,27 @@ not be written) or nobody read it to the end; 2, the input is bad, said in one l
 """
 
 import contextlib
+import importlib
+import inspect
 import io
 import itertools
 import json
 import os
+import pkgutil
 import re
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 
 from sparsity_lab import __version__
-from sparsity_lab.commands import COMMANDS, Command
+from sparsity_lab.cli.command import Command
 from sparsity_lab.settings import SettingError, Shown
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main", "run"]
 
 _HELP = ("-h", "--help")
 _GOES_ON = "; the same command goes on from here"
@@ -31,6 +34,21 @@ _DESCRIPTION = """A lab for length generalization: data whose truth is known, mo
 Begin with "sparsity-lab demo". Settings are written as they print, in quotes: "Planted(k=3,
 locality=Recent(width=8))".
 Exit codes: 0, it worked; 1, it ran and the outcome is bad; 2, bad input, said in one line; 130, interrupted."""
+
+
+def _commands() -> Iterator[type[Command]]:
+    """The commands that the other modules of this folder define."""
+    package = sys.modules[__name__.rpartition(".")[0]]
+    for found in pkgutil.iter_modules(package.__path__):
+        if found.name in ("__main__", "command_line"):
+            continue
+        for value in vars(importlib.import_module(f"{package.__name__}.{found.name}")).values():
+            if inspect.isclass(value) and issubclass(value, Command) and not inspect.isabstract(value):
+                yield value
+
+
+COMMANDS = {command.__name__.lower(): command for command in _commands()}
+"""By name, sorted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -157,7 +175,3 @@ def _not_a_number(option: str, arguments: Sequence[str]) -> str:
     parts = [part for argument in arguments for part in argument.split("=", 1 if argument.startswith("--") else 0)]
     values = parts[parts.index(option) + 1 :]
     return next((value for value in values if not re.fullmatch(r"[+-]?\d+", value)), values[0])
-
-
-if __name__ == "__main__":
-    main()

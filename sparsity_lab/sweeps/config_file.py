@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsity_lab.settings import SettingError, distinct, from_data
-from sparsity_lab.sweeps import Sweep, grid
+from sparsity_lab.sweeps.sweep import Sweep, grid
 from sparsity_lab.training import RunConfig
 
 __all__ = ["is_config_file", "load_sweep", "read_data"]

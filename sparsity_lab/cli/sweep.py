@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from sparsity_lab.commands.command import OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
-from sparsity_lab.commands.output import show_arms, show_overview, show_unfinished, swept
+from sparsity_lab.cli.command import OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
+from sparsity_lab.cli.output import show_arms, show_overview, show_unfinished, swept
 from sparsity_lab.settings import SettingError, Shown, from_text
 
 __all__ = ["Sweep"]
@@ -38,9 +38,9 @@ class Sweep(SettingsCommand):
     """Also write report.html there."""
 
     def run(self, console: Console) -> Outcome:
-        from sparsity_lab.config_file import is_config_file, load_sweep
         from sparsity_lab.studies import load_study
         from sparsity_lab.sweeps import Engine, Processes
+        from sparsity_lab.sweeps.config_file import is_config_file, load_sweep
 
         if (self.sweep is None) == (self.status is None):
             raise SettingError(

@@ -8,8 +8,8 @@ from typing import Literal
 
 from rich.console import Console
 
-from sparsity_lab.commands.command import Command, Outcome
-from sparsity_lab.commands.output import show_arms, show_unfinished, swept
+from sparsity_lab.cli.command import Command, Outcome
+from sparsity_lab.cli.output import show_arms, show_unfinished, swept
 
 __all__ = ["Demo"]
 

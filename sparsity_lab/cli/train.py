@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from sparsity_lab.commands.command import OptionalNumber, OptionalText, Outcome, SettingsCommand
-from sparsity_lab.commands.output import plain_table, progress_bar
+from sparsity_lab.cli.command import OptionalNumber, OptionalText, Outcome, SettingsCommand
+from sparsity_lab.cli.output import plain_table, progress_bar
 
 __all__ = ["Train"]
 
@@ -35,8 +35,8 @@ class Train(SettingsCommand):
     """Folder of the runs; this one gets a folder by its id."""
 
     def run(self, console: Console) -> Outcome:
-        from sparsity_lab.config_file import read_data
         from sparsity_lab.settings import from_data, to_data
+        from sparsity_lab.sweeps.config_file import read_data
         from sparsity_lab.training import Diverged, RunConfig, train
 
         data: dict[str, Any] = read_data(self.config) if self.config else {}

@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.console import Console
 from tyro.conf import Positional, UseAppendAction
 
-from sparsity_lab.commands.command import OptionalPath, Outcome, SettingsCommand, check_target
-from sparsity_lab.commands.output import plain_table, progress_bar
+from sparsity_lab.cli.command import OptionalPath, Outcome, SettingsCommand, check_target
+from sparsity_lab.cli.output import plain_table, progress_bar
 from sparsity_lab.settings import from_text
 
 __all__ = ["Diagnose"]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 from tyro.conf import Positional, arg
 
-from sparsity_lab.commands.command import Outcome, SettingsCommand
+from sparsity_lab.cli.command import Outcome, SettingsCommand
 from sparsity_lab.settings import SettingError
 
 __all__ = ["List"]
@@ -24,11 +24,11 @@ class List(SettingsCommand):
     """Only this family, as in "sparsity-lab list kernel"."""
 
     def run(self, console: Console) -> Outcome:
-        from sparsity_lab.benchmarks import benchmark
+        from sparsity_lab.benchmarks import benchmarks
         from sparsity_lab.settings import families, kinds
 
         found = {name: {kind: cls.__doc__ for kind, cls in kinds(name).items()} for name in families()}
-        found["benchmark"] = {name: function.__doc__ for name, function in benchmark.all().items()}
+        found["benchmark"] = {name: function.__doc__ for name, function in benchmarks().items()}
         if self.family is not None:
             if self.family not in found:
                 raise SettingError("family", "a family", self.family, found)

@@ -10,9 +10,8 @@ import sys
 import time
 from typing import Any
 
-from sparsity_lab.markup import Markup, element, join
-from sparsity_lab.sweeps import SweepEvent
-from sparsity_lab.sweeps.progress import SweepProgress
+from sparsity_lab.settings.markup import Markup, element, join
+from sparsity_lab.sweeps.progress import SweepEvent, SweepProgress
 from sparsity_lab.training import Progress
 
 __all__ = ["sweep_progress", "training_progress"]

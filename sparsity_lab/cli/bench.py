@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from tyro.conf import Positional, UseAppendAction
 
-from sparsity_lab.commands.command import Command, OptionalNumbers, Outcome
-from sparsity_lab.commands.output import plain_table
+from sparsity_lab.cli.command import Command, OptionalNumbers, Outcome
+from sparsity_lab.cli.output import plain_table
 from sparsity_lab.settings import SettingError
 
 __all__ = ["Bench"]
@@ -27,10 +27,10 @@ class Bench(Command):
     """Lengths of the sequences, of a benchmark with lengths to choose, as in "--lengths 2048 4096"."""
 
     def run(self, console: Console) -> Outcome:
-        from sparsity_lab.benchmarks import benchmark
+        from sparsity_lab.benchmarks import find_benchmark
         from sparsity_lab.benchmarks.tables import tables
 
-        measure = benchmark.find(self.name)
+        measure = find_benchmark(self.name)
         options = {name: value for name in ("only", "lengths") if (value := getattr(self, name))}
         for name in options.keys() - inspect.signature(measure).parameters.keys():
             raise SettingError(f"--{name}", f"a benchmark with {name} to choose", self.name)
