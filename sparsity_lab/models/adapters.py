@@ -1,7 +1,7 @@
-"""Adapters: what of a trained model is trained further, and how; the rest is frozen.
+"""Adapters: which part of a trained model is trained further, and how; the rest is frozen.
 
 A run with an adapter stores all its weights, the frozen ones too, and loading refuses a file that lacks any: the
-embeddings and norms that were trained beside the low-rank maps cannot be forgotten.
+embeddings and norms that were trained with the low-rank maps cannot be forgotten.
 
 Shapes: d inputs of a map, o outputs, r rank.
 """
@@ -25,7 +25,7 @@ __all__ = ["Adapter", "LoRA", "lora_embed_norm", "merged", "trainable_parameters
 
 
 class Adapter(Setting, family="adapter"):
-    """What of a trained model is trained further, and how."""
+    """Which part of a trained model is trained further, and how."""
 
     @abstractmethod
     def check_model(self, config: ModelConfig) -> None:
@@ -48,13 +48,13 @@ class LoRA(Adapter):
     W is frozen, A starts uniform within ± 1 / sqrt(d), B at zero, so that the model starts as it was. No dropout, no
     bias. Queries, keys and values are one projection here, and three to an adapter, each with its A.
 
-    ``lora_embed_norm`` is what LongLoRA (arXiv 2309.12307) trains: low-rank maps beside whole embeddings and norms.
+    ``lora_embed_norm`` is what LongLoRA (arXiv 2309.12307) trains: low-rank maps and whole embeddings and norms.
     That paper calls it "LoRA+", which is also the name of an optimizer of 2024.
 
     The ``peft`` package does this, and much more, for models of ``transformers``: many kinds of adapters, several on
-    one model, quantised weights, files with nothing but the adapter that can be shared. Take it for such models. It
-    is not used here because the lab's models are its own, because whole embeddings and norms are to be trained beside
-    the maps and always stored with them, and because a run must go on bit by bit after an interruption.
+    one model, quantized weights, files with nothing but the adapter that can be shared. Take it for such models. It
+    is not used here because the lab's models are its own, because whole embeddings and norms are trained with the
+    maps and always stored with them, and because a run must go on bit by bit after an interruption.
 
     Attributes:
         rank: r.

@@ -316,7 +316,7 @@ class DecoderModel(nn.Module):
         position_ids: Int64[Tensor, "B C T"] | None = None,
         indices: Int64[Tensor, "#B T"] | None = None,
     ) -> list[LayerRecord]:
-        """Queries and keys of every layer, un-rotated and rotated, in use (not training); never a (T, T) map."""
+        """Queries and keys of every layer, un-rotated and rotated, at inference; never a (T, T) map."""
         return list(self.layer_records(tokens, position_ids, indices))
 
     def layer_records(

@@ -1,4 +1,4 @@
-"""Index sampling: which indices the tokens of a training sequence get. In use, indices are 0 .. n - 1 always.
+"""Index sampling: which indices the tokens of a training sequence get. At inference indices are always 0 .. n - 1.
 
 An index sampling is a pure function of random words, a fixed number for a sequence, so that indices come from the
 same counter-based streams as the data, under their own purpose. n is the sequence's size, its number of tokens.
@@ -65,7 +65,7 @@ class IndexSampling(Setting, family="index_sampling"):
 
 @register
 class Plain(IndexSampling):
-    """Indices 0 .. n - 1, in training as in use."""
+    """Indices 0 .. n - 1, in training as at inference."""
 
     def limit(self) -> int | None:
         return None

@@ -30,7 +30,7 @@ class LayerByLayer(Protocol):
     ``head``.
 
     Attributes:
-        id_heads: what predicts position IDs beside ``head``; None: nothing does.
+        id_heads: what predicts position IDs; None: nothing does.
     """
 
     final_norm: nn.RMSNorm

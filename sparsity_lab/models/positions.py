@@ -144,7 +144,7 @@ class RoPE(PositionScheme):
         is widened once more, by the product.
 
         Position interpolation (Chen et al., arXiv 2306.15595). The scale is part of the run's config, so it holds in
-        training and in use, for short sequences as for long ones.
+        training and at inference, for short sequences as for long ones.
 
         Raises:
             SettingError: a factor that is not above 0.

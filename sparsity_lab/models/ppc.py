@@ -1,18 +1,18 @@
-"""Predictive Position Coupling (PPC), and position coupling with given IDs beside it: the settings, how IDs move in
-training, the embedding, the heads that predict IDs, and their loss.
+"""Predictive Position Coupling (PPC) and position coupling with given IDs: the embedding of IDs, the heads that
+predict them and their loss, the settings, and how IDs move in training.
 
 Position coupling (Cho et al., arXiv 2405.20671): tokens that belong together share a position ID, which is embedded
-and added at the input. PPC (Golowich et al., arXiv 2502.16792): the model predicts the IDs of the next token beside
-the next token, so that coupling also serves tasks whose IDs depend on the input. ``Oracle`` is position coupling,
-``Predicted`` is PPC; ``Shuffled`` and ``Ignored`` are controls.
+and added at the input. PPC (Golowich et al., arXiv 2502.16792): the model also predicts the IDs of the next token, so
+that coupling serves tasks whose IDs depend on the input. ``Oracle`` is position coupling, ``Predicted`` is PPC;
+``Shuffled`` and ``Ignored`` are controls.
 
 IDs come in C kinds, each with its own table; 0 means none. A random offset in training teaches all rows of a table,
 so that the IDs of longer sequences are not new: every ID but 0 of one kind in one sequence moves by the same amount,
-uniform among those that leave the largest within the table. In use nothing moves.
+uniform among those that leave the largest within the table. At inference nothing moves.
 
-With an offset, IDs that are further apart than training sequences are long never meet: no query of the one ever saw a
-key of the other. Spread out at random they do. That keeps the order of IDs but not their distances, so it suits rules
-that ask for the same ID or for the next one in order.
+Under an offset alone, two IDs that are further apart than training sequences are long never meet in a sequence.
+Spread out at random they do. That keeps the order of IDs but not their distances, so it suits rules that ask for the
+same ID or for the next one in order.
 
 Shapes: B batch, T positions, C kinds, P largest ID, W words of a sequence, N rows.
 """
@@ -244,7 +244,7 @@ class _Moving(EmbeddedCoupling):
 
 @register
 class Oracle(_Moving):
-    """The task's own IDs, in training and in use."""
+    """Position coupling: the task's own IDs, in training and at inference."""
 
     version = 2
 
@@ -255,8 +255,8 @@ class Oracle(_Moving):
 
 @register
 class Predicted(_Moving):
-    """Predictive Position Coupling, PPC (Golowich et al., arXiv 2502.16792): the model predicts the IDs of the next
-    token beside the next token.
+    """Predictive Position Coupling, PPC (Golowich et al., arXiv 2502.16792): the model predicts the next token
+    and its IDs.
 
     In training the IDs of the batch are given, as the tokens are. The auxiliary loss ``position_ids`` of the model's
     output is loss_weight Σ_c CE_c, where CE_c is the cross-entropy of the next token's ID of kind c at scored
@@ -283,8 +283,8 @@ class Predicted(_Moving):
 
 @register
 class Shuffled(EmbeddedCoupling):
-    """The control: the same IDs on the same tokens, but dealt out anew at random in every sequence, in training and
-    in use. What still works with it does not come from the coupling."""
+    """The control: the same IDs on the same tokens, but dealt out at random in every sequence, in training and at
+    inference. What still works with it does not come from the coupling."""
 
     max_id: int
     num_kinds: int = 1

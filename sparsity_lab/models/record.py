@@ -33,7 +33,7 @@ class LayerRecord:
     params: nn.Module | None
 
     def weights(self, start: int, stop: int) -> Float[Tensor, "B H R T"]:
-        """(B, H, stop - start, T): the reference attention weights, in use, of query rows ``start .. stop - 1``."""
+        """(B, H, stop - start, T): reference attention weights of query rows ``start .. stop - 1`` at inference."""
         return self.kernel.weights(
             self.q[:, :, start:stop],
             self.k,
@@ -50,7 +50,7 @@ def layer_records(
     position_ids: Int64[Tensor, "B C T"] | None = None,
     indices: Int64[Tensor, "#B T"] | None = None,
 ) -> Iterator[LayerRecord]:
-    """The records of all layers, in use (not training), each made when it is asked for."""
+    """The records of all layers, at inference, each made when it is asked for."""
     indices = model.sequence_indices(tokens, indices)
     records: list[LayerRecord] = []
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Evaluation by length: accuracy and loss beside chance and beside the exact optimum, each with its standard error.
+"""Evaluation by length: accuracy and loss with their standard errors, chance and the exact optimum.
 
 A sequence is the unit: values are averaged over its scored targets first, and standard errors are over sequences.
 """
@@ -55,8 +55,8 @@ EVALUATION_SCHEMA = pl.Schema(
 )
 """Columns of an evaluation frame: losses in nats a scored target; ``_se``, standard error of the column before.
 
-``attention`` is the mechanism that ran, which need not be the trained one: shifted sparse attention is dense in use.
-It is null for a model that has none to choose.
+``attention`` is the mechanism that ran, which need not be the trained one: shifted sparse attention is dense at
+inference. It is null for models other than decoders.
 
 All but three are measured on the task's own tokens and position IDs (teacher forcing). ``exact_match`` is the share
 of sequences with every target right, which is also what greedy free-running decoding gives as long as nothing but
@@ -121,7 +121,7 @@ def summarize(evaluation: pl.DataFrame, threshold: float = 0.9) -> pl.DataFrame:
 
 
 def _attention(model: nn.Module) -> str | None:
-    """The mechanisms of a decoder in use, each once, in the order of its layers."""
+    """The mechanisms of a decoder at inference, each once, in the order of its layers."""
     if not isinstance(model, DecoderModel):
         return None
     return ", ".join(dict.fromkeys(str(kernel.at_inference) for kernel in model.config.kernels))

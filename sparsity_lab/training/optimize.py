@@ -234,7 +234,7 @@ class _Loop:
         except FileNotFoundError:
             return 0
         except DamagedFile as error:
-            _LOG.warning("%s; training begins anew", error)
+            _LOG.warning("%s; training starts at the beginning", error)
             return 0
         self.records.metrics[:], self.records.timing[:] = record["metrics"], record["timing"]
         return int(record["step"])

@@ -204,7 +204,7 @@ def test_damaged_checkpoint_is_named_and_worth_none(
     assert seen[0] == 1
     (told,) = caplog.messages
     assert f"{file} {words}" in told
-    assert told.endswith("; training begins anew")
+    assert told.endswith("; training starts at the beginning")
     assert contents(run.folder) == contents(finished.folder)
 
 
