@@ -1,6 +1,6 @@
 """The head of a report: what was computed for each panel, and in words what was seen."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +24,7 @@ from sparsity_lab.analysis.words import (
 )
 from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.training import RunConfig, run_labels
+from sparsity_lab.training.environment import devices_words
 
 __all__ = ["Failed", "ReportResults", "Seen", "look_at", "run_states", "summary"]
 
@@ -41,7 +42,7 @@ class Failed(Protocol):
 
 class ReportResults(Frames, Protocol):
     """What a report needs of ``sweeps.Results``: configs of all runs in their order, those that failed, ids of the
-    finished runs that belong to other sweeps, the store."""
+    finished runs that belong to other sweeps, the kinds of device that they were made on, the store."""
 
     @property
     def runs(self) -> Sequence[RunConfig]: ...
@@ -49,6 +50,8 @@ class ReportResults(Frames, Protocol):
     def failures(self) -> Sequence[Failed]: ...
     @property
     def others(self) -> Sequence[str]: ...
+    @property
+    def devices(self) -> Mapping[str, int]: ...
     @property
     def folder(self) -> Path: ...
 
@@ -87,6 +90,8 @@ def summary(results: ReportResults, rows: pl.DataFrame, seen: Sequence[Seen], fa
     failed, finished = len(results.failures), rows["run"].n_unique() if rows.width else 0
     unfinished = len(results.runs) - failed - finished
     others = [element("p", others_words(len(results.others)), class_="note")] if results.others else []
+    if words := devices_words(results.devices):
+        others.append(element("p", f"{words[0].upper()}{words[1:]}.", class_="note"))
     if not finished:
         lead = element("p", counts_words(0, 0, failed, unfinished), class_="lead")
         return join([lead, *others, _failures(results)])

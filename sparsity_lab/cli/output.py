@@ -106,6 +106,7 @@ def _time_left(seconds: float | None) -> list[str]:
 def show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
     """Print the arms, a table for each panel: normalized accuracy by length, and reach; the same as data."""
     from sparsity_lab.analysis import arm_table
+    from sparsity_lab.training.environment import devices_words
 
     frame = arm_table(results)
     for panel in frame.partition_by("panel", maintain_order=True):
@@ -113,6 +114,8 @@ def show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
         # A panel may lack lengths that others have.
         empty = [column.name for column in panel if column.name.isdigit() and column.null_count() == len(column)]
         console.print(plain_table(panel.drop("panel", *empty)))
+    if note := devices_words(results.devices):
+        console.print(f"\nNote: {note}.")
     return frame.to_dicts()
 
 

@@ -21,7 +21,8 @@ class Report(SettingsCommand):
     """Write the report of a folder of runs, the result pages of a study, or check committed result pages."""
 
     folder: Positional[Annotated[Path | None, arg(metavar="[FOLDER]")]] = None
-    """Folder of the runs; with --check and --render a study, or a folder of studies, experiments if left out."""
+    """Folder of the runs; with --check, --render and --relabel a study, or a folder of studies, experiments if left
+    out."""
     out: OptionalPath = None
     """The page, report.html in the folder if left out; with --study a folder, the study's own if left out."""
     title: str = "Extrapolation in length"
@@ -36,9 +37,11 @@ class Report(SettingsCommand):
     """Render the result files of studies again from their frames and compare; nothing is written."""
     render: bool = False
     """Render the result files of studies again from their frames."""
+    relabel: bool = False
+    """Give the frames of studies the run ids of this release, by arm and seed, and render the result files again."""
 
     def run(self, console: Console) -> Outcome:
-        if self.check or self.render:
+        if self.check or self.render or self.relabel:
             studies = self.folder or Path("experiments")
             if not studies.exists():
                 raise SettingError("folder", "a study, or a folder of studies", str(studies))
@@ -60,9 +63,10 @@ class Report(SettingsCommand):
         return Outcome({"results": str(studies), "differing": differing}, good=not differing)
 
     def _rendered(self, studies: Path, console: Console) -> Outcome:
-        from sparsity_lab.studies import render_results
+        from sparsity_lab.studies import relabel_results, render_results
 
-        changed = render_results(studies)
+        changed = relabel_results(studies) if self.relabel else []
+        changed += render_results(studies)
         for name in changed:
             console.print(f"{name} is new")
         if not changed:

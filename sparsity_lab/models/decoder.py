@@ -9,8 +9,9 @@ Shapes: B batch, T positions, C kinds of position ID, V vocabulary, N scored pos
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -52,6 +53,8 @@ class Decoder(ModelConfig):
         output_gate: multiply the attention output by a SiLU gate.
         tied_head: the head is the token embedding: one weight, two uses.
     """
+
+    former_fields: ClassVar[Mapping[str, str]] = {"schedule": "index_sampling"}
 
     vocab_size: int | None = None
     num_layers: int = 2

@@ -8,7 +8,7 @@ changes). This package gives them
 - checks: field types when the object is made, and the class's own ``check``;
 - three texts that all come back to an equal object: canonical JSON, plain data for JSON and TOML files, and the
   short form ``Planted(k=3, locality=Recent(width=8))`` that tables, figures and the command line use;
-- ids: a hash of the canonical JSON, defaults and versions included;
+- ids: a hash of kinds, versions and all that differs from its default, which no later release changes;
 - errors that name the field by its path, what was expected, what came, and the nearest known name.
 
 It imports nothing else from ``sparsity_lab``.
@@ -18,7 +18,7 @@ from sparsity_lab.settings.errors import SettingError, Shown
 from sparsity_lab.settings.frozen_mapping import FrozenMapping
 from sparsity_lab.settings.setting import Setting, families, from_data, from_text, kinds, register, with_shared_parts
 from sparsity_lab.settings.short_form import distinct
-from sparsity_lab.settings.texts import canonical_json, flatten, identifier, replace_at, to_data
+from sparsity_lab.settings.texts import canonical_json, flatten, identifier, replace_at, settings_in, to_data
 
 __all__ = [
     "FrozenMapping",
@@ -35,6 +35,7 @@ __all__ = [
     "kinds",
     "register",
     "replace_at",
+    "settings_in",
     "to_data",
     "with_shared_parts",
 ]

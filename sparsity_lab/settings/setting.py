@@ -13,7 +13,17 @@ from sparsity_lab.settings.fields import Conforming, conform
 from sparsity_lab.settings.markup import Markup, details, element, escape, join, table
 from sparsity_lab.settings.reloading import renew
 
-__all__ = ["Setting", "families", "field_hints", "from_data", "from_text", "kinds", "register", "with_shared_parts"]
+__all__ = [
+    "Setting",
+    "default_of",
+    "families",
+    "field_hints",
+    "from_data",
+    "from_text",
+    "kinds",
+    "register",
+    "with_shared_parts",
+]
 
 AnySetting = TypeVar("AnySetting", bound="Setting")
 
@@ -25,11 +35,22 @@ class Setting(Conforming):
     are made with ``@register``. Fields are checked and normalized when an object is made: an int given for a float
     becomes a float, a list becomes a tuple, a dict becomes a ``FrozenMapping``, so that equal settings have equal
     ids and none can change.
+
+    Attributes:
+        family: name of the family.
+        kind: name in files and on the command line; the class name unless the class sets it.
+        version: to be raised when the behavior of a class or one of its defaults changes.
+        former_kinds: earlier names of the kind, the first one first; they can still be read.
+        former_fields: earlier names of fields, with the names that they have now; they can still be read.
+        not_in_id: fields that do not decide what comes out, such as where something is computed; see ``identifier``.
     """
 
     family: ClassVar[str]
     kind: ClassVar[str]
     version: ClassVar[int] = 1
+    former_kinds: ClassVar[tuple[str, ...]] = ()
+    former_fields: ClassVar[Mapping[str, str]] = {}
+    not_in_id: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, *, family: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -66,14 +87,14 @@ class Setting(Conforming):
         shown = [
             f"{field.name}={short_form.write(getattr(self, field.name))}"
             for field in dataclasses.fields(cast(Any, self))
-            if getattr(self, field.name) != _default(field)
+            if getattr(self, field.name) != default_of(field)
         ]
         return f"{self.kind}({', '.join(shown)})"
 
     def _repr_html_(self) -> Markup:
         """For notebooks: the short form, which opens to all fields, those that differ from their defaults in bold."""
         rows = [
-            (field.name if value == _default(field) else element("b", field.name), _shown(value))
+            (field.name if value == default_of(field) else element("b", field.name), _shown(value))
             for field in dataclasses.fields(cast(Any, self))
             for value in [getattr(self, field.name)]
         ]
@@ -115,27 +136,46 @@ def register(cls: type[AnySetting]) -> type[AnySetting]:
     imported and objects that were made before go on with the new code.
 
     Raises:
-        TypeError: another class already has this kind in this family, or the class has no family.
+        TypeError: another class already has this kind in this family, or had it; the class has no family; or a former
+            field is still a field, or now called by what is none.
     """
     if not hasattr(cls, "family"):
         raise TypeError(f"{cls.__qualname__} belongs to no family: one of its bases must be declared with family=")
     cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     if "kind" not in cls.__dict__:
         cls.kind = cls.__name__
+    if "former_kinds" not in cls.__dict__:
+        cls.former_kinds = ()
+    _check_names(cls)
     members = _registry.setdefault(cls.family, {})
-    other = members.get(cls.kind)
-    if other and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise TypeError(
-            f"the {cls.family} kind {cls.kind!r} is taken by {other.__module__}.{other.__qualname__}; "
-            f"give {cls.__module__}.{cls.__qualname__} another name or set its `kind`"
-        )
-    if other:
+    if other := members.get(cls.kind):
         renew(other, cls)
         for cached in (field_hints, _required):
             cached.cache_clear()
         return cast(type[AnySetting], other)
     members[cls.kind] = cls
     return cls
+
+
+def _check_names(cls: type[Setting]) -> None:
+    """Raise ``TypeError`` if a name of the kind, or a former name of a field, is taken."""
+    for kind in (cls.kind, *cls.former_kinds):
+        other = _known(cls.family, kind)
+        if other and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(
+                f"the {cls.family} kind {kind!r} is taken by {other.__module__}.{other.__qualname__}; "
+                f"give {cls.__module__}.{cls.__qualname__} another name or set its `kind`"
+            )
+    fields = {field.name for field in dataclasses.fields(cast(Any, cls))}
+    for old, new in cls.former_fields.items():
+        if old in fields or new not in fields:
+            raise TypeError(f"{cls.__qualname__} has fields {sorted(fields)}: {old!r} cannot have become {new!r}")
+
+
+def _known(family: str, kind: str) -> type[Setting] | None:
+    """The class of a family that has this kind, or had it."""
+    members = _registry.get(family, {})
+    return members.get(kind) or next((cls for cls in members.values() if kind in cls.former_kinds), None)
 
 
 def families() -> list[str]:
@@ -222,7 +262,8 @@ def _shown(value: Any) -> Markup:
     return escape(short_form.write(value))
 
 
-def _default(field: "dataclasses.Field[Any]") -> Any:
+def default_of(field: "dataclasses.Field[Any]") -> Any:
+    """The default of a field; ``MISSING`` if it has none."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
@@ -231,7 +272,7 @@ def _default(field: "dataclasses.Field[Any]") -> Any:
 def _made(target: type[AnySetting], value: Mapping[Any, Any], path: str) -> AnySetting:
     """The setting of a family, or of one class of it, with this kind, version and fields."""
     data = dict(value)
-    cls = _registry.get(target.family, {}).get(data["kind"]) if isinstance(data.get("kind"), str) else None
+    cls = _known(target.family, data["kind"]) if isinstance(data.get("kind"), str) else None
     if cls is None or not issubclass(cls, target):
         cls = _only_class(target, data, path)
     data.pop("kind", None)
@@ -240,6 +281,11 @@ def _made(target: type[AnySetting], value: Mapping[Any, Any], path: str) -> AnyS
     if type(version) is not int or version != cls.version:
         raise SettingError(join_path(path, "version"), f"version {cls.version} of {cls.kind}", version)
     hints = field_hints(cls)
+    for old, new in cls.former_fields.items():
+        if old in data:
+            if new in data:
+                raise SettingError(join_path(path, new), "one value", Shown(f"two, one of them as {old!r}"))
+            data[new] = data.pop(old)
     for name in data:
         if name not in hints:
             raise SettingError(join_path(path, str(name)), f"a field of {cls.kind}", name, hints)
@@ -265,4 +311,4 @@ def _only_class(target: type[AnySetting], data: Mapping[Any, Any], path: str) ->
 @functools.cache
 def _required(cls: type[Setting]) -> list[str]:
     """The fields without a default."""
-    return [field.name for field in dataclasses.fields(cast(Any, cls)) if _default(field) is dataclasses.MISSING]
+    return [field.name for field in dataclasses.fields(cast(Any, cls)) if default_of(field) is dataclasses.MISSING]

@@ -1,15 +1,16 @@
 """Texts, ids and flat rows of settings, and changes by path."""
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 from sparsity_lab.settings import short_form
 from sparsity_lab.settings.errors import SettingError, join
-from sparsity_lab.settings.setting import Setting, field_hints
+from sparsity_lab.settings.setting import Setting, default_of, field_hints
 
-__all__ = ["canonical_json", "flatten", "identifier", "replace_at", "to_data"]
+__all__ = ["canonical_json", "flatten", "identifier", "replace_at", "settings_in", "to_data"]
 
 AnySetting = TypeVar("AnySetting", bound=Setting)
 
@@ -31,28 +32,64 @@ def to_data(value: Any) -> Any:
     return value
 
 
-def canonical_json(setting: Setting, *, without: tuple[str, ...] = ()) -> str:
-    """The one JSON text of a setting: sorted keys, no spaces, all defaults and versions.
+def canonical_json(setting: Setting) -> str:
+    """The one JSON text of a setting: sorted keys, no spaces, all defaults and versions."""
+    return _json(to_data(setting))
 
-    Args:
-        without: names of fields left out wherever they occur in a setting of the same kind (a run's
-            ``evaluation``, for instance, in the run itself and in its parents).
+
+def identifier(setting: Setting) -> str:
+    """Sixteen hexadecimal digits: a BLAKE2b hash of all that decides what a setting does.
+
+    Hashed are, as JSON, its kind, its version, and the fields that differ from their defaults; so too for settings
+    inside it. This keeps ids the same over releases:
+
+    - a field that is added later changes no id. In turn, a class whose defaults change must raise its ``version``;
+    - a kind or a field that was renamed enters under its first name (``former_kinds``, ``former_fields``);
+    - fields that ``not_in_id`` names never enter.
+
+    A default that holds a setting whose version was raised stands for something new, and enters like any other value.
     """
-
-    def prune(data: Any) -> Any:
-        if not without or isinstance(data, _PLAIN):
-            return data
-        if isinstance(data, dict):
-            hidden = without if data.get("kind") == setting.kind else ()
-            return {key: prune(item) for key, item in data.items() if key not in hidden}
-        return [prune(item) for item in data] if isinstance(data, list) else data
-
-    return json.dumps(prune(to_data(setting)), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.blake2b(_json(_identity(setting)).encode(), digest_size=8).hexdigest()
 
 
-def identifier(setting: Setting, *, without: tuple[str, ...] = ()) -> str:
-    """Sixteen hexadecimal digits: a BLAKE2b hash of ``canonical_json``."""
-    return hashlib.blake2b(canonical_json(setting, without=without).encode(), digest_size=8).hexdigest()
+def _json(data: Any) -> str:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _identity(value: Any) -> Any:
+    """What of a value enters an id, as plain data."""
+    if isinstance(value, Setting):
+        cls = type(value)
+        first_names = {new: old for old, new in reversed(list(cls.former_fields.items()))}
+        fields = {}
+        for field in dataclasses.fields(cast(Any, value)):
+            item = getattr(value, field.name)
+            if field.name not in cls.not_in_id and (item != default_of(field) or _is_raised(item)):
+                fields[first_names.get(field.name, field.name)] = _identity(item)
+        return {"kind": next(iter(cls.former_kinds), cls.kind), "version": cls.version, **fields}
+    if isinstance(value, tuple):
+        return [_identity(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _identity(item) for key, item in value.items()}
+    return value
+
+
+def _is_raised(value: Any) -> bool:
+    """Whether a setting in a value, or the value itself, has a version above its first."""
+    return any(setting.version > 1 for setting in settings_in(value))
+
+
+def settings_in(value: Any) -> Iterator[Setting]:
+    """A setting and all settings inside it; those in a tuple or a mapping."""
+    if isinstance(value, Setting):
+        yield value
+        for name in field_hints(type(value)):
+            yield from settings_in(getattr(value, name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from settings_in(item)
+    elif isinstance(value, Mapping):
+        yield from settings_in(tuple(value.values()))
 
 
 def flatten(setting: Setting, prefix: str = "") -> dict[str, str | int | float | bool | None]:
@@ -85,6 +122,7 @@ def replace_at(setting: AnySetting, path: str, value: Any) -> AnySetting:
         SettingError: no such field, or a value that does not fit.
     """
     name, _, rest = path.partition(".")
+    name = setting.former_fields.get(name, name)
     hints = field_hints(type(setting))
     if name not in hints:
         raise SettingError(path, f"a field of {setting.kind}", name, hints)

@@ -38,6 +38,7 @@ from sparsity_lab.studies.figures import looks_of as looks_of
 from sparsity_lab.studies.figures import panels as panels
 from sparsity_lab.studies.figures import same_height as same_height
 from sparsity_lab.studies.files import check_results as check_results
+from sparsity_lab.studies.files import relabel_results as relabel_results
 from sparsity_lab.studies.files import render_results as render_results
 from sparsity_lab.studies.files import write_result as write_result
 from sparsity_lab.studies.loading import load_study as load_study

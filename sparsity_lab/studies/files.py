@@ -24,7 +24,7 @@ from sparsity_lab.studies.study import Size, Study
 from sparsity_lab.sweeps import Results
 from sparsity_lab.training import store
 
-__all__ = ["check_results", "render_results", "write_result"]
+__all__ = ["check_results", "relabel_results", "render_results", "write_result"]
 
 ROWS, MEASURES, RECORD, FIGURE, PAGE = "rows.parquet", "measures.parquet", "result.json", "result.svg", "result.md"
 NOTES, FRONT_PAGE = "notes.md", "README.md"
@@ -82,6 +82,40 @@ def render_results(path: Path) -> list[str]:
         raise SettingError(str(table), f"a table of claims, which begins with {FRONT_TITLE!r}", Shown("another text"))
     for file in changed:
         write_whole(file, rendered[file].encode())
+    return [str(file) for file in changed]
+
+
+def relabel_results(path: Path) -> list[str]:
+    """Give the committed rows the ids that this release gives to their runs, which are known by arm and seed; returns
+    the names of the frames that changed. For a change in how ids are made, which changes nothing of the runs.
+
+    Args:
+        path: a study, or a folder of studies.
+
+    Raises:
+        SettingError: a study that cannot be loaded, or rows of an arm and seed that it does not have. Then nothing is
+            written.
+    """
+    changed: dict[Path, pl.DataFrame] = {}
+    for one in studies_in(path):
+        study, folder = load_study(one), results_folder(one)
+        if not (folder / RECORD).is_file():
+            continue
+        arms = study.arms(json.loads((folder / RECORD).read_text())["run"]["size"])
+        ids = {(arm, run.data_seed): run.id for arm, runs in arms.items() for run in runs}
+        for file in (folder / ROWS, folder / MEASURES):
+            if not file.is_file():
+                continue
+            frame = pl.read_parquet(file)
+            keys = frame.select("arm", "seed").rows()
+            if unknown := [key for key in keys if key not in ids]:
+                shown = Shown(f"{unknown[0][0]}, seed {unknown[0][1]}")
+                raise SettingError(str(file), f"rows of arms and seeds of {study.name}", shown)
+            again = frame.with_columns(run=pl.Series([ids[key] for key in keys], dtype=pl.String))
+            if not again.equals(frame):
+                changed[file] = again
+    for file, frame in changed.items():
+        write_whole(file, _parquet(frame))
     return [str(file) for file in changed]
 
 

@@ -3,15 +3,13 @@
 import contextlib
 import multiprocessing
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
 
-from sparsity_lab.settings import Setting, SettingError, canonical_json
+from sparsity_lab.settings import SettingError, canonical_json, settings_in
 from sparsity_lab.sweeps.engines import Engine, Processes
 from sparsity_lab.sweeps.progress import Estimate, SweepEvent, SweepProgress
-from sparsity_lab.sweeps.results import SWEEP, Results
+from sparsity_lab.sweeps.results import SWEEP, Results, check_ids
 from sparsity_lab.sweeps.sweep import Sweep, lineage, waves
 from sparsity_lab.training import RunConfig, status
 from sparsity_lab.training.failures import leave_failure, read_failure
@@ -51,12 +49,14 @@ def run_sweep(
         The runs of this sweep, whatever else is in the folder.
 
     Raises:
-        SettingError: ``out`` cannot be a folder or be written; nothing has been run then.
+        SettingError: ``out`` cannot be a folder or be written, or holds a run under the id that an earlier release
+            gave it; nothing has been run then.
         RuntimeError: a worker process got here while it imported the script that started it.
     """
     _refuse_import()
     root = Path(out)
     prepare_folder(root)
+    check_ids(root, [run for wave in waves(sweep.runs) for run in wave])
     remove_abandoned(root)
     try:
         write_file(root / SWEEP, canonical_json(sweep).encode())
@@ -190,17 +190,5 @@ def _refuse_import() -> None:
 
 def _modules(runs: Sequence[RunConfig]) -> list[str]:
     """Modules outside this package that define settings of these runs; a worker imports them to know the kinds."""
-    found = {type(setting).__module__ for run in runs for setting in _settings(run)}
+    found = {type(setting).__module__ for run in runs for setting in settings_in(run)}
     return sorted(name for name in found if name.split(".")[0] not in (__name__.split(".")[0], "__main__"))
-
-
-def _settings(value: Any) -> Iterator[Setting]:
-    if isinstance(value, Setting):
-        yield value
-        for field in fields(cast(Any, value)):
-            yield from _settings(getattr(value, field.name))
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _settings(item)
-    elif isinstance(value, Mapping):
-        yield from _settings(tuple(value.values()))

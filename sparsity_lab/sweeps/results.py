@@ -10,16 +10,17 @@ from typing import Any, Literal, Self, get_args
 
 import polars as pl
 
-from sparsity_lab.settings import SettingError, flatten, from_data, with_shared_parts
+from sparsity_lab.settings import SettingError, Shown, flatten, from_data, with_shared_parts
 from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.sweeps.sweep import Sweep, lineage
 from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, Status, run_labels, store, summarize
 from sparsity_lab.training.config import TRAINED_CONDITION
+from sparsity_lab.training.environment import devices_of, devices_words
 from sparsity_lab.training.failures import read_failure
 from sparsity_lab.training.files import DamagedFile, read_file
 from sparsity_lab.training.inspection import inspect
 
-__all__ = ["SWEEP", "Failure", "FrameName", "Results", "State"]
+__all__ = ["SWEEP", "Failure", "FrameName", "Results", "State", "check_ids"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Results:
 
     Raises:
         SettingError: no sweep is given, and the folder has none that can be read and no runs, or a run under a name
-            that is not its own: a copy, which would count twice.
+            that is not its own: a copy, which would count twice; or its runs lie under the ids of an earlier release.
     """
 
     def __init__(
@@ -104,6 +105,8 @@ class Results:
         self._unrecorded = dict(unrecorded or {})
         self.sweep = sweep or _read_sweep(self.folder)
         self.runs = self.sweep.runs if self.sweep else _find_runs(self.folder)
+        if self.sweep:
+            check_ids(self.folder, self.runs)
 
     def frame(self, name: FrameName = "evaluation") -> pl.DataFrame:
         """One frame over all runs, with each run's settings beside its rows.
@@ -155,6 +158,18 @@ class Results:
         found = [file.parent for file in markers if file.parent.name not in own]
         return tuple(folder.name for folder in found if _is_finished_run(folder))
 
+    @property
+    def devices(self) -> dict[str, int]:
+        """Finished runs by the kinds of device that they were made on, as in ``{"cpu": 3, "cpu, cuda": 1}``. Where
+        there are several, small differences between runs can be due to them."""
+        environments = (
+            (run, store.read_environment(self.folder / run.id))
+            for run in self.runs
+            if (self.folder / run.id / store.FINISHED).exists()
+        )
+        kinds = (", ".join(devices_of(record, run.evaluation_id)) for run, record in environments)
+        return dict(sorted(Counter(kind for kind in kinds if kind).items()))
+
     def labels(self) -> dict[str, str]:
         """A short name for each run, by id: what differs among them."""
         if self.sweep is not None:
@@ -179,6 +194,8 @@ class Results:
         name = f" of sweep {self.sweep.name!r}" if self.sweep else ""
         others = len(self.others)
         more = f" and {others} run{'s' if others > 1 else ''} of other sweeps" if others else ""
+        if note := devices_words(self.devices):
+            more += f"; {note}"
         return f"Results{name} in {self.folder}: {len(self.runs)} runs ({states}){more}"
 
     def _told(self) -> Iterator[tuple[str, str, str, str]]:
@@ -261,6 +278,24 @@ def _evaluations(runs: Sequence[RunConfig], contents: list[bytes]) -> pl.DataFra
 
 def _run_column(runs: Sequence[str]) -> pl.Series:
     return pl.Series("run", runs, dtype=pl.String)
+
+
+def check_ids(folder: Path, runs: Sequence[RunConfig]) -> None:
+    """Raise ``SettingError`` if one of these runs lies in the folder under the id that an earlier release gave it."""
+    own = {run.id for run in runs}
+    if all((folder / run).exists() for run in own):
+        return
+    for file in sorted(folder.glob(f"{'[0-9a-f]' * 16}/{store.CONFIG}")):
+        place = file.parent
+        if place.name in own:
+            continue
+        try:
+            run = store.read_config(place).id
+        except SettingError:
+            continue
+        if run in own and not (folder / run).exists():
+            expected = f"{run}, the id of the run in it: rename the folder to keep what was trained, or remove it"
+            raise SettingError(str(place), expected, Shown(f"{place.name}, the id that an earlier release gave it"))
 
 
 def _reach_words(row: dict[str, Any]) -> str:

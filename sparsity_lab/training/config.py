@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import field
 from functools import cached_property
+from typing import ClassVar
 
 from sparsity_lab.generators import Planted, Task
 from sparsity_lab.models import Adapter, Decoder, ModelConfig
@@ -40,8 +41,11 @@ class Training(Setting, family="training"):
         checkpoint_every: steps between two checkpoints; 0 writes none, and an interrupted run starts again.
         log_every: steps between two rows of the metrics; the last step always has one.
         threads: CPU threads of torch, for training and evaluation.
-        device: ``cpu``, ``cuda``, ``cuda:1`` and so on.
+        device: ``cpu``, ``cuda``, ``cuda:1`` and so on. Like ``threads`` it is not part of a run's id: a sweep that
+            began on one device can go on on another, and its numbers may then differ in their last digits.
     """
+
+    not_in_id: ClassVar[tuple[str, ...]] = ("device", "threads")
 
     steps: int = 300
     batch_size: int = 64
@@ -138,6 +142,8 @@ class RunConfig(Setting, family="run"):
         adapter: what of the parent's weights is trained further, and how; None trains all.
     """
 
+    not_in_id: ClassVar[tuple[str, ...]] = ("evaluation",)
+
     task: Task
     model: ModelConfig = Decoder()
     training: Training = Training()
@@ -153,8 +159,8 @@ class RunConfig(Setting, family="run"):
 
     @cached_property
     def id(self) -> str:
-        """Hash of everything that decides the trained weights: all but ``evaluation``."""
-        return identifier(self, without=("evaluation",))
+        """Hash of all that decides the trained weights: not ``evaluation``, nor where it is computed."""
+        return identifier(self)
 
     @cached_property
     def evaluation_id(self) -> str:

@@ -5,29 +5,36 @@ import importlib.metadata
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from sparsity_lab.training.config import RunConfig
 
-__all__ = ["environment"]
+__all__ = ["devices_of", "devices_words", "environment"]
 
 _PACKAGE = Path(__file__).parents[1]
 _PACKAGES = ("sparsity-lab", "torch", "numpy", "scipy", "polars", "safetensors")
 
 
-def environment(config: RunConfig) -> dict[str, object]:
+def environment(config: RunConfig, before: Mapping[str, object] | None = None) -> dict[str, object]:
     """Versions, machine, device and threads, for ``environment.json``, and what tasks read from outside, such as the
-    hash of a text. But for the latter nothing of it decides a run's numbers on one machine; another machine may
-    round differently."""
+    hash of a text. But for the latter nothing of it decides a run's numbers on one machine; another machine, another
+    kind of device or another number of threads may round differently.
+
+    Args:
+        before: the record of the process that this one goes on from. ``devices`` lists the kinds of device in order.
+    """
     training = config.training
     device = torch.device(training.device)
+    earlier = devices_of(before)
     read = {str(task): record for task in (config.task, *config.conditions.values()) if (record := task.record)}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": training.device,
         "device_name": name,
+        "devices": [*earlier, *([device.type] if earlier[-1:] != [device.type] else [])],
         "threads": training.threads,
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -36,6 +43,29 @@ def environment(config: RunConfig) -> dict[str, object]:
         "git_modified": _git_modified(),
         **({"read": read} if read else {}),
     }
+
+
+def devices_of(record: Mapping[str, object] | None, evaluation: str | None = None) -> list[str]:
+    """The kinds of device that a run was trained on, in order, as its record says; and, if it was evaluated on
+    another kind, that one.
+
+    Args:
+        evaluation: id of the evaluation that is meant; None for the training alone.
+    """
+    if record is None:
+        return []
+    devices, evaluated = record.get("devices"), record.get("evaluated_on")
+    found = [kind for kind in devices if isinstance(kind, str)] if isinstance(devices, list) else []
+    kind = evaluated.get(evaluation) if isinstance(evaluated, dict) else None
+    return [*found, *([kind] if isinstance(kind, str) and kind not in found else [])]
+
+
+def devices_words(devices: Mapping[str, int]) -> str:
+    """That runs were made on several kinds of device; empty if they were not."""
+    if len(devices) < 2:
+        return ""
+    listed = ", ".join(f"{count} on {kind.replace(', ', ' and ')}" for kind, count in devices.items())
+    return f"runs were made on different kinds of device ({listed}), so small differences can be due to that"
 
 
 @functools.cache

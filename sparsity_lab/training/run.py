@@ -19,7 +19,7 @@ from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.training import store
 from sparsity_lab.training.checkpoint import load_weights, save_weights
 from sparsity_lab.training.config import Evaluation, RunConfig
-from sparsity_lab.training.environment import environment
+from sparsity_lab.training.environment import devices_of, environment
 from sparsity_lab.training.evaluate import EVALUATION_SCHEMA, evaluate, summarize
 from sparsity_lab.training.failures import forget_failure, reason_of, record_failure
 from sparsity_lab.training.files import DamagedFile
@@ -235,7 +235,9 @@ def _complete(
         if found.status is Status.BROKEN:
             store.discard(lease)
         if found.status in _UNTRAINED:
-            _train(config, model or _initial_model(config, root, progress, wait=True), lease, progress)
+            model = model or _initial_model(config, root, progress, wait=True)
+            goes_on = found.damage is None and (lease.folder / store.CHECKPOINT).exists()
+            _train(config, model, lease, progress, goes_on=goes_on)
         _evaluate(config, lease)
     except (LeaseLost, Diverged):
         raise
@@ -303,10 +305,17 @@ def _check_weights(model: nn.Module, parent: nn.Module, config: RunConfig) -> No
             raise SettingError("parent.model", f"{other} and {name} tied, as the child's", shown)
 
 
-def _train(config: RunConfig, model: nn.Module, lease: Lease, progress: Progress | None) -> None:
-    """Train, and leave the files of training with ``trained.json``, or of a divergence with ``finished.json``."""
+def _train(config: RunConfig, model: nn.Module, lease: Lease, progress: Progress | None, *, goes_on: bool) -> None:
+    """Train, and leave the files of training with ``trained.json``, or of a divergence with ``finished.json``.
+
+    Args:
+        goes_on: from the checkpoint in the folder.
+    """
     store.write_config(lease, config)
-    store.write_json(lease.folder / store.ENVIRONMENT, environment(config), check=lease.check)
+    before = store.read_environment(lease.folder) if goes_on else None
+    where = environment(config, before)
+    _say_if_moved(config, devices_of(before), "its training goes on")
+    store.write_json(lease.folder / store.ENVIRONMENT, where, check=lease.check)
     records = Records()
     diverged = None
     try:
@@ -337,6 +346,8 @@ def _evaluate(config: RunConfig, lease: Lease) -> None:
         store.read_frame(folder, file, EVALUATION_SCHEMA)
     except DamagedFile:
         begun = time.perf_counter()
+        where = store.read_environment(folder) or environment(config)
+        _say_if_moved(config, devices_of(where), "it is evaluated")
         model = _build(config)
         load_weights(folder / store.MODEL, model)
         frame = evaluate(model, config)
@@ -349,12 +360,26 @@ def _evaluate(config: RunConfig, lease: Lease) -> None:
         }
         timing = store.read_timing(folder).filter(pl.col("phase") != "evaluation")
         store.write_timing(lease, timing.vstack(pl.DataFrame([row], schema=store.TIMING_SCHEMA)))
+        evaluated = where.get("evaluated_on")
+        where["evaluated_on"] = {
+            **(evaluated if isinstance(evaluated, dict) else {}),
+            config.evaluation_id: torch.device(config.training.device).type,
+        }
+        store.write_json(folder / store.ENVIRONMENT, where, check=lease.check)
     store.write_config(lease, config)
     # Frames of other evaluations stay, with the checksums they were written with.
     others = {
         name: digest for name, digest in (marker.files if marker else {}).items() if name.startswith("evaluation/")
     }
     store.mark(lease, store.FINISHED, "finished", [store.CONFIG, store.METRICS, store.MODEL, file], kept=others)
+
+
+def _say_if_moved(config: RunConfig, before: list[str], what: str) -> None:
+    """Warn if a run was made on another kind of device so far."""
+    kind = torch.device(config.training.device).type
+    if before and before[-1] != kind:
+        words = "run %s was made on %s, and %s on %s: numbers may differ in their last digits"
+        _LOG.warning(words, config.id, before[-1], what, kind)
 
 
 def _evaluated_tokens(config: RunConfig) -> int:

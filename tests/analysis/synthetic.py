@@ -1,7 +1,7 @@
 """Synthetic results: frames with the columns of ``sweeps.Results``, made from given accuracies."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class SyntheticResults:
     failures: Sequence[Failed] = ()
     folder: Path = Path("nowhere")
     others: Sequence[str] = ()
+    devices: Mapping[str, int] = field(default_factory=dict)
 
     def frame(self, name: str, /) -> pl.DataFrame:
         return self.evaluation if name == "evaluation" else summarize(self.evaluation)

@@ -2,10 +2,12 @@
 
 import ast
 import importlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from sparsity_lab.settings import to_data
@@ -55,6 +57,17 @@ def _unseeded(data: Any) -> Any:
 @pytest.mark.committed
 def test_committed_results_are_what_their_frames_give() -> None:
     assert check_results(EXPERIMENTS) == []
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_committed_rows_have_the_ids_of_this_release(name: str) -> None:
+    """A release that changes ids by mistake fails here; one that must, runs ``sparsity-lab report --relabel``."""
+    folder = results_folder(EXPERIMENTS / name)
+    size = json.loads((folder / "result.json").read_text())["run"]["size"]
+    ids = {(arm, run.data_seed): run.id for arm, runs in load_study(folder).arms(size).items() for run in runs}
+    for file in sorted(folder.glob("*.parquet")):
+        rows = pl.read_parquet(file).select("arm", "seed", "run").unique().rows()
+        assert {(arm, seed): run for arm, seed, run in rows}.items() <= ids.items(), file
 
 
 def test_every_study_has_a_result_and_notes() -> None:

@@ -14,7 +14,7 @@ from studies.rates.study import measure, study
 
 from sparsity_lab.analysis import Interval
 from sparsity_lab.settings import SettingError
-from sparsity_lab.studies import Decision, check_results, render_results, write_result
+from sparsity_lab.studies import Decision, check_results, relabel_results, render_results, write_result
 from sparsity_lab.studies.page import page
 from sparsity_lab.sweeps import Results, Serial, run_sweep
 from sparsity_lab.training import Run
@@ -187,3 +187,29 @@ def test_notes_are_read_from_their_file(runs: Path, folder: Path) -> None:
 def test_no_finished_run(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="finished runs of rates in size small"):
         write_result(study, Results(tmp_path, study.sweep("small")), "small", tmp_path)
+
+
+def test_frames_of_a_release_with_other_ids_are_relabeled(runs: Path, folder: Path) -> None:
+    write(runs, folder)
+    assert relabel_results(folder) == []
+    before = contents(folder)
+    files = [folder / "rates" / name for name in ("rows.parquet", "measures.parquet")]
+    frames = [pl.read_parquet(file) for file in files]
+    for file, frame in zip(files, frames, strict=True):
+        frame.with_columns(run=pl.lit("old ") + pl.col("run")).write_parquet(file)
+    assert relabel_results(folder) == [str(file) for file in files]
+    assert all(pl.read_parquet(file).equals(frame) for file, frame in zip(files, frames, strict=True))
+    assert check_results(folder) == []
+    assert contents(folder) == before
+
+
+def test_rows_that_are_not_the_study_s_are_not_relabeled(runs: Path, folder: Path) -> None:
+    write(runs, folder)
+    file = folder / "rates" / "measures.parquet"
+    pl.read_parquet(file).with_columns(run=pl.lit("old"), seed=pl.col("seed") + 7).write_parquet(file)
+    before = contents(folder)
+    with pytest.raises(
+        SettingError, match=r"measures.parquet: expected rows of arms and seeds of .*, got one, seed 7"
+    ):
+        relabel_results(folder)
+    assert contents(folder) == before

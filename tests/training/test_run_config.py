@@ -99,9 +99,12 @@ def test_coupled_task_with_room_for_its_ids_is_taken() -> None:
     assert run.task.largest_position_id(8) == 2
 
 
-def test_id_ignores_the_evaluation_everywhere_and_nothing_else() -> None:
+def test_id_ignores_the_evaluation_and_the_device_everywhere_and_nothing_else() -> None:
     base = small_run(parent=small_run(data_seed=3))
     other = evaluation(lengths=(8, 32))
+    elsewhere = base.training.replace(device="cuda:1", threads=7)
+    assert base.replace(training=elsewhere).id == base.id
+    assert base.replace(parent=small_run(data_seed=3, training=elsewhere)).id == base.id
     assert base.replace(evaluation=other).id == base.id
     assert base.replace(evaluation=other).evaluation_id != base.evaluation_id
     assert base.replace(parent=small_run(data_seed=3, evaluation=other)).id == base.id

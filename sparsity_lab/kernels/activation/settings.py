@@ -121,6 +121,8 @@ class NormalizedActivation(ActivationKernel):
         mean: without l1, divide by n_i; without effect with l1.
     """
 
+    former_kinds = ("NormalisedActivation",)
+
     phi: Phi = "softplus"
     l1: bool = True
     mean: bool = True

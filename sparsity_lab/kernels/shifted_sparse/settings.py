@@ -1,7 +1,9 @@
 """The setting of shifted sparse attention."""
 
 import math
+from collections.abc import Mapping
 from functools import partial
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -57,6 +59,7 @@ class ShiftedSparse(CachedKernel):
     shift: bool = True
     sparse_at_inference: bool = False
 
+    former_fields: ClassVar[Mapping[str, str]] = {"sparse_in_use": "sparse_at_inference"}
     implementations = ("reference", "fused")
     reweightable = False
 
