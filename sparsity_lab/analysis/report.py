@@ -19,9 +19,8 @@ from sparsity_lab.analysis.replicates import seed_columns
 from sparsity_lab.analysis.report_page import Section, page
 from sparsity_lab.analysis.report_summary import ReportResults, Seen, look_at, run_states, summary
 from sparsity_lab.analysis.runs import NOT_JUDGED, arms_of, evaluation_rows
-from sparsity_lab.analysis.samples import sequence_html
 from sparsity_lab.analysis.style import Point, figure_svg
-from sparsity_lab.generators import Stream, Task
+from sparsity_lab.generators import Stream, Task, sequence_html
 from sparsity_lab.settings import to_data
 from sparsity_lab.settings.markup import Markup, cell, details, element, join, number, signed_interval, table
 from sparsity_lab.training import RunConfig, run_labels, store
@@ -185,7 +184,7 @@ def _samples(runs: Sequence[RunConfig]) -> Markup:
     ]
     for index, (name, (task, length)) in enumerate(tasks.items()):
         batch = task.sample(Stream(seed=0, name="sample"), 0, _SAMPLES, length)
-        sequences = join([sequence_html(task, batch, row) for row in range(len(batch))])
+        sequences = join([sequence_html(batch.view(row)) for row in range(len(batch))])
         if index < _OPEN_SAMPLES:
             heading = element("h3", element("code", name), f" at length {length}")
             parts += [heading, sequences]

@@ -33,8 +33,7 @@ class Sample(SettingsCommand):
     """Name of the stream, such as "train" or "evaluation"."""
 
     def run(self, console: Console) -> Outcome:
-        from sparsity_lab.analysis import sequence_text
-        from sparsity_lab.generators import Stream, Task
+        from sparsity_lab.generators import Stream, Task, sequence_text
 
         task = from_text(Task, self.task, "task")
         if self.count < 1:
@@ -46,7 +45,7 @@ class Sample(SettingsCommand):
             raise SettingError(option, f"at most {_MOST_TOKENS} tokens in all", Shown(f"{self.count} x {size}"))
         batch = task.sample(Stream(seed=self.seed, name=self.stream), 0, self.count, self.length)
         for row in range(len(batch)):
-            console.print(sequence_text(task, batch, row, console.width))
+            console.print(sequence_text(batch.view(row), console.width))
         data = {
             "task": str(task),
             "tokens": batch.tokens.tolist(),

@@ -52,4 +52,7 @@ from sparsity_lab.generators.task import Step as Step
 from sparsity_lab.generators.task import Task as Task
 from sparsity_lab.generators.task import Truth as Truth
 from sparsity_lab.generators.text_bytes import TextBytes as TextBytes
+from sparsity_lab.generators.token_view import TokenView as TokenView
+from sparsity_lab.generators.token_view import sequence_html as sequence_html
+from sparsity_lab.generators.token_view import sequence_text as sequence_text
 from sparsity_lab.generators.variable_assignment import VariableAssignment as VariableAssignment

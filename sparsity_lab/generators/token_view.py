@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
+from sparsity_lab.settings.markup import Markup
+
 __all__ = ["LONGEST_SHOWN", "TokenView", "legend_html", "sequence_html", "sequence_text"]
 
 _Words = list[tuple[str, str, tuple[int, ...]]]  # text, style, IDs
@@ -54,9 +56,9 @@ class TokenView:
     after: bool = False
 
 
-def sequence_html(view: Sequence[TokenView]) -> str:
-    """One sequence as HTML that needs no style sheet: a chip for each token with its coupled IDs beneath, and after
-    an arrow the answer at the end. Hovering shows position and part."""
+def sequence_html(view: Sequence[TokenView]) -> Markup:
+    """One sequence, as ``Batch.view`` gives it, as HTML that needs no style sheet: a chip for each token with its
+    coupled IDs beneath, and after an arrow the answer at the end. Hovering shows position and part."""
     tokens, after = [token for token in view if not token.after], [token for token in view if token.after]
     chips = [_chip(token) for token in tokens]
     if len(chips) > LONGEST_SHOWN:
@@ -66,7 +68,7 @@ def sequence_html(view: Sequence[TokenView]) -> str:
             *chips[-LONGEST_SHOWN // 2 :],
         ]
     parts = [*chips, *(["→"] if after else []), *(_chip(token, "answer at") for token in after)]
-    return f'<div class="sequence">{" ".join(parts)}</div>'
+    return Markup(f'<div class="sequence">{" ".join(parts)}</div>')
 
 
 def _chip(token: TokenView, where: str = "") -> str:
@@ -83,8 +85,9 @@ def legend_html() -> str:
 
 
 def sequence_text(view: Sequence[TokenView], width: int | None = None) -> Text:
-    """One sequence for a terminal: ``BOS a [1] b [0] = → 1``, tokens that enter the rule in brackets, answers inside
-    the sequence as ``<1>``. Coupled position IDs stand in lines beneath, one for each kind.
+    """One sequence, as ``Batch.view`` gives it, for a terminal: ``BOS a [1] b [0] = → 1``, tokens that enter the rule
+    in brackets, answers inside the sequence as ``<1>``. Coupled position IDs stand in lines beneath, one for each
+    kind.
 
     Args:
         width: characters of a line, for sequences with position IDs; None makes one line of each.
