@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -13,7 +14,8 @@ settings.load_profile("lab")
 
 # Before any test imports the package. Compilers cannot trace all of the checks: see test_compile.
 if "SHAPES_UNCHECKED" not in os.environ:
-    install_import_hook("sparsity_lab", "shape_checker.check")
+    studies = [file.parent.name for file in (Path(__file__).parents[1] / "experiments").glob("*/study.py")]
+    install_import_hook(["sparsity_lab", *studies], "shape_checker.check")
 
 
 @pytest.fixture

@@ -3,14 +3,19 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import venv
 from email.parser import Parser
+from importlib import metadata
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import sparsity_lab
 from sparsity_lab.cli import COMMANDS
@@ -47,11 +52,11 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     about = {f"{STEM}.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")}
     with ZipFile(wheel) as archive:
         assert set(archive.namelist()) == expected | about | {f"{STEM}.dist-info/licenses/LICENSE"}
-        metadata = Parser().parsestr(archive.read(f"{STEM}.dist-info/METADATA").decode())
+        about_it = Parser().parsestr(archive.read(f"{STEM}.dist-info/METADATA").decode())
         commands = archive.read(f"{STEM}.dist-info/entry_points.txt").decode()
-    assert metadata["Version"] == sparsity_lab.__version__
-    assert metadata["License-Expression"] == "Apache-2.0"
-    assert {"ray", "notebooks", "docs", "dev"} <= set(metadata.get_all("Provides-Extra", []))
+    assert about_it["Version"] == sparsity_lab.__version__
+    assert about_it["License-Expression"] == "Apache-2.0"
+    assert {"ray", "notebooks", "docs", "dev"} <= set(about_it.get_all("Provides-Extra", []))
     assert "sparsity-lab = sparsity_lab.cli:main" in commands
 
 
@@ -77,6 +82,69 @@ def test_wheel_works_by_itself(wheel: Path, tmp_path: Path) -> None:
     assert trained["status"] == "finished"
     style = (ROOT / "sparsity_lab" / "analysis" / "report.css").read_text().split("{")[0].strip()
     assert style in (tmp_path / "runs" / "report.html").read_text()
+
+
+def requirements(name: str, extras: tuple[str, ...] = ("",)) -> set[str]:
+    """The installed distributions that one needs, directly or not, by their canonical names; no extras but those that
+    are asked for."""
+    found: set[str] = set()
+    waiting = [(name, extras)]
+    while waiting:
+        of, own = waiting.pop()
+        for text in metadata.requires(of) or ():
+            needed = Requirement(text)
+            wanted = needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in own)
+            if wanted and canonicalize_name(needed.name) not in found:
+                found.add(canonicalize_name(needed.name))
+                waiting.append((needed.name, ("", *needed.extras)))
+    return found
+
+
+@pytest.fixture
+def environment(wheel: Path, tmp_path: Path) -> Path:
+    """An environment with the wheel and what it requires, linked from where the tests have it, and nothing else."""
+    folder = tmp_path / "environment"
+    venv.create(folder, symlinks=True, with_pip=False)
+    python = folder / "bin" / "python"
+    told("-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", "-q", str(wheel), cwd=tmp_path)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for name in requirements("sparsity-lab"):
+        distribution = metadata.distribution(name)
+        for top in {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}:
+            if not (packages / top).exists():
+                (packages / top).symlink_to(Path(str(distribution.locate_file(top))))
+    return folder
+
+
+@pytest.mark.slow
+def test_wheel_in_an_empty_environment(environment: Path, tmp_path: Path) -> None:
+    """Away from the clone, which cannot be imported there: a list, sequences, a certificate, the demo, and a study of
+    one's own. What only the tests or the documentation need is not there either."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(ROOT / "experiments" / "sparse_parity" / "study.py", tmp_path / "elsewhere" / "my_study.py")
+
+    def run(program: str, *arguments: str) -> str:
+        command = [environment / "bin" / program, *arguments]
+        done = subprocess.run(
+            command, cwd=tmp_path / "elsewhere", env=variables, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert run("python", "-c", "import sparsity_lab; print(sparsity_lab.__file__)").startswith(str(environment))
+    paths = json.loads(run("python", "-c", "import sys, json; print(json.dumps(sys.path))"))
+    assert not [path for path in paths if Path(path).resolve().is_relative_to(ROOT) and path]
+    absent = ["pytest", "sphinx", "ray", "experiments"]
+    found = f"from importlib.util import find_spec; print([one for one in {absent} if find_spec(one)])"
+    assert run("python", "-c", found) == "[]\n"
+    assert "Planted" in json.loads(run("sparsity-lab", "list", "--json"))["task"]
+    assert run("sparsity-lab", "sample", "Planted(k=2)", "--length", "8", "--count", "3").count("BOS") == 3
+    certified = json.loads(run("sparsity-lab", "certify", "Planted", "--sequences", "3000", "--json"))
+    assert certified["certificates"][0]["passed"]
+    demo = json.loads(run("sparsity-lab", "demo", "--size", "smoke", "--workers", "1", "--json"))
+    assert (tmp_path / "elsewhere" / demo["report"]).is_file()
+    assert run("sparsity-lab", "sweep", "my_study.py", "--size", "smoke", "--workers", "1", "--json")
 
 
 def test_license_is_the_whole_of_apache_2() -> None:

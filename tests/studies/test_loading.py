@@ -86,7 +86,7 @@ def rule_of(study: Study) -> Any:
         (file_study, Serial()),
         (file_study, Processes(workers=1)),
         (folder_study, Processes(workers=1)),
-        (folder_study, RayEngine(cpus=0.5)),
+        pytest.param(folder_study, RayEngine(cpus=0.5), marks=pytest.mark.slow),
     ],
     ids=lambda one: getattr(one, "kind", one.__name__ if callable(one) else ""),
 )
