@@ -133,7 +133,8 @@ def register(cls: type[AnySetting]) -> type[AnySetting]:
 
     The kind is the class name unless the class sets ``kind`` itself. When a module is reloaded in a notebook, the
     class that it registered before takes on all that the new one has, and is returned in its place: names that were
-    imported and objects that were made before go on with the new code.
+    imported and objects that were made before go on with the new code. So does a class that moves from a cell of the
+    notebook to a module.
 
     Raises:
         TypeError: another class already has this kind in this family, or had it; the class has no family; or a former
@@ -161,7 +162,7 @@ def _check_names(cls: type[Setting]) -> None:
     """Raise ``TypeError`` if a name of the kind, or a former name of a field, is taken."""
     for kind in (cls.kind, *cls.former_kinds):
         other = _known(cls.family, kind)
-        if other and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        if other and (other.__qualname__ != cls.__qualname__ or other.__module__ not in (cls.__module__, "__main__")):
             raise TypeError(
                 f"the {cls.family} kind {kind!r} is taken by {other.__module__}.{other.__qualname__}; "
                 f"give {cls.__module__}.{cls.__qualname__} another name or set its `kind`"

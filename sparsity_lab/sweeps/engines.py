@@ -5,6 +5,7 @@ lies in the folder and nowhere else, so an engine may put its workers on any mac
 """
 
 import json
+import sys
 import traceback
 from abc import abstractmethod
 from collections import deque
@@ -53,6 +54,10 @@ class Engine(Setting, family="engine"):
             modules: to be imported by a worker first, since they register settings of the user.
         """
 
+    def knows_main(self) -> bool:
+        """Whether its workers know the settings that the script or the session itself defines, in ``__main__``."""
+        return False
+
 
 def execute(run: str, out: str) -> str | None:
     """Train one run, unless another process is at it. Its outcome, failures included, goes to its folder.
@@ -88,6 +93,10 @@ class Serial(Engine):
         for index, run in enumerate(runs):
             yield Ended(index, execute(run, str(out)))
 
+    def knows_main(self) -> bool:
+        """It is the session itself."""
+        return True
+
 
 @register
 class Processes(Engine):
@@ -105,6 +114,11 @@ class Processes(Engine):
     def check(self) -> None:
         if self.workers < 1:
             raise SettingError("workers", "at least 1", self.workers)
+
+    def knows_main(self) -> bool:
+        """Every worker imports a script, but nothing of a notebook."""
+        main = sys.modules["__main__"]
+        return hasattr(main, "__file__") or getattr(main, "__spec__", None) is not None
 
     def run(self, runs: Sequence[str], out: Path, modules: Sequence[str] = ()) -> Iterator[Ended]:
         waiting, deaths = deque(range(len(runs))), [0] * len(runs)

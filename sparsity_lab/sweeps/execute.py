@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sparsity_lab.settings import SettingError, canonical_json, settings_in
+from sparsity_lab.settings import SettingError, Shown, canonical_json, settings_in
 from sparsity_lab.sweeps.engines import Engine, Processes
 from sparsity_lab.sweeps.progress import Estimate, SweepEvent, SweepProgress
 from sparsity_lab.sweeps.results import SWEEP, Results, check_ids
@@ -50,13 +50,16 @@ def run_sweep(
 
     Raises:
         SettingError: ``out`` cannot be a folder or be written, or holds a run under the id that an earlier release
-            gave it; nothing has been run then.
+            gave it; or a setting is defined in this notebook, and the engine's workers cannot know it. Nothing has
+            been run then.
         RuntimeError: a worker process got here while it imported the script that started it.
     """
     _refuse_import()
+    every = [run for wave in waves(sweep.runs) for run in wave]
+    _check_known(every, engine)
     root = Path(out)
     prepare_folder(root)
-    check_ids(root, [run for wave in waves(sweep.runs) for run in wave])
+    check_ids(root, every)
     remove_abandoned(root)
     try:
         write_file(root / SWEEP, canonical_json(sweep).encode())
@@ -186,6 +189,19 @@ def _refuse_import() -> None:
             "a worker process met run_sweep while it imported the script that started it; call run_sweep under "
             '`if __name__ == "__main__":`'
         )
+
+
+def _check_known(runs: Sequence[RunConfig], engine: Engine) -> None:
+    """Raise ``SettingError`` if a setting of these runs is defined where the engine's workers cannot import it."""
+    if engine.knows_main():
+        return
+    for cls in dict.fromkeys(type(setting) for run in runs for setting in settings_in(run)):
+        if cls.__module__ == "__main__":
+            expected = (
+                f"settings that the workers of {engine.kind} can import (write the cell to a file, as in "
+                f"%%writefile my_settings.py, and import {cls.__name__} from there; or use Serial())"
+            )
+            raise SettingError("runs", expected, Shown(f"{cls.__name__}, which this session defines"))
 
 
 def _modules(runs: Sequence[RunConfig]) -> list[str]:
