@@ -41,14 +41,14 @@ VALUES = (
 
 
 def variations(cls: type[Setting]) -> Iterator[Setting]:
-    """The examples, and all that comes of giving one of their fields another value."""
-    for example in cls.examples():
-        yield example
-        for name in field_hints(cls):
-            for value in (*VALUES, *OTHERS):
-                for given in (value, (value,), {"it's": value}):
-                    with contextlib.suppress(SettingError):
-                        yield example.replace(**{name: given})
+    """The examples, and all that comes of giving one field of the first another value."""
+    first, *others = cls.examples()
+    yield from (first, *others)
+    for name in field_hints(cls):
+        for value in (*VALUES, *OTHERS):
+            for given in (value, (value,), {"it's": value}):
+                with contextlib.suppress(SettingError):
+                    yield first.replace(**{name: given})
 
 
 OTHERS = [example for cls in CLASSES for example in cls.examples()[:1] if cls.family not in ("run", "sweep")]
