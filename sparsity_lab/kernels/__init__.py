@@ -4,11 +4,17 @@ from sparsity_lab.kernels.activation import NormalizedActivation as NormalizedAc
 from sparsity_lab.kernels.activation import ReLUAttention as ReLUAttention
 from sparsity_lab.kernels.activation import Sigmoid as Sigmoid
 from sparsity_lab.kernels.adaptive import AdaptiveSparse as AdaptiveSparse
+from sparsity_lab.kernels.arguments import RowKind as RowKind
 from sparsity_lab.kernels.cache import KernelState as KernelState
 from sparsity_lab.kernels.cache import KeyValueCache as KeyValueCache
 from sparsity_lab.kernels.cached import CachedKernel as CachedKernel
 from sparsity_lab.kernels.context import AuxiliaryOutputs as AuxiliaryOutputs
 from sparsity_lab.kernels.context import Context as Context
+from sparsity_lab.kernels.context import Keys as Keys
+from sparsity_lab.kernels.context import Outputs as Outputs
+from sparsity_lab.kernels.context import Queries as Queries
+from sparsity_lab.kernels.context import Values as Values
+from sparsity_lab.kernels.context import Weights as Weights
 from sparsity_lab.kernels.kernel import Kernel as Kernel
 from sparsity_lab.kernels.linear import Linear as Linear
 from sparsity_lab.kernels.linear import NormAwareLinear as NormAwareLinear
@@ -24,5 +30,6 @@ from sparsity_lab.kernels.scaled_softmax import SSMax as SSMax
 from sparsity_lab.kernels.shifted_sparse import ShiftedSparse as ShiftedSparse
 from sparsity_lab.kernels.sliding_window import SlidingWindow as SlidingWindow
 from sparsity_lab.kernels.softmax import Softmax as Softmax
+from sparsity_lab.kernels.softmax.reference import softmax_weights as softmax_weights
 from sparsity_lab.kernels.softplus import LSSA as LSSA
 from sparsity_lab.kernels.softplus import LSSAR as LSSAR

@@ -1,34 +1,57 @@
 """Checks of what comes in: each error names the argument, what was expected and what came."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, Shown
 
-__all__ = ["RowKind", "check_dtype", "check_key_mask", "check_keys", "check_rows", "known_device"]
+__all__ = [
+    "RowKind",
+    "check_dtype",
+    "check_gates",
+    "check_keys",
+    "check_per_key",
+    "check_query_start",
+    "check_rows",
+    "known_device",
+]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class RowKind(NamedTuple):
-    """What kind of rows of keys and values: all but how many."""
+    """What kind of rows of keys and values: all but how many.
+
+    Attributes:
+        head_dim: D, the width of keys.
+        value_dim: E, the width of values.
+    """
 
     batch_size: int
     num_heads: int
     head_dim: int
+    value_dim: int
     dtype: torch.dtype
     device: torch.device
 
     @classmethod
-    def of(cls, x: Tensor) -> "RowKind":
-        """Of (B, H, T, D) rows."""
-        batch_size, num_heads, _, head_dim = x.shape
-        return cls(batch_size, num_heads, head_dim, x.dtype, x.device)
+    def of(cls, k: Tensor, v: Tensor) -> "RowKind":
+        """Of keys (B, H, K, D) and values (B, H, K, E)."""
+        return cls(k.shape[0], k.shape[1], k.shape[3], v.shape[3], k.dtype, k.device)
+
+    def empty(self, num_rows: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of so many rows, without meaning yet."""
+        shape = self.batch_size, self.num_heads, num_rows
+        widths = self.head_dim, self.value_dim
+        keys, values = (torch.empty(*shape, width, dtype=self.dtype, device=self.device) for width in widths)
+        return keys, values
 
     def __str__(self) -> str:
-        return f"(B, H, D) = {tuple(self[:3])} in {self.dtype} on {self.device}"
+        values = "" if self.value_dim == self.head_dim else f", values of width {self.value_dim},"
+        return f"(B, H, D) = {tuple(self[:3])}{values} in {self.dtype} on {self.device}"
 
 
 def check_dtype(name: str, dtype: torch.dtype) -> None:
@@ -53,33 +76,66 @@ def check_rows(name: str, x: Tensor) -> None:
         raise SettingError(name, "shape (B, H, T, D) with H, T and D at least 1", tuple(x.shape))
 
 
-def check_keys(name: str, x: Tensor, query_name: str, query: Tensor, num_heads: int, num_keys: int) -> None:
+def check_keys(name: str, x: Tensor, query_name: str, query: Tensor, expected: tuple[int, int, int]) -> None:
     """Refuse keys or values that do not fit the queries.
 
     Args:
-        num_heads: of keys and values; it divides the number of query heads.
-        num_keys: T of keys and values.
+        expected: their heads, number and width; the heads divide those of the queries.
     """
     check_rows(name, x)
-    batch_size, query_heads, _, head_dim = query.shape
-    if query_heads % num_heads:
-        raise SettingError(name, f"a number of heads that divides the {query_heads} of {query_name}", num_heads)
-    expected = batch_size, num_heads, num_keys, head_dim
-    if tuple(x.shape) != expected:
-        raise SettingError(name, f"shape {expected}", tuple(x.shape))
+    if query.shape[1] % expected[0]:
+        raise SettingError(name, f"a number of heads that divides the {query.shape[1]} of {query_name}", expected[0])
+    shape = (query.shape[0], *expected)
+    if tuple(x.shape) != shape:
+        raise SettingError(name, f"shape {shape}", tuple(x.shape))
     if x.dtype != query.dtype:
         raise SettingError(name, f"the dtype of {query_name}, {query.dtype}", x.dtype)
     if x.device != query.device:
         raise SettingError(name, f"the device of {query_name}, {query.device}", x.device)
 
 
-def check_key_mask(key_mask: Tensor | None, query: Tensor, length: int) -> None:
-    """Refuse a mask that is not (B, T) bool on the device of the queries."""
-    if key_mask is None:
+def check_query_start(
+    query_start: int | None, num_rows: int, num_keys: int, *, causal: bool, documents: bool = False
+) -> int:
+    """The position of the first query row: 0 where it need not be told.
+
+    Raises:
+        SettingError: fewer rows than keys under ``causal`` without it, or rows beyond the keys.
+    """
+    if query_start is None:
+        if (causal or documents) and num_rows != num_keys:
+            why = "under causal=True" if causal else "with document_ids"
+            expected = f"the position of the first of {num_rows} rows among {num_keys} keys, {why}"
+            raise SettingError("query_start", expected, None)
+        return 0
+    if query_start < 0 or query_start + num_rows > num_keys:
+        expected = f"0 .. {num_keys - num_rows} ({num_rows} of {num_keys} rows)"
+        raise SettingError("query_start", expected, query_start)
+    return query_start
+
+
+def check_per_key(name: str, x: Tensor | None, dtype: torch.dtype, meaning: str, q: Tensor, num_keys: int) -> None:
+    """Refuse what is not one number of this dtype for each key, (B, K), on the device of the queries."""
+    if x is None:
         return
-    if key_mask.dtype != torch.bool:
-        raise SettingError("key_mask", "bool, True where a key may be seen", key_mask.dtype)
-    if tuple(key_mask.shape) != (query.shape[0], length):
-        raise SettingError("key_mask", f"shape {(query.shape[0], length)}", tuple(key_mask.shape))
-    if key_mask.device != query.device:
-        raise SettingError("key_mask", f"the device of the queries, {query.device}", key_mask.device)
+    if x.dtype != dtype:
+        raise SettingError(name, meaning, x.dtype)
+    if tuple(x.shape) != (q.shape[0], num_keys):
+        raise SettingError(name, f"shape {(q.shape[0], num_keys)}", tuple(x.shape))
+    if x.device != q.device:
+        raise SettingError(name, f"the device of the queries, {q.device}", x.device)
+
+
+def check_gates(given: Mapping[str, Tensor], wanted: tuple[str, ...], q: Tensor, num_keys: int) -> None:
+    """Refuse gates that the kernel does not declare, miss, or do not fit the queries."""
+    for name in given:
+        if name not in wanted:
+            raise SettingError("gates", f"gates that the kernel declares, {wanted or 'none'}", name, wanted)
+    shape = q.shape[0], q.shape[1], num_keys
+    for name in wanted:
+        if name not in given:
+            raise SettingError("gates", f"a logit {name!r} for each head and key, shape {shape}", Shown("none"))
+        if tuple(given[name].shape) != shape:
+            raise SettingError(f"gates.{name}", f"shape {shape}", tuple(given[name].shape))
+        if given[name].device != q.device:
+            raise SettingError(f"gates.{name}", f"the device of the queries, {q.device}", given[name].device)

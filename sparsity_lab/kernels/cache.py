@@ -1,5 +1,7 @@
 """What a kernel remembers between decoding steps."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -62,40 +64,36 @@ class KeyValueCache(KernelState):
     Attributes:
         keys, values: (B, H, length, D) views of what is filled; keys as the kernel stored them (rotated, say).
         key_mask: (B, length), or None where every key counts.
+        gates: (B, H, length) by name, of kernels that have any.
     """
 
     capacity: int
 
-    def __init__(
-        self,
-        batch_size: int,
-        num_heads: int,
-        head_dim: int,
-        capacity: int,
-        *,
-        dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> None:
+    def __init__(self, rows: RowKind, capacity: int) -> None:
         super().__init__(capacity)
-        self._keys = torch.empty(batch_size, num_heads, 0, head_dim, dtype=dtype, device=device)
-        self._values = torch.empty_like(self._keys)
+        self._keys, self._values = rows.empty(0)
         self._key_mask: Tensor | None = None
+        self.gates: Mapping[str, Float[Tensor, "B H length"]] = {}
 
     def append(
         self,
         k: Float[Tensor, "B H R D"],
-        v: Float[Tensor, "B H R D"],
+        v: Float[Tensor, "B H R E"],
         key_mask: Bool[Tensor, "B R"] | None = None,
+        gates: Mapping[str, Float[Tensor, "B H R"]] | None = None,
     ) -> None:
         """Add R tokens; all of them count where there is no ``key_mask``.
 
         Raises:
-            SettingError: rows of another batch, heads, head size, dtype or device than the buffers, or no room.
+            SettingError: rows of another batch, heads, sizes, dtype or device than the buffers, or no room.
         """
-        held = RowKind.of(self._keys)
-        for rows in (k, v):
-            if RowKind.of(rows) != held:
-                raise SettingError("state", f"rows of {held}", Shown(RowKind.of(rows)))
+        held = RowKind.of(self._keys, self._values)
+        for rows, wanted in (
+            (RowKind.of(k, v), held),
+            (RowKind.of(v, v), held._replace(head_dim=held.value_dim)),
+        ):
+            if rows != wanted:
+                raise SettingError("state", f"rows of {wanted}", Shown(rows))
         self.check_room(k.shape[2])
         stop = self.length + k.shape[2]
         # Buffers made in inference mode could not be written to outside of it.
@@ -111,8 +109,11 @@ class KeyValueCache(KernelState):
         self._values[:, :, taken] = v
         if key_mask is not None and self._key_mask is not None:
             self._key_mask[:, taken] = key_mask
+        if gates:
+            old = self.gates
+            self.gates = {name: torch.cat([old[name], x], dim=2) if name in old else x for name, x in gates.items()}
 
-    def _with_room(self, rows: Float[Tensor, "B H held D"], stop: int) -> Float[Tensor, "B H room D"]:
+    def _with_room(self, rows: Float[Tensor, "B H held width"], stop: int) -> Float[Tensor, "B H room width"]:
         """A buffer for ``stop`` tokens with the rows so far, and larger by so much that copying does not matter."""
         room = min(stop + max(stop // _SPARE, _SPARE), self.capacity)
         larger = rows.new_empty(*rows.shape[:2], room, rows.shape[3])
@@ -124,7 +125,7 @@ class KeyValueCache(KernelState):
         return self._keys[:, :, : self.length]
 
     @property
-    def values(self) -> Float[Tensor, "B H length D"]:
+    def values(self) -> Float[Tensor, "B H length E"]:
         return self._values[:, :, : self.length]
 
     @property

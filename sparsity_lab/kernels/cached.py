@@ -1,66 +1,29 @@
-"""Mechanisms that remember keys and values: they define the output of some rows on all keys, the rest is here."""
+"""Mechanisms that remember keys and values: they define the weights of some rows, the rest is here."""
 
-from abc import abstractmethod
 from dataclasses import replace
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
+from sparsity_lab.kernels.arguments import RowKind
 from sparsity_lab.kernels.cache import KeyValueCache
-from sparsity_lab.kernels.context import Context
-from sparsity_lab.kernels.weighing import WeighingKernel
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
+from sparsity_lab.kernels.kernel import Kernel
 
 __all__ = ["CachedKernel"]
 
 
-class CachedKernel(WeighingKernel):
-    """A mechanism whose decoding state is a cache of rotated keys and of values.
+class CachedKernel(Kernel):
+    """A mechanism whose decoding state is a cache of keys, as ``_prepare`` leaves them, and of values.
 
-    A subclass defines ``_rows`` and ``_row_weights``. Both get rotated queries and keys, and the key mask of all keys
-    in the context.
+    A subclass defines ``_weights``, and ``_fast`` if it has more than the reference. Both get rotated queries and
+    keys, and the context has key mask and gates of all keys.
     """
 
-    @abstractmethod
-    def _rows(
-        self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B G K D"],
-        v: Float[Tensor, "B G K D"],
-        query_start: int,
-        context: Context,
-    ) -> Float[Tensor, "B H R D"]:
-        """The output of query rows ``query_start .. query_start + R - 1`` on keys 0 .. K - 1 by
-        ``context.implementation``; a row may see keys up to its own. K = query_start + R in decoding and K = R = T
-        in ``attend``."""
+    reweightable = True
 
-    def _init_state(
-        self,
-        batch_size: int,
-        num_heads: int,
-        head_dim: int,
-        capacity: int,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> KeyValueCache:
-        return KeyValueCache(batch_size, num_heads, head_dim, capacity, dtype=dtype, device=device)
+    def _init_state(self, rows: RowKind, capacity: int) -> KeyValueCache:
+        return KeyValueCache(rows, capacity)
 
-    def _attend(
-        self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G T D"], v: Float[Tensor, "B G T D"], context: Context
-    ) -> Float[Tensor, "B H T D"]:
-        return self._rows(context.rotate(q), context.rotate(k), v, 0, context)
-
-    def _extend(
-        self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B G R D"],
-        v: Float[Tensor, "B G R D"],
-        state: KeyValueCache,
-        context: Context,
-    ) -> Float[Tensor, "B H R D"]:
-        start = state.length
-        q, k = context.rotate_both(q, k, start)
-        state.append(k, v, context.key_mask)
-        context = replace(context, key_mask=state.key_mask)
-        return self._rows(q, state.keys, state.values, start, context)
+    def _extend(self, q: Queries, k: Keys, v: Values, state: KeyValueCache, context: Context) -> Outputs:
+        q, k = self._prepare(q, k, context, context.query_start)
+        state.append(k, v, context.key_mask, context.gates)
+        context = replace(context, key_mask=state.key_mask, gates=state.gates)
+        return self._rows(q, state.keys, state.values, context)

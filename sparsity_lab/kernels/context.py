@@ -1,16 +1,33 @@
-"""What a call of a kernel is about, beside queries, keys and values."""
+"""What a kernel is told beside queries, keys and values, and the shapes of all of them."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from sparsity_lab.kernels.masking import visible_counts, visible_keys
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import SettingError
 
-__all__ = ["AuxiliaryOutputs", "Context"]
+__all__ = ["AuxiliaryOutputs", "Context", "Keys", "Outputs", "Queries", "Values", "Weights"]
+
+Queries = Float[Tensor, "B H R D"]
+"""R query rows of H heads."""
+
+Keys = Float[Tensor, "B G K D"]
+"""K keys of G heads; G is H unless the kernel is ``grouped``."""
+
+Values = Float[Tensor, "B G K E"]
+"""Values of the same keys; their width E need not be D."""
+
+Outputs = Float[Tensor, "B H R E"]
+"""One output for each query row."""
+
+Weights = Float[Tensor, "B H R K"]
+"""The weight of each key in each row."""
 
 
 @dataclass
@@ -28,39 +45,89 @@ class AuxiliaryOutputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a call of a kernel is about, beside queries, keys and values; checked, and handed on to the mechanism.
+    """What a kernel is told beside queries, keys and values. The public methods check it; a mechanism may trust it.
 
     Attributes:
         implementation: what runs, one of the kernel's ``implementations``.
-        causal: row i sees keys 0 .. i only.
-        training: of mechanisms that differ between training and use.
-        key_mask: (B, T), True where a key may be seen; None: all.
+        causal: a row sees keys up to its own position only.
+        training: of mechanisms that differ between training and inference.
+        query_start: the position of the first query row; keys begin at 0.
+        key_mask: (B, K), True where a key may be seen; None: all.
+        document_ids: (B, K), a row sees only keys of its own document; None: there is one document.
+        gates: (B, H, K) logits by name, one for each of the kernel's ``gates``.
         position: covers at least all positions of the call.
         params: what ``build`` gave.
         generator: of mechanisms that draw at random in training.
         auxiliary: where auxiliary losses and audit records go.
     """
 
-    implementation: str
+    implementation: str = "reference"
     causal: bool = True
     training: bool = True
-    key_mask: Bool[Tensor, "B T"] | None = None
+    query_start: int = 0
+    key_mask: Bool[Tensor, "B K"] | None = None
+    document_ids: Int64[Tensor, "B K"] | None = None
+    gates: Mapping[str, Float[Tensor, "B H K"]] = field(default_factory=dict)
     position: KernelPosition | None = None
     params: nn.Module | None = None
     generator: torch.Generator | None = None
     auxiliary: AuxiliaryOutputs | None = None
 
+    def at(self, query_start: int) -> "Context":
+        """The same for rows that begin elsewhere."""
+        return replace(self, query_start=query_start)
+
+    # --- which keys a row sees
+
+    @property
+    def hides(self) -> bool:
+        """Whether keys are hidden from a row by more than causality."""
+        return self.key_mask is not None or self.document_ids is not None
+
+    def visible(self, q: Queries, k: Keys) -> Bool[Tensor, "#B 1 R K"]:
+        """True where a row sees a key: the one place where causality, padding and documents meet."""
+        return visible_keys(
+            self.query_start,
+            q.shape[2],
+            k.shape[2],
+            causal=self.causal,
+            key_mask=self.key_mask,
+            document_ids=self.document_ids,
+            device=q.device,
+        )
+
+    def visible_and_bias(
+        self, q: Queries, k: Keys
+    ) -> tuple[Bool[Tensor, "#B 1 R K"], Float[Tensor, "#B H R K"] | None]:
+        """``visible``, and the bias that the position adds to these scores, None without one."""
+        rows = slice(self.query_start, self.query_start + q.shape[2])
+        return self.visible(q, k), self.bias(rows, slice(0, k.shape[2]))
+
+    def counts(self, q: Queries, k: Keys) -> Int64[Tensor, "#B 1 R"]:
+        """n_i, how many keys each row sees, itself included; 1 where it sees none."""
+        return visible_counts(
+            self.query_start,
+            q.shape[2],
+            k.shape[2],
+            causal=self.causal,
+            key_mask=self.key_mask,
+            document_ids=self.document_ids,
+            device=q.device,
+        )
+
+    # --- positions
+
     def rotate(self, x: Float[Tensor, "B H R D"], start: int = 0) -> Float[Tensor, "B H R D"]:
         """Rows at positions ``start`` and on, rotated where the position rotates."""
         return x if self.position is None else self.position.rotate(x, start)
 
-    def rotate_both(
-        self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B G R D"], start: int = 0
-    ) -> tuple[Float[Tensor, "B H R D"], Float[Tensor, "B G R D"]]:
-        """``rotate`` of queries and keys. Single rows go in one piece: there a call costs more than its numbers."""
-        if q.shape[2] > 1 or self.position is None or self.position.kind != "rotate":
-            return self.rotate(q, start), self.rotate(k, start)
-        both = self.rotate(torch.cat([q, k], dim=1), start)
+    def rotate_both(self, q: Queries, k: Keys, key_start: int = 0) -> tuple[Queries, Keys]:
+        """``rotate`` of queries, and of keys at ``key_start`` and on. The single rows of a decoding step go in one
+        piece: there a call costs more than its numbers."""
+        single = q.shape[2] == 1 and k.shape[2] == 1 and key_start == self.query_start
+        if self.position is None or self.position.kind != "rotate" or not single:
+            return self.rotate(q, self.query_start), self.rotate(k, key_start)
+        both = self.rotate(torch.cat([q, k], dim=1), key_start)
         return both[:, : q.shape[1]], both[:, q.shape[1] :]
 
     @property

@@ -1,29 +1,32 @@
 """The contract of all attention mechanisms.
 
 Shapes: B batch, T positions, H query heads, G heads of keys and values (G divides H; query head h reads head
-h // (H / G)), D head size, R query rows. Queries are (B, H, T, D), keys and values (B, G, T, D), as in
-``torch.nn.functional.scaled_dot_product_attention``, and come un-rotated: where a position is applied is the
-mechanism's own affair.
+h // (H / G)), R query rows, K keys, D head size, E width of values. Queries are (B, H, R, D), keys (B, G, K, D) and
+values (B, G, K, E), as in ``torch.nn.functional.scaled_dot_product_attention``. They come un-rotated: a mechanism
+applies positions itself.
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sparsity_lab.kernels.arguments import (
     RowKind,
     check_dtype,
-    check_key_mask,
+    check_gates,
     check_keys,
+    check_per_key,
+    check_query_start,
     check_rows,
     known_device,
 )
 from sparsity_lab.kernels.cache import KernelState
-from sparsity_lab.kernels.context import AuxiliaryOutputs, Context
+from sparsity_lab.kernels.context import AuxiliaryOutputs, Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import Setting, SettingError, Shown
 
@@ -33,23 +36,30 @@ __all__ = ["Kernel"]
 class Kernel(Setting, family="kernel"):
     """An attention mechanism.
 
-    A new mechanism is one folder: a class with this base and ``@register`` that names its ``implementations`` and
-    defines ``_attend``, ``_weights``, ``_init_state`` and ``_extend``, and ``build`` if it has parameters. The public
-    methods here check what comes in, so the mechanism can trust its arguments. ``CachedKernel`` is the shorter way
-    for mechanisms that remember keys and values.
+    A new mechanism is a class with ``@register``. On ``CachedKernel``, which remembers keys and values, it need only
+    define ``_weights``, the formula; ``_fast`` computes other ``implementations`` than this reference, and ``build``
+    makes its parameters. On this base it also says what it remembers, in ``_init_state`` and ``_extend``. The public
+    methods here check what comes in and put all but queries, keys and values into a ``Context``, so the mechanism can
+    trust its arguments.
 
     A row that sees no key gives zeros, in value and in gradient.
 
     Attributes:
         implementations: names of what can run; the first is the dense reference, the last what ``"auto"`` takes.
+        gates: names of the gates that the mechanism reads. A layer computes one logit for each name, head and
+            position by a linear map of its input.
         grouped: whether the mechanism itself deals with fewer heads of keys and values than of queries. For all
             others keys and values are repeated before it sees them.
+        reweightable: whether ``Reweighted`` takes it as its base: its rows weigh keys that are known before any
+            score is.
         benchmark_inputs: what ``sparsity-lab bench kernels`` measures it on; ``"structured"`` is for mechanisms
             whose work depends on what is attended to.
     """
 
-    implementations: ClassVar[tuple[str, ...]]
+    implementations: ClassVar[tuple[str, ...]] = ("reference",)
+    gates: ClassVar[tuple[str, ...]] = ()
     grouped: ClassVar[bool] = False
+    reweightable: ClassVar[bool] = False
     benchmark_inputs: ClassVar[tuple[str, ...]] = ("random",)
 
     # --- what a mechanism defines
@@ -93,52 +103,53 @@ class Kernel(Setting, family="kernel"):
         """
         return None
 
-    @abstractmethod
-    def _init_state(
-        self,
-        batch_size: int,
-        num_heads: int,
-        head_dim: int,
-        capacity: int,
-        *,
-        dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> KernelState: ...
+    # These get rows as ``_prepare`` leaves them: rotated, unless a mechanism says otherwise.
 
     @abstractmethod
-    def _attend(
-        self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G T D"], v: Float[Tensor, "B G T D"], context: Context
-    ) -> Float[Tensor, "B H T D"]: ...
+    def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
+        """The formula: dense weights of query rows ``context.query_start`` and on, in float32 at least."""
+
+    def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
+        """The output of the same rows by ``context.implementation``, which is not the reference."""
+        raise NotImplementedError(f"{self.kind} names {context.implementation!r} and does not define it")
+
+    def _rows(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
+        """The output of the same rows: of the reference, weights times values. A row under ``causal`` sees keys up to
+        its own. There are K = query_start + R keys in decoding, and at least so many in ``attend``."""
+        if context.implementation != self.implementations[0]:
+            return self._fast(q, k, v, context)
+        weights = self._weights(q, k, context)
+        return (weights @ v.to(weights.dtype)).to(q.dtype)
+
+    def _key_counts(self, q: Queries, k: Keys, context: Context) -> Int64[Tensor, "#B 1 R"]:
+        """How many keys each row sees, n_i; 1 where it sees none."""
+        return context.counts(q, k)
+
+    # These get rows as they come.
+
+    def _prepare(self, q: Queries, k: Keys, context: Context, key_start: int = 0) -> tuple[Queries, Keys]:
+        """Rows as the mechanism takes them: queries at ``context.query_start`` and on, keys at ``key_start`` and
+        on."""
+        return context.rotate_both(q, k, key_start)
+
+    def _attend(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
+        q, k = self._prepare(q, k, context)
+        return self._rows(q, k, v, context)
 
     @abstractmethod
-    def _weights(
-        self, q_rows: Float[Tensor, "B H R D"], k: Float[Tensor, "B G T D"], query_start: int, context: Context
-    ) -> Float[Tensor, "B H R T"]: ...
+    def _init_state(self, rows: RowKind, capacity: int) -> KernelState:
+        """An empty state for keys and values of this kind."""
 
     @abstractmethod
-    def _extend(
-        self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B G R D"],
-        v: Float[Tensor, "B G R D"],
-        state: Any,
-        context: Context,
-    ) -> Float[Tensor, "B H R D"]:
-        """Add the R tokens at positions ``state.length`` and on to the state; their output rows. The context's key
-        mask is of these tokens alone."""
+    def _extend(self, q: Queries, k: Keys, v: Values, state: Any, context: Context) -> Outputs:
+        """Add the R tokens at positions ``state.length``, the context's ``query_start``, and on to the state; their
+        output rows. The context's key mask and gates are of these tokens alone."""
 
-    def _check_call(self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B G T D"], context: Context) -> None:
+    def _check_call(self, q: Queries, k: Keys, context: Context) -> None:
         """Raise ``SettingError`` for what the mechanism itself refuses, such as parameters of another kind. It comes
         before anything is written, so that a refused call leaves a decoding state as it was."""
 
-    def _check_params(self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B G T D"], context: Context) -> None:
-        """Refuse parameters on another device than the queries, and what the mechanism itself refuses."""
-        for tensor in () if context.params is None else (*context.params.parameters(), *context.params.buffers()):
-            if tensor.device != q.device:
-                raise SettingError("params", f"parameters on the device of the queries, {q.device}", tensor.device)
-        self._check_call(q, k, context)
-
-    def _check_implementation(self, implementation: str, q: Float[Tensor, "B H R D"]) -> None:
+    def _check_implementation(self, implementation: str, q: Queries) -> None:
         """Raise ``SettingError`` at ``implementation`` if it was asked for and cannot run on queries like these."""
 
     # --- what others call
@@ -170,22 +181,29 @@ class Kernel(Setting, family="kernel"):
         causal: bool = True,
         training: bool = True,
         key_mask: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        query_start: int | None = None,
         position: KernelPosition | None = None,
         params: nn.Module | None = None,
+        gates: Mapping[str, Tensor] | None = None,
         generator: torch.Generator | None = None,
         auxiliary: AuxiliaryOutputs | None = None,
         implementation: str = "auto",
-    ) -> Float[Tensor, "B H T D"]:
-        """(B, H, T, D): the attention output of every position.
+    ) -> Outputs:
+        """(B, H, R, E): the attention output of every query row.
 
         Args:
-            q: (B, H, T, D), float16, bfloat16, float32 or float64; T >= 1.
-            k, v: (B, G, T, D) of the same dtype and device, where G divides H.
-            causal: row i sees keys 0 .. i only.
-            training: of mechanisms that differ between training and use.
-            key_mask: (B, T) bool, True where a key may be seen.
-            position: covers at least T positions.
+            q: (B, H, R, D), float16, bfloat16, float32 or float64; R >= 1.
+            k: (B, G, K, D) of the same dtype and device, where G divides H.
+            v: (B, G, K, E).
+            causal: the row at position i sees keys 0 .. i only.
+            training: of mechanisms that differ between training and inference.
+            key_mask: (B, K) bool, True where a key may be seen.
+            document_ids: (B, K) int64; a row sees only keys of the document that it lies in itself.
+            query_start: position of the first row, where there are fewer rows than keys.
+            position: covers at least K positions.
             params: what ``build`` gave.
+            gates: (B, H, K) logits by name, one for each of the kernel's ``gates``.
             generator: of mechanisms that draw at random in training.
             auxiliary: collects auxiliary losses and audit records.
             implementation: ``"auto"`` or one of ``implementations``.
@@ -194,18 +212,24 @@ class Kernel(Setting, family="kernel"):
             SettingError: names the argument, what was expected and what came.
         """
         k, v = self._checked(q, k, v)
-        self._check_conditions(q, q.shape[2], key_mask, position)
-        context = Context(
+        documents = document_ids is not None
+        start = check_query_start(query_start, q.shape[2], k.shape[2], causal=causal, documents=documents)
+        context = self._context(
+            q,
+            k,
+            max(k.shape[2], start + q.shape[2]),
             implementation=self._resolve(implementation, q),
             causal=causal,
             training=training,
+            query_start=start,
             key_mask=key_mask,
+            document_ids=document_ids,
+            gates=gates,
             position=position,
             params=params,
             generator=generator,
             auxiliary=auxiliary,
         )
-        self._check_params(q, k, context)
         with _own_precision(q):
             return self._attend(q, k, v, context)
 
@@ -218,43 +242,43 @@ class Kernel(Setting, family="kernel"):
         causal: bool = True,
         training: bool = True,
         key_mask: Tensor | None = None,
+        document_ids: Tensor | None = None,
         position: KernelPosition | None = None,
         params: nn.Module | None = None,
-    ) -> Float[Tensor, "B H R T"]:
-        """(B, H, R, T): the dense reference weights of a tile of query rows, in any dtype.
+        gates: Mapping[str, Tensor] | None = None,
+    ) -> Weights:
+        """(B, H, R, K): the dense reference weights of a tile of query rows, in any dtype.
 
         ``weights(q, k) @ v`` is what ``attend(q, k, v)`` gives. Analysis streams tiles of a few rows, so that no
         (T, T) map is ever stored.
 
         Args:
             q_rows: (B, H, R, D), the un-rotated queries of rows ``query_start .. query_start + R - 1``.
-            k: (B, G, T, D), all un-rotated keys.
+            k: (B, G, K, D), all un-rotated keys.
 
         Raises:
             SettingError: names the argument, what was expected and what came.
         """
         check_rows("q_rows", q_rows)
         check_rows("k", k)
-        _, num_heads, num_rows, _ = q_rows.shape
-        num_keys = k.shape[2]
-        check_keys("k", k, "q_rows", q_rows, k.shape[1], num_keys)
-        if query_start < 0 or query_start + num_rows > num_keys:
-            raise SettingError(
-                "query_start", f"0 .. {num_keys - num_rows} ({num_rows} of {num_keys} rows)", query_start
-            )
-        self._check_conditions(q_rows, num_keys, key_mask, position)
-        context = Context(
+        check_keys("k", k, "q_rows", q_rows, (k.shape[1], k.shape[2], q_rows.shape[3]))
+        k = self._shared(k, q_rows.shape[1])
+        context = self._context(
+            q_rows,
+            k,
+            k.shape[2],
             implementation=self.implementations[0],
             causal=causal,
             training=training,
+            query_start=check_query_start(query_start, q_rows.shape[2], k.shape[2], causal=causal),
             key_mask=key_mask,
+            document_ids=document_ids,
+            gates=gates,
             position=position,
             params=params,
         )
-        k = self._shared(k, num_heads)
-        self._check_params(q_rows, k, context)
         with _own_precision(q_rows):
-            return self._weights(q_rows, k, query_start, context)
+            return self._weights(*self._prepare(q_rows, k, context), context).to(q_rows.dtype)
 
     def init_state(
         self,
@@ -263,6 +287,7 @@ class Kernel(Setting, family="kernel"):
         head_dim: int,
         capacity: int,
         *,
+        value_dim: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> KernelState:
@@ -271,21 +296,22 @@ class Kernel(Setting, family="kernel"):
 
         Args:
             num_heads: H; of a ``grouped`` mechanism G.
+            value_dim: E; None is D.
             dtype, device: of the rows that will come; float16, bfloat16, float32 or float64.
 
         Raises:
             SettingError: a size that is too small, another dtype, a device that is not there, or an option with which
                 the mechanism cannot decode.
         """
-        sizes = {"batch_size": batch_size, "num_heads": num_heads, "head_dim": head_dim, "capacity": capacity}
-        for name, size in sizes.items():
-            least = 0 if name == "batch_size" else 1
+        value_dim = head_dim if value_dim is None else value_dim
+        sizes = {"num_heads": num_heads, "head_dim": head_dim, "value_dim": value_dim, "capacity": capacity}
+        for name, size, least in (("batch_size", batch_size, 0), *((name, size, 1) for name, size in sizes.items())):
             if size < least:
                 raise SettingError(name, f"at least {least}", size)
         check_dtype("dtype", dtype)
-        device = known_device("device", device)
-        state = self._init_state(**sizes, dtype=dtype, device=device)
-        state.maker, state.takes = self, RowKind(batch_size, num_heads, head_dim, dtype, device)
+        rows = RowKind(batch_size, num_heads, head_dim, value_dim, dtype, known_device("device", device))
+        state = self._init_state(rows, capacity)
+        state.maker, state.takes = self, rows
         return state
 
     @torch.no_grad()
@@ -299,36 +325,42 @@ class Kernel(Setting, family="kernel"):
         position: KernelPosition | None = None,
         key_mask: Tensor | None = None,
         params: nn.Module | None = None,
+        gates: Mapping[str, Tensor] | None = None,
         auxiliary: AuxiliaryOutputs | None = None,
-    ) -> Float[Tensor, "B H R D"]:
+    ) -> Outputs:
         """The rows that a causal ``attend(training=False)`` of the whole sequence would give for the R tokens that
         follow those of the state, which takes them up. A prompt may come in one piece or in several. No gradient
         flows.
 
         Args:
             q: (B, H, R, D) of the tokens at positions ``state.length .. state.length + R - 1``.
-            k, v: (B, G, R, D).
+            k, v: (B, G, R, D) and (B, G, R, E).
             position: covers the sequence up to these tokens at least; the same object for all calls, or ones that
                 agree.
             key_mask: (B, R) bool, False for tokens that nobody may see, now and later.
+            gates: (B, H, R) logits by name.
 
         Raises:
             SettingError: as ``attend``; or a state that another kernel made, that was made for rows of another batch,
                 heads, size, dtype or device, or that is too small. The state is then as it was before.
         """
         k, v = self._checked(q, k, v)
-        self._check_state(state, k)
-        check_key_mask(key_mask, q, q.shape[2])
-        self._check_conditions(q, state.length + q.shape[2], None, position)
-        context = Context(
+        if k.shape[2] != q.shape[2]:
+            raise SettingError("k", f"as many keys as rows, {q.shape[2]}", k.shape[2])
+        self._check_state(state, k, v)
+        context = self._context(
+            q,
+            k,
+            state.length + q.shape[2],
             implementation=self.implementation(q),
             training=False,
+            query_start=state.length,
             key_mask=key_mask,
+            gates=gates,
             position=position,
             params=params,
             auxiliary=auxiliary,
         )
-        self._check_params(q, k, context)
         with _own_precision(q):
             return self._extend(q, k, v, state, context)
 
@@ -341,8 +373,9 @@ class Kernel(Setting, family="kernel"):
         state: KernelState,
         position: KernelPosition | None = None,
         params: nn.Module | None = None,
+        gates: Mapping[str, Tensor] | None = None,
         auxiliary: AuxiliaryOutputs | None = None,
-    ) -> Float[Tensor, "B H 1 D"]:
+    ) -> Outputs:
         """``prefill`` of one token, which every later token may see.
 
         Raises:
@@ -350,39 +383,68 @@ class Kernel(Setting, family="kernel"):
         """
         if q.ndim == 4 and q.shape[2] != 1:
             raise SettingError("q", "one token, shape (B, H, 1, D)", tuple(q.shape))
-        return self.prefill(q, k, v, state=state, position=position, params=params, auxiliary=auxiliary)
+        options: dict[str, Any] = {"params": params, "gates": gates, "auxiliary": auxiliary}
+        return self.prefill(q, k, v, state=state, position=position, **options)
 
     # --- inside
 
-    def _checked(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def _checked(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Keys, Values]:
         """Keys and values that fit the queries, as the mechanism takes them."""
-        check_rows("q", q)
-        check_rows("k", k)
-        check_keys("k", k, "q", q, k.shape[1], q.shape[2])
-        check_keys("v", v, "q", q, k.shape[1], q.shape[2])
+        for name, x in (("q", q), ("k", k), ("v", v)):
+            check_rows(name, x)
+        check_keys("k", k, "q", q, (k.shape[1], k.shape[2], q.shape[3]))
+        check_keys("v", v, "q", q, (k.shape[1], k.shape[2], v.shape[3]))
         return self._shared(k, q.shape[1]), self._shared(v, q.shape[1])
 
-    def _check_state(self, state: object, k: Float[Tensor, "B G R D"]) -> None:
+    def _check_state(self, state: object, k: Keys, v: Values) -> None:
         if not isinstance(state, KernelState):
             raise SettingError("state", f"what init_state of {self} gives", Shown(type(state).__name__))
         if state.maker is not self and state.maker != self:
             raise SettingError("state", f"a state made by {self}", Shown(f"one made by {state.maker}"))
-        rows = RowKind.of(k)
+        rows = RowKind.of(k, v)
         if state.takes != rows:
             raise SettingError("state", f"rows of {state.takes}", Shown(rows))
         state.check_room(k.shape[2])
 
-    def _shared(self, x: Float[Tensor, "B G T D"], num_heads: int) -> Float[Tensor, "B heads T D"]:
+    def _shared(self, x: Float[Tensor, "B G K width"], num_heads: int) -> Float[Tensor, "B heads K width"]:
         """Keys or values, repeated for every query head unless the mechanism deals with groups itself."""
         repeats = num_heads // x.shape[1]
         return x if self.grouped or repeats == 1 else x.repeat_interleave(repeats, dim=1)
 
-    def _check_conditions(
-        self, q: Tensor, length: int, key_mask: Tensor | None, position: KernelPosition | None
-    ) -> None:
-        check_key_mask(key_mask, q, length)
-        if position is None:
-            return
+    def _context(
+        self,
+        q: Queries,
+        k: Keys,
+        num_positions: int,
+        *,
+        key_mask: Tensor | None = None,
+        document_ids: Tensor | None = None,
+        gates: Mapping[str, Tensor] | None = None,
+        position: KernelPosition | None = None,
+        params: nn.Module | None = None,
+        **rest: Any,
+    ) -> Context:
+        """The context of a call, checked against the rows, and by the mechanism itself.
+
+        Args:
+            num_positions: how many the position has to cover.
+            rest: other fields of the context.
+        """
+        num_keys, gates = k.shape[2], {} if gates is None else gates
+        check_per_key("key_mask", key_mask, torch.bool, "bool, True where a key may be seen", q, num_keys)
+        check_per_key("document_ids", document_ids, torch.int64, "int64", q, num_keys)
+        check_gates(gates, self.gates, q, num_keys)
+        if position is not None:
+            self._check_rows_of(position, q, num_positions)
+        for tensor in () if params is None else (*params.parameters(), *params.buffers()):
+            if tensor.device != q.device:
+                raise SettingError("params", f"parameters on the device of the queries, {q.device}", tensor.device)
+        given: dict[str, Any] = {"key_mask": key_mask, "document_ids": document_ids, "gates": gates}
+        context = Context(position=position, params=params, **given, **rest)
+        self._check_call(q, k, context)
+        return context
+
+    def _check_rows_of(self, position: KernelPosition, q: Queries, length: int) -> None:
         self.check_position(position.kind)
         if position.length < length:
             raise SettingError("position", f"indices of at least {length} positions", position.length)
@@ -403,6 +465,6 @@ class Kernel(Setting, family="kernel"):
 
 
 def _own_precision(q: Tensor) -> AbstractContextManager[object]:
-    """Autocast off: which dtype a step is computed in is the mechanism's own affair, decided by that of its rows."""
+    """Autocast off: which dtype a step is computed in a mechanism decides itself, from that of its rows."""
     kind = q.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

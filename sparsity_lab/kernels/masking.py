@@ -1,12 +1,10 @@
-"""Which keys a query row may see."""
+"""Which keys a query row may see, and how many: the n of mechanisms that scale with length."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from sparsity_lab.kernels.context import Context
-
-__all__ = ["visible_keys", "visible_rows"]
+__all__ = ["visible_counts", "visible_keys"]
 
 
 def visible_keys(
@@ -16,6 +14,7 @@ def visible_keys(
     *,
     causal: bool,
     key_mask: Bool[Tensor, "B all"] | None = None,
+    document_ids: Int64[Tensor, "B all"] | None = None,
     device: torch.device | None = None,
 ) -> Bool[Tensor, "B 1 R K"]:
     """(B or 1, 1, R, K) bool: True where query row ``query_start + r`` sees key j.
@@ -23,21 +22,59 @@ def visible_keys(
     Args:
         causal: only keys j <= query_start + r.
         key_mask: (B, at least K), True where a key counts; its first K columns are used.
+        document_ids: as long; only keys of the row's own document.
     """
     visible = torch.ones(1, 1, num_queries, num_keys, dtype=torch.bool, device=device)
     if causal:
         visible = visible.tril(query_start)
     if key_mask is not None:
         visible = visible & key_mask[:, None, None, :num_keys]
+    if document_ids is not None:
+        rows = document_ids[:, query_start : query_start + num_queries]
+        visible = visible & (rows[:, None, :, None] == document_ids[:, None, None, :num_keys])
     return visible
 
 
-def visible_rows(
-    q: Float[Tensor, "B H R D"], k: Float[Tensor, "B G K D"], query_start: int, context: Context
-) -> tuple[Bool[Tensor, "#B 1 R K"], Float[Tensor, "#B H R K"] | None]:
-    """Which keys query rows ``query_start`` and on see, and the bias of their scores, None without one."""
-    num_rows, num_keys = q.shape[2], k.shape[2]
-    visible = visible_keys(
-        query_start, num_rows, num_keys, causal=context.causal, key_mask=context.key_mask, device=q.device
-    )
-    return visible, context.bias(slice(query_start, query_start + num_rows), slice(0, num_keys))
+def visible_counts(
+    query_start: int,
+    num_rows: int,
+    num_keys: int,
+    *,
+    causal: bool,
+    key_mask: Bool[Tensor, "B all"] | None = None,
+    document_ids: Int64[Tensor, "B all"] | None = None,
+    device: torch.device | None = None,
+) -> Int64[Tensor, "#B 1 R"]:
+    """(B or 1, 1, R): n_i, how many keys row ``query_start + r`` sees, itself included; 1 where it sees none, so that
+    log n_i and 1 / n_i are finite.
+
+    Only visible keys count, so padding and other documents change nothing; in decoding all tokens so far count.
+    """
+    rows = slice(query_start, query_start + num_rows)
+    if document_ids is not None:
+        seen = torch.ones_like(document_ids) if key_mask is None else key_mask.long()
+        counts = _counts_in_documents(document_ids[:, :num_keys], seen[:, :num_keys], causal=causal)
+        return counts[:, rows].clamp_min(1).unsqueeze(1)
+    if key_mask is not None:
+        seen = key_mask[:, :num_keys].long()
+        counts = seen.cumsum(1)[:, rows] if causal else seen.sum(1, keepdim=True)
+        return counts.expand(-1, num_rows).clamp_min(1).unsqueeze(1)
+    if causal:
+        return torch.arange(query_start + 1, query_start + num_rows + 1, device=device)[None, None]
+    return torch.full((1, 1, num_rows), num_keys, device=device)
+
+
+def _counts_in_documents(
+    ids: Int64[Tensor, "B K"], seen: Int64[Tensor, "B K"], *, causal: bool
+) -> Int64[Tensor, "B K"]:
+    """How many keys that are ``seen`` each position has in its own document; with ``causal`` up to itself.
+
+    Documents may lie anywhere: positions are sorted by document, so that no (K, K) table is made.
+    """
+    grouped, order = ids.sort(dim=1, stable=True)
+    running = seen.gather(1, order).cumsum(1)
+    first = torch.searchsorted(grouped, grouped)
+    before = torch.where(first > 0, running.gather(1, (first - 1).clamp_min(0)), 0)
+    if not causal:
+        running = running.gather(1, torch.searchsorted(grouped, grouped, right=True) - 1)
+    return torch.empty_like(running).scatter_(1, order, running - before)

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import scaled_dot_product_attention
 
-from sparsity_lab.kernels.context import Context
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
+from sparsity_lab.kernels.scaled_dot_product import scaled_dot_product
 
-__all__ = ["TILE_ROWS", "Tile", "disjoint", "masked_attention", "seen_in", "tiled_attention"]
+__all__ = ["TILE_ROWS", "Tile", "disjoint", "masked_attention", "seen_in", "tiled_attention", "whole_tile"]
 
 TILE_ROWS = 192
 
@@ -33,6 +33,12 @@ class Tile:
 
     rows: slice
     keys: tuple[slice, ...]
+
+
+def whole_tile(q: Queries, k: Keys, context: Context) -> Tile:
+    """All rows and all keys."""
+    start = context.query_start
+    return Tile(slice(start, start + q.shape[2]), (slice(0, k.shape[2]),))
 
 
 def disjoint(ranges: Iterable[tuple[int, int]]) -> tuple[slice, ...]:
@@ -57,26 +63,29 @@ def seen_in(
     """Which keys of its ranges the rows of a tile see, and the bias of their scores, None without one.
 
     Args:
-        sees: (R, K) of positions of rows and of keys; the context's key mask comes on top.
+        sees: (R, K) of positions of rows and of keys; the context's key mask and documents come on top.
     """
     rows = torch.arange(tile.rows.start, tile.rows.stop, device=device)
     keys = torch.cat([torch.arange(part.start, part.stop, device=device) for part in tile.keys])
     visible = sees(rows, keys)[None, None]
     if context.key_mask is not None:
         visible = visible & context.key_mask[:, None, None, keys]
+    if context.document_ids is not None:
+        ids = context.document_ids
+        visible = visible & (ids[:, rows, None] == ids[:, None, keys]).unsqueeze(1)
     biases = [bias for part in tile.keys if (bias := context.bias(tile.rows, part)) is not None]
     return visible, torch.cat(biases, dim=-1) if biases else None
 
 
 def masked_attention(
-    q: Float[Tensor, "B H R D"],
-    k: Float[Tensor, "B H K D"],
-    v: Float[Tensor, "B H K D"],
+    q: Queries,
+    k: Keys,
+    v: Values,
     visible: Bool[Tensor, "#B 1 R K"],
     bias: Float[Tensor, "#B H R K"] | None,
     *,
     scale: float | None = None,
-) -> Float[Tensor, "B H R D"]:
+) -> Outputs:
     """Softmax attention by PyTorch's fused kernel under an explicit mask; a row that sees no key gives zeros.
 
     Args:
@@ -85,19 +94,18 @@ def masked_attention(
     # As in the reference: a row that sees nothing is computed on something and cleared.
     some = visible.any(-1, keepdim=True)
     mask = visible | ~some if bias is None else bias.to(q.dtype).masked_fill(some & ~visible, -math.inf)
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale).masked_fill(~some, 0.0)
+    return scaled_dot_product(q, k, v, mask=mask, scale=scale).masked_fill(~some, 0.0)
 
 
 def tiled_attention(
-    q: Float[Tensor, "B H R D"],
-    k: Float[Tensor, "B H K D"],
-    v: Float[Tensor, "B H K D"],
-    query_start: int,
+    q: Queries,
+    k: Keys,
+    v: Values,
     context: Context,
     tiles: list[Tile],
-    seen: Callable[[Tile], tuple[Bool[Tensor, "#B 1 R K"], Float[Tensor, "#B H R K"] | None]],
-) -> Float[Tensor, "B H R D"]:
-    """(B, H, R, D): softmax attention of rows ``query_start`` and on, on the keys that each sees.
+    seen: Callable[[Tile], tuple[Bool[Tensor, "#B 1 R part"], Float[Tensor, "#B H R part"] | None]],
+) -> Outputs:
+    """(B, H, R, E): softmax attention of all rows, on the keys that each sees.
 
     Gradients flow to q, k and v, once. Queries and keys come rotated.
 
@@ -109,7 +117,7 @@ def tiled_attention(
         SettingError: the position's bias wants a gradient; this form has none for it.
     """
     context.check_constant_bias()
-    out: Tensor = _TiledAttention.apply(q, k, v, query_start, tiles, seen)  # type: ignore[no-untyped-call]
+    out: Tensor = _TiledAttention.apply(q, k, v, context.query_start, tiles, seen)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -118,7 +126,7 @@ class _TiledAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, query_start: int, tiles: list[Tile], seen: Any) -> Tensor:
         ctx.save_for_backward(q, k, v)
         ctx.tiling = query_start, tiles, seen
-        out = torch.empty_like(q)
+        out = v.new_empty(*q.shape[:3], v.shape[3])
         for tile in tiles:
             rows = _rows_of(tile, query_start)
             out[:, :, rows] = masked_attention(q[:, :, rows], _keys_of(tile, k), _keys_of(tile, v), *seen(tile))

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from sparsity_lab.kernels import KeyValueCache
+from sparsity_lab.kernels import KeyValueCache, RowKind
 from sparsity_lab.settings import SettingError
 
 ROWS = torch.randn(2, 2, 3, 100, 4, generator=torch.Generator().manual_seed(0))
 
 
 def cache(capacity: int = 100) -> KeyValueCache:
-    return KeyValueCache(2, 3, 4, capacity, dtype=torch.float32, device="cpu")
+    return KeyValueCache(RowKind(2, 3, 4, 4, torch.float32, torch.device("cpu")), capacity)
 
 
 @pytest.mark.parametrize("sizes", [[100], [1] * 100, [0, 17, 1, 1, 40, 2, 39]], ids=["one piece", "tokens", "pieces"])

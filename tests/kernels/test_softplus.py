@@ -357,7 +357,7 @@ def test_scores_beyond_exp(largest: float) -> None:
         s = q @ k.mT
         scaled = q * (largest / s.detach().abs().max())
         context = Context(implementation="tiled")
-        outs.append(tiled_rows(scaled, k, v, 0, context, phi="softplus", p=3.0, bound=largest))
+        outs.append(tiled_rows(scaled, k, v, context, phi="softplus", p=3.0, bound=largest))
         outs[-1].sum().backward()
     assert_close("output", outs[0], outs[1], 1e-4)
     for x, y in zip(rows, wide, strict=True):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from sparsity_lab.kernels.activation.form import EXP_CEILING, Form, Phi
+from sparsity_lab.kernels.context import Keys, Queries, Weights
 
 __all__ = ["activation_weights"]
 
@@ -22,12 +23,12 @@ _LOW = -40.0
 
 
 def activation_weights(
-    q: Float[Tensor, "B H R D"],
-    k: Float[Tensor, "B H K D"],
+    q: Queries,
+    k: Keys,
     visible: Bool[Tensor, "#B 1 R K"],
     bias: Float[Tensor, "#B H R K"] | None,
     form: Form,
-) -> Float[Tensor, "B H R K"]:
+) -> Weights:
     """(B, H, R, K) weights, float32 or float64; queries and keys come rotated."""
     wide = torch.promote_types(q.dtype, torch.float32)
     x = q.to(wide) @ k.to(wide).mT / math.sqrt(q.shape[-1])

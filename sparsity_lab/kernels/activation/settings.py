@@ -14,9 +14,7 @@ from sparsity_lab.kernels.activation.form import Form, Phi
 from sparsity_lab.kernels.activation.reference import activation_weights
 from sparsity_lab.kernels.activation.tiled import tiled_activation
 from sparsity_lab.kernels.cached import CachedKernel
-from sparsity_lab.kernels.context import Context
-from sparsity_lab.kernels.counts import visible_counts
-from sparsity_lab.kernels.masking import visible_rows
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["NormalizedActivation", "ReLUAttention", "Sigmoid"]
@@ -38,29 +36,14 @@ class ActivationKernel(CachedKernel):
     def _form(self, counts: Float[Tensor, "#B 1 R 1"]) -> Form:
         """The form of rows that see ``counts`` keys, n_i."""
 
-    def _form_of(self, q: Float[Tensor, "B H R D"], num_keys: int, query_start: int, context: Context) -> Form:
-        counts = visible_counts(query_start, q.shape[2], num_keys, context, q.device)
-        return self._form(counts.to(torch.promote_types(q.dtype, torch.float32)).unsqueeze(-1))
+    def _form_of(self, q: Queries, k: Keys, context: Context) -> Form:
+        return self._form(context.counts(q, k).to(torch.promote_types(q.dtype, torch.float32)).unsqueeze(-1))
 
-    def _rows(
-        self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B H K D"],
-        v: Float[Tensor, "B H K D"],
-        query_start: int,
-        context: Context,
-    ) -> Float[Tensor, "B H R D"]:
-        if context.implementation == "tiled":
-            form = self._form_of(q, k.shape[2], query_start, context)
-            return tiled_activation(q, k, v, query_start, context, form)
-        weights = self._row_weights(q, k, query_start, context)
-        return (weights @ v.to(weights.dtype)).to(q.dtype)
+    def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
+        return activation_weights(q, k, *context.visible_and_bias(q, k), self._form_of(q, k, context))
 
-    def _row_weights(
-        self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H K D"], query_start: int, context: Context
-    ) -> Float[Tensor, "B H R K"]:
-        form = self._form_of(q, k.shape[2], query_start, context)
-        return activation_weights(q, k, *visible_rows(q, k, query_start, context), form)
+    def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
+        return tiled_activation(q, k, v, context, self._form_of(q, k, context))
 
 
 @register

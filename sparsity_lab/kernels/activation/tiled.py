@@ -12,13 +12,12 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from sparsity_lab.kernels.activation.form import EXP_CEILING, Form
-from sparsity_lab.kernels.context import Context
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.masking import visible_keys
 
 __all__ = ["TILE_ROWS", "tiled_activation"]
@@ -32,16 +31,8 @@ _UNDERFLOW = 1e-18
 """A row of softplus or sigmoid with a smaller sum has scores below -41 only, where either is exp."""
 
 
-def tiled_activation(
-    q: Float[Tensor, "B H R D"],
-    k: Float[Tensor, "B H K D"],
-    v: Float[Tensor, "B H K D"],
-    query_start: int,
-    context: Context,
-    form: Form,
-) -> Float[Tensor, "B H R D"]:
-    """(B, H, R, D) output of rows ``query_start`` and on; queries and keys come rotated. Computed in float32 or
-    float64.
+def tiled_activation(q: Queries, k: Keys, v: Values, context: Context, form: Form) -> Outputs:
+    """(B, H, R, E) output; queries and keys come rotated. Computed in float32 or float64.
 
     Raises:
         SettingError: the position's bias wants a gradient; this form has none for it.
@@ -51,30 +42,32 @@ def tiled_activation(
     scaled = q.to(wide) / math.sqrt(q.shape[-1])
     if q.shape[2] == 1 and not torch.is_grad_enabled():
         # A decoding step: one tile, and no backward pass to keep anything for.
-        return _tile(scaled, k.to(wide), v.to(wide), slice(0, 1), query_start, context, form).to(q.dtype)
-    out: Tensor = _Tiled.apply(scaled, k.to(wide), v.to(wide), query_start, context, form)  # type: ignore[no-untyped-call]
+        ((rows, num_keys),) = _tiles(q, k, context)
+        keys, values = k[:, :, :num_keys].to(wide), v[:, :, :num_keys].to(wide)
+        return _tile(scaled, keys, values, rows, context, form).to(q.dtype)
+    out: Tensor = _Tiled.apply(scaled, k.to(wide), v.to(wide), context, form)  # type: ignore[no-untyped-call]
     return out.to(q.dtype)
 
 
 class _Tiled(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, query_start: int, context: Context, form: Form) -> Tensor:
-        out = torch.empty_like(q)
-        for rows, num_keys in _tiles(q, k, query_start, context):
-            out[:, :, rows] = _tile(q, k[:, :, :num_keys], v[:, :, :num_keys], rows, query_start, context, form)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, context: Context, form: Form) -> Tensor:
+        out = v.new_empty(*q.shape[:3], v.shape[3])
+        for rows, num_keys in _tiles(q, k, context):
+            out[:, :, rows] = _tile(q, k[:, :, :num_keys], v[:, :, :num_keys], rows, context, form)
         ctx.save_for_backward(q, k, v, out)
-        ctx.rest = query_start, context, form
+        ctx.rest = context, form
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out = ctx.saved_tensors
-        query_start, context, form = ctx.rest
+        context, form = ctx.rest
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for rows, num_keys in _tiles(q, k, query_start, context):
+        for rows, num_keys in _tiles(q, k, context):
             keys, values = k[:, :, :num_keys], v[:, :, :num_keys]
-            x = _scores(q, keys, rows, query_start, context, form)
+            x = _scores(q, keys, rows, context, form)
             f, Z, exponential = _values(x, rows, context, form)
             g = grad[:, :, rows] / Z
             grad_v[:, :, :num_keys] += f.mT @ g
@@ -84,28 +77,28 @@ class _Tiled(torch.autograd.Function):
             dx *= _slopes(x, f, exponential, form)
             grad_q[:, :, rows] = dx @ keys
             grad_k[:, :, :num_keys] += dx.mT @ q[:, :, rows]
-        return grad_q, grad_k, grad_v, None, None, None
+        return grad_q, grad_k, grad_v, None, None
 
 
-def _tile(q: Tensor, k: Tensor, v: Tensor, rows: slice, query_start: int, context: Context, form: Form) -> Tensor:
-    """(B, H, R, D): the output of a tile of rows on the keys that they may see."""
-    x = _scores(q, k, rows, query_start, context, form)
+def _tile(q: Tensor, k: Tensor, v: Tensor, rows: slice, context: Context, form: Form) -> Tensor:
+    """(B, H, R, E): the output of a tile of rows on the keys that they may see."""
+    x = _scores(q, k, rows, context, form)
     f, Z, _ = _values(x, rows, context, form)
     return f @ v / Z
 
 
-def _tiles(q: Tensor, k: Tensor, query_start: int, context: Context) -> list[tuple[slice, int]]:
+def _tiles(q: Tensor, k: Tensor, context: Context) -> list[tuple[slice, int]]:
     """Rows, counted from the first that is given, and the number of keys that they may see."""
     num_rows, num_keys = q.shape[2], k.shape[2]
     tiles = [slice(start, min(start + TILE_ROWS, num_rows)) for start in range(0, num_rows, TILE_ROWS)]
-    return [(rows, query_start + rows.stop if context.causal else num_keys) for rows in tiles]
+    return [(rows, context.query_start + rows.stop if context.causal else num_keys) for rows in tiles]
 
 
-def _scores(q: Tensor, k: Tensor, rows: slice, query_start: int, context: Context, form: Form) -> Tensor:
+def _scores(q: Tensor, k: Tensor, rows: slice, context: Context, form: Form) -> Tensor:
     """(B, H, R, K) of a tile: x; -inf where a key is not seen, which every φ makes 0."""
     x = q[:, :, rows] @ k.mT
     num_rows, num_keys = x.shape[2:]
-    first = query_start + rows.start
+    first = context.query_start + rows.start
     bias = context.bias(slice(first, first + num_rows), slice(0, num_keys))
     if bias is not None:
         x += bias
@@ -117,6 +110,9 @@ def _scores(q: Tensor, k: Tensor, rows: slice, query_start: int, context: Contex
         x[..., first:].masked_fill_(~corner, -math.inf)
     if context.key_mask is not None:
         x.masked_fill_(~context.key_mask[:, None, None, :num_keys], -math.inf)
+    if context.document_ids is not None:
+        ids = context.document_ids
+        x.masked_fill_((ids[:, first : first + num_rows, None] != ids[:, None, :num_keys]).unsqueeze(1), -math.inf)
     return x
 
 

@@ -20,11 +20,11 @@ from sparsity_lab.kernels.adaptive.selection import Rule
 from sparsity_lab.kernels.adaptive.selector import Selector
 from sparsity_lab.kernels.adaptive.state import AdaptiveState
 from sparsity_lab.kernels.adaptive.summaries import Summaries, in_blocks, mask_in_blocks, summarize
-from sparsity_lab.kernels.arguments import check_keys, check_rows
-from sparsity_lab.kernels.context import Context
+from sparsity_lab.kernels.arguments import RowKind, check_keys, check_rows
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.kernel import Kernel
 from sparsity_lab.kernels.position import KernelPosition
-from sparsity_lab.settings import SettingError, register
+from sparsity_lab.settings import SettingError, Shown, register
 
 __all__ = ["AdaptiveSparse"]
 
@@ -163,17 +163,10 @@ class AdaptiveSparse(Kernel):
         """As of every kernel; of queries of a whole sequence."""
         return self._fitting(q, q.shape[2])
 
-    def _init_state(
-        self,
-        batch_size: int,
-        num_heads: int,
-        head_dim: int,
-        capacity: int,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> AdaptiveState:
-        return AdaptiveState(batch_size, num_heads, head_dim, capacity, self.block_size, dtype=dtype, device=device)
+    def _init_state(self, rows: RowKind, capacity: int) -> AdaptiveState:
+        if rows.value_dim != rows.head_dim:
+            raise SettingError("value_dim", f"values as wide as keys, {rows.head_dim}", rows.value_dim)
+        return AdaptiveState(rows, capacity, self.block_size)
 
     @torch.no_grad()
     def audit(
@@ -200,113 +193,107 @@ class AdaptiveSparse(Kernel):
         check_rows("q", q)
         check_rows("k", k)
         batch_size, _, length, _ = q.shape
-        check_keys("k", k, "q", q, k.shape[1], length)
-        self._check_conditions(q, length, key_mask, position)
+        check_keys("k", k, "q", q, (k.shape[1], length, q.shape[3]))
+        context = self._context(q, k, length, training=False, key_mask=key_mask, position=position, params=params)
         if rows is None:
             rows = spread_rows(length, 0, self.sampled_rows, batch_size, None, q.device)
         check_rows_of(rows, batch_size, length)
-        context = Context(
-            implementation="reference", training=False, key_mask=key_mask, position=position, params=params
-        )
-        wide = torch.promote_types(q.dtype, torch.float32)
-        q, k = context.rotate(q.to(wide)), context.rotate(k.to(wide))
+        q, k = self._prepare(q, k, context)
         selector = self._selector(self._summaries(k, key_mask), context)
         return audit_of(look_at(rows, _in_groups(q, k), k, 0, selector, key_mask), selector)
 
     # --- inside
 
-    def _check_call(self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B G T D"], context: Context) -> None:
+    def _check_call(self, q: Queries, k: Keys, context: Context) -> None:
         if not context.causal:
             raise SettingError("causal", f"True: {self.kind} selects among earlier blocks only", False)
+        if context.document_ids is not None:
+            expected = f"None: a block of keys, whose summary {self.kind} reads, may hold several documents"
+            raise SettingError("document_ids", expected, Shown("IDs"))
         self._score_weights(k.shape[1], k.shape[3], k.device, context.params)
 
-    def _attend(
-        self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B G T D"], v: Float[Tensor, "B G T D"], context: Context
-    ) -> Float[Tensor, "B H T D"]:
-        if not len(q):
-            return q.clone()  # an empty batch has nothing to select
+    def _prepare(self, q: Queries, k: Keys, context: Context, key_start: int = 0) -> tuple[Queries, Keys]:
         # Rotated before anything is rounded, so that all forms and dtypes select by the same keys.
         wide = torch.promote_types(q.dtype, torch.float32)
-        rotated_q, rotated_k = context.rotate(q.to(wide)), context.rotate(k.to(wide))
+        return context.rotate(q.to(wide), context.query_start), context.rotate(k.to(wide), key_start)
+
+    def _attend(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
+        if v.shape[3] != k.shape[3] and context.implementation != "reference":
+            expected = f"values as wide as keys, {k.shape[3]}, or implementation='reference'"
+            raise SettingError("v", expected, v.shape[3])
+        if not len(q):
+            return q.sum(-1, keepdim=True).expand(*q.shape[:3], v.shape[3])  # an empty batch has nothing to select
+        stop = context.query_start + q.shape[2]
+        if stop < k.shape[2]:  # no row sees what follows
+            k, v = k[:, :, :stop], v[:, :, :stop]
+            mask = None if context.key_mask is None else context.key_mask[:, :stop]
+            context = replace(context, key_mask=mask)
+        rotated_q, rotated_k = self._prepare(q, k, context)
         summaries = self._summaries(rotated_k, context.key_mask)
         draws = self._draws(rotated_k, context)
-        out = self._rows(rotated_q, rotated_k, v.to(wide), 0, summaries, context, draws)
-        self._tell(rotated_q, rotated_k, 0, summaries, context, draws)
+        out = self._on_selected(rotated_q, rotated_k, v.to(rotated_q.dtype), summaries, context, draws)
+        self._tell(rotated_q, rotated_k, summaries, context, draws)
         return out.to(q.dtype)
 
-    def _weights(
-        self, q_rows: Float[Tensor, "B H R D"], k: Float[Tensor, "B G T D"], query_start: int, context: Context
-    ) -> Float[Tensor, "B H R T"]:
+    def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
         if context.training and self.k_rand:
             raise SettingError("training", f"False: with k_rand = {self.k_rand} the weights are drawn", True)
-        if not len(q_rows):
-            return q_rows.new_zeros(*q_rows.shape[:3], k.shape[2])
-        wide = torch.promote_types(q_rows.dtype, torch.float32)
-        q, k = context.rotate(q_rows.to(wide), query_start), context.rotate(k.to(wide))
+        if not len(q):
+            return q.new_zeros(*q.shape[:3], k.shape[2])
         selector = self._selector(self._summaries(k, context.key_mask), context)
-        weights = dense_weights(_in_groups(q, k), k, query_start, selector, context.key_mask)
-        return weights.flatten(1, 2).to(q_rows.dtype)
+        return dense_weights(_in_groups(q, k), k, context.query_start, selector, context.key_mask).flatten(1, 2)
 
-    def _extend(
-        self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B G R D"],
-        v: Float[Tensor, "B G R D"],
-        state: AdaptiveState,
-        context: Context,
-    ) -> Float[Tensor, "B H R D"]:
+    def _extend(self, q: Queries, k: Keys, v: Values, state: AdaptiveState, context: Context) -> Outputs:
         if not len(q):
             state.append(k, v, context.key_mask)
             return q.clone()
-        wide, start = torch.promote_types(q.dtype, torch.float32), state.length
-        rotated_q = context.rotate(q.to(wide), start)
-        state.extend(context.rotate(k.to(wide), start), v, context.key_mask)
+        rotated_q, rotated_k = self._prepare(q, k, context, context.query_start)
+        wide = rotated_q.dtype
+        state.extend(rotated_k, v, context.key_mask)
         form = self._fitting(q, state.length)
+        context = replace(context, key_mask=state.key_mask, implementation=form)
         if form != "reference" and q.shape[2] == 1:
             selector = self._selector(state.summaries, context)
-            grouped = torch.unflatten(rotated_q, 1, (k.shape[1], -1))
-            out = decoded_row(grouped, state, selector).flatten(1, 2)
+            out = decoded_row(_in_groups(rotated_q, k), state, selector).flatten(1, 2)
         else:
-            context = replace(context, key_mask=state.key_mask, implementation=form)
             keys, values = state.keys.to(wide), state.values.to(wide)
-            out = self._rows(rotated_q, keys, values, start, state.summaries, context, None)
+            out = self._on_selected(rotated_q, keys, values, state.summaries, context, None)
         if context.auxiliary is not None:
-            context = replace(context, key_mask=state.key_mask)
-            self._tell(rotated_q, state.keys.to(wide), start, state.summaries, context, None)
+            self._tell(rotated_q, state.keys.to(wide), state.summaries, context, None)
         return out.to(q.dtype)
 
-    def _rows(
+    def _on_selected(
         self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B G K D"],
-        v: Float[Tensor, "B G K D"],
-        query_start: int,
+        q: Queries,
+        k: Keys,
+        v: Values,
         summaries: Summaries,
         context: Context,
         draws: Float[Tensor, "B G R words"] | None,
-    ) -> Float[Tensor, "B H R D"]:
+    ) -> Outputs:
+        """The output of all rows by ``context.implementation``."""
         if k.shape[2] < self.block_size:
             # All rows are in one block that is not full: a block of just this length does less.
             fitted = self.replace(block_size=k.shape[2])
-            return fitted._rows(q, k, v, query_start, summaries, context, draws)
-        grouped, selector = _in_groups(q, k), self._selector(summaries, context)
+            return fitted._on_selected(q, k, v, summaries, context, draws)
+        grouped, selector, start = _in_groups(q, k), self._selector(summaries, context), context.query_start
         if context.implementation == "reference":
-            weights = dense_weights(grouped, k, query_start, selector, context.key_mask, draws)
+            weights = dense_weights(grouped, k, start, selector, context.key_mask, draws)
             return (weights @ v.unsqueeze(2)).flatten(1, 2)
         form = masked_attention if context.implementation == "masked" else gathered_attention
-        return form(grouped, k, v, query_start, selector, context.key_mask, draws).flatten(1, 2)
+        return form(grouped, k, v, start, selector, context.key_mask, draws).flatten(1, 2)
 
     def _tell(
         self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B G K D"],
-        query_start: int,
+        q: Queries,
+        k: Keys,
         summaries: Summaries,
         context: Context,
         draws: Float[Tensor, "B G R words"] | None,
     ) -> None:
         """Loss and audit of sampled rows, to ``auxiliary`` if there is one. In a whole sequence, rows without
         a complete block before them are skipped."""
+        query_start = context.query_start
         first = query_start or self.block_size
         length = query_start + q.shape[2]
         if context.auxiliary is None or first >= length:
@@ -325,7 +312,7 @@ class AdaptiveSparse(Kernel):
             return "reference"
         return "masked" if num_keys <= MASKED_LENGTH else "gather"
 
-    def _draws(self, k: Float[Tensor, "B G T D"], context: Context) -> Float[Tensor, "B G T words"] | None:
+    def _draws(self, k: Keys, context: Context) -> Float[Tensor, "B G R words"] | None:
         """Uniform numbers of every row, where blocks are kept at random."""
         if not (context.training and self.k_rand):
             return None
@@ -334,7 +321,7 @@ class AdaptiveSparse(Kernel):
             raise SettingError("generator", expected, None)
         device = context.generator.device
         words = torch.rand(*k.shape[:3], 1 + self.k_rand, generator=context.generator, device=device)
-        return words.to(k.device)
+        return words[:, :, context.query_start :].to(k.device)
 
     def _summaries(self, k: Float[Tensor, "B G K D"], key_mask: Bool[Tensor, "B K"] | None) -> Summaries:
         valid = mask_in_blocks(key_mask, k.shape[2], self.block_size, k.device)
@@ -389,6 +376,6 @@ class AdaptiveSparse(Kernel):
         )
 
 
-def _in_groups(q: Float[Tensor, "B H R D"], k: Float[Tensor, "B G K D"]) -> Float[Tensor, "B G M R D"]:
+def _in_groups(q: Queries, k: Keys) -> Float[Tensor, "B G M R D"]:
     """Query heads beside the head of keys that they share."""
     return torch.unflatten(q, 1, (k.shape[1], -1))

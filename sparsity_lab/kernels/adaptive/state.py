@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sparsity_lab.kernels.adaptive.shortlist import ScoreTable
 from sparsity_lab.kernels.adaptive.summaries import Summaries, summarize
+from sparsity_lab.kernels.arguments import RowKind
 from sparsity_lab.kernels.cache import KeyValueCache
 
 __all__ = ["AdaptiveState"]
@@ -29,21 +30,12 @@ class AdaptiveState(KeyValueCache):
         table: the same in float32, for the scores of one row.
     """
 
-    def __init__(
-        self,
-        batch_size: int,
-        num_heads: int,
-        head_dim: int,
-        capacity: int,
-        block_size: int,
-        *,
-        dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> None:
+    def __init__(self, rows: RowKind, capacity: int, block_size: int) -> None:
         num_blocks = -(-capacity // block_size)
-        super().__init__(batch_size, num_heads, head_dim, num_blocks * block_size, dtype=dtype, device=device)
+        super().__init__(rows, num_blocks * block_size)
         self.capacity = capacity
         self.block_size = block_size
+        batch_size, num_heads, head_dim, _, dtype, device = rows
         pairs = torch.zeros(batch_size, num_heads, num_blocks * block_size, 2, head_dim, dtype=dtype, device=device)
         self._keys, self._values = pairs.unbind(3)
         self.blocks = torch.unflatten(pairs, 2, (num_blocks, block_size))

@@ -4,7 +4,7 @@ The rows go in blocks of some chunks. A block's features are made when they are 
 backward pass are queries, keys, values, denominators, and the sums before each block. The backward pass takes the
 blocks from the last to the first, each with its features and the sums inside it made again.
 
-Shapes: B batch, H heads, T rows, D head size, F features, N = B H sequences.
+Shapes: B batch, H heads, T rows, D head size, E width of values, F features, N = B H sequences.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from sparsity_lab.kernels.linear.denominator import causal_total, causal_total_g
 from sparsity_lab.kernels.linear.product import causal_product, causal_product_gradient
 from sparsity_lab.kernels.linear.rotation import TurnedMap
 
-__all__ = ["Plan", "chunked_attention", "continued_attention", "summed_attention"]
+__all__ = ["LinearCall", "chunked_attention", "continued_attention", "summed_attention"]
 
 BLOCK_ROWS = 2048
 """Rows of all sequences together that are worked on at once: few enough that a block's features stay in the cache,
@@ -28,7 +28,7 @@ many enough that the calls cost little beside the work."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class LinearCall:
     """What a call computes.
 
     Attributes:
@@ -47,26 +47,26 @@ class Plan:
 def chunked_attention(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B H T D"],
-    v: Float[Tensor, "B H T D"],
+    v: Float[Tensor, "B H T E"],
     key_mask: Bool[Tensor, "B T"] | None,
-    plan: Plan,
-) -> Float[Tensor, "B H T D"]:
+    call: LinearCall,
+) -> Float[Tensor, "B H T E"]:
     """Causal linear attention of whole sequences, in the dtype of q, computed in float32 at least."""
-    out: Tensor = _Chunked.apply(q, k, v, key_mask, plan)  # type: ignore[no-untyped-call]
+    out: Tensor = _Chunked.apply(q, k, v, key_mask, call)  # type: ignore[no-untyped-call]
     return out
 
 
 def continued_attention(
     q: Float[Tensor, "B H R D"],
     k: Float[Tensor, "B H R D"],
-    v: Float[Tensor, "B H R D"],
+    v: Float[Tensor, "B H R E"],
     key_mask: Bool[Tensor, "B R"] | None,
-    plan: Plan,
-    S: Float[Tensor, "B H F D"],
+    call: LinearCall,
+    S: Float[Tensor, "B H F E"],
     z: Float[Tensor, "B H F"],
-) -> tuple[Float[Tensor, "B H R D"], Float[Tensor, "B H F D"], Float[Tensor, "B H F"]]:
+) -> tuple[Float[Tensor, "B H R E"], Float[Tensor, "B H F E"], Float[Tensor, "B H F"]]:
     """The rows of tokens that follow those whose sums are S and z, and the sums after them. No gradient flows."""
-    rows = _forward(q, k, v, key_mask, plan, S.flatten(0, 1), z.flatten(0, 1))
+    rows = _forward(q, k, v, key_mask, call, S.flatten(0, 1), z.flatten(0, 1))
     after, total_after = rows.sums[-1]
     return rows.out, after.view_as(S), total_after.view_as(z)
 
@@ -74,17 +74,17 @@ def continued_attention(
 def summed_attention(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B H T D"],
-    v: Float[Tensor, "B H T D"],
+    v: Float[Tensor, "B H T E"],
     key_mask: Bool[Tensor, "B T"] | None,
-    plan: Plan,
-) -> Float[Tensor, "B H T D"]:
+    call: LinearCall,
+) -> Float[Tensor, "B H T E"]:
     """The same where every row sees all keys: two sums over them, differentiated by autograd."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    above, below = plan.features.query(q.to(wide), plan.start)
-    key_above, key_below = plan.features.key(k.to(wide), plan.start)
+    above, below = call.features.query(q.to(wide), call.start)
+    key_above, key_below = call.features.key(k.to(wide), 0)
     if key_mask is not None:
         key_above, key_below = (keys * key_mask[:, None, :, None] for keys in (key_above, key_below))
-    total = divisor(below @ key_below.sum(-2).unsqueeze(-1), plan.eps)
+    total = divisor(below @ key_below.sum(-2).unsqueeze(-1), call.eps)
     return (above @ (key_above.mT @ v.to(wide)) / total).to(q.dtype)
 
 
@@ -92,7 +92,7 @@ def summed_attention(
 class _Rows:
     """What the forward pass makes: outputs, denominators, and the sums before each block and after the last."""
 
-    out: Float[Tensor, "B H T D"]
+    out: Float[Tensor, "B H T E"]
     total: Float[Tensor, "B H T 1"]
     sums: list[tuple[Tensor, Tensor]]
 
@@ -100,22 +100,22 @@ class _Rows:
 def _forward(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B H T D"],
-    v: Float[Tensor, "B H T D"],
+    v: Float[Tensor, "B H T E"],
     key_mask: Bool[Tensor, "B T"] | None,
-    plan: Plan,
-    S: Float[Tensor, "N F D"],
+    call: LinearCall,
+    S: Float[Tensor, "N F E"],
     z: Float[Tensor, "N F"],
 ) -> _Rows:
-    made = _Rows(torch.empty_like(q), z.new_empty(*q.shape[:3], 1), [(S, z)])
-    for rows, size in _blocks(q, plan.chunk):
-        (above, below), _ = plan.features.differentiated_query(_wide(q, rows), plan.start + rows.start)
-        (key_above, key_below), _ = plan.features.differentiated_key(_wide(k, rows), plan.start + rows.start)
+    made = _Rows(q.new_empty(*q.shape[:3], v.shape[3]), z.new_empty(*q.shape[:3], 1), [(S, z)])
+    for rows, size in _blocks(q, call.chunk):
+        (above, below), _ = call.features.differentiated_query(_wide(q, rows), call.start + rows.start)
+        (key_above, key_below), _ = call.features.differentiated_key(_wide(k, rows), call.start + rows.start)
         if key_mask is not None:
             key_above, key_below = _seen(key_above, key_mask[:, rows]), _seen(key_below, key_mask[:, rows])
         U = _chunks(_wide(v, rows), size)
         out, S = causal_product(_chunks(above, size), _chunks(key_above, size), U, S)
         total, z = causal_total(_chunks(below, size), _chunks(key_below, size), z)
-        total = divisor(total, plan.eps)
+        total = divisor(total, call.eps)
         made.out[:, :, rows] = out.div_(total).view(*above.shape[:-1], -1)
         made.total[:, :, rows] = total.view(*above.shape[:-1], 1)
         made.sums.append((S, z))
@@ -126,13 +126,13 @@ class _Chunked(torch.autograd.Function):
     """Whole sequences from empty sums, with the backward pass described above."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, plan: Plan) -> Tensor:
-        num_features = plan.features.feature_map.parts * q.shape[-1]
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, call: LinearCall) -> Tensor:
+        num_features = call.features.feature_map.parts * q.shape[-1]
         z = q.new_zeros(q.shape[0] * q.shape[1], num_features, dtype=torch.promote_types(q.dtype, torch.float32))
-        made = _forward(q, k, v, key_mask, plan, z.new_zeros(*z.shape, v.shape[-1]), z)
+        made = _forward(q, k, v, key_mask, call, z.new_zeros(*z.shape, v.shape[-1]), z)
         before = [x for sums in made.sums[:-1] for x in sums]
         ctx.save_for_backward(q, k, v, key_mask, made.total, *before)
-        ctx.plan = plan
+        ctx.call = call
         return made.out
 
     @staticmethod
@@ -141,19 +141,19 @@ class _Chunked(torch.autograd.Function):
         # The forward pass runs inside a kernel, which switches autocast off. It would make the products of float32
         # rows in half the digits, and the sums with them.
         with torch.autocast(gradient.device.type, enabled=False):
-            return *_backward(gradient, ctx.plan, *ctx.saved_tensors), None, None
+            return *_backward(gradient, ctx.call, *ctx.saved_tensors), None, None
 
 
 def _backward(
     gradient: Tensor,
-    plan: Plan,
+    call: LinearCall,
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B H T D"],
-    v: Float[Tensor, "B H T D"],
+    v: Float[Tensor, "B H T E"],
     key_mask: Bool[Tensor, "B T"] | None,
     totals: Float[Tensor, "B H T 1"],
     *before: Tensor,
-) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T D"], Float[Tensor, "B H T D"]]:
+) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T D"], Float[Tensor, "B H T E"]]:
     """Gradients of q, k and v.
 
     Args:
@@ -163,10 +163,10 @@ def _backward(
     if not before:  # an empty batch
         return dq, dk, dv
     dS, dz = torch.zeros_like(before[0]), torch.zeros_like(before[1])
-    blocks = zip(_blocks(q, plan.chunk), before[::2], before[1::2], strict=True)
+    blocks = zip(_blocks(q, call.chunk), before[::2], before[1::2], strict=True)
     for (rows, size), S, z in reversed(list(blocks)):
-        (above, below), to_q = plan.features.differentiated_query(_wide(q, rows), plan.start + rows.start)
-        (key_above, key_below), to_k = plan.features.differentiated_key(_wide(k, rows), plan.start + rows.start)
+        (above, below), to_q = call.features.differentiated_query(_wide(q, rows), call.start + rows.start)
+        (key_above, key_below), to_k = call.features.differentiated_key(_wide(k, rows), call.start + rows.start)
         if key_mask is not None:
             key_above, key_below = _seen(key_above, key_mask[:, rows]), _seen(key_below, key_mask[:, rows])
         # o = m / n: dm = do / n, and dn = - <dm, o> = - <Q, dQ> / n, for m is linear in Q. The last form needs no

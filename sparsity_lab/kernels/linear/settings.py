@@ -4,20 +4,19 @@ from abc import abstractmethod
 from typing import Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from torch.nn.functional import pad
 
-from sparsity_lab.kernels.context import Context
+from sparsity_lab.kernels.arguments import RowKind
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.kernel import Kernel
-from sparsity_lab.kernels.linear.chunked import Plan, chunked_attention, continued_attention, summed_attention
+from sparsity_lab.kernels.linear.chunked import LinearCall, chunked_attention, continued_attention, summed_attention
 from sparsity_lab.kernels.linear.feature_map import Elementwise, FeatureMap
 from sparsity_lab.kernels.linear.norm_aware import NormAware
 from sparsity_lab.kernels.linear.recurrent import recurrent_attention
 from sparsity_lab.kernels.linear.reference import linear_weights
 from sparsity_lab.kernels.linear.rotation import Rotation, TurnedMap
 from sparsity_lab.kernels.linear.state import LinearState
-from sparsity_lab.kernels.masking import visible_keys
-from sparsity_lab.settings import SettingError, register
+from sparsity_lab.settings import SettingError, Shown, register
 
 __all__ = ["Linear", "NormAwareLinear"]
 
@@ -44,67 +43,39 @@ class _FeatureKernel(Kernel):
         _check_at_least("eps", self.eps, 0.0)
         _check_at_least("chunk", self.chunk, 1)
 
-    def _init_state(
-        self,
-        batch_size: int,
-        num_heads: int,
-        head_dim: int,
-        capacity: int,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> LinearState:
-        num_features = self._num_features(head_dim)
-        return LinearState(batch_size, num_heads, num_features, head_dim, dtype=dtype, device=device)
+    def _prepare(self, q: Queries, k: Keys, context: Context, key_start: int = 0) -> tuple[Queries, Keys]:
+        return q, k  # a position may turn features instead of rows
 
-    def _num_features(self, head_dim: int) -> int:
-        return self.feature_map.parts * head_dim
-
-    def _plan(self, context: Context, start: int = 0) -> Plan:
+    def _call(self, context: Context) -> LinearCall:
         turned = TurnedMap(self.feature_map, self.rotation, context.position)
-        return Plan(turned, self.eps, self.chunk, start)
+        return LinearCall(turned, self.eps, self.chunk, context.query_start)
 
-    def _attend(
-        self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H T D"], v: Float[Tensor, "B H T D"], context: Context
-    ) -> Float[Tensor, "B H T D"]:
-        if context.implementation == "reference":
-            weights = self._wide_weights(q, k, 0, context)
-            return (weights @ v.to(weights.dtype)).to(q.dtype)
-        form = chunked_attention if context.causal else summed_attention
-        return form(q, k, v, context.key_mask, self._plan(context))
+    def _check_call(self, q: Queries, k: Keys, context: Context) -> None:
+        if context.document_ids is not None and context.implementation == "chunked":
+            expected = "None, or implementation='reference': sums over keys know no documents"
+            raise SettingError("document_ids", expected, Shown("IDs for 'chunked'"))
 
-    def _weights(
-        self, q_rows: Float[Tensor, "B H R D"], k: Float[Tensor, "B H T D"], query_start: int, context: Context
-    ) -> Float[Tensor, "B H R T"]:
-        return self._wide_weights(q_rows, k, query_start, context).to(q_rows.dtype)
+    def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
+        wide, features = torch.promote_types(k.dtype, torch.float32), self._call(context).features
+        queries, keys = features.query(q.to(wide), context.query_start), features.key(k.to(wide), 0)
+        return linear_weights(queries, keys, context.visible(q, k), self.eps)
 
-    def _wide_weights(
-        self, q_rows: Float[Tensor, "B H R D"], k: Float[Tensor, "B H T D"], query_start: int, context: Context
-    ) -> Float[Tensor, "B H R T"]:
-        wide = torch.promote_types(k.dtype, torch.float32)
-        features = self._plan(context).features
-        visible = visible_keys(
-            query_start,
-            q_rows.shape[2],
-            k.shape[2],
-            causal=context.causal,
-            key_mask=context.key_mask,
-            device=k.device,
-        )
-        queries, keys = features.query(q_rows.to(wide), query_start), features.key(k.to(wide), 0)
-        return linear_weights(queries, keys, visible, self.eps)
+    def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
+        if not context.causal:
+            return summed_attention(q, k, v, context.key_mask, self._call(context))
+        before, num_rows = context.query_start, q.shape[2]
+        after = k.shape[2] - before - num_rows
+        if before or after:
+            q = pad(q, (0, 0, before, after))  # sums run over all keys, so there is a row for each
+        out = chunked_attention(q, k, v, context.key_mask, self._call(context.at(0)))
+        return out[:, :, before : before + num_rows] if before or after else out
 
-    def _extend(
-        self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B H R D"],
-        v: Float[Tensor, "B H R D"],
-        state: LinearState,
-        context: Context,
-    ) -> Float[Tensor, "B H R D"]:
-        plan = self._plan(context, state.length)
+    def _init_state(self, rows: RowKind, capacity: int) -> LinearState:
+        return LinearState(rows, self.feature_map.parts * rows.head_dim)
+
+    def _extend(self, q: Queries, k: Keys, v: Values, state: LinearState, context: Context) -> Outputs:
         form = recurrent_attention if q.shape[2] == 1 else continued_attention
-        out, state.S, state.z = form(q, k, v, context.key_mask, plan, state.S, state.z)
+        out, state.S, state.z = form(q, k, v, context.key_mask, self._call(context), state.S, state.z)
         state.advance(q.shape[2])
         return out
 

@@ -6,9 +6,10 @@ A tile's weights are the base's dense reference. They are made again in the back
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 
 __all__ = ["TILE_ROWS", "weighted_rows"]
 
@@ -16,28 +17,24 @@ TILE_ROWS = 128
 
 
 def weighted_rows(
-    q: Float[Tensor, "B H R D"],
-    k: Float[Tensor, "B H K D"],
-    v: Float[Tensor, "B H K D"],
-    query_start: int,
-    causal: bool,
-    weights: Callable[[Tensor, Tensor, int], Tensor],
-) -> Float[Tensor, "B H R D"]:
-    """(B, H, R, D): weights times values of rows ``query_start`` and on, in the dtype of q.
+    q: Queries, k: Keys, v: Values, context: Context, weights: Callable[[Queries, Keys, Context], Weights]
+) -> Outputs:
+    """(B, H, R, E): weights times values, in the dtype of q.
 
     Args:
-        weights: of query rows, the keys up to their last (all without ``causal``), and the position of the first row.
+        weights: of query rows, and the keys up to their last, all without ``causal``; the context says where the rows
+            begin.
     """
 
     def output(q_rows: Tensor, keys: Tensor, values: Tensor, start: int) -> Tensor:
-        w = weights(q_rows, keys, start)
+        w = weights(q_rows, keys, context.at(start))
         return (w @ values.to(w.dtype)).to(q_rows.dtype)
 
     tiles = []
     for first in range(0, q.shape[2], TILE_ROWS):
         q_rows = q[:, :, first : first + TILE_ROWS]
-        start = query_start + first
-        seen = start + q_rows.shape[2] if causal else k.shape[2]
+        start = context.query_start + first
+        seen = start + q_rows.shape[2] if context.causal else k.shape[2]
         # Nothing random runs inside, so the global generator is left alone.
         tiles.append(
             checkpoint(

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparsity_lab.kernels.context import Weights
+
 __all__ = ["EQUAL", "UNSHIFTED_KEYS", "reweight", "thresholds"]
 
 UNSHIFTED_KEYS = 3
@@ -28,9 +30,7 @@ def thresholds(counts: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
     return (counts > UNSHIFTED_KEYS).to(counts.dtype)
 
 
-def reweight(
-    weights: Float[Tensor, "B H R K"], counts: Float[Tensor, "#B 1 R 1"], p: float
-) -> Float[Tensor, "B H R K"]:
+def reweight(weights: Weights, counts: Float[Tensor, "#B 1 R 1"], p: float) -> Weights:
     """(B, H, R, K) weights w of rows whose weights a sum to one, or are zero where no key is seen.
 
     Args:

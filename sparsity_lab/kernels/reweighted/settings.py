@@ -1,13 +1,13 @@
 """The setting of re-weighting after any kernel."""
 
 import math
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from sparsity_lab.kernels.cached import CachedKernel
-from sparsity_lab.kernels.context import Context
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.kernel import Kernel
 from sparsity_lab.kernels.reweighted.by_rows import weighted_rows
 from sparsity_lab.kernels.reweighted.powers import amplification, check_power
@@ -15,7 +15,6 @@ from sparsity_lab.kernels.reweighted.reference import reweight
 from sparsity_lab.kernels.reweighted.tiled import tiled_rows
 from sparsity_lab.kernels.sliding_window import SlidingWindow
 from sparsity_lab.kernels.softmax import Softmax
-from sparsity_lab.kernels.weighing import WeighingKernel
 from sparsity_lab.settings import SettingError, Shown, register
 
 __all__ = ["Reweighted"]
@@ -54,7 +53,7 @@ class Reweighted(CachedKernel):
 
     def check(self) -> None:
         check_power("p", self.p)
-        if not isinstance(self.base, WeighingKernel) or not self.base.reweightable:
+        if not self.base.reweightable or self.base.gates:
             expected = "a kernel whose rows weigh all keys before them, or SlidingWindow"
             raise SettingError("base", expected, Shown(self.base.kind))
 
@@ -74,38 +73,21 @@ class Reweighted(CachedKernel):
         """Those of the base."""
         return self.base.build(num_heads, head_dim, seed)
 
-    def _check_call(self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H T D"], context: Context) -> None:
-        self.base._check_call(q, k, context)
+    def _check_call(self, q: Queries, k: Keys, context: Context) -> None:
+        self.base._check_call(q, k, replace(context, implementation=self.base.implementations[0]))
 
-    def _rows(
-        self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B H K D"],
-        v: Float[Tensor, "B H K D"],
-        query_start: int,
-        context: Context,
-    ) -> Float[Tensor, "B H R D"]:
-        if context.implementation == "reference":
-            weights = self._row_weights(q, k, query_start, context)
-            return (weights @ v.to(weights.dtype)).to(q.dtype)
-        if isinstance(self.base, Softmax) and not context.has_bias:
-            wide = torch.promote_types(q.dtype, torch.float32)
-            scaled = q.to(wide) / math.sqrt(q.shape[-1])
-            rows = scaled, k.to(wide), v.to(wide)
-            out = tiled_rows(*rows, query_start, context, phi="exp", p=self.p, bound=math.inf)
-            return out.to(q.dtype)
+    def _prepare(self, q: Queries, k: Keys, context: Context, key_start: int = 0) -> tuple[Queries, Keys]:
+        return self.base._prepare(q, k, context, key_start)
 
-        def weights_of(q_rows: Tensor, keys: Tensor, start: int) -> Tensor:
-            return self._row_weights(q_rows, keys, start, context)
-
-        return weighted_rows(q, k, v, query_start, context.causal, weights_of)
-
-    def _row_weights(
-        self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H K D"], query_start: int, context: Context
-    ) -> Float[Tensor, "B H R K"]:
-        assert isinstance(self.base, WeighingKernel)
-        weights = self.base._row_weights(q, k, query_start, context)
+    def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
+        weights = self.base._weights(q, k, context)
         total = weights.sum(-1, keepdim=True)
-        counts = self.base._key_counts(query_start, q.shape[2], k.shape[2], context, q.device)
-        wide = counts.unsqueeze(-1).to(weights.dtype)
-        return reweight(weights / total.masked_fill(total == 0, 1.0), wide, self.p)
+        counts = self.base._key_counts(q, k, context).unsqueeze(-1).to(weights.dtype)
+        return reweight(weights / total.masked_fill(total == 0, 1.0), counts, self.p)
+
+    def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
+        if not isinstance(self.base, Softmax) or context.has_bias:
+            return weighted_rows(q, k, v, context, self._weights)
+        wide = torch.promote_types(q.dtype, torch.float32)
+        rows = q.to(wide) / math.sqrt(q.shape[-1]), k.to(wide), v.to(wide)
+        return tiled_rows(*rows, context, phi="exp", p=self.p, bound=math.inf).to(q.dtype)

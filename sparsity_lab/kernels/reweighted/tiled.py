@@ -26,13 +26,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from sparsity_lab.kernels.context import Context
-from sparsity_lab.kernels.counts import visible_counts
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.reweighted.powers import power_and_slope
 from sparsity_lab.kernels.reweighted.reference import EQUAL, thresholds
 
@@ -55,35 +53,30 @@ Phi = Literal["softplus", "exp"]
 
 
 def tiled_rows(
-    q: Float[Tensor, "B H R D"],
-    k: Float[Tensor, "B H K D"],
-    v: Float[Tensor, "B H K D"],
-    query_start: int,
-    context: Context,
-    *,
-    phi: Phi,
-    p: float | None,
-    bound: float,
-) -> Float[Tensor, "B H R D"]:
-    """(B, H, R, D) output of rows ``query_start`` and on. Computed in the dtype of q, float32 or float64.
+    q: Queries, k: Keys, v: Values, context: Context, *, phi: Phi, p: float | None, bound: float
+) -> Outputs:
+    """(B, H, R, E) output. Computed in the dtype of q, float32 or float64.
 
     Args:
         q, k: their products are the scores s.
         p: at least 1; None: no re-weighting.
         bound: no softplus score is larger, in absolute value.
     """
-    batch_size, num_heads, num_rows, head_dim = q.shape
-    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
-    counts = visible_counts(query_start, num_rows, k.shape[1], context, q.device).to(q.dtype)
+    batch_size, num_heads, num_rows, _ = q.shape
+    num_keys, start = k.shape[2], context.query_start
+    counts = context.counts(q, k).to(q.dtype)
     counts = counts.expand(batch_size, num_heads, num_rows).flatten(0, 1).unsqueeze(1)
-    hidden = None
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    hidden = documents = None
     if context.key_mask is not None:
-        hidden = q.new_zeros(batch_size, k.shape[1]).masked_fill_(~context.key_mask[:, : k.shape[1]], -math.inf)
+        hidden = q.new_zeros(batch_size, num_keys).masked_fill_(~context.key_mask[:, :num_keys], -math.inf)
         hidden = hidden.repeat_interleave(num_heads, dim=0).unsqueeze(-1)
-    causal_start = query_start if context.causal else None
-    rows = _Rows(phi, p, bound, causal_start, counts, hidden)
+    if context.document_ids is not None:
+        ids = context.document_ids.repeat_interleave(num_heads, dim=0)
+        documents = ids[:, None, start : start + num_rows], ids[:, :num_keys, None]
+    rows = _Rows(phi, p, bound, start if context.causal else None, counts, hidden, documents)
     out: Tensor = _Tiled.apply(q, k, v, rows)  # type: ignore[no-untyped-call]
-    return out.view(batch_size, num_heads, num_rows, head_dim)
+    return out.view(batch_size, num_heads, num_rows, -1)
 
 
 class _Tile(NamedTuple):
@@ -113,6 +106,7 @@ class _Rows:
         causal_start: the position of the first row; None where rows see all keys.
         counts: (N, 1, R), n_i.
         hidden: (N, T, 1), -inf on masked keys, else 0; None where there are none.
+        documents: (N, 1, R) of rows and (N, T, 1) of keys; None where there is one document.
     """
 
     phi: Phi
@@ -121,6 +115,7 @@ class _Rows:
     causal_start: int | None
     counts: Tensor
     hidden: Tensor | None
+    documents: tuple[Tensor, Tensor] | None
 
     def tiles(self, q: Tensor, num_keys: int, num_buffers: int) -> Iterator[_Tile]:
         """All tiles, on the same memory one after another."""
@@ -158,6 +153,9 @@ class _Rows:
             out[:, -len(tile.later) :] += tile.later
         if self.hidden is not None:
             out += self.hidden[tile.of_keys]
+        if self.documents is not None:
+            of_rows, of_keys = self.documents
+            out.masked_fill_(of_rows[tile.of_numbers] != of_keys[tile.of_keys], -math.inf)
 
     def values(self, scores: Tensor) -> Tensor:
         """f, in place; of exp but for a factor of the row, which changes no weight."""
@@ -220,7 +218,7 @@ class _Tiled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows: _Rows) -> Tensor:
         q = q * _LOG2_E
-        out = torch.zeros_like(q)
+        out = v.new_zeros(*q.shape[:2], v.shape[2])
         norms, means, inverses = (torch.zeros_like(rows.counts) for _ in range(3))
         equals = torch.zeros_like(rows.counts, dtype=torch.bool)
         for tile in rows.tiles(q, k.shape[1], 1 if rows.p is None else 3):

@@ -11,11 +11,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from sparsity_lab.kernels.cache import KeyValueCache
 from sparsity_lab.kernels.cached import CachedKernel
-from sparsity_lab.kernels.context import Context
-from sparsity_lab.kernels.counts import visible_counts
-from sparsity_lab.kernels.masking import visible_rows
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.scaled_softmax.reference import scaled_rows, scaled_softmax_weights
 from sparsity_lab.kernels.softmax.fused import fused_attention
 from sparsity_lab.kernels.unit_rows import unit_rows
@@ -34,39 +31,19 @@ class ScaledSoftmax(CachedKernel):
     implementations = ("reference", "fused")
 
     @abstractmethod
-    def _scale(
-        self, counts: Int64[Tensor, "#B 1 R"], q: Float[Tensor, "B H R D"], context: Context
-    ) -> Float[Tensor, "#B #H R"]:
+    def _scale(self, counts: Int64[Tensor, "#B 1 R"], q: Queries, context: Context) -> Float[Tensor, "#B #H R"]:
         """c_i of each row, where ``counts`` is n_i; in float32 at least."""
 
-    def _row_scale(
-        self, q: Float[Tensor, "B H R D"], num_keys: int, query_start: int, context: Context
-    ) -> Float[Tensor, "#B #H R"]:
-        return self._scale(visible_counts(query_start, q.shape[2], num_keys, context, q.device), q, context)
+    def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
+        scale = self._scale(context.counts(q, k), q, context)
+        return scaled_softmax_weights(q, k, scale, *context.visible_and_bias(q, k))
 
-    def _rows(
-        self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B H K D"],
-        v: Float[Tensor, "B H K D"],
-        query_start: int,
-        context: Context,
-    ) -> Float[Tensor, "B H R D"]:
-        if context.implementation == "fused":
-            scale, most = self._row_scale(q, k.shape[2], query_start, context), 1.0
-            if q.dtype == torch.float16 and scale.numel():
-                # A scaled query may leave float16: the kernel, which computes in float32, takes the largest scale.
-                most = max(most, float(scale.detach().abs().max()))
-            rows = scaled_rows(q, scale / most).to(q.dtype)
-            return fused_attention(rows, k, v, query_start, context, factor=most)
-        weights = self._row_weights(q, k, query_start, context)
-        return (weights @ v.to(weights.dtype)).to(q.dtype)
-
-    def _row_weights(
-        self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H K D"], query_start: int, context: Context
-    ) -> Float[Tensor, "B H R K"]:
-        scale = self._row_scale(q, k.shape[2], query_start, context)
-        return scaled_softmax_weights(q, k, scale, *visible_rows(q, k, query_start, context))
+    def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
+        scale, most = self._scale(context.counts(q, k), q, context), 1.0
+        if q.dtype == torch.float16 and scale.numel():
+            # A scaled query may leave float16: the kernel, which computes in float32, takes the largest scale.
+            most = max(most, float(scale.detach().abs().max()))
+        return fused_attention(scaled_rows(q, scale / most).to(q.dtype), k, v, context, factor=most)
 
 
 @register
@@ -77,9 +54,7 @@ class LogNSoftmax(ScaledSoftmax):
     that the row sees.
     """
 
-    def _scale(
-        self, counts: Int64[Tensor, "#B 1 R"], q: Float[Tensor, "B H R D"], context: Context
-    ) -> Float[Tensor, "#B 1 R"]:
+    def _scale(self, counts: Int64[Tensor, "#B 1 R"], q: Queries, context: Context) -> Float[Tensor, "#B 1 R"]:
         return _log(counts, q)
 
 
@@ -98,9 +73,7 @@ class EntropyInvariantSoftmax(ScaledSoftmax):
     def check(self) -> None:
         _check_trained_length(self.trained_length)
 
-    def _scale(
-        self, counts: Int64[Tensor, "#B 1 R"], q: Float[Tensor, "B H R D"], context: Context
-    ) -> Float[Tensor, "#B 1 R"]:
+    def _scale(self, counts: Int64[Tensor, "#B 1 R"], q: Queries, context: Context) -> Float[Tensor, "#B 1 R"]:
         return _log(counts, q) / math.log(self.trained_length)
 
 
@@ -136,16 +109,14 @@ class SSMax(ScaledSoftmax):
     def build(self, num_heads: int, head_dim: int, seed: int) -> SSMaxScale:
         return SSMaxScale(num_heads, self.initial)
 
-    def _check_call(self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H T D"], context: Context) -> None:
+    def _check_call(self, q: Queries, k: Keys, context: Context) -> None:
         params = context.params
         if not isinstance(params, SSMaxScale):
             raise SettingError("params", "what SSMax.build gives", Shown(type(params).__name__))
         if len(params.scale) != q.shape[1]:
             raise SettingError("params", f"a scale for each of {q.shape[1]} heads", len(params.scale))
 
-    def _scale(
-        self, counts: Int64[Tensor, "#B 1 R"], q: Float[Tensor, "B H R D"], context: Context
-    ) -> Float[Tensor, "#B H R"]:
+    def _scale(self, counts: Int64[Tensor, "#B 1 R"], q: Queries, context: Context) -> Float[Tensor, "#B H R"]:
         assert isinstance(context.params, SSMaxScale)
         return context.params.scale[:, None] * _log(counts, q)
 
@@ -173,38 +144,18 @@ class CosineSoftmax(ScaledSoftmax):
     def check(self) -> None:
         _check_trained_length(self.trained_length)
 
-    def _scale(
-        self, counts: Int64[Tensor, "#B 1 R"], q: Float[Tensor, "B H R D"], context: Context
-    ) -> Float[Tensor, "#B 1 R"]:
+    def _scale(self, counts: Int64[Tensor, "#B 1 R"], q: Queries, context: Context) -> Float[Tensor, "#B 1 R"]:
         length = counts if self.log_n else torch.full_like(counts, self.trained_length)
         head_dim = q.shape[-1]
         # Softmax divides by sqrt(D), which has no place here.
         return math.sqrt(head_dim) * math.log(head_dim) * _log(length, q)
 
-    # Rotation keeps norms, so rows are normalized first, and a cache holds keys of norm one.
-
-    def _attend(
-        self, q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H T D"], v: Float[Tensor, "B H T D"], context: Context
-    ) -> Float[Tensor, "B H T D"]:
-        return super()._attend(unit_rows(q), unit_rows(k), v, context)
-
-    def _weights(
-        self, q_rows: Float[Tensor, "B H R D"], k: Float[Tensor, "B H T D"], query_start: int, context: Context
-    ) -> Float[Tensor, "B H R T"]:
-        return super()._weights(unit_rows(q_rows), unit_rows(k), query_start, context)
-
-    def _extend(
-        self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B H R D"],
-        v: Float[Tensor, "B H R D"],
-        state: KeyValueCache,
-        context: Context,
-    ) -> Float[Tensor, "B H R D"]:
-        return super()._extend(unit_rows(q), unit_rows(k), v, state, context)
+    def _prepare(self, q: Queries, k: Keys, context: Context, key_start: int = 0) -> tuple[Queries, Keys]:
+        # Rotation keeps norms, so rows are normalized first, and a cache holds keys of norm one.
+        return super()._prepare(unit_rows(q), unit_rows(k), context, key_start)
 
 
-def _log(counts: Int64[Tensor, "#B 1 R"], q: Float[Tensor, "B H R D"]) -> Float[Tensor, "#B 1 R"]:
+def _log(counts: Int64[Tensor, "#B 1 R"], q: Queries) -> Float[Tensor, "#B 1 R"]:
     """log n_i in float32, or in float64 for float64 rows."""
     return counts.to(torch.promote_types(q.dtype, torch.float32)).log()
 

@@ -7,10 +7,10 @@ slices, and only a wrap group whose halves see each other is put together from t
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
+from sparsity_lab.kernels.context import Keys, Outputs, Queries, Values
+from sparsity_lab.kernels.scaled_dot_product import scaled_dot_product
 from sparsity_lab.kernels.shifted_sparse.reference import Groups
 from sparsity_lab.kernels.tiles import TILE_ROWS, Tile, disjoint
 
@@ -20,10 +20,8 @@ Rows = tuple[Tensor, ...]
 """Queries, keys and values of the same heads and positions, (B, H, T, D) each."""
 
 
-def group_attention(
-    q: Float[Tensor, "B H T D"], k: Float[Tensor, "B H T D"], v: Float[Tensor, "B H T D"], groups: Groups
-) -> Float[Tensor, "B H T D"]:
-    """(B, H, T, D): every row attends inside its group; queries and keys come rotated."""
+def group_attention(q: Queries, k: Keys, v: Values, groups: Groups) -> Outputs:
+    """(B, H, T, E): every row attends inside its group; queries and keys come rotated."""
     rows = q, k, v
     if not groups.shifted:
         outs = _consecutive(rows, groups)
@@ -64,15 +62,15 @@ def _keys_of(start: int, stop: int, groups: Groups) -> tuple[slice, ...]:
 
 def _consecutive(rows: Rows, groups: Groups) -> list[Tensor]:
     """The outputs of consecutive groups from the first row on: of the whole ones, and of the rest."""
-    batch_size, num_heads, length, head_dim = rows[0].shape
+    batch_size, num_heads, length, _ = rows[0].shape
     num_groups = length // groups.size
     whole, rest = _split(rows, num_groups * groups.size)
     outs = []
     if num_groups:
         # Groups join the batch, not the heads: the fused kernel writes (B, T, H, D), whose groups are views.
-        apart = (x.reshape(batch_size, num_heads, num_groups, groups.size, head_dim) for x in whole)
+        apart = (x.reshape(batch_size, num_heads, num_groups, groups.size, -1) for x in whole)
         out = _attend(tuple(x.transpose(1, 2).flatten(0, 1) for x in apart), groups)
-        out = out.reshape(batch_size, num_groups, num_heads, groups.size, head_dim)
+        out = out.reshape(batch_size, num_groups, num_heads, groups.size, -1)
         outs.append(out.transpose(1, 2).flatten(2, 3))
     if rest[0].shape[2]:
         outs.append(_attend(rest, groups))
@@ -81,7 +79,7 @@ def _consecutive(rows: Rows, groups: Groups) -> list[Tensor]:
 
 def _attend(rows: Rows, groups: Groups) -> Tensor:
     q, k, v = rows
-    return scaled_dot_product_attention(q, k, v, is_causal=groups.causal)
+    return scaled_dot_product(q, k, v, is_causal=groups.causal)
 
 
 def _split(rows: Rows, *borders: int) -> list[Rows]:

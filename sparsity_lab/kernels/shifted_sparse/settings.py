@@ -9,17 +9,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparsity_lab.kernels.arguments import RowKind
 from sparsity_lab.kernels.cache import KeyValueCache
 from sparsity_lab.kernels.cached import CachedKernel
-from sparsity_lab.kernels.context import Context
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.kernel import Kernel
-from sparsity_lab.kernels.masking import visible_rows
 from sparsity_lab.kernels.shifted_sparse.fused import group_attention, group_tiles
 from sparsity_lab.kernels.shifted_sparse.reference import Groups, Variant
 from sparsity_lab.kernels.softmax.fused import fused_attention
-from sparsity_lab.kernels.softmax.reference import softmax_attention, softmax_weights
+from sparsity_lab.kernels.softmax.reference import softmax_weights
 from sparsity_lab.kernels.softmax.settings import Softmax
-from sparsity_lab.kernels.tiles import Tile, seen_in, tiled_attention
+from sparsity_lab.kernels.tiles import Tile, seen_in, tiled_attention, whole_tile
 from sparsity_lab.settings import SettingError, Shown, register
 
 __all__ = ["ShiftedSparse"]
@@ -102,72 +102,23 @@ class ShiftedSparse(CachedKernel):
         # Up, so that there are no more than 1 / ratio groups; but not for the last digit of the product.
         return max(2, 2 * math.ceil(round(self.ratio * length / 2, 9)))
 
-    def _init_state(
-        self,
-        batch_size: int,
-        num_heads: int,
-        head_dim: int,
-        capacity: int,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> KeyValueCache:
-        """As of every kernel.
-
-        Raises:
-            SettingError: ``sparse_at_inference`` with groups that depend on the length, which decoding does not know.
-        """
+    def _init_state(self, rows: RowKind, capacity: int) -> KeyValueCache:
         if self.sparse_at_inference and (self.group is None or self.variant != "split"):
             path = "group" if self.group is None else "variant"
             expected = (
                 "a group and variant='split' for decoding with sparse_at_inference: other groups depend on the length"
             )
             raise SettingError(path, expected, getattr(self, path))
-        return super()._init_state(batch_size, num_heads, head_dim, capacity, dtype=dtype, device=device)
+        return super()._init_state(rows, capacity)
 
-    def _check_call(self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H T D"], context: Context) -> None:
+    def _check_call(self, q: Queries, k: Keys, context: Context) -> None:
         if self._is_sparse(context) and self.shift and q.shape[1] < 2:
             raise SettingError("q", "at least 2 heads, of which half are shifted", q.shape[1])
 
-    def _rows(
-        self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B H K D"],
-        v: Float[Tensor, "B H K D"],
-        query_start: int,
-        context: Context,
-    ) -> Float[Tensor, "B H R D"]:
-        num_rows, num_keys = q.shape[2], k.shape[2]
-        fused = context.implementation == "fused"
+    def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
         if not self._is_sparse(context):
-            if fused:
-                return fused_attention(q, k, v, query_start, context)
-            return softmax_attention(q, k, v, *visible_rows(q, k, query_start, context))
-        plain = context.key_mask is None and not context.has_bias and num_rows == num_keys
-        halves = self._halves(q.shape[1], num_keys, context)
-        sizes = [heads.stop - heads.start for heads, _ in halves]
-        # Split, not sliced: the gradient of a split is one copy for both halves.
-        rows = zip(*(torch.split(x, sizes, dim=1) for x in (q, k, v)), strict=True)
-        outs = []
-        for (q_half, k_half, v_half), (heads, groups) in zip(rows, halves, strict=True):
-            seen = partial(_seen, groups=groups, heads=heads, context=context, device=q.device)
-            if not fused:
-                whole = _whole(query_start, num_rows, num_keys)
-                out = softmax_attention(q_half, k_half, v_half, *seen(whole))
-            elif plain:
-                out = group_attention(q_half, k_half, v_half, groups)
-            else:
-                tiles = group_tiles(query_start, num_rows, groups)
-                out = tiled_attention(q_half, k_half, v_half, query_start, context, tiles, seen)
-            outs.append(out)
-        return torch.cat(outs, dim=1)
-
-    def _row_weights(
-        self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H K D"], query_start: int, context: Context
-    ) -> Float[Tensor, "B H R K"]:
-        if not self._is_sparse(context):
-            return softmax_weights(q, k, *visible_rows(q, k, query_start, context))
-        whole = _whole(query_start, q.shape[2], k.shape[2])
+            return softmax_weights(q, k, *context.visible_and_bias(q, k))
+        whole = whole_tile(q, k, context)
         return torch.cat(
             [
                 softmax_weights(q[:, heads], k[:, heads], *_seen(whole, groups, heads, context, q.device))
@@ -175,6 +126,25 @@ class ShiftedSparse(CachedKernel):
             ],
             dim=1,
         )
+
+    def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
+        if not self._is_sparse(context):
+            return fused_attention(q, k, v, context)
+        num_rows, num_keys = q.shape[2], k.shape[2]
+        plain = not context.hides and not context.has_bias and num_rows == num_keys
+        halves = self._halves(q.shape[1], num_keys, context)
+        sizes = [heads.stop - heads.start for heads, _ in halves]
+        # Split, not sliced: the gradient of a split is one copy for both halves.
+        rows = zip(*(torch.split(x, sizes, dim=1) for x in (q, k, v)), strict=True)
+        outs = []
+        for (q_half, k_half, v_half), (heads, groups) in zip(rows, halves, strict=True):
+            if plain:
+                outs.append(group_attention(q_half, k_half, v_half, groups))
+                continue
+            seen = partial(_seen, groups=groups, heads=heads, context=context, device=q.device)
+            tiles = group_tiles(context.query_start, num_rows, groups)
+            outs.append(tiled_attention(q_half, k_half, v_half, context, tiles, seen))
+        return torch.cat(outs, dim=1)
 
     def _is_sparse(self, context: Context) -> bool:
         return context.training or self.sparse_at_inference
@@ -191,10 +161,6 @@ class ShiftedSparse(CachedKernel):
             (slice(0, num_unshifted), make(shifted=False)),
             (slice(num_unshifted, num_heads), make(shifted=True)),
         ]
-
-
-def _whole(query_start: int, num_rows: int, num_keys: int) -> Tile:
-    return Tile(slice(query_start, query_start + num_rows), (slice(0, num_keys),))
 
 
 def _seen(

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparsity_lab.kernels.arguments import RowKind
 from sparsity_lab.kernels.cache import KernelState
 from sparsity_lab.kernels.tiles import disjoint
 
@@ -15,31 +16,20 @@ class WindowState(KernelState):
     whatever the length. Every call copies what it keeps, which costs as much as reading it.
 
     Attributes:
-        keys, values: (B, H, K, D) in the order of their positions.
+        keys, values: (B, H, K, D) and (B, H, K, E) in the order of their positions.
         key_mask: (B, K), True where a key may be seen.
     """
 
-    def __init__(
-        self,
-        batch_size: int,
-        num_heads: int,
-        head_dim: int,
-        *,
-        width: int,
-        sinks: int,
-        dtype: torch.dtype,
-        device: torch.device | str,
-    ) -> None:
+    def __init__(self, rows: RowKind, *, width: int, sinks: int) -> None:
         super().__init__()
         self._width, self._sinks = width, sinks
-        self.keys = torch.zeros(batch_size, num_heads, 0, head_dim, dtype=dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
-        self.key_mask = torch.ones(batch_size, 0, dtype=torch.bool, device=device)
+        self.keys, self.values = rows.empty(0)
+        self.key_mask = torch.ones(rows.batch_size, 0, dtype=torch.bool, device=rows.device)
 
     def append(
         self,
         k: Float[Tensor, "B H R D"],
-        v: Float[Tensor, "B H R D"],
+        v: Float[Tensor, "B H R E"],
         key_mask: Bool[Tensor, "B R"] | None,
     ) -> tuple[slice, ...]:
         """Add R tokens and drop what neither they nor later ones see; the positions of all keys held now."""

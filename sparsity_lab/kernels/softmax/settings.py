@@ -1,13 +1,9 @@
 """The setting of softmax attention."""
 
-from jaxtyping import Float
-from torch import Tensor
-
 from sparsity_lab.kernels.cached import CachedKernel
-from sparsity_lab.kernels.context import Context
-from sparsity_lab.kernels.masking import visible_rows
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.softmax.fused import fused_attention
-from sparsity_lab.kernels.softmax.reference import softmax_attention, softmax_weights
+from sparsity_lab.kernels.softmax.reference import softmax_weights
 from sparsity_lab.settings import register
 
 __all__ = ["Softmax"]
@@ -24,20 +20,8 @@ class Softmax(CachedKernel):
 
     implementations = ("reference", "fused")
 
-    def _rows(
-        self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B H K D"],
-        v: Float[Tensor, "B H K D"],
-        query_start: int,
-        context: Context,
-    ) -> Float[Tensor, "B H R D"]:
-        if context.implementation == "fused":
-            return fused_attention(q, k, v, query_start, context)
-        visible, bias = visible_rows(q, k, query_start, context)
-        return softmax_attention(q, k, v, visible, bias)
+    def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
+        return softmax_weights(q, k, *context.visible_and_bias(q, k))
 
-    def _row_weights(
-        self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H K D"], query_start: int, context: Context
-    ) -> Float[Tensor, "B H R K"]:
-        return softmax_weights(q, k, *visible_rows(q, k, query_start, context))
+    def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
+        return fused_attention(q, k, v, context)

@@ -16,14 +16,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparsity_lab.kernels.context import Keys, Queries, Weights
 from sparsity_lab.kernels.unit_rows import unit_rows
 
 __all__ = ["softplus_scores", "softplus_weights"]
 
 
-def softplus_scores(
-    q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H K D"], counts: Float[Tensor, "#B 1 R 1"]
-) -> Float[Tensor, "B H R K"]:
+def softplus_scores(q: Queries, k: Keys, counts: Float[Tensor, "#B 1 R 1"]) -> Weights:
     """(B, H, R, K) scores s, float32 or float64. A zero query or key has scores 0.
 
     Args:
@@ -35,11 +34,8 @@ def softplus_scores(
 
 
 def softplus_weights(
-    q: Float[Tensor, "B H R D"],
-    k: Float[Tensor, "B H K D"],
-    visible: Bool[Tensor, "#B 1 R K"],
-    counts: Float[Tensor, "#B 1 R 1"],
-) -> Float[Tensor, "B H R K"]:
+    q: Queries, k: Keys, visible: Bool[Tensor, "#B 1 R K"], counts: Float[Tensor, "#B 1 R 1"]
+) -> Weights:
     """(B, H, R, K) weights a, float32 or float64: rows sum to one, or to zero where no key is seen."""
     scores = softplus_scores(q, k, counts)
     # The mask multiplies f: before the scale, at n = 1, it would be 0 * -inf.

@@ -9,9 +9,7 @@ from torch import Tensor
 
 from sparsity_lab.kernels.cache import KeyValueCache
 from sparsity_lab.kernels.cached import CachedKernel
-from sparsity_lab.kernels.context import Context
-from sparsity_lab.kernels.counts import visible_counts
-from sparsity_lab.kernels.masking import visible_rows
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.reweighted.powers import amplification, check_power
 from sparsity_lab.kernels.reweighted.reference import reweight
 from sparsity_lab.kernels.reweighted.tiled import tiled_rows
@@ -38,67 +36,30 @@ class SoftplusKernel(CachedKernel):
         """The p of the second stage; None without one."""
         return None
 
-    def _rows(
-        self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B H K D"],
-        v: Float[Tensor, "B H K D"],
-        query_start: int,
-        context: Context,
-    ) -> Float[Tensor, "B H R D"]:
-        if context.implementation == "reference":
-            weights = self._row_weights(q, k, query_start, context)
-            return (weights @ v.to(weights.dtype)).to(q.dtype)
-        return self._on_unit_keys(q, _unit(k), v, query_start, context)
+    def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
+        counts = _counts(q, k, context)
+        weights, p = softplus_weights(q, k, context.visible(q, k), counts), self._power(context)
+        return weights if p is None else reweight(weights, counts, p)
 
-    def _on_unit_keys(
-        self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B H K D"],
-        v: Float[Tensor, "B H K D"],
-        query_start: int,
-        context: Context,
-    ) -> Float[Tensor, "B H R D"]:
-        """``_rows`` where keys have norm one already."""
+    def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
+        return self._on_unit_keys(q, _unit(k), v, context)
+
+    def _on_unit_keys(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
+        """``_fast`` where keys have norm one already."""
         wide = torch.promote_types(q.dtype, torch.float32)
-        scale = math.log(q.shape[-1]) * _counts(q, k.shape[2], query_start, context).log()
-        out = tiled_rows(
-            scaled_unit_rows(q.to(wide), scale),
-            k.to(wide),
-            v.to(wide),
-            query_start,
-            context,
-            phi="softplus",
-            p=self._power(context),
-            bound=math.log(q.shape[-1]) * math.log(k.shape[2]),
-        )
-        return out.to(q.dtype)
+        scale = math.log(q.shape[-1]) * _counts(q, k, context).log()
+        rows = scaled_unit_rows(q.to(wide), scale), k.to(wide), v.to(wide)
+        bound = math.log(q.shape[-1]) * math.log(k.shape[2])
+        return tiled_rows(*rows, context, phi="softplus", p=self._power(context), bound=bound).to(q.dtype)
 
-    def _extend(
-        self,
-        q: Float[Tensor, "B H R D"],
-        k: Float[Tensor, "B H R D"],
-        v: Float[Tensor, "B H R D"],
-        state: KeyValueCache,
-        context: Context,
-    ) -> Float[Tensor, "B H R D"]:
+    def _extend(self, q: Queries, k: Keys, v: Values, state: KeyValueCache, context: Context) -> Outputs:
         if k.dtype != torch.float32:
             # In 16 bits keys of norm one would be rounded once more, which a power of 15 shows.
             return super()._extend(q, k, v, state, context)
         # The cache holds keys of norm one, so that a step does not normalize them all again.
-        start = state.length
-        q, k = context.rotate_both(q, k, start)
+        q, k = self._prepare(q, k, context, context.query_start)
         state.append(_unit(k), v, context.key_mask)
-        context = replace(context, key_mask=state.key_mask)
-        return self._on_unit_keys(q, state.keys, state.values, start, context)
-
-    def _row_weights(
-        self, q: Float[Tensor, "B H R D"], k: Float[Tensor, "B H K D"], query_start: int, context: Context
-    ) -> Float[Tensor, "B H R K"]:
-        visible, _ = visible_rows(q, k, query_start, context)
-        counts = _counts(q, k.shape[2], query_start, context)
-        weights, p = softplus_weights(q, k, visible, counts), self._power(context)
-        return weights if p is None else reweight(weights, counts, p)
+        return self._on_unit_keys(q, state.keys, state.values, replace(context, key_mask=state.key_mask))
 
 
 @register
@@ -150,13 +111,12 @@ class LSSAR(SoftplusKernel):
         return self.p if context.training or self.test_p is None else self.test_p
 
 
-def _unit(x: Float[Tensor, "B H R D"]) -> Float[Tensor, "B H R D"]:
+def _unit(x: Keys) -> Keys:
     """Rows of norm one, in float32 at least; zero rows stay zero."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return scaled_unit_rows(wide, wide.new_ones(1, 1, 1, 1))
 
 
-def _counts(q: Tensor, num_keys: int, query_start: int, context: Context) -> Float[Tensor, "#B 1 R 1"]:
+def _counts(q: Queries, k: Keys, context: Context) -> Float[Tensor, "#B 1 R 1"]:
     """n_i of these rows, in float32 at least."""
-    counts = visible_counts(query_start, q.shape[2], num_keys, context, q.device)
-    return counts.to(torch.promote_types(q.dtype, torch.float32)).unsqueeze(-1)
+    return context.counts(q, k).to(torch.promote_types(q.dtype, torch.float32)).unsqueeze(-1)
