@@ -70,7 +70,7 @@ from_text(Task, "LookBack(distance=4, num_letters=5)")
 # %% [markdown]
 # ## A kernel
 #
-# `own/sharp_softmax.py`: two methods, the output of some rows and their reference weights. Decoding comes
+# `own/sharp_softmax.py`: one method, the weights of some rows. Decoding comes
 # with the base class, and is exact:
 
 # %%

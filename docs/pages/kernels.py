@@ -68,18 +68,19 @@ def _facts(cls: type[Kernel]) -> str:
         ("positions", " or ".join(f"`{kind}`" for kind in sorted(example.positions)) or "none"),
         ("implementations", ", ".join(f"`{one}`" for one in example.implementations)),
         ("trainable parts", "none" if trainable is None else f"`{type(trainable).__name__}`"),
-        ("fewer heads of keys", "its own affair" if example.grouped else "repeated before it sees them"),
+        ("fewer heads of keys", "read as they are" if example.grouped else "repeated before it sees them"),
     ]
     return table(["", ""], rows)
 
 
 def _sources(cls: type[Kernel]) -> str:
     """The code, and every arXiv number that the docstring names."""
-    folder = cls.__module__.split(".")[2]
+    name, *inside = cls.__module__.split(".")[2:]
+    place = f"{name}/" if inside else f"{name}.py"
     numbers = dict.fromkeys(re.findall(r"\b\d{4}\.\d{5}\b", inspect.getdoc(cls) or ""))
     papers = ", ".join(f"[arXiv {number}](https://arxiv.org/abs/{number})" for number in numbers)
     link = f"{{py:obj}}`in the reference <sparsity_lab.kernels.{cls.kind}>`"
-    own = f"Code: `sparsity_lab/kernels/{folder}/`, {link}."
+    own = f"Code: `sparsity_lab/kernels/{place}`, {link}."
     return f"{own} Literature: {papers}." if papers else own
 
 

@@ -16,9 +16,8 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 
 from sparsity_lab.benchmarks.measure import alternate, benchmark, seconds
 from sparsity_lab.benchmarks.memory import peak_memory
-from sparsity_lab.kernels import AdaptiveSparse, Kernel, KernelState, KeyValueCache
-from sparsity_lab.kernels.adaptive import Audit
-from sparsity_lab.kernels.adaptive.sample import spread_rows
+from sparsity_lab.kernels import AdaptiveSparse, Audit, Kernel, KernelState, KeyValueCache
+from sparsity_lab.kernels.adaptive.sampled_rows import spread_rows
 from sparsity_lab.settings import SettingError, from_text, kinds
 
 __all__ = ["DECODED_LENGTHS", "LENGTHS", "NOT_MEASURED", "kernels"]
@@ -35,7 +34,7 @@ the caches."""
 _PIECE = 1024
 """Tokens of a prompt that are taken up at once."""
 _AUDITED = 64
-"""Rows of the second half in which retained mass is looked at."""
+"""AttendInputs of the second half in which retained mass is looked at."""
 
 # A frame needs the types also of columns where nothing was measured.
 _COLUMNS = {
@@ -58,7 +57,7 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Rows:
+class AttendInputs:
     """Queries, keys and values (1, H, T, D) that want a gradient, and the gradient of the output."""
 
     q: Tensor
@@ -105,14 +104,14 @@ def kernels(only: Sequence[str] = (), lengths: Sequence[int] = LENGTHS) -> pl.Da
     return pl.DataFrame(rows, schema=_COLUMNS)
 
 
-def random_rows(length: int, head_dim: int, dtype: torch.dtype, device: str) -> Rows:
+def random_rows(length: int, head_dim: int, dtype: torch.dtype, device: str) -> AttendInputs:
     """Standard normal rows."""
     generator = torch.Generator().manual_seed(0)
     q, k, v, grad = torch.randn(4, 1, _H, length, head_dim, generator=generator).to(device, dtype)
     return _leaves(q, k, v, grad)
 
 
-def structured_rows(length: int, head_dim: int, dtype: torch.dtype, device: str) -> Rows:
+def structured_rows(length: int, head_dim: int, dtype: torch.dtype, device: str) -> AttendInputs:
     """Queries and keys of norm one whose neighbors are alike: x_t = 0.99 x_(t-1) + sqrt(1 - 0.99²) ε_t, normalized.
 
     The queries are scaled so that logits, <q, k> / sqrt(D), are 8 times the cosine.
@@ -130,13 +129,15 @@ def structured_rows(length: int, head_dim: int, dtype: torch.dtype, device: str)
 _INPUTS = {"random": random_rows, "structured": structured_rows}
 
 
-def _leaves(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> Rows:
-    return Rows(q.clone().requires_grad_(), k.clone().requires_grad_(), v.clone().requires_grad_(), grad.clone())
+def _leaves(q: Tensor, k: Tensor, v: Tensor, grad: Tensor) -> AttendInputs:
+    return AttendInputs(
+        q.clone().requires_grad_(), k.clone().requires_grad_(), v.clone().requires_grad_(), grad.clone()
+    )
 
 
 @functools.lru_cache(maxsize=4)
-def _rows(name: str, length: int, head_dim: int, dtype: torch.dtype, device: str) -> Rows:
-    """Rows are drawn once for all kernels."""
+def _rows(name: str, length: int, head_dim: int, dtype: torch.dtype, device: str) -> AttendInputs:
+    """AttendInputs are drawn once for all kernels."""
     return _INPUTS[name](length, head_dim, dtype, device)
 
 
@@ -178,7 +179,7 @@ def _attend_rows(kernel: Kernel, name: str, T: int) -> list[dict[str, object]]:
     return measured
 
 
-def _audit(kernel: AdaptiveSparse, rows: Rows) -> Audit:
+def _audit(kernel: AdaptiveSparse, rows: AttendInputs) -> Audit:
     """Of rows that have a choice; drawn, since evenly spaced ones would all lie alike in their blocks."""
     length = rows.q.shape[2]
     looked_at = spread_rows(length, length // 2, _AUDITED, 1, torch.Generator().manual_seed(0), rows.q.device)
@@ -237,14 +238,14 @@ class _Passes:
     both: Callable[[], object]
 
 
-def _sdpa(rows: Rows) -> _Passes:
+def _sdpa(rows: AttendInputs) -> _Passes:
     def attend() -> Tensor:
         return scaled_dot_product_attention(rows.q, rows.k, rows.v, is_causal=True)
 
     return _passes(attend, rows, ())
 
 
-def _attention(kernel: Kernel, rows: Rows) -> _Passes:
+def _attention(kernel: Kernel, rows: AttendInputs) -> _Passes:
     params, generator = _params(kernel, rows.q), torch.Generator(rows.q.device)
 
     def attend() -> Tensor:
@@ -253,7 +254,7 @@ def _attention(kernel: Kernel, rows: Rows) -> _Passes:
     return _passes(attend, rows, () if params is None else tuple(params.parameters()))
 
 
-def _passes(attend: Callable[[], Tensor], rows: Rows, parameters: Sequence[Tensor]) -> _Passes:
+def _passes(attend: Callable[[], Tensor], rows: AttendInputs, parameters: Sequence[Tensor]) -> _Passes:
     leaves = (rows.q, rows.k, rows.v, *parameters)
     wait = torch.cuda.synchronize if rows.q.is_cuda else _no_wait
 

@@ -1,10 +1,18 @@
-"""Attention mechanisms: one folder each, with a dense reference, a fast form and its settings."""
+"""Attention mechanisms, each in one file or one folder under its paper's name.
+
+A folder has ``formula.py`` (the dense reference), ``fast.py`` (the fast form) and ``kernel.py`` (the class). The
+contract is in ``kernel.py``, ``context.py``, ``cached.py`` and ``position.py`` here; what several mechanisms share is
+in ``parts/``.
+"""
 
 from sparsity_lab.kernels.activation import NormalizedActivation as NormalizedActivation
+from sparsity_lab.kernels.activation import Phi as Phi
 from sparsity_lab.kernels.activation import ReLUAttention as ReLUAttention
 from sparsity_lab.kernels.activation import Sigmoid as Sigmoid
 from sparsity_lab.kernels.adaptive import AdaptiveSparse as AdaptiveSparse
-from sparsity_lab.kernels.arguments import RowKind as RowKind
+from sparsity_lab.kernels.adaptive import Audit as Audit
+from sparsity_lab.kernels.adaptive import BlockScore as BlockScore
+from sparsity_lab.kernels.adaptive import SelectionRule as SelectionRule
 from sparsity_lab.kernels.cache import KernelState as KernelState
 from sparsity_lab.kernels.cache import KeyValueCache as KeyValueCache
 from sparsity_lab.kernels.cached import CachedKernel as CachedKernel
@@ -17,8 +25,11 @@ from sparsity_lab.kernels.context import Values as Values
 from sparsity_lab.kernels.context import Weights as Weights
 from sparsity_lab.kernels.kernel import Kernel as Kernel
 from sparsity_lab.kernels.linear import Linear as Linear
-from sparsity_lab.kernels.linear import NormAwareLinear as NormAwareLinear
-from sparsity_lab.kernels.masking import visible_keys as visible_keys
+from sparsity_lab.kernels.lssar import LSSA as LSSA
+from sparsity_lab.kernels.lssar import LSSAR as LSSAR
+from sparsity_lab.kernels.norm_aware import NormAwareLinear as NormAwareLinear
+from sparsity_lab.kernels.parts.arguments import RowKind as RowKind
+from sparsity_lab.kernels.parts.masking import visible_keys as visible_keys
 from sparsity_lab.kernels.position import BiasPosition as BiasPosition
 from sparsity_lab.kernels.position import KernelPosition as KernelPosition
 from sparsity_lab.kernels.position import RotaryPosition as RotaryPosition
@@ -30,6 +41,4 @@ from sparsity_lab.kernels.scaled_softmax import SSMax as SSMax
 from sparsity_lab.kernels.shifted_sparse import ShiftedSparse as ShiftedSparse
 from sparsity_lab.kernels.sliding_window import SlidingWindow as SlidingWindow
 from sparsity_lab.kernels.softmax import Softmax as Softmax
-from sparsity_lab.kernels.softmax.reference import softmax_weights as softmax_weights
-from sparsity_lab.kernels.softplus import LSSA as LSSA
-from sparsity_lab.kernels.softplus import LSSAR as LSSAR
+from sparsity_lab.kernels.softmax import softmax_weights as softmax_weights

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sparsity_lab.kernels.arguments import RowKind
+from sparsity_lab.kernels.parts.arguments import RowKind
 from sparsity_lab.settings import Setting, SettingError, Shown
 
 __all__ = ["KernelState", "KeyValueCache"]

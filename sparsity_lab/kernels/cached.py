@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from sparsity_lab.kernels.arguments import RowKind
 from sparsity_lab.kernels.cache import KeyValueCache
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.kernel import Kernel
+from sparsity_lab.kernels.parts.arguments import RowKind
 
 __all__ = ["CachedKernel"]
 

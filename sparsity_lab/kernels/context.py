@@ -1,4 +1,4 @@
-"""What a kernel is told beside queries, keys and values, and the shapes of all of them."""
+"""What a kernel is told in addition to queries, keys and values, and the shapes of all of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from sparsity_lab.kernels.masking import visible_counts, visible_keys
+from sparsity_lab.kernels.parts.masking import visible_counts, visible_keys
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import SettingError
 
@@ -32,7 +32,7 @@ Weights = Float[Tensor, "B H R K"]
 
 @dataclass
 class AuxiliaryOutputs:
-    """What a mechanism tells beside its output.
+    """What a mechanism tells in addition to its output.
 
     Attributes:
         losses: differentiable auxiliary losses, scalars; the trainer adds them to its own.
@@ -45,7 +45,7 @@ class AuxiliaryOutputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a kernel is told beside queries, keys and values. The public methods check it; a mechanism may trust it.
+    """What a kernel is told in addition to queries, keys and values. The public methods check it.
 
     Attributes:
         implementation: what runs, one of the kernel's ``implementations``.

@@ -15,8 +15,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from sparsity_lab.kernels.arguments import (
+from sparsity_lab.kernels.cache import KernelState
+from sparsity_lab.kernels.context import AuxiliaryOutputs, Context, Keys, Outputs, Queries, Values, Weights
+from sparsity_lab.kernels.parts.arguments import (
     RowKind,
+    check_covers,
+    check_device,
     check_dtype,
     check_gates,
     check_keys,
@@ -25,8 +29,6 @@ from sparsity_lab.kernels.arguments import (
     check_rows,
     known_device,
 )
-from sparsity_lab.kernels.cache import KernelState
-from sparsity_lab.kernels.context import AuxiliaryOutputs, Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import Setting, SettingError, Shown
 
@@ -91,7 +93,7 @@ class Kernel(Setting, family="kernel"):
 
     @property
     def rounding(self) -> float:
-        """How many times the mechanism amplifies rounding errors of scores, beside softmax: a power p does p times.
+        """How many times as much as softmax the mechanism amplifies rounding errors of scores: p times for a power p.
         The tolerances of the shared tests scale with it."""
         return 1.0
 
@@ -435,24 +437,13 @@ class Kernel(Setting, family="kernel"):
         check_per_key("document_ids", document_ids, torch.int64, "int64", q, num_keys)
         check_gates(gates, self.gates, q, num_keys)
         if position is not None:
-            self._check_rows_of(position, q, num_positions)
-        for tensor in () if params is None else (*params.parameters(), *params.buffers()):
-            if tensor.device != q.device:
-                raise SettingError("params", f"parameters on the device of the queries, {q.device}", tensor.device)
+            self.check_position(position.kind)
+            check_covers(position, q, num_positions)
+        check_device(params, q.device)
         given: dict[str, Any] = {"key_mask": key_mask, "document_ids": document_ids, "gates": gates}
         context = Context(position=position, params=params, **given, **rest)
         self._check_call(q, k, context)
         return context
-
-    def _check_rows_of(self, position: KernelPosition, q: Queries, length: int) -> None:
-        self.check_position(position.kind)
-        if position.length < length:
-            raise SettingError("position", f"indices of at least {length} positions", position.length)
-        if position.batch_size not in (1, q.shape[0]):
-            raise SettingError("position", f"indices of 1 or {q.shape[0]} sequences", position.batch_size)
-        if position.device is not None and position.device != q.device:
-            raise SettingError("position", f"one on the device of the queries, {q.device}", position.device)
-        position.check_heads(q.shape[1], q.shape[3])
 
     def _resolve(self, implementation: str, q: Tensor) -> str:
         if implementation == "auto":

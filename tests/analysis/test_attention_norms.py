@@ -15,8 +15,7 @@ from scipy.stats import rankdata, spearmanr
 from sparsity_lab.analysis import attention_entropy, norm_sensitivity, softmax_entropy_slope
 from sparsity_lab.analysis.attention.norm_sensitivity import _ranks, _within_columns
 from sparsity_lab.generators import SparseMarkov, Stream
-from sparsity_lab.kernels import LSSA, Kernel, RotaryPosition, Softmax
-from sparsity_lab.kernels.linear import Linear, NormAwareLinear
+from sparsity_lab.kernels import LSSA, Kernel, Linear, NormAwareLinear, RotaryPosition, Softmax
 from sparsity_lab.models import ALiBi, Decoder, NoPE, RoPE
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError

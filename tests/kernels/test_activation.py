@@ -18,7 +18,7 @@ from sparsity_lab.kernels import (
     SlidingWindow,
     Softmax,
 )
-from sparsity_lab.kernels.activation.tiled import TILE_ROWS
+from sparsity_lab.kernels.activation.fast import TILE_ROWS
 from sparsity_lab.settings import SettingError
 
 B, H, D = 2, 3, 8

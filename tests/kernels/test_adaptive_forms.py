@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs, Softmax
 from sparsity_lab.kernels.adaptive import gather, pairing
-from sparsity_lab.kernels.adaptive.settings import MASKED_LENGTH
+from sparsity_lab.kernels.adaptive.kernel import MASKED_LENGTH
 
 FAST = AdaptiveSparse.implementations[1:]
 KERNELS = [

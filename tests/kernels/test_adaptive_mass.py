@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from sparsity_lab.benchmarks.kernels import structured_rows
 from sparsity_lab.kernels import AdaptiveSparse, Softmax
 from sparsity_lab.kernels.adaptive import Audit, selector
-from sparsity_lab.kernels.adaptive.sample import spread_rows
+from sparsity_lab.kernels.adaptive.sampled_rows import spread_rows
 
 (KERNEL,) = AdaptiveSparse.benchmarked()
 

@@ -49,7 +49,7 @@ def compared(
 
 @every_kernel
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
-@pytest.mark.parametrize(("start", "stop"), [(11, 20), (20, T), (13, 14), (T - 1, T), (0, 5)])
+@pytest.mark.parametrize(("start", "stop"), [(11, 20), (T - 1, T), (13, 14)])
 def test_rows_that_begin_elsewhere_are_those_of_the_whole(
     kernel: Kernel, training: bool, start: int, stop: int
 ) -> None:

@@ -17,10 +17,14 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from sparsity_lab.kernels import Kernel, Linear, NormAwareLinear, Softmax
-from sparsity_lab.kernels.linear import chunked
-from sparsity_lab.kernels.linear.denominator import causal_total, causal_total_gradient
-from sparsity_lab.kernels.linear.product import causal_product, causal_product_gradient
-from sparsity_lab.kernels.linear.state import LinearState
+from sparsity_lab.kernels.linear import fast
+from sparsity_lab.kernels.linear.fast import (
+    causal_product,
+    causal_product_gradient,
+    causal_total,
+    causal_total_gradient,
+)
+from sparsity_lab.kernels.linear.kernel import LinearState
 from sparsity_lab.settings import SettingError
 
 F64 = torch.float64
@@ -261,7 +265,7 @@ def test_forms_agree(
     kernel: Kernel, dtype: torch.dtype, tolerance: float, turned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """recurrent = chunked = parallel over several blocks with a ragged end, padded rows among them."""
-    monkeypatch.setattr(chunked, "BLOCK_ROWS", 400)
+    monkeypatch.setattr(fast, "BLOCK_ROWS", 400)
     length = 141
     qkv = random_rows(2, 2, length, 16, dtype=dtype)
     wide = tuple(x.detach().double().requires_grad_() for x in qkv)
@@ -355,7 +359,7 @@ def test_both_ways_is_one_sum(kernel: Kernel) -> None:
 def test_causal_to_the_bit(kernel: Kernel, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another key, value and query at position t and after leave the rows before t as they are, bit by bit, in every
     form: inside a chunk, over chunks and over blocks. Row t changes."""
-    monkeypatch.setattr(chunked, "BLOCK_ROWS", 12)
+    monkeypatch.setattr(fast, "BLOCK_ROWS", 12)
     kernel, length = replace(kernel, chunk=3), 14  # blocks of two chunks
     qkv = tuple(x.detach() for x in random_rows(1, 2, length, 8, dtype=dtype))
     other = tuple(x.detach() for x in random_rows(1, 2, length, 8, dtype=dtype, seed=7))
@@ -414,7 +418,7 @@ def test_sums_in_half_the_digits_are_seen(monkeypatch: pytest.MonkeyPatch) -> No
         out, after = causal_product(*arguments)
         return out, after.half().float()
 
-    monkeypatch.setattr(chunked, "causal_product", rounded)
+    monkeypatch.setattr(fast, "causal_product", rounded)
     first, middle, last = float32_errors(NormAwareLinear(), turned=False)
     assert first <= 2e-6
     assert min(middle, last) > 5e-5

@@ -21,8 +21,9 @@ from sparsity_lab.kernels import (
     SlidingWindow,
     Softmax,
     SSMax,
+    reweighted,
 )
-from sparsity_lab.kernels.reweighted import by_rows, tiled
+from sparsity_lab.kernels.lssar import fast
 from sparsity_lab.settings import SettingError
 
 
@@ -113,8 +114,8 @@ def test_tiles_are_the_reference(
     base: Kernel, kind: str | None, masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both tiled forms over several tiles, outputs and all gradients, those of the base's parameters too."""
-    monkeypatch.setattr(tiled, "POWER_ROWS", 8)
-    monkeypatch.setattr(by_rows, "TILE_ROWS", 8)
+    monkeypatch.setattr(fast, "POWER_ROWS", 8)
+    monkeypatch.setattr(reweighted, "TILE_ROWS", 8)
     T = 21
     rows = random_rows(2, 3, T, 8)
     grad = random_rows(2, 3, T, 8, count=1, seed=1)[0].detach()

@@ -17,8 +17,8 @@ from sparsity_lab.kernels import (
     Softmax,
     SSMax,
 )
-from sparsity_lab.kernels.softmax.fused import TILE_ROWS
-from sparsity_lab.kernels.unit_rows import unit_rows
+from sparsity_lab.kernels.parts.unit_rows import unit_rows
+from sparsity_lab.kernels.softmax import TILE_ROWS
 from sparsity_lab.settings import SettingError
 
 B, H, D = 2, 3, 8

@@ -12,7 +12,7 @@ from kernels.conditions import make_position, padding
 from torch import Tensor
 
 from sparsity_lab.kernels import ShiftedSparse, Softmax
-from sparsity_lab.kernels.tiles import TILE_ROWS
+from sparsity_lab.kernels.parts.tiles import TILE_ROWS
 from sparsity_lab.settings import SettingError, from_text
 
 VARIANTS = ["split", "wrap_causal", "wrap_rolled"]

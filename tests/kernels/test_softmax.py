@@ -8,7 +8,7 @@ from kernels.closeness import assert_close, random_rows
 from kernels.conditions import make_position, padding, rotary
 
 from sparsity_lab.kernels import BiasPosition, Softmax
-from sparsity_lab.kernels.softmax.fused import TILE_ROWS
+from sparsity_lab.kernels.softmax import TILE_ROWS
 from sparsity_lab.settings import SettingError
 
 B, H, D = 2, 3, 8
@@ -134,7 +134,8 @@ ROWS = torch.zeros(2, 3, 4, 8)
         ),
         ({"q": ROWS[:, :, :0], "k": ROWS[:, :, :0], "v": ROWS[:, :, :0]}, r"q: expected shape .*got \(2, 3, 0, 8\)"),
         ({"q": ROWS[0]}, r"q: expected shape \(B, H, T, D\).*got \(3, 4, 8\)"),
-        ({"k": ROWS[:, :, :3]}, r"k: expected shape \(2, 3, 4, 8\), got \(2, 3, 3, 8\)"),
+        ({"k": ROWS[:, :, :3]}, r"v: expected shape \(2, 3, 3, 8\), got \(2, 3, 4, 8\)"),
+        ({"k": ROWS[:, :, :3], "v": ROWS[:, :, :3]}, r"query_start: expected the position of the first of 4 rows"),
         ({"v": ROWS[:, :, :3]}, r"v: expected shape \(2, 3, 4, 8\), got \(2, 3, 3, 8\)"),
         ({"v": ROWS.double()}, r"v: expected the dtype of q, torch.float32, got torch.float64"),
         ({"q": ROWS.long()}, r"q: expected float16, .*got torch.int64"),

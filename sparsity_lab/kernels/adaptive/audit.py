@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from sparsity_lab.kernels.adaptive.sample import Sample
+from sparsity_lab.kernels.adaptive.sampled_rows import SampledRows
 from sparsity_lab.kernels.adaptive.scores import block_bounds, block_scores, log_importance
 from sparsity_lab.kernels.adaptive.selection import RANDOM, REASONS, SELECTED
 from sparsity_lab.kernels.adaptive.selector import Selector, retained
@@ -122,7 +122,7 @@ class Audit:
 
 
 @torch.no_grad()
-def audit_of(sample: Sample, selector: Selector) -> Audit:
+def audit_of(sample: SampledRows, selector: Selector) -> Audit:
     """The audit of the rows of a sample."""
     codes, past = sample.codes, sample.past
     kept = codes > 0

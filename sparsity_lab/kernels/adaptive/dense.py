@@ -16,9 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from sparsity_lab.kernels.adaptive.selector import Selector
 from sparsity_lab.kernels.adaptive.straight_through import row_gates, with_gates
-from sparsity_lab.kernels.softmax.reference import softmax_weights
+from sparsity_lab.kernels.softmax import softmax_weights
 
-__all__ = ["dense_logits", "dense_weights", "masked_attention", "seen_tokens"]
+__all__ = ["dense_logits", "dense_weights", "seen_tokens", "selected_attention"]
 
 TILE_ROWS = 128
 
@@ -97,7 +97,7 @@ def dense_weights(
     return torch.unflatten(weights, 0, q.shape[:2])
 
 
-def masked_attention(
+def selected_attention(
     q: Float[Tensor, "B G M R D"],
     k: Float[Tensor, "B G K D"],
     v: Float[Tensor, "B G K D"],

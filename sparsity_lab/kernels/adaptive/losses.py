@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparsity_lab.kernels.adaptive.sample import Sample
+from sparsity_lab.kernels.adaptive.sampled_rows import SampledRows
 from sparsity_lab.kernels.adaptive.scores import block_scores, log_importance
 from sparsity_lab.kernels.adaptive.selector import Selector
 
@@ -15,7 +15,7 @@ __all__ = ["selector_loss"]
 
 
 def selector_loss(
-    sample: Sample,
+    sample: SampledRows,
     selector: Selector,
     pooling: Literal["sum", "max"],
     over: Literal["all", "selected"],

@@ -29,7 +29,7 @@ __all__ = [
     "SELECTED",
     "SINK",
     "SLACK",
-    "Rule",
+    "SelectionRule",
 ]
 
 REASONS = ("dropped", "sink", "local", "selected", "slack", "random", "escalated", "dense")
@@ -42,7 +42,7 @@ RAISED, EVERYTHING = 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class SelectionRule:
     """The rule of selection; the attributes are fields of ``AdaptiveSparse``."""
 
     block_size: int

@@ -19,7 +19,7 @@ from sparsity_lab.kernels.adaptive.scores import (
     complete_past,
     log_importance,
 )
-from sparsity_lab.kernels.adaptive.selection import EVERYTHING, RAISED, Rule
+from sparsity_lab.kernels.adaptive.selection import EVERYTHING, RAISED, SelectionRule
 from sparsity_lab.kernels.adaptive.summaries import Summaries
 
 __all__ = ["Selector", "retained", "widened"]
@@ -40,7 +40,7 @@ class Selector:
         straight_through: whether the output sends a gradient to the weights.
     """
 
-    rule: Rule
+    rule: SelectionRule
     rho_min: float
     summaries: Summaries
     weights: ScoreWeights

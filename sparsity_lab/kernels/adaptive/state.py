@@ -9,8 +9,8 @@ from torch import Tensor
 
 from sparsity_lab.kernels.adaptive.shortlist import ScoreTable
 from sparsity_lab.kernels.adaptive.summaries import Summaries, summarize
-from sparsity_lab.kernels.arguments import RowKind
 from sparsity_lab.kernels.cache import KeyValueCache
+from sparsity_lab.kernels.parts.arguments import RowKind
 
 __all__ = ["AdaptiveState"]
 

@@ -24,7 +24,7 @@ from sparsity_lab.kernels.adaptive.gather import ListedRows
 from sparsity_lab.kernels.adaptive.scores import ScoreWeights, block_shares, complete_past
 from sparsity_lab.kernels.adaptive.selection import SELECTED
 from sparsity_lab.kernels.adaptive.selector import Selector
-from sparsity_lab.kernels.softmax.reference import softmax_weights
+from sparsity_lab.kernels.softmax import softmax_weights
 
 __all__ = ["listed_gates", "row_gates", "with_gates"]
 

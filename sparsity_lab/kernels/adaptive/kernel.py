@@ -1,0 +1,381 @@
+"""Adaptive sparse attention: blocks of keys selected per token, exact attention on them."""
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from sparsity_lab.kernels.adaptive.audit import Audit, audit_of
+from sparsity_lab.kernels.adaptive.decoding import decoded_row
+from sparsity_lab.kernels.adaptive.dense import dense_weights, selected_attention
+from sparsity_lab.kernels.adaptive.losses import selector_loss
+from sparsity_lab.kernels.adaptive.pairing import gathered_attention
+from sparsity_lab.kernels.adaptive.parameters import BlockScore
+from sparsity_lab.kernels.adaptive.sampled_rows import check_rows_of, look_at, spread_rows
+from sparsity_lab.kernels.adaptive.scores import ScoreWeights
+from sparsity_lab.kernels.adaptive.selection import SelectionRule
+from sparsity_lab.kernels.adaptive.selector import Selector
+from sparsity_lab.kernels.adaptive.state import AdaptiveState
+from sparsity_lab.kernels.adaptive.summaries import Summaries, in_blocks, mask_in_blocks, summarize
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
+from sparsity_lab.kernels.kernel import Kernel
+from sparsity_lab.kernels.parts.arguments import RowKind, check_keys, check_rows
+from sparsity_lab.kernels.position import KernelPosition
+from sparsity_lab.settings import SettingError, Shown, register
+
+__all__ = ["AdaptiveSparse"]
+
+MASKED_LENGTH = 512
+"""Up to about this many keys the fused kernel under a mask is faster than gathering."""
+
+
+@register
+class AdaptiveSparse(Kernel):
+    """Exact softmax attention on blocks of keys that each row selects by their summaries.
+
+    A row scores the complete blocks before its own, g = log n + m + β₁ v + β₂ (x - m) + r with first moment m, second
+    moment v and box bound x of the block's log-mass and a learned low-rank residual r, and keeps: sinks, local blocks
+    with its own, and the candidates that a budget allows. Selection is per token, from the row's own query and
+    earlier keys; the query heads that share a head of keys share it. Queries are never pooled, so no row depends on
+    a later one.
+
+    ``"reference"`` computes all scores; ``"masked"`` is PyTorch's fused kernel under the same mask, in tiles of rows;
+    ``"gather"`` computes kept blocks only, in memory linear in T. ``"auto"`` takes ``"masked"`` up to 512 tokens and
+    ``"gather"`` above. Decoding gathers the kept blocks of one row.
+
+    In training with ``auxiliary`` and ``params``, the selector's loss on sampled rows goes to ``auxiliary.losses``.
+    Every call with ``auxiliary`` leaves an audit of sampled rows in ``auxiliary.records``.
+
+    Assembled from public work (mean score: MoBA, 2502.13189; box score: Quest, 2406.10774; per-token blocks shared in
+    a group: NSA, 2502.11089; divergence to the dense block mass: SeerAttention, 2410.13276; detached selector:
+    DeepSeek-V3.2); the variance term and the interval are derived in ``docs/kernels.md``.
+
+    Attributes:
+        block_size: b, keys in a block.
+        n_sink: how many first blocks are always kept.
+        n_local: how many last blocks are always kept, the own one included. A window of w tokens needs
+            ceil(w / b) + 1.
+        mode: ``"topk"``, the best ``k_free`` candidates; ``"topp"``, candidates until the kept share π of the past
+            reaches ``p``.
+        k_free: budget of ``"topk"``.
+        p, k_min, k_max: of ``"topp"``: the share, and the least and the most candidates; no k_max, no limit.
+        k_slack: further candidates after the rule.
+        k_rand, epsilon: in training, with probability ``epsilon``, a row keeps ``k_rand`` more candidates drawn at
+            random; needs a generator.
+        rho_min, k_esc: a row whose retained mass is estimated or proven below ``rho_min`` in some query head gets
+            ``k_esc`` in place of ``k_free`` or ``k_max``, and if that does not do, or is None, keeps everything. Off
+            at 0.
+        dense_len: rows of the first ``dense_len`` positions keep everything. By position, not by the length of the
+            sequence, so that a row is the same in every piece of a sequence.
+        beta: β₁ and β₂, initial values or fixed ones. (0, 0) is MoBA's score, (0, 1) Quest's.
+        learn_beta: β is trained, for each head of keys; without it and a residual, the mechanism has no parameters.
+        rank: of the learned residual, which starts at zero; 0 is none.
+        straight_through: in training the output sends a gradient to the score's weights, as if a kept candidate's
+            weights were multiplied by 1 + π - stopgrad(π). Without it they learn from the selector's loss alone.
+        lambda_sel: weight of the selector's loss.
+        sampled_rows: R, rows of each sequence that the loss and the audit look at; drawn where there is a generator
+            in training, else evenly spaced.
+        kl_pooling: target of the loss: the blocks' mass (``"sum"``) or their largest weight (``"max"``).
+        kl: whether the loss is over all past blocks or over the selected ones.
+    """
+
+    implementations = ("reference", "masked", "gather")
+    positions = frozenset({"rotate"})
+    grouped = True
+    benchmark_inputs = ("random", "structured")
+
+    block_size: int = 16
+    n_sink: int = 1
+    n_local: int = 2
+    mode: Literal["topk", "topp"] = "topk"
+    k_free: int = 4
+    p: float = 0.9
+    k_min: int = 2
+    k_max: int | None = None
+    k_slack: int = 0
+    k_rand: int = 0
+    epsilon: float = 0.1
+    rho_min: float = 0.0
+    k_esc: int | None = None
+    dense_len: int = 0
+    beta: tuple[float, float] = (1.0, 0.0)
+    learn_beta: bool = True
+    rank: int = 0
+    straight_through: bool = False
+    lambda_sel: float = 1.0
+    sampled_rows: int = 16
+    kl_pooling: Literal["sum", "max"] = "sum"
+    kl: Literal["all", "selected"] = "all"
+
+    def check(self) -> None:
+        for name in ("block_size", "n_local", "sampled_rows"):
+            if getattr(self, name) < 1:
+                raise SettingError(name, "at least 1", getattr(self, name))
+        for name in ("n_sink", "k_free", "k_min", "k_slack", "k_rand", "dense_len", "rank", "lambda_sel"):
+            if getattr(self, name) < 0:
+                raise SettingError(name, "at least 0", getattr(self, name))
+        if not 0.0 < self.p <= 1.0:
+            raise SettingError("p", "a share in (0, 1]", self.p)
+        if not 0.0 <= self.epsilon <= 1.0:
+            raise SettingError("epsilon", "a probability in [0, 1]", self.epsilon)
+        if not 0.0 <= self.rho_min < 1.0:
+            raise SettingError("rho_min", "a share in [0, 1)", self.rho_min)
+        if self.k_max is not None and self.k_max < self.k_min:
+            raise SettingError("k_max", f"at least k_min = {self.k_min}", self.k_max)
+        name, most = ("k_free", self.k_free) if self.mode == "topk" else ("k_max", self.k_max)
+        if self.k_esc is not None and (most is None or self.k_esc <= most):
+            raise SettingError("k_esc", f"more than {name} = {most}", self.k_esc)
+        if self.straight_through and not (self.learn_beta or self.rank):
+            raise SettingError("straight_through", "False: with nothing to learn it has nowhere to go", True)
+
+    @classmethod
+    def examples(cls) -> "tuple[AdaptiveSparse, ...]":
+        return (
+            cls(block_size=4, n_local=1, k_free=2, sampled_rows=64),
+            cls(
+                block_size=5, n_sink=0, mode="topp", p=0.6, k_min=1, k_max=3, k_slack=1, beta=(0.5, 0.25),
+                kl_pooling="max", kl="selected", rank=3, straight_through=True,
+            ),
+            cls(block_size=8, n_local=1, k_free=0, rho_min=0.7, k_esc=1, dense_len=3, learn_beta=False),
+        )  # fmt: skip
+
+    @classmethod
+    def benchmarked(cls) -> "tuple[AdaptiveSparse, ...]":
+        # Ten blocks a row. Nothing is known of the benchmark's rows, so all but the own block are chosen.
+        return (cls(block_size=64, n_sink=0, n_local=1, k_free=9),)
+
+    def build(self, num_heads: int, head_dim: int, seed: int) -> BlockScore | None:
+        if not (self.learn_beta or self.rank):
+            return None
+        size = {"head_dim": head_dim, "rank": self.rank, "seed": seed}
+        return BlockScore(num_heads, self.beta, learn_beta=self.learn_beta, **size)
+
+    def check_position(self, kind: str | None, path: str = "position") -> None:
+        if kind == "bias":
+            expected = f"a position of a kind that {self.kind} takes ('rotate') or none: summaries know no bias"
+            raise SettingError(path, expected, kind)
+        super().check_position(kind, path)
+
+    def implementation(self, q: Tensor) -> str:
+        """As of every kernel; of queries of a whole sequence."""
+        return self._fitting(q, q.shape[2])
+
+    def _init_state(self, rows: RowKind, capacity: int) -> AdaptiveState:
+        if rows.value_dim != rows.head_dim:
+            raise SettingError("value_dim", f"values as wide as keys, {rows.head_dim}", rows.value_dim)
+        return AdaptiveState(rows, capacity, self.block_size)
+
+    @torch.no_grad()
+    def audit(
+        self,
+        q: Tensor,
+        k: Tensor,
+        *,
+        rows: Tensor | None = None,
+        key_mask: Tensor | None = None,
+        position: KernelPosition | None = None,
+        params: nn.Module | None = None,
+    ) -> Audit:
+        """What rows of a sequence see at inference, why, and what share of the dense mass that is.
+
+        Args:
+            q: (B, H, T, D), un-rotated.
+            k: (B, G, T, D), un-rotated.
+            rows: (B, R) positions; None takes ``sampled_rows`` evenly spaced ones.
+            key_mask, position, params: as for ``attend``.
+
+        Raises:
+            SettingError: as ``attend``; or rows that are not positions of the sequence.
+        """
+        check_rows("q", q)
+        check_rows("k", k)
+        batch_size, _, length, _ = q.shape
+        check_keys("k", k, "q", q, (k.shape[1], length, q.shape[3]))
+        context = self._context(q, k, length, training=False, key_mask=key_mask, position=position, params=params)
+        if rows is None:
+            rows = spread_rows(length, 0, self.sampled_rows, batch_size, None, q.device)
+        check_rows_of(rows, batch_size, length)
+        q, k = self._prepare(q, k, context)
+        selector = self._selector(self._summaries(k, key_mask), context)
+        return audit_of(look_at(rows, _in_groups(q, k), k, 0, selector, key_mask), selector)
+
+    # --- inside
+
+    def _check_call(self, q: Queries, k: Keys, context: Context) -> None:
+        if not context.causal:
+            raise SettingError("causal", f"True: {self.kind} selects among earlier blocks only", False)
+        if context.document_ids is not None:
+            expected = f"None: a block of keys, whose summary {self.kind} reads, may hold several documents"
+            raise SettingError("document_ids", expected, Shown("IDs"))
+        self._score_weights(k.shape[1], k.shape[3], k.device, context.params)
+
+    def _prepare(self, q: Queries, k: Keys, context: Context, key_start: int = 0) -> tuple[Queries, Keys]:
+        # Rotated before anything is rounded, so that all forms and dtypes select by the same keys.
+        wide = torch.promote_types(q.dtype, torch.float32)
+        return context.rotate(q.to(wide), context.query_start), context.rotate(k.to(wide), key_start)
+
+    def _attend(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
+        if v.shape[3] != k.shape[3] and context.implementation != "reference":
+            expected = f"values as wide as keys, {k.shape[3]}, or implementation='reference'"
+            raise SettingError("v", expected, v.shape[3])
+        if not len(q):
+            return q.sum(-1, keepdim=True).expand(*q.shape[:3], v.shape[3])  # an empty batch has nothing to select
+        stop = context.query_start + q.shape[2]
+        if stop < k.shape[2]:  # no row sees what follows
+            k, v = k[:, :, :stop], v[:, :, :stop]
+            mask = None if context.key_mask is None else context.key_mask[:, :stop]
+            context = replace(context, key_mask=mask)
+        rotated_q, rotated_k = self._prepare(q, k, context)
+        summaries = self._summaries(rotated_k, context.key_mask)
+        draws = self._draws(rotated_k, context)
+        out = self._on_selected(rotated_q, rotated_k, v.to(rotated_q.dtype), summaries, context, draws)
+        self._tell(rotated_q, rotated_k, summaries, context, draws)
+        return out.to(q.dtype)
+
+    def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
+        if context.training and self.k_rand:
+            raise SettingError("training", f"False: with k_rand = {self.k_rand} the weights are drawn", True)
+        if not len(q):
+            return q.new_zeros(*q.shape[:3], k.shape[2])
+        selector = self._selector(self._summaries(k, context.key_mask), context)
+        return dense_weights(_in_groups(q, k), k, context.query_start, selector, context.key_mask).flatten(1, 2)
+
+    def _extend(self, q: Queries, k: Keys, v: Values, state: AdaptiveState, context: Context) -> Outputs:
+        if not len(q):
+            state.append(k, v, context.key_mask)
+            return q.clone()
+        rotated_q, rotated_k = self._prepare(q, k, context, context.query_start)
+        wide = rotated_q.dtype
+        state.extend(rotated_k, v, context.key_mask)
+        form = self._fitting(q, state.length)
+        context = replace(context, key_mask=state.key_mask, implementation=form)
+        if form != "reference" and q.shape[2] == 1:
+            selector = self._selector(state.summaries, context)
+            out = decoded_row(_in_groups(rotated_q, k), state, selector).flatten(1, 2)
+        else:
+            keys, values = state.keys.to(wide), state.values.to(wide)
+            out = self._on_selected(rotated_q, keys, values, state.summaries, context, None)
+        if context.auxiliary is not None:
+            self._tell(rotated_q, state.keys.to(wide), state.summaries, context, None)
+        return out.to(q.dtype)
+
+    def _on_selected(
+        self,
+        q: Queries,
+        k: Keys,
+        v: Values,
+        summaries: Summaries,
+        context: Context,
+        draws: Float[Tensor, "B G R words"] | None,
+    ) -> Outputs:
+        """The output of all rows by ``context.implementation``."""
+        if k.shape[2] < self.block_size:
+            # All rows are in one block that is not full: a block of just this length does less.
+            fitted = self.replace(block_size=k.shape[2])
+            return fitted._on_selected(q, k, v, summaries, context, draws)
+        grouped, selector, start = _in_groups(q, k), self._selector(summaries, context), context.query_start
+        if context.implementation == "reference":
+            weights = dense_weights(grouped, k, start, selector, context.key_mask, draws)
+            return (weights @ v.unsqueeze(2)).flatten(1, 2)
+        form = selected_attention if context.implementation == "masked" else gathered_attention
+        return form(grouped, k, v, start, selector, context.key_mask, draws).flatten(1, 2)
+
+    def _tell(
+        self,
+        q: Queries,
+        k: Keys,
+        summaries: Summaries,
+        context: Context,
+        draws: Float[Tensor, "B G R words"] | None,
+    ) -> None:
+        """Loss and audit of sampled rows, to ``auxiliary`` if there is one. In a whole sequence, rows without
+        a complete block before them are skipped."""
+        query_start = context.query_start
+        first = query_start or self.block_size
+        length = query_start + q.shape[2]
+        if context.auxiliary is None or first >= length:
+            return
+        generator = context.generator if context.training else None
+        rows = spread_rows(length, first, self.sampled_rows, len(q), generator, q.device)
+        selector = self._selector(summaries, context)
+        sample = look_at(rows, _in_groups(q, k), k, query_start, selector, context.key_mask, draws)
+        context.auxiliary.records.append(audit_of(sample, selector).record())
+        if context.training and isinstance(context.params, BlockScore) and self.lambda_sel:
+            loss = selector_loss(sample, selector, self.kl_pooling, self.kl)
+            context.auxiliary.losses.append(self.lambda_sel * loss.to(q.dtype))
+
+    def _fitting(self, q: Tensor, num_keys: int) -> str:
+        if q.dtype == torch.float64:
+            return "reference"
+        return "masked" if num_keys <= MASKED_LENGTH else "gather"
+
+    def _draws(self, k: Keys, context: Context) -> Float[Tensor, "B G R words"] | None:
+        """Uniform numbers of every row, where blocks are kept at random."""
+        if not (context.training and self.k_rand):
+            return None
+        if context.generator is None:
+            expected = f"a torch.Generator: k_rand = {self.k_rand} draws blocks in training"
+            raise SettingError("generator", expected, None)
+        device = context.generator.device
+        words = torch.rand(*k.shape[:3], 1 + self.k_rand, generator=context.generator, device=device)
+        return words[:, :, context.query_start :].to(k.device)
+
+    def _summaries(self, k: Float[Tensor, "B G K D"], key_mask: Bool[Tensor, "B K"] | None) -> Summaries:
+        valid = mask_in_blocks(key_mask, k.shape[2], self.block_size, k.device)
+        return summarize(in_blocks(k.detach(), self.block_size), valid)
+
+    def _selector(self, summaries: Summaries, context: Context) -> Selector:
+        _, num_heads, _, size = summaries.moments.shape
+        weights = self._score_weights(num_heads, size // 2, summaries.moments.device, context.params)
+        through = self.straight_through and context.training and torch.is_grad_enabled() and bool(weights.learned)
+        return Selector(
+            rule=self._rule, rho_min=self.rho_min, summaries=summaries, weights=weights, straight_through=through
+        )
+
+    def _score_weights(
+        self, num_heads: int, head_dim: int, device: torch.device, params: nn.Module | None
+    ) -> ScoreWeights:
+        """Those of the module, or the ones that training starts from, whose residual is zero.
+
+        Raises:
+            SettingError: parameters of another kernel or for other heads.
+        """
+        if params is None:
+            return ScoreWeights(torch.tensor([self.beta] * num_heads, device=device))
+        expected = f"what build({num_heads}, ...) gives"
+        if not isinstance(params, BlockScore):
+            raise SettingError("params", expected, type(params).__name__)
+        weights: ScoreWeights = params()
+        if len(weights.beta) != num_heads:
+            raise SettingError("params", f"{expected}, for the heads of keys", len(weights.beta))
+        residual = (0, 0) if weights.query is None else tuple(weights.query.shape[1:])
+        wanted = (3 * head_dim, self.rank) if self.rank else (0, 0)
+        if residual != wanted:
+            raise SettingError("params", f"{expected}, with a residual of (3D, r) = {wanted}", residual)
+        return weights
+
+    @cached_property
+    def _rule(self) -> SelectionRule:
+        return SelectionRule(
+            block_size=self.block_size,
+            n_sink=self.n_sink,
+            n_local=self.n_local,
+            mode=self.mode,
+            k_free=self.k_free,
+            p=self.p,
+            k_min=self.k_min,
+            k_max=self.k_max,
+            k_slack=self.k_slack,
+            k_rand=self.k_rand,
+            epsilon=self.epsilon,
+            k_esc=self.k_esc,
+            dense_len=self.dense_len,
+        )
+
+
+def _in_groups(q: Queries, k: Keys) -> Float[Tensor, "B G M R D"]:
+    """Query heads beside the head of keys that they share."""
+    return torch.unflatten(q, 1, (k.shape[1], -1))

@@ -1,0 +1,371 @@
+"""Linear attention in time and memory linear in T, forward and backward, and one step of decoding.
+
+The rows go in blocks of some chunks. A block's features are made when they are needed and dropped. Kept for the
+backward pass are queries, keys, values, denominators, and the sums before each block. The backward pass takes the
+blocks from the last to the first, each with its features and the sums inside it made again.
+
+Numerator, o_t = Σ_{i<=t} <Q_t, K_i> U_i: inside a chunk the C x C products are formed; what lies before it enters
+through the sum S = Σ_i K_i U_iᵀ, which is carried from chunk to chunk. Denominator, n_t = <Q_t, Σ_{i<=t} K_i>:
+running sums of features, no products of rows.
+
+One decoding step is S_t = S + K_t v_tᵀ, z_t = z + K_t, o_t = S_tᵀ Q_t / (<z_t, Q_t> + eps), with the features Q_t and
+K_t of the new token's query and key. Sums of products, for the matrices of one row are too small for matrix products
+to pay.
+
+Shapes: B batch, H heads, T rows, D head size, E width of values, F features; N = B H sequences of n chunks of C rows.
+Chunked rows are (N n, C, features or columns) with the chunks of a sequence side by side; sums are (N, F, E) and
+(N, F).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sparsity_lab.kernels.linear.formula import TurnedMap
+
+__all__ = [
+    "LinearCall",
+    "causal_product",
+    "causal_product_gradient",
+    "causal_total",
+    "causal_total_gradient",
+    "chunked_attention",
+    "continued_attention",
+    "divisor",
+    "recurrent_attention",
+    "summed_attention",
+]
+
+
+def causal_total(
+    Q: Float[Tensor, "chunks C F"], K: Float[Tensor, "chunks C F"], z: Float[Tensor, "N F"]
+) -> tuple[Float[Tensor, "chunks C 1"], Float[Tensor, "N F"]]:
+    """<Q_t, z_t> with z_t = z + Σ_{i<=t} K_i, and the sum after the last row.
+
+    Args:
+        z: the sum before the first row.
+    """
+    running, after = _running(K, z)
+    return running.mul_(Q).sum(-1, keepdim=True), after
+
+
+def causal_total_gradient(
+    Q: Float[Tensor, "chunks C F"],
+    K: Float[Tensor, "chunks C F"],
+    z: Float[Tensor, "N F"],
+    dn: Float[Tensor, "chunks C 1"],
+    dz: Float[Tensor, "N F"],
+) -> tuple[Float[Tensor, "chunks C F"], Float[Tensor, "chunks C F"], Float[Tensor, "N F"]]:
+    """Gradients of Q, K and z: dQ_t = dn_t z_t, and dK_t = dz + Σ_{i>=t} dn_i Q_i.
+
+    Args:
+        dn: the gradient of the totals.
+        dz: the gradient of the sum after the last row.
+    """
+    running, _ = _running(K, z)
+    later, before = _running(_backwards(dn * Q, len(z)), dz)
+    return running.mul_(dn), _backwards(later, len(z)), before
+
+
+def divisor(total: Tensor, eps: float) -> Tensor:
+    """What rows are divided by, n_t + eps; a row of nothing over nothing is nothing."""
+    total = total + eps
+    return total.masked_fill(total == 0, 1.0)
+
+
+def _backwards(x: Float[Tensor, "chunks C F"], num_sequences: int) -> Float[Tensor, "chunks C F"]:
+    return x.view(num_sequences, -1, x.shape[-1]).flip(1).view_as(x)
+
+
+def _running(K: Float[Tensor, "chunks C F"], z: Float[Tensor, "N F"]) -> tuple[Tensor, Float[Tensor, "N F"]]:
+    """z plus the sum of the rows up to each, (N n, C, F), and up to the last."""
+    inside = K.cumsum(1)
+    ends = inside[:, -1].view(len(z), -1, z.shape[-1])
+    sums = torch.cat([z[:, None], ends], dim=1).cumsum(1)
+    return inside.add_(sums[:, :-1].flatten(0, 1)[:, None]), sums[:, -1]
+
+
+def causal_product(
+    Q: Float[Tensor, "chunks C F"],
+    K: Float[Tensor, "chunks C F"],
+    U: Float[Tensor, "chunks C E"],
+    S: Float[Tensor, "N F E"],
+) -> tuple[Float[Tensor, "chunks C E"], Float[Tensor, "N F E"]]:
+    """o = Q S + tril(Q Kᵀ) U of each chunk, and the sum after the last.
+
+    Args:
+        S: the sum before the first chunk.
+    """
+    before, after = _running_sums(K, U, S)
+    return torch.bmm(Q, before).baddbmm_(_lower(Q, K), U), after
+
+
+def causal_product_gradient(
+    Q: Float[Tensor, "chunks C F"],
+    K: Float[Tensor, "chunks C F"],
+    U: Float[Tensor, "chunks C E"],
+    S: Float[Tensor, "N F E"],
+    dO: Float[Tensor, "chunks C E"],
+    R: Float[Tensor, "N F E"],
+) -> tuple[
+    Float[Tensor, "chunks C F"], Float[Tensor, "chunks C F"], Float[Tensor, "chunks C E"], Float[Tensor, "N F E"]
+]:
+    """Gradients of Q, K, U and S:
+
+        dQ = dO Sᵀ + tril(dO Uᵀ) K        dK = U Rᵀ + tril(dO Uᵀ)ᵀ Q        dU = K R + tril(Q Kᵀ)ᵀ dO
+
+    of each chunk, where S is the sum before it, and R, the gradient of the sum after it, is Σ_i Q_i dO_iᵀ over all
+    later rows.
+
+    Args:
+        S: the sum before the first chunk.
+        dO: the gradient of the rows.
+        R: the gradient of the sum after the last chunk.
+    """
+    before, _ = _running_sums(K, U, S)
+    after, dS = _running_sums(Q, dO, R, backwards=True)
+    G = _lower(dO, U)
+    dQ = torch.bmm(dO, before.mT).baddbmm_(G, K)
+    dK = torch.bmm(U, after.mT).baddbmm_(G.mT, Q)
+    dU = torch.bmm(K, after).baddbmm_(_lower(Q, K).mT, dO)
+    return dQ, dK, dU, dS
+
+
+def _lower(Q: Float[Tensor, "chunks C F"], K: Float[Tensor, "chunks C F"]) -> Float[Tensor, "chunks C C"]:
+    return torch.bmm(Q, K.mT).tril_()
+
+
+def _running_sums(
+    K: Float[Tensor, "chunks C F"],
+    U: Float[Tensor, "chunks C E"],
+    S: Float[Tensor, "N F E"],
+    backwards: bool = False,
+) -> tuple[Float[Tensor, "chunks F E"], Float[Tensor, "N F E"]]:
+    """S plus the sum Σ_i K_i U_iᵀ over all rows before each chunk, and over all rows; ``backwards``: after each."""
+    own = torch.bmm(K.mT, U).view(len(S), -1, *S.shape[1:])
+    order = list(range(own.shape[1]))
+    if backwards:
+        order.reverse()
+    sums = torch.empty_like(own)
+    sums[:, order[0]] = S
+    for i, following in pairwise(order):
+        torch.add(sums[:, i], own[:, i], out=sums[:, following])
+    return sums.flatten(0, 1), sums[:, order[-1]] + own[:, order[-1]]
+
+
+BLOCK_ROWS = 2048
+"""Rows of all sequences together that are worked on at once: few enough that a block's features stay in the cache,
+many enough that the calls cost little beside the work."""
+
+
+@dataclass(frozen=True)
+class LinearCall:
+    """What a call computes.
+
+    Attributes:
+        features: of queries and keys.
+        eps: added to the denominator.
+        chunk: rows in a chunk.
+        start: position of the first row.
+    """
+
+    features: TurnedMap
+    eps: float
+    chunk: int
+    start: int = 0
+
+
+def chunked_attention(
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H T D"],
+    v: Float[Tensor, "B H T E"],
+    key_mask: Bool[Tensor, "B T"] | None,
+    call: LinearCall,
+) -> Float[Tensor, "B H T E"]:
+    """Causal linear attention of whole sequences, in the dtype of q, computed in float32 at least."""
+    out: Tensor = _Chunked.apply(q, k, v, key_mask, call)  # type: ignore[no-untyped-call]
+    return out
+
+
+def continued_attention(
+    q: Float[Tensor, "B H R D"],
+    k: Float[Tensor, "B H R D"],
+    v: Float[Tensor, "B H R E"],
+    key_mask: Bool[Tensor, "B R"] | None,
+    call: LinearCall,
+    S: Float[Tensor, "B H F E"],
+    z: Float[Tensor, "B H F"],
+) -> tuple[Float[Tensor, "B H R E"], Float[Tensor, "B H F E"], Float[Tensor, "B H F"]]:
+    """The rows of tokens that follow those whose sums are S and z, and the sums after them. No gradient flows."""
+    rows = _forward(q, k, v, key_mask, call, S.flatten(0, 1), z.flatten(0, 1))
+    after, total_after = rows.sums[-1]
+    return rows.out, after.view_as(S), total_after.view_as(z)
+
+
+def summed_attention(
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H T D"],
+    v: Float[Tensor, "B H T E"],
+    key_mask: Bool[Tensor, "B T"] | None,
+    call: LinearCall,
+) -> Float[Tensor, "B H T E"]:
+    """The same where every row sees all keys: two sums over them, differentiated by autograd."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    above, below = call.features.query(q.to(wide), call.start)
+    key_above, key_below = call.features.key(k.to(wide), 0)
+    if key_mask is not None:
+        key_above, key_below = (keys * key_mask[:, None, :, None] for keys in (key_above, key_below))
+    total = divisor(below @ key_below.sum(-2).unsqueeze(-1), call.eps)
+    return (above @ (key_above.mT @ v.to(wide)) / total).to(q.dtype)
+
+
+@dataclass(frozen=True)
+class _ForwardPass:
+    """What the forward pass makes: outputs, denominators, and the sums before each block and after the last."""
+
+    out: Float[Tensor, "B H T E"]
+    total: Float[Tensor, "B H T 1"]
+    sums: list[tuple[Tensor, Tensor]]
+
+
+def _forward(
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H T D"],
+    v: Float[Tensor, "B H T E"],
+    key_mask: Bool[Tensor, "B T"] | None,
+    call: LinearCall,
+    S: Float[Tensor, "N F E"],
+    z: Float[Tensor, "N F"],
+) -> _ForwardPass:
+    made = _ForwardPass(q.new_empty(*q.shape[:3], v.shape[3]), z.new_empty(*q.shape[:3], 1), [(S, z)])
+    for rows, size in _blocks(q, call.chunk):
+        (above, below), _ = call.features.differentiated_query(_wide(q, rows), call.start + rows.start)
+        (key_above, key_below), _ = call.features.differentiated_key(_wide(k, rows), call.start + rows.start)
+        if key_mask is not None:
+            key_above, key_below = _seen(key_above, key_mask[:, rows]), _seen(key_below, key_mask[:, rows])
+        U = _chunks(_wide(v, rows), size)
+        out, S = causal_product(_chunks(above, size), _chunks(key_above, size), U, S)
+        total, z = causal_total(_chunks(below, size), _chunks(key_below, size), z)
+        total = divisor(total, call.eps)
+        made.out[:, :, rows] = out.div_(total).view(*above.shape[:-1], -1)
+        made.total[:, :, rows] = total.view(*above.shape[:-1], 1)
+        made.sums.append((S, z))
+    return made
+
+
+class _Chunked(torch.autograd.Function):
+    """Whole sequences from empty sums, with the backward pass described above."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, call: LinearCall) -> Tensor:
+        num_features = call.features.feature_map.parts * q.shape[-1]
+        z = q.new_zeros(q.shape[0] * q.shape[1], num_features, dtype=torch.promote_types(q.dtype, torch.float32))
+        made = _forward(q, k, v, key_mask, call, z.new_zeros(*z.shape, v.shape[-1]), z)
+        before = [x for sums in made.sums[:-1] for x in sums]
+        ctx.save_for_backward(q, k, v, key_mask, made.total, *before)
+        ctx.call = call
+        return made.out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        # The forward pass runs inside a kernel, which switches autocast off. It would make the products of float32
+        # rows in half the digits, and the sums with them.
+        with torch.autocast(gradient.device.type, enabled=False):
+            return *_backward(gradient, ctx.call, *ctx.saved_tensors), None, None
+
+
+def _backward(
+    gradient: Tensor,
+    call: LinearCall,
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H T D"],
+    v: Float[Tensor, "B H T E"],
+    key_mask: Bool[Tensor, "B T"] | None,
+    totals: Float[Tensor, "B H T 1"],
+    *before: Tensor,
+) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T D"], Float[Tensor, "B H T E"]]:
+    """Gradients of q, k and v.
+
+    Args:
+        before: the two sums before each block.
+    """
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    if not before:  # an empty batch
+        return dq, dk, dv
+    dS, dz = torch.zeros_like(before[0]), torch.zeros_like(before[1])
+    blocks = zip(_blocks(q, call.chunk), before[::2], before[1::2], strict=True)
+    for (rows, size), S, z in reversed(list(blocks)):
+        (above, below), to_q = call.features.differentiated_query(_wide(q, rows), call.start + rows.start)
+        (key_above, key_below), to_k = call.features.differentiated_key(_wide(k, rows), call.start + rows.start)
+        if key_mask is not None:
+            key_above, key_below = _seen(key_above, key_mask[:, rows]), _seen(key_below, key_mask[:, rows])
+        # o = m / n: dm = do / n, and dn = - <dm, o> = - <Q, dQ> / n, for m is linear in Q. The last form needs no
+        # output: one that was rounded to bfloat16 would spoil the gradients of rows with a small n.
+        n = _chunks(totals[:, :, rows].contiguous(), size)
+        dm = _chunks(_wide(gradient, rows), size) / n
+        Q, K, U = _chunks(above, size), _chunks(key_above, size), _chunks(_wide(v, rows), size)
+        d_above, d_key_above, dU, dS = causal_product_gradient(Q, K, U, S, dm, dS)
+        dn = (Q * d_above).sum(-1, keepdim=True).div_(n).neg_()
+        Q, K = _chunks(below, size), _chunks(key_below, size)
+        d_below, d_key_below, dz = causal_total_gradient(Q, K, z, dn, dz)
+        of_keys = to_k(d_key_above.view_as(key_above), d_key_below.view_as(key_below))
+        dk[:, :, rows] = of_keys if key_mask is None else _seen(of_keys, key_mask[:, rows])
+        dq[:, :, rows] = to_q(d_above.view_as(above), d_below.view_as(below))
+        dv[:, :, rows] = dU.view(*above.shape[:-1], -1)
+    return dq, dk, dv
+
+
+def _blocks(q: Float[Tensor, "B H T D"], chunk: int) -> Iterator[tuple[slice, int]]:
+    """Rows of each block and its chunk length: whole chunks, and at the end one chunk of what is left. An empty batch
+    has no blocks."""
+    batch_size, num_heads, length, _ = q.shape
+    if not batch_size:
+        return
+    step = max(1, BLOCK_ROWS // (batch_size * num_heads * chunk)) * chunk
+    whole = length - length % chunk
+    for start in range(0, whole, step):
+        yield slice(start, min(start + step, whole)), chunk
+    if whole < length:
+        yield slice(whole, length), length - whole
+
+
+def _wide(x: Float[Tensor, "B H T D"], rows: slice) -> Float[Tensor, "B H R D"]:
+    """These rows side by side, in float32 at least."""
+    return x[:, :, rows].to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+
+
+def _chunks(x: Float[Tensor, "B H R columns"], size: int) -> Float[Tensor, "chunks C columns"]:
+    return x.view(-1, size, x.shape[-1])
+
+
+def _seen(keys: Float[Tensor, "B H R columns"], key_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B H R columns"]:
+    """Zeros where nobody may see a key, which takes it out of all sums."""
+    return keys * key_mask[:, None, :, None]
+
+
+def recurrent_attention(
+    q: Float[Tensor, "B H 1 D"],
+    k: Float[Tensor, "B H 1 D"],
+    v: Float[Tensor, "B H 1 E"],
+    key_mask: Bool[Tensor, "B 1"] | None,
+    call: LinearCall,
+    S: Float[Tensor, "B H F E"],
+    z: Float[Tensor, "B H F"],
+) -> tuple[Float[Tensor, "B H 1 E"], Float[Tensor, "B H F E"], Float[Tensor, "B H F"]]:
+    """The row of the token after those whose sums are S and z, in the dtype of q, and the sums after it."""
+    above, below = call.features.query(q.to(S.dtype), call.start)
+    key_above, key_below = call.features.key(k.to(S.dtype), call.start)
+    if key_mask is not None:
+        key_above, key_below = (keys * key_mask[:, None, :, None] for keys in (key_above, key_below))
+    S = torch.addcmul(S, key_above.mT, v.to(S.dtype))
+    z = z + key_below.squeeze(2)
+    total = divisor((below.squeeze(2) * z).sum(-1, keepdim=True), call.eps)
+    out = (above.mT * S).sum(2) / total
+    return out.unsqueeze(2).to(q.dtype), S, z

@@ -1,3 +1,0 @@
-"""Sliding-window attention: the last keys and the first."""
-
-from sparsity_lab.kernels.sliding_window.settings import SlidingWindow as SlidingWindow

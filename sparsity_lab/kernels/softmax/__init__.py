@@ -1,3 +1,0 @@
-"""Softmax attention."""
-
-from sparsity_lab.kernels.softmax.settings import Softmax as Softmax
