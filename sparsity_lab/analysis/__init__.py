@@ -1,61 +1,70 @@
 """Analysis: extrapolation curves, drops, heat maps, what attention does, sample sequences, the report of a sweep."""
 
-from sparsity_lab.analysis.arm_table import arm_table as arm_table
-from sparsity_lab.analysis.attention import AttentionEntropy as AttentionEntropy
-from sparsity_lab.analysis.attention import AttentionSink as AttentionSink
-from sparsity_lab.analysis.attention import Dilution as Dilution
-from sparsity_lab.analysis.attention import DistractorRobustness as DistractorRobustness
-from sparsity_lab.analysis.attention import NormSensitivity as NormSensitivity
-from sparsity_lab.analysis.attention import PlantedMass as PlantedMass
-from sparsity_lab.analysis.attention import attention_entropy as attention_entropy
-from sparsity_lab.analysis.attention import attention_sink as attention_sink
-from sparsity_lab.analysis.attention import diluted_mass as diluted_mass
-from sparsity_lab.analysis.attention import dilution as dilution
-from sparsity_lab.analysis.attention import distractor_robustness as distractor_robustness
-from sparsity_lab.analysis.attention import logit_gap as logit_gap
-from sparsity_lab.analysis.attention import norm_sensitivity as norm_sensitivity
-from sparsity_lab.analysis.attention import planted_mass as planted_mass
-from sparsity_lab.analysis.attention import softmax_entropy_slope as softmax_entropy_slope
-from sparsity_lab.analysis.curve_difference import CurveDifference as CurveDifference
-from sparsity_lab.analysis.dependencies import DependencySparsity as DependencySparsity
-from sparsity_lab.analysis.dependencies import Predictor as Predictor
-from sparsity_lab.analysis.dependencies import dependency_sparsity as dependency_sparsity
-from sparsity_lab.analysis.diagnosis import Diagnosis as Diagnosis
-from sparsity_lab.analysis.diagnosis import Thresholds as Thresholds
-from sparsity_lab.analysis.diagnosis import TokenData as TokenData
-from sparsity_lab.analysis.diagnosis import diagnose as diagnose
-from sparsity_lab.analysis.diagnosis import read_tokens as read_tokens
-from sparsity_lab.analysis.differences import Replicates as Replicates
-from sparsity_lab.analysis.differences import by_replicate as by_replicate
-from sparsity_lab.analysis.differences import by_seed as by_seed
-from sparsity_lab.analysis.differences import paired as paired
-from sparsity_lab.analysis.differences import paired_differences as paired_differences
-from sparsity_lab.analysis.drop import Drop as Drop
-from sparsity_lab.analysis.drop import drop as drop
-from sparsity_lab.analysis.exact_transfer import exact_transfer as exact_transfer
-from sparsity_lab.analysis.extrapolation import ExtrapolationCurve as ExtrapolationCurve
-from sparsity_lab.analysis.extrapolation import extrapolation_curve as extrapolation_curve
-from sparsity_lab.analysis.heatmap import HeatMap as HeatMap
-from sparsity_lab.analysis.heatmap import heat_map as heat_map
-from sparsity_lab.analysis.length_axis import TrainedRange as TrainedRange
-from sparsity_lab.analysis.length_axis import length_axis as length_axis
-from sparsity_lab.analysis.pairing import Difference as Difference
-from sparsity_lab.analysis.picture import write_picture as write_picture
-from sparsity_lab.analysis.report import write_report as write_report
-from sparsity_lab.analysis.retained_mass import RetainedMass as RetainedMass
-from sparsity_lab.analysis.retained_mass import retained_mass as retained_mass
-from sparsity_lab.analysis.runs import MEASURES as MEASURES
-from sparsity_lab.analysis.runs import Measure as Measure
-from sparsity_lab.analysis.statistics import Interval as Interval
-from sparsity_lab.analysis.statistics import mean_interval as mean_interval
-from sparsity_lab.analysis.statistics import median_interval as median_interval
-from sparsity_lab.analysis.style import GRAY as GRAY
-from sparsity_lab.analysis.style import INK as INK
-from sparsity_lab.analysis.style import PALETTE as PALETTE
-from sparsity_lab.analysis.style import Look as Look
-from sparsity_lab.analysis.style import draw_cells as draw_cells
-from sparsity_lab.analysis.style import figure_svg as figure_svg
-from sparsity_lab.analysis.style import look as look
-from sparsity_lab.analysis.style import styled as styled
-from sparsity_lab.analysis.transfer import TransferCheck as TransferCheck
-from sparsity_lab.analysis.transfer import transfer_check as transfer_check
+from typing import TYPE_CHECKING
+
+from sparsity_lab.settings.lazy import load_on_first_use
+
+if TYPE_CHECKING:
+    from sparsity_lab.analysis.arm_table import arm_table as arm_table
+    from sparsity_lab.analysis.attention import AttentionEntropy as AttentionEntropy
+    from sparsity_lab.analysis.attention import AttentionSink as AttentionSink
+    from sparsity_lab.analysis.attention import Dilution as Dilution
+    from sparsity_lab.analysis.attention import DistractorRobustness as DistractorRobustness
+    from sparsity_lab.analysis.attention import NormSensitivity as NormSensitivity
+    from sparsity_lab.analysis.attention import PlantedMass as PlantedMass
+    from sparsity_lab.analysis.attention import attention_entropy as attention_entropy
+    from sparsity_lab.analysis.attention import attention_sink as attention_sink
+    from sparsity_lab.analysis.attention import diluted_mass as diluted_mass
+    from sparsity_lab.analysis.attention import dilution as dilution
+    from sparsity_lab.analysis.attention import distractor_robustness as distractor_robustness
+    from sparsity_lab.analysis.attention import logit_gap as logit_gap
+    from sparsity_lab.analysis.attention import norm_sensitivity as norm_sensitivity
+    from sparsity_lab.analysis.attention import planted_mass as planted_mass
+    from sparsity_lab.analysis.attention import softmax_entropy_slope as softmax_entropy_slope
+    from sparsity_lab.analysis.curve_difference import CurveDifference as CurveDifference
+    from sparsity_lab.analysis.dependencies import DependencySparsity as DependencySparsity
+    from sparsity_lab.analysis.dependencies import Predictor as Predictor
+    from sparsity_lab.analysis.dependencies import dependency_sparsity as dependency_sparsity
+    from sparsity_lab.analysis.diagnosis import Diagnosis as Diagnosis
+    from sparsity_lab.analysis.diagnosis import Thresholds as Thresholds
+    from sparsity_lab.analysis.diagnosis import TokenData as TokenData
+    from sparsity_lab.analysis.diagnosis import diagnose as diagnose
+    from sparsity_lab.analysis.diagnosis import read_tokens as read_tokens
+    from sparsity_lab.analysis.differences import Replicates as Replicates
+    from sparsity_lab.analysis.differences import by_replicate as by_replicate
+    from sparsity_lab.analysis.differences import by_seed as by_seed
+    from sparsity_lab.analysis.differences import paired as paired
+    from sparsity_lab.analysis.differences import paired_differences as paired_differences
+    from sparsity_lab.analysis.drop import Drop as Drop
+    from sparsity_lab.analysis.drop import drop as drop
+    from sparsity_lab.analysis.exact_transfer import exact_transfer as exact_transfer
+    from sparsity_lab.analysis.extrapolation import ExtrapolationCurve as ExtrapolationCurve
+    from sparsity_lab.analysis.extrapolation import extrapolation_curve as extrapolation_curve
+    from sparsity_lab.analysis.heatmap import HeatMap as HeatMap
+    from sparsity_lab.analysis.heatmap import heat_map as heat_map
+    from sparsity_lab.analysis.length_axis import TrainedRange as TrainedRange
+    from sparsity_lab.analysis.length_axis import length_axis as length_axis
+    from sparsity_lab.analysis.pairing import Difference as Difference
+    from sparsity_lab.analysis.picture import write_picture as write_picture
+    from sparsity_lab.analysis.report import write_report as write_report
+    from sparsity_lab.analysis.retained_mass import RetainedMass as RetainedMass
+    from sparsity_lab.analysis.retained_mass import retained_mass as retained_mass
+    from sparsity_lab.analysis.runs import MEASURES as MEASURES
+    from sparsity_lab.analysis.runs import Measure as Measure
+    from sparsity_lab.analysis.samples import sequence_html as sequence_html
+    from sparsity_lab.analysis.samples import sequence_text as sequence_text
+    from sparsity_lab.analysis.statistics import Interval as Interval
+    from sparsity_lab.analysis.statistics import mean_interval as mean_interval
+    from sparsity_lab.analysis.statistics import median_interval as median_interval
+    from sparsity_lab.analysis.style import GRAY as GRAY
+    from sparsity_lab.analysis.style import INK as INK
+    from sparsity_lab.analysis.style import PALETTE as PALETTE
+    from sparsity_lab.analysis.style import Look as Look
+    from sparsity_lab.analysis.style import draw_cells as draw_cells
+    from sparsity_lab.analysis.style import figure_svg as figure_svg
+    from sparsity_lab.analysis.style import look as look
+    from sparsity_lab.analysis.style import styled as styled
+    from sparsity_lab.analysis.transfer import TransferCheck as TransferCheck
+    from sparsity_lab.analysis.transfer import transfer_check as transfer_check
+
+load_on_first_use(__name__)

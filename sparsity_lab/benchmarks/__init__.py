@@ -1,19 +1,46 @@
 """Benchmarks: speed as ratios within one run, since times alone say more of the machine than of the code.
 
-One file for each part of the lab. A benchmark is a function that returns a frame; ``@benchmark`` enters it under its
-name.
+One file for each part of the lab. A benchmark is a function that returns a frame, in a file of its name.
 """
 
-from sparsity_lab.benchmarks import analysis as analysis
-from sparsity_lab.benchmarks import fine_tune as fine_tune
-from sparsity_lab.benchmarks import generation as generation
-from sparsity_lab.benchmarks import generators as generators
-from sparsity_lab.benchmarks import kernels as kernels
-from sparsity_lab.benchmarks import sweeps as sweeps
-from sparsity_lab.benchmarks import training as training
-from sparsity_lab.benchmarks.measure import Benchmark as Benchmark
-from sparsity_lab.benchmarks.measure import alternate as alternate
-from sparsity_lab.benchmarks.measure import benchmark as benchmark
-from sparsity_lab.benchmarks.measure import benchmarks as benchmarks
-from sparsity_lab.benchmarks.measure import find_benchmark as find_benchmark
-from sparsity_lab.benchmarks.memory import peak_memory as peak_memory
+import ast
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsity_lab.settings.lazy import load_on_first_use
+from sparsity_lab.settings import SettingError
+
+if TYPE_CHECKING:
+    from sparsity_lab.benchmarks.measure import Benchmark as Benchmark
+    from sparsity_lab.benchmarks.measure import alternate as alternate
+    from sparsity_lab.benchmarks.measure import machine as machine
+    from sparsity_lab.benchmarks.memory import peak_memory as peak_memory
+
+load_on_first_use(__name__)
+
+
+def benchmarks() -> dict[str, str]:
+    """What each benchmark measures, its docstring, by name. It is read from the source: an import would take all that
+    is measured."""
+    sources = {found.name: Path(__path__[0], f"{found.name}.py") for found in pkgutil.iter_modules(__path__)}
+    return {
+        name: ast.get_docstring(statement) or ""
+        for name, source in sorted(sources.items())
+        for statement in ast.parse(source.read_text(encoding="utf-8")).body
+        if isinstance(statement, ast.FunctionDef) and statement.name == name
+    }
+
+
+def find_benchmark(name: str) -> "Benchmark":
+    """The benchmark of this name.
+
+    Raises:
+        SettingError: there is none; the known names are listed.
+    """
+    known = benchmarks()
+    if name not in known:
+        raise SettingError("benchmark", "a benchmark", name, known)
+    found: Benchmark = getattr(importlib.import_module(f"{__name__}.{name}"), name)
+    return found

@@ -6,7 +6,7 @@ import polars as pl
 import torch
 
 from sparsity_lab.analysis import attention_entropy, attention_sink, norm_sensitivity, planted_mass, transfer_check
-from sparsity_lab.benchmarks.measure import benchmark, seconds
+from sparsity_lab.benchmarks.measure import seconds
 from sparsity_lab.benchmarks.memory import peak_memory
 from sparsity_lab.generators import Planted
 from sparsity_lab.kernels import LSSAR, Softmax
@@ -22,7 +22,6 @@ MEASURES: dict[str, Callable[..., object]] = {
 }
 
 
-@benchmark
 def analysis(lengths: tuple[int, ...] = (4096,)) -> pl.DataFrame:
     """Attention measures of all layers for one sequence of T tokens, 2 layers with 4 heads of 16, one thread; and
     ``transfer_check`` at its default sizes (k = 3, W = 8, length 50).

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from sparsity_lab.benchmarks.measure import benchmark, seconds
+from sparsity_lab.benchmarks.measure import seconds
 from sparsity_lab.benchmarks.memory import peak_memory
 from sparsity_lab.kernels import Kernel, ShiftedSparse, Softmax
 from sparsity_lab.models import Adapter, Decoder, lora_embed_norm, trainable_parameters
@@ -25,7 +25,6 @@ _METHODS: dict[str, tuple[Kernel, Adapter | None]] = {
 }
 
 
-@benchmark
 def fine_tune(lengths: Sequence[int] = (4096,)) -> pl.DataFrame:
     """One step of fine-tuning, forward, backward and AdamW, with shifted sparse attention beside dense: one sequence
     of bytes, d=128, 7 layers, 4 heads, RoPE, one thread; all weights, or adapters with embedding and norms.

@@ -9,7 +9,6 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from sparsity_lab.benchmarks.kernels import chosen
-from sparsity_lab.benchmarks.measure import benchmark
 from sparsity_lab.kernels import Kernel
 from sparsity_lab.models import Decoder, DecoderModel, Predicted
 from sparsity_lab.models.generation import free_run
@@ -21,7 +20,6 @@ PROMPT, GENERATED = 16, 256
 _EVERY = 8
 
 
-@benchmark
 def generation(only: Sequence[str] = ()) -> pl.DataFrame:
     """Greedy decoding with caches beside running the whole prefix again for every token: 2 layers, d=64, 4 heads,
     predicted position IDs, a prompt of 16 tokens and 256 generated ones, one thread. The prefix is run again at the

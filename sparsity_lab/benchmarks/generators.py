@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 
-from sparsity_lab.benchmarks.measure import alternate, benchmark
+from sparsity_lab.benchmarks.measure import alternate
 from sparsity_lab.generators import (
     Addition,
     AssociativeRecall,
@@ -33,7 +33,6 @@ __all__ = ["generators"]
 _POSITIONS = 256
 
 
-@benchmark
 def generators() -> pl.DataFrame:
     """Tokens a second of the generators on one core, beside raw random words of the same number.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
-from sparsity_lab.benchmarks.measure import alternate, benchmark, seconds
+from sparsity_lab.benchmarks.measure import alternate, seconds
 from sparsity_lab.benchmarks.memory import peak_memory
 from sparsity_lab.kernels import AdaptiveSparse, Audit, Kernel, KernelState, KeyValueCache
 from sparsity_lab.kernels.adaptive.sampled_rows import spread_rows
@@ -66,7 +66,6 @@ class AttendInputs:
     grad: Tensor
 
 
-@benchmark
 def kernels(only: Sequence[str] = (), lengths: Sequence[int] = LENGTHS) -> pl.DataFrame:
     """Attention mechanisms beside fused softmax (SDPA): time and peak memory, forward, with backward, and decoding.
 

@@ -1,40 +1,39 @@
-"""How benchmarks measure, and where they are entered."""
+"""How benchmarks measure, and on what."""
 
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
 
 import polars as pl
+import torch
 
-from sparsity_lab.settings import SettingError
-
-__all__ = ["Benchmark", "alternate", "benchmark", "benchmarks", "find_benchmark", "seconds"]
+__all__ = ["Benchmark", "alternate", "machine", "seconds"]
 
 Benchmark = Callable[..., pl.DataFrame]
 """Keyword arguments, if it has any, are options of the command line that it takes, each with a default."""
-_benchmarks: dict[str, Benchmark] = {}
 
 
-def benchmark(function: Benchmark) -> Benchmark:
-    """Decorator: enter a benchmark under the function's name."""
-    _benchmarks[function.__name__] = function
-    return function
+def machine() -> dict[str, object]:
+    """What the numbers depend on: the processor, its cores, and the vector instructions that torch uses on it."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
 
 
-def benchmarks() -> dict[str, Benchmark]:
-    """Every benchmark by name, sorted."""
-    return dict(sorted(_benchmarks.items()))
-
-
-def find_benchmark(name: str) -> Benchmark:
-    """The benchmark of this name.
-
-    Raises:
-        SettingError: there is none; the known names are listed.
-    """
-    if name not in _benchmarks:
-        raise SettingError("benchmark", "a benchmark", name, sorted(_benchmarks))
-    return _benchmarks[name]
+def _processor() -> str:
+    """Its model, where the system tells; else its architecture."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = dict(line.split(":", 1) for line in file if ":" in line)
+    except OSError:
+        lines = {}
+    models = (value.strip() for name, value in lines.items() if name.strip() == "model name")
+    return next(models, platform.processor() or platform.machine())
 
 
 def alternate(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float, float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from sparsity_lab.benchmarks.measure import alternate, benchmark, seconds
+from sparsity_lab.benchmarks.measure import alternate, seconds
 from sparsity_lab.generators import Planted
 from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.sweeps import Ended, Engine, Processes, Results, Sweep, SweepEvent, grid, run_sweep
@@ -26,7 +26,6 @@ _SHORT = _BASE.replace(training=_BASE.training.replace(steps=20), evaluation=Eva
 _SHORT_RUNS = 200
 
 
-@benchmark
 def sweeps(*, only: Sequence[str] = ()) -> pl.DataFrame:
     """Sweeps: two workers beside one; many short runs beside their training alone; planning; reading.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
-from sparsity_lab.benchmarks.measure import alternate, benchmark
+from sparsity_lab.benchmarks.measure import alternate
 from sparsity_lab.generators import Planted, Stream
 from sparsity_lab.models import Decoder, NoPE, RoPE
 from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training
@@ -43,7 +43,6 @@ class BareDecoder(nn.Module):
         return logits
 
 
-@benchmark
 def training() -> pl.DataFrame:
     """Training steps of the lab beside a bare PyTorch loop: 2 layers, d=64, 4 heads, batch 64, T=64, one thread.
 

@@ -27,8 +27,8 @@ class Bench(Command):
     """Lengths of the sequences, of a benchmark with lengths to choose, as in "--lengths 2048 4096"."""
 
     def run(self, console: Console) -> Outcome:
-        from sparsity_lab.benchmarks import find_benchmark
-        from sparsity_lab.benchmarks.tables import tables
+        from sparsity_lab.benchmarks import find_benchmark, machine
+        from sparsity_lab.benchmarks.terminal import tables
 
         measure = find_benchmark(self.name)
         options = {name: value for name in ("only", "lengths") if (value := getattr(self, name))}
@@ -42,4 +42,5 @@ class Bench(Command):
             console.print(plain_table(table))
         if common:
             console.print(f"\nAll: {common}")
-        return Outcome({"benchmark": self.name, "rows": frame.to_dicts()})
+        console.print("\nOn: " + ", ".join(f"{name} {value}" for name, value in machine().items()))
+        return Outcome({"benchmark": self.name, "machine": machine(), "rows": frame.to_dicts()})

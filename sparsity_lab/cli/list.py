@@ -24,11 +24,12 @@ class List(SettingsCommand):
     """Only this family, as in "sparsity-lab list kernel"."""
 
     def run(self, console: Console) -> Outcome:
+        from sparsity_lab import sweeps  # noqa: F401  with all that it stands on, it registers every kind
         from sparsity_lab.benchmarks import benchmarks
         from sparsity_lab.settings import families, kinds
 
         found = {name: {kind: cls.__doc__ for kind, cls in kinds(name).items()} for name in families()}
-        found["benchmark"] = {name: function.__doc__ for name, function in benchmarks().items()}
+        found["benchmark"] = dict(benchmarks())
         if self.family is not None:
             if self.family not in found:
                 raise SettingError("family", "a family", self.family, found)

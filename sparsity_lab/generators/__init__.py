@@ -1,13 +1,12 @@
 """Tasks: what is sampled, and the declared truth about it."""
 
+from typing import TYPE_CHECKING
+
 from sparsity_lab.generators.addition import Addition as Addition
 from sparsity_lab.generators.associative_recall import AssociativeRecall as AssociativeRecall
 from sparsity_lab.generators.batch import IGNORE as IGNORE
 from sparsity_lab.generators.batch import Batch as Batch
 from sparsity_lab.generators.batch import Vocabulary as Vocabulary
-from sparsity_lab.generators.certify import FALSE_ALARM_RATE as FALSE_ALARM_RATE
-from sparsity_lab.generators.certify import Certificate as Certificate
-from sparsity_lab.generators.certify import certify as certify
 from sparsity_lab.generators.copying import Copy as Copy
 from sparsity_lab.generators.copying import Reverse as Reverse
 from sparsity_lab.generators.induction_heads import InductionHeads as InductionHeads
@@ -56,3 +55,11 @@ from sparsity_lab.generators.token_view import TokenView as TokenView
 from sparsity_lab.generators.token_view import sequence_html as sequence_html
 from sparsity_lab.generators.token_view import sequence_text as sequence_text
 from sparsity_lab.generators.variable_assignment import VariableAssignment as VariableAssignment
+from sparsity_lab.settings.lazy import load_on_first_use
+
+if TYPE_CHECKING:
+    from sparsity_lab.generators.certify import FALSE_ALARM_RATE as FALSE_ALARM_RATE
+    from sparsity_lab.generators.certify import Certificate as Certificate
+    from sparsity_lab.generators.certify import certify as certify
+
+load_on_first_use(__name__)

@@ -9,7 +9,6 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from sparsity_lab.generators.operands import ArithmeticTask, OperandDigits, carried, from_digits, to_digits
 from sparsity_lab.settings import SettingError, register
@@ -206,6 +205,8 @@ def _sum_digits(num: int, n: int, places: int, base: int, uniform: bool) -> NDAr
     that has a digit at place j - 1 has one at place j with probability (n - j) / (n - j + 1) if its number of digits
     is uniform, and else surely, until j = n.
     """
+    from scipy.stats import binom  # noqa: PLC0415
+
     digits = np.zeros((places, base))
     if num == 0:
         digits[:, 0] = 1

@@ -12,13 +12,13 @@ order statistics have the closed form E'_{j-1}(i - 1) w_i E_{k-j}(i) / e_k, wher
 All tables hold logarithms: ratios of polynomials stay exact where the polynomials leave the floating range.
 """
 
+import math
 from abc import abstractmethod
 from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import comb, gammaln
 
 from sparsity_lab.generators.stream import open_unit
 from sparsity_lab.settings import Setting, SettingError, register
@@ -97,7 +97,7 @@ class ProductLaw(Law):
 
     def support_size(self, k: int, length: int) -> int:
         places = int(np.isfinite(self.log_weights(length)).sum())
-        return int(comb(places, k, exact=True))
+        return math.comb(places, k)
 
 
 @register
@@ -249,7 +249,7 @@ class Window(Law):
         return np.where(span <= self.width, -log_total, -np.inf)
 
     def support_size(self, k: int, length: int) -> int:
-        return sum(comb(min(self.width - 1, length - a), k - 1, exact=True) for a in range(1, length + 1))
+        return sum(math.comb(min(self.width - 1, length - a), k - 1) for a in range(1, length + 1))
 
     def _log_first(self, k: int, length: int) -> Floats:
         """(l,): log-probability of each first place, up to a constant."""
@@ -264,6 +264,8 @@ def _distances(length: int) -> Floats:
 
 def _log_binomial(n: NDArray[np.int64], k: int) -> Floats:
     """log C(n, k), -inf where k > n."""
+    from scipy.special import gammaln  # noqa: PLC0415
+
     possible = n >= k
     m = np.where(possible, n, k)
     return np.where(possible, gammaln(m + 1) - gammaln(k + 1) - gammaln(m - k + 1), -np.inf)

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.special import xlogy
 from torch import Tensor
 
 from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
@@ -181,6 +180,8 @@ class Mixture(Task):
     def _chance(self, truths: list[Truth]) -> tuple[float | None, float | None, Floats | None]:
         """Chance accuracy and loss, and the label distribution by slot; nothing where a task declares none, or has
         a number of targets that varies."""
+        from scipy.special import xlogy  # noqa: PLC0415
+
         fixed = all(isinstance(t.num_targets, int) and t.label_distribution is not None for t in truths)
         if not fixed:
             return None, None, None

@@ -8,7 +8,6 @@ from functools import cached_property, partial
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.stats import hypergeom
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
@@ -151,6 +150,8 @@ class Passkey(Task):
 
     def _mark_pmf(self, length: int) -> Floats:
         """(2, T): probability that the passkey's mark, or one of the distractors', stands at position t."""
+        from scipy.stats import hypergeom  # noqa: PLC0415
+
         s, m, decoys = self._items(length), self.num_digits, self.distractors
         own = np.full(s, 1 / s) if self.depth is None else np.eye(s)[round(self.depth * (s - 1))]
         pmf = np.zeros((2, self.sequence_length(length)))

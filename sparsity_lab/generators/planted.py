@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.special import xlogy
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
@@ -223,6 +222,8 @@ class Planted(Task):
         return self.locality.draw(words, length - self.k) + np.arange(1, self.k + 1)
 
     def truth(self, length: int) -> Truth:
+        from scipy.special import xlogy  # noqa: PLC0415
+
         length = self.checked_length(length)
         exact = self.rule.joint(self.k, self.planted_vocab)[0].sum(axis=0)
         labels = self._blur(exact)

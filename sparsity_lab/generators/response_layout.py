@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
-from scipy.special import xlogy
 from torch import Tensor
 
 from sparsity_lab.generators.batch import IGNORE, Batch
@@ -151,6 +150,8 @@ class ResponseTask(Task):
         return torch.from_numpy(spread)
 
     def truth(self, length: int) -> Truth:
+        from scipy.special import xlogy  # noqa: PLC0415
+
         length = self.checked_length(length)
         laws = self.source_laws(length)
         response = self.response_marginals(length)

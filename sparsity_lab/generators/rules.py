@@ -8,7 +8,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binom
 
 from sparsity_lab.generators.stream import Stream, bounded
 from sparsity_lab.settings import Setting, SettingError, register
@@ -129,6 +128,8 @@ class Majority(Rule):
         return int(values.count(1) > values.count(0))
 
     def joint(self, k: int, planted_vocab: int) -> NDArray[np.float64]:
+        from scipy.stats import binom  # noqa: PLC0415
+
         # The label is 1 iff the other k - 1 bits hold more than k / 2 - value ones.
         ones = np.array([binom.sf(k // 2 - value, k - 1, 0.5) for value in (0, 1)]) / 2
         return np.broadcast_to(np.stack([0.5 - ones, ones], axis=1), (k, 2, 2)).copy()

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.special import xlogy
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
@@ -94,6 +93,8 @@ class SparseMarkov(Task):
     @property
     def entropy_rate(self) -> float:
         """h, nats a token."""
+        from scipy.special import xlogy  # noqa: PLC0415
+
         others = self.vocab_size - 1
         return float(0.0 - xlogy(1 - self.noise, 1 - self.noise) - xlogy(self.noise, self.noise / others))
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.special import xlogy
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
@@ -101,6 +100,8 @@ class TextBytes(Task):
         return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), vocabulary=self.vocabulary)
 
     def truth(self, length: int) -> Truth:
+        from scipy.special import xlogy  # noqa: PLC0415
+
         length = self.checked_length(length)
         labels = _law_of_bytes(self.corpus.evaluation, length)[1:]
         return Truth(

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from sparsity_lab.settings import Setting, SettingError, from_data, register
 from sparsity_lab.sweeps.workers import Worker, first_ready
-from sparsity_lab.training import Diverged, RunConfig, train
-from sparsity_lab.training.failures import leave_failure, reason_of
+from sparsity_lab.training import Diverged, RunConfig
 from sparsity_lab.training.lease import Leased
 
 __all__ = ["Ended", "Engine", "Processes", "Serial", "execute"]
@@ -65,6 +64,9 @@ def execute(run: str, out: str) -> str | None:
     Returns:
         Why it failed, in one line; None if it finished or diverged, or another process makes it.
     """
+    from sparsity_lab.training import train  # noqa: PLC0415
+    from sparsity_lab.training.failures import leave_failure, reason_of  # noqa: PLC0415
+
     config = from_data(RunConfig, json.loads(run))
     try:
         train(config, out, wait=False)

@@ -1,5 +1,8 @@
 """Training: optimize, evaluate by length, and keep a run in a folder that survives interruption."""
 
+from typing import TYPE_CHECKING
+
+from sparsity_lab.settings.lazy import load_on_first_use
 from sparsity_lab.training.config import TRAINED_CONDITION as TRAINED_CONDITION
 from sparsity_lab.training.config import Evaluation as Evaluation
 from sparsity_lab.training.config import RunConfig as RunConfig
@@ -9,16 +12,20 @@ from sparsity_lab.training.curriculum import FixedLength as FixedLength
 from sparsity_lab.training.curriculum import GrowingLength as GrowingLength
 from sparsity_lab.training.curriculum import MixedLengths as MixedLengths
 from sparsity_lab.training.curriculum import UniformLength as UniformLength
-from sparsity_lab.training.evaluate import EVALUATION_SCHEMA as EVALUATION_SCHEMA
-from sparsity_lab.training.evaluate import evaluate as evaluate
-from sparsity_lab.training.evaluate import summarize as summarize
 from sparsity_lab.training.extension import extended as extended
-from sparsity_lab.training.inspection import Status as Status
-from sparsity_lab.training.inspection import status as status
 from sparsity_lab.training.labels import run_labels as run_labels
 from sparsity_lab.training.optimize import Diverged as Diverged
 from sparsity_lab.training.optimize import Progress as Progress
 from sparsity_lab.training.optimize import threads_and_device as threads_and_device
-from sparsity_lab.training.run import Run as Run
-from sparsity_lab.training.run import RunVariant as RunVariant
-from sparsity_lab.training.run import train as train
+
+if TYPE_CHECKING:
+    from sparsity_lab.training.evaluate import EVALUATION_SCHEMA as EVALUATION_SCHEMA
+    from sparsity_lab.training.evaluate import evaluate as evaluate
+    from sparsity_lab.training.evaluate import summarize as summarize
+    from sparsity_lab.training.inspection import Status as Status
+    from sparsity_lab.training.inspection import status as status
+    from sparsity_lab.training.run import Run as Run
+    from sparsity_lab.training.run import RunVariant as RunVariant
+    from sparsity_lab.training.run import train as train
+
+load_on_first_use(__name__)

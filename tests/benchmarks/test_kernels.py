@@ -14,7 +14,7 @@ from rich.console import Console
 
 from sparsity_lab.benchmarks import kernel_page
 from sparsity_lab.benchmarks import kernels as bench
-from sparsity_lab.benchmarks.tables import tables
+from sparsity_lab.benchmarks.terminal import tables
 from sparsity_lab.cli import run
 from sparsity_lab.cli.output import plain_table
 from sparsity_lab.kernels import AdaptiveSparse, Kernel

@@ -1,0 +1,55 @@
+"""Packages whose names load their modules on first use, since some bring heavy libraries along."""
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+__all__ = ["load_on_first_use"]
+
+
+class _LazyPackage(ModuleType):
+    """A package with names whose modules are loaded when one asks for them."""
+
+    _homes: dict[str, str]
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._homes:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(self._homes[name]), name)
+        setattr(self, name, value)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The import of a submodule sets it here. A function that is called like its module stays the function.
+        if name in self._homes and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *self._homes})
+
+
+def load_on_first_use(package: str) -> None:
+    """Make the names of a package load on first use (PEP 562): those that its source imports under
+    ``if TYPE_CHECKING:``, so that there is one list, which type checkers read as well.
+
+    >>> import sparsity_lab.analysis
+    >>> "heat_map" in dir(sparsity_lab.analysis)
+    True
+    """
+    module = sys.modules[package]
+    assert module.__file__ is not None
+    source = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    homes = {
+        alias.name: statement.module
+        for block in source.body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in block.body
+        if isinstance(statement, ast.ImportFrom) and statement.module
+        for alias in statement.names
+    }
+    module.__dict__["_homes"] = homes
+    module.__class__ = _LazyPackage

@@ -1,0 +1,90 @@
+"""What a command loads before it answers; no times."""
+
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+
+from sparsity_lab.benchmarks import startup
+from sparsity_lab.settings.lazy import load_on_first_use
+
+HEAVY = ("matplotlib", "pandas", "polars", "scipy", "seaborn")
+
+
+def loaded(program: str) -> set[str]:
+    """Modules of a new process that has run the program, which may print."""
+    code = f"{program}\nimport sys\nprint('LOADED', *sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return set(told.splitlines()[-1].split()[1:])
+
+
+def command(*arguments: str) -> str:
+    return f"from sparsity_lab.cli import run\nassert run({list(arguments)}) == 0"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import sparsity_lab.analysis, sparsity_lab.studies, sparsity_lab.benchmarks, sparsity_lab.sweeps",
+        command("list"),
+    ],
+    ids=["import", "list"],
+)
+def test_nothing_heavy_is_loaded(program: str) -> None:
+    found = loaded(program)
+    assert {"torch", "sparsity_lab.models", "sparsity_lab.sweeps"} <= found
+    assert found.isdisjoint(HEAVY)
+
+
+def test_a_sample_needs_its_tables_alone() -> None:
+    found = loaded(command("sample", "Planted"))
+    assert "sparsity_lab.generators.planted" in found
+    assert found.isdisjoint(set(HEAVY) - {"scipy"})
+    assert "scipy.stats" not in found
+
+
+def test_help_comes_without_torch() -> None:
+    program = "import contextlib\nwith contextlib.suppress(SystemExit):\n    " + command("--help").replace(
+        "\n", "\n    "
+    )
+    assert "torch" not in loaded(program)
+
+
+def test_what_is_used_is_loaded() -> None:
+    """The other side of the tests above: they would see a module that is loaded."""
+    assert set(HEAVY) <= loaded("from sparsity_lab.analysis import heat_map, transfer_check")
+
+
+def test_a_package_offers_its_names() -> None:
+    import sparsity_lab.analysis  # noqa: PLC0415
+
+    names = dir(sparsity_lab.analysis)
+    assert {"drop", "heat_map", "write_report"} <= set(names)
+    assert all(getattr(sparsity_lab.analysis, name) is not None for name in names if not name.startswith("_"))
+    with pytest.raises(AttributeError, match=r"module 'sparsity_lab.analysis' has no attribute 'heatmaps'"):
+        _ = sparsity_lab.analysis.heatmaps  # type: ignore[attr-defined]
+
+
+def test_a_function_is_not_hidden_by_the_module_of_its_name() -> None:
+    import sparsity_lab.analysis.drop  # noqa: PLC0415
+    import sparsity_lab.generators.certify.checks  # noqa: PLC0415
+    from sparsity_lab.analysis import drop  # noqa: PLC0415
+    from sparsity_lab.generators import certify  # noqa: PLC0415
+
+    assert callable(drop)
+    assert callable(certify)
+    load_on_first_use("sparsity_lab.analysis")  # again, as when it is reloaded
+    assert callable(sparsity_lab.analysis.drop)
+
+
+def test_rows_of_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(startup, "_ROUNDS", 2)
+    monkeypatch.setattr(startup, "_CASES", {"import torch": ("-c", "0"), "more": ("-c", "sum(range(10**7))")})
+    frame = startup.startup()
+    assert frame.columns == ["case", "CPU s", "over import torch"]
+    assert frame["over import torch"][0] == 1
+    assert (
+        frame.select((pl.col("CPU s") / pl.col("CPU s").first() - pl.col("over import torch")).abs().max()).item()
+        == 0
+    )
