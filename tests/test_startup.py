@@ -20,7 +20,7 @@ def loaded(program: str) -> set[str]:
 
 
 def command(*arguments: str) -> str:
-    return f"from sparsity_lab.cli import run\nassert run({list(arguments)}) == 0"
+    return f"from sparsity_lab.cli.command_line import run\nassert run({list(arguments)}) == 0"
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_package_offers_its_names() -> None:
 
     names = dir(sparsity_lab.analysis)
     assert {"drop", "heat_map", "write_report"} <= set(names)
-    assert all(getattr(sparsity_lab.analysis, name) is not None for name in names if not name.startswith("_"))
+    assert all(hasattr(sparsity_lab.analysis, name) for name in names)
     with pytest.raises(AttributeError, match=r"module 'sparsity_lab.analysis' has no attribute 'heatmaps'"):
         _ = sparsity_lab.analysis.heatmaps  # type: ignore[attr-defined]
 

@@ -36,11 +36,9 @@ def _short(module: ModuleType) -> str:
 
 def _public(module: ModuleType) -> dict[str, object]:
     """Classes, functions and values that the module offers, by name."""
-    return {
-        name: value
-        for name, value in sorted(vars(module).items())
-        if not name.startswith("_") and not inspect.ismodule(value) and not _foreign(value)
-    }
+    # Not ``vars``: a package may load its names on first use.
+    values = {name: getattr(module, name) for name in dir(module) if not name.startswith("_")}
+    return {name: value for name, value in values.items() if not inspect.ismodule(value) and not _foreign(value)}
 
 
 def _foreign(value: object) -> bool:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from sparsity_lab.settings.lazy import load_on_first_use
+from sparsity_lab.settings import lazy
 
 if TYPE_CHECKING:
     from sparsity_lab.analysis.arm_table import arm_table as arm_table
@@ -67,4 +67,4 @@ if TYPE_CHECKING:
     from sparsity_lab.analysis.transfer import TransferCheck as TransferCheck
     from sparsity_lab.analysis.transfer import transfer_check as transfer_check
 
-load_on_first_use(__name__)
+lazy.load_on_first_use(__name__)

@@ -55,11 +55,11 @@ from sparsity_lab.generators.token_view import TokenView as TokenView
 from sparsity_lab.generators.token_view import sequence_html as sequence_html
 from sparsity_lab.generators.token_view import sequence_text as sequence_text
 from sparsity_lab.generators.variable_assignment import VariableAssignment as VariableAssignment
-from sparsity_lab.settings.lazy import load_on_first_use
+from sparsity_lab.settings import lazy
 
 if TYPE_CHECKING:
     from sparsity_lab.generators.certify import FALSE_ALARM_RATE as FALSE_ALARM_RATE
     from sparsity_lab.generators.certify import Certificate as Certificate
     from sparsity_lab.generators.certify import certify as certify
 
-load_on_first_use(__name__)
+lazy.load_on_first_use(__name__)

@@ -5,7 +5,7 @@ A study is a file that is named by its path: ``load_study("experiments/k_localit
 
 from typing import TYPE_CHECKING
 
-from sparsity_lab.settings.lazy import load_on_first_use
+from sparsity_lab.settings import lazy
 
 if TYPE_CHECKING:
     from sparsity_lab.studies.arms import over_seeds as over_seeds
@@ -53,4 +53,4 @@ if TYPE_CHECKING:
     from sparsity_lab.studies.study import Size as Size
     from sparsity_lab.studies.study import Study as Study
 
-load_on_first_use(__name__)
+lazy.load_on_first_use(__name__)

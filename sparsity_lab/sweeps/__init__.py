@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from sparsity_lab.settings.lazy import load_on_first_use
+from sparsity_lab.settings import lazy
 from sparsity_lab.sweeps.engines import Ended as Ended
 from sparsity_lab.sweeps.engines import Engine as Engine
 from sparsity_lab.sweeps.engines import Processes as Processes
@@ -21,4 +21,4 @@ if TYPE_CHECKING:
     from sparsity_lab.sweeps.progress import overview as overview
     from sparsity_lab.sweeps.results import Results as Results
 
-load_on_first_use(__name__)
+lazy.load_on_first_use(__name__)

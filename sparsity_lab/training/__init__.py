@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from sparsity_lab.settings.lazy import load_on_first_use
+from sparsity_lab.settings import lazy
 from sparsity_lab.training.config import TRAINED_CONDITION as TRAINED_CONDITION
 from sparsity_lab.training.config import Evaluation as Evaluation
 from sparsity_lab.training.config import RunConfig as RunConfig
@@ -28,4 +28,4 @@ if TYPE_CHECKING:
     from sparsity_lab.training.run import RunVariant as RunVariant
     from sparsity_lab.training.run import train as train
 
-load_on_first_use(__name__)
+lazy.load_on_first_use(__name__)
