@@ -51,8 +51,6 @@ if TYPE_CHECKING:
     from sparsity_lab.analysis.retained_mass import retained_mass as retained_mass
     from sparsity_lab.analysis.runs import MEASURES as MEASURES
     from sparsity_lab.analysis.runs import Measure as Measure
-    from sparsity_lab.analysis.samples import sequence_html as sequence_html
-    from sparsity_lab.analysis.samples import sequence_text as sequence_text
     from sparsity_lab.analysis.statistics import Interval as Interval
     from sparsity_lab.analysis.statistics import mean_interval as mean_interval
     from sparsity_lab.analysis.statistics import median_interval as median_interval
