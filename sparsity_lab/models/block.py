@@ -12,8 +12,9 @@ from torch.nn import functional
 
 __all__ = ["Block", "Mix", "rms_norm"]
 
-Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""What moves between positions: un-rotated q (B, H, T, D), k and v (B, G, T, D), to the output (B, H, T, D)."""
+Mix = Callable[..., Tensor]
+"""What moves between positions: un-rotated q (B, H, T, D), k and v (B, G, T, D), to the output (B, H, T, D). A block
+with gates also gives it ``gates``, their logits (B, H, T) by name."""
 
 
 def rms_norm(d_model: int) -> nn.RMSNorm:
@@ -25,19 +26,31 @@ def rms_norm(d_model: int) -> nn.RMSNorm:
 class Block(nn.Module):
     """Pre-norm layer: x + W_o attention(norm(x)), then x + W_down gelu(W_up norm(x)). No biases, no dropout.
 
-    With the output gate, the attention output is multiplied by silu(W_g norm(x)) before W_o.
+    With the output gate, the attention output is multiplied by silu(W_g norm(x)) before W_o. Gates that the attention
+    mechanism declares are one linear map of norm(x) to a logit for each name, head and position.
 
     Attributes:
+        gates: their names.
         kernel_params: trainable parts of the layer's attention mechanism, if it has any.
     """
 
-    def __init__(self, num_heads: int, num_kv_heads: int, d_model: int, d_ff: int, output_gate: bool) -> None:
+    def __init__(
+        self,
+        num_heads: int,
+        num_kv_heads: int,
+        d_model: int,
+        d_ff: int,
+        output_gate: bool,
+        gates: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
+        self.gates = gates
         self.head_dim = d_model // num_heads
         self.qkv_widths = [d_model, num_kv_heads * self.head_dim, num_kv_heads * self.head_dim]
         self.attention_norm = rms_norm(d_model)
         self.qkv = nn.Linear(d_model, sum(self.qkv_widths), bias=False)
         self.gate = nn.Linear(d_model, d_model, bias=False) if output_gate else None
+        self.gate_projection = nn.Linear(d_model, len(gates) * num_heads, bias=False) if gates else None
         self.output = nn.Linear(d_model, d_model, bias=False)
         self.mlp_norm = rms_norm(d_model)
         self.up = nn.Linear(d_model, d_ff, bias=False)
@@ -61,7 +74,7 @@ class Block(nn.Module):
         normed = self.attention_norm(x)
         parts = self.qkv(normed).split(self.qkv_widths, dim=-1)
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in parts)
-        attended = mix(q, k, v).transpose(1, 2).flatten(2)
+        attended = mix(q, k, v, **self._gate_logits(normed)).transpose(1, 2).flatten(2)
         if rows is not None:
             x, attended = _take(x, rows), _take(attended, rows)
         if self.gate is not None:
@@ -69,6 +82,13 @@ class Block(nn.Module):
         x = x + self.output(attended)
         out: Tensor = x + self.down(functional.gelu(self.up(self.mlp_norm(x))))
         return out
+
+    def _gate_logits(self, normed: Float[Tensor, "B T d"]) -> dict[str, dict[str, Float[Tensor, "B H T"]]]:
+        """The argument ``gates`` of ``mix``; none where the mechanism declares none."""
+        if self.gate_projection is None or not self.gates:
+            return {}
+        logits = self.gate_projection(normed).unflatten(-1, (len(self.gates), -1))
+        return {"gates": dict(zip(self.gates, logits.permute(2, 0, 3, 1), strict=True))}
 
 
 def _take(x: Float[Tensor, "B T d"], rows: Int64[Tensor, " N"]) -> Float[Tensor, "N d"]:

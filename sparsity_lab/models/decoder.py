@@ -45,7 +45,7 @@ class Decoder(ModelConfig):
         num_layers, num_heads, d_model: sizes; a head has d_model / num_heads coordinates.
         num_kv_heads: heads of keys and values, each shared by a group of query heads; None is num_heads.
         d_ff: width of the MLP; None is 4 d_model.
-        kernel: the attention mechanism, or one for each layer.
+        kernel: the attention mechanism, or one for each layer. A layer computes the gates that its own declares.
         position: what is made of sequence indices: one scheme, or one for each layer. What is embedded at the input
             acts in all layers, so ``Sinusoidal`` and ``Learned`` come as the only one.
         index_sampling: how indices move in training.
@@ -128,13 +128,13 @@ class Decoder(ModelConfig):
     @property
     def projections(self) -> tuple[str, ...]:
         with torch.device("meta"):
-            parts = self.block().projections().values()
-        return tuple(name for names in parts for name in names)
+            parts = [names for kernel in self.kernels for names in self.block(kernel).projections().values()]
+        return tuple(dict.fromkeys(name for names in parts for name in names))
 
-    def block(self) -> Block:
-        """One layer."""
+    def block(self, kernel: Kernel) -> Block:
+        """A layer for this mechanism."""
         d_ff = self.d_ff or 4 * self.d_model
-        return Block(self.num_heads, self.kv_heads, self.d_model, d_ff, self.output_gate)
+        return Block(self.num_heads, self.kv_heads, self.d_model, d_ff, self.output_gate, kernel.gates)
 
     def build(self, seed: int, vocab_size: int | None = None) -> "DecoderModel":
         """The decoder with initial weights, a pure function of the setting, the seed and the vocabulary.
@@ -221,7 +221,7 @@ class DecoderModel(nn.Module):
             coupling = config.coupling
             self.coupling_embedding: nn.Module | None = None if coupling is None else coupling.build(config.d_model)
             self.id_heads = None if coupling is None else coupling.build_heads(config.d_model)
-            self.blocks: Sequence[Block] = nn.ModuleList(config.block() for _ in config.kernels)  # type: ignore[assignment]
+            self.blocks: Sequence[Block] = nn.ModuleList(config.block(kernel) for kernel in config.kernels)  # type: ignore[assignment]
             self.final_norm = rms_norm(config.d_model)
             self.head = nn.Linear(config.d_model, vocab_size, bias=False)
         self.to_empty(device="cpu")
@@ -343,10 +343,13 @@ class DecoderModel(nn.Module):
                 built.build(built.own_heads(config.num_heads, config.kv_heads), config.head_dim, 0)
                 for built in (layer_kernel, trained)
             )
-            if needed is not None and (layer_kernel.kind != trained.kind or _shapes(needed) != _shapes(has)):
+            own = needed is None or (layer_kernel.kind == trained.kind and _shapes(needed) == _shapes(has))
+            if not own or layer_kernel.gates not in ((), trained.gates):
                 raise SettingError("kernel", "a mechanism whose parameters this model has", str(layer_kernel))
         model = copy.deepcopy(self, {id(parameter): parameter for parameter in self.parameters()})
         model.config = config
+        for block, layer_kernel in zip(model.blocks, config.kernels, strict=True):
+            block.gates = layer_kernel.gates
         return model
 
     # --- parts that generation and analysis use

@@ -1,7 +1,7 @@
 """What a decoder's layer did with one batch, for analysis."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -21,6 +21,7 @@ class LayerRecord:
     Attributes:
         q, k: (B, H, T, D) and (B, G, T, D), as projected, before any position.
         rotated_q, rotated_k: the same, rotated where the position rotates, else equal to ``q`` and ``k``.
+        gates: (B, H, T) logits by name, where the mechanism has any.
         kernel, position, params: what the layer ran with.
     """
 
@@ -31,6 +32,7 @@ class LayerRecord:
     kernel: Kernel
     position: KernelPosition | None
     params: nn.Module | None
+    gates: Mapping[str, Float[Tensor, "B H T"]] = field(default_factory=dict)
 
     def weights(self, start: int, stop: int) -> Float[Tensor, "B H R T"]:
         """(B, H, stop - start, T): reference attention weights of query rows ``start .. stop - 1`` at inference."""
@@ -41,6 +43,7 @@ class LayerRecord:
             training=False,
             position=self.position,
             params=self.params,
+            gates=self.gates,
         )
 
 
@@ -62,7 +65,15 @@ def layer_records(
         yield records.pop()
 
 
-def _recorded(q: Tensor, k: Tensor, v: Tensor, *, layer: Layer, records: list[LayerRecord]) -> Tensor:
+def _recorded(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    layer: Layer,
+    records: list[LayerRecord],
+    gates: Mapping[str, Float[Tensor, "B H T"]] | None = None,
+) -> Tensor:
     block, kernel, position = layer
     rotated_q, rotated_k = (q, k) if position is None else (position.rotate(q), position.rotate(k))
     records.append(
@@ -74,6 +85,7 @@ def _recorded(q: Tensor, k: Tensor, v: Tensor, *, layer: Layer, records: list[La
             kernel=kernel,
             position=position,
             params=block.kernel_params,
+            gates=gates or {},
         )
     )
-    return kernel.attend(q, k, v, training=False, position=position, params=block.kernel_params)
+    return kernel.attend(q, k, v, training=False, position=position, params=block.kernel_params, gates=gates)

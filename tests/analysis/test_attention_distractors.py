@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 import torch
 from analysis.attention_cases import TASK, batch_of, decoder_with_gap
+from models.forgetting import Forgetting
 from polars.testing import assert_frame_equal
 from torch.nn import functional
 
@@ -138,6 +139,21 @@ def test_heads_that_share_keys_share_their_double():
     config = Decoder(num_layers=1, num_heads=4, num_kv_heads=2, d_model=16)
     frame = distractor_robustness(config.build(0), TASK, (16,), sequences=4, strengths=(1.0,)).frame()
     assert frame["best_share"][0] == pytest.approx(frame["wrong_share"][0], abs=1e-5)
+
+
+def test_gates_reach_the_row_that_is_computed_again():
+    """At strength 0 the keys are as they were, so the best key's share is its weight in the records."""
+    model = Decoder(num_layers=1, num_heads=2, d_model=16, kernel=Forgetting()).build(0).eval()
+    model.blocks[0].gate_projection.weight.data.mul_(3.0)
+    batch = TASK.sample(Stream(name="x"), 0, 6, 12)
+    found = distractor_robustness(model, batch, strengths=(0.0,)).frame().row(0, named=True)
+    size = batch.tokens.shape[1]
+    weights = model.record(batch.tokens)[0].weights(size - 1, size)
+    assert found["best_share"] == pytest.approx(weights.amax(-1).mean().item(), abs=1e-6)
+    logits = model(batch.tokens, scored=batch.scored).logits
+    assert found["loss_before"] == pytest.approx(
+        functional.cross_entropy(logits, batch.targets[:, -1]).item(), abs=1e-6
+    )
 
 
 def test_what_cannot_be_is_refused():

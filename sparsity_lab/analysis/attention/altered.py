@@ -13,8 +13,9 @@ from sparsity_lab.models.block import Mix
 
 __all__ = ["Change", "losses", "scaled_queries"]
 
-Change = Callable[[Mix, Tensor, Tensor, Tensor], Tensor]
-"""From the layer's own attention and its un-rotated q, k and v to the attention output."""
+Change = Callable[..., Tensor]
+"""From the layer's own attention, its un-rotated q, k and v, and its ``gates`` where it has any, to the attention
+output."""
 
 
 @torch.no_grad()
@@ -46,7 +47,7 @@ def losses(
 
 def scaled_queries(factor: float) -> Change:
     """The layer with all queries times ``factor``: other norms, the same directions."""
-    return lambda mix, q, k, v: mix(factor * q, k, v)
+    return lambda mix, q, k, v, **gates: mix(factor * q, k, v, **gates)
 
 
 def _at_inference(kernel: Kernel, **arguments: object) -> Mix:

@@ -21,7 +21,7 @@ one that spreads its weight loses little to one more key, but had less to lose. 
 value at a place that was attended to before has changed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -220,9 +220,11 @@ def _attend_with_distractor(
     kernel: Kernel,
     position: KernelPosition | None,
     shares: list[Tensor],
+    gates: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """The layer's output, with the rows of the targets computed on keys and values with their distractor."""
-    out = mix(q, k, v).clone()
+    gates = gates or {}
+    out = (mix(q, k, v, gates=gates) if gates else mix(q, k, v)).clone()
     B, H, _, _ = q.shape
     each = torch.arange(B)
     row, wrong = targets.row.to(q.device), targets.wrong.to(q.device)
@@ -232,7 +234,8 @@ def _attend_with_distractor(
         weights = q.new_zeros(B, H, k.shape[2])
         for start in sorted(set(row.tolist())):
             here = row == start
-            tile = attention(q[here, :, start : start + 1], keys[here], query_start=start)
+            own = {name: logits[here] for name, logits in gates.items()}
+            tile = attention(q[here, :, start : start + 1], keys[here], query_start=start, gates=own)
             weights[here] = tile[:, :, 0].to(q.dtype)
         return weights
 
