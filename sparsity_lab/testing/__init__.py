@@ -9,6 +9,7 @@ what to do. They need no test framework; in pytest a test of a new class is one 
     check_law(Geometric(scale=3.0))
 """
 
+from sparsity_lab.testing.kernel import check_kernel as check_kernel
 from sparsity_lab.testing.law import check_law as check_law
 from sparsity_lab.testing.position import check_position as check_position
 from sparsity_lab.testing.rule import check_rule as check_rule

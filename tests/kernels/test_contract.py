@@ -1,4 +1,5 @@
-"""What every registered kernel must do, by its examples: a new mechanism is tested by being registered."""
+"""What every registered kernel must do beside ``sparsity_lab.testing.check_kernel``, by its examples: a new mechanism
+is tested by being registered."""
 
 import copy
 from itertools import pairwise
@@ -14,7 +15,6 @@ from sparsity_lab.kernels import AuxiliaryOutputs, BiasPosition, Kernel, KernelP
 from sparsity_lab.settings import Setting, SettingError
 
 B, H, D = 2, 4, 8
-LENGTHS = (1, 2, 37)  # no block size divides 37
 
 every_kernel = pytest.mark.parametrize("kernel", KERNELS, ids=str)
 training_or_use = pytest.mark.parametrize("training", [True, False], ids=["training", "use"])
@@ -42,31 +42,6 @@ def attended(kernel: Kernel, qkv: tuple[Tensor, ...], *, kind: str | None = None
     position = make_position(kind, qkv[0].shape[2], num_heads=H, dtype=wide)
     params = params_of(kernel, wide, qkv[1].shape[1])
     return kernel.attend(*qkv, position=position, params=params, **options)
-
-
-@every_kernel
-@training_or_use
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_fast_forms_are_the_reference(kernel: Kernel, training: bool, dtype: torch.dtype) -> None:
-    """Outputs and all gradients of every fast form, against the float64 reference on the very same numbers."""
-    for implementation in kernel.implementations[1:]:
-        for length in LENGTHS:
-            for kind in position_kinds(kernel):
-                for masked in (False, True):
-                    qkv = rows(length, dtype)
-                    wide = tuple(x.detach().double().requires_grad_() for x in qkv)
-                    options = {"kind": kind, "training": training, "key_mask": padding(length) if masked else None}
-                    got = attended(kernel, qkv, implementation=implementation, **options)
-                    expected = attended(kernel, wide, implementation=kernel.implementations[0], **options)
-                    assert got.dtype == dtype
-                    grad = random_rows(B, H, length, D, count=1, seed=9, dtype=dtype)[0].detach()
-                    got.backward(grad)
-                    expected.backward(grad.double())
-                    case = f"{implementation}, T={length}, {kind}, masked={masked}"
-                    tolerance = tolerance_of(kernel, dtype)
-                    assert_close(f"output, {case}", got, expected, tolerance)
-                    for name, x, y in zip("qkv", qkv, wide, strict=True):
-                        assert_gradient_close(f"gradient of {name}, {case}", x.grad, y.grad, grad, tolerance)
 
 
 @every_kernel
@@ -138,88 +113,6 @@ def refused(kernel: Kernel, implementation: str) -> str:
 
 @every_kernel
 @training_or_use
-@torch.no_grad()
-def test_causal_by_perturbation(kernel: Kernel, training: bool) -> None:
-    """Changing token t changes no row before t, but row t; the reference bitwise, the fast forms but for rounding.
-    A kernel that says it leaks does leak."""
-    length = 23
-    for implementation in kernel.implementations:
-        for kind in position_kinds(kernel):
-            qkv = tuple(x.detach() for x in rows(length, torch.float32))
-            options = {"kind": kind, "training": training, "implementation": implementation}
-            before, leaked = attended(kernel, qkv, **options), False
-            for t in range(length):
-                changed = tuple(x.clone() for x in qkv)
-                for x in changed:
-                    x[:, :, t] += 1.0
-                after = attended(kernel, changed, **options)
-                allowed = 0.0 if implementation == kernel.implementations[0] else 1e-6
-                error = float((after[:, :, :t] - before[:, :, :t]).abs().amax()) if t else 0.0
-                leaked |= error > allowed
-                assert kernel.leaks or error <= allowed, f"{implementation}, {kind}: a row before {t} saw it, {error}"
-                assert (after[:, :, t] != before[:, :, t]).any(), f"row {t} does not see itself"
-            assert leaked == (kernel.leaks and training), f"{implementation}, {kind}"
-
-
-@every_kernel
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("masked", [False, True], ids=["all", "padded"])
-def test_prefill_and_decode_are_attend(kernel: Kernel, masked: bool, dtype: torch.dtype) -> None:
-    """In one piece, in pieces, and token by token."""
-    length, prompt = 21, 13
-    for kind in position_kinds(kernel):
-        qkv = tuple(x.detach() for x in rows(length, dtype))
-        key_mask = None
-        if masked:
-            key_mask = torch.ones(B, length, dtype=torch.bool)
-            key_mask[0, :4] = False
-            key_mask[1, 7:9] = False
-        position, params = make_position(kind, length, num_heads=H, dtype=dtype), params_of(kernel, dtype)
-        whole = kernel.attend(*qkv, training=False, position=position, key_mask=key_mask, params=params)
-        for pieces in ((prompt,), (5, prompt), (1, 2, 6, 7, prompt), ()):
-            if masked and not pieces:
-                continue  # decoding has no mask
-            state = kernel.init_state(B, H, D, length, dtype=dtype)
-            got, start = [], 0
-            for stop in pieces:
-                part = [x[:, :, start:stop] for x in qkv]
-                mask = None if key_mask is None else key_mask[:, start:stop]
-                got.append(kernel.prefill(*part, state=state, position=position, key_mask=mask, params=params))
-                start = stop
-            for t in range(start, length):
-                step = [x[:, :, t : t + 1] for x in qkv]
-                got.append(kernel.decode(*step, state=state, position=position, params=params))
-                assert state.length == t + 1
-            tolerance = 1e-12 if dtype == torch.float64 else tolerance_of(kernel, dtype)
-            assert_close(f"{kind}, pieces {pieces}", torch.cat(got, 2), whole, tolerance)
-
-
-@every_kernel
-@training_or_use
-def test_weights_are_what_attend_does(kernel: Kernel, training: bool) -> None:
-    """Tiles of weights are rows of the whole, times values they are the output, and they are causal."""
-    length, start, stop = 22, 5, 16
-    for kind in position_kinds(kernel):
-        for key_mask in (None, padding(length)):
-            q, k, v = (x.detach() for x in rows(length, torch.float64))
-            options: dict[str, Any] = {
-                "position": make_position(kind, length, num_heads=H),
-                "params": params_of(kernel, torch.float64),
-                "key_mask": key_mask,
-                "training": training,
-            }
-            whole = kernel.weights(q, k, **options)
-            tile = kernel.weights(q[:, :, start:stop], k, query_start=start, **options)
-            assert_close("tile", tile, whole[:, :, start:stop], 1e-13)
-            assert_close("output", whole @ v, kernel.attend(q, k, v, **options), 1e-11)
-            if not (kernel.leaks and training):
-                assert not whole.triu(1).any(), "weight on a later key"
-            if key_mask is not None:
-                assert not whole.masked_select(~key_mask[:, None, None]).any(), "weight on a masked key"
-
-
-@every_kernel
-@training_or_use
 def test_grouped_heads_are_repeated_heads(kernel: Kernel, training: bool) -> None:
     """Two heads of keys and values for four of queries: in attend and in decoding. A mechanism that deals with groups
     itself may choose for the group, so only its decoding is compared with itself."""
@@ -248,29 +141,6 @@ DEGENERATE = {
     "large": lambda q, k, v: (q * 1e3, k * 1e3, v),
     "small": lambda q, k, v: (q * 1e-6, k * 1e-6, v),
 }
-
-
-@every_kernel
-@training_or_use
-@pytest.mark.parametrize("name", DEGENERATE)
-def test_legal_input_gives_no_nan(kernel: Kernel, training: bool, name: str) -> None:
-    """Finite outputs and gradients; rows that see no key give zeros in both."""
-    for implementation in kernel.implementations:
-        for fully_padded in (False, True):
-            qkv = tuple(x.detach() for x in rows(19, torch.float32))
-            qkv = tuple(x.requires_grad_() for x in DEGENERATE[name](*qkv))
-            length = qkv[0].shape[2]
-            key_mask = torch.ones(B, length, dtype=torch.bool)
-            key_mask[1] = not fully_padded
-            out = attended(kernel, qkv, training=training, implementation=implementation, key_mask=key_mask)
-            assert out.isfinite().all(), f"{implementation}: output"
-            out.square().sum().backward()
-            for label, x in zip("qkv", qkv, strict=True):
-                assert x.grad is None or x.grad.isfinite().all(), f"{implementation}: gradient of {label}"
-                if fully_padded and x.grad is not None:
-                    assert not x.grad[1].any(), f"{implementation}: gradient of {label} of a fully padded sequence"
-            if fully_padded:
-                assert not out[1].any(), f"{implementation}: rows without keys"
 
 
 @every_kernel
@@ -367,14 +237,6 @@ def test_an_empty_batch(kernel: Kernel) -> None:
         out = attended(kernel, empty, implementation=implementation)
         assert out.shape == (0, H, 37, D)
         out.sum().backward()
-
-
-@every_kernel
-def test_same_seed_same_parameters(kernel: Kernel) -> None:
-    first, second = kernel.build(H, D, seed=3), kernel.build(H, D, seed=3)
-    if first is not None and second is not None:
-        for name, value in first.state_dict().items():
-            assert torch.equal(value, second.state_dict()[name]), name
 
 
 @every_kernel
