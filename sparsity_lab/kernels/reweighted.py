@@ -76,6 +76,8 @@ class Reweighted(CachedKernel):
         p: a number of at least 1, whole numbers up to 65 being fastest.
     """
 
+    version = 2
+
     base: Kernel = Softmax()
     p: float = 15.0
 
