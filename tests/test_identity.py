@@ -134,6 +134,24 @@ def test_what_is_not_in_an_id_is_nowhere_in_it() -> None:
     assert Box(place="there") != Box()
 
 
+def test_where_a_run_is_computed_is_not_in_its_id_though_all_else_is_at_its_default() -> None:
+    """A default that differs in its device alone is still the default: in a run, its parent and its grandparent."""
+    here, there = (RunConfig(task=Planted(), training=training) for training in (Training(), Training(device="cuda")))
+    for _ in range(3):
+        assert here != there
+        assert here.id == there.id
+        here, there = RunConfig(task=Planted(), parent=here), here.replace(parent=there, training=Training(threads=3))
+
+    @register
+    class Outer(Shape):
+        boxes: tuple[Shape, ...] = (Box(),)
+        table: Mapping[str, Shape] = dataclasses.field(default_factory=lambda: {"a": Box()})
+
+    elsewhere = Box(place="there")
+    assert identifier(Outer(boxes=(elsewhere,), table={"a": elsewhere})) == identifier(Outer())
+    assert identifier(Outer(boxes=(elsewhere, elsewhere))) != identifier(Outer())
+
+
 # --- what was renamed
 
 

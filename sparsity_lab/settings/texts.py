@@ -64,7 +64,7 @@ def _identity(value: Any) -> Any:
         fields = {}
         for field in dataclasses.fields(cast(Any, value)):
             item = getattr(value, field.name)
-            if field.name not in cls.not_in_id and (item != default_of(field) or _is_raised(item)):
+            if field.name not in cls.not_in_id and (_decides(item, default_of(field)) or _is_raised(item)):
                 fields[first_names.get(field.name, field.name)] = _identity(item)
         return {"kind": next(iter(cls.former_kinds), cls.kind), "version": cls.version, **fields}
     if isinstance(value, tuple):
@@ -72,6 +72,11 @@ def _identity(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _identity(item) for key, item in value.items()}
     return value
+
+
+def _decides(value: Any, default: Any) -> bool:
+    """Whether a value differs from the default by more than what is in no id, such as the device of a training."""
+    return bool(value != default) and _identity(value) != _identity(default)
 
 
 def _is_raised(value: Any) -> bool:

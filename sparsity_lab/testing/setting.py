@@ -35,7 +35,9 @@ def check_setting(setting: Setting) -> None:
     journeys = {
         "its short form": lambda: from_text(family, str(setting)),
         "JSON": lambda: from_data(family, json.loads(canonical_json(setting))),
-        "TOML": lambda: from_data(family, tomllib.loads(f"it = {json.dumps(str(setting))}")["it"]),
+        "TOML": lambda: from_data(
+            family, tomllib.loads(f"it = {json.dumps(str(setting), ensure_ascii=False)}")["it"]
+        ),
         "a pickle": lambda: pickle.loads(pickle.dumps(setting)),
         "a deep copy": lambda: copy.deepcopy(setting),
     }

@@ -203,6 +203,7 @@ def test_gates_reach_the_kernel_in_every_method() -> None:
 GATES: list[tuple[dict[str, Tensor], str]] = [
     ({}, r"gates: expected a logit 'forget' for each head and key, shape \(2, 4, 6\), got none"),
     ({"forgets": torch.zeros(2, 4, 6)}, r"gates: .*declares.*got 'forgets'; did you mean 'forget'\?"),
+    ({"forget": torch.zeros(2, 4, 6).long()}, "gates.forget: expected logits of a float type, got torch.int64"),
     ({"forget": torch.zeros(2, 4, 5)}, r"gates.forget: expected shape \(2, 4, 6\), got \(2, 4, 5\)"),
 ]
 

@@ -81,3 +81,13 @@ MUTANTS: list[tuple[Rule, str]] = [
 def test_mutants_are_caught_and_named(rule: Rule, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_rule(rule)
+
+
+@register
+class WithText(Parity):
+    note: str = ""
+
+
+def test_a_sound_rule_passes_with_any_text_in_it() -> None:
+    for note in ("😀", "é\u2028\x7f", '\\ "it\'s"\n'):
+        check_rule(WithText(note=note), ks=(1,), planted_vocabs=(2,))

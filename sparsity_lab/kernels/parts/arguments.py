@@ -140,6 +140,8 @@ def check_gates(given: Mapping[str, Tensor], wanted: tuple[str, ...], q: Tensor,
             raise SettingError("gates", f"a logit {name!r} for each head and key, shape {shape}", Shown("none"))
         if tuple(given[name].shape) != shape:
             raise SettingError(f"gates.{name}", f"shape {shape}", tuple(given[name].shape))
+        if not given[name].is_floating_point():
+            raise SettingError(f"gates.{name}", "logits of a float type", given[name].dtype)
         if given[name].device != q.device:
             raise SettingError(f"gates.{name}", f"the device of the queries, {q.device}", given[name].device)
 
