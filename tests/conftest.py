@@ -6,8 +6,8 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+import shape_checker
 from hypothesis import settings
-from jaxtyping import install_import_hook
 
 settings.register_profile("lab", derandomize=True, deadline=None, database=None)
 settings.load_profile("lab")
@@ -15,7 +15,13 @@ settings.load_profile("lab")
 # Before any test imports the package. Compilers cannot trace all of the checks: see test_compile.
 if "SHAPES_UNCHECKED" not in os.environ:
     studies = [file.parent.name for file in (Path(__file__).parents[1] / "experiments").glob("*/study.py")]
-    install_import_hook(["sparsity_lab", *studies], "shape_checker.check")
+    shape_checker.install(["sparsity_lab", *studies])
+
+
+@pytest.fixture(autouse=True)
+def _shapes_are_checked_again() -> None:
+    """In the first calls of each test."""
+    shape_checker.forget_calls()
 
 
 @pytest.fixture
