@@ -109,6 +109,7 @@ def test_a_field_whose_default_is_a_setting_changes_no_id() -> None:
     assert identifier(later(color="blue")) == identifier(Box(color="blue"))
 
 
+@pytest.mark.committed
 def test_ids_are_pinned() -> None:
     """Ids of published runs must stay what they were."""
     assert identifier(Square()) == "cc8c7790d03774a8"

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor
 
-from sparsity_lab.kernels import Softmax
+from sparsity_lab.analysis import softmax_entropy_slope
 
 
 def test_a_wrong_shape_is_seen_in_what_is_imported() -> None:
-    with pytest.raises(TypeCheckError, match="attend"):
-        Softmax().attend(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3))
+    with pytest.raises(TypeCheckError, match="softmax_entropy_slope"):
+        softmax_entropy_slope(torch.zeros(2, 3), torch.zeros(3))
 
 
 def test_first_calls_are_checked_and_those_of_the_next_test() -> None:
