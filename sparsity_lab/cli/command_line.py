@@ -83,10 +83,12 @@ def _run(arguments: Sequence[str]) -> int:
         print(__version__)
         return 0
     command = _parse(arguments)
-    command.prepare()
     # Texts of settings and failures may hold brackets and colons, which are neither markup nor emoji.
     console = Console(quiet=command.json, soft_wrap=True, markup=False, emoji=False)
-    outcome = command.run(console)
+    # What the user's own modules print is no part of the document.
+    with contextlib.redirect_stdout(sys.stderr) if command.json else contextlib.nullcontext():
+        command.prepare()
+        outcome = command.run(console)
     if command.json:
         print(json.dumps(outcome.data), flush=True)
     return 0 if outcome.good else 1

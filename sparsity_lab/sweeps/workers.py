@@ -9,6 +9,7 @@ import importlib
 import json
 import multiprocessing
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
@@ -114,6 +115,8 @@ def _serve(connection: Connection, execute: Execute, modules: Sequence[str]) -> 
     """What a worker does."""
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_after, args=(multiprocessing.parent_process(),), daemon=True).start()
+    # Standard output belongs to the process that started this one.
+    sys.stdout = sys.stderr
     for module in modules:
         importlib.import_module(module)
     connection.send_bytes(b"up")

@@ -1,5 +1,6 @@
 """A study is a file or a folder, named by its path; what it registers is known in every worker."""
 
+import json
 import os
 import shutil
 import sys
@@ -125,6 +126,17 @@ def test_the_command_line_takes_a_path(
     assert run(["report", ".", "--render"]) == 2
     assert Path("README.md").read_text() == "My own words."
     assert "README.md: expected a table of claims" in capsys.readouterr().err
+
+
+def test_what_a_study_prints_is_no_part_of_the_document(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """With ``--json``; neither here nor in a worker."""
+    path = file_study(tmp_path, "talks")
+    path.write_text(f"print('made up')\n{path.read_text()}")
+    options = ["--size", "smoke", "--workers", "1", "--out", str(tmp_path / "runs"), "--json"]
+    assert run(["sweep", str(path), *options]) == 0
+    said = capfd.readouterr()
+    assert json.loads(said.out)["unfinished"] == []
+    assert said.err.count("made up") == 2
 
 
 BROKEN = {
