@@ -66,6 +66,13 @@ def test_a_package_offers_its_names() -> None:
         _ = sparsity_lab.analysis.heatmaps  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("package", ["analysis", "benchmarks", "generators", "studies", "sweeps", "training"])
+def test_a_star_import_takes_all_names(package: str) -> None:
+    program = f"from sparsity_lab.{package} import *\nimport sparsity_lab.{package} as package, types\n"
+    offered = "{n for n in dir(package) if n[0] != '_' and not isinstance(getattr(package, n), types.ModuleType)}"
+    loaded(f"{program}assert {offered} - {{'TYPE_CHECKING'}} <= set(globals())")
+
+
 def test_a_function_is_not_hidden_by_the_module_of_its_name() -> None:
     import sparsity_lab.analysis.drop  # noqa: PLC0415
     import sparsity_lab.generators.certify.checks  # noqa: PLC0415

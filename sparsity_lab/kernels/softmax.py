@@ -25,9 +25,13 @@ __all__ = ["TILE_ROWS", "Softmax", "fused_attention", "softmax_weights"]
 
 
 def softmax_weights(
-    q: Queries, k: Keys, visible: Bool[Tensor, "#B 1 R K"], bias: Float[Tensor, "#B H R K"] | None = None
+    q: Queries, k: Keys, visible: Bool[Tensor, "#B 1 R K"], bias: Float[Tensor, "#B #H #R K"] | None = None
 ) -> Weights:
-    """(B, H, R, K) weights, float32 or float64: rows sum to one, or to zero where no key is seen."""
+    """(B, H, R, K) weights, float32 or float64: rows sum to one, or to zero where no key is seen.
+
+    Args:
+        bias: of the scores; with one row for all, as a gate of each key gives it.
+    """
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = q.to(wide) @ k.to(wide).mT / math.sqrt(q.shape[-1])
     if bias is not None:

@@ -51,5 +51,14 @@ def load_on_first_use(package: str) -> None:
         if isinstance(statement, ast.ImportFrom) and statement.module
         for alias in statement.names
     }
+    at_once = {
+        alias.name
+        for statement in source.body
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+        if alias.asname == alias.name
+    }
     module.__dict__["_homes"] = homes
+    # ``import *`` would otherwise leave out what has not been used yet.
+    module.__dict__["__all__"] = sorted({*at_once, *homes})
     module.__class__ = _LazyPackage

@@ -8,17 +8,32 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sparsity_lab.kernels import AuxiliaryOutputs, BiasPosition, Kernel, KernelPosition, RotaryPosition
+from sparsity_lab.kernels import AuxiliaryOutputs, Kernel
 from sparsity_lab.settings import SettingError
 from sparsity_lab.testing.failing import must_raise, require
+from sparsity_lab.testing.kernel_context import check_context
+from sparsity_lab.testing.kernel_rows import (
+    B,
+    D,
+    H,
+    Rows,
+    gates_of,
+    normal,
+    padding,
+    params_of,
+    position_of,
+    require_close,
+    rows_of,
+    tolerance_of,
+)
 from sparsity_lab.testing.setting import check_setting
 
 __all__ = ["check_kernel"]
 
-_B, _H, _D = 2, 4, 8
-_LENGTHS = (1, 2, 37)  # no block size divides 37
+_LENGTHS = (1, 2, 37)  # no block size divides 37, nor the long one
+_LONG = 301
 _DECODED = 21
 
 _REFERENCE = "The reference is the formula; a fast form gives the same numbers, whatever the lengths and masks."
@@ -27,17 +42,17 @@ _NO_KEYS = "Rows that see no key give zeros, in value and in gradient; nothing d
 _STATE = "`prefill` and `decode` give what `attend(training=False)` gives, in whatever pieces the tokens come."
 _FORMULA = "`weights` is the formula that `attend` computes."
 
-Rows = tuple[Tensor, Tensor, Tensor]
-
 
 def check_kernel(kernel: Kernel) -> None:
     """Check an attention kernel against its own dense reference, through its public methods.
 
     Every fast form gives the reference's outputs and gradients, with each kind of position that the kernel takes,
     with and without padding, in training and at inference. No row sees a later one, unless the kernel says that it
-    ``leaks``. Weights times values are the output. Tokens decoded one by one, or in pieces, give the output of all
-    at once. Zero, constant, large and fully padded rows give finite numbers. Parameters are a function of the seed,
-    and all of them learn. Wrong shapes, types, masks and positions are refused with ``SettingError``.
+    ``leaks``. Weights times values are the output. Rows that begin elsewhere are rows of the whole, documents see
+    themselves only, without ``causal`` rows see later keys, every gate counts. Tokens decoded one by one, or in
+    pieces, give the output of all at once. Zero, constant, large and fully padded rows give finite numbers.
+    Parameters are a function of the seed, and all of them learn. Wrong shapes, types, masks and positions are refused
+    with ``SettingError``.
 
     Raises:
         AssertionError: something does not hold; the message says what, and what to do.
@@ -53,55 +68,15 @@ def check_kernel(kernel: Kernel) -> None:
     )
     for training in (True, False):
         _check_fast_forms(kernel, training)
+        _check_long_rows(kernel, training)
         _check_causality(kernel, training)
         _check_weights(kernel, training)
         _check_degenerate_rows(kernel, training)
+        check_context(kernel, training)
     _check_decoding(kernel)
     _check_grouped_heads(kernel)
     _check_parameters(kernel)
     _check_refusals(kernel)
-
-
-def _rows(length: int, dtype: torch.dtype = torch.float32, num_kv_heads: int = _H) -> Rows:
-    q = _normal(1, _H, length, seed=0)[0]
-    k, v = _normal(2, num_kv_heads, length, seed=1)
-    return q.to(dtype), k.to(dtype), v.to(dtype)
-
-
-def _normal(count: int, heads: int, length: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(count, _B, heads, length, _D, generator=generator, dtype=torch.float64)
-
-
-def _position(kind: str | None, length: int, dtype: torch.dtype) -> KernelPosition | None:
-    if kind == "rotate":
-        rates = 100.0 ** (-torch.arange(_D // 2, dtype=torch.float64) / (_D // 2))
-        return RotaryPosition(torch.arange(length).double()[None, :, None] * rates, dtype)
-    if kind == "bias":
-        # Indices with gaps, of two sequences: a bias follows indices, not places.
-        indices = torch.arange(length) + torch.tensor([[0], [7]]) * (torch.arange(length) > length // 2)
-        return BiasPosition(indices, torch.tensor([0.5, 0.1, 0.02, 0.3], dtype=dtype))
-    return None
-
-
-def _params(kernel: Kernel, dtype: torch.dtype = torch.float32, num_kv_heads: int = _H) -> nn.Module | None:
-    params = kernel.build(kernel.own_heads(_H, num_kv_heads), _D, seed=3)
-    return None if params is None else params.to(dtype)
-
-
-def _gates(kernel: Kernel, length: int, dtype: torch.dtype) -> dict[str, Any]:
-    """The argument ``gates`` of ``attend``, for a kernel that declares some."""
-    generator = torch.Generator().manual_seed(length + 1)
-    gates = {name: torch.randn(_B, _H, length, generator=generator).to(dtype) for name in kernel.gates}
-    return {"gates": gates} if gates else {}
-
-
-def _padding(length: int) -> Tensor:
-    """Left padding in the first sequence, whose first rows so see no key; right padding in the second."""
-    key_mask = torch.ones(_B, length, dtype=torch.bool)
-    key_mask[0, : min(3, length)] = False
-    key_mask[1, length - length // 4 :] = False
-    return key_mask
 
 
 def _settings(
@@ -109,45 +84,24 @@ def _settings(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """What ``attend`` may be given beside rows: each kind of position, with and without padding."""
     for kind in (None, *sorted(kernel.positions)):
-        for key_mask in (None, _padding(length)):
+        for key_mask in (None, padding(length)):
             padded = "no padding" if key_mask is None else "padding"
             yield (
                 f"T={length}, position={kind}, {padded}",
                 {
-                    "position": _position(kind, length, dtype),
+                    "position": position_of(kind, length, dtype),
                     "key_mask": key_mask,
-                    "params": _params(kernel, dtype),
-                    **_gates(kernel, length, dtype),
+                    "params": params_of(kernel, dtype),
+                    **gates_of(kernel, length, dtype),
                 },
             )
-
-
-def _require_close(
-    subject: str, what: str, got: Tensor, expected: Tensor, tolerance: float, remedy: str, least: float = 1e-6
-) -> None:
-    """Error relative to the largest number expected, or to ``least`` if that is more."""
-    shapes = f"{what} has shape {tuple(got.shape)}, not {tuple(expected.shape)}"
-    require(got.shape == expected.shape, subject, shapes, remedy)
-    require(bool(got.isfinite().all()), subject, f"{what} is not finite", remedy)
-    if got.numel():
-        size = max(float(expected.abs().max()), least)
-        error = float((got.double() - expected.double()).abs().max()) / size
-        found = f"{what} is off by {error:.2g} of its size, more than {tolerance:.0e}"
-        require(error <= tolerance, subject, found, remedy)
-
-
-def _tolerance(kernel: Kernel, dtype: torch.dtype = torch.float32) -> float:
-    """A mechanism that amplifies rounding says by how much."""
-    if dtype == torch.float64:
-        return 1e-12
-    return kernel.rounding * (2e-5 if dtype == torch.float32 else 3e-2)
 
 
 def _check_fast_forms(kernel: Kernel, training: bool) -> None:
     """Outputs and gradients in float32 and bfloat16, against the reference in float64 on the very same numbers."""
     for dtype in (torch.float32, torch.bfloat16):
         for length in _LENGTHS:
-            qkv, grad = _rows(length, dtype), _normal(1, _H, length, seed=9)[0].to(dtype)
+            qkv, grad = rows_of(length, dtype), normal(1, H, length, seed=9)[0].to(dtype)
             # Positions and parameters are kept in float32 also for rows of half the size.
             exact = [options for _, options in _settings(kernel, length, torch.float64)]
             for (name, options), wide in zip(_settings(kernel, length), exact, strict=True):
@@ -160,19 +114,38 @@ def _check_fast_forms(kernel: Kernel, training: bool) -> None:
                     for what, x in got.items():
                         # A gradient that vanishes has no size of its own.
                         least = 1e-6 if what == "its output" else 0.1 * float(grad.abs().max())
-                        _require_close(subject, what, x, expected[what], _tolerance(kernel, dtype), _REFERENCE, least)
+                        require_close(
+                            subject, what, x, expected[what], tolerance_of(kernel, dtype), _REFERENCE, least
+                        )
+
+
+@torch.no_grad()
+def _check_long_rows(kernel: Kernel, training: bool) -> None:
+    """More rows than a fast form takes at a time."""
+    for (name, options), (_, wide) in zip(
+        _settings(kernel, _LONG), _settings(kernel, _LONG, torch.float64), strict=True
+    ):
+        rows, exact = rows_of(_LONG), rows_of(_LONG, torch.float64)
+        reference = kernel.implementations[0]
+        expected = kernel.attend(*exact, implementation=reference, training=training, **wide)
+        for implementation in kernel.implementations[1:]:
+            got = kernel.attend(*rows, implementation=implementation, training=training, **options)
+            subject = f"{kernel}, {implementation!r}, {name}, training={training}"
+            require_close(subject, "its output", got, expected, tolerance_of(kernel), _REFERENCE)
 
 
 def _with_gradients(
     kernel: Kernel, qkv: Rows, grad: Tensor, dtype: torch.dtype, options: dict[str, Any]
 ) -> dict[str, Tensor]:
     """The output of the rows in this type, and the gradient of each of them, by name."""
-    own = [x.to(dtype).requires_grad_() for x in qkv]
-    out = kernel.attend(*own, **options)
-    found = torch.autograd.grad(out, own, grad.to(dtype), allow_unused=True)
+    own = dict(zip("qkv", (x.to(dtype).requires_grad_() for x in qkv), strict=True))
+    gates = {name: gate.clone().requires_grad_() for name, gate in options.get("gates", {}).items()}
+    out = kernel.attend(*own.values(), **options | ({"gates": gates} if gates else {}))
+    wanted = own | {f"the gate {name!r}": gate for name, gate in gates.items()}
+    found = torch.autograd.grad(out, tuple(wanted.values()), grad.to(dtype), allow_unused=True)
     gradients = {
         f"its gradient of {name}": torch.zeros_like(x) if gradient is None else gradient
-        for name, x, gradient in zip("qkv", own, found, strict=True)
+        for (name, x), gradient in zip(wanted.items(), found, strict=True)
     }
     return {"its output": out.detach(), **gradients}
 
@@ -187,7 +160,7 @@ def _check_causality(kernel: Kernel, training: bool) -> None:
                 continue
             subject = f"{kernel}, {implementation!r}, {name}, training={training}"
             call = {"implementation": implementation, "training": training, **options}
-            qkv = _rows(length)
+            qkv = rows_of(length)
             before, leaked = kernel.attend(*qkv, **call), False
             allowed = 0.0 if implementation == kernel.implementations[0] else 1e-6
             for t in range(length):
@@ -211,13 +184,13 @@ def _check_weights(kernel: Kernel, training: bool) -> None:
     length, start, stop = 22, 5, 16
     for name, options in _settings(kernel, length, torch.float64):
         subject = f"{kernel}, {name}, training={training}"
-        q, k, v = _rows(length, torch.float64)
+        q, k, v = rows_of(length, torch.float64)
         whole = kernel.weights(q, k, training=training, **options)
         tile = kernel.weights(q[:, :, start:stop], k, query_start=start, training=training, **options)
         what = f"the tile of `weights` with query_start={start}"
-        _require_close(subject, what, tile, whole[:, :, start:stop], 1e-13, "Count rows from query_start.")
+        require_close(subject, what, tile, whole[:, :, start:stop], 1e-13, "Count rows from query_start.")
         out = kernel.attend(q, k, v, training=training, **options)
-        _require_close(subject, "`weights(q, k) @ v`", whole @ v, out, 1e-11, _FORMULA)
+        require_close(subject, "`weights(q, k) @ v`", whole @ v, out, 1e-11, _FORMULA)
         later = bool(whole.triu(1).any()) and not (kernel.leaks and training)
         require(not later, subject, "`weights` gives weight to a later key", _CAUSAL)
         if (key_mask := options["key_mask"]) is not None:
@@ -240,20 +213,20 @@ def _degenerate(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Rows]:
 def _check_degenerate_rows(kernel: Kernel, training: bool) -> None:
     """Finite outputs and gradients, also where a whole sequence is padding, which gives zeros."""
     for implementation in kernel.implementations:
-        for name, rows in _degenerate(*_rows(19)).items():
+        for name, rows in _degenerate(*rows_of(19)).items():
             for padded in (False, True):
                 subject = f"{kernel}, {implementation!r}, {name}, all padding: {padded}, training={training}"
                 qkv = [x.detach().requires_grad_() for x in rows]
                 length = qkv[0].shape[2]
-                key_mask = torch.ones(_B, length, dtype=torch.bool)
+                key_mask = torch.ones(B, length, dtype=torch.bool)
                 key_mask[1] = not padded
                 out = kernel.attend(
                     *qkv,
                     training=training,
                     implementation=implementation,
                     key_mask=key_mask,
-                    params=_params(kernel),
-                    **_gates(kernel, length, torch.float32),
+                    params=params_of(kernel),
+                    **gates_of(kernel, length, torch.float32),
                 )
                 gradients = torch.autograd.grad(out.square().sum(), qkv, allow_unused=True)
                 named = zip(("its output", *(f"its gradient of {x}" for x in "qkv")), (out, *gradients), strict=True)
@@ -270,17 +243,17 @@ def _check_decoding(kernel: Kernel) -> None:
     prompt = 13
     for dtype in (torch.float32, torch.float64):
         for name, options in _settings(kernel, _DECODED, dtype):
-            qkv, given = _rows(_DECODED, dtype), dict(options)
+            qkv, given = rows_of(_DECODED, dtype), dict(options)
             key_mask = given.pop("key_mask")
             if key_mask is not None:  # decoding has no mask
-                key_mask = torch.ones(_B, _DECODED, dtype=torch.bool)
+                key_mask = torch.ones(B, _DECODED, dtype=torch.bool)
                 key_mask[0, :4] = False
                 key_mask[1, 7:9] = False
             whole = kernel.attend(*qkv, training=False, key_mask=key_mask, **given)
             gates = given.pop("gates", {})
             for pieces in ((prompt,), (5, prompt), (1, 2, 6, 7, prompt), *(() if key_mask is not None else ((),))):
                 subject = f"{kernel}, {name}, {dtype}, prefilled up to {pieces} and then decoded"
-                state = kernel.init_state(_B, _H, _D, _DECODED, dtype=dtype)
+                state = kernel.init_state(B, H, D, _DECODED, dtype=dtype)
                 got, start = [], 0
                 for stop in (*pieces, *range(max(pieces, default=0) + 1, _DECODED + 1)):
                     part = [x[:, :, start:stop] for x in qkv]
@@ -293,25 +266,25 @@ def _check_decoding(kernel: Kernel) -> None:
                         got.append(kernel.prefill(*part, state=state, key_mask=mask, **given))
                     require(state.length == stop, subject, f"state.length is {state.length} after {stop}", _STATE)
                     start = stop
-                _require_close(subject, "its output", torch.cat(got, 2), whole, _tolerance(kernel, dtype), _STATE)
+                require_close(subject, "its output", torch.cat(got, 2), whole, tolerance_of(kernel, dtype), _STATE)
 
 
 @torch.no_grad()
 def _check_grouped_heads(kernel: Kernel) -> None:
     """Two heads of keys and values for four of queries are as if each stood there twice. A mechanism that deals with
     groups itself may choose for the group."""
-    q, k, v = _rows(12, num_kv_heads=2)
-    options: dict[str, Any] = {"params": _params(kernel, num_kv_heads=2), **_gates(kernel, 12, q.dtype)}
+    q, k, v = rows_of(12, num_kv_heads=2)
+    options: dict[str, Any] = {"params": params_of(kernel, num_kv_heads=2), **gates_of(kernel, 12, q.dtype)}
     grouped = kernel.attend(q, k, v, **options)
     if not kernel.grouped:
         repeated = kernel.attend(q, k.repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1), **options)
         remedy = "Heads are repeated before the mechanism sees them; do not count them."
-        _require_close(str(kernel), "the output of grouped heads", grouped, repeated, 1e-6, remedy)
+        require_close(str(kernel), "the output of grouped heads", grouped, repeated, 1e-6, remedy)
 
 
 def _check_parameters(kernel: Kernel) -> None:
     """A pure function of the seed; every one gets a gradient, from the output or from an auxiliary loss."""
-    params, same = _params(kernel), _params(kernel)
+    params, same = params_of(kernel), params_of(kernel)
     if params is None or same is None:
         return
     for name, value in params.state_dict().items():
@@ -322,9 +295,9 @@ def _check_parameters(kernel: Kernel) -> None:
         params.zero_grad(set_to_none=True)
         auxiliary = AuxiliaryOutputs()
         out = kernel.attend(
-            *_rows(37),
+            *rows_of(37),
             params=params,
-            **_gates(kernel, 37, torch.float32),
+            **gates_of(kernel, 37, torch.float32),
             auxiliary=auxiliary,
             generator=torch.Generator().manual_seed(0),
             implementation=implementation,
@@ -339,7 +312,7 @@ def _check_parameters(kernel: Kernel) -> None:
 
 
 def _check_refusals(kernel: Kernel) -> None:
-    rows = torch.zeros(2, _H, 4, _D)
+    rows = torch.zeros(2, H, 4, D)
     wrong: dict[str, dict[str, Any]] = {
         "an unknown implementation": {"implementation": "referense"},
         "rows without a batch": {"q": rows[0]},
@@ -353,8 +326,8 @@ def _check_refusals(kernel: Kernel) -> None:
     }
     for kind in {"rotate", "bias"} - kernel.positions:
         what = f"a position of the kind {kind!r}, which it does not take"
-        wrong[what] = {"position": _position(kind, 4, rows.dtype)}
-    options = {"params": _params(kernel), **_gates(kernel, 4, rows.dtype)}
+        wrong[what] = {"position": position_of(kind, 4, rows.dtype)}
+    options = {"params": params_of(kernel), **gates_of(kernel, 4, rows.dtype)}
     remedy = "The base class checks: define what it asks for, and leave `attend` alone."
     for what, change in wrong.items():
         arguments: dict[str, Any] = {"q": rows, "k": rows, "v": rows, **options, **change}

@@ -1,12 +1,14 @@
 """What ``check_kernel`` catches: each mutant breaks one property of a sound kernel."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
-from sparsity_lab.kernels import Kernel, Softmax
+from sparsity_lab.kernels import CachedKernel, Context, Kernel, Softmax, softmax_weights
 from sparsity_lab.settings import register
 from sparsity_lab.testing import check_kernel
 
@@ -129,6 +131,73 @@ class TakesAnyName(Softmax):
         return super().attend(q, k, v, **options)
 
 
+class _Attends(CachedKernel):
+    """A sound kernel with a fast form; its mutants see other keys, or other gates."""
+
+    implementations = ("reference", "fast")
+    positions = frozenset({"rotate"})
+
+    def _weights(self, q: Tensor, k: Tensor, context: Context) -> Tensor:
+        return softmax_weights(q, k, context.visible(q, k))
+
+    def _fast(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        return (self._weights(q, k, context).to(v.dtype) @ v).to(q.dtype)
+
+
+@register
+class IgnoresDocuments(_Attends):
+    def _weights(self, q: Tensor, k: Tensor, context: Context) -> Tensor:
+        return super()._weights(q, k, replace(context, document_ids=None))
+
+
+@register
+class IgnoresDocumentsWhenFast(_Attends):
+    def _fast(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        return super()._fast(q, k, v, replace(context, document_ids=None))
+
+
+@register
+class AlwaysCausal(_Attends):
+    def _weights(self, q: Tensor, k: Tensor, context: Context) -> Tensor:
+        return super()._weights(q, k, replace(context, causal=True))
+
+
+@register
+class RowsAreTheLast(_Attends):
+    def _fast(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        return super()._fast(q, k, v, context.at(k.shape[2] - q.shape[2]))
+
+
+@register
+class AsWideAsKeys(_Attends):
+    def _fast(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        out = super()._fast(q, k, v, context)
+        return out * (torch.arange(out.shape[-1]) < q.shape[-1])
+
+
+@register
+class AfterBlocksOf64(_Attends):
+    def _fast(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        starts = range(0, q.shape[2], 64)
+        return torch.cat([super(AfterBlocksOf64, self)._fast(q[:, :, i : i + 64], k, v, context) for i in starts], 2)
+
+
+@register
+class DeadGate(_Attends):
+    gates = ("key",)
+
+
+@register
+class GateLearnsNothing(_Attends):
+    gates = ("key",)
+
+    def _weights(self, q: Tensor, k: Tensor, context: Context) -> Tensor:
+        return softmax_weights(q, k, context.visible(q, k), logsigmoid(context.gates["key"]).unsqueeze(2))
+
+    def _fast(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
+        return super()._fast(q, k, v, replace(context, gates={"key": context.gates["key"].detach()}))
+
+
 @register
 class TwoOfAName(Softmax):
     implementations = ("reference", "reference")
@@ -150,6 +219,14 @@ MUTANTS: list[tuple[Kernel, str]] = [
     (IgnoresItsSeed(), "`build` gives another 'factor' for the same seed"),
     (DeadParameter(), "the parameter 'factor' gets no finite gradient"),
     (TakesAnyName(), "an unknown implementation is accepted"),
+    (IgnoresDocuments(), "the output of documents is off"),
+    (IgnoresDocumentsWhenFast(), "'fast', .*the output of documents is off"),
+    (AlwaysCausal(), "without causal no row sees a later key"),
+    (RowsAreTheLast(), r"the output of rows 11 \.\. 19 alone is off"),
+    (AsWideAsKeys(), "the output of values of width 11 is off"),
+    (AfterBlocksOf64(), "T=301, .*its output is off"),
+    (DeadGate(), "the gate 'key' changes nothing"),
+    (GateLearnsNothing(), "its gradient of the gate 'key' is off"),
     (TwoOfAName(), "its implementations are"),
 ]
 

@@ -209,12 +209,12 @@ def continued_attention(
 
 
 def summed_attention(
-    q: Float[Tensor, "B H T D"],
+    q: Float[Tensor, "B H R D"],
     k: Float[Tensor, "B H T D"],
     v: Float[Tensor, "B H T E"],
     key_mask: Bool[Tensor, "B T"] | None,
     call: LinearCall,
-) -> Float[Tensor, "B H T E"]:
+) -> Float[Tensor, "B H R E"]:
     """The same where every row sees all keys: two sums over them, differentiated by autograd."""
     wide = torch.promote_types(q.dtype, torch.float32)
     above, below = call.features.query(q.to(wide), call.start)
