@@ -5,6 +5,7 @@ not be written) or nobody read it to the end; 2, the input is bad, said in one l
 """
 
 import contextlib
+import gc
 import importlib
 import inspect
 import io
@@ -83,6 +84,7 @@ def _run(arguments: Sequence[str]) -> int:
         print(__version__)
         return 0
     command = _parse(arguments)
+    _load()
     # Texts of settings and failures may hold brackets and colons, which are neither markup nor emoji.
     console = Console(quiet=command.json, soft_wrap=True, markup=False, emoji=False)
     # What the user's own modules print is no part of the document.
@@ -92,6 +94,18 @@ def _run(arguments: Sequence[str]) -> int:
     if command.json:
         print(json.dumps(outcome.data), flush=True)
     return 0 if outcome.good else 1
+
+
+def _load() -> None:
+    """Import what every command needs, which registers all kinds. Garbage is not looked for meanwhile: what imports
+    make lives on, and looking through it would take a tenth of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        importlib.import_module("sparsity_lab.sweeps")
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _parse(arguments: Sequence[str]) -> Command:

@@ -24,7 +24,6 @@ class List(SettingsCommand):
     """Only this family, as in "sparsity-lab list kernel"."""
 
     def run(self, console: Console) -> Outcome:
-        from sparsity_lab import sweeps  # noqa: F401  with all that it stands on, it registers every kind
         from sparsity_lab.benchmarks import benchmarks
         from sparsity_lab.settings import families, kinds
 

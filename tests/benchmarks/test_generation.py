@@ -33,5 +33,7 @@ def test_committed_generation_is_twenty_times_faster_in_batches() -> None:
     file = Path(__file__).parents[2] / "benchmarks" / "generation.json"
     rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
     ratios = {row["kernel"]: row["prefix again over cached"] for row in rows if row["batch"] == 64}
-    assert set(ratios) == {str(kernel) for kernel in chosen(())}
+    # Other tests in this process register kernels of their own.
+    ours = [kernel for kernel in chosen(()) if type(kernel).__module__.startswith("sparsity_lab.")]
+    assert set(ratios) == {str(kernel) for kernel in ours}
     assert {kernel: ratio for kernel, ratio in ratios.items() if ratio < 20} == {}
