@@ -12,7 +12,7 @@ TEXTS = ("*.py", "*.md", "*.toml", "*.css", "*.html", "*.cff")
 BRITISH = re.compile(
     r"colour|neighbour|behaviour|favour|honour|labell(ed|ing)|modell(ed|ing)|cancelled|catalogue|licence|\bcentre|"
     r"(normal|initial|summar|optim|recogn|serial|general|organ|minim|maxim|vector|random|synchron|penal|regular|"
-    r"parametr|categor|material|util|visual|standard|local)is(e|ed|es|er|ers|ing|ation)\b",
+    r"parametr|categor|material|util|visual|standard|local)is(e|ed|es|er|ers|ing|ation)(?![a-z])",
     re.IGNORECASE,
 )
 

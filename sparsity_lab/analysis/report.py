@@ -73,7 +73,7 @@ def _sections(results: ReportResults, command: str | None, factor: float, beside
             yield Section("heat-maps", "k by locality", _heat_maps(seen))
         yield Section("reach", "Reach", _reach(seen))
         yield Section("evaluation", "All measurements", _evaluation(rows))
-    yield Section("samples", "Sample sequences", _samples(results.runs))
+    yield Section("samples", "Sample sequences", _samples(_unfailed(results)))
     yield Section("configurations", "Configurations", _configurations(results, rows, beside))
     yield Section("reproduce", "Environment and commands", _reproduce(command, results))
 
@@ -167,6 +167,12 @@ def _evaluation(rows: pl.DataFrame) -> Markup:
     note = "Losses are in nats per scored target; “se” is the standard error over sequences of the column before."
     count = f"{shown.height} rows: run, condition and length"
     return join([element("p", note, class_="note"), details(count, table(head, shown.iter_rows()))])
+
+
+def _unfailed(results: ReportResults) -> list[RunConfig]:
+    """The runs that did not fail: a task may be the reason, and would fail here again."""
+    failed = {failure.run.id for failure in results.failures}
+    return [run for run in results.runs if run.id not in failed]
 
 
 def _samples(runs: Sequence[RunConfig]) -> Markup:

@@ -69,7 +69,8 @@ class SettingsCommand(Command):
     """Base of the commands that read settings, which may be the user's own."""
 
     modules: UseAppendAction[Annotated[tuple[str, ...], arg(name="import", metavar="MODULE")]] = ()
-    """Import this module first, since it registers settings of your own; may be given again."""
+    """Import this module, or this study's file or folder, first, since it registers settings of your own; may be
+    given again."""
 
     def prepare(self) -> None:
         import_modules(self.modules)
@@ -84,6 +85,11 @@ def import_modules(names: Sequence[str]) -> None:
     if names and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     for name in names:
+        if Path(name).suffix == ".py" or Path(name).is_dir():
+            from sparsity_lab.studies import load_study  # noqa: PLC0415
+
+            load_study(name)
+            continue
         try:
             importlib.import_module(name)
         # ``register`` raises TypeError and settings ValueError, as does the import of what is no module's name.

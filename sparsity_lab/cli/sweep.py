@@ -71,7 +71,7 @@ class Sweep(SettingsCommand):
 
 
 def _status_shown(folder: Path, console: Console) -> Outcome:
-    """How far the sweep in a folder is; bad if a run is not finished and nobody works on any."""
+    """How far the sweep in a folder is; good if every run is finished."""
     from dataclasses import asdict
 
     from sparsity_lab.sweeps import Results, overview
@@ -80,4 +80,4 @@ def _status_shown(folder: Path, console: Console) -> Outcome:
         raise SettingError("--status", "a folder with runs", str(folder))
     found = overview(Results(folder))
     show_overview(found, console)
-    return Outcome({"out": str(folder), **asdict(found)}, found.complete or found.goes_on)
+    return Outcome({"out": str(folder), **asdict(found)}, found.complete)

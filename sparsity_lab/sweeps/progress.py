@@ -142,11 +142,6 @@ class Overview:
         """Whether every run is finished."""
         return not self.unfinished
 
-    @property
-    def goes_on(self) -> bool:
-        """Whether a process is making one of the runs and gives signs of life."""
-        return any(not one.lost for one in self.running)
-
 
 def overview(results: Results) -> Overview:
     """How far a sweep is. All checksums are verified, as the next sweep would. Only reads, so it can be called from

@@ -184,7 +184,7 @@ def test_the_figure_of_the_sink_shows_the_uniform_share():
     assert len(ax.lines) == 2
 
 
-def test_kernels_that_do_not_normalise_are_marked():
+def test_kernels_that_do_not_normalize_are_marked():
     kernels = pytest.importorskip("sparsity_lab.kernels")
     kernel = kernels.ReLUAttention()
     record = random_record(16, 1, 20, 4, kernel=kernel)

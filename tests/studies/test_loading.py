@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,6 +127,40 @@ def test_the_command_line_takes_a_path(
     assert run(["report", ".", "--render"]) == 2
     assert Path("README.md").read_text() == "My own words."
     assert "README.md: expected a table of claims" in capsys.readouterr().err
+
+
+def test_a_store_of_a_study_is_read_in_another_process(tmp_path: Path) -> None:
+    """``--import`` takes the path of the study, whose classes are in the store."""
+    for path in (file_study(tmp_path, "alone"), folder_study(tmp_path, "with_rules")):
+        out = str(tmp_path / "runs" / path.stem)
+        assert run(["sweep", str(path), "--size", "smoke", "--out", out, "--engine", "Serial()"]) == 0
+        command = [sys.executable, "-m", "sparsity_lab.cli", "sweep", "--status", out]
+        known = subprocess.run([*command, "--import", str(path)], capture_output=True, text=True, check=False)
+        assert (known.returncode, known.stderr) == (0, "")
+        unknown = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert unknown.returncode == 2
+        assert f"'OneOf{path.stem}'" in unknown.stderr
+
+
+def test_a_study_whose_runs_failed_has_no_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line says so, the failed runs are named, and the report is written all the same."""
+    path, out = file_study(tmp_path, "fails"), str(tmp_path / "runs")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no data")
+
+    monkeypatch.setattr(Planted, "sample", fail)
+    options = ["--size", "smoke", "--out", out, "--engine", "Serial()", "--report"]
+    assert run(["sweep", str(path), *options]) == 1
+    assert (tmp_path / "runs" / "report.html").is_file()
+    capsys.readouterr()
+    assert run(["report", out, "--study", str(path), "--size", "smoke"]) == 1
+    said = capsys.readouterr()
+    assert "No result: folder: expected finished runs of fails" in said.out
+    assert said.out.count("no data") == 2
+    assert said.err == ""
 
 
 def test_what_a_study_prints_is_no_part_of_the_document(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

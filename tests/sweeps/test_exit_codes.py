@@ -153,7 +153,7 @@ def test_failed_runs_and_runs_in_progress(capsys: pytest.CaptureFixture[str], tm
     with Lease.hold(tmp_path / bad.id, wait=False):
         code, data = outcome(capsys, "sweep", "--status", str(tmp_path))
         assert (code, data["counts"], [one["status"] for one in data["unfinished"]]) == (
-            0,
+            1,
             {"finished": 1, "running": 1},
             ["running"],
         )
