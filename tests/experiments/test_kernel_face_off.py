@@ -42,7 +42,8 @@ def test_no_registered_kernel_is_left_out() -> None:
     assert all(kernel.kind == kind for kind, kernel in found.items())
     assert found["Linear"] == Linear()
     assert found["LSSAR"] == CHOSEN["LSSAR"] != LSSAR()
-    assert not any(kernel.leaks for kernel in found.values())
+    # Other tests in this process register kernels of their own.
+    assert not any(kernel.leaks for kernel in found.values() if type(kernel).__module__.startswith("sparsity_lab."))
     arms = kernel_face_off.arms("small")
     assert [run[0].model.kernel for run in arms.values()] == list(found.values())
 
