@@ -404,7 +404,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert lab(capsys, "--version") == (0, f"{sparsity_lab.__version__}\n", "")
 
 
-@pytest.mark.parametrize("arguments", [("--count", "5000", "--json"), ("--count", "5000"), ("--json",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--count", "5000"),
+        pytest.param(("--count", "5000", "--json"), marks=pytest.mark.slow),
+        pytest.param(("--json",), marks=pytest.mark.slow),
+    ],
+)
 def test_a_reader_that_leaves_is_no_error(arguments: tuple[str, ...]) -> None:
     command = [Path(sys.executable).parent / "sparsity-lab", "sample", "Planted", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

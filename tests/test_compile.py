@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CASES = sorted(Path(__file__).with_name("compiled").glob("*.py"))
 
 

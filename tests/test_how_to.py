@@ -17,7 +17,14 @@ def code_of(guide: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", guide.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("guide", [guide for guide in GUIDES if code_of(guide)], ids=lambda guide: guide.stem)
+FIRST, *OTHERS = (guide for guide in GUIDES if code_of(guide))
+
+
+@pytest.mark.parametrize(
+    "guide",
+    [FIRST, *(pytest.param(guide, marks=pytest.mark.slow) for guide in OTHERS)],
+    ids=lambda guide: guide.stem,
+)
 def test_the_code_on_the_page_runs(guide: Path, tmp_path: Path) -> None:
     code = "\n\n".join(code_of(guide))
     for size, smaller in SMALLER.items():

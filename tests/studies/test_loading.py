@@ -129,6 +129,7 @@ def test_the_command_line_takes_a_path(
     assert "README.md: expected a table of claims" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_store_of_a_study_is_read_in_another_process(tmp_path: Path) -> None:
     """``--import`` takes the path of the study, whose classes are in the store."""
     for path in (file_study(tmp_path, "alone"), folder_study(tmp_path, "with_rules")):
@@ -163,6 +164,7 @@ def test_a_study_whose_runs_failed_has_no_result(
     assert said.err == ""
 
 
+@pytest.mark.slow
 def test_what_a_study_prints_is_no_part_of_the_document(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """With ``--json``; neither here nor in a worker."""
     path = file_study(tmp_path, "talks")

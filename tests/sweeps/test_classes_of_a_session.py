@@ -67,6 +67,7 @@ def told(engine: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_a_class_of_a_notebook(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SHELL],

@@ -82,6 +82,7 @@ def test_serial_in_folders_that_cannot_be_written(
         patch.undo()
 
 
+@pytest.mark.slow
 def test_processes_whose_disk_is_full(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
