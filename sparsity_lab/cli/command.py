@@ -85,7 +85,7 @@ def import_modules(names: Sequence[str]) -> None:
     if names and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     for name in names:
-        if Path(name).suffix == ".py" or Path(name).is_dir():
+        if name and (Path(name).suffix == ".py" or Path(name).is_dir()):
             from sparsity_lab.studies import load_study  # noqa: PLC0415
 
             load_study(name)
