@@ -85,7 +85,8 @@ def import_modules(names: Sequence[str]) -> None:
     if names and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     for name in names:
-        if name and (Path(name).suffix == ".py" or Path(name).is_dir()):
+        # A folder may also be a package of the user's, which is imported by its name.
+        if name and (name.endswith(".py") or (Path(name) / "study.py").is_file()):
             from sparsity_lab.studies import load_study  # noqa: PLC0415
 
             load_study(name)

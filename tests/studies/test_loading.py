@@ -143,6 +143,16 @@ def test_a_store_of_a_study_is_read_in_another_process(tmp_path: Path) -> None:
         assert f"'OneOf{path.stem}'" in unknown.stderr
 
 
+def test_a_folder_that_is_no_study_is_imported_as_a_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_own_package").mkdir()
+    (tmp_path / "my_own_package" / "__init__.py").write_text(RULES.format(name="PackageOfMine"))
+    assert run(["list", "rule", "--import", "my_own_package"]) == 0
+    assert "OneOfPackageOfMine" in capsys.readouterr().out
+
+
 def test_a_study_whose_runs_failed_has_no_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
