@@ -4,7 +4,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from rich.console import Console
 from tyro.conf import Positional, arg
@@ -13,7 +13,10 @@ from sparsity_lab.cli.command import OptionalNumber, OptionalPath, OptionalText,
 from sparsity_lab.cli.output import show_arms, show_overview, show_unfinished, swept
 from sparsity_lab.settings import SettingError, Shown, from_text
 
-__all__ = ["Sweep"]
+if TYPE_CHECKING:
+    from sparsity_lab.sweeps import Engine
+
+__all__ = ["Sweep", "chosen_engine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +41,7 @@ class Sweep(SettingsCommand):
     """Also write report.html there."""
 
     def run(self, console: Console) -> Outcome:
-        from sparsity_lab.studies import load_study
-        from sparsity_lab.sweeps import Engine, Processes
+        from sparsity_lab.studies import fix_rules, load_study
         from sparsity_lab.sweeps.config_file import is_config_file, load_sweep
 
         if (self.sweep is None) == (self.status is None):
@@ -49,14 +51,14 @@ class Sweep(SettingsCommand):
         if self.status is not None:
             return _status_shown(self.status, console)
         assert self.sweep is not None
-        if self.engine is not None and self.workers is not None:
-            raise SettingError("--workers", "an engine or a number of workers, not both", self.workers)
-        workers = Processes(workers=2 if self.workers is None else self.workers)
-        engine = workers if self.engine is None else from_text(Engine, self.engine, "--engine")
+        engine = chosen_engine(self.engine, self.workers)
         path = Path(self.sweep)
         is_file = is_config_file(path)
-        sweep = load_sweep(path) if is_file else load_study(path).sweep(self.size)
+        study = None if is_file else load_study(path)
+        sweep = load_sweep(path) if study is None else study.sweep(self.size)
         out = self.out or Path("runs") / sweep.name
+        if study is not None:
+            fix_rules(study, out)
         results, seconds = swept(sweep, out, engine, console)
         arms = show_arms(results, console)
         data = {"out": str(out), "runs": len(results.runs), "seconds": seconds, "arms": arms}
@@ -68,6 +70,21 @@ class Sweep(SettingsCommand):
             data["report"] = str(write_report(results, out / "report.html", title=sweep.name, command=command))
             console.print(f"Report: {data['report']}")
         return Outcome(data, not unfinished)
+
+
+def chosen_engine(engine: str | None, workers: int | None) -> "Engine":
+    """What executes runs: an engine in its short form, or a number of worker processes on this machine.
+
+    Raises:
+        SettingError: both are given, or no such engine.
+    """
+    from sparsity_lab.sweeps import Engine, Processes
+
+    if engine is None:
+        return Processes(workers=2 if workers is None else workers)
+    if workers is not None:
+        raise SettingError("--workers", "an engine or a number of workers, not both", workers)
+    return from_text(Engine, engine, "--engine")
 
 
 def _status_shown(folder: Path, console: Console) -> Outcome:

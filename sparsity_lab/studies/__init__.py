@@ -8,24 +8,18 @@ from typing import TYPE_CHECKING
 from sparsity_lab.settings import lazy
 
 if TYPE_CHECKING:
-    from sparsity_lab.studies.arms import over_seeds as over_seeds
+    from sparsity_lab.studies.arms import Arm as Arm
+    from sparsity_lab.studies.arms import seeded as seeded
     from sparsity_lab.studies.claim import Claim as Claim
     from sparsity_lab.studies.claim import Decision as Decision
+    from sparsity_lab.studies.claim import Outcomes as Outcomes
     from sparsity_lab.studies.claim import Verdict as Verdict
-    from sparsity_lab.studies.claim import judged as judged
-    from sparsity_lab.studies.decisions import ABOVE_ZERO as ABOVE_ZERO
-    from sparsity_lab.studies.decisions import advantages as advantages
-    from sparsity_lab.studies.decisions import decide_difference as decide_difference
-    from sparsity_lab.studies.decisions import decide_slope as decide_slope
-    from sparsity_lab.studies.decisions import decided as decided
-    from sparsity_lab.studies.decisions import difference_claim as difference_claim
-    from sparsity_lab.studies.decisions import growths as growths
-    from sparsity_lab.studies.decisions import held_above as held_above
-    from sparsity_lab.studies.decisions import means_listed as means_listed
-    from sparsity_lab.studies.decisions import rank_correlations as rank_correlations
-    from sparsity_lab.studies.decisions import shares_of_way as shares_of_way
-    from sparsity_lab.studies.decisions import slope_claim as slope_claim
-    from sparsity_lab.studies.decisions import undecided as undecided
+    from sparsity_lab.studies.criteria import BoundedMean as BoundedMean
+    from sparsity_lab.studies.criteria import Criterion as Criterion
+    from sparsity_lab.studies.criteria import MostSeeds as MostSeeds
+    from sparsity_lab.studies.criteria import NormalMean as NormalMean
+    from sparsity_lab.studies.decide import Look as Look
+    from sparsity_lab.studies.decide import decide as decide
     from sparsity_lab.studies.demo import demo as demo
     from sparsity_lab.studies.drops import differences_at as differences_at
     from sparsity_lab.studies.drops import learned_words as learned_words
@@ -46,9 +40,18 @@ if TYPE_CHECKING:
     from sparsity_lab.studies.files import relabel_results as relabel_results
     from sparsity_lab.studies.files import render_results as render_results
     from sparsity_lab.studies.files import write_result as write_result
+    from sparsity_lab.studies.judge import judge as judge
     from sparsity_lab.studies.loading import load_study as load_study
     from sparsity_lab.studies.loading import results_folder as results_folder
     from sparsity_lab.studies.loading import studies_in as studies_in
+    from sparsity_lab.studies.rules import fix_rules as fix_rules
+    from sparsity_lab.studies.shared_claims import advantages as advantages
+    from sparsity_lab.studies.shared_claims import difference_claim as difference_claim
+    from sparsity_lab.studies.shared_claims import growths as growths
+    from sparsity_lab.studies.shared_claims import means_listed as means_listed
+    from sparsity_lab.studies.shared_claims import rank_correlations as rank_correlations
+    from sparsity_lab.studies.shared_claims import shares_of_way as shares_of_way
+    from sparsity_lab.studies.shared_claims import slope_claim as slope_claim
     from sparsity_lab.studies.study import SIZES as SIZES
     from sparsity_lab.studies.study import Size as Size
     from sparsity_lab.studies.study import Study as Study

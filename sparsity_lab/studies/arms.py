@@ -1,23 +1,51 @@
-"""Arms: one setting, run from several seeds."""
+"""Arms: one setting, run from as many seeds as it takes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from sparsity_lab.settings import replace_at
+from sparsity_lab.settings import SettingError, replace_at
 from sparsity_lab.training import RunConfig
 
-__all__ = ["over_seeds"]
+__all__ = ["Arm", "seeded"]
 
 
-def over_seeds(base: RunConfig, seeds: Sequence[int], *also: str) -> list[RunConfig]:
-    """The run from each seed: data, initial weights, the evaluated sequences, and the fields ``also`` names.
+@dataclass(frozen=True)
+class Arm:
+    """One setting, run from as many seeds as it takes.
+
+    Attributes:
+        run: the run from a seed, which is its ``data_seed``.
+        seeds: how many a sweep runs; ``decide`` adds more where claims need them.
+        first: the first seed.
+    """
+
+    run: Callable[[int], RunConfig]
+    seeds: int
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise SettingError("seeds", "at least 1", self.seeds)
+
+    @property
+    def runs(self) -> list[RunConfig]:
+        """The runs of a sweep."""
+        return [self.run(seed) for seed in range(self.first, self.first + self.seeds)]
+
+
+def seeded(base: RunConfig, *also: str) -> Callable[[int], RunConfig]:
+    """The run from a seed: its data, initial weights, evaluated sequences, and the fields ``also`` names are those of
+    the seed. So are those of its parents.
 
     The evaluated sequences differ too, so that intervals over seeds cover their chance as well.
     """
-    runs = []
-    for seed in seeds:
+
+    def run(seed: int) -> RunConfig:
         evaluation = base.evaluation.replace(seed=seed)
-        run = base.replace(data_seed=seed, model_seed=seed, evaluation=evaluation)
+        parent = None if base.parent is None else seeded(base.parent, *also)(seed)
+        found = base.replace(data_seed=seed, model_seed=seed, evaluation=evaluation, parent=parent)
         for path in also:
-            run = replace_at(run, path, seed)
-        runs.append(run)
-    return runs
+            found = replace_at(found, path, seed)
+        return found
+
+    return run

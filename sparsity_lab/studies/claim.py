@@ -1,34 +1,39 @@
-"""Claims and how they are decided, by rules that are fixed before the runs."""
+"""Claims, what seeds say about them, and the verdicts."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
-from sparsity_lab.analysis import Interval
+from sparsity_lab.analysis import Replicates
+from sparsity_lab.studies.criteria import Criterion, Evidences
 from sparsity_lab.studies.evidence import Evidence
 
-__all__ = ["Claim", "Decision", "Verdict", "judged"]
+__all__ = ["CannotTell", "Claim", "Decision", "Outcomes", "Verdict"]
 
-Verdict = Literal["held", "did not hold", "not decided"]
+Verdict = Literal["held", "did not hold", "smaller than matters", "not decided"]
+CannotTell = Literal["at the ceiling or floor", "never learned"]
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What came of one claim.
+class Outcomes:
+    """What each seed gave.
 
     Attributes:
-        verdict: by the claim's rule.
-        interval: the estimate that the rule looks at, a mean with Student's interval.
-        unit: of the estimate.
-        detail: what was seen, in one sentence, made from the numbers.
-        over: what the mean is taken over, in the plural.
+        numbers: what the criterion tests, by seed.
+        unit: of the numbers.
+        detail: what was seen, in one sentence.
+        levels: what is compared, by arm and seed, where it lies between ``floor`` and ``ceiling``. A comparison of
+            arms that are all at the ceiling, or all at the floor, cannot tell.
+        floor, ceiling: of the levels.
     """
 
-    verdict: Verdict
-    interval: Interval
+    numbers: Replicates
     unit: str
     detail: str = ""
-    over: str = "seeds"
+    levels: Mapping[str, Replicates] = field(default_factory=dict)
+    floor: float = 0.0
+    ceiling: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,33 +44,55 @@ class Claim:
         name: short, for tables.
         statement: the claim in words.
         source: whose claim it is; "this lab" for what no paper says.
-        rule: in words, when it held, when it did not, when it is not decided.
-        decide: the rule, from a study's evidence.
+        outcome: what the number of a seed is, in words.
+        numbers: what each seed gave.
+        criterion: what is asked of the numbers.
+        arms: the arms that the numbers come from. ``decide`` adds seeds to them.
     """
 
     name: str
     statement: str
     source: str
-    rule: str
-    decide: Callable[[Evidence], Decision]
+    outcome: str
+    numbers: Callable[[Evidence], Outcomes]
+    criterion: Criterion
+    arms: tuple[str, ...] = ()
+
+    @property
+    def rule(self) -> str:
+        """The number of a seed, and what is asked of it."""
+        return f"{self.outcome} {self.criterion.words}"
+
+    @property
+    def rule_id(self) -> str:
+        """A hash of what decides the claim: the number of a seed in words, its arms, and the criterion."""
+        text = "\n".join((self.name, self.outcome, repr(self.criterion), *self.arms))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def judged(
-    interval: Interval, *, above: float = 0.0, below: float | None = None, at_most: float | None = None
-) -> Verdict:
-    """The verdict that an interval gives; ``not decided`` without one, from fewer than two replicates.
+@dataclass(frozen=True)
+class Decision:
+    """What came of one claim.
 
-    Args:
-        above: ``held`` if the whole interval lies above it, ``did not hold`` if all of it lies at or below.
-        below: in its place, the other way round.
-        at_most: in its place, ``held`` if the interval ends at or below it, ``did not hold`` if all of it lies above.
+    Attributes:
+        verdict: one of four.
+        outcomes: what each seed gave.
+        evidences: the three e-values.
+        estimate, low, high: with its 95 % confidence sequence; None without one.
+        primary: whether it was decided together with the study's other primary claims, at one false discovery rate.
+        cannot_tell: why these runs cannot decide, whatever the number of seeds.
     """
-    if interval.low is None or interval.high is None:
-        return "not decided"
-    if at_most is not None:
-        held, failed = interval.high <= at_most, interval.low > at_most
-    elif below is not None:
-        held, failed = interval.high < below, interval.low >= below
-    else:
-        held, failed = interval.low > above, interval.high <= above
-    return "held" if held else "did not hold" if failed else "not decided"
+
+    verdict: Verdict
+    outcomes: Outcomes
+    evidences: Evidences
+    estimate: float | None
+    low: float | None
+    high: float | None
+    primary: bool
+    cannot_tell: CannotTell | None = None
+
+    @property
+    def count(self) -> int:
+        """How many seeds gave a number."""
+        return len(self.outcomes.numbers)

@@ -1,7 +1,7 @@
 """What runs reach and lose with length, seed by seed: the numbers that claims about extrapolation rest on.
 
-Values are normalized accuracies, 0 at chance and 1 at the Bayes optimum; what lies below chance counts as chance,
-since a run cannot lose more than all it knew. A *drop* is the value at the longest trained length minus that at a
+Values are normalized accuracies, 0 at chance and 1 at the Bayes optimum, cut to that range: a run cannot lose more
+than all it knew. A *drop* is the value at the longest trained length minus that at a
 longer one. Only what was learned counts: a run that was at chance from the start has nothing to lose.
 """
 
@@ -64,7 +64,7 @@ def values_at(
     if length not in lengths:
         raise SettingError("length", f"an evaluated length of {arm}", length, [str(one) for one in lengths])
     trained_length = own.filter("trained")["length"].max()
-    value = pl.col("normalized_accuracy").clip(lower_bound=0.0)
+    value = pl.col("normalized_accuracy").clip(0.0, 1.0)
     if only_learned:
         own = own.filter(pl.col("learned"))
     keys = ["seed", "condition"]
@@ -92,10 +92,11 @@ def differences_at(
     length: int,
     column: str = "value",
     conditions: Sequence[str] | None = None,
+    only_learned: bool = True,
 ) -> Replicates:
     """Differences of two arms in a column of ``values_at`` by seed: taken between the conditions that both learned,
-    and averaged over these."""
-    each = (_by_condition(rows, one, length, column, conditions) for one in (arm, minus))
+    or all of them, and averaged over these."""
+    each = (_by_condition(rows, one, length, column, conditions, only_learned) for one in (arm, minus))
     return by_seed(paired_differences(*each))
 
 
@@ -126,6 +127,12 @@ def learned_words(rows: pl.DataFrame, arm: str, conditions: Sequence[str] | None
 
 
 def _by_condition(
-    rows: pl.DataFrame, arm: str, length: int, column: str, conditions: Sequence[str] | None
+    rows: pl.DataFrame,
+    arm: str,
+    length: int,
+    column: str,
+    conditions: Sequence[str] | None,
+    only_learned: bool = True,
 ) -> Replicates:
-    return by_replicate(values_at(rows, arm, length, conditions), column, ("seed", "condition"))
+    found = values_at(rows, arm, length, conditions, only_learned=only_learned)
+    return by_replicate(found, column, ("seed", "condition"))

@@ -8,6 +8,8 @@ write. In a folder of studies ``README.md`` is the table of all claims.
 
 import io
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +21,92 @@ from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.studies.agreement import agree
 from sparsity_lab.studies.evidence import Evidence
 from sparsity_lab.studies.loading import load_study, results_folder, studies_in
+from sparsity_lab.studies.outlook import core_minutes_of_a_seed, outlook, total_core_minutes
 from sparsity_lab.studies.page import FRONT_TITLE, front_page, page
+from sparsity_lab.studies.rules import changed_rules, fixed_rules
 from sparsity_lab.studies.study import Size, Study
-from sparsity_lab.sweeps import Results
+from sparsity_lab.sweeps import Results, Sweep
 from sparsity_lab.training import store
 
-__all__ = ["check_results", "relabel_results", "render_results", "write_result"]
+__all__ = [
+    "Found",
+    "check_results",
+    "extended",
+    "read_found",
+    "relabel_results",
+    "render_results",
+    "write_found",
+    "write_result",
+]
 
 ROWS, MEASURES, RECORD, FIGURE, PAGE = "rows.parquet", "measures.parquet", "result.json", "result.svg", "result.md"
 NOTES, FRONT_PAGE = "notes.md", "README.md"
 
 
+@dataclass(frozen=True)
+class Found:
+    """What the folder of a result holds.
+
+    Attributes:
+        evidence: None if there are no frames.
+        facts: what the rows do not say of the runs.
+    """
+
+    evidence: Evidence | None
+    facts: Mapping[str, Any]
+
+
+def read_found(study: Study, folder: Path) -> Found:
+    """What the folder of a result holds, of frames that belong together.
+
+    Raises:
+        SettingError: frames that cannot be read, or that miss what the study measures.
+    """
+    rows = _read(folder / ROWS)
+    if rows is None:
+        return Found(None, {})
+    record = folder / RECORD
+    facts = json.loads(record.read_text())["run"] if record.is_file() else {}
+    if study.measure is None:
+        return Found(Evidence(rows), facts)
+    measures = _read(folder / MEASURES)
+    if measures is None:
+        raise SettingError(str(folder / MEASURES), "the frame that belongs to the rows", Shown("none"))
+    # A writer that was stopped between the two left measures of runs that have no rows yet.
+    return Found(Evidence(rows, measures.filter(pl.col("run").is_in(rows["run"].unique().to_list()))), facts)
+
+
+def write_found(study: Study, found: Found, folder: Path, *, pages: bool = True) -> None:
+    """Write frames and record into the folder of a result, and the figure and the page.
+
+    Raises:
+        SettingError: a file that cannot be written.
+    """
+    assert found.evidence is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    if found.evidence.measures is not None:
+        write_whole(folder / MEASURES, _parquet(found.evidence.measures))
+    write_whole(folder / ROWS, _parquet(found.evidence.rows))
+    data = record(study, found.evidence, found.facts)
+    write_whole(folder / RECORD, _json(data).encode())
+    if pages:
+        for name, text in _pages(study, found.evidence, data, folder).items():
+            write_whole(folder / name, text.encode())
+
+
+def extended(study: Study, results: Results, size: Size, before: Found, command: str) -> Found:
+    """What was found before, and what the runs say that have finished since.
+
+    Raises:
+        SettingError: no finished run, and nothing was found before.
+    """
+    evidence = study.evidence(results, size, before.evidence)
+    return Found(evidence, _facts(study, results, size, command, before, evidence))
+
+
 def write_result(study: Study, results: Results, size: Size, folder: Path, command: str = "not recorded") -> Path:
-    """Write all files of a result into a folder, which may hold notes; returns the page.
+    """Write all files of a result into a folder, which may hold notes; returns the page. Rows of runs that are no
+    longer in the folder of ``results`` are kept, if the study still has them.
 
     Args:
         command: what made the runs, for the page.
@@ -39,14 +114,27 @@ def write_result(study: Study, results: Results, size: Size, folder: Path, comma
     Raises:
         SettingError: no finished run, or a file that cannot be written.
     """
-    evidence = study.evidence(results, size)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / ROWS, _parquet(evidence.rows))
-    if evidence.measures is not None:
-        write_whole(folder / MEASURES, _parquet(evidence.measures))
-    for name, text in _rendered(study, evidence, _facts(study, results, size, command), folder).items():
-        write_whole(folder / name, text.encode())
+    before = _without(read_found(study, folder), study, size, results)
+    write_found(study, extended(study, results, size, before, command), folder)
     return folder / PAGE
+
+
+def _without(found: Found, study: Study, size: Size, results: Results) -> Found:
+    """What was found of runs of this size that the study still has, and the folder of the runs no longer."""
+    if found.evidence is None or found.facts.get("size") != size:
+        return Found(None, {})
+    rows = found.evidence.rows
+    arms = study.arms(size)
+    kept = [
+        run
+        for arm, seed, run in rows.select("arm", "seed", "run").unique().iter_rows()
+        if arm in arms and arms[arm].run(seed).id == run and not (results.folder / run / store.FINISHED).is_file()
+    ]
+    if not kept:
+        return Found(None, {})
+    of = pl.col("run").is_in(kept)
+    measures = found.evidence.measures
+    return Found(Evidence(rows.filter(of), None if measures is None else measures.filter(of)), found.facts)
 
 
 def check_results(path: Path) -> list[str]:
@@ -102,15 +190,14 @@ def relabel_results(path: Path) -> list[str]:
         if not (folder / RECORD).is_file():
             continue
         arms = study.arms(json.loads((folder / RECORD).read_text())["run"]["size"])
-        ids = {(arm, run.data_seed): run.id for arm, runs in arms.items() for run in runs}
         for file in (folder / ROWS, folder / MEASURES):
             if not file.is_file():
                 continue
             frame = pl.read_parquet(file)
             keys = frame.select("arm", "seed").rows()
-            if unknown := [key for key in keys if key not in ids]:
-                shown = Shown(f"{unknown[0][0]}, seed {unknown[0][1]}")
-                raise SettingError(str(file), f"rows of arms and seeds of {study.name}", shown)
+            if unknown := [arm for arm, _ in keys if arm not in arms]:
+                raise SettingError(str(file), f"rows of arms of {study.name}", unknown[0], list(arms))
+            ids = {(arm, seed): arms[arm].run(seed).id for arm, seed in set(keys)}
             again = frame.with_columns(run=pl.Series([ids[key] for key in keys], dtype=pl.String))
             if not again.equals(frame):
                 changed[file] = again
@@ -133,10 +220,7 @@ def _rendered_again(path: Path) -> tuple[dict[Path, str], list[str]]:
         if (folder / MEASURES).is_file() != (study.measure is not None):
             wrong.append(str(folder / MEASURES))
             continue
-        measures = pl.read_parquet(folder / MEASURES) if study.measure else None
-        record = folder / RECORD
-        facts = json.loads(record.read_text())["run"] if record.is_file() else {}
-        texts = _rendered(study, Evidence(pl.read_parquet(folder / ROWS), measures), facts, folder)
+        texts = _rendered(study, read_found(study, folder), folder)
         rendered |= {folder / name: text for name, text in texts.items()}
         records.append((folder.name, json.loads(texts[RECORD])))
     if not studies:
@@ -145,6 +229,15 @@ def _rendered_again(path: Path) -> tuple[dict[Path, str], list[str]]:
     if studies != [path] and not wrong:
         rendered[path / FRONT_PAGE] = front_page(records)
     return rendered, wrong
+
+
+def _read(file: Path) -> pl.DataFrame | None:
+    if not file.is_file():
+        return None
+    try:
+        return pl.read_parquet(file)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise SettingError(str(file), "a parquet file that can be read", Shown(str(error).splitlines()[0])) from None
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:
@@ -157,59 +250,107 @@ def _holds(path: Path, text: str) -> bool:
     return path.is_file() and agree(path.read_bytes().decode(errors="replace"), text)
 
 
-def _facts(study: Study, results: Results, size: Size, command: str) -> dict[str, Any]:
-    """What the rows do not say of the run."""
-    sweep = study.sweep(size)
-    timing = results.frame("timing")
-    environment: dict[str, list[Any]] = {}
-    for run in sweep.runs:
-        recorded = store.read_environment(results.folder / run.id) or {}
+def _facts(
+    study: Study, results: Results, size: Size, command: str, before: Found, evidence: Evidence
+) -> dict[str, Any]:
+    """What the rows do not say of the runs."""
+    planned = study.runs(size, results.folder)
+    here = Results(results.folder, Sweep(name=study.name, runs=tuple(run for _, run in planned.values())))
+    environment: dict[str, list[Any]] = {
+        name: list(values) for name, values in before.facts.get("environment", {}).items()
+    }
+    for run in planned:
+        recorded = store.read_environment(results.folder / run) or {}
         for name in ("python", "packages", "device", "threads"):
             values = environment.setdefault(name, [])
             if name in recorded and recorded[name] not in values:
                 values.append(recorded[name])
-    wanted = {run.id for run in sweep.runs}
+    failed = [{"run": one.run.id, "reason": one.reason} for one in here.failures]
+    rules = fixed_rules(results.folder) or before.facts.get("rules")
+    late = before.facts.get("rules_after_runs", before.evidence is not None and not before.facts.get("rules"))
     return {
         "command": command,
         "size": size,
-        "planned_runs": len(wanted),
-        "failed": [{"run": one.run.id, "reason": one.reason} for one in results.failures if one.run.id in wanted],
-        "core_minutes": round(float(timing["seconds"].sum()) / 60, 1),
+        "planned_runs": len(planned.keys() | set(evidence.rows["run"])),
+        "failed": failed,
+        "core_minutes": round(total_core_minutes(evidence.rows), 1),
         "environment": environment,
+        "rules": rules or study.rules(),
+        **({"rules_after_runs": True} if late else {}),
     }
 
 
-def _rendered(study: Study, evidence: Evidence, facts: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Name and text of every file that is made from the frames and the notes in the folder."""
-    decisions = [(claim, claim.decide(evidence)) for claim in study.claims]
-    claims = [
-        {
-            "claim": claim.name,
-            "statement": claim.statement,
-            "source": claim.source,
-            "rule": claim.rule,
-            "verdict": decision.verdict,
-            "estimate": _rounded(decision.interval.estimate),
-            "low": _rounded(decision.interval.low),
-            "high": _rounded(decision.interval.high),
-            "count": decision.interval.count,
-            "over": decision.over,
-            "unit": decision.unit,
-            "detail": decision.detail,
-        }
-        for claim, decision in decisions
-    ]
+def record(study: Study, evidence: Evidence, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Arms, estimates, rules and verdicts as plain data: what ``result.json`` holds."""
+    decisions = study.judge(evidence)
+    changed = changed_rules(study, facts.get("rules"))
+    claims = []
+    for claim in study.claims:
+        decision = decisions[claim.name]
+        still = outlook(claim, decision, len(study.primary), evidence.rows)
+        claims.append(
+            {
+                "id": claim.name,
+                "primary": decision.primary,
+                "verdict": decision.verdict,
+                "cannot_tell": decision.cannot_tell,
+                "statement": claim.statement,
+                "source": claim.source,
+                "rule": claim.rule,
+                "rule_id": claim.rule_id,
+                "rule_changed": claim.name in changed or bool(facts.get("rules_after_runs")),
+                "estimate": _rounded(decision.estimate),
+                "low": _rounded(decision.low),
+                "high": _rounded(decision.high),
+                "seeds": decision.count,
+                "unit": claim.criterion.unit or decision.outcomes.unit,
+                "e_values": [_leading(value) for value in decision.evidences],
+                "more_seeds": still.seeds if decision.verdict == "not decided" else 0,
+                "more_core_minutes": _rounded(still.core_minutes) if decision.verdict == "not decided" else 0.0,
+                "detail": decision.outcomes.detail,
+            }
+        )
     arms = {
-        arm: {"seeds": part["seed"].n_unique(), "learned": _learned(part)}
+        arm: {"seeds": part["seed"].n_unique(), "learned": _learned(part), "core_minutes": _cost(part, arm)}
         for (arm,), part in evidence.rows.partition_by("arm", as_dict=True, maintain_order=True).items()
     }
-    data = {"study": study.name, "title": study.title, "arms": arms, "claims": claims, "run": facts}
+    return {
+        "study": study.name,
+        "title": study.title,
+        "primary": list(study.primary),
+        "arms": arms,
+        "claims": claims,
+        "run": dict(facts),
+    }
+
+
+def _pages(study: Study, evidence: Evidence, data: dict[str, Any], folder: Path) -> dict[str, str]:
+    """The figure and the page, by name."""
     notes = folder / NOTES
     return {
-        RECORD: json.dumps(data, indent=1, ensure_ascii=False) + "\n",
         FIGURE: _standalone(figure_svg(study.figure(evidence), study.title)),
         PAGE: page(study, evidence, data, FIGURE, notes.read_text(encoding="utf-8") if notes.is_file() else ""),
     }
+
+
+def _rendered(study: Study, found: Found, folder: Path) -> dict[str, str]:
+    """Name and text of every file that is made from the frames and the notes in the folder."""
+    assert found.evidence is not None
+    data = record(study, found.evidence, found.facts)
+    return {RECORD: _json(data), **_pages(study, found.evidence, data, folder)}
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
+def _leading(value: float) -> float:
+    """Three leading digits: e-values go from nothing to millions, and more digits would differ between processors."""
+    return float(f"{min(value, 1e12):.3g}")
+
+
+def _cost(rows: pl.DataFrame, arm: str) -> float | None:
+    return _rounded(core_minutes_of_a_seed(rows, (arm,)))
 
 
 def _rounded(value: float | None) -> float | None:

@@ -26,25 +26,25 @@ _SPREAD = (
 def page(study: "Study", evidence: Evidence, data: dict[str, Any], figure: str, notes: str) -> str:
     """One study: question, verdicts, figure (the name of its file), measurements, rules, notes, how it was made."""
     facts = data["run"]
+    primary = [one for one in data["claims"] if one["primary"]]
+    others = [one for one in data["claims"] if not one["primary"]]
     parts = [
         f"# {study.title}",
         study.question,
         "## What was found",
-        _table(
-            ["claim", "verdict", "estimate", "mean over"],
-            ([one["statement"], f"**{one['verdict']}**", _estimate(one), _over(one)] for one in data["claims"]),
-        ),
-        "Estimates are means over what the last column counts, with Student's 95 % interval in brackets; a single "
-        "value has none.",
-        *(f"- *{one['claim']}*: {one['detail']}" for one in data["claims"] if one["detail"]),
+        *([_verdicts(primary), _PRIMARY] if primary else []),
+        *(["### Exploratory claims", _verdicts(others), _EXPLORATORY] if others else []),
+        _ESTIMATES,
+        *(f"- *{one['id']}*: {one['detail']}" for one in data["claims"] if one["detail"]),
         f"![{study.title}]({figure})",
         "## Measurements",
         *([_SPREAD] if study.columns else []),
         *_measurements(study, evidence.rows),
         *_more_tables(study, evidence),
         _learned(data["arms"]),
-        "## Rules, fixed before the runs",
-        *(f"- **{one['claim']}** (claim of: {one['source']}). {one['rule']}" for one in data["claims"]),
+        "## Rules, fixed before the runs" if not facts.get("rules_after_runs") and facts.get("rules") else "## Rules",
+        *_changes(data),
+        *(f"- **{one['id']}** (claim of: {one['source']}). {one['rule']}" for one in data["claims"]),
         *(["## Notes", notes.strip()] if notes else []),
         "## How it was made",
         _made(facts),
@@ -52,28 +52,101 @@ def page(study: "Study", evidence: Evidence, data: dict[str, Any], figure: str, 
     return "\n\n".join(parts) + "\n"
 
 
+_PRIMARY = (
+    "Primary claims: seeds were added until they were decided. They are judged together at a false discovery rate of "
+    "5 % in each direction, which holds however often somebody looked."
+)
+_EXPLORATORY = "Exploratory claims were not run for. Each is judged alone at 5 %."
+_ESTIMATES = (
+    "Brackets hold the 95 % confidence sequence, which covers the true value at all looks together. The e-values are "
+    "the evidence that a claim held, that it did not, and that the effect is smaller than what matters."
+)
+
+
+def _verdicts(claims: Sequence[dict[str, Any]]) -> str:
+    return _table(
+        ["claim", "verdict", "estimate", "seeds", "e-values"],
+        (
+            [
+                one["statement"],
+                f"**{one['verdict']}**{_why_not(one)}",
+                _estimate(one),
+                one["seeds"],
+                " / ".join(f"{value:.3g}" for value in one["e_values"]),
+            ]
+            for one in claims
+        ),
+    )
+
+
+def _why_not(claim: dict[str, Any]) -> str:
+    """Why a claim is not decided, and what it would take."""
+    if claim["verdict"] != "not decided":
+        return ""
+    if claim["cannot_tell"]:
+        return f": {claim['cannot_tell']}"
+    if claim["more_seeds"] is None:
+        return ""
+    minutes = "" if claim["more_core_minutes"] is None else f", {claim['more_core_minutes']:.0f} core-minutes"
+    return f": about {claim['more_seeds']} more seeds{minutes}"
+
+
+def _changes(data: dict[str, Any]) -> Iterator[str]:
+    """Which rules are not those that were fixed before the runs."""
+    if data["run"].get("rules_after_runs") or not data["run"].get("rules"):
+        yield "These rules were written after the runs."
+        return
+    changed = [one["id"] for one in data["claims"] if one["rule_changed"]]
+    if changed:
+        yield f"**Changed or added after the first run:** {', '.join(changed)}."
+
+
 def front_page(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """The table of all claims, from the folder and the record of each study."""
-    rows = [
-        [
-            one["statement"],
-            f"**{one['verdict']}**",
-            _estimate(one),
-            f"[{result['title']}]({folder}/result.md)",
+    """The table of all claims, from the folder and the record of each study, and what they cost."""
+
+    def rows(primary: bool) -> list[list[str]]:
+        return [
+            [
+                one["statement"],
+                f"**{one['verdict']}**{_why_not(one)}",
+                _estimate(one),
+                f"[{result['title']}]({folder}/result.md)",
+            ]
+            for folder, result in results
+            for one in result["claims"]
+            if one["primary"] is primary
         ]
-        for folder, result in results
-        for one in result["claims"]
-    ]
+
     parts = [
         FRONT_TITLE,
         "Claims tested at a scale that two processor cores can carry. Each study is a folder here: `study.py` says "
         "what is run and how claims are decided, `notes.md` what was tried, `result.md` what came of it. "
-        "`sparsity-lab sweep FOLDER` runs a study. Every page is rendered from the frames beside it, and "
-        "`sparsity-lab report --check` does it again and compares. Rules were fixed before the runs; what did not "
-        "hold stays in.",
-        _table(["claim", "verdict", "estimate", "study"], rows),
+        "`sparsity-lab decide FOLDER` adds seeds until the primary claims of a study are decided. Every page is "
+        "rendered from the frames beside it, and `sparsity-lab report --check` does it again and compares. What did "
+        "not hold stays in.",
+        "## Primary claims",
+        _table(["claim", "verdict", "estimate", "study"], rows(True)),
+        "## What the studies cost",
+        "Core-minutes of one run of each arm together, of all runs so far, and of what the primary claims that are "
+        "not decided would still take, where that can be told.",
+        _table(["study", "one of each arm", "so far", "still"], [_costs(*one) for one in results]),
+        "## Exploratory claims",
+        _EXPLORATORY,
+        _table(["claim", "verdict", "estimate", "study"], rows(False)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _costs(folder: str, result: dict[str, Any]) -> list[str]:
+    each = [arm["core_minutes"] for arm in result["arms"].values()]
+    open_claims = [one for one in result["claims"] if one["primary"] and one["verdict"] == "not decided"]
+    still = [one["more_core_minutes"] for one in open_claims]
+    return [
+        f"[{result['title']}]({folder}/result.md)",
+        "–" if None in each else f"{sum(each):.0f}",
+        f"{result['run'].get('core_minutes', 0):.0f}",
+        "–" if None in still else f"{sum(still):.0f}",
+    ]
 
 
 def _measurements(study: "Study", rows: pl.DataFrame) -> list[str]:
@@ -131,11 +204,6 @@ def _estimate(claim: dict[str, Any]) -> str:
         return "–"
     ends = f" [{claim['low']:.3f}, {claim['high']:.3f}]" if claim["low"] is not None else ""
     return f"{claim['estimate']:.3f}{ends} {claim['unit']}"
-
-
-def _over(claim: dict[str, Any]) -> str:
-    words = claim["over"].removesuffix("s") if claim["count"] == 1 else claim["over"]
-    return f"{claim['count']} {words}" if claim["count"] else "–"
 
 
 def _learned(arms: dict[str, dict[str, Any]]) -> str:

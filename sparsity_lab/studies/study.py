@@ -1,24 +1,32 @@
-"""``Study``: named arms, seeds, claims and a figure."""
+"""``Study``: named arms, claims and a figure."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import polars as pl
 from matplotlib.figure import Figure
 
-from sparsity_lab.settings import SettingError
-from sparsity_lab.studies.claim import Claim
+from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.studies.arms import Arm
+from sparsity_lab.studies.claim import Claim, Decision
 from sparsity_lab.studies.evidence import Evidence
+from sparsity_lab.studies.judge import judge
 from sparsity_lab.sweeps import Results, Sweep
-from sparsity_lab.training import EVALUATION_SCHEMA, Run, RunConfig
+from sparsity_lab.sweeps.sweep import lineage
+from sparsity_lab.training import EVALUATION_SCHEMA, Run, RunConfig, store
 
-__all__ = ["SIZES", "Size", "Study"]
+__all__ = ["MOST_PRIMARY", "SIZES", "Size", "Study"]
 
 Size = Literal["smoke", "small", "full"]
 """``smoke`` is for tests, ``small`` for two processor cores, ``full`` for a larger machine."""
 SIZES: tuple[Size, ...] = ("smoke", "small", "full")
+
+MOST_PRIMARY = 5
+"""Primary claims that a study may have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,70 +37,142 @@ class Study:
         name: of the study and of its sweep.
         title: of the page.
         question: what is asked and how, in a paragraph.
-        arms: from a size to the arms by name, each with its runs, which differ in their seeds alone.
+        arms: from a size to the arms by name.
         claims: what is decided.
+        primary: names of the claims that ``decide`` runs seeds for, at most five. The others are exploratory.
         figure: the figure of the page.
         columns: which columns of the evaluation the page's tables show.
         measure: what is measured on each finished run beyond its evaluation, when the result is written.
         tables: more tables of the page, each under its title; mostly of what ``measure`` found.
+
+    Raises:
+        SettingError: two claims of one name, more than five primary claims, one that is no claim or is named twice,
+            or one that does not say which arms it needs.
     """
 
     name: str
     title: str
     question: str
-    arms: Callable[[Size], Mapping[str, Sequence[RunConfig]]]
+    arms: Callable[[Size], Mapping[str, Arm]]
     claims: tuple[Claim, ...]
     figure: Callable[[Evidence], Figure]
+    primary: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("accuracy", "exact_match")
     measure: Callable[[Run], pl.DataFrame] | None = None
     tables: Callable[[Evidence], Mapping[str, pl.DataFrame]] | None = None
 
+    def __post_init__(self) -> None:
+        claims = {claim.name: claim for claim in self.claims}
+        if len(claims) < len(self.claims):
+            raise SettingError("claims", "claims with names of their own", Shown("two of one name"))
+        if len(self.primary) > MOST_PRIMARY:
+            raise SettingError("primary", f"at most {MOST_PRIMARY} claims", len(self.primary))
+        for place, name in enumerate(self.primary):
+            if name not in claims or name in self.primary[:place]:
+                raise SettingError("primary", "names of claims, each once", name, list(claims))
+            if not claims[name].arms:
+                raise SettingError("primary", f"the arms that {name!r} needs", ())
+
     def sweep(self, size: Size = "small") -> Sweep:
         """The sweep of this size."""
-        return Sweep(name=self.name, runs=tuple(run for runs in self.arms(size).values() for run in runs))
+        return Sweep(name=self.name, runs=tuple(run for arm in self.arms(size).values() for run in arm.runs))
 
-    def evidence(self, results: Results, size: Size) -> Evidence:
-        """Rows of the finished runs, and what is measured on each of them now.
+    def judge(self, evidence: Evidence) -> dict[str, Decision]:
+        """The decision on each claim, by name."""
+        return judge(self.claims, self.primary, evidence)
+
+    def rules(self) -> dict[str, str]:
+        """A hash of what decides each claim, by its name, and of which claims are primary, by ``primary``."""
+        return {
+            "primary": ", ".join(sorted(self.primary)),
+            **{claim.name: claim.rule_id for claim in self.claims},
+        }
+
+    def runs(self, size: Size, folder: Path | None = None) -> dict[str, tuple[str, RunConfig]]:
+        """Arm and run by id: those of the sweep, and those with further seeds that lie in a folder."""
+        found = {}
+        for name, arm in self.arms(size).items():
+            for seed in itertools.count(arm.first):
+                run = arm.run(seed)
+                if seed >= arm.first + arm.seeds and not (folder and (folder / run.id).is_dir()):
+                    break
+                found[run.id] = (name, run)
+        return found
+
+    def evidence(self, results: Results, size: Size, known: Evidence | None = None) -> Evidence:
+        """Rows of the finished runs in the folder of ``results``, and what is measured on each of them now.
+
+        Args:
+            known: evidence of other runs, or of some of these; what it holds is not read again.
 
         Raises:
-            SettingError: no run of this size of the study has finished.
+            SettingError: no run of this size of the study has finished, and none is known.
         """
-        rows = self.rows(results, size)
+        skipped = set() if known is None else set(known.rows["run"])
+        rows = self._rows(results, size, skipped)
+        before = [] if known is None else [known.rows]
+        if rows.is_empty() and not before:
+            raise SettingError("folder", f"finished runs of {self.name} in size {size}", str(results.folder))
+        # Frames of an earlier release lack columns.
+        every = pl.concat([*before, rows], how="diagonal_relaxed")
         if self.measure is None:
-            return Evidence(rows)
-        frames = []
+            return Evidence(self._in_order(every, size, "condition", "length"))
+        frames = [] if known is None or known.measures is None else [known.measures]
         for arm, seed, run in rows.select("arm", "seed", "run").unique(maintain_order=True).iter_rows():
             found = self.measure(Run.load(results.folder / run))
             names = [pl.lit(value).alias(name) for name, value in (("arm", arm), ("seed", seed), ("run", run))]
             frames.append(found.select(*names, pl.all()))
         # A column may be null throughout one run, or be missing where an arm has nothing of the kind.
-        return Evidence(rows, pl.concat(frames, how="diagonal_relaxed"))
+        measures = pl.concat(frames, how="diagonal_relaxed")
+        return Evidence(self._in_order(every, size, "condition", "length"), self._in_order(measures, size))
 
     def rows(self, results: Results, size: Size) -> pl.DataFrame:
         """The evaluation rows of the finished runs: ``arm``, ``seed``, ``run``, the columns of the evaluation, and
-        ``learned``, ``reach`` and ``censored`` of the run.
+        ``learned``, ``reach`` and ``censored`` of the run, ``seconds`` that it took, and ``parent_seconds`` that the
+        runs took that it was made from.
 
         Raises:
             SettingError: no run of this size of the study has finished.
         """
-        arms = self.arms(size)
-        own = {run.id: (name, run.data_seed) for name, runs in arms.items() for run in runs}
-        frame = results.frame("evaluation")
-        found = frame.filter(pl.col("run").is_in(list(own))) if "run" in frame.columns else frame
-        if found.is_empty():
+        rows = self._rows(results, size, set())
+        if rows.is_empty():
             raise SettingError("folder", f"finished runs of {self.name} in size {size}", str(results.folder))
-        summary = results.frame("summary").select("run", "condition", "learned", "reach", "censored")
+        return self._in_order(rows, size, "condition", "length")
+
+    def _rows(self, results: Results, size: Size, skipped: set[str]) -> pl.DataFrame:
+        own = {run: one for run, one in self.runs(size, results.folder).items() if run not in skipped}
+        if not own:
+            return pl.DataFrame(schema={"arm": pl.String(), "seed": pl.Int64(), "run": pl.String()})
+        here = Results(results.folder, Sweep(name=self.name, runs=tuple(run for _, run in own.values())))
+        found = here.frame("evaluation")
+        summary = here.frame("summary").select("run", "condition", "learned", "reach", "censored")
         at = partial(pl.col("run").replace_strict, return_dtype=pl.String)
+        seconds = {run: _seconds(results.folder, config) for run, (_, config) in own.items()}
         labeled = found.with_columns(
             arm=at({run: name for run, (name, _) in own.items()}),
-            seed=pl.col("run").replace_strict({run: seed for run, (_, seed) in own.items()}, return_dtype=pl.Int64),
+            seed=pl.col("run").replace_strict(
+                {run: config.data_seed for run, (_, config) in own.items()}, return_dtype=pl.Int64
+            ),
+            seconds=pl.col("run").replace_strict(
+                {run: one[0] for run, one in seconds.items()}, return_dtype=pl.Float64
+            ),
+            parent_seconds=pl.col("run").replace_strict(
+                {run: sum(one[1:]) for run, one in seconds.items()}, return_dtype=pl.Float64
+            ),
         ).join(summary, on=["run", "condition"], how="left")
-        order = {name: place for place, name in enumerate(arms)}
         # The evaluated task's column is renamed where the config has one of the same name.
         task = pl.col("condition_task" if "condition_task" in labeled.columns else "task").alias("task")
-        columns = [name for name in EVALUATION_SCHEMA if name != "task"]
-        return (
-            labeled.select("arm", "seed", "run", task, *columns, "learned", "reach", "censored")
-            .sort(pl.col("arm").replace_strict(order), "seed", "condition", "length")
-            .select("arm", "seed", "run", "condition", pl.exclude("arm", "seed", "run", "condition"))
-        )
+        columns = [name for name in EVALUATION_SCHEMA if name not in ("task", "condition")]
+        more = ("learned", "reach", "censored", "seconds", "parent_seconds")
+        return labeled.select("arm", "seed", "run", "condition", task, *columns, *more)
+
+    def _in_order(self, frame: pl.DataFrame, size: Size, *more: str) -> pl.DataFrame:
+        """By the order of the arms, by seed, and by more columns."""
+        order = {name: place for place, name in enumerate(self.arms(size))}
+        place = pl.col("arm").replace_strict(order, default=len(order), return_dtype=pl.Int64)
+        return frame.sort(place, "seed", *more, maintain_order=True)
+
+
+def _seconds(folder: Path, run: RunConfig) -> list[float]:
+    """What the clocks say of a run and of those that it was made from, one after the other."""
+    return [float(store.read_timing(folder / one.id)["seconds"].sum()) for one in lineage(run)]

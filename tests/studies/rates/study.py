@@ -6,12 +6,11 @@ from matplotlib.figure import Figure
 from sparsity_lab.analysis import extrapolation_curve, paired_differences
 from sparsity_lab.generators import Planted
 from sparsity_lab.models import Decoder, NoPE
-from sparsity_lab.studies import Claim, Decision, Evidence, Study, decided, means_listed, numbers_at
-from sparsity_lab.sweeps import grid
+from sparsity_lab.studies import Arm, BoundedMean, Claim, Evidence, Outcomes, Study, means_listed, numbers_at, seeded
 from sparsity_lab.training import Evaluation, Run, RunConfig, Training, UniformLength
 
 
-def arms(size: str) -> dict[str, list[RunConfig]]:
+def arms(size: str) -> dict[str, Arm]:
     base = RunConfig(
         task=Planted(k=1),
         model=Decoder(num_layers=1, num_heads=2, d_model=16, position=NoPE()),
@@ -19,14 +18,15 @@ def arms(size: str) -> dict[str, list[RunConfig]]:
         evaluation=Evaluation(lengths=(4, 8, 16), sequences=16),
     )
     return {
-        "one": grid(base, {"seed": range(2)}),
-        "two": grid(base.replace(training=base.training.replace(learning_rate=0.1)), {"seed": range(2)}),
+        "one": Arm(seeded(base), 2),
+        "two": Arm(seeded(base.replace(training=base.training.replace(learning_rate=0.1))), 2),
     }
 
 
-def decide(evidence: Evidence) -> Decision:
+def numbers(evidence: Evidence) -> Outcomes:
     one, two = (numbers_at(evidence.rows, arm, 16) for arm in ("one", "two"))
-    return decided(paired_differences(one, two), "accuracy", f"Means: {means_listed({'one': one, 'two': two}, 3)}.")
+    detail = f"Means: {means_listed({'one': one, 'two': two}, 3)}."
+    return Outcomes(paired_differences(one, two), "of accuracy", detail, {"one": one, "two": two})
 
 
 def figure(evidence: Evidence) -> Figure:
@@ -50,8 +50,17 @@ study = Study(
     question="Which?",
     arms=arms,
     claims=(
-        Claim(name="rate", statement="A | higher rate is worse.", source="this lab", rule="By t.", decide=decide),
+        Claim(
+            name="rate",
+            statement="A | higher rate is worse.",
+            source="this lab",
+            outcome="Accuracy of one minus two.",
+            numbers=numbers,
+            criterion=BoundedMean(above=0.0, matters=0.1),
+            arms=("one", "two"),
+        ),
     ),
+    primary=("rate",),
     figure=figure,
     measure=measure,
     tables=tables,

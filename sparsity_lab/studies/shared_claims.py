@@ -1,74 +1,33 @@
-"""The rules by which claims are decided.
-
-Every rule has two steps: a number for each seed (a level, a difference of two arms, a share, a slope, a rank
-correlation), then ``decided``, the one place where such numbers become a verdict.
+"""What several studies claim, and the numbers by seed that claims are about: differences, growths, shares, slopes and
+rank correlations.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import polars as pl
 from scipy import stats
 
 from sparsity_lab.analysis import Interval, Replicates, mean_interval, paired
-from sparsity_lab.studies.claim import Claim, Decision, judged
+from sparsity_lab.studies.claim import Claim, Outcomes
+from sparsity_lab.studies.criteria import BoundedMean
 from sparsity_lab.studies.drops import differences_at, learned_words, mean_value, slopes
 from sparsity_lab.studies.evidence import Evidence
 
 __all__ = [
-    "ABOVE_ZERO",
     "advantages",
-    "decide_difference",
-    "decide_slope",
-    "decided",
     "difference_claim",
     "growths",
-    "held_above",
     "means_listed",
     "rank_correlations",
     "shares_of_way",
     "slope_claim",
-    "undecided",
 ]
 
-
-def held_above(value: float) -> str:
-    """``judged`` in words, the end of a rule."""
-    return (
-        f"Held if the 95 % interval of the mean over seeds lies above {value:g}, did not hold if it lies at or below "
-        f"{value:g}, else not decided."
-    )
-
-
-ABOVE_ZERO = held_above(0)
+MATTERS = 0.05
+"""A difference of normalized accuracies that matters, where a study names none of its own."""
 
 _WORDS = {"value": "normalized accuracy", "drop": "drop of normalized accuracy"}
-
-
-def decided(
-    numbers: Replicates,
-    unit: str,
-    detail: str = "",
-    *,
-    above: float = 0.0,
-    below: float | None = None,
-    at_most: float | None = None,
-    over: str = "seeds",
-) -> Decision:
-    """The verdict on the mean of these numbers, one for each seed, by ``judged``.
-
-    Args:
-        over: what the numbers are of, where it is not seeds.
-    """
-    interval = mean_interval(list(numbers.values()))
-    verdict = judged(interval, above=above, below=below, at_most=at_most)
-    return Decision(verdict, interval, unit, detail, over)
-
-
-def undecided(decision: Decision, why: str = "") -> Decision:
-    """A decision whose rule says that nothing can be decided, whatever the interval; the reason goes first."""
-    return replace(decision, verdict="not decided", detail=f"{why} {decision.detail}".strip())
 
 
 def growths(first: Replicates, later: Replicates) -> Replicates:
@@ -127,47 +86,34 @@ def means_listed(
     return between.join(words)
 
 
-def decide_slope(rows: pl.DataFrame, arm: str, length: int, at: Mapping[str, float]) -> Decision:
-    """Whether the drop to ``length`` grows with ``at``, a number for each condition."""
-    seeds = rows.filter(pl.col("arm") == arm)["seed"].n_unique()
-    each = []
-    for condition in at:
-        drop = mean_value(rows, arm, length, "drop", [condition])
-        each.append(f"{condition} {_number(drop)} ({drop.count} of {seeds})")
-    detail = f"mean drop, and how many seeds learned: {', '.join(each)}."
-    return decided(slopes(rows, arm, length, at), "of drop for each more k", detail)
-
-
-def decide_difference(
-    rows: pl.DataFrame,
-    arm: str,
-    minus: str,
-    length: int,
-    column: str = "value",
-    conditions: Sequence[str] | None = None,
-) -> Decision:
-    """Whether ``arm`` is above ``minus`` at ``length`` in a column of ``values_at``."""
-    parts = [
-        f"{one} {_number(mean_value(rows, one, length, column, conditions))} ({learned_words(rows, one, conditions)})"
-        for one in (arm, minus)
-    ]
-    differences = differences_at(rows, arm, minus, length, column, conditions)
-    return decided(differences, _WORDS[column], f"{_WORDS[column]}: {', '.join(parts)}.")
-
-
 def slope_claim(
     name: str, statement: str, arm: str, at: Mapping[str, float], *, lengths: tuple[int, int], source: str
 ) -> Claim:
-    """The claim that the drop between two lengths grows with ``at``."""
+    """The claim that the drop between two lengths grows with ``at``, a number for each condition."""
+    span = max(at.values()) - min(at.values())
 
-    def decide(evidence: Evidence) -> Decision:
-        return decide_slope(evidence.rows, arm, lengths[1], at)
+    def numbers(evidence: Evidence) -> Outcomes:
+        rows = evidence.rows
+        seeds = rows.filter(pl.col("arm") == arm)["seed"].n_unique()
+        each = []
+        for condition in at:
+            drop = mean_value(rows, arm, lengths[1], "drop", [condition])
+            each.append(f"{condition} {_number(drop)} ({drop.count} of {seeds})")
+        detail = f"Mean drop, and how many seeds learned: {', '.join(each)}."
+        rises = {seed: slope * span for seed, slope in slopes(rows, arm, lengths[1], at).items()}
+        return Outcomes({seed: min(max(rise, -1.0), 1.0) for seed, rise in rises.items()}, "of accuracy", detail)
 
-    rule = (
-        f"For each seed, the least-squares slope in k of the drop of normalized accuracy from length {lengths[0]} to "
-        f"{lengths[1]}, over the evaluated k that it learned (at least three). {ABOVE_ZERO}"
+    return Claim(
+        name=name,
+        statement=statement,
+        source=source,
+        outcome=f"For each seed, the least-squares line through the drops of normalized accuracy from length "
+        f"{lengths[0]} to {lengths[1]} over {_range_words(at)}, those that it learned (at least three): by how much "
+        f"it rises from one end to the other, cut to -1 .. 1.",
+        numbers=numbers,
+        criterion=BoundedMean(above=0.0, matters=MATTERS),
+        arms=(arm,),
     )
-    return Claim(name=name, statement=statement, source=source, rule=rule, decide=decide)
 
 
 def difference_claim(
@@ -183,18 +129,35 @@ def difference_claim(
 ) -> Claim:
     """The claim that ``arm`` is above ``minus`` in normalized accuracy at the second of two lengths (``value``), or
     in what it loses from the first to the second (``drop``)."""
-    what = f"{_WORDS[column]} " + (
+    measure = f"{_WORDS[column]} " + (
         f"from length {lengths[0]} to {lengths[1]}" if column == "drop" else f"at length {lengths[1]}"
     )
-    rule = (
-        f"{arm} minus {minus}: difference of the {what}, paired by seed (and by k where one model is evaluated at "
-        f"several), over what both learned. {ABOVE_ZERO}"
+
+    def numbers(evidence: Evidence) -> Outcomes:
+        rows = evidence.rows
+        parts = [
+            f"{one} {_number(mean_value(rows, one, lengths[1], column, conditions))} "
+            f"({learned_words(rows, one, conditions)})"
+            for one in (arm, minus)
+        ]
+        every = mean_interval(list(differences_at(rows, arm, minus, lengths[1], column, conditions, False).values()))
+        detail = f"{_WORDS[column]}: {', '.join(parts)}. Difference over all seeds, learned or not: {_number(every)}."
+        return Outcomes(differences_at(rows, arm, minus, lengths[1], column, conditions), "of accuracy", detail)
+
+    return Claim(
+        name=name,
+        statement=statement,
+        source=source,
+        outcome=f"{arm} minus {minus}: difference of the {measure}, by seed (and by k where one model is evaluated "
+        f"at several), over what both learned.",
+        numbers=numbers,
+        criterion=BoundedMean(above=0.0, matters=MATTERS),
+        arms=(arm, minus),
     )
 
-    def decide(evidence: Evidence) -> Decision:
-        return decide_difference(evidence.rows, arm, minus, lengths[1], column, conditions)
 
-    return Claim(name=name, statement=statement, source=source, rule=rule, decide=decide)
+def _range_words(at: Mapping[str, float]) -> str:
+    return f"{next(iter(at))} to {list(at)[-1]}"
 
 
 def _number(interval: Interval) -> str:

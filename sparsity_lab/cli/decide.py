@@ -1,0 +1,109 @@
+"""``sparsity-lab decide``."""
+
+# ruff: noqa: PLC0415
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from sparsity_lab.cli.command import OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
+from sparsity_lab.cli.output import swept
+
+if TYPE_CHECKING:
+    from sparsity_lab.studies import Look
+    from sparsity_lab.sweeps import Results, Sweep
+
+__all__ = ["Decide"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decide(SettingsCommand):
+    """Add seeds to the arms of a study until its primary claims are decided, or a budget ends."""
+
+    goes_on = True
+
+    study: Positional[Annotated[str, arg(metavar="STUDY")]]
+    """Path of a study: its folder or file."""
+    out: OptionalPath = None
+    """Folder of the runs; runs/NAME if left out."""
+    budget: Annotated[float, arg(metavar="MINUTES")]
+    """Core-minutes that the study's runs in that folder may take, those that are there included."""
+    results: OptionalPath = None
+    """Folder of the result, the study's own if left out. Its frames are read first: what they hold is not run."""
+    size: Literal["smoke", "small", "full"] = "small"
+    """Of the study."""
+    at_once: Annotated[int, arg(metavar="SEEDS")] = 1
+    """Seeds of each arm between two looks, where there are more workers than arms."""
+    workers: OptionalNumber = None
+    """Worker processes, one thread each; two if left out."""
+    engine: OptionalText = None
+    """What executes the runs instead, as in "RayEngine(address='auto', cpus=2)"."""
+
+    def run(self, console: Console) -> Outcome:
+        from sparsity_lab.cli.sweep import chosen_engine
+        from sparsity_lab.studies import decide, load_study, results_folder
+
+        path = Path(self.study)
+        study, engine = load_study(path), chosen_engine(self.engine, self.workers)
+        out = self.out or Path("runs") / study.name
+        folder = self.results or results_folder(path)
+
+        def run(sweep: "Sweep") -> "Results":
+            return swept(sweep, out, engine, console)[0]
+
+        looks = decide(
+            study,
+            out,
+            folder,
+            run,
+            budget=self.budget,
+            size=self.size,
+            at_once=self.at_once,
+            command=f"sparsity-lab decide {self.study} --size {self.size}",
+        )
+        for look in looks:
+            _show(look, self.budget, console)
+        console.print(f"Result: {folder}")
+        return Outcome({"out": str(out), "results": str(folder), **_data(look)}, not look.failed)
+
+
+def _show(look: "Look", budget: float, console: Console) -> None:
+    """Print what a look found, a line for each claim, and what the open ones need."""
+    console.print(f"\n{look.spent:.1f} of {budget:g} core-minutes")
+    for name, decision in look.decisions.items():
+        words = decision.cannot_tell if decision.cannot_tell else decision.verdict
+        values = " / ".join(f"{value:.3g}" for value in decision.evidences)
+        console.print(f"{name}: {words}; {decision.count} seeds, e-values {values}")
+    for name, still in look.open.items():
+        if still.seeds is None:
+            console.print(f"open: {name}; what it needs cannot be told yet")
+        else:
+            minutes = "" if still.core_minutes is None else f", {still.core_minutes:.0f} core-minutes"
+            console.print(f"open: {name}; about {still.seeds} more seeds{minutes}, if they are like those so far")
+    costs = [f"{arm} {minutes:.2f}" for arm, minutes in look.minutes.items() if minutes is not None]
+    if costs:
+        console.print(f"Core-minutes of a seed: {', '.join(costs)}")
+    for run, reason in look.failed.items():
+        console.print(f"no result: {run}: {reason}")
+
+
+def _data(look: "Look") -> dict[str, Any]:
+    return {
+        "core_minutes": look.spent,
+        "claims": [
+            {
+                "id": name,
+                "verdict": decision.verdict,
+                "cannot_tell": decision.cannot_tell,
+                "seeds": decision.count,
+                "e_values": list(decision.evidences),
+            }
+            for name, decision in look.decisions.items()
+        ],
+        "open": {name: asdict(still) for name, still in look.open.items()},
+        "minutes": dict(look.minutes),
+        "failed": dict(look.failed),
+    }

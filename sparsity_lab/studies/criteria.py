@@ -1,0 +1,231 @@
+"""Criteria: how the numbers that seeds gave are tested, by e-values that stay valid while seeds are added.
+
+Each kind of number has its own. ``BoundedMean`` is for numbers in a range that is known before, such as accuracies
+and their differences. ``NormalMean`` is for losses, where every run learned. ``MostSeeds`` asks whether something
+happens in more than half of all seeds, which few seeds can decide.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sparsity_lab.settings import SettingError
+from sparsity_lab.studies.e_values import (
+    PRIOR_SCALE,
+    bounded_interval,
+    bounded_mean,
+    more_than_half,
+    t_interval,
+    t_mean,
+)
+
+__all__ = ["BoundedMean", "Criterion", "Evidences", "MostSeeds", "NormalMean"]
+
+
+class Evidences(NamedTuple):
+    """Three e-values. Each is evidence against the opposite of what its name says.
+
+    Attributes:
+        held: that the claim holds.
+        did_not_hold: that it does not.
+        smaller: that the effect is smaller than what matters; 0 where the criterion names no such size.
+    """
+
+    held: float
+    did_not_hold: float
+    smaller: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Criterion(ABC):
+    """What is asked of the numbers that seeds gave, fixed before the runs."""
+
+    @abstractmethod
+    def evidences(self, numbers: Sequence[float]) -> Evidences:
+        """The e-values of numbers, one for each seed."""
+
+    @abstractmethod
+    def estimate(self, numbers: Sequence[float]) -> float:
+        """What is estimated, from at least one number."""
+
+    @abstractmethod
+    def interval(self, numbers: Sequence[float]) -> tuple[float, float] | None:
+        """The 95 % confidence sequence of the estimate; None where there is none yet."""
+
+    @property
+    def unit(self) -> str:
+        """Of the estimate, where it is not that of the numbers."""
+        return ""
+
+    @property
+    @abstractmethod
+    def words(self) -> str:
+        """What is tested, in one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mean(Criterion):
+    """The mean over all seeds is ``above`` a bound, or ``below`` one.
+
+    Attributes:
+        above: the claim is that the mean is larger. Give this or ``below``.
+        below: the claim is that it is smaller.
+        matters: how far the number of a seed must be from 0 to matter; None where there is no such size.
+
+    Raises:
+        SettingError: both bounds or none, or ``matters`` not above 0.
+    """
+
+    above: float | None = None
+    below: float | None = None
+    matters: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.above is None) == (self.below is None):
+            raise SettingError("above, below", "one of them", (self.above, self.below))
+        if self.matters is not None and not self.matters > 0:
+            raise SettingError("matters", "a number above 0", self.matters)
+
+    @abstractmethod
+    def _above(self, numbers: Sequence[float], bound: float) -> float:
+        """The e-value against "the mean is at most the bound"."""
+
+    @abstractmethod
+    def _below(self, numbers: Sequence[float], bound: float) -> float:
+        """The e-value against "the mean is at least the bound"."""
+
+    @abstractmethod
+    def _within(self, numbers: Sequence[float], margin: float) -> float:
+        """The e-value against "the effect matters"."""
+
+    def evidences(self, numbers: Sequence[float]) -> Evidences:
+        if self.above is not None:
+            held, failed = self._above(numbers, self.above), self._below(numbers, self.above)
+        else:
+            assert self.below is not None
+            held, failed = self._below(numbers, self.below), self._above(numbers, self.below)
+        return Evidences(held, failed, 0.0 if self.matters is None else self._within(numbers, self.matters))
+
+    def estimate(self, numbers: Sequence[float]) -> float:
+        return sum(numbers) / len(numbers)
+
+    def _bound_words(self) -> str:
+        return f"above {self.above:g}" if self.above is not None else f"below {self.below:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundedMean(_Mean):
+    """The mean of numbers that lie in a range. Nothing else is assumed about them.
+
+    Attributes:
+        low, high: the range, known before: -1 and 1 for a difference of two accuracies.
+
+    Raises:
+        SettingError: a bound outside the range.
+    """
+
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        bound = self.above if self.above is not None else self.below
+        assert bound is not None
+        if not self.low < bound < self.high:
+            raise SettingError("above, below", f"a number between {self.low:g} and {self.high:g}", bound)
+
+    def _above(self, numbers: Sequence[float], bound: float) -> float:
+        return bounded_mean(numbers, bound, self.low, self.high)
+
+    def _below(self, numbers: Sequence[float], bound: float) -> float:
+        return bounded_mean([-number for number in numbers], -bound, -self.high, -self.low)
+
+    def _within(self, numbers: Sequence[float], margin: float) -> float:
+        return more_than_half(sum(abs(number) <= margin for number in numbers), len(numbers))
+
+    def interval(self, numbers: Sequence[float]) -> tuple[float, float] | None:
+        return bounded_interval(numbers, self.low, self.high)
+
+    @property
+    def words(self) -> str:
+        text = f"The mean over all seeds, of numbers from {self.low:g} to {self.high:g}, is {self._bound_words()}."
+        if self.matters is not None:
+            text += f" Smaller than matters: more than half of all seeds are within {self.matters:g} of 0."
+        return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalMean(_Mean):
+    """The mean of numbers near a normal distribution, such as differences of losses where every run learned.
+
+    Attributes:
+        scale: standard deviation of the prior of the standardized effect.
+    """
+
+    scale: float = PRIOR_SCALE
+
+    def _above(self, numbers: Sequence[float], bound: float) -> float:
+        return t_mean(numbers, bound, self.scale)
+
+    def _below(self, numbers: Sequence[float], bound: float) -> float:
+        return t_mean([-number for number in numbers], -bound, self.scale)
+
+    def _within(self, numbers: Sequence[float], margin: float) -> float:
+        # Both one-sided tests must reach the bound.
+        return min(self._above(numbers, -margin), self._below(numbers, margin))
+
+    def interval(self, numbers: Sequence[float]) -> tuple[float, float] | None:
+        return t_interval(numbers, scale=self.scale)
+
+    @property
+    def words(self) -> str:
+        text = f"The mean over all seeds is {self._bound_words()} (t e-process, prior scale {self.scale:g})."
+        if self.matters is not None:
+            text += f" Smaller than matters: the mean is within {self.matters:g} of 0."
+        return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class MostSeeds(Criterion):
+    """In more than half of all seeds the number is at least, or at most, what is asked.
+
+    Attributes:
+        at_least, at_most: what is asked; both give a range.
+
+    Raises:
+        SettingError: neither is given.
+    """
+
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.at_least is None and self.at_most is None:
+            raise SettingError("at_least, at_most", "at least one of them", None)
+
+    def _successes(self, numbers: Sequence[float]) -> list[bool]:
+        return [
+            (self.at_least is None or number >= self.at_least) and (self.at_most is None or number <= self.at_most)
+            for number in numbers
+        ]
+
+    def evidences(self, numbers: Sequence[float]) -> Evidences:
+        good, count = sum(self._successes(numbers)), len(numbers)
+        return Evidences(more_than_half(good, count), more_than_half(count - good, count))
+
+    def estimate(self, numbers: Sequence[float]) -> float:
+        return sum(self._successes(numbers)) / len(numbers)
+
+    def interval(self, numbers: Sequence[float]) -> tuple[float, float] | None:
+        return bounded_interval(self._successes(numbers), 0.0, 1.0)
+
+    @property
+    def unit(self) -> str:
+        return "of the seeds"
+
+    @property
+    def words(self) -> str:
+        limits = [f"at least {self.at_least:g}"] if self.at_least is not None else []
+        limits += [f"at most {self.at_most:g}"] if self.at_most is not None else []
+        return f"In more than half of all seeds the number is {' and '.join(limits)}."

@@ -1,0 +1,211 @@
+"""``decide``: add seeds until the primary claims of a study are decided.
+
+The e-values are valid however often they are looked at, so this looks after every seed. What has been found lies in
+the frames of the result, which are written at each look: a seed whose rows are there is never run again, whatever has
+become of its folder.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparsity_lab.settings import SettingError
+from sparsity_lab.studies.arms import Arm
+from sparsity_lab.studies.claim import Claim, Decision
+from sparsity_lab.studies.files import Found, extended, read_found, write_found
+from sparsity_lab.studies.outlook import Outlook, core_minutes_of_a_seed, outlook
+from sparsity_lab.studies.rules import check_rules, fix_rules, fixed_rules
+from sparsity_lab.studies.study import Size, Study
+from sparsity_lab.sweeps import Results, Sweep
+from sparsity_lab.sweeps.sweep import waves
+from sparsity_lab.training import RunConfig, store
+
+__all__ = ["Look", "decide"]
+
+_ENOUGH = 3
+"""Seeds after which arms are given up that are all at the ceiling or floor, never learned, or mostly fail."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known at one look.
+
+    Attributes:
+        decisions: on each primary claim, by name.
+        open: what each claim that seeds can still decide needs, by name; the cheapest first.
+        minutes: core-minutes of a seed, by arm; None where none has finished.
+        spent: core-minutes that the study's runs in the folder have taken.
+        failed: why runs have no result, by id.
+    """
+
+    decisions: Mapping[str, Decision]
+    open: Mapping[str, Outlook]
+    minutes: Mapping[str, float | None]
+    spent: float
+    failed: Mapping[str, str]
+
+
+def decide(
+    study: Study,
+    out: Path | str,
+    folder: Path | str,
+    run: Callable[[Sweep], Results],
+    *,
+    budget: float,
+    size: Size = "small",
+    at_once: int = 1,
+    command: str = "not recorded",
+) -> Iterator[Look]:
+    """Run seeds of the arms that open primary claims need, and look after each.
+
+    It ends when every primary claim is decided, or these arms cannot tell, or the next seed would go beyond the
+    budget. A seed that has finished, in ``out`` or in the frames in ``folder``, is not run again; one that diverged
+    has no number; one that failed is not tried again in this call. After an interruption the same call goes on.
+
+    Args:
+        out: the store of the runs.
+        folder: of the result. Its frames are read first and written at each look; the page is written at the end.
+        run: brings the runs of a sweep to an end in ``out``, as ``run_sweep`` does.
+        budget: core-minutes that the study's runs in ``out`` may take, those that are there included.
+        at_once: seeds of each arm between two looks, where there are more workers than arms.
+        command: for the page.
+
+    Raises:
+        SettingError: no primary claims, a budget that is not above 0, an arm that the study does not have, frames of
+            another size or of other runs, or a store or frames that were begun under another rule. Nothing has been
+            run then.
+    """
+    if not study.primary:
+        raise SettingError("primary", "the names of one to five claims, in the study", study.primary)
+    if not 0 < budget < math.inf:
+        raise SettingError("budget", "core-minutes, more than 0", budget)
+    if at_once < 1:
+        raise SettingError("at_once", "at least 1", at_once)
+    arms = study.arms(size)
+    claims = [claim for claim in study.claims if claim.name in study.primary]
+    for claim in claims:
+        for name in claim.arms:
+            if name not in arms:
+                raise SettingError(f"claim {claim.name!r}", "arms of the study", name, list(arms))
+    found = read_found(study, Path(folder))
+    if found.evidence is not None:
+        _check_frames(found, arms, size, Path(folder))
+    check_rules(study, found.facts.get("rules"), Path(folder))
+    check_rules(study, fixed_rules(Path(out)), Path(out))
+    fix_rules(study, Path(out))
+
+    def looks() -> Iterator[Look]:
+        known, failed = found, dict[str, str]()
+        while True:
+            known = _grown(study, Path(out), size, known, command)
+            if known.evidence is not None:
+                write_found(study, known, Path(folder), pages=False)
+            look = _look(study, claims, arms, known, Path(out), size, failed)
+            yield look
+            chosen = _chosen(claims, arms, known, look, budget - look.spent, at_once)
+            if not chosen:
+                break
+            results = run(Sweep(name=study.name, runs=tuple(chosen.values())))
+            failed |= {one.run.id: one.reason for one in results.failures}
+        if known.evidence is not None:
+            write_found(study, known, Path(folder))
+
+    return looks()
+
+
+def _check_frames(found: Found, arms: Mapping[str, Arm], size: Size, folder: Path) -> None:
+    assert found.evidence is not None
+    if (other := found.facts.get("size", size)) != size:
+        raise SettingError(str(folder), f"a result of size {size}", other)
+    for arm, seed, run in found.evidence.rows.select("arm", "seed", "run").unique().iter_rows():
+        if arm not in arms or arms[arm].run(seed).id != run:
+            raise SettingError(str(folder), "rows of runs that the study has", f"{arm}, seed {seed}", list(arms))
+
+
+def _grown(study: Study, out: Path, size: Size, known: Found, command: str) -> Found:
+    """What was known, and the runs that have finished since."""
+    finished = {file.parent.name for file in out.glob(f"*/{store.FINISHED}")}
+    own = study.runs(size, out)
+    if known.evidence is None and not finished & own.keys():
+        return known
+    every = Sweep(name=study.name, runs=tuple(run for _, run in own.values()))
+    return extended(study, Results(out, every), size, known, command)
+
+
+def _look(
+    study: Study,
+    claims: Sequence[Claim],
+    arms: Mapping[str, Arm],
+    known: Found,
+    out: Path,
+    size: Size,
+    failed: Mapping[str, str],
+) -> Look:
+    spent = sum(
+        float(store.read_timing(out / run.id)["seconds"].sum()) / 60
+        for wave in waves([run for _, run in study.runs(size, out).values()])
+        for run in wave
+    )
+    names = dict.fromkeys(arm for claim in claims for arm in claim.arms)
+    if known.evidence is None:
+        nothing = dict.fromkeys((claim.name for claim in claims), Outlook(None, None))
+        return Look({}, nothing, dict.fromkeys(names), spent, failed)
+    rows = known.evidence.rows
+    decisions = study.judge(known.evidence)
+    still = {
+        claim.name: outlook(claim, decisions[claim.name], len(study.primary), rows)
+        for claim in claims
+        if decisions[claim.name].verdict == "not decided"
+        and not (decisions[claim.name].cannot_tell and decisions[claim.name].count >= _ENOUGH)
+    }
+    cheapest = sorted(still, key=lambda name: math.inf if (one := still[name].core_minutes) is None else one)
+    return Look(
+        {claim.name: decisions[claim.name] for claim in claims},
+        {name: still[name] for name in cheapest},
+        {arm: core_minutes_of_a_seed(rows, (arm,)) for arm in names},
+        spent,
+        failed,
+    )
+
+
+def _chosen(
+    claims: Sequence[Claim],
+    arms: Mapping[str, Arm],
+    known: Found,
+    look: Look,
+    left: float,
+    at_once: int,
+) -> dict[str, RunConfig]:
+    """The runs of the next look, by id: the next seeds of the arms of open claims, as far as the budget goes."""
+    have = set() if known.evidence is None else set(known.evidence.rows["run"])
+    over = have | look.failed.keys()
+    chosen: dict[str, RunConfig] = {}
+    named = {claim.name: claim for claim in claims}
+    for claim in (named[name] for name in look.open):
+        own = [arms[name] for name in claim.arms]
+        added = failures = 0
+        for seed in itertools.count(max(arm.first for arm in own)):
+            runs = {name: arm.run(seed) for name, arm in zip(claim.arms, own, strict=True)}
+            # A seed without a number in one arm is of no use in the others.
+            if any(run.id in look.failed for run in runs.values()):
+                failures += 1
+                if failures >= max(_ENOUGH, look.decisions[claim.name].count if look.decisions else 0):
+                    break
+                continue
+            missing = {name: run for name, run in runs.items() if run.id not in over and run.id not in chosen}
+            if not missing:
+                added += any(run.id in chosen for run in runs.values())
+                if added >= at_once:
+                    break
+                continue
+            cost = 0.0 if known.evidence is None else core_minutes_of_a_seed(known.evidence.rows, missing) or 0.0
+            if cost > left or left <= 0:
+                break
+            left -= cost
+            chosen |= {run.id: run for run in missing.values()}
+            added += 1
+            if added >= at_once:
+                break
+    return chosen

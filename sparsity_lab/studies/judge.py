@@ -1,0 +1,86 @@
+"""``judge``: the verdicts that the seeds so far give.
+
+The primary claims of a study are judged together by e-BH, which keeps the false discovery rate at 5 % however often
+somebody looks. Each direction is a family of its own: that claims hold, that they do not, that effects are smaller
+than what matters. The other claims are exploratory, and each is judged alone.
+"""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from sparsity_lab.studies.claim import CannotTell, Claim, Decision, Outcomes, Verdict
+from sparsity_lab.studies.criteria import BoundedMean, Evidences, NormalMean
+from sparsity_lab.studies.e_values import e_bh
+from sparsity_lab.studies.evidence import Evidence
+
+__all__ = ["judge"]
+
+_EDGE = 0.01
+"""Share of the range within which a level counts as at its ceiling or floor."""
+# A claim that has an effect smaller than what matters is not said to hold for it.
+_VERDICTS: tuple[tuple[Verdict, str], ...] = (
+    ("smaller than matters", "smaller"),
+    ("held", "held"),
+    ("did not hold", "did_not_hold"),
+)
+
+
+def judge(claims: Sequence[Claim], primary: Sequence[str], evidence: Evidence) -> dict[str, Decision]:
+    """The decision on each claim, by name.
+
+    Args:
+        primary: names of the claims that are judged together.
+    """
+    outcomes = {claim.name: _outcomes(claim, evidence) for claim in claims}
+    reasons = {claim.name: _cannot_tell(claim, outcomes[claim.name], evidence.rows) for claim in claims}
+    evidences = {
+        claim.name: Evidences(0.0, 0.0)
+        if reasons[claim.name] or not outcomes[claim.name].numbers
+        else claim.criterion.evidences(list(outcomes[claim.name].numbers.values()))
+        for claim in claims
+    }
+    together = [claim.name for claim in claims if claim.name in primary]
+    families = [together, *([claim.name] for claim in claims if claim.name not in primary)]
+    verdicts: dict[str, Verdict] = {}
+    for family in families:
+        for verdict, direction in reversed(_VERDICTS):
+            rejected = e_bh([getattr(evidences[name], direction) for name in family])
+            verdicts |= {name: verdict for name, decided in zip(family, rejected, strict=True) if decided}
+    found = {}
+    for claim in claims:
+        numbers = list(outcomes[claim.name].numbers.values())
+        low, high = (claim.criterion.interval(numbers) if numbers else None) or (None, None)
+        found[claim.name] = Decision(
+            verdict=verdicts.get(claim.name, "not decided"),
+            outcomes=outcomes[claim.name],
+            evidences=evidences[claim.name],
+            estimate=claim.criterion.estimate(numbers) if numbers else None,
+            low=low,
+            high=high,
+            primary=claim.name in primary,
+            cannot_tell=reasons[claim.name],
+        )
+    return found
+
+
+def _outcomes(claim: Claim, evidence: Evidence) -> Outcomes:
+    """What each seed gave; nothing while an arm has no finished run."""
+    have = set(evidence.rows["arm"])
+    missing = [arm for arm in claim.arms if arm not in have]
+    return Outcomes({}, "", f"No run yet of {', '.join(missing)}.") if missing else claim.numbers(evidence)
+
+
+def _cannot_tell(claim: Claim, outcomes: Outcomes, rows: pl.DataFrame) -> CannotTell | None:
+    """Why these runs cannot decide, if they cannot."""
+    runs = rows.filter(pl.col("arm").is_in(claim.arms)).drop_nulls("learned")
+    learned = runs.group_by("arm", "seed").agg(pl.col("learned").any())["learned"]
+    # The mean of losses is no normal number where some runs failed. Where none learned, nothing is lost with length.
+    if len(learned) and not (learned.all() if isinstance(claim.criterion, NormalMean) else learned.any()):
+        return "never learned"
+    levels = [number for arm in outcomes.levels.values() for number in arm.values()]
+    edge = _EDGE * (outcomes.ceiling - outcomes.floor)
+    at_an_end = levels and (min(levels) >= outcomes.ceiling - edge or max(levels) <= outcomes.floor + edge)
+    if isinstance(claim.criterion, BoundedMean) and len(outcomes.levels) > 1 and at_an_end:
+        return "at the ceiling or floor"
+    return None

@@ -1,0 +1,84 @@
+"""``outlook``: what it would still take to decide a claim."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import polars as pl
+
+from sparsity_lab.studies.claim import Claim, Decision
+from sparsity_lab.studies.criteria import Criterion, MostSeeds
+from sparsity_lab.studies.e_values import ALPHA
+
+__all__ = ["Outlook", "core_minutes_of_a_seed", "outlook"]
+
+_MOST_SEEDS = 200
+"""More than these are no outlook."""
+_FEWEST = 3
+"""Numbers from which a spread can be told."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a claim still needs, if further seeds are like those so far.
+
+    Attributes:
+        seeds: in each of its arms; None where it is not known: too few seeds yet, or no end in sight.
+        core_minutes: that they take; None where it is not known.
+    """
+
+    seeds: int | None
+    core_minutes: float | None
+
+
+def outlook(claim: Claim, decision: Decision, primary: int, rows: pl.DataFrame) -> Outlook:
+    """What it would take to decide a claim, alone among the ``primary`` ones of its study."""
+    if decision.cannot_tell:
+        return Outlook(None, None)
+    bound = (primary if decision.primary else 1) / ALPHA
+    seeds = _seeds_needed(claim.criterion, list(decision.outcomes.numbers.values()), bound)
+    each = core_minutes_of_a_seed(rows, claim.arms)
+    return Outlook(seeds, None if seeds is None or each is None else seeds * each)
+
+
+def core_minutes_of_a_seed(rows: pl.DataFrame, arms: Iterable[str]) -> float | None:
+    """What one seed of all these arms takes, on the mean of the finished runs. Runs that several arms are made from
+    are counted once. None if an arm has no finished run with a clock."""
+    total, parents = 0.0, dict[float, float]()
+    for arm in arms:
+        runs = rows.filter(pl.col("arm") == arm).unique("run", maintain_order=True)
+        if "seconds" not in runs.columns or runs["seconds"].null_count() == runs.height:
+            return None
+        total += _mean(runs["seconds"])
+        # Arms with the same parents have the same clocks of them.
+        parents[round(runs["parent_seconds"][0] or 0.0, 3)] = _mean(runs["parent_seconds"])
+    return (total + sum(parents.values())) / 60
+
+
+def _mean(values: pl.Series) -> float:
+    known: list[float] = values.drop_nulls().to_list()
+    return sum(known) / len(known) if known else 0.0
+
+
+def _seeds_needed(criterion: Criterion, numbers: list[float], bound: float) -> int | None:
+    """How many more seeds reach the bound in one of the directions, if the numbers so far come again in turn."""
+    if len(numbers) < (1 if isinstance(criterion, MostSeeds) else _FEWEST):
+        return None
+
+    def reaches(more: int) -> bool:
+        repeated = numbers * (1 + more // len(numbers)) + numbers[: more % len(numbers)]
+        return max(criterion.evidences(repeated)) >= bound
+
+    if not reaches(_MOST_SEEDS):
+        return None
+    low, high = 0, _MOST_SEEDS
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reaches(middle) else (middle + 1, high)
+    return low
+
+
+def total_core_minutes(rows: pl.DataFrame) -> float:
+    """What all runs took that the rows name, without those that they were made from."""
+    if "seconds" not in rows.columns:
+        return 0.0
+    return float(rows.unique("run")["seconds"].sum()) / 60

@@ -1,0 +1,58 @@
+"""Rules are fixed before the runs: the store of a study keeps a hash of each, from its first run on."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.training.files import write_file
+from sparsity_lab.training.store import prepare_folder, read_object
+
+if TYPE_CHECKING:
+    from sparsity_lab.studies.study import Study
+
+__all__ = ["changed_rules", "check_rules", "fix_rules", "fixed_rules"]
+
+_RULES = "rules.json"
+
+Rules = Mapping[str, str]
+"""A hash by the name of the claim, and the names of the primary claims by "primary"."""
+
+
+def fix_rules(study: "Study", out: Path) -> None:
+    """Record the study's rules in the store of its runs, if none are there."""
+    if fixed_rules(out) is None:
+        prepare_folder(out)
+        write_file(out / _RULES, json.dumps({"study": study.name, "rules": study.rules()}, indent=1).encode())
+
+
+def fixed_rules(out: Path) -> dict[str, str] | None:
+    """The rules that were recorded in a store; None if there are none."""
+    record = read_object(out / _RULES) or {}
+    rules = record.get("rules")
+    return {str(name): str(rule) for name, rule in rules.items()} if isinstance(rules, dict) else None
+
+
+def changed_rules(study: "Study", fixed: Rules | None) -> list[str]:
+    """Names of the claims whose rules are not those that were fixed, claims added later among them."""
+    if fixed is None:
+        return [claim.name for claim in study.claims]
+    return [claim.name for claim in study.claims if fixed.get(claim.name) != claim.rule_id]
+
+
+def check_rules(study: "Study", fixed: Rules | None, place: Path) -> None:
+    """Refuse to go on under primary claims or rules of theirs that are not those that were fixed at a place.
+
+    Raises:
+        SettingError: they have changed.
+    """
+    if fixed is None:
+        return
+    own = study.rules()
+    if fixed.get("primary") != own["primary"]:
+        expected = Shown(f"the primary claims that it was begun with: {fixed.get('primary')}")
+        raise SettingError(str(place), str(expected), Shown(own["primary"]))
+    for name in changed_rules(study, fixed):
+        if name in study.primary:
+            raise SettingError(str(place), f"the rule of {name!r} that it was begun with", Shown("a changed rule"))
