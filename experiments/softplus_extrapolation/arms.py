@@ -1,176 +1,107 @@
-"""The runs: kernels by task and position scheme, softmax windowed at test, activations with and without l1."""
+"""The runs: softmax and LSSAR on text with RoPE, with heads of 16, 32 and 64; and variants of these."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from sparsity_lab.generators import Passkey, SparseMarkov, Task, TextBytes
-from sparsity_lab.kernels import LSSA, LSSAR, CosineSoftmax, Kernel, NormalizedActivation, SlidingWindow, Softmax
-from sparsity_lab.models import Decoder, NoPE, PositionScheme, RoPE
-from sparsity_lab.settings import replace_at
-from sparsity_lab.studies import Size, over_seeds
-from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training, UniformLength
+from sparsity_lab.generators import TextBytes
+from sparsity_lab.kernels import LSSA, LSSAR, Kernel, Softmax
+from sparsity_lab.models import Decoder, NoPE, PoSE, RoPE
+from sparsity_lab.studies import Arm, Size, seeded
+from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training
 
-__all__ = [
-    "FACTORS",
-    "FEW",
-    "KERNELS",
-    "MARKOV",
-    "NOPE",
-    "NORMS",
-    "PASSKEY",
-    "PHIS",
-    "SCALES",
-    "TEXT",
-    "WINDOW",
-    "activation",
-    "arm",
-    "arms",
-]
+__all__ = ["FACTORS", "FAR", "HEADS", "KERNELS", "LSSAR_15", "SOFTMAX", "VARIANTS", "arm", "arms"]
 
-TEXT, NOPE, MARKOV, PASSKEY = "text, RoPE", "text, NoPE", "SparseMarkov", "passkey"
+HEADS = (16, 32, 64)
+"""Sizes of a head, at the same width of the model."""
+SOFTMAX, LSSAR_15 = "softmax", "LSSAR p=15"
+KERNELS: dict[str, Kernel] = {SOFTMAX: Softmax(), LSSAR_15: LSSAR(p=15)}
 
-KERNELS = ("softmax", "cosine", "cosine log-n", "LSSA", "LSSAR p=3", "LSSAR p=15")
-FEW = ("softmax", "cosine log-n", "LSSAR p=15")
-WINDOW = "softmax, window at test"
+VARIANTS = ("LSSA", "LSSAR p=3", "softmax, PoSE", "LSSAR p=15, PoSE", "softmax, NoPE", "LSSAR p=15, NoPE")
+"""Exploratory, with heads of 32."""
+LONGER = ("softmax, window 256", "LSSAR p=15, window 256")
+"""Exploratory, with heads of 64."""
 
-PHIS: tuple[Literal["exp", "softplus", "sigmoid", "relu"], ...] = ("exp", "softplus", "sigmoid", "relu")
-NORMS = {"l1": (True, True), "divided by n": (False, True), "not divided": (False, False)}
-"""``l1`` and ``mean`` of ``NormalizedActivation``."""
-
-FACTORS = (1, 2, 4, 8, 16)
-"""Evaluated lengths, in longest trained ones."""
+FACTORS = (1, 2, 4, 8)
+"""Evaluated lengths, in trained ones."""
+FAR = FACTORS[-1]
 
 
 @dataclass(frozen=True)
-class Part:
-    """A task with a position scheme, and the kernels that are run on it.
-
-    Attributes:
-        varied: whether training mixes lengths from a quarter of the longest on.
-    """
-
-    task: Task
-    position: PositionScheme
-    kernels: tuple[str, ...]
-    varied: bool = False
-
-
-PARTS = {
-    TEXT: Part(TextBytes(), RoPE(), KERNELS),
-    NOPE: Part(TextBytes(), NoPE(), FEW),
-    MARKOV: Part(SparseMarkov(vocab_size=4), RoPE(), FEW),
-    PASSKEY: Part(Passkey(num_digits=2), RoPE(), KERNELS, varied=True),
-}
-
-
-@dataclass(frozen=True)
-class SoftplusScale:
+class TextScale:
     """One size of the study.
 
     Attributes:
-        trained: longest trained length.
-        training: steps and learning rate of each part; activations are trained like text.
-        sequences: evaluated of each length; of text, windows of the largest length.
+        window: trained length, in bytes.
+        sequences: evaluated windows of the largest length.
     """
 
     seeds: int
-    model: Decoder
-    trained: int
+    d_model: int
+    num_layers: int
+    window: int
     batch_size: int
-    training: dict[str, tuple[int, float]]
+    steps: int
+    learning_rate: float
     sequences: int
 
 
-SCALES: dict[Size, SoftplusScale] = {
-    "smoke": SoftplusScale(
-        seeds=1,
-        model=Decoder(num_layers=1, num_heads=1, d_model=8),
-        trained=16,
-        batch_size=2,
-        training=dict.fromkeys(PARTS, (2, 1e-3)),
-        sequences=2,
-    ),
-    "small": SoftplusScale(
-        seeds=3,
-        model=Decoder(),
-        trained=32,
-        batch_size=32,
-        training={TEXT: (600, 1e-2), NOPE: (600, 6e-3), MARKOV: (800, 6e-3), PASSKEY: (400, 3e-3)},
-        sequences=128,
-    ),
-    "full": SoftplusScale(
-        seeds=5,
-        model=Decoder(num_layers=6, num_heads=6, d_model=384),
-        trained=256,
-        batch_size=64,
-        training={TEXT: (20_000, 1e-3), NOPE: (20_000, 1e-3), MARKOV: (5_000, 1e-3), PASSKEY: (10_000, 1e-3)},
-        sequences=512,
-    ),
+SCALES: dict[Size, TextScale] = {
+    "smoke": TextScale(1, 64, 1, 16, 2, 2, 3e-3, 4),
+    # 4 million bytes a run.
+    "small": TextScale(3, 128, 2, 128, 32, 1000, 6e-3, 48),
+    "full": TextScale(5, 384, 6, 256, 64, 20_000, 1e-3, 512),
 }
 
 
-def arm(part: str, kernel: str) -> str:
-    """Name of the arm of a kernel."""
-    return f"{part}: {kernel}"
+def arm(kernel: str, head: int) -> str:
+    """Name of the arm of a kernel with heads of this size."""
+    return f"{kernel}, heads of {head}"
 
 
-def activation(phi: str, norm: str) -> str:
-    """Name of the arm of an activation, on text with RoPE."""
-    return arm("activation", f"{phi}, {norm}")
-
-
-def arms(size: Size) -> dict[str, list[RunConfig]]:
-    """All arms of a size; activations have one seed."""
+def arms(size: Size) -> dict[str, Arm]:
+    """All arms of a size; the exploratory ones have two seeds at most."""
     scale = SCALES[size]
-    kernels = _kernels(scale)
+    base = RunConfig(
+        task=TextBytes(),
+        model=Decoder(num_layers=scale.num_layers, d_model=scale.d_model, position=RoPE()),
+        training=Training(
+            steps=scale.steps,
+            batch_size=scale.batch_size,
+            learning_rate=scale.learning_rate,
+            curriculum=FixedLength(length=scale.window),
+        ),
+        evaluation=Evaluation(lengths=tuple(factor * scale.window for factor in FACTORS), sequences=scale.sequences),
+    )
     made = {}
-    for name, part in PARTS.items():
-        base = _base(scale, name, part)
-        for kernel in part.kernels:
-            run = replace_at(base, "model.kernel", kernels[kernel])
-            made[arm(name, kernel)] = over_seeds(run, range(scale.seeds))
-    window = SlidingWindow(width=scale.trained, sinks=0)
-    made[arm(TEXT, WINDOW)] = [_untrained(run, window) for run in made[arm(TEXT, "softmax")]]
-    base = _base(scale, TEXT, PARTS[TEXT])
-    for phi in PHIS:
-        for norm, (l1, mean) in NORMS.items():
-            attention = NormalizedActivation(phi=phi, l1=l1, mean=mean)
-            made[activation(phi, norm)] = over_seeds(replace_at(base, "model.kernel", attention), (0,))
+    for head in HEADS:
+        for name, kernel in KERNELS.items():
+            made[arm(name, head)] = Arm(seeded(_with(base, kernel, head)), scale.seeds)
+    few = min(scale.seeds, 2)
+    pose = PoSE(target=FAR * scale.window)
+    for name, run in {
+        "LSSA": _with(base, LSSA(), 32),
+        "LSSAR p=3": _with(base, LSSAR(p=3), 32),
+        "softmax, PoSE": _with(base, Softmax(), 32, index_sampling=pose),
+        "LSSAR p=15, PoSE": _with(base, LSSAR(p=15), 32, index_sampling=pose),
+        "softmax, NoPE": _with(base, Softmax(), 32, position=NoPE()),
+        "LSSAR p=15, NoPE": _with(base, LSSAR(p=15), 32, position=NoPE()),
+    }.items():
+        made[name] = Arm(seeded(run), few)
+    for name, kernel in zip(LONGER, KERNELS.values(), strict=True):
+        longer = _with(base, kernel, 64)
+        made[name] = Arm(seeded(_on_windows(longer, 2 * scale.window)), few)
     return made
 
 
-def _kernels(scale: SoftplusScale) -> dict[str, Kernel]:
-    return {
-        "softmax": Softmax(),
-        "cosine": CosineSoftmax(log_n=False, trained_length=scale.trained),
-        "cosine log-n": CosineSoftmax(),
-        "LSSA": LSSA(),
-        "LSSAR p=3": LSSAR(p=3),
-        "LSSAR p=15": LSSAR(p=15),
-    }
+def _with(base: RunConfig, kernel: Kernel, head: int, **more: object) -> RunConfig:
+    model = base.model
+    assert isinstance(model, Decoder)
+    return base.replace(model=model.replace(kernel=kernel, num_heads=model.d_model // head, **more))
 
 
-def _base(scale: SoftplusScale, name: str, part: Part) -> RunConfig:
-    steps, rate = scale.training[name]
-    longest = scale.trained
-    return RunConfig(
-        task=part.task,
-        model=scale.model.replace(position=part.position),
-        training=Training(
-            steps=steps,
-            batch_size=scale.batch_size,
-            learning_rate=rate,
-            curriculum=UniformLength(low=longest // 4, high=longest) if part.varied else FixedLength(length=longest),
-        ),
-        evaluation=Evaluation(
-            lengths=tuple(factor * longest for factor in FACTORS),
-            sequences=scale.sequences,
-            conditions={name: part.task},
-        ),
-    )
-
-
-def _untrained(parent: RunConfig, kernel: Kernel) -> RunConfig:
-    """The parent's weights under another mechanism, as they are."""
-    child = parent.replace(parent=parent, model=parent.model.replace(kernel=kernel))
-    return replace_at(child, "training.steps", 0)
+def _on_windows(run: RunConfig, window: int) -> RunConfig:
+    """The run on longer windows, and as many bytes."""
+    batch_size = max(1, run.training.batch_size * run.evaluation.lengths[0] // window)
+    training = run.training.replace(batch_size=batch_size, curriculum=FixedLength(length=window))
+    lengths = tuple(factor * window for factor in FACTORS)
+    sequences = max(1, run.evaluation.sequences * run.evaluation.lengths[0] // window)
+    return run.replace(training=training, evaluation=run.evaluation.replace(lengths=lengths, sequences=sequences))

@@ -1,118 +1,103 @@
 """The figure, the tables and the words of the page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis import GRAY, INK, Look, styled
+from sparsity_lab.analysis import look, styled
 from sparsity_lab.studies import Evidence, draw_by_length, legend_below, looks_of, panels, same_height
 
-from .arms import KERNELS, MARKOV, NOPE, NORMS, PASSKEY, PHIS, TEXT, WINDOW, activation, arm
+from .arms import FAR, HEADS, KERNELS, LSSAR_15, SOFTMAX, arm
+from .claims import growth, positional_share
 
 __all__ = ["QUESTION", "figure", "tables"]
 
 QUESTION = """
-A small decoder is trained on windows of 32 bytes of text and tested on windows of up to 16 times that length. Does
-LSSAR with p=15 keep its loss where softmax does not, and what of it does the work? Each arm changes one thing: cosine
-softmax norms queries and keys, cosine log-n makes scores grow with log n on top, LSSA puts softplus in place of the
-exponential, and LSSAR re-weights what exceeds the uniform share by a power p. The same without positions, on
-SparseMarkov, whose optimum is known, and on the passkey. An ablation takes softmax apart: activations with the row's
-own sum as divisor (l1), with n, and with nothing.
+A small decoder is trained on windows of 128 bytes of text and tested on windows of up to eight times that length, on
+the same bytes. Does re-weighted softplus attention (LSSAR, p=15) keep its loss where softmax does not, and does it
+need large heads? The model has a width of 128, so heads of 16, 32 and 64 are eight, four and two of them. Then the
+growth of the loss is taken apart: how much of it goes when the same weights take every distance beyond the trained
+length for the largest trained one?
 """
 
-LOOKS = looks_of(KERNELS) | {WINDOW: Look(GRAY, "X", (1.5, 1.2))}
-DASHES = {name: one.dash for name, one in looks_of(list(NORMS)).items()}
-MARKERS = {name: one.marker for name, one in looks_of(list(NORMS)).items()}
-COLORS = {name: one.color for name, one in looks_of(PHIS).items()}
-ACTIVATIONS = {
-    activation(phi, norm): Look(COLORS[phi], MARKERS[norm], DASHES[norm]) for phi in PHIS for norm in NORMS
-}
-NAMED = {f"activation {phi}": Look(COLORS[phi], "", "") for phi in PHIS} | {
-    f"activations, {norm}": Look(INK, MARKERS[norm], DASHES[norm]) for norm in NORMS
-}
-"""What colors and dashes of activations mean."""
+LOOKS = looks_of(tuple(KERNELS))
+_BAND = "line: median over seeds; band: smallest to largest"
 
 
 def figure(evidence: Evidence) -> Figure:
-    """Loss by length of text with and without RoPE and by activation, distance to the optimum, and the passkey."""
-    text = with_windows(evidence)
+    """Loss by length for each size of heads, and what the growth is due to."""
     with styled():
-        chart, axes = panels(5)
-        for ax, part, words in ((axes[0], TEXT, "loss (nats a byte)"), (axes[1], NOPE, "")):
-            _draw(ax, text, _arms(part), title=part, measure="loss", words=words)
-        _draw(
-            axes[2],
-            text,
-            dict(zip(ACTIVATIONS, ACTIVATIONS, strict=True)),
-            title="text, RoPE: activations",
-            measure="loss",
-            words="",
-        )
-        same_height(axes[:3])
-        for ax, part, measure, words in (
-            (axes[3], MARKOV, "excess_loss", "loss above the optimum (nats)"),
-            (axes[4], PASSKEY, "normalized_accuracy", "normalized accuracy"),
-        ):
-            _draw(ax, evidence.rows, _arms(part), title=part, measure=measure, words=words)
-        legend_below(chart, LOOKS, NAMED, band="line: median over seeds; band: smallest to largest")
+        chart, axes = panels(len(HEADS) + 1, columns=2)
+        for place, head in enumerate(HEADS):
+            words = "loss (nats a byte)" if place % 2 == 0 else ""
+            _draw(axes[place], evidence, head, words)
+        same_height([ax for ax in axes[:-1] if ax.has_data()])
+        _draw_shares(axes[-1], evidence)
+        legend_below(chart, LOOKS, band=_BAND)
     return chart
 
 
-def _arms(part: str) -> dict[str, str]:
-    """The arms of a part by the names of their looks."""
-    return {kernel: arm(part, kernel) for kernel in LOOKS}
-
-
-def with_windows(evidence: Evidence) -> pl.DataFrame:
-    """The losses of text that the claims rest on, in the form of ``Evidence.rows``."""
+def by_length(evidence: Evidence) -> pl.DataFrame:
+    """The losses that the claims rest on, in the form of ``Evidence.rows``."""
     trained = evidence.rows.select("run", "length", "trained", "learned")
-    return evidence.measured.drop_nulls("loss").join(trained, on=["run", "length"], how="left", maintain_order="left")
+    return evidence.measured.join(trained, on=["run", "length"], how="left", maintain_order="left")
 
 
-def _draw(ax: Axes, rows: pl.DataFrame, curves: Mapping[str, str], *, title: str, measure: str, words: str) -> None:
-    """Draw the arms of which there are rows, each under its name in the legend."""
-    found = {name: rows.filter(pl.col("arm") == one) for name, one in curves.items()}
+def _draw(ax: Axes, evidence: Evidence, head: int, words: str) -> None:
+    rows = by_length(evidence)
+    found = {name: rows.filter(pl.col("arm") == arm(name, head)) for name in KERNELS}
     known = {name: own for name, own in found.items() if not own.is_empty()}
     if known:
-        draw_by_length(ax, known, LOOKS | ACTIVATIONS, title=title, measure=measure, only_learned=False, words=words)
+        draw_by_length(ax, known, LOOKS, title=f"heads of {head}", measure="loss", only_learned=False, words=words)
 
 
-def tables(evidence: Evidence) -> dict[str, pl.DataFrame]:
+def _draw_shares(ax: Axes, evidence: Evidence) -> None:
+    """The share of each seed, by arm."""
+    names, places = [], []
+    for place, head in enumerate(HEADS):
+        for offset, kernel in ((-0.15, SOFTMAX), (0.15, LSSAR_15)):
+            shares = list(positional_share(evidence, arm(kernel, head)).values())
+            style = LOOKS[kernel]
+            ax.plot([place + offset] * len(shares), shares, style.marker, color=style.color, markersize=4)
+        names.append(str(head))
+        places.append(place)
+    ax.axhline(1.0, color=look(0).color, linewidth=0.6)
+    ax.set_xticks(places, names)
+    ax.set_xlabel("size of the heads")
+    ax.set_ylabel("share of the growth (a seed each)")
+    ax.set_title("lost to untrained distances", fontsize=10)
+
+
+def tables(evidence: Evidence) -> Mapping[str, pl.DataFrame]:
     """Means over seeds, and the smallest and largest."""
-    text = with_windows(evidence)
-    rows = evidence.rows
+    arms = evidence.measured["arm"].unique(maintain_order=True).to_list()
+    parts = [f"{factor}x" for factor in (1, 2, 4, FAR)]
+    losses = []
+    for name in arms:
+        own = evidence.measured.filter(pl.col("arm") == name)
+        lengths = own["length"].unique().sort().to_list()
+        spreads = [_spread(own.filter(pl.col("length") == length)["loss"].to_list()) for length in lengths]
+        growths = _spread(list(growth(evidence, name).values()))
+        losses.append({"arm": name} | dict(zip(parts, spreads, strict=True)) | {"growth": growths})
+    columns = ("trained", "full", "clamped", "windowed")
+    accounts = evidence.measured.drop_nulls("full")
+    accounted = [
+        {"arm": name} | {column: _spread(own[column].to_list()) for column in columns}
+        for (name,), own in accounts.partition_by("arm", as_dict=True, maintain_order=True).items()
+    ]
     return {
-        "Loss of text (nats a byte) by length, on the same bytes": _by_length(
-            text.filter(~pl.col("arm").is_in(list(ACTIVATIONS))), "loss"
-        ),
-        "Loss of text by activation, with RoPE, one seed": _by_length(
-            text.filter(pl.col("arm").is_in(list(ACTIVATIONS))), "loss"
-        ),
-        "Loss above the optimum (nats a token), SparseMarkov": _by_length(
-            rows.filter(pl.col("condition") == MARKOV), "excess_loss"
-        ),
-        "Normalized accuracy of the passkey's digits": _by_length(
-            rows.filter(pl.col("condition") == PASSKEY), "normalized_accuracy"
+        "Loss (nats a byte) by length in trained ones, on the same bytes": pl.DataFrame(losses),
+        f"Loss at {FAR}x on eight sequences: in trained windows, whole, with distances clamped, with windowed keys": (
+            pl.DataFrame(accounted)
         ),
     }
 
 
-def _by_length(rows: pl.DataFrame, column: str) -> pl.DataFrame:
-    """Arms by lengths."""
-    lengths = rows["length"].unique().sort()
-    made = []
-    for (name,), own in rows.partition_by("arm", as_dict=True, maintain_order=True).items():
-        cells = {str(length): _spread(own.filter(pl.col("length") == length)[column]) for length in lengths}
-        made.append({"arm": name} | cells)
-    return pl.DataFrame(made)
-
-
-def _spread(values: pl.Series) -> str | None:
-    found = values.drop_nulls().to_list()
-    if not found:
+def _spread(values: Sequence[float]) -> str | None:
+    if not values:
         return None
-    mean = f"{fmean(found):.3f}"
-    return f"{mean} [{min(found):.3f}, {max(found):.3f}]" if len(found) > 1 else mean
+    mean = f"{fmean(values):.3f}"
+    return f"{mean} [{min(values):.3f}, {max(values):.3f}]" if len(values) > 1 else mean

@@ -1,13 +1,13 @@
 """``softplus_extrapolation``: does re-weighted softplus attention keep its loss far beyond the trained length?
 
-Softplus attention with re-weighting (arXiv 2501.13428) at a scale of two cores, taken apart: norms of queries and
-keys, log n, softplus, re-weighting, and the l1 norm.
+Softplus attention with re-weighting (LSSAR, arXiv 2501.13428) on bytes of text, beside softmax, by the size of the
+heads; and what the loss beyond the trained length is due to.
 """
 
 from sparsity_lab.studies import Study
 
 from .arms import arms
-from .claims import CLAIMS
+from .claims import CLAIMS, PRIMARY
 from .measure import measure
 from .page import QUESTION, figure, tables
 
@@ -19,6 +19,7 @@ study = Study(
     question=QUESTION,
     arms=arms,
     claims=CLAIMS,
+    primary=PRIMARY,
     figure=figure,
     columns=(),
     measure=measure,

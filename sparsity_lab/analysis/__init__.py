@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sparsity_lab.analysis.attention import diluted_mass as diluted_mass
     from sparsity_lab.analysis.attention import dilution as dilution
     from sparsity_lab.analysis.attention import distractor_robustness as distractor_robustness
+    from sparsity_lab.analysis.attention import extrapolation_accounting as extrapolation_accounting
     from sparsity_lab.analysis.attention import logit_gap as logit_gap
     from sparsity_lab.analysis.attention import norm_sensitivity as norm_sensitivity
     from sparsity_lab.analysis.attention import planted_mass as planted_mass

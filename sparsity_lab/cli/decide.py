@@ -35,8 +35,9 @@ class Decide(SettingsCommand):
     """Folder of the result, the study's own if left out. Its frames are read first: what they hold is not run."""
     size: Literal["smoke", "small", "full"] = "small"
     """Of the study."""
-    at_once: Annotated[int, arg(metavar="SEEDS")] = 1
-    """Seeds of each arm between two looks, where there are more workers than arms."""
+    at_once: Annotated[int | None, arg(metavar="SEEDS")] = None
+    """Seeds of each arm between two looks, where there are more workers than arms; as many as take a core-minute if
+    left out."""
     workers: OptionalNumber = None
     """Worker processes, one thread each; two if left out."""
     engine: OptionalText = None

@@ -1,6 +1,7 @@
 """``decide``: add seeds until the primary claims of a study are decided.
 
-The e-values are valid however often they are looked at, so this looks after every seed. What has been found lies in
+The e-values are valid however often they are looked at, so this looks after every seed, or every core-minute where
+seeds take less. What has been found lies in
 the frames of the result, which are written at each look: a seed whose rows are there is never run again, whatever has
 become of its folder.
 """
@@ -24,6 +25,8 @@ from sparsity_lab.training import RunConfig, store
 
 __all__ = ["Look", "decide"]
 
+_SHORTEST = 1.0
+"""Core-minutes between two looks, at least: workers start anew for each."""
 _ENOUGH = 3
 """Seeds after which arms are given up that are all at the ceiling or floor, never learned, or mostly fail."""
 
@@ -55,7 +58,7 @@ def decide(
     *,
     budget: float,
     size: Size = "small",
-    at_once: int = 1,
+    at_once: int | None = None,
     command: str = "not recorded",
 ) -> Iterator[Look]:
     """Run seeds of the arms that open primary claims need, and look after each.
@@ -69,7 +72,8 @@ def decide(
         folder: of the result. Its frames are read first and written at each look; the page is written at the end.
         run: brings the runs of a sweep to an end in ``out``, as ``run_sweep`` does.
         budget: core-minutes that the study's runs in ``out`` may take, those that are there included.
-        at_once: seeds of each arm between two looks, where there are more workers than arms.
+        at_once: seeds of each arm between two looks, where there are more workers than arms. None is one, or as many
+            as take a core-minute.
         command: for the page.
 
     Raises:
@@ -81,7 +85,7 @@ def decide(
         raise SettingError("primary", "the names of one to five claims, in the study", study.primary)
     if not 0 < budget < math.inf:
         raise SettingError("budget", "core-minutes, more than 0", budget)
-    if at_once < 1:
+    if at_once is not None and at_once < 1:
         raise SettingError("at_once", "at least 1", at_once)
     arms = study.arms(size)
     claims = [claim for claim in study.claims if claim.name in study.primary]
@@ -176,7 +180,7 @@ def _chosen(
     known: Found,
     look: Look,
     left: float,
-    at_once: int,
+    at_once: int | None,
 ) -> dict[str, RunConfig]:
     """The runs of the next look, by id: the next seeds of the arms of open claims, as far as the budget goes."""
     have = set() if known.evidence is None else set(known.evidence.rows["run"])
@@ -185,6 +189,7 @@ def _chosen(
     named = {claim.name: claim for claim in claims}
     for claim in (named[name] for name in look.open):
         own = [arms[name] for name in claim.arms]
+        wanted = at_once or _seeds_at_once(look, claim)
         added = failures = 0
         for seed in itertools.count(max(arm.first for arm in own)):
             runs = {name: arm.run(seed) for name, arm in zip(claim.arms, own, strict=True)}
@@ -197,7 +202,7 @@ def _chosen(
             missing = {name: run for name, run in runs.items() if run.id not in over and run.id not in chosen}
             if not missing:
                 added += any(run.id in chosen for run in runs.values())
-                if added >= at_once:
+                if added >= wanted:
                     break
                 continue
             cost = 0.0 if known.evidence is None else core_minutes_of_a_seed(known.evidence.rows, missing) or 0.0
@@ -206,6 +211,16 @@ def _chosen(
             left -= cost
             chosen |= {run.id: run for run in missing.values()}
             added += 1
-            if added >= at_once:
+            if added >= wanted:
                 break
     return chosen
+
+
+def _seeds_at_once(look: Look, claim: Claim) -> int:
+    """As many seeds as take a core-minute, and no more than the claim needs."""
+    minutes = [look.minutes[name] for name in claim.arms]
+    each = sum(one or 0.0 for one in minutes)
+    if None in minutes or each == 0:
+        return 1
+    needed = look.open[claim.name].seeds or _ENOUGH
+    return max(1, min(math.ceil(_SHORTEST / each), needed))

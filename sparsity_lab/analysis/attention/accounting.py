@@ -1,0 +1,175 @@
+"""What the loss beyond the trained length is due to: distances that were never trained, too many keys, or the rest.
+
+The same weights read the same sequences four times:
+
+- *trained*: cut into windows of the trained length L, as in training;
+- *full*: whole;
+- *clamped*: whole, but every layer takes a distance of L or more for L - 1, the largest that it was trained on;
+- *windowed*: whole, but every row sees its last L keys alone.
+
+With G = full - trained, the growth of the loss, *positional* is (full - clamped) / G, the share that goes when no
+distance is new; *keys* is (clamped - windowed) / G, the share that goes on top when no row has more keys than in
+training; *rest* is what remains, (windowed - trained) / G. The rest is below 0 where a window that moves along serves
+the first bytes of each piece better than a cut does.
+
+The measure is this lab's own. It needs positions that act by distance, so it refuses embedded ones.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import polars as pl
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from sparsity_lab.analysis.attention.altered import Change, losses
+from sparsity_lab.analysis.attention.subjects import Models, Sequences, Subject, sequences_of, subjects_of
+from sparsity_lab.generators import Task
+from sparsity_lab.models import PositionScheme
+from sparsity_lab.models.block import Mix
+from sparsity_lab.settings import SettingError
+
+__all__ = ["extrapolation_accounting"]
+
+
+def extrapolation_accounting(
+    models: Models,
+    data: Task | None = None,
+    lengths: Iterable[int] | None = None,
+    *,
+    trained_length: int | None = None,
+    sequences: int = 16,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """How much of the loss beyond the trained length is due to what, by model and length.
+
+    Args:
+        models: a run, a decoder, or a mapping of names to these.
+        data: a task that scores every position, such as text; None is a run's own.
+        lengths: multiples of the trained length; by default a run's evaluated lengths beyond it.
+        trained_length: L; by default a run's longest trained length.
+        sequences: of each length.
+
+    Returns:
+        One row for each model and length: ``arm``, ``length``, ``sequences``, the losses ``trained``, ``full``,
+        ``clamped`` and ``windowed`` (nats a target), ``growth`` (G), and the shares ``positional``, ``keys`` and
+        ``rest``, which are null where the loss does not grow.
+
+    Raises:
+        SettingError: no trained length, a length that is no multiple of it or not above it, a task that does not
+            score every position, or positions that do not act by distance.
+    """
+    rows = []
+    for subject in subjects_of(models):
+        longest = trained_length or (subject.trained[1] if subject.trained else None)
+        if longest is None:
+            raise SettingError("trained_length", "the longest trained length, for a decoder on its own", None)
+        for scheme in subject.decoder().config.positions:
+            if not scheme.relative:
+                raise SettingError("models", "positions that act by distance, such as RoPE", str(scheme))
+        wanted = [length for length in subject.lengths if length > longest] if lengths is None else list(lengths)
+        for length in wanted:
+            if length <= longest or length % longest:
+                raise SettingError("lengths", f"multiples of {longest}, above it", length)
+        for length, pieces in sequences_of(subject, data, wanted, sequences, seed):
+            found = [_four_losses(subject, piece, longest) for piece in pieces]
+            trained, full, clamped, windowed = (
+                math.fsum(one[i].sum().item() for one in found) / sum(len(one[i]) for one in found) for i in range(4)
+            )
+            rows.append(_row(subject.label, length, sequences, trained, full, clamped, windowed))
+    return pl.DataFrame(rows, schema_overrides=dict.fromkeys(("positional", "keys", "rest"), pl.Float64()))
+
+
+def _row(
+    arm: str, length: int, sequences: int, trained: float, full: float, clamped: float, windowed: float
+) -> dict[str, Any]:
+    growth = full - trained
+    shares = {"positional": full - clamped, "keys": clamped - windowed, "rest": windowed - trained}
+    return {
+        "arm": arm,
+        "length": length,
+        "sequences": sequences,
+        "trained": trained,
+        "full": full,
+        "clamped": clamped,
+        "windowed": windowed,
+        "growth": growth,
+        **{name: part / growth if growth > 1e-9 else None for name, part in shares.items()},
+    }
+
+
+def _four_losses(subject: Subject, piece: Sequences, longest: int) -> list[Float[Tensor, " N"]]:
+    """Losses of these sequences in windows, whole, clamped and windowed."""
+    batch = piece.known_batch()
+    if not bool(batch.scored.all()):
+        raise SettingError("data", "a task that scores every position, such as text", str(subject.task))
+    return [
+        _in_windows(piece, longest),
+        *(
+            losses(piece, batch.scored, changes)[0]
+            for changes in (None, _changes(piece, _clamped, longest), _changes(piece, _windowed, longest))
+        ),
+    ]
+
+
+def _in_windows(piece: Sequences, longest: int) -> Float[Tensor, " N"]:
+    """Losses of sequences that are cut into windows."""
+    model = piece.subject.decoder()
+    windows = piece.tokens.reshape(-1, longest)
+    with torch.no_grad():
+        logits = model(windows).logits.double().flatten(0, 1)
+    return cross_entropy(logits.cpu(), piece.known_batch().targets.flatten(), reduction="none")
+
+
+View = Callable[[int, int], tuple[int, Int64[Tensor, " K"]]]
+"""From a row and the trained length to the first key that it sees, and the indices of its keys up to its own."""
+
+
+def _clamped(row: int, longest: int) -> tuple[int, Int64[Tensor, " K"]]:
+    return 0, torch.arange(row + 1).clamp(min=row - longest + 1)
+
+
+def _windowed(row: int, longest: int) -> tuple[int, Int64[Tensor, " K"]]:
+    first = row - longest + 1
+    return first, torch.arange(first, row + 1)
+
+
+def _changes(piece: Sequences, view: View, longest: int) -> dict[int, Change]:
+    """Every layer, with the rows beyond the trained length as they are viewed."""
+    model = piece.subject.decoder()
+    layers = zip(model.blocks, model.config.kernels, model.config.positions, strict=True)
+    return {
+        layer: partial(
+            _by_row, partial(kernel.attend, training=False, params=block.kernel_params), scheme, view, longest
+        )
+        for layer, (block, kernel, scheme) in enumerate(layers)
+    }
+
+
+def _by_row(
+    attend: Mix,
+    scheme: PositionScheme,
+    view: View,
+    longest: int,
+    mix: Mix,
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B G T D"],
+    v: Float[Tensor, "B G T D"],
+    gates: Mapping[str, Tensor] | None = None,
+) -> Float[Tensor, "B H T D"]:
+    def piece(row: slice, keys: slice) -> dict[str, Any]:
+        own = {} if gates is None else {"gates": {name: logits[..., keys] for name, logits in gates.items()}}
+        return {"q": q[:, :, row], "k": k[:, :, keys], "v": v[:, :, keys], **own}
+
+    within = slice(0, longest)
+    rows = [mix(**piece(within, within))]
+    for row in range(longest, q.shape[2]):
+        first, indices = view(row, longest)
+        position = scheme.kernel_position(indices[None].to(q.device), q.shape[1], q.shape[3], q.dtype)
+        own = piece(slice(row, row + 1), slice(first, row + 1))
+        rows.append(attend(**own, query_start=row - first, position=position))
+    return torch.cat(rows, dim=2)
