@@ -31,7 +31,7 @@ _SMALLEST_NORM = 1e-12
 
 @dataclass(frozen=True)
 class NormAware(FeatureMap):
-    """The exponent of a query's direction follows the query's norm, p = λ (τ + tanh r), and keys keep their size:
+    """The exponent of a query's direction follows the query's norm, p = λ (τ + tanh(c r)), and keys keep their size:
 
         φ(q) = [|d|^p sin θ ; |d|^p cos θ]        φ(k) = [|k|^λ sin θ ; |k|^λ cos θ]
 
@@ -50,6 +50,7 @@ class NormAware(FeatureMap):
     Args:
         power: λ.
         max_division: divides |d| by its largest entry before the power. That scales all weights of a query alike.
+        norm_scale: c.
     """
 
     angle: Literal["cosine", "polarity", "raw"]
@@ -57,6 +58,7 @@ class NormAware(FeatureMap):
     tau: float
     alpha: float
     max_division: bool
+    norm_scale: float = 1.0
     parts = 2
 
     def query(self, q: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows F"]:
@@ -71,8 +73,8 @@ class NormAware(FeatureMap):
         return self._lift(_power(k.abs(), self.power), k / _length(k))
 
     def exponent(self, r: Float[Tensor, "*rows 1"]) -> Float[Tensor, "*rows 1"]:
-        """p(r) = λ (τ + tanh r)."""
-        return self.power * (self.tau + r.tanh())
+        """p(r) = λ (τ + tanh(c r))."""
+        return self.power * (self.tau + (self.norm_scale * r).tanh())
 
     def _lift(self, size: Float[Tensor, "*rows D"], d: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows F"]:
         if self.angle == "polarity":
@@ -108,7 +110,7 @@ class NormAware(FeatureMap):
                 by_d -= total * top * d.sign()
             if slope is not None:
                 by_d += slope(by_theta)
-            by_r = by_p * self.power * (1 - r.tanh().square())
+            by_r = by_p * self.power * self.norm_scale * (1 - (self.norm_scale * r).tanh().square())
             return _by_row(by_d, d, r, length).addcmul_(by_r, d)
 
         return lifted, pullback
@@ -203,9 +205,10 @@ def _check_positive(name: str, value: float) -> None:
 class NormAwareLinear(FeatureKernel):
     """Norm-aware linear attention: o_t = Σ_{i<=t} <φ(q_t), φ(k_i)> v_i / (Σ_{i<=t} <φ(q_t), φ(k_i)> + eps).
 
-    The features take the direction d = q / ||q|| of a query to the power p = λ (τ + tanh ||q||), so that long queries
-    are sharper, and keep the size of keys, |k|^λ; weights are Σ_m |d_m|^p |k_m|^λ cos(θ(q)_m - θ(k)_m). Beyond a norm
-    of about 3 the power no longer changes. There is no scale 1 / sqrt(D): it would cancel.
+    The features take the direction d = q / ||q|| of a query to the power p = λ (τ + tanh(c ||q||)), so that long
+    queries are sharper, and keep the size of keys, |k|^λ; weights are Σ_m |d_m|^p |k_m|^λ cos(θ(q)_m - θ(k)_m).
+    Beyond a norm of about 3 / c the power no longer changes. With c = 1, as published, trained queries are longer
+    than that. There is no scale 1 / sqrt(D) on the weights: it would cancel.
 
     ``"chunked"`` is linear in T in time and memory; without ``causal`` it is one sum over all keys.
 
@@ -218,6 +221,8 @@ class NormAwareLinear(FeatureKernel):
         tau: τ.
         alpha: α of the cosine map.
         max_division: divides |d| by its largest entry before the power, so that eps weighs less.
+        norm_scale: c, on the norms in the power. 1 is as published; 1 / sqrt(D) keeps trained queries where the power
+            follows their norms, and is this lab's.
         eps: added to the denominator, the sum of weights.
         rotation: where a rotary position enters. ``"input"``: it turns queries and keys before the map; weights stay
             positive and sum to one, and depend on both indices. ``"numerator"``, as in the authors' code: it turns
@@ -231,6 +236,7 @@ class NormAwareLinear(FeatureKernel):
     tau: float = 0.5
     alpha: float = 20.0
     max_division: bool = False
+    norm_scale: float = 1.0
     eps: float = 1e-6
     rotation: Rotation = "input"
     chunk: int = 64
@@ -240,14 +246,14 @@ class NormAwareLinear(FeatureKernel):
         return (
             cls(rotation="numerator", chunk=8),
             cls(map="polarity", max_division=True, chunk=16),
-            cls(map="raw", rotation="none", power=2.5),
+            cls(map="raw", rotation="none", power=2.5, norm_scale=0.25),
         )
 
     def check(self) -> None:
         super().check()
-        for name in ("power", "tau", "alpha"):
+        for name in ("power", "tau", "alpha", "norm_scale"):
             _check_positive(name, getattr(self, name))
 
     @property
     def feature_map(self) -> NormAware:
-        return NormAware(self.map, self.power, self.tau, self.alpha, self.max_division)
+        return NormAware(self.map, self.power, self.tau, self.alpha, self.max_division, self.norm_scale)

@@ -26,6 +26,7 @@ MAPS: list[FeatureMap] = [
         for power in (3.0, 2.5, 1.0)  # with 1 the exponent of short queries is below one
         for divided in (False, True)
     ),
+    replace(COSINE, norm_scale=0.25),
     Elementwise("elu"),
     Elementwise("relu"),
 ]
@@ -47,6 +48,9 @@ def test_exponent() -> None:
     assert COSINE.exponent(r[:, None]).squeeze(-1).tolist() == pytest.approx(expected, abs=2e-12)
     longer = COSINE.exponent(torch.tensor([[0.0], [3.0], [4.0]])).squeeze(-1)
     assert longer.tolist() == pytest.approx([1.5, 4.485, 4.498], abs=1e-3)
+    # Four times the norm, a quarter of the scale.
+    scaled = replace(COSINE, norm_scale=0.25).exponent(4 * r[:, None])
+    assert scaled.squeeze(-1).tolist() == pytest.approx(expected, abs=2e-12)
 
 
 def test_cosine_features() -> None:
