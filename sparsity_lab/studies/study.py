@@ -157,7 +157,7 @@ class Study:
                 {run: one[0] for run, one in seconds.items()}, return_dtype=pl.Float64
             ),
             parent_seconds=pl.col("run").replace_strict(
-                {run: sum(one[1:]) for run, one in seconds.items()}, return_dtype=pl.Float64
+                {run: sum(one[1:], 0.0) for run, one in seconds.items()}, return_dtype=pl.Float64
             ),
         ).join(summary, on=["run", "condition"], how="left")
         # The evaluated task's column is renamed where the config has one of the same name.
