@@ -1,9 +1,9 @@
-"""``norm_aware``: does a power that follows the query's norm make linear attention spiky, better, and still cheap?"""
+"""``norm_aware``: does the entropy of norm-aware attention fall with the query norm, where its power follows it?"""
 
 from sparsity_lab.studies import Study
 
 from .arms import arms
-from .claims import CLAIMS
+from .claims import CLAIMS, PRIMARY
 from .measure import measure
 from .page import QUESTION, figure, tables
 
@@ -11,10 +11,11 @@ __all__ = ["study"]
 
 study = Study(
     name="norm_aware",
-    title="Norm-aware linear attention: spiky, better, cheap?",
+    title="Norm-aware linear attention: does entropy fall with the query norm?",
     question=" ".join(QUESTION.split()),
     arms=arms,
     claims=CLAIMS,
+    primary=PRIMARY,
     figure=figure,
     columns=("loss",),
     measure=measure,

@@ -1,148 +1,153 @@
-"""The study ``norm_aware``: its arms differ in what they say, its rules decide by hand what they decide."""
+"""The study ``norm_aware``: its arms differ in their kernels alone, its measures are known on layers made by hand,
+and its rules say each verdict."""
 
+import math
 from pathlib import Path
 
 import polars as pl
 import pytest
-from made_up_evidence import JITTER, TORN, claim_of, shifted
-from norm_aware.arms import HYBRID, MAPS, NAMES, TRAINED, gated
-from norm_aware.measure import LONG, TIMED, measure
+import torch
+from made_up_evidence import JITTER, TORN, claim_of
+from norm_aware.arms import AWARE, NAMES, PLAIN, PUBLISHED
+from norm_aware.measure import FACTORS, LIMIT, entropies, measure, norms_and_slope
 from norm_aware.study import study as norm_aware
 
-from sparsity_lab.kernels import NormAwareLinear, Softmax
-from sparsity_lab.models import Decoder
+from sparsity_lab.kernels import Kernel, Linear, NormAwareLinear, Softmax
+from sparsity_lab.models import LayerRecord
 from sparsity_lab.studies import Evidence
 from sparsity_lab.training import train
 
-SEEDS = range(3)
-Numbers = dict[str, tuple[float, ...]]
-"""By arm, a number for each seed."""
-
-LOSSES = {
-    "better than elu": ("cosine", "elu"),
-    "better than relu": ("cosine", "relu"),
-    "better than elu, gated": (gated("cosine"), gated("elu")),
-    "cosine or polarity": ("cosine", "polarity"),
-    "hybrid": (HYBRID, "cosine"),
-    "gate": (gated("cosine"), "cosine"),
-}
-CASES = [(shifted(0.3), "held"), (shifted(-0.3), "did not hold"), (TORN, "not decided")]
+SEEDS = range(12)
+FALLS, MORE, INSIDE = norm_aware.primary
 
 
-def of_losses(losses: Numbers, chance: float = 3.0) -> Evidence:
+def evidence(**numbers: dict[str, tuple[float, ...]]) -> Evidence:
+    """Of two layers, one above the arm's number and one below. By column and arm the numbers of the seeds, over and
+    over."""
     rows = [
-        {"arm": arm, "seed": seed, "length": TRAINED, "trained": True, "loss": found[seed], "chance_loss": chance}
-        for arm, found in losses.items()
+        {"arm": arm, "seed": seed, "what": "norms", "layer": layer, column: found[seed % len(found)] + apart}
+        for column, of in numbers.items()
+        for arm, found in of.items()
         for seed in SEEDS
+        for layer, apart in ((0, -0.01), (1, 0.01))
     ]
-    return Evidence(pl.DataFrame(rows))
+    columns = [pl.col(column).max() for column in numbers]
+    measured = pl.DataFrame(rows, infer_schema_length=None).group_by("arm", "seed", "what", "layer").agg(columns)
+    begun = pl.DataFrame({"arm": NAMES}, schema_overrides={"learned": pl.Boolean()})
+    return Evidence(begun.with_columns(seed=0, learned=pl.lit(None, pl.Boolean())), measured.sort("seed", "layer"))
 
 
-def of_measures(column: str, values: Numbers, **more: object) -> Evidence:
-    """Of two heads, one above its seed's value and one below."""
-    rows = [
-        {"arm": arm, "seed": seed, "head": head, column: found[seed] + (0.1 if head else -0.1), **more}
-        for arm, found in values.items()
-        for seed in SEEDS
-        for head in (0, 1)
-    ]
-    return Evidence(pl.DataFrame(), pl.DataFrame(rows))
+def about(number: float) -> tuple[float, ...]:
+    return tuple(number * (1 + one) for one in JITTER)
 
 
-def verdict(name: str, evidence: Evidence) -> str:
-    return claim_of(norm_aware, name).decide(evidence).verdict
+def verdict(name: str, found: Evidence) -> str:
+    return norm_aware.judge(found)[name].verdict
 
 
-def plus(base: float, by: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(base + one for one in by)
+def slopes(aware: tuple[float, ...], elu: tuple[float, ...], relu: tuple[float, ...] = (0.0,)) -> Evidence:
+    arms = (AWARE, *PLAIN)
+    return evidence(
+        slope=dict(zip(arms, (aware, elu, relu), strict=True)),
+        inside={AWARE: (0.9,), PUBLISHED: (0.0,)},
+        rank=dict.fromkeys(arms, (0.0,)),
+    )
 
 
-def test_arms_of_one_gate_have_equal_size_and_differ_in_their_kernels_alone() -> None:
-    found = norm_aware.arms("small")
-    assert set(found) == {*NAMES, *map(gated, NAMES)}
-    for gate, names in ((False, NAMES), (True, [gated(name) for name in NAMES])):
-        runs = [found[name][0] for name in names]
-        sizes = {sum(one.numel() for one in run.model.build(0, 256).parameters()) for run in runs}
-        assert len(sizes) == 1
-        assert all(run.model.output_gate is gate for run in runs)
-        assert len({run.replace(model=run.model.replace(kernel=Softmax())).id for run in runs}) == 1
-    hybrid = found[HYBRID][0].model
-    assert isinstance(hybrid, Decoder)
-    assert hybrid.kernels == (NormAwareLinear(), Softmax())
-
-
-def test_every_claim_is_shown_here() -> None:
-    others = {"spikier", "entropy gap", "follows the norm", "norm range", "gate, beyond softmax", "faster"}
-    assert {claim.name for claim in norm_aware.claims} == {*LOSSES, *others}
-
-
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize(("by", "expected"), CASES)
-def test_losses(name: str, by: tuple[float, ...], expected: str) -> None:
-    less, more = LOSSES[name]
-    low = (2.0, 2.1, 2.2)
-    losses = {less: low, more: tuple(low[seed] + by[seed] for seed in SEEDS)}
-    assert verdict(name, of_losses(losses)) == expected
-
-
-def test_what_has_not_learned_decides_nothing() -> None:
-    found = of_losses({"cosine": (2.0, 2.0, 2.0), "elu": (3.5, 3.6, 3.5)})
-    assert verdict("better than elu", found) == "not decided"
-    assert verdict("better than elu", of_losses({"cosine": (2.0, 2.0, 2.0), "elu": (2.5, 2.6, 2.5)})) == "held"
-
-
-@pytest.mark.parametrize(("by", "expected"), CASES)
-def test_entropies_and_slopes(by: tuple[float, ...], expected: str) -> None:
-    values = {"cosine": (2.0, 2.0, 2.0), "elu": plus(2.0, by)}
-    assert verdict("spikier", of_measures("entropy", values, what="attention")) == expected
-    assert verdict("follows the norm", of_measures("query_slope", values, what="attention")) == expected
+def test_arms_differ_in_their_kernels_alone() -> None:
+    found = {name: arm.run(3) for name, arm in norm_aware.arms("small").items()}
+    assert tuple(found) == NAMES
+    assert len({run.replace(model=run.model.replace(kernel=Softmax())).id for run in found.values()}) == 1
+    model = found[AWARE].model
+    assert model.kernel == NormAwareLinear(norm_scale=1 / math.sqrt(model.d_model // model.num_heads))
+    assert found[PUBLISHED].model.kernel == NormAwareLinear()
 
 
 @pytest.mark.parametrize(
-    ("cosine", "expected"),
-    [(2.2, "held"), (2.8, "did not hold"), (2.5, "not decided")],
+    ("aware", "elu", "falls", "more"),
+    [
+        (-0.2, -0.05, "held", "held"),
+        (-0.2, -0.3, "held", "did not hold"),
+        (0.1, -0.05, "did not hold", "did not hold"),
+        (-0.002, 0.0, "smaller than matters", "smaller than matters"),
+    ],
 )
-def test_gap(cosine: float, expected: str) -> None:
-    """Linear attention at 3, softmax at 2; the gap is 1."""
-    values = {"elu": (3.0, 3.0, 3.0), "softmax": (2.0, 2.0, 2.0), "cosine": plus(cosine, JITTER)}
-    assert verdict("entropy gap", of_measures("entropy", values, what="attention")) == expected
-    without = values | {"softmax": (2.0, 2.0, 3.1)}
-    assert verdict("entropy gap", of_measures("entropy", without, what="attention")) == "not decided"
+def test_slopes(aware: float, elu: float, falls: str, more: str) -> None:
+    found = slopes(about(aware), about(elu))
+    assert verdict(FALLS, found) == falls
+    assert verdict(MORE, found) == more
 
 
-@pytest.mark.parametrize(("by", "expected"), CASES)
-def test_gate_is_compared_with_the_gate_of_softmax(by: tuple[float, ...], expected: str) -> None:
-    losses = {"cosine": (2.5, 2.5, 2.5), "softmax": (2.2, 2.2, 2.2), gated("softmax"): (2.1, 2.0, 2.05)}
-    gain = tuple(0.1 + 0.1 * (seed == 1) + 0.05 * (seed == 2) for seed in SEEDS)
-    losses[gated("cosine")] = tuple(2.5 - gain[seed] - by[seed] for seed in SEEDS)
-    assert verdict("gate, beyond softmax", of_losses(losses)) == expected
+def test_the_steeper_of_the_plain_maps_counts() -> None:
+    numbers = claim_of(norm_aware, MORE).numbers(slopes((-0.2,), (0.0,), (-0.3,))).numbers
+    assert all(number > 0 for number in numbers.values())
+    assert numbers[0] == pytest.approx(0.1)
+
+
+def test_slopes_of_both_signs_decide_nothing() -> None:
+    found = slopes(TORN, (0.0,))
+    assert [verdict(name, found) for name in (FALLS, MORE, INSIDE)] == ["not decided", "not decided", "held"]
 
 
 @pytest.mark.parametrize(
-    ("by", "expected"), [(shifted(0.3), "held"), (shifted(-0.3), "did not hold"), (TORN, "not decided")]
+    ("scaled", "published", "inside", "leave"),
+    [(0.9, 0.1, "held", "held"), (0.1, 0.9, "did not hold", "did not hold")],
 )
-def test_levels(by: tuple[float, ...], expected: str) -> None:
-    shares = of_measures("aware", {"cosine": plus(0.5, by)}, stage="trained")
-    assert verdict("norm range", shares) == expected
-    # The initial norms do not count.
-    assert verdict("norm range", of_measures("aware", {"cosine": plus(0.5, by)}, stage="initial")) == "not decided"
-    assert verdict("faster", of_measures("speed", {"cosine": plus(1.0, by)}, length=LONG)) == expected
-    assert verdict("faster", of_measures("speed", {"cosine": plus(1.0, by)}, length=min(TIMED))) == "not decided"
+def test_norms(scaled: float, published: float, inside: str, leave: str) -> None:
+    every = dict.fromkeys((AWARE, *PLAIN), (0.0,))
+    found = evidence(inside={AWARE: (scaled,), PUBLISHED: (published,)}, slope=every, rank=every)
+    assert verdict(INSIDE, found) == inside
+    assert verdict("published norms leave the range", found) == leave
+
+
+@pytest.mark.parametrize(("rank", "expected"), [(-0.3, "held"), (0.3, "did not hold")])
+def test_ranks(rank: float, expected: str) -> None:
+    every = dict.fromkeys((AWARE, *PLAIN), about(rank))
+    found = evidence(rank=every, slope=every, inside={AWARE: (1.0,), PUBLISHED: (0.0,)})
+    assert verdict("longer queries are sharper", found) == expected
+
+
+def record(kernel: Kernel, size: float) -> LayerRecord:
+    """Random directions; every query has the norm ``size``."""
+    q, k = torch.randn(2, 2, 2, 40, 8, generator=torch.Generator().manual_seed(0))
+    q = size * q / q.norm(dim=-1, keepdim=True)
+    return LayerRecord(q=q, k=k, rotated_q=q, rotated_k=k, kernel=kernel, position=None, params=None)
+
+
+def test_entropy_of_even_weights_is_the_logarithm_of_the_keys() -> None:
+    even = record(Softmax(), 0.0)
+    assert entropies(even, 1.0)[0, 0].tolist() == pytest.approx([math.log(n) for n in range(1, 41)])
+
+
+def test_slopes_of_known_maps() -> None:
+    """Relu's weights do not know the norm. Softmax's slope is - r Var_p(a) r, the law for each row."""
+    assert norms_and_slope(record(Linear(feature="relu", eps=0.0), 2.0))["slope"] == pytest.approx(0.0, abs=1e-5)
+    softmax = record(Softmax(), 2.0)
+    scores = softmax.q @ softmax.k.mT / math.sqrt(8)
+    shares = softmax.weights(0, 40)
+    mean = (shares * scores).sum(-1, keepdim=True)
+    law = -(shares * (scores - mean) ** 2).sum(-1)[:, :, 1:].mean()
+    assert norms_and_slope(softmax)["slope"] == pytest.approx(float(law), rel=0.01)
+    assert norms_and_slope(record(NormAwareLinear(), 0.8))["slope"] < -0.05
+
+
+@pytest.mark.parametrize(("size", "inside"), [(2.9, 1.0), (3.1, 0.0)])
+def test_only_queries_inside_count(size: float, inside: float) -> None:
+    """The limit is on the norm times the scale, and no other map has one."""
+    found = norms_and_slope(record(NormAwareLinear(norm_scale=0.25), 4 * size))
+    assert (found["inside"], found["slope"] is None) == (inside, inside == 0.0)
+    assert found["r_5"] == pytest.approx(size, rel=1e-5)
+    assert norms_and_slope(record(Linear(), 4 * size))["inside"] == 1.0
+    assert 2.9 < LIMIT < 3.1
 
 
 def test_measures_of_a_run(tmp_path: Path) -> None:
-    """Norms are those of the layers' queries, before and after training, and every kernel but softmax has a time."""
-    run = train(norm_aware.arms("smoke")["cosine"][0], tmp_path)
+    run = train(norm_aware.arms("smoke")[AWARE].run(0), tmp_path)
     found = measure(run)
     norms = found.filter(pl.col("what") == "norms")
-    assert norms.select("layer", "stage").rows() == [(0, "initial"), (1, "initial"), (0, "trained"), (1, "trained")]
+    assert norms["layer"].to_list() == list(range(run.config.model.num_layers))
     assert (norms["r_5"] < norms["r_50"]).all()
     assert (norms["r_50"] < norms["r_95"]).all()
-    plain = found.filter(what="attention").select("layer", "head", "entropy")
-    assert found.filter(what="rescaled", factor=1.0).select("layer", "head", "entropy").equals(plain)
-    mean = found.filter(what="attention").group_by("layer").agg(pl.col("query_norm").mean()).sort("layer")
-    # The mean leaves out the first row of each sequence, which has no choice.
-    for norm, of_layer in zip(mean["query_norm"], norms.filter(stage="trained").rows(named=True), strict=True):
-        assert of_layer["r_5"] < norm < of_layer["r_95"]
-    assert (found.filter(what="time")["speed"] > 0).all()
-    assert set(MAPS) < set(NAMES)
+    rescaled = found.filter(pl.col("what") == "rescaled").sort("factor")
+    assert rescaled["factor"].to_list() == list(FACTORS)
+    assert rescaled["entropy"].is_sorted(descending=True)
