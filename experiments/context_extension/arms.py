@@ -1,38 +1,48 @@
-"""The runs: parents at a short context, and what is made of them at longer ones."""
+"""The runs: a parent with dense attention at a short context, and what is made of it at one four times as long."""
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sparsity_lab.generators import Passkey, SparseMarkov, Task, TextBytes
+from sparsity_lab.generators import TextBytes
 from sparsity_lab.kernels import Kernel, ShiftedSparse
 from sparsity_lab.models import Adapter, Decoder, LoRA, lora_embed_norm
-from sparsity_lab.studies import Size
+from sparsity_lab.studies import Arm, Size, seeded
 from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training, extended
 
-__all__ = ["FEW", "INTERPOLATED", "LONGER", "METHODS", "PLAIN", "TASKS", "arm", "arms"]
+__all__ = [
+    "BOTH",
+    "CALIBRATION_SEED",
+    "DENSE",
+    "INTERPOLATED",
+    "LONGER",
+    "LORA",
+    "METHODS",
+    "PARENT",
+    "RATES",
+    "SCALES",
+    "SHIFTED",
+    "TRIED",
+    "arms",
+    "with_rate",
+]
 
-TASKS: dict[str, Task] = {
-    "text": TextBytes(),
-    "markov": SparseMarkov(vocab_size=4),
-    "passkey": Passkey(num_digits=3),
-}
+PARENT, INTERPOLATED = "parent", "parent, interpolated"
+DENSE, SHIFTED, LORA, BOTH = "dense", "shifted", "shifted, LoRA", "shifted, LoRA + both"
+LONGER = "shifted, 8x"
 
-SHIFTED = ShiftedSparse(ratio=0.25)
+_GROUPS = ShiftedSparse(ratio=0.25)
 METHODS: dict[str, tuple[Kernel | None, Adapter | None]] = {
-    "dense": (None, None),
-    "shifted": (SHIFTED, None),
-    "unshifted groups": (SHIFTED.replace(shift=False), None),
-    "shifted, LoRA": (SHIFTED, LoRA()),
-    "shifted, LoRA + norm": (SHIFTED, LoRA(also_train=("norm",))),
-    "shifted, LoRA + embed": (SHIFTED, LoRA(also_train=("embedding",))),
-    "shifted, LoRA + both": (SHIFTED, lora_embed_norm()),
+    DENSE: (None, None),
+    SHIFTED: (_GROUPS, None),
+    LORA: (_GROUPS, LoRA()),
+    BOTH: (_GROUPS, lora_embed_norm()),
 }
 """Mechanism (None is the parent's, dense) and adapter (None trains all weights)."""
 
-FEW = ("dense", "shifted", "shifted, LoRA + both")
-LONGER = "text, longer"
-PLAIN, INTERPOLATED = "no fine-tuning", "no fine-tuning, interpolated"
+RATES = {DENSE: 1e-3, SHIFTED: 1e-3, LORA: 1e-3, BOTH: 1e-3}
+"""The learning rate of each method, fixed before any seed of a claim is run."""
+CALIBRATION_SEED = 100
+TRIED = (3e-4, 1e-3, 3e-3)
+"""The rates that every method is tried at with the calibration seed."""
 
 
 @dataclass(frozen=True)
@@ -41,131 +51,78 @@ class ExtensionScale:
 
     Attributes:
         num_layers: the reach rule asks for 2 N / G - 1 = 7 with groups of a quarter.
-        short, long, longer: context of the parents, and the two it is extended to.
-        parents: steps and learning rate of a parent, by task.
-        tuning_steps, tokens: of a fine-tuning, and its tokens a step.
-        rates: learning rates of each method.
-        sequences: for each evaluated length.
+        short: context of the parents, in bytes; that of the others is four times, and eight times, as long.
+        parent_steps, parent_rate: of a parent.
+        steps: of a fine-tuning.
+        tokens: of a step.
+        sequences: evaluated, of the longest context; shorter windows are cut from them.
+        seeds: of each arm.
     """
 
-    seeds: int
     num_layers: int
     d_model: int
+    num_heads: int
     short: int
-    long: int
-    longer: int
-    parents: Mapping[str, tuple[int, float]]
-    tuning_steps: int
+    parent_steps: int
+    parent_rate: float
+    steps: int
     tokens: int
-    rates: tuple[float, ...]
     sequences: int
+    seeds: int
 
-    def evaluation(self, longest: int) -> Evaluation:
-        """Lengths are powers of two, from half the short context to the longest."""
-        exponents = range(int(math.log2(self.short)) - 1, int(math.log2(longest)) + 1)
-        return Evaluation(lengths=tuple(2**i for i in exponents), sequences=self.sequences)
+    @property
+    def long(self) -> int:
+        return 4 * self.short
 
 
 SCALES: dict[Size, ExtensionScale] = {
-    "smoke": ExtensionScale(
-        seeds=1,
-        num_layers=1,
-        d_model=16,
-        short=32,
-        long=64,
-        longer=128,
-        parents=dict.fromkeys(TASKS, (2, 1e-3)),
-        tuning_steps=2,
-        tokens=128,
-        rates=(1e-3,),
-        sequences=4,
-    ),
-    "small": ExtensionScale(
-        seeds=3,
-        num_layers=7,
-        d_model=64,
-        short=64,
-        long=256,
-        longer=512,
-        parents={"text": (700, 3e-3), "markov": (400, 2e-3), "passkey": (450, 2e-3)},
-        tuning_steps=150,
-        tokens=1024,
-        rates=(3e-4, 1e-3, 3e-3),
-        sequences=64,
-    ),
-    "full": ExtensionScale(
-        seeds=5,
-        num_layers=8,
-        d_model=256,
-        short=256,
-        long=1024,
-        longer=2048,
-        parents={"text": (20_000, 1e-3), "markov": (5_000, 1e-3), "passkey": (10_000, 1e-3)},
-        tuning_steps=1000,
-        tokens=16_384,
-        rates=(1e-4, 3e-4, 1e-3),
-        sequences=256,
-    ),
+    "smoke": ExtensionScale(1, 16, 2, 16, 2, 1e-3, 1, 128, 2, 1),
+    "small": ExtensionScale(7, 64, 4, 256, 3000, 3e-3, 1000, 4096, 48, 7),
+    "full": ExtensionScale(8, 256, 8, 256, 40_000, 1e-3, 1000, 65_536, 256, 7),
 }
 
 
-def arm(group: str, method: str, rate: float | None = None) -> str:
-    """Name of an arm: of a task, or of the text at the longer context."""
-    return f"{group}: {method}" + ("" if rate is None else f", rate {rate:g}")
+def with_rate(method: str, rate: float) -> str:
+    """Name of the arm that tries a rate of a method with the calibration seed."""
+    return f"{method}, rate {rate:g}"
 
 
-def parent(task: str, scale: ExtensionScale, seed: int) -> RunConfig:
-    """The run that is extended: dense attention at the short context."""
-    steps, rate = scale.parents[task]
-    return RunConfig(
-        task=TASKS[task],
-        model=Decoder(num_layers=scale.num_layers, d_model=scale.d_model),
-        training=Training(
-            steps=steps,
-            batch_size=2 * scale.tokens // scale.short,
-            curriculum=FixedLength(length=scale.short),
-            learning_rate=rate,
-            checkpoint_every=100,
-        ),
-        evaluation=scale.evaluation(scale.longer),
-        data_seed=seed,
-        model_seed=seed,
-    )
-
-
-def arms(size: Size) -> dict[str, list[RunConfig]]:
-    """All arms of a size; the rates of a method are arms of their own."""
+def arms(size: Size) -> dict[str, Arm]:
+    """Each method at its rate, what was there before, one run at the longer context, and the rates next to each."""
     scale = SCALES[size]
-    parents = {task: [parent(task, scale, seed) for seed in range(scale.seeds)] for task in TASKS}
-    found: dict[str, list[RunConfig]] = {}
-    for task, runs in parents.items():
-        found[arm(task, PLAIN)] = runs
-        idle = _tuning(scale, scale.long, scale.rates[0]).replace(steps=0)
-        found[arm(task, INTERPOLATED)] = [extended(run, scale.long, training=idle) for run in runs]
-    for group, task, length, methods in [
-        ("text", "text", scale.long, tuple(METHODS)),
-        (LONGER, "text", scale.longer, FEW),
-        ("markov", "markov", scale.long, FEW),
-        ("passkey", "passkey", scale.long, FEW),
-    ]:
-        for method in methods:
-            kernel, adapter = METHODS[method]
-            for rate in scale.rates:
-                tuning, evaluation = _tuning(scale, length, rate), scale.evaluation(scale.longer)
-                found[arm(group, method, rate)] = [
-                    extended(run, length, kernel=kernel, adapter=adapter, training=tuning, evaluation=evaluation)
-                    for run in parents[task]
-                ]
+    parent = _parent(scale)
+    untrained = extended(parent, scale.long, training=_training(scale, scale.long, scale.parent_rate, steps=0))
+    found = {PARENT: Arm(seeded(parent), scale.seeds), INTERPOLATED: Arm(seeded(untrained), scale.seeds)}
+    for method, rate in RATES.items():
+        found[method] = Arm(seeded(_tuned(scale, method, rate, scale.long)), scale.seeds)
+    found[LONGER] = Arm(seeded(_tuned(scale, SHIFTED, RATES[SHIFTED], 2 * scale.long)), min(2, scale.seeds))
+    for method in METHODS:
+        for rate in TRIED:
+            run = seeded(_tuned(scale, method, rate, scale.long))
+            found[with_rate(method, rate)] = Arm(run, 1, CALIBRATION_SEED)
     return found
 
 
-def _tuning(scale: ExtensionScale, length: int, rate: float) -> Training:
-    """As published, but for the number of steps: a constant rate after a linear warm-up."""
+def _parent(scale: ExtensionScale) -> RunConfig:
+    return RunConfig(
+        task=TextBytes(),
+        model=Decoder(num_layers=scale.num_layers, d_model=scale.d_model, num_heads=scale.num_heads),
+        training=_training(scale, scale.short, scale.parent_rate, scale.parent_steps),
+        evaluation=Evaluation(lengths=(scale.short, scale.long, 2 * scale.long), sequences=scale.sequences),
+    )
+
+
+def _tuned(scale: ExtensionScale, method: str, rate: float, length: int) -> RunConfig:
+    kernel, adapter = METHODS[method]
+    training = _training(scale, length, rate, scale.steps)
+    return extended(_parent(scale), length, kernel=kernel, adapter=adapter, training=training)
+
+
+def _training(scale: ExtensionScale, length: int, rate: float, steps: int) -> Training:
     return Training(
-        steps=scale.tuning_steps,
+        steps=steps,
         batch_size=scale.tokens // length,
+        curriculum=FixedLength(length=length),
         learning_rate=rate,
-        warmup=0.15,
-        final_fraction=1.0,
-        log_every=5,
+        checkpoint_every=200,
     )

@@ -1,136 +1,84 @@
 """Figure and tables of the page."""
 
-import math
-from collections.abc import Callable, Sequence
 from statistics import fmean
 
 import polars as pl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+from matplotlib.ticker import PercentFormatter
 
-from sparsity_lab.analysis import look, styled
-from sparsity_lab.studies import Evidence
+from sparsity_lab.analysis import GRAY, length_axis, styled
+from sparsity_lab.studies import Evidence, growths, line_style, looks_of, panels
 
-from .arms import FEW, INTERPOLATED, LONGER, METHODS, PLAIN, TASKS, arm
-from .lookup import chosen, context, mean, measures, values
+from .arms import BOTH, CALIBRATION_SEED, DENSE, INTERPOLATED, LONGER, LORA, PARENT, SHIFTED
+from .claims import losses
 
 __all__ = ["figure", "tables"]
 
+NAMES = (PARENT, INTERPOLATED, DENSE, SHIFTED, LORA, BOTH, LONGER)
+LOOKS = looks_of(NAMES)
+
 
 def figure(evidence: Evidence) -> Figure:
-    """Perplexity on text by context length, each method at its chosen rate."""
-    names = {method: chosen(evidence, "text", method) for method in METHODS}
-    names |= {method: arm("text", method) for method in (PLAIN, INTERPOLATED)}
-    lengths = evidence.rows.filter(pl.col("arm").str.starts_with("text"))["length"].unique().sort().to_list()
+    """Loss by context length, and how far each method is from dense training."""
     with styled():
-        drawn = Figure(figsize=(7.2, 4.2), layout="constrained")
-        ax = drawn.subplots()
-        for index, (method, name) in enumerate(names.items()):
-            found = {length: values(evidence, name, length) for length in lengths}
-            means = [mean({seed: math.exp(loss) for seed, loss in one.items()}) for one in found.values()]
-            own = look(index)
-            dash = (0, own.dash) if isinstance(own.dash, tuple) else "-"
-            ax.plot(lengths, means, color=own.color, marker=own.marker, linestyle=dash, label=method)
-        for place in sorted({context(evidence, name) for name in names.values()} - {0}):
-            ax.axvline(place, color="0.5", linewidth=0.8, linestyle=":")
-        ax.set_xscale("log", base=2)
-        ax.set_yscale("log")
-        # Plain numbers: text stays text in the file, and powers of ten would be written as formulas.
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
-        ax.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-        ax.yaxis.set_minor_locator(NullLocator())
-        ax.set_xticks(lengths, [str(length) for length in lengths])
-        ax.set_xlabel("context length in bytes (dotted: trained)")
-        ax.set_ylabel("perplexity, tested dense")
-        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        drawn, (by_length, behind) = panels(2, columns=2, width=4.6, height=3.4)
+        _draw_losses(by_length, evidence)
+        _draw_behind(behind, evidence)
+        handles, words = by_length.get_legend_handles_labels()
+        drawn.legend(handles, words, loc="outside lower left", ncols=4, fontsize=9)
     return drawn
 
 
+def _draw_losses(ax: Axes, evidence: Evidence) -> None:
+    """Means over seeds."""
+    lengths = evidence.measured["length"].unique().sort().to_list()
+    for name in NAMES:
+        own = [losses(evidence, name, place).values() for place in range(len(lengths))]
+        if all(own):
+            ax.plot(lengths, [fmean(one) for one in own], label=name, **line_style(LOOKS[name]))
+    length_axis(ax, lengths, None, "context in bytes (log scale)")
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:.3g}")
+    ax.yaxis.set_minor_formatter("{x:.3g}")
+    ax.set_title("loss, tested dense, mean over seeds", fontsize=10)
+    ax.set_ylabel("nats a byte (log scale)")
+
+
+def _draw_behind(ax: Axes, evidence: Evidence) -> None:
+    """One point for each seed."""
+    names = (SHIFTED, BOTH, LORA)
+    dense = losses(evidence, DENSE)
+    for place, name in enumerate(names):
+        found = list(growths(dense, losses(evidence, name)).values())
+        ax.plot([place] * len(found), found, linestyle="", color=LOOKS[name].color, marker=LOOKS[name].marker)
+    ax.axhline(0, color=GRAY, linewidth=0.9, zorder=0)
+    ax.axhline(0.01, color=GRAY, linewidth=0.9, linestyle=(0, (5, 2)), zorder=0)
+    ax.set_xlim(-0.5, len(names) - 0.5)
+    ax.set_xticks(range(len(names)), names)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.set_title("behind dense training at four times the context", fontsize=10)
+    ax.set_ylabel("of the loss (dashed: 1 %)")
+
+
 def tables(evidence: Evidence) -> dict[str, pl.DataFrame]:
-    """What the page shows: perplexities by length, floor and retrieval, rates, costs."""
-    best = {
-        group: [chosen(evidence, group, method) for method in methods]
-        for group, methods in (("text", tuple(METHODS)), (LONGER, FEW), ("markov", FEW), ("passkey", FEW))
-    }
-    idle = {task: [arm(task, PLAIN), arm(task, INTERPOLATED)] for task in TASKS}
-    text = [*idle["text"], *best["text"], *best[LONGER]]
+    """Losses by context, and by rate for the calibration seed."""
+    own = evidence.measured.filter(pl.col("arm").is_in(NAMES))
+    rated = evidence.measured.filter(pl.col("arm").str.contains(", rate "))
+    named = pl.col("arm").str.split(", rate ")
+    lengths = evidence.measured["length"].unique().sort()
+    at_long = rated.filter(pl.col("length") == lengths[1])
     return {
-        "Perplexity on text by context length": _by_length(evidence, text, _perplexity),
-        "Perplexity on text tested sparse and dense, at the extended context": _sparse_and_dense(
-            evidence, [*best["text"], *best[LONGER]]
+        "Loss (nats a byte) by context in bytes, tested dense, means over seeds": _by_arm(own, "loss"),
+        "The same of what was trained sparse, tested sparse": _by_arm(own.drop_nulls("sparse_loss"), "sparse_loss"),
+        "Weights that were trained": own.group_by("arm", maintain_order=True).agg(pl.col("trainable").first()),
+        f"Loss at four times the context by learning rate, seed {CALIBRATION_SEED}, which no claim looks at": (
+            at_long.select(named.list.get(0).alias("arm"), named.list.get(1).alias("rate"), "loss")
         ),
-        "Loss above the floor, in nats, SparseMarkov": _by_length(
-            evidence, [*idle["markov"], *best["markov"]], _plain("excess_loss")
-        ),
-        "Accuracy of the passkey's digits": _by_length(
-            evidence, [*idle["passkey"], *best["passkey"]], _plain("accuracy")
-        ),
-        "Cost of training": _costs(evidence, [*best["text"], *best[LONGER]]),
-        "Validation loss by rate, mean over seeds": _rates(evidence),
     }
 
 
-def _by_length(evidence: Evidence, names: Sequence[str], cell: Callable[[pl.DataFrame], str | None]) -> pl.DataFrame:
-    """Arms by lengths; each cell from the rows of all seeds."""
-    rows = evidence.rows.filter(pl.col("arm").is_in(names))
-    lengths = rows["length"].unique().sort()
-    return pl.DataFrame(
-        [
-            {"arm": name, "attention tested": _tested(rows.filter(pl.col("arm") == name))}
-            | {str(n): cell(rows.filter((pl.col("arm") == name) & (pl.col("length") == n))) for n in lengths}
-            for name in names
-        ],
-        infer_schema_length=None,
-    )
-
-
-def _sparse_and_dense(evidence: Evidence, names: Sequence[str]) -> pl.DataFrame:
-    """What was trained sparse, under both mechanisms; means over seeds."""
-    rows = []
-    for name in names:
-        sparse, dense = measures(evidence, name, "sparse_loss"), values(evidence, name, context(evidence, name))
-        if sparse:
-            losses = {"tested sparse": sparse, "tested dense": dense}
-            rows.append({"arm": name} | {title: fmean(map(math.exp, one.values())) for title, one in losses.items()})
-    return pl.DataFrame(rows, schema={"arm": pl.String, "tested sparse": pl.Float64, "tested dense": pl.Float64})
-
-
-def _tested(rows: pl.DataFrame) -> str | None:
-    return ", ".join(rows["attention"].drop_nulls().unique().sort()) or None
-
-
-def _perplexity(rows: pl.DataFrame) -> str | None:
-    perplexity = rows["loss"].exp()
-    return _with_error(perplexity, perplexity * rows["loss_se"])
-
-
-def _plain(column: str) -> Callable[[pl.DataFrame], str | None]:
-    return lambda rows: _with_error(rows[column], rows[f"{column}_se"])
-
-
-def _with_error(found: pl.Series, errors: pl.Series) -> str | None:
-    """Mean over seeds, and the mean of the standard errors over sequences, which all runs share."""
-    if found.count() == 0:
-        return None
-    return f"{fmean(found.drop_nulls().to_list()):.3f} ± {fmean(errors.drop_nulls().to_list()):.3f}"
-
-
-def _costs(evidence: Evidence, names: Sequence[str]) -> pl.DataFrame:
-    own = evidence.measured.filter(pl.col("arm").is_in(names))
-    means = own.group_by("arm").agg(
-        pl.col("trainable_parameters").first().alias("trained weights"),
-        pl.col("parameters").first().alias("all weights"),
-        pl.col("step_ms").mean().alias("ms a step"),
-        pl.col("attention_over_dense").mean().alias("time of attention over dense"),
-        pl.col("peak_mib").max().alias("peak MiB of a step"),
-    )
-    return pl.DataFrame({"arm": names}).join(means, on="arm", how="left", maintain_order="left")
-
-
-def _rates(evidence: Evidence) -> pl.DataFrame:
-    """Methods by rates."""
-    tuned = evidence.measured.filter(pl.col("arm").str.contains(", rate "))
-    means = tuned.group_by("arm", maintain_order=True).agg(pl.col("validation_loss").mean(), seeds=pl.len())
-    split = pl.col("arm").str.split(", rate ")
-    long = means.select(split.list.get(0).alias("arm"), split.list.get(1).alias("rate"), "validation_loss")
-    return long.pivot("rate", index="arm", values="validation_loss")
+def _by_arm(rows: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Arms by contexts."""
+    means = rows.group_by("arm", "length", maintain_order=True).agg(pl.col(column).mean())
+    return means.with_columns(pl.col("length").cast(pl.String)).pivot("length", index="arm", values=column)

@@ -1,14 +1,13 @@
 """``context_extension``: trained short, fine-tuned long with sparse attention and light adapters, tested dense.
 
-LongLoRA (arXiv 2309.12307) at a scale of two cores: what shifted groups, low-rank maps, whole embeddings and norms,
-and interpolated positions are each worth. A run of an arm has one learning rate; which rate stands for the arm is
-chosen on sequences that no claim looks at.
+LongLoRA (arXiv 2309.12307) at a scale of two cores. Every method has one learning rate, chosen with a seed that no
+claim looks at.
 """
 
 from sparsity_lab.studies import Study
 
 from .arms import arms
-from .claims import CLAIMS
+from .claims import CLAIMS, PRIMARY
 from .measure import measure
 from .page import figure, tables
 
@@ -17,12 +16,12 @@ __all__ = ["study"]
 study = Study(
     name="context_extension",
     title="Context extension: fine-tuned sparse, tested dense",
-    question="A decoder trained with dense attention at a short context is fine-tuned at one four times as long, "
-    "and at one eight times as long, with positions interpolated: dense or with shifted sparse attention, all "
-    "weights or low-rank maps with and without whole embeddings and norms. All are tested with dense attention. "
-    "Real text, a synthetic task whose floor is known, and the retrieval of a passkey.",
+    question="A decoder of bytes, trained with dense attention at a short context, is fine-tuned on text at one four "
+    "times as long, with interpolated positions: dense or with shifted sparse attention, all weights or low-rank "
+    "maps with and without whole embeddings and norms. All are tested with dense attention on the same bytes.",
     arms=arms,
     claims=CLAIMS,
+    primary=PRIMARY,
     figure=figure,
     columns=(),
     measure=measure,
