@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from sparsity_lab.cli.command import OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
 from sparsity_lab.cli.output import swept
+from sparsity_lab.settings import SettingError, Shown
 
 if TYPE_CHECKING:
     from sparsity_lab.studies import Look
@@ -29,8 +30,8 @@ class Decide(SettingsCommand):
     """Path of a study: its folder or file."""
     out: OptionalPath = None
     """Folder of the runs; runs/NAME if left out."""
-    budget: Annotated[float, arg(metavar="MINUTES")]
-    """Core-minutes that the study's runs in that folder may take, those that are there included."""
+    budget: Annotated[float | None, arg(metavar="MINUTES")] = None
+    """Core-minutes that the study's runs in that folder may take, those that are there included; to be given."""
     results: OptionalPath = None
     """Folder of the result, the study's own if left out. Its frames are read first: what they hold is not run."""
     size: Literal["smoke", "small", "full"] = "small"
@@ -47,6 +48,8 @@ class Decide(SettingsCommand):
         from sparsity_lab.cli.sweep import chosen_engine
         from sparsity_lab.studies import decide, load_study, results_folder
 
+        if self.budget is None:
+            raise SettingError("--budget", "core-minutes, as in --budget 60", Shown("nothing"))
         path = Path(self.study)
         study, engine = load_study(path), chosen_engine(self.engine, self.workers)
         out = self.out or Path("runs") / study.name
