@@ -422,5 +422,36 @@ def test_a_reader_that_leaves_is_no_error(arguments: tuple[str, ...]) -> None:
     assert process.returncode == 1
 
 
+SHOWN = [("--version",), ("--help",), *((name, "--help") for name in cli.COMMANDS)]
+SHOWN += [(*command, *more) for command in [("list",), ("sample", "Planted")] for more in [(), ("--json",)]]
+SHOWN += [("certify", "Planted(k=1)", "--sequences", "1000", "--lengths", "12")]
+
+
+@pytest.mark.parametrize("arguments", SHOWN, ids=" ".join)
+@pytest.mark.parametrize("full", [True, False], ids=["full", "closed"])
+def test_output_that_cannot_be_written_is_no_success(
+    arguments: tuple[str, ...], full: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full device is told in one line; a reader that left, who knows why, is told nothing."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full" if full else writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        try:
+            code: Any = cli.run(arguments)
+        except SystemExit as stop:
+            code = stop.code
+        monkeypatch.undo()
+    assert code == 1
+    assert capfd.readouterr().err == ("sparsity-lab: [Errno 28] No space left on device\n" if full else "")
+
+
+def test_a_full_device_ends_the_process_with_one_line() -> None:
+    command = [Path(sys.executable).parent / "sparsity-lab", "list"]
+    with open("/dev/full", "w") as full:
+        told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (told.returncode, told.stderr) == (1, "sparsity-lab: [Errno 28] No space left on device\n")
+
+
 def test_short_forms_of_tables_are_input_again() -> None:
     assert str(Planted(k=2)) == "Planted(k=2)"
