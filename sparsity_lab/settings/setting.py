@@ -1,5 +1,6 @@
 """``Setting``, the base of all settings, and the registry of their kinds."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_
 from sparsity_lab.settings import short_form
 from sparsity_lab.settings.errors import SettingError, Shown
 from sparsity_lab.settings.errors import join as join_path
-from sparsity_lab.settings.fields import Conforming, conform
+from sparsity_lab.settings.fields import Conforming, check_keys, conform
 from sparsity_lab.settings.markup import Markup, details, element, escape, join, table
 from sparsity_lab.settings.reloading import renew
 
@@ -137,8 +138,9 @@ def register(cls: type[AnySetting]) -> type[AnySetting]:
     notebook to a module.
 
     Raises:
-        TypeError: another class already has this kind in this family, or had it; the class has no family; or a former
-            field is still a field, or now called by what is none.
+        TypeError: another class already has this kind in this family, or had it; the class has no family; a former
+            field is still a field, or now called by what is none; or a field is a mapping whose keys are neither
+            names nor integers.
     """
     if not hasattr(cls, "family"):
         raise TypeError(f"{cls.__qualname__} belongs to no family: one of its bases must be declared with family=")
@@ -148,6 +150,8 @@ def register(cls: type[AnySetting]) -> type[AnySetting]:
     if "former_kinds" not in cls.__dict__:
         cls.former_kinds = ()
     _check_names(cls)
+    with contextlib.suppress(NameError):  # of what comes later in the module; then it is checked on first use
+        field_hints(cls)
     members = _registry.setdefault(cls.family, {})
     if other := members.get(cls.kind):
         renew(other, cls)
@@ -251,7 +255,13 @@ def with_shared_parts(target: type[Setting], items: Sequence[Any]) -> list[Any]:
 def field_hints(cls: type[Setting]) -> dict[str, Any]:
     """The resolved type hint of each field, by name."""
     hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cast(Any, cls))}
+    own = {field.name: hints[field.name] for field in dataclasses.fields(cast(Any, cls))}
+    for name, hint in own.items():
+        try:
+            check_keys(hint)
+        except TypeError as error:
+            raise TypeError(f"{cls.__qualname__}.{name}: {error}") from None
+    return own
 
 
 def _shown(value: Any) -> Markup:
