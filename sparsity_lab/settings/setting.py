@@ -44,6 +44,8 @@ class Setting(Conforming):
         former_kinds: earlier names of the kind, the first one first; they can still be read.
         former_fields: earlier names of fields, with the names that they have now; they can still be read.
         not_in_id: fields that do not decide what comes out, such as where something is computed; see ``identifier``.
+        largest: of the whole numbers in its fields, but for seeds. Families whose numbers are sizes have a smaller
+            one, so that what nobody could make is refused before anything is made.
     """
 
     family: ClassVar[str]
@@ -52,6 +54,7 @@ class Setting(Conforming):
     former_kinds: ClassVar[tuple[str, ...]] = ()
     former_fields: ClassVar[Mapping[str, str]] = {}
     not_in_id: ClassVar[tuple[str, ...]] = ()
+    largest: ClassVar[int] = 2**63 - 1
 
     def __init_subclass__(cls, *, family: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -64,6 +67,8 @@ class Setting(Conforming):
             conformed = conform(hint, value, name)
             if conformed is not value:
                 object.__setattr__(self, name, conformed)
+            if type(conformed) is int and conformed > self.largest and not name.endswith("seed"):
+                raise SettingError(name, f"at most {self.largest}", conformed)
         self.check()
 
     @classmethod
