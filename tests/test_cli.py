@@ -52,15 +52,77 @@ BAD = [
     (("certify", "--all", "--workers", "0"), "workers: expected at least 1, got 0"),
     (("certify", "Planted", "--workers", "-1"), "workers: expected at least 1, got -1"),
     (("sample", "Planted(k={[1]})"), "task.k: expected a task such as"),
-    (("sample", "Planted(k={1:[2], **x})"), "task.k: expected names in quotes as keys, got 1"),
+    (("sample", "Planted(k={1:[2], **x})"), "task.k: expected names in quotes, or whole numbers, as keys, got **"),
     (("sample", "Planted(k=1, k=2)"), "task.k: expected one value, got two"),
     (("sample", f"Planted(k={'-' * 5000}1)"), "task: expected a task such as"),
     (("sample", "Planted", "--count", "1000000000000"), "--count: expected at most 100000000 tokens in all"),
     (("sample", "Planted", "--length", "100000000000000"), "--length: expected at most 100000000 tokens in all"),
     (
         ("train", "--task", "Planted", "--evaluation", "Evaluation(conditions={[1]: Planted()})"),
-        "evaluation.conditions: expected names in quotes as keys, got [1]",
+        "evaluation.conditions: expected names in quotes, or whole numbers, as keys, got [1]",
     ),
+    *(
+        (("train", "--task", task, "--model", model), message)
+        for task, model, message in [
+            ("Planted", "Decoder(num_layers=1099511627776)", "model.num_layers: expected at most 4194304"),
+            ("Planted", "Decoder(num_layers=5000)", "model.num_layers: expected at most 4096, got 5000"),
+            ("Planted", "Decoder(d_model=1048576)", "model: expected a decoder of at most 17,179,869,184"),
+            (
+                "Planted",
+                "Decoder(d_ff=4194304, d_model=4096)",
+                "model: expected a decoder of at most 17,179,869,",
+            ),
+            (
+                "Planted",
+                "Decoder(position=Learned(size=1000000000))",
+                "model.position.size: expected at most 419",
+            ),
+            (
+                "Planted(k=9223372036854775807)",
+                "Decoder()",
+                "task.k: expected at most 4194304",
+            ),
+            (
+                "Mixture(tasks=(Planted(k=9223372036854775807),))",
+                "Decoder()",
+                "task.tasks[0].k: expected at most",
+            ),
+        ]
+    ),
+    *(
+        (("train", "--task", "Planted", f"--{name}", text), message)
+        for name, text, message in [
+            (
+                "training",
+                "Training(batch_size=8000000)",
+                "training.batch_size: expected at most 67108864 tokens",
+            ),
+            ("training", "Training(batch_size=1099511627776)", "training.batch_size: expected at most 67108864, got"),
+            ("training", "Training(threads=1000000)", "training.threads: expected at most 1024, got 1000000"),
+            ("training", "Training(device='cuda:128')", "training.device: expected cpu, cuda, cuda:N or mps, got"),
+            ("training", "Training(device='cuda:١')", "training.device: expected cpu, cuda, cuda:N or mps, got"),
+            (
+                "evaluation",
+                "Evaluation(lengths=[16, 1099511627776])",
+                "evaluation.lengths[1]: expected at most",
+            ),
+            (
+                "evaluation",
+                "Evaluation(sequences=1099511627776)",
+                "evaluation.sequences: expected at most",
+            ),
+        ]
+    ),
+    (("sample", "Planted(vocab_size=1000000000)"), "task.vocab_size: expected at most 4194304, got 1000000000"),
+    (
+        ("sample", "Planted(k=99999)", "--length", "99999"),
+        "length: expected tables of (k + 1) (places + 1)",
+    ),
+    (("certify", "Planted", "--sequences", "1099511627776"), "sequences: expected at most 1000000000 tokens at each"),
+    (("certify", "Planted", "--lengths", "1099511627776"), "length: expected tables of (k + 1) (places + 1) numbers"),
+    (("certify", "Copy()", "--lengths", "1099511627776"), "sequences: expected at most 1000000000 tokens at each"),
+    (("certify", "--all", "--workers", "1099511627776"), "workers: expected at most 1024, got 1099511627776"),
+    (("demo", "--workers", "1099511627776"), "workers: expected at most 1024, got 1099511627776"),
     (("sweep", "g.TOML"), "g.TOML: expected a file that can be read, got"),
     (("list", "--import", "no_such"), "--import: expected a module that can be imported, got no_such (No module"),
     (("list", "--import", ""), "--import: expected a module that can be imported, got  (Empty module name)"),
@@ -420,6 +482,37 @@ def test_a_reader_that_leaves_is_no_error(arguments: tuple[str, ...]) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+SHOWN = [("--version",), ("--help",), *((name, "--help") for name in cli.COMMANDS)]
+SHOWN += [(*command, *more) for command in [("list",), ("sample", "Planted")] for more in [(), ("--json",)]]
+SHOWN += [("certify", "Planted(k=1)", "--sequences", "1000", "--lengths", "12")]
+
+
+@pytest.mark.parametrize("arguments", SHOWN, ids=" ".join)
+@pytest.mark.parametrize("full", [True, False], ids=["full", "closed"])
+def test_output_that_cannot_be_written_is_no_success(
+    arguments: tuple[str, ...], full: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full device is told in one line; a reader that left, who knows why, is told nothing."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full" if full else writer, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        try:
+            code: Any = cli.run(arguments)
+        except SystemExit as stop:
+            code = stop.code
+        monkeypatch.undo()
+    assert code == 1
+    assert capfd.readouterr().err == ("sparsity-lab: [Errno 28] No space left on device\n" if full else "")
+
+
+def test_a_full_device_ends_the_process_with_one_line() -> None:
+    command = [Path(sys.executable).parent / "sparsity-lab", "list"]
+    with open("/dev/full", "w") as full:
+        told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (told.returncode, told.stderr) == (1, "sparsity-lab: [Errno 28] No space left on device\n")
 
 
 def test_short_forms_of_tables_are_input_again() -> None:

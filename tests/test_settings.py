@@ -81,6 +81,7 @@ class Painting(Picture):
     size: tuple[int, int] = (3, 4)
     named: dict[str, Color] = dataclasses.field(default_factory=dict)
     tagged: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    numbered: Mapping[int, Color] = dataclasses.field(default_factory=dict)
     original: Picture | None = None
     signed: bool = False
 
@@ -99,6 +100,7 @@ paintings = st.builds(
     size=st.tuples(whole, whole),
     named=st.dictionaries(st.text(min_size=1, max_size=5), colors, max_size=2),
     tagged=st.dictionaries(st.text(max_size=5), st.floats(-1e6, 1e6), max_size=2),
+    numbered=st.dictionaries(whole, colors, max_size=2),
     original=st.none() | st.builds(Painting, ground=colors),
     signed=st.booleans(),
 )
@@ -158,6 +160,14 @@ def test_mappings_are_frozen() -> None:
     given["c"] = Red()
     assert painting.named == {"a": Blue(), "b": Red()}
     assert painting.replace(title="x").named == painting.named
+
+
+def test_keys_that_files_cannot_hold_are_refused_with_the_class() -> None:
+    with pytest.raises(TypeError, match=r"Weighed\.weights: keys of a mapping in a setting are str or int.*float"):
+
+        @register
+        class Weighed(Reloaded):
+            weights: tuple[Mapping[float, int], ...] = ()
 
 
 def test_equal_mappings_make_equal_settings_whatever_their_order() -> None:
@@ -252,9 +262,18 @@ ERRORS: list[tuple[Any, str]] = [
         lambda: from_text(Color, "Blue(depth={[1]})"),
         "depth: expected a test color such as Blue(...), got {[1]}",
     ),
-    (lambda: from_text(Picture, "Painting(named={1: Red()})"), "named: expected names in quotes as keys, got 1"),
-    (lambda: from_text(Picture, "Painting(named={**x})"), "named: expected names in quotes as keys, got **"),
-    (lambda: from_text(Picture, "Painting(named={[1]: Red()})"), "named: expected names in quotes as keys, got [1]"),
+    (lambda: from_text(Picture, "Painting(named={1: Red()})"), "named.1: expected a string, got 1"),
+    (
+        lambda: from_text(Picture, "Painting(named={**x})"),
+        "named: expected names in quotes, or whole numbers, as keys, got **",
+    ),
+    (
+        lambda: from_text(Picture, "Painting(named={[1]: Red()})"),
+        "named: expected names in quotes, or whole numbers, as keys, got [1]",
+    ),
+    (lambda: Painting(numbered={"01": Red()}), "numbered.01: expected an integer, got '01'"),
+    (lambda: Painting(numbered={True: Red()}), "numbered.True: expected an integer, got True"),
+    (lambda: Painting(numbered={1: Red(), "1": Red()}), "numbered: expected each key once, got {1: Red("),
     (lambda: from_text(Color, "Blue(**x)"), "expected a test color such as Blue(...), got Blue(**x)"),
     (lambda: from_text(Color, f"Blue(depth={'-' * 5000}1)"), "expected a test color such as Blue(...), got 'Blue("),
     (

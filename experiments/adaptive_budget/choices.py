@@ -141,8 +141,9 @@ def trained_scores(
     A step takes the training sequences after those that the model has seen.
     """
     model = model.requires_grad_(False)
-    # Rows that keep everything attend densely, and the loss is over all past blocks whatever is kept.
-    watching = kernel.replace(dense_len=2**31, lambda_sel=1.0)
+    # With a budget of as many blocks as there are tokens, rows attend densely; the loss is over all past blocks.
+    length = config.training.curriculum.range()[1]
+    watching = kernel.replace(k_free=config.task.sequence_length(length), lambda_sel=1.0)
     sizes = model.config
     scores = [watching.build(sizes.kv_heads, sizes.head_dim, layer) for layer in range(sizes.num_layers)]
     modules: list[nn.Module] = [score for score in scores if score is not None]
@@ -150,9 +151,7 @@ def trained_scores(
     training, stream = config.training, Stream(seed=config.data_seed, name="train")
     generator, losses = torch.Generator().manual_seed(config.model_seed), []
     for step in range(training.steps, training.steps + steps):
-        batch = config.task.sample(
-            stream, step * training.batch_size, training.batch_size, training.curriculum.range()[1]
-        )
+        batch = config.task.sample(stream, step * training.batch_size, training.batch_size, length)
         auxiliary = AuxiliaryOutputs()
 
         def mix(

@@ -17,7 +17,7 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 from sparsity_lab.benchmarks.measure import alternate, seconds
 from sparsity_lab.benchmarks.memory import peak_memory
 from sparsity_lab.kernels import AdaptiveSparse, Audit, Kernel, KernelState, KeyValueCache
-from sparsity_lab.kernels.adaptive.sampled_rows import spread_rows
+from sparsity_lab.kernels.adaptive.audit import spread_rows
 from sparsity_lab.settings import SettingError, from_text, kinds
 
 __all__ = ["DECODED_LENGTHS", "LENGTHS", "NOT_MEASURED", "kernels"]

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["Certify", "certify_text"]
 
 
+_MOST_WORKERS = 1024
+
+
 @dataclass(frozen=True, kw_only=True)
 class Certify(SettingsCommand):
     """Test everything that a task declares about its sequences."""
@@ -47,6 +50,8 @@ class Certify(SettingsCommand):
             raise SettingError("task", "a task or --all", self.task if self.all else Shown("neither"))
         if self.workers < 1:
             raise SettingError("workers", "at least 1", self.workers)
+        if self.workers > _MOST_WORKERS:
+            raise SettingError("workers", f"at most {_MOST_WORKERS}", self.workers)
         if self.lengths == ():
             raise SettingError("--lengths", "at least one length", Shown("nothing"))
         start = time.perf_counter()

@@ -60,7 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; the exit code."""
     try:
-        return _run(arguments)
+        try:
+            return _run(arguments)
+        finally:  # also after help, which exits
+            if sys.stdout is not None:  # None where it was closed
+                sys.stdout.flush()
     except SettingError as error:
         print(f"sparsity-lab: {error}", file=sys.stderr)
         return 2
@@ -69,14 +73,19 @@ def run(arguments: Sequence[str]) -> int:
         print(f"sparsity-lab: interrupted{_GOES_ON if command and command.goes_on else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader, `head` for instance, has seen enough. Python writes once more when it ends: into nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader, `head` for instance, has seen enough.
+        _write_no_more()
         return 1
     except OSError as error:
-        if error.filename is None:
-            raise
+        if error.filename is None:  # of a stream or an open file, which is full
+            _write_no_more()
         print(f"sparsity-lab: {error}", file=sys.stderr)
         return 1
+
+
+def _write_no_more() -> None:
+    """Python writes what is left once more when it ends: into nothing."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -38,7 +38,8 @@ class Sample(SettingsCommand):
         task = from_text(Task, self.task, "task")
         if self.count < 1:
             raise SettingError("--count", "at least 1", self.count)
-        task.check_length(self.length)
+        if self.length <= _MOST_TOKENS:
+            task.check_length(self.length)
         size = task.sequence_length(self.length)
         if self.count * size > _MOST_TOKENS:
             option = "--length" if size > _MOST_TOKENS else "--count"

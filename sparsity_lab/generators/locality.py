@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.stream import open_unit
-from sparsity_lab.settings import Setting, SettingError, register
+from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
 __all__ = ["Anchored", "Geometric", "Law", "PowerLaw", "ProductLaw", "Recent", "Uniform", "Window"]
 
@@ -35,6 +35,8 @@ Places = NDArray[np.int64]
 
 class Law(Setting, family="law"):
     """A distribution over sets of k places among l, for every k and l that it allows."""
+
+    largest = LARGEST_SIZE
 
     anchor: ClassVar[str | None] = "query"
     """What a set drawn once keeps when the length changes: distances from the ``"query"``, or places from the

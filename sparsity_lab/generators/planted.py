@@ -27,9 +27,12 @@ from sparsity_lab.generators.query_layout import (
 from sparsity_lab.generators.rules import First, Lookup, Majority, Parity, Rule, SumMod
 from sparsity_lab.generators.stream import Stream, bounded, whole
 from sparsity_lab.generators.task import NotComputable, Step, Task, Truth
-from sparsity_lab.settings import SettingError, register
+from sparsity_lab.settings import SettingError, Shown, register
 
 __all__ = ["Planted"]
+
+_MOST_ENTRIES = 2**28
+"""Of a table of a law: two GiB."""
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -111,6 +114,7 @@ class Planted(Task):
                     "locality", "a law that fixes distances or places, for marking='position'", self.locality.kind
                 )
             self._check_bound()
+            self._check_tables("reference_length", self.reference_length)
             if self.reference_length < self.k:
                 raise SettingError("reference_length", f"at least k={self.k} places", self.reference_length)
         else:
@@ -119,6 +123,7 @@ class Planted(Task):
     def check_length(self, length: int) -> None:
         if length < self.shortest_length:
             raise SettingError("length", f"at least {self.shortest_length} for {self}", length)
+        self._check_tables("length", length)
 
     @cached_property
     def shortest_length(self) -> int:
@@ -127,6 +132,12 @@ class Planted(Task):
             reach = self._fixed_set.max()
             return int(reach)
         return self.k * (2 if self.marking == "cue" else 1)
+
+    def _check_tables(self, path: str, places: int) -> None:
+        entries = (self.k + 1) * (places + 1)
+        if entries > _MOST_ENTRIES:
+            expected = f"tables of (k + 1) (places + 1) numbers, at most {_MOST_ENTRIES:,}"
+            raise SettingError(path, expected, Shown(f"{entries:,} for k={self.k} and {places} places"))
 
     def _check_bound(self) -> None:
         bound = self.locality.bound()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.stream import Stream, bounded
-from sparsity_lab.settings import Setting, SettingError, register
+from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
 __all__ = ["First", "Lookup", "Majority", "Parity", "Rule", "SumMod"]
 
@@ -19,6 +19,8 @@ Values = NDArray[np.int64]
 
 class Rule(Setting, family="rule"):
     """A map from k planted values to a label."""
+
+    largest = LARGEST_SIZE
 
     def check_use(self, k: int, planted_vocab: int) -> None:
         """Raise ``SettingError`` (paths from the task) if the rule cannot take k values of this alphabet."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.stream import Stream, whole
-from sparsity_lab.settings import Setting
+from sparsity_lab.settings import LARGEST_SIZE, Setting
 from sparsity_lab.settings.markup import Markup, table
 
 __all__ = ["NotComputable", "PositionLaw", "Step", "Task", "Truth"]
@@ -174,6 +174,8 @@ class Task(Setting, family="task"):
     A new task is one file: a class with this base, the methods below and ``@register``. It is then in the command
     line, the sweeps, the documentation and the shared tests.
     """
+
+    largest = LARGEST_SIZE
 
     extra_positions: ClassVar[int] = 0
     """T minus the length, where that is a constant of the task; else ``sequence_length`` is overridden."""

@@ -27,12 +27,20 @@ from sparsity_lab.kernels.parts.arguments import (
     check_per_key,
     check_query_start,
     check_rows,
+    check_type,
     known_device,
 )
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import Setting, SettingError, Shown
 
 __all__ = ["Kernel"]
+
+_KINDS: dict[str, type] = {
+    "position": KernelPosition,
+    "params": nn.Module,
+    "generator": torch.Generator,
+    "auxiliary": AuxiliaryOutputs,
+}
 
 
 class Kernel(Setting, family="kernel"):
@@ -58,6 +66,7 @@ class Kernel(Setting, family="kernel"):
             whose work depends on what is attended to.
     """
 
+    largest = 2**31
     implementations: ClassVar[tuple[str, ...]] = ("reference",)
     gates: ClassVar[tuple[str, ...]] = ()
     grouped: ClassVar[bool] = False
@@ -383,7 +392,8 @@ class Kernel(Setting, family="kernel"):
         Raises:
             SettingError: as ``prefill``; or more than one token.
         """
-        if q.ndim == 4 and q.shape[2] != 1:
+        check_rows("q", q)
+        if q.shape[2] != 1:
             raise SettingError("q", "one token, shape (B, H, 1, D)", tuple(q.shape))
         options: dict[str, Any] = {"params": params, "gates": gates, "auxiliary": auxiliary}
         return self.prefill(q, k, v, state=state, position=position, **options)
@@ -433,6 +443,9 @@ class Kernel(Setting, family="kernel"):
             rest: other fields of the context.
         """
         num_keys, gates = k.shape[2], {} if gates is None else gates
+        for name, value in {"position": position, "params": params, **rest}.items():
+            if name in _KINDS and value is not None:
+                check_type(name, value, _KINDS[name], f"a {_KINDS[name].__name__}, or None")
         check_per_key("key_mask", key_mask, torch.bool, "bool, True where a key may be seen", q, num_keys)
         check_per_key("document_ids", document_ids, torch.int64, "int64", q, num_keys)
         check_gates(gates, self.gates, q, num_keys)

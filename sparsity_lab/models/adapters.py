@@ -19,13 +19,15 @@ from torch import Tensor, nn
 from sparsity_lab.models.block import Block
 from sparsity_lab.models.config import ModelConfig
 from sparsity_lab.models.initial import named_seed
-from sparsity_lab.settings import Setting, SettingError, register
+from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
 __all__ = ["Adapter", "LoRA", "lora_embed_norm", "merged", "trainable_parameters"]
 
 
 class Adapter(Setting, family="adapter"):
     """Which part of a trained model is trained further, and how."""
+
+    largest = LARGEST_SIZE
 
     @abstractmethod
     def check_model(self, config: ModelConfig) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from sparsity_lab.settings import Setting, SettingError, Shown
+from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, Shown
 from sparsity_lab.settings.words import Words
 
 __all__ = ["ModelConfig", "ModelOutput"]
@@ -51,6 +51,8 @@ class ModelConfig(Setting, family="model"):
     Evaluation gives tokens, position_ids and scored alone.
     """
 
+    largest = LARGEST_SIZE
+
     @property
     def projections(self) -> tuple[str, ...]:
         """Names of the linear maps that an adapter can be put on."""
@@ -59,6 +61,15 @@ class ModelConfig(Setting, family="model"):
     @abstractmethod
     def build(self, seed: int, vocab_size: int | None = None) -> nn.Module:
         """The model, a pure function of the setting, the seed and the vocabulary's size."""
+
+    def num_bytes(self, num_tokens: int, vocab_size: int, *, training: bool) -> int:
+        """Memory that a pass over so many tokens takes at least, an estimate from the setting alone; 0, as here, if
+        the model has none. With it, what no machine can hold is refused before anything is made.
+
+        Args:
+            training: with gradients, moments of the optimizer, and all that a backward pass reads.
+        """
+        return 0
 
     def check_length(self, longest: int, *, trained: int | None = None) -> None:
         """Raise ``SettingError`` if the model cannot serve sequences of ``longest`` tokens, or be trained on

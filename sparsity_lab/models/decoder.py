@@ -27,13 +27,16 @@ from sparsity_lab.models.layers import Layer
 from sparsity_lab.models.positions import PositionScheme, RoPE
 from sparsity_lab.models.ppc import Coupling, next_position_ids
 from sparsity_lab.models.record import LayerRecord, layer_records
-from sparsity_lab.settings import SettingError, register
+from sparsity_lab.settings import SettingError, Shown, register
 from sparsity_lab.settings.words import Words
 
 __all__ = ["DEFAULT_VOCAB_SIZE", "Decoder", "DecoderModel"]
 
 DEFAULT_VOCAB_SIZE = 16
 """The default vocabulary of the lab's first task, ``Planted``; for a decoder built on its own."""
+
+_MOST_LAYERS = 4096
+_MOST_PARAMETERS = 2**34
 
 
 @register
@@ -74,6 +77,11 @@ class Decoder(ModelConfig):
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise SettingError(name, "at least 1", size)
+        if self.num_layers > _MOST_LAYERS:
+            raise SettingError("num_layers", f"at most {_MOST_LAYERS}", self.num_layers)
+        count = self.num_parameters(self.vocab_size or DEFAULT_VOCAB_SIZE)
+        if count > _MOST_PARAMETERS:
+            raise SettingError("", f"a decoder of at most {_MOST_PARAMETERS:,} parameters", Shown(f"{count:,}"))
         if self.d_model % self.num_heads:
             raise SettingError("d_model", f"a multiple of num_heads = {self.num_heads}", self.d_model)
         if self.num_heads % self.kv_heads:
@@ -130,6 +138,20 @@ class Decoder(ModelConfig):
         with torch.device("meta"):
             parts = [names for kernel in self.kernels for names in self.block(kernel).projections().values()]
         return tuple(dict.fromkeys(name for names in parts for name in names))
+
+    def num_parameters(self, vocab_size: int) -> int:
+        """How many weights, but for gates and what positions, coupling and kernels learn themselves."""
+        d, d_ff = self.d_model, self.d_ff or 4 * self.d_model
+        mixing = d * (2 * d + 2 * d * self.kv_heads // self.num_heads + self.output_gate * d)
+        tables = vocab_size * d * (1 if self.tied_head else 2)
+        return self.num_layers * (mixing + 2 * d * d_ff + 2 * d) + tables + d
+
+    def num_bytes(self, num_tokens: int, vocab_size: int, *, training: bool) -> int:
+        d, d_ff = self.d_model, self.d_ff or 4 * self.d_model
+        kept = self.num_layers if training else 1
+        # Weights, with gradient and two moments; of each token the input of each map, and the hidden units twice.
+        numbers = self.num_parameters(vocab_size) * (4 if training else 1) + num_tokens * kept * (6 * d + 2 * d_ff)
+        return 4 * numbers
 
     def block(self, kernel: Kernel) -> Block:
         """A layer for this mechanism."""

@@ -12,7 +12,7 @@ from jaxtyping import Int64, UInt64
 from numpy import ndarray
 from torch import Tensor
 
-from sparsity_lab.settings import Setting, SettingError, register
+from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 from sparsity_lab.settings.words import Words, bounded
 
 __all__ = ["IndexSampling", "Plain", "PoSE", "RandomOffset", "Randomized"]
@@ -20,6 +20,8 @@ __all__ = ["IndexSampling", "Plain", "PoSE", "RandomOffset", "Randomized"]
 
 class IndexSampling(Setting, family="index_sampling"):
     """How sequence indices move in training."""
+
+    largest = LARGEST_SIZE
 
     @abstractmethod
     def limit(self) -> int | None:

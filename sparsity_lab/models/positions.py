@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sparsity_lab.kernels import BiasPosition, KernelPosition, RotaryPosition
 from sparsity_lab.models.initial import EMBEDDING_STD
-from sparsity_lab.settings import Setting, SettingError, register
+from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
 __all__ = ["ALiBi", "Learned", "NoPE", "PositionScheme", "RoPE", "Sinusoidal"]
 
@@ -25,6 +25,8 @@ class PositionScheme(Setting, family="position"):
         kernel_kind: kind of the position that kernels get, ``"rotate"`` or ``"bias"``; None if they get none.
         relative: True if only differences of indices matter.
     """
+
+    largest = LARGEST_SIZE
 
     kernel_kind: ClassVar[str | None] = None
     relative: ClassVar[bool] = False

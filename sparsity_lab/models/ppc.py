@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsity_lab.models.initial import EMBEDDING_STD
-from sparsity_lab.settings import Setting, SettingError, register
+from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 from sparsity_lab.settings.words import Words, bounded
 
 __all__ = [
@@ -132,6 +132,8 @@ OffsetLaw = bool | Literal["clipped", "spread"]
 
 class Coupling(Setting, family="coupling"):
     """What a model makes of a task's coupled position IDs."""
+
+    largest = LARGEST_SIZE
 
     @abstractmethod
     def build(self, d_model: int) -> CoupledEmbedding | None:

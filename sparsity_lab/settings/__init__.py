@@ -14,13 +14,14 @@ changes). This package gives them
 It imports nothing else from ``sparsity_lab``.
 """
 
-from sparsity_lab.settings.errors import SettingError, Shown
+from sparsity_lab.settings.errors import LARGEST_SIZE, SettingError, Shown
 from sparsity_lab.settings.frozen_mapping import FrozenMapping
 from sparsity_lab.settings.setting import Setting, families, from_data, from_text, kinds, register, with_shared_parts
 from sparsity_lab.settings.short_form import distinct
 from sparsity_lab.settings.texts import canonical_json, flatten, identifier, replace_at, settings_in, to_data
 
 __all__ = [
+    "LARGEST_SIZE",
     "FrozenMapping",
     "Setting",
     "SettingError",

@@ -3,7 +3,10 @@
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["SettingError", "Shown", "join"]
+__all__ = ["LARGEST_SIZE", "SettingError", "Shown", "join"]
+
+LARGEST_SIZE = 2**22
+"""Of vocabularies, sets, widths and tables: far above what anyone makes, and still made in seconds."""
 
 _LONGEST = 200
 

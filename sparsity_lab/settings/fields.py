@@ -2,17 +2,18 @@
 
 import functools
 import numbers
+import re
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Self, Union, get_args, get_origin
+from typing import Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sparsity_lab.settings.errors import SettingError, join
 from sparsity_lab.settings.frozen_mapping import FrozenMapping
 
-__all__ = ["Conforming", "conform"]
+__all__ = ["Conforming", "check_keys", "conform"]
 
 _INTEGERS = range(-(2**63), 2**63)
 """What JSON readers, TOML and the columns of a frame all hold."""
@@ -79,9 +80,29 @@ def _conform_mapping(arguments: tuple[Any, ...], value: Any, path: str) -> Froze
         raise SettingError(path, "a table of values by name", value)
     of_key, of_item = arguments
     places = {key: join(path, str(key)) for key in value}
-    return FrozenMapping(
-        {conform(of_key, key, places[key]): conform(of_item, item, places[key]) for key, item in value.items()}
-    )
+    # JSON and TOML have no keys but names.
+    keys = {key: int(key) if of_key is int and _is_number(key) else key for key in value}
+    made = {
+        conform(of_key, keys[key], places[key]): conform(of_item, item, places[key]) for key, item in value.items()
+    }
+    if len(made) != len(value):
+        raise SettingError(path, "each key once", value)
+    return FrozenMapping(made)
+
+
+def _is_number(key: object) -> bool:
+    return isinstance(key, str) and re.fullmatch("0|-?[1-9][0-9]{0,18}", key) is not None
+
+
+def check_keys(hint: Any) -> None:
+    """Raise ``TypeError`` for a mapping whose keys would not come back from a file: they are names or integers."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return
+    if isinstance(origin, type) and issubclass(origin, Mapping) and arguments[0] not in (str, int):
+        raise TypeError(f"keys of a mapping in a setting are str or int, which files can hold, not {arguments[0]}")
+    for inner in arguments:
+        check_keys(inner)
 
 
 def _conform_leaf(hint: Any, value: Any, path: str) -> Any:

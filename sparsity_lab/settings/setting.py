@@ -1,5 +1,6 @@
 """``Setting``, the base of all settings, and the registry of their kinds."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_
 from sparsity_lab.settings import short_form
 from sparsity_lab.settings.errors import SettingError, Shown
 from sparsity_lab.settings.errors import join as join_path
-from sparsity_lab.settings.fields import Conforming, conform
+from sparsity_lab.settings.fields import Conforming, check_keys, conform
 from sparsity_lab.settings.markup import Markup, details, element, escape, join, table
 from sparsity_lab.settings.reloading import renew
 
@@ -43,6 +44,8 @@ class Setting(Conforming):
         former_kinds: earlier names of the kind, the first one first; they can still be read.
         former_fields: earlier names of fields, with the names that they have now; they can still be read.
         not_in_id: fields that do not decide what comes out, such as where something is computed; see ``identifier``.
+        largest: of the whole numbers in its fields, but for seeds. Families whose numbers are sizes have a smaller
+            one, so that what nobody could make is refused before anything is made.
     """
 
     family: ClassVar[str]
@@ -51,6 +54,7 @@ class Setting(Conforming):
     former_kinds: ClassVar[tuple[str, ...]] = ()
     former_fields: ClassVar[Mapping[str, str]] = {}
     not_in_id: ClassVar[tuple[str, ...]] = ()
+    largest: ClassVar[int] = 2**63 - 1
 
     def __init_subclass__(cls, *, family: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -63,6 +67,8 @@ class Setting(Conforming):
             conformed = conform(hint, value, name)
             if conformed is not value:
                 object.__setattr__(self, name, conformed)
+            if type(conformed) is int and conformed > self.largest and not name.endswith("seed"):
+                raise SettingError(name, f"at most {self.largest}", conformed)
         self.check()
 
     @classmethod
@@ -137,8 +143,9 @@ def register(cls: type[AnySetting]) -> type[AnySetting]:
     notebook to a module.
 
     Raises:
-        TypeError: another class already has this kind in this family, or had it; the class has no family; or a former
-            field is still a field, or now called by what is none.
+        TypeError: another class already has this kind in this family, or had it; the class has no family; a former
+            field is still a field, or now called by what is none; or a field is a mapping whose keys are neither
+            names nor integers.
     """
     if not hasattr(cls, "family"):
         raise TypeError(f"{cls.__qualname__} belongs to no family: one of its bases must be declared with family=")
@@ -148,6 +155,8 @@ def register(cls: type[AnySetting]) -> type[AnySetting]:
     if "former_kinds" not in cls.__dict__:
         cls.former_kinds = ()
     _check_names(cls)
+    with contextlib.suppress(NameError):  # of what comes later in the module; then it is checked on first use
+        field_hints(cls)
     members = _registry.setdefault(cls.family, {})
     if other := members.get(cls.kind):
         renew(other, cls)
@@ -251,7 +260,13 @@ def with_shared_parts(target: type[Setting], items: Sequence[Any]) -> list[Any]:
 def field_hints(cls: type[Setting]) -> dict[str, Any]:
     """The resolved type hint of each field, by name."""
     hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cast(Any, cls))}
+    own = {field.name: hints[field.name] for field in dataclasses.fields(cast(Any, cls))}
+    for name, hint in own.items():
+        try:
+            check_keys(hint)
+        except TypeError as error:
+            raise TypeError(f"{cls.__qualname__}.{name}: {error}") from None
+    return own
 
 
 def _shown(value: Any) -> Markup:

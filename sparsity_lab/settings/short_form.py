@@ -43,16 +43,16 @@ def read(text: str, path: str, form: str) -> Any:
         raise SettingError(path, form, text) from None
 
 
-def distinct(fields: Iterable[tuple[str, Any]], path: str = "") -> dict[str, Any]:
+def distinct(fields: Iterable[tuple[Any, Any]], path: str = "") -> dict[Any, Any]:
     """A dict of the fields.
 
     Raises:
         SettingError: a name comes twice.
     """
-    found: dict[str, Any] = {}
+    found: dict[Any, Any] = {}
     for name, value in fields:
         if name in found:
-            raise SettingError(join(path, name), "one value", Shown("two"))
+            raise SettingError(join(path, str(name)), "one value", Shown("two"))
         found[name] = value
     return found
 
@@ -73,7 +73,7 @@ def _data(node: ast.expr, path: str, form: str) -> Any:
         case ast.Dict(keys=keys, values=values):
             return distinct(
                 [
-                    (name, _data(item, join(path, name), form))
+                    (name, _data(item, join(path, str(name)), form))
                     for key, item in zip(keys, values, strict=True)
                     for name in [_name(key, path)]
                 ],
@@ -86,9 +86,14 @@ def _data(node: ast.expr, path: str, form: str) -> Any:
                 raise SettingError(path, form, Shown(ast.unparse(node))) from None
 
 
-def _name(key: ast.expr | None, path: str) -> str:
+def _name(key: ast.expr | None, path: str) -> str | int:
     match key:
         case ast.Constant(value=str(name)):
             return name
+        case ast.Constant(value=int(number)) if type(number) is int:
+            return number
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(number))) if type(number) is int:
+            return -number
         case _:
-            raise SettingError(path, "names in quotes as keys", Shown(ast.unparse(key) if key else "**"))
+            got = Shown(ast.unparse(key) if key else "**")
+            raise SettingError(path, "names in quotes, or whole numbers, as keys", got)

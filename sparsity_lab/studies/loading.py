@@ -10,9 +10,12 @@ and know the settings that it registers.
 import importlib
 import sys
 import traceback
+from collections.abc import Callable
+from dataclasses import fields, replace
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.studies.study import Study
@@ -20,12 +23,16 @@ from sparsity_lab.studies.study import Study
 __all__ = ["load_study", "results_folder", "studies_in"]
 
 _FILE = "study.py"
+_LONGEST_ERROR = 120
+"""Letters of an error, so that its place behind them is still shown."""
 
 
 def load_study(path: Path | str) -> Study:
     """The study that a file, or the ``study.py`` in a folder, defines.
 
-    The file is executed each time, with the modules beside it, so that a notebook sees what was edited.
+    The file is executed each time, with the modules beside it, so that a notebook sees what was edited. What goes
+    wrong later in the study's own functions (``arms``, ``figure``, a claim's rule) is a ``SettingError`` too, which
+    says the place.
 
     Raises:
         SettingError: no such file, one that cannot be imported, one that defines no ``Study`` or several, or one
@@ -43,13 +50,21 @@ def load_study(path: Path | str) -> Study:
         raise SettingError(str(path), "a name without dots that no other module has", top)
     for loaded in [one for one in sys.modules if one == top or one.startswith(f"{top}.")]:
         del sys.modules[loaded]
-    try:
-        module = importlib.import_module(name)
-    # The file is anybody's code, and anything may go wrong in it.
-    except (Exception, SystemExit) as error:
-        got = f"{type(error).__name__}: {error}{_place(error, file)}"
-        raise SettingError(str(path), "a study that can be imported", Shown(got)) from error
-    return _only_study(module, path)
+    module = _guarded(importlib.import_module, "a study that can be imported", path, file)(name)
+    study = _only_study(module, path)
+    functions: dict[str, Any] = {field.name: getattr(study, field.name) for field in fields(study)}
+    changes: dict[str, Any] = {
+        name: _guarded(function, f"a study whose `{name}` works", path, file)
+        for name, function in functions.items()
+        if callable(function)
+    }
+    claims = [
+        replace(
+            claim, decide=_guarded(claim.decide, f"a study whose claim {claim.name!r} can be decided", path, file)
+        )
+        for claim in study.claims
+    ]
+    return replace(study, claims=tuple(claims), **changes)
 
 
 def results_folder(path: Path) -> Path:
@@ -100,6 +115,21 @@ def _only_study(module: ModuleType, path: Path | str) -> Study:
         raise SettingError(str(path), "a file that defines one Study", got)
     study: Study = getattr(module, next(iter(studies.values())))
     return study
+
+
+def _guarded(function: Callable[..., Any], expected: str, path: Path | str, file: Path) -> Callable[..., Any]:
+    """The same function of the study, whose errors are told in one line with their place."""
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        # The file is anybody's code, and anything may go wrong in it.
+        except (Exception, SystemExit) as error:
+            words = f"{type(error).__name__}: {error}"
+            shown = words if len(words) <= _LONGEST_ERROR else f"{words[:_LONGEST_ERROR]}…"
+            raise SettingError(str(path), expected, Shown(shown + _place(error, file))) from error
+
+    return call
 
 
 def _place(error: BaseException, file: Path) -> str:

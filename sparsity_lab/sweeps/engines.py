@@ -21,6 +21,7 @@ from sparsity_lab.training.lease import Leased
 __all__ = ["Ended", "Engine", "Processes", "Serial", "execute"]
 
 _LAST_DEATH = 2
+_MOST_WORKERS = 1024
 _CANNOT_START = (
     "the worker processes could not start, and what they wrote on the error stream says why; a script that runs a "
     'sweep must do so under `if __name__ == "__main__":`, since every worker imports it'
@@ -116,6 +117,8 @@ class Processes(Engine):
     def check(self) -> None:
         if self.workers < 1:
             raise SettingError("workers", "at least 1", self.workers)
+        if self.workers > _MOST_WORKERS:
+            raise SettingError("workers", f"at most {_MOST_WORKERS}", self.workers)
 
     def knows_main(self) -> bool:
         """Every worker imports a script, but nothing of a notebook."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sparsity_lab.kernels import AuxiliaryOutputs, Kernel
 from sparsity_lab.settings import SettingError
@@ -46,13 +46,13 @@ _FORMULA = "`weights` is the formula that `attend` computes."
 def check_kernel(kernel: Kernel) -> None:
     """Check an attention kernel against its own dense reference, through its public methods.
 
-    Every fast form gives the reference's outputs and gradients, with each kind of position that the kernel takes,
-    with and without padding, in training and at inference. No row sees a later one, unless the kernel says that it
-    ``leaks``. Weights times values are the output. Rows that begin elsewhere are rows of the whole, documents see
-    themselves only, without ``causal`` rows see later keys, every gate counts. Tokens decoded one by one, or in
-    pieces, give the output of all at once. Zero, constant, large and fully padded rows give finite numbers.
-    Parameters are a function of the seed, and all of them learn. Wrong shapes, types, masks and positions are refused
-    with ``SettingError``.
+    Every fast form gives the reference's outputs and gradients (of rows, gates and parameters), with each kind of
+    position that the kernel takes, with and without padding, in training and at inference. No row sees a later one,
+    unless the kernel says that it ``leaks``. Weights times values are the output. Rows that begin elsewhere are
+    rows of the whole, documents see themselves only, without ``causal`` rows see later keys, every gate counts.
+    Tokens decoded one by one, or in pieces, give the output of all at once. Zero, constant, large and fully padded
+    rows give finite numbers. Parameters are a function of the seed, and all of them learn. Wrong shapes, types,
+    masks and positions are refused with ``SettingError``.
 
     Raises:
         AssertionError: something does not hold; the message says what, and what to do.
@@ -137,11 +137,14 @@ def _check_long_rows(kernel: Kernel, training: bool) -> None:
 def _with_gradients(
     kernel: Kernel, qkv: Rows, grad: Tensor, dtype: torch.dtype, options: dict[str, Any]
 ) -> dict[str, Tensor]:
-    """The output of the rows in this type, and the gradient of each of them, by name."""
+    """The output of the rows in this type, and the gradient of rows, gates and parameters, by name."""
     own = dict(zip("qkv", (x.to(dtype).requires_grad_() for x in qkv), strict=True))
     gates = {name: gate.clone().requires_grad_() for name, gate in options.get("gates", {}).items()}
     out = kernel.attend(*own.values(), **options | ({"gates": gates} if gates else {}))
+    params: nn.Module | None = options["params"]
+    learned = {} if params is None else dict(params.named_parameters())
     wanted = own | {f"the gate {name!r}": gate for name, gate in gates.items()}
+    wanted |= {f"the parameter {name!r}": parameter for name, parameter in learned.items()}
     found = torch.autograd.grad(out, tuple(wanted.values()), grad.to(dtype), allow_unused=True)
     gradients = {
         f"its gradient of {name}": torch.zeros_like(x) if gradient is None else gradient

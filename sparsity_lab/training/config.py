@@ -1,6 +1,7 @@
 """The settings of a run: how to train, what to evaluate, and the whole that has an id."""
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import field
@@ -9,7 +10,7 @@ from typing import ClassVar
 
 from sparsity_lab.generators import Planted, Task
 from sparsity_lab.models import Adapter, Decoder, ModelConfig
-from sparsity_lab.settings import Setting, SettingError, identifier, register
+from sparsity_lab.settings import Setting, SettingError, Shown, identifier, register
 from sparsity_lab.training.curriculum import Curriculum, UniformLength
 
 __all__ = ["TRAINED_CONDITION", "Evaluation", "RunConfig", "Training"]
@@ -17,6 +18,16 @@ __all__ = ["TRAINED_CONDITION", "Evaluation", "RunConfig", "Training"]
 TRAINED_CONDITION = "trained"
 """Name of the condition that evaluates the training task itself."""
 _LONGEST_TRAINED = 2**20
+_MOST_TOKENS = 2**26
+"""Of a training step, and of what is evaluated at a time."""
+_MOST_SEQUENCES = 2**26
+_MOST_THREADS = 1024
+
+
+def _at_most(setting: Setting, maximum: int, *names: str) -> None:
+    for name in names:
+        if getattr(setting, name) > maximum:
+            raise SettingError(name, f"at most {maximum}", getattr(setting, name))
 
 
 def _at_least(setting: Setting, minimum: int, *names: str) -> None:
@@ -64,6 +75,8 @@ class Training(Setting, family="training"):
     def check(self) -> None:
         _at_least(self, 1, "batch_size", "log_every", "threads")
         _at_least(self, 0, "steps", "checkpoint_every", "weight_decay")
+        _at_most(self, _MOST_SEQUENCES, "batch_size")
+        _at_most(self, _MOST_THREADS, "threads")
         for name in ("learning_rate", "clip"):
             if getattr(self, name) <= 0:
                 raise SettingError(name, "a positive number", getattr(self, name))
@@ -74,7 +87,7 @@ class Training(Setting, family="training"):
         for i, beta in enumerate(self.betas):
             if not 0 <= beta < 1:
                 raise SettingError(f"betas[{i}]", "at least 0 and below 1", beta)
-        if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", self.device):
+        if not re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,2})?", self.device):
             raise SettingError("device", "cpu, cuda, cuda:N or mps", self.device)
 
     def rate(self, step: int) -> float:
@@ -122,6 +135,8 @@ class Evaluation(Setting, family="evaluation"):
         # One sequence has no standard error.
         _at_least(self, 2, "sequences")
         _at_least(self, 1, "batch_tokens")
+        _at_most(self, _MOST_SEQUENCES, "sequences")
+        _at_most(self, _MOST_TOKENS, "batch_tokens")
         if not 0 < self.threshold <= 1:
             raise SettingError("threshold", "a normalized accuracy above 0, at most 1", self.threshold)
 
@@ -198,6 +213,9 @@ class RunConfig(Setting, family="run"):
         # Each is asked for, and a number with too many digits would have that go on for ever.
         if high > _LONGEST_TRAINED:
             raise SettingError("training.curriculum", f"training lengths of at most {_LONGEST_TRAINED}", high)
+        for i, length in enumerate(self.evaluation.lengths):
+            if length > _MOST_TOKENS:
+                raise SettingError(f"evaluation.lengths[{i}]", f"at most {_MOST_TOKENS}", length)
         for length in range(low, high + 1):
             _check_length(self.task, length, "training.curriculum", "")
         for name, task in self.conditions.items():
@@ -207,6 +225,10 @@ class RunConfig(Setting, family="run"):
         if not any(low <= length <= high for length in self.evaluation.lengths):
             expected = f"at least one trained length ({low} to {high})"
             raise SettingError("evaluation.lengths", expected, self.evaluation.lengths)
+        step = self.training.batch_size * self.task.sequence_length(high)
+        for path, tokens in (("training.batch_size", step), ("evaluation.lengths", self._longest())):
+            if tokens > _MOST_TOKENS:
+                raise SettingError(path, f"at most {_MOST_TOKENS} tokens at a time", tokens)
         try:
             self.model.check_length(self._longest(), trained=self.task.sequence_length(high))
         except SettingError as error:
@@ -234,6 +256,25 @@ class RunConfig(Setting, family="run"):
             self.adapter.check_model(self.model)
         except SettingError as error:
             raise error.inside("adapter") from None
+
+    def check_memory(self) -> None:
+        """Refuse a run on the processor that needs more memory than this machine has, by the model's own estimate.
+
+        Raises:
+            SettingError: with both numbers.
+        """
+        if self.training.device != "cpu":
+            return
+        V, there = self.task.vocabulary.size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        trained = self.training.batch_size * self.task.sequence_length(self.training.curriculum.range()[1])
+        evaluated = max(min(self.evaluation.batch_tokens, _MOST_TOKENS), self._longest())
+        needed = max(
+            self.model.num_bytes(trained, V, training=True), self.model.num_bytes(evaluated, V, training=False)
+        )
+        if needed > there:
+            expected = f"a run that fits the memory of this machine, {there / 2**30:,.1f} GiB"
+            tokens = f"{trained:,} tokens a step and {evaluated:,} evaluated at a time"
+            raise SettingError("model", expected, Shown(f"about {needed / 2**30:,.1f} GiB for {tokens}"))
 
     def _longest(self) -> int:
         """Sequence positions of the longest sequence in training and evaluation."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -139,8 +138,7 @@ class _Loop:
             fused=True,
         )
         # Kernels that draw at random get words of their own at every step, so that a step can be repeated.
-        words = Stream(seed=config.data_seed, name="train").words("kernel", 0, 0, training.steps, 1)
-        self.kernel_seeds = (words[:, 0] >> np.uint64(1)).tolist()
+        self.kernel_stream = Stream(seed=config.data_seed, name="train")
         self.generator = torch.Generator(device)
         # Losses and gradient norms of the steps since the last look at them, which costs a GPU a stop.
         self.unseen: list[tuple[Tensor, Tensor]] = []
@@ -174,12 +172,13 @@ class _Loop:
 
     def _update(self, step: int, batch: "_Batch", rate: float) -> tuple[Tensor, Tensor, Tensor]:
         """One update; logits (N, V), loss and gradient norm before it."""
+        (word,) = self.kernel_stream.words("kernel", 0, step, 1, 1)[0].tolist()
         output = self.model(
             batch.tokens,
             batch.position_ids,
             indices=batch.indices,
             scored=batch.scored,
-            generator=self.generator.manual_seed(self.kernel_seeds[step]),
+            generator=self.generator.manual_seed(word >> 1),
         )
         logits, auxiliary_losses = ModelOutput.checked(output)
         loss = cross_entropy(logits, batch.targets)

@@ -189,8 +189,8 @@ def train(config: RunConfig, out: Path | str, *, progress: Progress | None = Non
         wait: until a run that another process makes is over, rather than raise ``Leased``.
 
     Raises:
-        SettingError: ``out`` or the run's folder in it is no folder or cannot be written, the device is missing, or
-            the parent's weights do not fit; nothing has been written then.
+        SettingError: ``out`` or the run's folder in it is no folder or cannot be written, the device is missing, the
+            memory too small, or the parent's weights do not fit; nothing has been written then.
         OSError: a file cannot be written.
         Diverged: the loss, the gradient or the weights stopped being finite, now or in an earlier call. That is
             recorded, and not repeated.
@@ -200,6 +200,7 @@ def train(config: RunConfig, out: Path | str, *, progress: Progress | None = Non
     _check_device(config)
     store.prepare_folder(root)
     while not (found := status(config, root)).over:
+        config.check_memory()
         # What is wrong with the config or the parent is said before anything is written.
         model = _initial_model(config, root, progress, wait) if found in _UNTRAINED else None
         store.prepare_folder(folder)

@@ -143,7 +143,7 @@ REFUSALS = [
         lambda: Planted(marking="cue", rule=SumMod(m=5), vocab_size=7),
         "vocab_size: expected a vocabulary of at least 8",
     ),
-    (lambda: Planted(k=30_000_000, rule=Lookup(), planted_vocab=3), "rule: expected a Lookup table"),
+    (lambda: Planted(k=3_000_000, rule=Lookup(), planted_vocab=3), "rule: expected a Lookup table"),
     (lambda: Stream(seed=1.0), "seed: expected a whole number, got 1.0"),
     (lambda: Stream(seed=True), "seed: expected a whole number, got True"),
     (lambda: Planted().sample(Stream(), -1, 2, 10), "start: expected a whole number of at least 0, got -1"),

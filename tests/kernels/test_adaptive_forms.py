@@ -11,7 +11,7 @@ from kernels.trained import trained
 from torch import Tensor
 
 from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs, Softmax
-from sparsity_lab.kernels.adaptive import gather, pairing
+from sparsity_lab.kernels.adaptive import fast
 from sparsity_lab.kernels.adaptive.kernel import MASKED_LENGTH
 
 FAST = AdaptiveSparse.implementations[1:]
@@ -34,9 +34,9 @@ def rows(length: int, num_kv_heads: int, dtype: torch.dtype = torch.float32, bat
 def test_forms_agree(kernel: AdaptiveSparse, num_kv_heads: int, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs and gradients, in one part and in many: chunks of selection, slabs of rows, chunks of pairs, tiles."""
     if small:
-        monkeypatch.setattr(pairing, "CHUNK_IMPORTANCES", 3000)
-        monkeypatch.setattr(pairing, "SLAB_ROWS", 64)
-        monkeypatch.setattr(gather, "CHUNK_SCORES", 500)
+        monkeypatch.setattr(fast, "CHUNK_IMPORTANCES", 3000)
+        monkeypatch.setattr(fast, "SLAB_ROWS", 64)
+        monkeypatch.setattr(fast, "CHUNK_SCORES", 500)
     length = 150
     wide = [x.detach().double().requires_grad_() for x in rows(length, num_kv_heads)]
     params = trained(kernel, num_kv_heads, 8)
@@ -195,12 +195,12 @@ def test_no_row_of_all_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     AdaptiveSparse(block_size=size, k_free=2, n_sink=1, n_local=2).attend(q, k, v, implementation="gather")
     # Head size and block size are the same: a score and a coordinate of a partial result count alike. Of each block
     # at most one tile is filled up.
-    assert sum(sizes) <= 2 * size * (budget * length + length // size * gather.TILE_PAIRS)
-    assert max(sizes) <= gather.CHUNK_SCORES
+    assert sum(sizes) <= 2 * size * (budget * length + length // size * fast.TILE_PAIRS)
+    assert max(sizes) <= fast.CHUNK_SCORES
 
 
 def test_blocks_longer_than_the_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All rows are in one block that is not full: dense attention, and no scores of rows that are not there."""
+    """All rows are in one block that is not full: dense attention, and no more scores than tiles of rows have."""
     sizes = product_sizes(monkeypatch)
     q, k, v = (x.detach() for x in rows(70, 2))
     for kernel in (AdaptiveSparse(block_size=70), AdaptiveSparse(block_size=71), AdaptiveSparse(block_size=5000)):
@@ -208,7 +208,8 @@ def test_blocks_longer_than_the_sequence(monkeypatch: pytest.MonkeyPatch) -> Non
             out = kernel.attend(q, k, v, implementation=implementation)
             assert_close(f"{kernel}, {implementation}", out, Softmax().attend(q, k, v), 1e-5)
     assert sizes
-    assert max(sizes) <= 2 * 4 * 70 * 70
+    whole = -(-70 // fast.TILE_PAIRS) * fast.TILE_PAIRS
+    assert max(sizes) <= 2 * 4 * whole * 70
 
 
 @pytest.mark.parametrize("implementation", AdaptiveSparse.implementations)
@@ -291,9 +292,9 @@ def test_names_what_runs() -> None:
     short, long = torch.zeros(1, 1, MASKED_LENGTH, 2), torch.zeros(1, 1, MASKED_LENGTH + 1, 2)
     assert [kernel.implementation(q) for q in (short, long, long.double())] == ["masked", "gather", "reference"]
     out = kernel.attend(*random_rows(1, 1, MASKED_LENGTH + 1, 2, dtype=torch.float32))
-    assert "GatherAttention" in _functions(out)
+    assert "_Gathered" in _functions(out)
     out = kernel.attend(*random_rows(1, 1, MASKED_LENGTH, 2, dtype=torch.float32))
-    assert "GatherAttention" not in _functions(out)
+    assert "_Gathered" not in _functions(out)
 
 
 def _functions(x: Tensor) -> str:

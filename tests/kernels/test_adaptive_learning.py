@@ -11,9 +11,7 @@ from kernels.trained import trained
 from torch import Tensor
 
 from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs, SSMax
-from sparsity_lab.kernels.adaptive.scores import block_scores
-from sparsity_lab.kernels.adaptive.selection import SELECTED
-from sparsity_lab.kernels.adaptive.summaries import in_blocks, mask_in_blocks, summarize
+from sparsity_lab.kernels.adaptive.formula import SELECTED, summarize
 from sparsity_lab.settings import SettingError
 
 B, G, M, T, D = 2, 2, 2, 45, 6
@@ -57,12 +55,12 @@ def test_residual_by_the_formula() -> None:
     key_mask = torch.ones(B, T, dtype=torch.bool)
     key_mask[0, :4] = False
     key_mask[1, 6:9] = False
-    summaries = summarize(in_blocks(k, 4), mask_in_blocks(key_mask, T, 4, k.device))
+    summaries = summarize(k, key_mask, 4)
     params = trained(KERNEL, G, D, torch.float64)
     with torch.no_grad():
         grouped = torch.unflatten(q, 1, (G, M))
-        full = block_scores(grouped, summaries, params())
-        plain = block_scores(grouped, summaries, KERNEL.replace(rank=0).build(G, D, 0).double()())
+        full = params(grouped, summaries)
+        plain = KERNEL.replace(rank=0).build(G, D, 0).double()(grouped, summaries)
     assert params.query is not None
     assert params.key is not None
     with torch.no_grad():

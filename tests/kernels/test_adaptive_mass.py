@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 
 from sparsity_lab.benchmarks.kernels import structured_rows
 from sparsity_lab.kernels import AdaptiveSparse, Softmax
-from sparsity_lab.kernels.adaptive import Audit, selector
-from sparsity_lab.kernels.adaptive.sampled_rows import spread_rows
+from sparsity_lab.kernels.adaptive import Audit, formula
+from sparsity_lab.kernels.adaptive.audit import spread_rows
 
 (KERNEL,) = AdaptiveSparse.benchmarked()
 
@@ -47,7 +47,7 @@ def test_other_choices_of_blocks_retain_less(monkeypatch: pytest.MonkeyPatch) ->
     above tells each of them."""
     assert audit(KERNEL.replace(n_sink=1, n_local=2, k_free=7), 4096).over_oracle() < 0.92
     assert audit(KERNEL.replace(n_sink=1, n_local=9, k_free=0), 4096).over_oracle() < 0.5
-    chosen = selector.log_importance
+    chosen = formula.log_importance
     generator = torch.Generator().manual_seed(0)
 
     def by_chance(scores: Tensor, past: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def test_other_choices_of_blocks_retain_less(monkeypatch: pytest.MonkeyPatch) ->
         return chosen(-scores, past)
 
     for other, most in ((by_chance, 0.5), (worst, 0.2)):
-        monkeypatch.setattr(selector, "log_importance", other)
+        monkeypatch.setattr(formula, "log_importance", other)
         found = audit(KERNEL, 4096)
         assert ((found.codes > 0).sum(-1) == 10).all()
         assert found.over_oracle() < most

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs, Softmax
 from sparsity_lab.kernels.adaptive import Audit
-from sparsity_lab.kernels.adaptive.scores import ScoreWeights, block_scores
-from sparsity_lab.kernels.adaptive.summaries import in_blocks, mask_in_blocks, summarize
+from sparsity_lab.kernels.adaptive.formula import summarize
 
 pytestmark = pytest.mark.committed
 
@@ -67,8 +66,9 @@ def kept(codes: Tensor) -> list[int]:
 )
 def test_scores(beta: tuple[float, float], scores: list[list[float]]) -> None:
     q, k, _ = example()
-    summaries = summarize(in_blocks(k, 2), mask_in_blocks(None, T, 2, k.device))
-    got = block_scores(q[:, None], summaries, ScoreWeights(torch.tensor([beta])))
+    params = AdaptiveSparse(beta=beta).build(1, 2, 0)
+    assert params is not None
+    got = params(q[:, None], summarize(k, None, 2)).detach()
     exactly("g", got[0, 0, :, 11, :5], scores)
 
 

@@ -8,7 +8,7 @@ from kernels.trained import trained
 from torch import Tensor
 
 from sparsity_lab.kernels import AdaptiveSparse, Softmax
-from sparsity_lab.kernels.adaptive.selection import SELECTED
+from sparsity_lab.kernels.adaptive.formula import SELECTED
 
 B, G, D = 2, 2, 3
 

@@ -3,8 +3,11 @@
 Each form is the reference under the same context, or refuses by name. And gates, of a kernel that declares some.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
+import numpy as np
 import pytest
 import torch
 from kernels.closeness import assert_close, random_rows
@@ -74,26 +77,41 @@ def test_rows_that_begin_elsewhere_are_those_of_the_whole(
                 compared(name, some, whole, rows, tolerance, grad)
 
 
+Served = TypeVar("Served")
+
+
+def served(path: str, call: Callable[[], Served]) -> Served | None:
+    """What the call gives; None if it is refused, in one line that names the argument."""
+    try:
+        return call()
+    except SettingError as error:
+        if error.path != path or "\n" in str(error):
+            raise
+        return None
+
+
 @every_kernel
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 @pytest.mark.parametrize("width", [3, 12])
 def test_values_of_another_width(kernel: Kernel, training: bool, width: int) -> None:
-    """Weights times values in every form, in decoding too; or refused, and the reference serves it."""
+    """Weights times values in every form, in decoding too; or a form refuses them, as does its state, and the
+    reference serves them."""
     params = params_of(kernel)
     for implementation, dtype, tolerance in forms(kernel):
         q, k, v = drawn(T, dtype, width)
         options: dict[str, Any] = {"training": training, "params": None if params is None else params.to(dtype)}
         weights = kernel.weights(q, k, **options)
-        if kernel.kind == "AdaptiveSparse" and implementation != kernel.implementations[0]:
-            with pytest.raises(SettingError, match="v: expected values as wide as keys, 8, or implementation='ref"):
-                kernel.attend(q, k, v, implementation=implementation, **options)
-            with pytest.raises(SettingError, match="value_dim: expected values as wide as keys, 8"):
+        out = served("v", partial(kernel.attend, q, k, v, implementation=implementation, **options))
+        if out is None:
+            assert implementation != kernel.implementations[0]
+            with pytest.raises(SettingError, match=f"value_dim: expected .*, got {width}"):
                 kernel.init_state(B, H, D, T, value_dim=width)
             continue
-        out = kernel.attend(q, k, v, implementation=implementation, **options)
         compared(implementation, out, weights @ v, (q, k, v), tolerance, torch.ones(B, H, T, width, dtype=dtype))
-        if not training and implementation == kernel.implementation(q) and kernel.kind != "AdaptiveSparse":
-            state = kernel.init_state(B, H, D, T, value_dim=width, dtype=dtype)
+        if not training and implementation == kernel.implementation(q):
+            init = partial(kernel.init_state, B, H, D, T, value_dim=width, dtype=dtype)
+            if (state := served("value_dim", init)) is None:
+                continue
             parts = [
                 kernel.prefill(*(x[:, :, part] for x in (q, k, v)), state=state, params=options["params"])
                 for part in (slice(0, 20), slice(20, 21), slice(21, T))
@@ -101,19 +119,12 @@ def test_values_of_another_width(kernel: Kernel, training: bool, width: int) -> 
             assert_close("decoded", torch.cat(parts, dim=2), out.detach(), tolerance)
 
 
-REFUSES_DOCUMENTS = {
-    "AdaptiveSparse": ("reference", "masked", "gather"),
-    "Linear": ("chunked",),
-    "NormAwareLinear": ("chunked",),
-}
-
-
 @every_kernel
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "all"])
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 def test_a_row_sees_its_own_document(kernel: Kernel, training: bool, causal: bool) -> None:
     """A row under document ids is that row under a mask of its document's keys. Or they are refused, in one line that
-    names them."""
+    names them; so is a row that would see later keys."""
     params, padded = params_of(kernel), padding(T)
     ids = torch.randint(0, 3, (B, T), generator=torch.Generator().manual_seed(2)) * 7 - 7
     ids[1] = ids[1].sort().values  # packed one after another; those of the first sequence lie among each other
@@ -125,12 +136,14 @@ def test_a_row_sees_its_own_document(kernel: Kernel, training: bool, causal: boo
             "params": None if params is None else params.to(dtype),
             "implementation": implementation,
         }
-        if implementation in REFUSES_DOCUMENTS.get(kernel.kind, ()):
-            with pytest.raises(SettingError, match="causal: |document_ids: expected None"):
-                kernel.attend(*rows, document_ids=ids, **options)
+        if served("causal", partial(kernel.attend, *rows, **options)) is None:
+            assert not causal
             continue
         for key_mask in (None, padded):
-            got, expected = kernel.attend(*rows, document_ids=ids, key_mask=key_mask, **options), torch.zeros(())
+            call = partial(kernel.attend, *rows, document_ids=ids, key_mask=key_mask, **options)
+            if (got := served("document_ids", call)) is None:
+                continue
+            expected = torch.zeros(())
             for document in (-7, 0, 7):
                 own = ids == document
                 mask = own if key_mask is None else own & key_mask
@@ -161,6 +174,36 @@ def test_what_does_not_fit_is_refused_in_one_line(kernel: Kernel, change: dict[s
     with pytest.raises(SettingError, match=message) as caught:
         kernel.attend(**{**dict.fromkeys("qkv", ROWS), "params": params_of(kernel), **change})
     assert "\n" not in str(caught.value)
+
+
+WRONG_TYPES = [
+    ("q", [[0.0]]),
+    ("k", None),
+    ("v", np.zeros((2, 4, 6, 8), dtype=np.float32)),
+    *(("query_start", wrong) for wrong in (0.0, "0", False, ROWS)),
+    *((name, wrong) for name in ("key_mask", "document_ids") for wrong in ([[1] * 6] * 2, np.ones((2, 6)), "all")),
+    *(("gates", wrong) for wrong in ([ROWS], ROWS, "forget")),
+    ("position", "RoPE()"),
+    ("params", {}),
+    ("generator", 0),
+    ("auxiliary", []),
+]
+
+
+@every_kernel
+@pytest.mark.usefixtures("unchecked_shapes")
+@pytest.mark.parametrize(("name", "wrong"), WRONG_TYPES, ids=[f"{n}-{type(x).__name__}" for n, x in WRONG_TYPES])
+def test_other_python_types_are_refused_in_one_line(kernel: Kernel, name: str, wrong: object) -> None:
+    calls = {"attend": kernel.attend, "weights": lambda q, k, v, **rest: kernel.weights(q, k, **rest)}
+    for method, call in calls.items():
+        if method == "weights" and name in ("v", "generator", "auxiliary"):
+            continue
+        arguments: dict[str, Any] = {**dict.fromkeys("qkv", ROWS), "params": params_of(kernel), name: wrong}
+        with pytest.raises(SettingError) as caught:
+            call(**arguments)
+        assert caught.value.path.removesuffix("_rows") == name
+        assert f"of type {type(wrong).__name__}" in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 class Forgetting(CachedKernel):
@@ -203,11 +246,13 @@ def test_gates_reach_the_kernel_in_every_method() -> None:
 GATES: list[tuple[dict[str, Tensor], str]] = [
     ({}, r"gates: expected a logit 'forget' for each head and key, shape \(2, 4, 6\), got none"),
     ({"forgets": torch.zeros(2, 4, 6)}, r"gates: .*declares.*got 'forgets'; did you mean 'forget'\?"),
+    ({"forget": [0.0]}, r"gates.forget: expected a tensor, got \[0.0\], of type list"),  # type: ignore[dict-item]
     ({"forget": torch.zeros(2, 4, 6).long()}, "gates.forget: expected logits of a float type, got torch.int64"),
     ({"forget": torch.zeros(2, 4, 5)}, r"gates.forget: expected shape \(2, 4, 6\), got \(2, 4, 5\)"),
 ]
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 @pytest.mark.parametrize(("gates", "message"), GATES)
 def test_other_gates_are_refused_by_name(gates: dict[str, Tensor], message: str) -> None:
     kernel = Forgetting()

@@ -2,8 +2,7 @@
 
 import torch
 
-from sparsity_lab.kernels import AdaptiveSparse
-from sparsity_lab.kernels.adaptive.parameters import BlockScore
+from sparsity_lab.kernels import AdaptiveSparse, BlockScore
 
 __all__ = ["trained"]
 

@@ -220,6 +220,46 @@ def test_what_is_wrong_is_said_in_one_line(
     assert {"numpy", "json"} & before == {"numpy", "json"} & set(sys.modules)
 
 
+WORKS = STUDY.format(name="works").replace("rule=OneOfworks()", "")
+BASE, MADE, FIGURE = "    base = RunConfig(", "study = Study(", "evidence: Figure()"
+FAILS: dict[str, tuple[str, str, str]] = {
+    "arms": (BASE, f"    {{}}['no such arm']\n{BASE}", "whose `arms` works, got KeyError: 'no such arm' ("),
+    "setting": ("num_layers=1", "num_layers=0", "`arms` works, got SettingError: num_layers: expected at least 1, g"),
+    "figure": (FIGURE, "evidence: 1 / 0", "whose `figure` works, got ZeroDivisionError: division by zero ("),
+    "measure": (MADE, f"{MADE}measure=lambda run: run.no_such,", "whose `measure` works, got AttributeError: "),
+    "tables": (MADE, f"{MADE}tables=lambda evidence: 1 / 0,", "whose `tables` works, got ZeroDivisionError: "),
+    "claim": ('"one", "two", l', '"one", "far", l', "claim 'one' can be decided, got SettingError: arm: "),
+    "long": (FIGURE, "evidence: {}['long' * 99]", "longlonglong"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of the study that works."""
+    folder, path = tmp_path_factory.mktemp("finished"), list(sys.path)
+    (folder / "works.py").write_text(WORKS)
+    run_sweep(load_study(folder / "works.py").sweep("smoke"), folder / "runs", Serial())
+    sys.path[:] = path
+    return folder / "runs"
+
+
+@pytest.mark.parametrize("name", FAILS)
+def test_an_error_in_a_function_of_a_study_is_one_line_with_its_place(
+    name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    old, new, message = FAILS[name]
+    path = Path(f"fails_{name}.py")
+    assert old in WORKS
+    path.write_text(WORKS.replace(old, new, 1))
+    line = next(number for number, one in enumerate(path.read_text().splitlines(), 1) if new.split("\n")[0] in one)
+    assert run(["report", str(finished), "--study", str(path), "--size", "smoke"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert message in told
+    assert f"(fails_{name}.py, line {line})" in told or name == "claim"
+
+
 def test_folders_without_a_study_are_refused_and_near_names_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

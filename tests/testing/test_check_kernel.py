@@ -198,6 +198,30 @@ class GateLearnsNothing(_Attends):
         return super()._fast(q, k, v, replace(context, gates={"key": context.gates["key"].detach()}))
 
 
+class _Sharpened(_Attends):
+    """A sound kernel with a parameter that its fast form reads as well."""
+
+    def build(self, num_heads: int, head_dim: int, seed: int) -> nn.Module:
+        scale = nn.Module()
+        scale.factor = nn.Parameter(1 + torch.rand((), generator=torch.Generator().manual_seed(seed)))
+        return scale
+
+    def _factor(self, context: Context) -> Tensor:
+        factor = context.params.factor if context.params is not None else torch.ones(())
+        assert isinstance(factor, Tensor)
+        return factor
+
+    def _weights(self, q: Tensor, k: Tensor, context: Context) -> Tensor:
+        return super()._weights(q * self._factor(context).to(q.dtype), k, context)
+
+
+@register
+class OtherGradientOfParameters(_Sharpened):
+    def _factor(self, context: Context) -> Tensor:
+        factor = super()._factor(context)
+        return factor if context.implementation == "reference" else 1.5 * factor - 0.5 * factor.detach()
+
+
 @register
 class TwoOfAName(Softmax):
     implementations = ("reference", "reference")
@@ -227,6 +251,7 @@ MUTANTS: list[tuple[Kernel, str]] = [
     (AfterBlocksOf64(), "T=301, .*its output is off"),
     (DeadGate(), "the gate 'key' changes nothing"),
     (GateLearnsNothing(), "its gradient of the gate 'key' is off"),
+    (OtherGradientOfParameters(), "'fast', .*its gradient of the parameter 'factor' is off by 0.5"),
     (TwoOfAName(), "its implementations are"),
 ]
 

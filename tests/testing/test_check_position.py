@@ -1,5 +1,7 @@
 """What ``check_position`` catches: each mutant breaks one property of a sound scheme."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -161,6 +163,83 @@ class MixesSequences(Rotation):
             return super().rotate(x, start) * (x[:1, :, :1, :1].sign() if start == 0 else 1)
 
 
+@register
+class IgnoresIndices(RoPE):
+    def kernel_position(self, indices: Tensor, *of: Any) -> RotaryPosition:
+        return super().kernel_position(torch.arange(indices.shape[1]).expand_as(indices), *of)
+
+
+@register
+class OneIndex(RoPE):
+    def kernel_position(self, indices: Tensor, *of: Any) -> RotaryPosition:
+        return super().kernel_position(0 * indices, *of)
+
+
+@register
+class OfTheFirstSequence(ALiBi):
+    def kernel_position(self, indices: Tensor, *of: Any) -> BiasPosition:
+        return super().kernel_position(indices[:1].expand_as(indices), *of)
+
+
+@register
+class ChangesIndices(ALiBi):
+    """From the first index on, in place."""
+
+    def kernel_position(self, indices: Tensor, *of: Any) -> BiasPosition:
+        indices -= indices[:, :1].clone()
+        return super().kernel_position(indices, *of)
+
+
+@register
+class Jitters(ALiBi):
+    def kernel_position(self, indices: Tensor, *of: Any) -> BiasPosition:
+        return super().kernel_position(indices + torch.randint(9, indices.shape), *of)
+
+
+@register
+class SeededGlobally(RoPE):
+    def kernel_position(self, indices: Tensor, *of: Any) -> RotaryPosition:
+        return super().kernel_position(indices * (1 + torch.initial_seed() % 7), *of)
+
+
+class _ChangesIndices(nn.Embedding):
+    def forward(self, indices: Tensor) -> Tensor:
+        return super().forward(indices.clamp_(max=10))
+
+
+@register
+class EmbedsAndChanges(Learned):
+    def build(self, d_model: int) -> nn.Module:
+        return _ChangesIndices(self.size, d_model)
+
+
+@register
+class OneEmbedding(Learned):
+    def build(self, d_model: int) -> nn.Module:
+        module = super().build(d_model)
+        nn.init.ones_(module.weight)  # type: ignore[arg-type]
+        return module
+
+
+@register
+class ShortByOne(Learned):
+    def build(self, d_model: int) -> nn.Module:
+        return nn.Embedding(self.size - 1, d_model)
+
+
+@register
+class SaysNoLimit(Learned):
+    def limit(self) -> None:  # type: ignore[override]
+        return None
+
+
+@register
+class IndexErrorBeyond(Learned):
+    def check_index(self, largest: int, path: str = "position") -> None:
+        if largest >= self.size:
+            raise IndexError(largest)
+
+
 MUTANTS: list[tuple[PositionScheme, str]] = [
     (Stretching(), "rotate changes norms by a factor of up to 1 ± 0.1"),
     (ForgetsItsStart(), "rows 5 and on, rotated with start=5"),
@@ -173,10 +252,21 @@ MUTANTS: list[tuple[PositionScheme, str]] = [
     (HidesKeys(), "the bias on a visible key is not finite"),
     (Flat(), r"has shape \(4, 12, 12\)"),
     (EmbedsPlaces(), "an index has another embedding at another place"),
-    (DrawsAtRandom(), "an index has another embedding|it embeds differently"),
+    (DrawsAtRandom(), "its embedding moves the global generator"),
     (Unlimited(), "index 512, beyond its limit, is accepted"),
     (LooksAhead(), "in a decoder, the last token changes earlier outputs by"),
     (MixesSequences(), "a sequence alone differs from the same in a batch|rotated with start=5"),
+    (IgnoresIndices(), "what its position does at an index depends on more than the index"),
+    (OneIndex(), "its position does the same at all indices"),
+    (OfTheFirstSequence(), "what its position does at an index depends on more than the index"),
+    (ChangesIndices(), "its position changes the indices it is given"),
+    (Jitters(), "its position moves the global generator of torch"),
+    (SeededGlobally(), "its position gives something else .* under another global seed"),
+    (EmbedsAndChanges(), "its embedding changes the indices it is given"),
+    (OneEmbedding(), "all indices have the same embedding"),
+    (ShortByOne(), "its embedding fails: IndexError"),
+    (SaysNoLimit(), "its embedding fails: IndexError.*or say the largest one in `limit"),
+    (IndexErrorBeyond(), "beyond its limit, raises IndexError, not SettingError"),
     (NotRelative(), "it says it is relative, and indices moved by 500 change outputs"),
 ]
 

@@ -1,13 +1,15 @@
 import itertools
 import json
+import os
+from pathlib import Path
 
 import pytest
 from training.small_runs import SMALL_MODEL, small_run
 
 from sparsity_lab.generators import Majority, Planted, Recent
-from sparsity_lab.models import Learned, Oracle, RandomOffset
+from sparsity_lab.models import Decoder, Learned, Oracle, RandomOffset
 from sparsity_lab.settings import SettingError, canonical_json, from_data
-from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training, UniformLength
+from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training, UniformLength, train
 
 
 def evaluation(**changes: object) -> Evaluation:
@@ -87,6 +89,26 @@ def test_what_cannot_be_is_refused_at_its_field(case: str) -> None:
     with pytest.raises(SettingError) as error:
         make()
     assert error.value.path == path
+
+
+def test_a_run_that_no_memory_holds_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the model's own estimate, and what the machine says of itself; one that is finished is only read."""
+    small = train(small_run(), tmp_path / "small").config
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**8}.__getitem__)
+    assert train(small, tmp_path / "small").config == small
+    for config in (small.replace(data_seed=1), small.replace(training=small.training.replace(batch_size=2**20))):
+        with pytest.raises(SettingError, match=r"model: expected a run that fits the memory .*, 0\.0 GiB, got about"):
+            train(config, tmp_path / "large")
+    assert not list((tmp_path / "large").glob("*/config.json"))
+
+
+def test_the_estimate_of_memory_counts_the_weights() -> None:
+    model = Decoder(num_layers=3, num_heads=4, num_kv_heads=2, d_model=32, d_ff=48, output_gate=True, vocab_size=20)
+    counted = sum(parameter.numel() for parameter in model.build(0).parameters())
+    assert model.num_parameters(20) == counted
+    assert model.num_bytes(0, 20, training=True) == 16 * counted
 
 
 def test_refusal_names_the_condition() -> None:

@@ -55,6 +55,7 @@ CHECKS: tuple[Callable[[DrawnSequences], Iterator[Finding]], ...] = (
 )
 
 _WHOLE = 50  # longer sequences are drawn in smaller number
+_MOST_TOKENS = 10**9
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,15 @@ def certify(
         lengths: at which lengths; the task's ``certified_lengths`` if None.
 
     Raises:
-        SettingError: fewer than 1000 sequences, with which little could be seen.
+        SettingError: fewer than 1000 sequences, with which little could be seen, or more tokens than can be held.
     """
     if sequences < 1000:
         raise SettingError("sequences", "a whole number of at least 1000", sequences)
+    for length in lengths or task.certified_lengths:
+        task.check_length(length)
+        tokens = _count(task, sequences, length) * task.sequence_length(length)
+        if tokens > _MOST_TOKENS:
+            raise SettingError("sequences", f"at most {_MOST_TOKENS} tokens at each length", tokens)
     findings = [
         (length, finding)
         for length in lengths or task.certified_lengths
@@ -168,11 +174,14 @@ def certify(
     return Certificate(task=task, seed=seed, sequences=sequences, findings=tuple(findings))
 
 
+def _count(task: Task, sequences: int, length: int) -> int:
+    """So many sequences that the number of tokens stops growing with the length."""
+    return min(sequences, max(1000, sequences * _WHOLE // task.sequence_length(length)))
+
+
 def _findings(task: Task, seed: int, sequences: int, length: int) -> Iterator[Finding]:
     """Of the task, and if it is a mixture, of each component."""
-    # So many sequences that the number of tokens stops growing with the length.
-    count = min(sequences, max(1000, sequences * _WHOLE // task.sequence_length(length)))
-    sample = DrawnSequences.draw(task, seed, count, length)
+    sample = DrawnSequences.draw(task, seed, _count(task, sequences, length), length)
     for check in CHECKS:
         yield from check(sample)
     for i, part in enumerate(task.tasks if isinstance(task, Mixture) else ()):

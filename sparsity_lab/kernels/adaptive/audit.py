@@ -1,22 +1,38 @@
-"""What a row could see, why, and how much of its attention that was.
+"""Adaptive sparse attention on some rows looked at closely: what they keep, why, how much of dense attention that is,
+and the loss that trains the score on it.
 
-Shapes: B batch, H query heads, G heads of keys, R audited rows, n blocks.
+Both need the mass of every block, which costs a dense row of logits, so both do with a few rows.
+
+Shapes: B batch, H query heads, G heads of keys, M query heads that share one, T positions, R rows, n blocks, D head
+size.
 """
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
+from torch.nn.functional import pad
 
-from sparsity_lab.kernels.adaptive.sampled_rows import SampledRows
-from sparsity_lab.kernels.adaptive.scores import block_bounds, block_scores, log_importance
-from sparsity_lab.kernels.adaptive.selection import RANDOM, REASONS, SELECTED
-from sparsity_lab.kernels.adaptive.selector import Selector, retained
+from sparsity_lab.kernels.adaptive.formula import (
+    RANDOM,
+    REASONS,
+    SELECTED,
+    Codes,
+    Importance,
+    Rows,
+    Scores,
+    Selector,
+    dense_logits,
+    log_importance,
+    retained,
+    score_bounds,
+)
+from sparsity_lab.kernels.context import Keys
 
-__all__ = ["Audit", "audit_of"]
+__all__ = ["Audit", "SampledRows", "audit_of", "look_at", "selector_loss", "spread_rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +85,11 @@ class Audit:
         Args:
             sequence, head, row: indices into the batch, the heads of keys, and the audited rows.
         """
-        position = int(self.rows[sequence, row])
-        place = sequence, head, row
+        place, size, stop = (sequence, head, row), self.block_size, int(self.rows[sequence, row]) + 1
         return [
             {
                 "block": block,
-                "tokens": range(block * self.block_size, min((block + 1) * self.block_size, position + 1)),
+                "tokens": range(block * size, min((block + 1) * size, stop)),
                 "reason": REASONS[int(self.codes[place][block])],
                 "probability": float(self.probability[place][block]),
                 "mass": float(self.mass[place][block]),
@@ -85,14 +100,10 @@ class Audit:
     def budget(self) -> dict[str, float]:
         """Blocks kept in a row (mean, median, 95 % quantile), and pairs computed over pairs of dense attention."""
         kept = (self.codes > 0).sum(-1).double().flatten()
-        middle, most = kept.quantile(torch.tensor([0.5, 0.95], dtype=torch.float64, device=kept.device)).tolist()
         dense = self.dense_pairs.sum() * self.pairs.shape[1]
-        return {
-            "blocks_mean": float(kept.mean()),
-            "blocks_p50": middle,
-            "blocks_p95": most,
-            "pairs_over_dense": float(self.pairs.sum() / dense.clamp_min(1)),
-        }
+        measures = kept.mean(), kept.quantile(0.5), kept.quantile(0.95), self.pairs.sum() / dense.clamp_min(1)
+        names = "blocks_mean", "blocks_p50", "blocks_p95", "pairs_over_dense"
+        return {name: float(x) for name, x in zip(names, measures, strict=True)}
 
     def over_oracle(self) -> float:
         """Mean ρ over the mean of what the oracle retains, over all sequences, heads and rows."""
@@ -101,16 +112,10 @@ class Audit:
     def calibration(self, p: float = 0.9) -> dict[str, float]:
         """Of ρ̂ - ρ mean and quantiles; ``silent_misses``: the share of rows and heads with ρ < p <= ρ̂."""
         error = (self.estimated - self.retained).flatten()
-        levels = torch.tensor([0.05, 0.5, 0.95], dtype=error.dtype, device=error.device)
-        low, middle, high = error.quantile(levels).tolist()
         missed = (self.retained < p) & (self.estimated >= p)
-        return {
-            "mean": float(error.mean()),
-            "p05": low,
-            "p50": middle,
-            "p95": high,
-            "silent_misses": float(missed.double().mean()),
-        }
+        measures = error.mean(), *(error.quantile(q) for q in (0.05, 0.5, 0.95)), missed.double().mean()
+        names = "mean", "p05", "p50", "p95", "silent_misses"
+        return {name: float(x) for name, x in zip(names, measures, strict=True)}
 
     def recall(self, k: int) -> Float[Tensor, "B G R"]:
         """Share of the k past blocks with the most mass (of all, where there are fewer) that the row keeps; one for
@@ -121,41 +126,146 @@ class Audit:
         return (found.sum(-1) / wanted.clamp_min(1)).masked_fill(wanted == 0, 1.0)
 
 
+# --- looking at rows
+
+
+def spread_rows(
+    length: int, first: int, count: int, batch_size: int, generator: torch.Generator | None, device: torch.device
+) -> Int64[Tensor, "B R"]:
+    """(B, R) sorted rows from ``first`` to ``length - 1``, at most ``count`` in each sequence: drawn without
+    replacement where there is a generator, else evenly spaced with the last one among them."""
+    available = length - first
+    count = min(count, available)
+    if generator is None or count == available:
+        places = (torch.arange(1, count + 1, device=device) * available) // count - 1
+        return (first + places).expand(batch_size, -1)
+    words = torch.rand(batch_size, available, generator=generator, device=generator.device)
+    return first + words.argsort(dim=1)[:, :count].sort(dim=1).values.to(device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledRows:
+    """Rows and what is known of them; without gradients.
+
+    Attributes:
+        q: (B, G, M, R, D), rotated.
+        rows: (B, R), their positions.
+        real: (B, R), False for rows that are padding.
+        codes: (B, G, R, n), why a block is kept; 0: dropped.
+        log_mass: (B, G, M, R, n) float64, ℓ_tj = log Σ of exp of the logits on the keys i <= t of the block.
+        log_peak: the same of their largest.
+        tokens: (B, 1, R, n), how many keys of a block the row may see.
+    """
+
+    q: Rows
+    rows: Int64[Tensor, "B R"]
+    real: Bool[Tensor, "B R"]
+    codes: Codes
+    log_mass: Scores
+    log_peak: Scores
+    tokens: Int64[Tensor, "B 1 R n"]
+
+    def target(self, domain: Bool[Tensor, "B G R n"], pooling: str) -> Importance:
+        """a_tj, the distribution of dense attention over the blocks of ``domain``; zeros for rows without any.
+
+        ``"sum"``: the block's mass, normalized in each query head, then the mean of the group. ``"max"``: the largest
+        weight in the block, the largest of the group, normalized.
+        """
+        if pooling == "sum":
+            shares = self.log_mass.masked_fill(~domain.unsqueeze(2), -math.inf).softmax(-1).mean(2)
+        else:
+            peak = (self.log_peak - self.log_mass.logsumexp(-1, keepdim=True)).amax(2)
+            shares = peak.masked_fill(~domain, -math.inf).softmax(-1)
+        return shares.masked_fill(~domain, 0.0)
+
+
+@torch.no_grad()
+def look_at(
+    rows: Int64[Tensor, "B R"], q: Float[Tensor, "B G M T D"], k: Keys, query_start: int, selector: Selector
+) -> SampledRows:
+    """Look at rows of a call: ``q`` holds those at ``query_start`` and on."""
+    num_keys, block_size, key_mask = k.shape[2], selector.rule.block_size, selector.key_mask
+    index = (rows - query_start)[:, None, None, :, None]
+    q = q.gather(3, index.expand(-1, *q.shape[1:3], -1, q.shape[4]))
+    seen = selector.seen_tokens(rows, num_keys)
+
+    def in_blocks(x: Tensor, filling: float) -> Tensor:
+        return torch.unflatten(pad(x, (0, -num_keys % block_size), value=filling), -1, (-1, block_size))
+
+    logits = in_blocks(dense_logits(q, k, seen), -math.inf)
+    log_mass = logits.logsumexp(-1).double()
+
+    def kept_mass(codes: Tensor) -> Tensor:
+        return log_mass.masked_fill((codes == 0).unsqueeze(2), -math.inf).logsumexp(-1)
+
+    return SampledRows(
+        q=q,
+        rows=rows,
+        real=torch.ones_like(rows, dtype=torch.bool) if key_mask is None else key_mask.gather(1, rows),
+        codes=selector.select(q, rows, log_mass.shape[-1], kept_mass),
+        log_mass=log_mass,
+        log_peak=logits.amax(-1).double(),
+        tokens=in_blocks(seen, False).sum(-1),
+    )
+
+
+def selector_loss(
+    sample: SampledRows, selector: Selector, pooling: Literal["sum", "max"], over: Literal["all", "selected"]
+) -> Float[Tensor, ""]:
+    """L_sel = mean over sampled rows and heads of keys of Σ_{j in Ω_t} a_tj (log a_tj - log π_tj), in nats.
+
+    The target a is the block mass of dense attention over complete past blocks. Queries, keys and target are
+    detached: a gradient reaches the score's weights alone. Rows without such blocks, and padding, do not count.
+
+    Args:
+        over: ``"selected"`` restricts target and prediction to the blocks that the row keeps. A block that is never
+            selected then never gets a signal.
+    """
+    kept = sample.codes > 0
+    scores, past = selector.scores(sample.q, sample.rows, kept.shape[-1])
+    domain = past & kept if over == "selected" else past.expand_as(kept)
+    target = sample.target(domain, pooling)
+    counts = domain.any(-1) & sample.real.unsqueeze(1)
+    # A row that does not count gets harmless numbers before its logarithms, so that no NaN enters the gradient.
+    importance = log_importance(scores, past).masked_fill(~domain, -math.inf).masked_fill(~counts.unsqueeze(-1), 0.0)
+    log_share = importance.log_softmax(-1).masked_fill(~domain, 0.0)
+    divergence = (torch.xlogy(target, target) - target * log_share).sum(-1)
+    return divergence.masked_fill(~counts, 0.0).sum() / counts.sum().clamp_min(1)
+
+
 @torch.no_grad()
 def audit_of(sample: SampledRows, selector: Selector) -> Audit:
     """The audit of the rows of a sample."""
-    codes, past = sample.codes, sample.past
-    kept = codes > 0
-    summaries = selector.summaries.first(kept.shape[-1])
-    scores = block_scores(sample.q, summaries, selector.weights)
-    low, high = block_bounds(sample.q, summaries)
+    codes, kept, num_blocks = sample.codes, sample.codes > 0, sample.codes.shape[-1]
+    scores, past = selector.scores(sample.q, sample.rows, num_blocks)
+    low, high = score_bounds(sample.q, selector.summaries.first(num_blocks))
     importance = log_importance(scores, past).log_softmax(-1).masked_fill(~past, -math.inf)
-    probability = importance.exp()
-    dropped = (past & ~kept).unsqueeze(2)
-    log_mass = sample.log_mass.masked_fill(~kept.unsqueeze(2), -math.inf).logsumexp(-1)
-    # As many blocks, from the best on.
-    ranked = sample.log_mass.sort(-1, descending=True).values
-    beyond = torch.arange(kept.shape[-1], device=kept.device) >= kept.sum(-1).unsqueeze(-1)
-    best = ranked.masked_fill(beyond.unsqueeze(2), -math.inf).logsumexp(-1)
+    probability, num_past = importance.exp(), past.sum(-1)
+    entropy = -torch.xlogy(probability, probability).sum(-1) / num_past.clamp_min(2).log()
     by_rank = kept & (codes != RANDOM)
     last = importance.masked_fill(~(past & by_rank & (codes >= SELECTED)), math.inf).amin(-1)
     first = importance.masked_fill(~(past & ~by_rank), -math.inf).amax(-1)
-    num_past = past.sum(-1)
-    entropy = -torch.xlogy(probability, probability).sum(-1) / num_past.clamp_min(2).log()
-    tokens = sample.tokens
+    # As many blocks, from the best on.
+    ranked = sample.log_mass.sort(-1, descending=True).values
+    best = (torch.arange(num_blocks, device=kept.device) < kept.sum(-1, keepdim=True)).unsqueeze(2)
+
+    def share(scores: Tensor, dropped: Tensor, inside: Tensor, log_mass: Tensor = sample.log_mass) -> Tensor:
+        return retained(scores, dropped, log_mass.masked_fill(~inside, -math.inf).logsumexp(-1)).flatten(1, 2)
+
+    chosen = (past & ~kept).unsqueeze(2), kept.unsqueeze(2)
     return Audit(
-        rows=sample.positions,
+        rows=sample.rows,
         codes=codes,
         probability=probability,
         mass=sample.target(past.expand_as(kept), "sum"),
         margin=last - first,
         entropy=entropy.masked_fill(num_past < 2, 0.0),
-        retained=retained(sample.log_mass, dropped, log_mass).flatten(1, 2),
-        oracle=retained(ranked, beyond.unsqueeze(2), best).flatten(1, 2),
-        estimated=retained(scores, dropped, log_mass).flatten(1, 2),
-        lower=retained(high, dropped, log_mass).flatten(1, 2),
-        upper=retained(low, dropped, log_mass).flatten(1, 2),
-        pairs=tokens.masked_fill(~kept, 0).sum(-1),
-        dense_pairs=tokens.sum(-1).squeeze(1),
+        retained=share(sample.log_mass, *chosen),
+        oracle=share(ranked, ~best, best, ranked),
+        estimated=share(scores, *chosen),
+        lower=share(high, *chosen),
+        upper=share(low, *chosen),
+        pairs=sample.tokens.masked_fill(~kept, 0).sum(-1),
+        dense_pairs=sample.tokens.sum(-1).squeeze(1),
         block_size=selector.rule.block_size,
     )

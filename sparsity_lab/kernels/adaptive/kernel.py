@@ -1,25 +1,15 @@
-"""Adaptive sparse attention: blocks of keys selected per token, exact attention on them."""
+"""Adaptive sparse attention: the setting, its parameters, and what runs."""
 
 from dataclasses import replace
-from functools import cached_property
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from sparsity_lab.kernels.adaptive.audit import Audit, audit_of
-from sparsity_lab.kernels.adaptive.decoding import decoded_row
-from sparsity_lab.kernels.adaptive.dense import dense_weights, selected_attention
-from sparsity_lab.kernels.adaptive.losses import selector_loss
-from sparsity_lab.kernels.adaptive.pairing import gathered_attention
-from sparsity_lab.kernels.adaptive.parameters import BlockScore
-from sparsity_lab.kernels.adaptive.sampled_rows import check_rows_of, look_at, spread_rows
-from sparsity_lab.kernels.adaptive.scores import ScoreWeights
-from sparsity_lab.kernels.adaptive.selection import SelectionRule
-from sparsity_lab.kernels.adaptive.selector import Selector
-from sparsity_lab.kernels.adaptive.state import AdaptiveState
-from sparsity_lab.kernels.adaptive.summaries import Summaries, in_blocks, mask_in_blocks, summarize
+from sparsity_lab.kernels.adaptive.audit import Audit, audit_of, look_at, selector_loss, spread_rows
+from sparsity_lab.kernels.adaptive.fast import AdaptiveState, decoded_row, gathered_attention, tiled_attention
+from sparsity_lab.kernels.adaptive.formula import BlockScore, SelectionRule, Selector, dense_weights, summarize
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.kernel import Kernel
 from sparsity_lab.kernels.parts.arguments import RowKind, check_keys, check_rows
@@ -33,7 +23,7 @@ MASKED_LENGTH = 512
 
 
 @register
-class AdaptiveSparse(Kernel):
+class AdaptiveSparse(SelectionRule, Kernel):
     """Exact softmax attention on blocks of keys that each row selects by their summaries.
 
     A row scores the complete blocks before its own, g = log n + m + β₁ v + β₂ (x - m) + r with first moment m, second
@@ -87,20 +77,6 @@ class AdaptiveSparse(Kernel):
     grouped = True
     benchmark_inputs = ("random", "structured")
 
-    block_size: int = 16
-    n_sink: int = 1
-    n_local: int = 2
-    mode: Literal["topk", "topp"] = "topk"
-    k_free: int = 4
-    p: float = 0.9
-    k_min: int = 2
-    k_max: int | None = None
-    k_slack: int = 0
-    k_rand: int = 0
-    epsilon: float = 0.1
-    rho_min: float = 0.0
-    k_esc: int | None = None
-    dense_len: int = 0
     beta: tuple[float, float] = (1.0, 0.0)
     learn_beta: bool = True
     rank: int = 0
@@ -111,25 +87,24 @@ class AdaptiveSparse(Kernel):
     kl: Literal["all", "selected"] = "all"
 
     def check(self) -> None:
-        for name in ("block_size", "n_local", "sampled_rows"):
-            if getattr(self, name) < 1:
-                raise SettingError(name, "at least 1", getattr(self, name))
-        for name in ("n_sink", "k_free", "k_min", "k_slack", "k_rand", "dense_len", "rank", "lambda_sel"):
-            if getattr(self, name) < 0:
-                raise SettingError(name, "at least 0", getattr(self, name))
-        if not 0.0 < self.p <= 1.0:
-            raise SettingError("p", "a share in (0, 1]", self.p)
-        if not 0.0 <= self.epsilon <= 1.0:
-            raise SettingError("epsilon", "a probability in [0, 1]", self.epsilon)
-        if not 0.0 <= self.rho_min < 1.0:
-            raise SettingError("rho_min", "a share in [0, 1)", self.rho_min)
-        if self.k_max is not None and self.k_max < self.k_min:
-            raise SettingError("k_max", f"at least k_min = {self.k_min}", self.k_max)
-        name, most = ("k_free", self.k_free) if self.mode == "topk" else ("k_max", self.k_max)
-        if self.k_esc is not None and (most is None or self.k_esc <= most):
-            raise SettingError("k_esc", f"more than {name} = {most}", self.k_esc)
-        if self.straight_through and not (self.learn_beta or self.rank):
-            raise SettingError("straight_through", "False: with nothing to learn it has nowhere to go", True)
+        counts = "n_sink", "k_free", "k_min", "k_slack", "k_rand", "dense_len", "rank", "lambda_sel"
+        least = dict.fromkeys(("block_size", "n_local", "sampled_rows"), 1) | dict.fromkeys(counts, 0)
+        for name, smallest in least.items():
+            if getattr(self, name) < smallest:
+                raise SettingError(name, f"at least {smallest}", getattr(self, name))
+        budget, most = ("k_free", self.k_free) if self.mode == "topk" else ("k_max", self.k_max)
+        larger = self.k_esc is None or (most is not None and self.k_esc > most)
+        through = self.learn_beta or self.rank or not self.straight_through
+        for name, fits, expected in (
+            ("p", 0.0 < self.p <= 1.0, "a share in (0, 1]"),
+            ("epsilon", 0.0 <= self.epsilon <= 1.0, "a probability in [0, 1]"),
+            ("rho_min", 0.0 <= self.rho_min < 1.0, "a share in [0, 1)"),
+            ("k_max", self.k_max is None or self.k_max >= self.k_min, f"at least k_min = {self.k_min}"),
+            ("k_esc", larger, f"more than {budget} = {most}"),
+            ("straight_through", through, "False: with nothing to learn it has nowhere to go"),
+        ):
+            if not fits:
+                raise SettingError(name, expected, getattr(self, name))
 
     @classmethod
     def examples(cls) -> "tuple[AdaptiveSparse, ...]":
@@ -163,11 +138,6 @@ class AdaptiveSparse(Kernel):
         """As of every kernel; of queries of a whole sequence."""
         return self._fitting(q, q.shape[2])
 
-    def _init_state(self, rows: RowKind, capacity: int) -> AdaptiveState:
-        if rows.value_dim != rows.head_dim:
-            raise SettingError("value_dim", f"values as wide as keys, {rows.head_dim}", rows.value_dim)
-        return AdaptiveState(rows, capacity, self.block_size)
-
     @torch.no_grad()
     def audit(
         self,
@@ -184,7 +154,7 @@ class AdaptiveSparse(Kernel):
         Args:
             q: (B, H, T, D), un-rotated.
             k: (B, G, T, D), un-rotated.
-            rows: (B, R) positions; None takes ``sampled_rows`` evenly spaced ones.
+            rows: (B, R) positions; None takes ``sampled_rows`` evenly spaced ones. All their logits are held at once.
             key_mask, position, params: as for ``attend``.
 
         Raises:
@@ -197,10 +167,13 @@ class AdaptiveSparse(Kernel):
         context = self._context(q, k, length, training=False, key_mask=key_mask, position=position, params=params)
         if rows is None:
             rows = spread_rows(length, 0, self.sampled_rows, batch_size, None, q.device)
-        check_rows_of(rows, batch_size, length)
+        if rows.dtype != torch.int64 or rows.ndim != 2 or len(rows) != batch_size or not rows.shape[1]:
+            raise SettingError("rows", f"int64 of shape ({batch_size}, R)", (rows.dtype, tuple(rows.shape)))
+        if int(rows.min()) < 0 or int(rows.max()) >= length:
+            raise SettingError("rows", f"positions 0 .. {length - 1}", (int(rows.min()), int(rows.max())))
         q, k = self._prepare(q, k, context)
-        selector = self._selector(self._summaries(k, key_mask), context)
-        return audit_of(look_at(rows, _in_groups(q, k), k, 0, selector, key_mask), selector)
+        selector = self._selector(k, context)
+        return audit_of(look_at(rows, _in_groups(q, k), k, 0, selector), selector)
 
     # --- inside
 
@@ -210,7 +183,7 @@ class AdaptiveSparse(Kernel):
         if context.document_ids is not None:
             expected = f"None: a block of keys, whose summary {self.kind} reads, may hold several documents"
             raise SettingError("document_ids", expected, Shown("IDs"))
-        self._score_weights(k.shape[1], k.shape[3], k.device, context.params)
+        self._score(k, context.params)
 
     def _prepare(self, q: Queries, k: Keys, context: Context, key_start: int = 0) -> tuple[Queries, Keys]:
         # Rotated before anything is rounded, so that all forms and dtypes select by the same keys.
@@ -229,10 +202,9 @@ class AdaptiveSparse(Kernel):
             mask = None if context.key_mask is None else context.key_mask[:, :stop]
             context = replace(context, key_mask=mask)
         rotated_q, rotated_k = self._prepare(q, k, context)
-        summaries = self._summaries(rotated_k, context.key_mask)
-        draws = self._draws(rotated_k, context)
-        out = self._on_selected(rotated_q, rotated_k, v.to(rotated_q.dtype), summaries, context, draws)
-        self._tell(rotated_q, rotated_k, summaries, context, draws)
+        selector = self._selector(rotated_k, context)
+        out = self._on_selected(rotated_q, rotated_k, v.to(rotated_q.dtype), selector, context)
+        self._tell(rotated_q, rotated_k, selector, context)
         return out.to(q.dtype)
 
     def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
@@ -240,57 +212,43 @@ class AdaptiveSparse(Kernel):
             raise SettingError("training", f"False: with k_rand = {self.k_rand} the weights are drawn", True)
         if not len(q):
             return q.new_zeros(*q.shape[:3], k.shape[2])
-        selector = self._selector(self._summaries(k, context.key_mask), context)
-        return dense_weights(_in_groups(q, k), k, context.query_start, selector, context.key_mask).flatten(1, 2)
+        selector = self._selector(k, context)
+        return dense_weights(_in_groups(q, k), k, context.query_start, selector).flatten(1, 2)
+
+    def _init_state(self, rows: RowKind, capacity: int) -> AdaptiveState:
+        if rows.value_dim != rows.head_dim:
+            raise SettingError("value_dim", f"values as wide as keys, {rows.head_dim}", rows.value_dim)
+        return AdaptiveState(rows, capacity, self.block_size)
 
     def _extend(self, q: Queries, k: Keys, v: Values, state: AdaptiveState, context: Context) -> Outputs:
         if not len(q):
             state.append(k, v, context.key_mask)
             return q.clone()
         rotated_q, rotated_k = self._prepare(q, k, context, context.query_start)
-        wide = rotated_q.dtype
         state.extend(rotated_k, v, context.key_mask)
-        form = self._fitting(q, state.length)
+        form, wide = self._fitting(q, state.length), rotated_q.dtype
         context = replace(context, key_mask=state.key_mask, implementation=form)
+        selector = self._selector(rotated_k, context, state)
         if form != "reference" and q.shape[2] == 1:
-            selector = self._selector(state.summaries, context)
             out = decoded_row(_in_groups(rotated_q, k), state, selector).flatten(1, 2)
         else:
-            keys, values = state.keys.to(wide), state.values.to(wide)
-            out = self._on_selected(rotated_q, keys, values, state.summaries, context, None)
+            out = self._on_selected(rotated_q, state.keys.to(wide), state.values.to(wide), selector, context)
         if context.auxiliary is not None:
-            self._tell(rotated_q, state.keys.to(wide), state.summaries, context, None)
+            self._tell(rotated_q, state.keys.to(wide), selector, context)
         return out.to(q.dtype)
 
-    def _on_selected(
-        self,
-        q: Queries,
-        k: Keys,
-        v: Values,
-        summaries: Summaries,
-        context: Context,
-        draws: Float[Tensor, "B G R words"] | None,
-    ) -> Outputs:
+    def _on_selected(self, q: Queries, k: Keys, v: Values, selector: Selector, context: Context) -> Outputs:
         """The output of all rows by ``context.implementation``."""
         if k.shape[2] < self.block_size:
             # All rows are in one block that is not full: a block of just this length does less.
-            fitted = self.replace(block_size=k.shape[2])
-            return fitted._on_selected(q, k, v, summaries, context, draws)
-        grouped, selector, start = _in_groups(q, k), self._selector(summaries, context), context.query_start
+            selector = replace(selector, rule=self.replace(block_size=k.shape[2]))
+        grouped, start = _in_groups(q, k), context.query_start
         if context.implementation == "reference":
-            weights = dense_weights(grouped, k, start, selector, context.key_mask, draws)
-            return (weights @ v.unsqueeze(2)).flatten(1, 2)
-        form = selected_attention if context.implementation == "masked" else gathered_attention
-        return form(grouped, k, v, start, selector, context.key_mask, draws).flatten(1, 2)
+            return (dense_weights(grouped, k, start, selector) @ v.unsqueeze(2)).flatten(1, 2)
+        form = tiled_attention if context.implementation == "masked" else gathered_attention
+        return form(grouped, k, v, start, selector).flatten(1, 2)
 
-    def _tell(
-        self,
-        q: Queries,
-        k: Keys,
-        summaries: Summaries,
-        context: Context,
-        draws: Float[Tensor, "B G R words"] | None,
-    ) -> None:
+    def _tell(self, q: Queries, k: Keys, selector: Selector, context: Context) -> None:
         """Loss and audit of sampled rows, to ``auxiliary`` if there is one. In a whole sequence, rows without
         a complete block before them are skipped."""
         query_start = context.query_start
@@ -300,8 +258,7 @@ class AdaptiveSparse(Kernel):
             return
         generator = context.generator if context.training else None
         rows = spread_rows(length, first, self.sampled_rows, len(q), generator, q.device)
-        selector = self._selector(summaries, context)
-        sample = look_at(rows, _in_groups(q, k), k, query_start, selector, context.key_mask, draws)
+        sample = look_at(rows, _in_groups(q, k), k, query_start, selector)
         context.auxiliary.records.append(audit_of(sample, selector).record())
         if context.training and isinstance(context.params, BlockScore) and self.lambda_sel:
             loss = selector_loss(sample, selector, self.kl_pooling, self.kl)
@@ -312,8 +269,21 @@ class AdaptiveSparse(Kernel):
             return "reference"
         return "masked" if num_keys <= MASKED_LENGTH else "gather"
 
-    def _draws(self, k: Keys, context: Context) -> Float[Tensor, "B G R words"] | None:
-        """Uniform numbers of every row, where blocks are kept at random."""
+    def _selector(self, k: Keys, context: Context, state: AdaptiveState | None = None) -> Selector:
+        """What selects in a call on these rotated keys, or those of a state."""
+        score = self._score(k, context.params)
+        learned = torch.is_grad_enabled() and any(x.requires_grad for x in score.parameters())
+        return Selector(
+            rule=self,
+            summaries=summarize(k, context.key_mask, self.block_size) if state is None else state.summaries,
+            score=score,
+            key_mask=context.key_mask,
+            draws=self._draws(k, context),
+            straight_through=self.straight_through and context.training and learned,
+        )
+
+    def _draws(self, k: Keys, context: Context) -> Float[Tensor, "B G K words"] | None:
+        """Uniform numbers of every position, where blocks are kept at random."""
         if not (context.training and self.k_rand):
             return None
         if context.generator is None:
@@ -321,59 +291,27 @@ class AdaptiveSparse(Kernel):
             raise SettingError("generator", expected, None)
         device = context.generator.device
         words = torch.rand(*k.shape[:3], 1 + self.k_rand, generator=context.generator, device=device)
-        return words[:, :, context.query_start :].to(k.device)
+        return words.to(k.device)
 
-    def _summaries(self, k: Float[Tensor, "B G K D"], key_mask: Bool[Tensor, "B K"] | None) -> Summaries:
-        valid = mask_in_blocks(key_mask, k.shape[2], self.block_size, k.device)
-        return summarize(in_blocks(k.detach(), self.block_size), valid)
-
-    def _selector(self, summaries: Summaries, context: Context) -> Selector:
-        _, num_heads, _, size = summaries.moments.shape
-        weights = self._score_weights(num_heads, size // 2, summaries.moments.device, context.params)
-        through = self.straight_through and context.training and torch.is_grad_enabled() and bool(weights.learned)
-        return Selector(
-            rule=self._rule, rho_min=self.rho_min, summaries=summaries, weights=weights, straight_through=through
-        )
-
-    def _score_weights(
-        self, num_heads: int, head_dim: int, device: torch.device, params: nn.Module | None
-    ) -> ScoreWeights:
-        """Those of the module, or the ones that training starts from, whose residual is zero.
+    def _score(self, k: Keys, params: nn.Module | None) -> BlockScore:
+        """The module, or one with the weights that training starts from, whose residual is zero.
 
         Raises:
             SettingError: parameters of another kernel or for other heads.
         """
+        num_heads, head_dim = k.shape[1], k.shape[3]
         if params is None:
-            return ScoreWeights(torch.tensor([self.beta] * num_heads, device=device))
+            return BlockScore(num_heads, self.beta, learn_beta=False).to(k.device)
         expected = f"what build({num_heads}, ...) gives"
         if not isinstance(params, BlockScore):
             raise SettingError("params", expected, type(params).__name__)
-        weights: ScoreWeights = params()
-        if len(weights.beta) != num_heads:
-            raise SettingError("params", f"{expected}, for the heads of keys", len(weights.beta))
-        residual = (0, 0) if weights.query is None else tuple(weights.query.shape[1:])
+        if len(params.beta) != num_heads:
+            raise SettingError("params", f"{expected}, for the heads of keys", len(params.beta))
+        residual = (0, 0) if params.query is None else tuple(params.query.shape[1:])
         wanted = (3 * head_dim, self.rank) if self.rank else (0, 0)
         if residual != wanted:
             raise SettingError("params", f"{expected}, with a residual of (3D, r) = {wanted}", residual)
-        return weights
-
-    @cached_property
-    def _rule(self) -> SelectionRule:
-        return SelectionRule(
-            block_size=self.block_size,
-            n_sink=self.n_sink,
-            n_local=self.n_local,
-            mode=self.mode,
-            k_free=self.k_free,
-            p=self.p,
-            k_min=self.k_min,
-            k_max=self.k_max,
-            k_slack=self.k_slack,
-            k_rand=self.k_rand,
-            epsilon=self.epsilon,
-            k_esc=self.k_esc,
-            dense_len=self.dense_len,
-        )
+        return params
 
 
 def _in_groups(q: Queries, k: Keys) -> Float[Tensor, "B G M R D"]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ __all__ = [
     "check_per_key",
     "check_query_start",
     "check_rows",
+    "check_type",
     "known_device",
 ]
 
@@ -57,6 +59,12 @@ class RowKind(NamedTuple):
         return f"(B, H, D) = {tuple(self[:3])}{values} in {self.dtype} on {self.device}"
 
 
+def check_type(name: str, value: object, kind: type | tuple[type, ...], expected: str) -> None:
+    """Refuse what is not of this kind; a truth value is no number."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise SettingError(name, expected, Shown(f"{value!r:.60}, of type {type(value).__name__}"))
+
+
 def check_dtype(name: str, dtype: torch.dtype) -> None:
     """Refuse what is no dtype of rows."""
     if dtype not in _DTYPES:
@@ -74,6 +82,7 @@ def known_device(name: str, device: torch.device | str) -> torch.device:
 
 def check_rows(name: str, x: Tensor) -> None:
     """Refuse what is no (B, H, T, D) of a float dtype with at least one head, position and coordinate."""
+    check_type(name, x, Tensor, "a tensor")
     check_dtype(name, x.dtype)
     if x.ndim != 4 or 0 in x.shape[1:]:
         raise SettingError(name, "shape (B, H, T, D) with H, T and D at least 1", tuple(x.shape))
@@ -111,6 +120,7 @@ def check_query_start(
             expected = f"the position of the first of {num_rows} rows among {num_keys} keys, {why}"
             raise SettingError("query_start", expected, None)
         return 0
+    check_type("query_start", query_start, (int, np.integer, torch.SymInt), "a whole number")
     if query_start < 0 or query_start + num_rows > num_keys:
         expected = f"0 .. {num_keys - num_rows} ({num_rows} of {num_keys} rows)"
         raise SettingError("query_start", expected, query_start)
@@ -121,6 +131,7 @@ def check_per_key(name: str, x: Tensor | None, dtype: torch.dtype, meaning: str,
     """Refuse what is not one number of this dtype for each key, (B, K), on the device of the queries."""
     if x is None:
         return
+    check_type(name, x, Tensor, f"a tensor of {dtype}, or None")
     if x.dtype != dtype:
         raise SettingError(name, meaning, x.dtype)
     if tuple(x.shape) != (q.shape[0], num_keys):
@@ -131,6 +142,7 @@ def check_per_key(name: str, x: Tensor | None, dtype: torch.dtype, meaning: str,
 
 def check_gates(given: Mapping[str, Tensor], wanted: tuple[str, ...], q: Tensor, num_keys: int) -> None:
     """Refuse gates that the kernel does not declare, miss, or do not fit the queries."""
+    check_type("gates", given, Mapping, "a mapping from names to logits, or None")
     for name in given:
         if name not in wanted:
             raise SettingError("gates", f"gates that the kernel declares, {wanted or 'none'}", name, wanted)
@@ -138,6 +150,7 @@ def check_gates(given: Mapping[str, Tensor], wanted: tuple[str, ...], q: Tensor,
     for name in wanted:
         if name not in given:
             raise SettingError("gates", f"a logit {name!r} for each head and key, shape {shape}", Shown("none"))
+        check_type(f"gates.{name}", given[name], Tensor, "a tensor")
         if tuple(given[name].shape) != shape:
             raise SettingError(f"gates.{name}", f"shape {shape}", tuple(given[name].shape))
         if not given[name].is_floating_point():
