@@ -15,7 +15,7 @@ from sparsity_lab.kernels import (
     SSMax,
 )
 from sparsity_lab.models import Decoder, NoPE
-from sparsity_lab.studies import Size, over_seeds
+from sparsity_lab.studies import Arm, Size, seeded
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
 
 __all__ = ["FAR", "FARTHEST", "KERNELS", "LENGTH_SCALED", "SHORTEST", "TRAINED", "K", "arms"]
@@ -40,10 +40,11 @@ KERNELS: dict[str, Kernel] = {
     # Wide enough for all trained lengths.
     "window of 32": SlidingWindow(width=32, sinks=1),
 }
-LENGTH_SCALED = ("log-n softmax", "SSMax", "cosine log-n", "LSSA", "LSSAR p=3", "LSSAR p=15")
+LENGTH_SCALED = ("log-n softmax", "SSMax", "cosine log-n", "LSSA")
+"""Kernels that scale scores with length, and do nothing else that sharpens."""
 
 
-def arms(size: Size) -> dict[str, list[RunConfig]]:
+def arms(size: Size) -> dict[str, Arm]:
     steps, seeds, sequences = {"smoke": (2, 1, 8), "small": (800, 3, 512), "full": (8000, 5, 4096)}[size]
     d_model, heads, batch_size = (8, 2, 4) if size == "smoke" else (64, 4, 64)
     tasks = tuple(Planted(k=k) for k in range(1, K + 1))
@@ -61,6 +62,6 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
     if size == "smoke":
         base = base.replace(evaluation=base.evaluation.replace(lengths=(SHORTEST, TRAINED, FAR)))
     return {
-        name: over_seeds(base.replace(model=base.model.replace(kernel=kernel)), range(seeds))
+        name: Arm(seeded(base.replace(model=base.model.replace(kernel=kernel))), seeds)
         for name, kernel in KERNELS.items()
     }

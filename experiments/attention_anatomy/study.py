@@ -15,6 +15,7 @@ study = Study(
     question=" ".join(QUESTION.split()),
     arms=arms,
     claims=CLAIMS,
+    primary=("mass kept", "entropy of length scaling", "reach of length scaling", "linear attention is flat"),
     figure=figure,
     columns=("normalized_accuracy",),
     measure=measure,

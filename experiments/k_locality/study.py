@@ -11,20 +11,26 @@ from sparsity_lab.generators import Anchored, Law, Majority, Mixture, Planted, P
 from sparsity_lab.models import ALiBi, Decoder, NoPE, PositionScheme, RoPE
 from sparsity_lab.settings import replace_at
 from sparsity_lab.studies import (
+    MATTERS,
+    Arm,
     Claim,
     Evidence,
+    MostSeeds,
+    Outcomes,
     Size,
     Study,
     difference_claim,
     draw_by_length,
-    draw_interval,
+    draw_seeds,
+    learned_words,
     legend_below,
-    line_style,
     looks_of,
-    mean_value,
-    over_seeds,
+    means_at,
+    means_listed,
+    numbers_at,
     panels,
     same_height,
+    seeded,
     slope_claim,
 )
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
@@ -33,7 +39,7 @@ __all__ = ["study"]
 
 KS = (1, 2, 3, 4, 6)
 CONDITIONS = {f"k={k}": float(k) for k in KS}
-TRAINED, TWICE = 24, 48
+TRAINED, TWICE, FOUR_TIMES = 24, 48, 96
 
 LAWS: dict[str, Law] = {
     "recent": Recent(width=8),
@@ -46,7 +52,7 @@ LAWS: dict[str, Law] = {
 SCHEMES: dict[str, PositionScheme] = {"RoPE": RoPE(), "ALiBi": ALiBi(), "NoPE": NoPE()}
 ANYWHERE, WINDOW = "token marking, anywhere", "token marking, within 8"
 
-Arms = dict[str, list[RunConfig]]
+Arms = dict[str, Arm]
 
 
 class Scale(NamedTuple):
@@ -110,13 +116,13 @@ def _token_arms(base: RunConfig, scale: Scale) -> Arms:
     for name, law in ((ANYWHERE, Uniform()), (WINDOW, Window(width=8))):
         tasks = {f"k={k}": Planted(k=k, locality=law) for k in KS}
         run = scale.of(base).replace(task=Mixture(tasks=tuple(tasks.values())))
-        made[name] = over_seeds(replace_at(run, "evaluation.conditions", tasks), range(scale.seeds))
+        made[name] = Arm(seeded(replace_at(run, "evaluation.conditions", tasks)), scale.seeds)
     return made
 
 
 def _cue_arms(base: RunConfig, scale: Scale) -> Arms:
     run = scale.of(base)
-    return {cue_arm(k): over_seeds(run.replace(task=Planted(k=k, marking="cue")), range(scale.seeds)) for k in (1, 2)}
+    return {cue_arm(k): Arm(seeded(run.replace(task=Planted(k=k, marking="cue"))), scale.seeds) for k in (1, 2)}
 
 
 def _position_arms(base: RunConfig, scale: Scale, *schemes: str) -> Arms:
@@ -129,7 +135,7 @@ def _position_arms(base: RunConfig, scale: Scale, *schemes: str) -> Arms:
             for k in (1, 3):
                 task = Planted(k=k, locality=law, marking="position", rule=Majority(), reference_length=16)
                 arm = run.replace(task=task, model=base.model.replace(position=SCHEMES[scheme]))
-                made[position_arm(scheme, law_name, k)] = over_seeds(arm, range(scale.seeds), "task.position_seed")
+                made[position_arm(scheme, law_name, k)] = Arm(seeded(arm, "task.position_seed"), scale.seeds)
     return made
 
 
@@ -138,45 +144,77 @@ LOCALITY = "this lab, after the locality condition of Golowich et al., arXiv 250
 
 
 LENGTHS = (TRAINED, TWICE)
+KEPT = 0.9
+"""A normalized accuracy that counts as whole, as it does for what is learned."""
 
 
-def _slope_claim(name: str, arm: str, where: str) -> Claim:
-    statement = f"The drop to twice the trained length grows with the number of relevant tokens ({where})."
-    return slope_claim(name, statement, arm, CONDITIONS, lengths=LENGTHS, source=PAPER)
+FROM_THE_START = position_arm("NoPE", "anchored", 1)
 
 
-def _drops_more(name: str, statement: str, arm: str, minus: str, source: str = PAPER) -> Claim:
-    return difference_claim(name, statement, arm, minus, lengths=LENGTHS, source=source, column="drop")
-
-
-def _near_claim(scheme: str) -> Claim:
-    return _drops_more(
-        f"near the query, {scheme}",
-        f"With {scheme}, fixed positions at the start drop more than positions near the query.",
-        position_arm(scheme, "anchored", 3),
-        position_arm(scheme, "recent", 3),
-        LOCALITY,
-    )
+def kept(evidence: Evidence) -> Outcomes:
+    """What one token at a fixed place from the start is worth at four times the length, without positions."""
+    found = numbers_at(evidence.rows, FROM_THE_START, FOUR_TIMES, "normalized_accuracy")
+    detail = f"Mean {means_listed({'of all seeds': found})}; {learned_words(evidence.rows, FROM_THE_START)}."
+    return Outcomes(found, "of accuracy", detail)
 
 
 CLAIMS = (
-    _slope_claim("k, anywhere", ANYWHERE, "token marking, RoPE, planted anywhere"),
-    _slope_claim("k, window", WINDOW, "token marking, RoPE, planted within a window of 8"),
-    _drops_more("k, cue", "With RoPE, two cued tokens drop more than one.", cue_arm(2), cue_arm(1)),
-    _drops_more(
-        "k, position",
-        "With RoPE and positions near the query, the majority of three drops more than one token.",
-        position_arm("RoPE", "recent", 3),
-        position_arm("RoPE", "recent", 1),
+    slope_claim(
+        "k, marked tokens",
+        "With RoPE, the drop to twice the trained length grows with the number of relevant tokens, planted anywhere "
+        "as well as within a window of 8.",
+        {ANYWHERE: CONDITIONS, WINDOW: CONDITIONS},
+        lengths=LENGTHS,
+        source=PAPER,
     ),
-    _drops_more(
-        "near each other, RoPE",
+    difference_claim(
+        "k, fixed places",
+        "With RoPE and fixed places, the majority of three tokens drops more to four times the trained length than "
+        "one token, on the mean of four laws of where they lie.",
+        [position_arm("RoPE", law, 3) for law in LAWS],
+        [position_arm("RoPE", law, 1) for law in LAWS],
+        lengths=(TRAINED, FOUR_TIMES),
+        source=PAPER,
+        column="drop",
+        criterion=MostSeeds(at_least=MATTERS),
+    ),
+    difference_claim(
+        "near the query",
+        "With RoPE, three fixed places at the start drop more than three near the query.",
+        position_arm("RoPE", "anchored", 3),
+        position_arm("RoPE", "recent", 3),
+        lengths=LENGTHS,
+        source=LOCALITY,
+        column="drop",
+    ),
+    Claim(
+        name="from the start",
+        statement="Without positions, one token at a fixed place from the start is found at four times the trained "
+        "length.",
+        source="this lab",
+        outcome=f"Normalized accuracy of {FROM_THE_START} at length {FOUR_TIMES}, whether it was learned or not.",
+        numbers=kept,
+        criterion=MostSeeds(at_least=KEPT),
+        arms=(FROM_THE_START,),
+    ),
+    difference_claim(
+        "k, cue",
+        "With RoPE, two cued tokens drop more than one.",
+        cue_arm(2),
+        cue_arm(1),
+        lengths=LENGTHS,
+        source=PAPER,
+        column="drop",
+    ),
+    difference_claim(
+        "near each other",
         "With RoPE and token marking, tokens planted anywhere drop more than tokens within a window of 8.",
         ANYWHERE,
         WINDOW,
-        LOCALITY,
+        lengths=LENGTHS,
+        source=LOCALITY,
+        column="drop",
     ),
-    *(_near_claim(scheme) for scheme in ("RoPE", "ALiBi", "NoPE")),
 )
 
 
@@ -208,25 +246,25 @@ def figure(evidence: Evidence) -> Figure:
 
 
 def _draw_drops(ax: Axes, rows: pl.DataFrame) -> None:
-    """Mean drop to twice the trained length, with its interval, by k."""
+    """Drop to twice the trained length by k, of each seed that learned, and the mean."""
     series: dict[str, dict[int, tuple[str, tuple[str, ...] | None]]] = {
         "anywhere": {k: (ANYWHERE, (f"k={k}",)) for k in KS},
         "within 8": {k: (WINDOW, (f"k={k}",)) for k in KS},
         "cue": {k: (cue_arm(k), None) for k in (1, 2)},
     }
+    here = set(rows["arm"])
     for index, (name, points) in enumerate(series.items()):
-        style, aside = look(index), 0.08 * (index - 1)
-        found = {k: mean_value(rows, arm, TWICE, "drop", conditions) for k, (arm, conditions) in points.items()}
-        means = {k + aside: one.estimate for k, one in found.items() if one.estimate is not None}
-        ax.plot(list(means), list(means.values()), **line_style(style), label=name)
-        for k, one in found.items():
-            draw_interval(ax, k + aside, one, style)
+        style, aside = look(index), 0.16 * (index - 1)
+        for k, (arm, conditions) in points.items():
+            if arm in here:
+                draw_seeds(ax, k + aside, means_at(rows, arm, TWICE, "drop", conditions), style)
+        ax.plot([], [], color=style.color, marker=style.marker, linestyle="", label=name)
     ax.set_title(f"drop from length {TRAINED} to {TWICE}", fontsize=10)
     ax.set_xticks(KS)
     ax.set_xlabel("k, relevant tokens")
-    ax.set_ylabel("drop, with 95 % interval")
-    ax.set_ylim(-0.3, 1.3)
-    ax.legend(loc="upper left", fontsize=8, handlelength=2.2, borderaxespad=0.2)
+    ax.set_ylabel("drop of each seed, and the mean")
+    ax.set_ylim(-0.1, 1.3)
+    ax.legend(loc="upper left", ncols=3, fontsize=8, handlelength=1.0, columnspacing=1.0, borderaxespad=0.2)
 
 
 study = Study(
@@ -243,6 +281,7 @@ study = Study(
     ),
     arms=arms,
     claims=CLAIMS,
+    primary=("k, marked tokens", "k, fixed places", "near the query", "from the start"),
     figure=figure,
     columns=("normalized_accuracy",),
 )

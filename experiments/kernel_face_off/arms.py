@@ -4,7 +4,7 @@ from sparsity_lab.generators import Mixture, Planted
 from sparsity_lab.kernels import LSSAR, Kernel, Reweighted, ShiftedSparse
 from sparsity_lab.models import Decoder, NoPE
 from sparsity_lab.settings import SettingError, kinds
-from sparsity_lab.studies import Size, over_seeds
+from sparsity_lab.studies import Arm, Size, seeded
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
 
 __all__ = ["CHOSEN", "FAR", "FARTHEST", "RATE", "RATES", "SHORTEST", "TRAINED", "K", "arms", "competitors"]
@@ -44,7 +44,7 @@ def _competitor(cls: type[Kernel]) -> Kernel:
         return cls.benchmarked()[0]
 
 
-def arms(size: Size) -> dict[str, list[RunConfig]]:
+def arms(size: Size) -> dict[str, Arm]:
     steps, seeds, sequences = {"smoke": (1, 1, 4), "small": (800, 3, 256), "full": (8000, 5, 4096)}[size]
     tasks = tuple(Planted(k=k) for k in range(1, K + 1))
     smoke = size == "smoke"
@@ -67,5 +67,5 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
     for kind, kernel in competitors().items():
         training = base.training.replace(learning_rate=RATES.get(kind, RATE))
         run = base.replace(model=base.model.replace(kernel=kernel), training=training)
-        made[kind] = over_seeds(run, range(FIRST_SEED, FIRST_SEED + seeds))
+        made[kind] = Arm(seeded(run), seeds, first=FIRST_SEED)
     return made

@@ -15,6 +15,7 @@ study = Study(
     question=" ".join(QUESTION.split()),
     arms=arms,
     claims=CLAIMS,
+    primary=("length scaling", "faster"),
     figure=figure,
     columns=("normalized_accuracy",),
     measure=measure,

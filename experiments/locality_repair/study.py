@@ -1,32 +1,31 @@
 """``locality_repair``: do coupled position IDs repair what fails far from the query?"""
 
-from functools import partial
-
 import polars as pl
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis import Replicates, by_replicate, styled
+from sparsity_lab.analysis import Replicates, by_seed, styled
 from sparsity_lab.generators import Anchored, Lookup, Majority, Planted, Recent, Rule
 from sparsity_lab.models import Coupling, Decoder, NoPE, Oracle, PositionScheme, Predicted, RoPE, Shuffled
 from sparsity_lab.studies import (
+    Arm,
     Claim,
-    Decision,
     Evidence,
+    MostSeeds,
+    Outcomes,
     Size,
     Study,
-    decided,
     difference_claim,
     draw_by_length,
-    draw_interval,
+    draw_seeds,
     learned_words,
     legend_below,
     levels,
     looks_of,
-    mean_value,
-    over_seeds,
+    means_at,
+    means_listed,
     panels,
     same_height,
-    values_at,
+    seeded,
 )
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
 
@@ -54,7 +53,7 @@ def arm_of(rule: str, kind: str) -> str:
     return f"{rule}: {kind}"
 
 
-def arms(size: Size) -> dict[str, list[RunConfig]]:
+def arms(size: Size) -> dict[str, Arm]:
     steps, seeds, sequences = {"smoke": (2, 2, 8), "small": (300, 5, 256), "full": (4000, 10, 4096)}[size]
     d_model, heads = (8, 1) if size == "smoke" else (64, 4)
     made = {}
@@ -80,95 +79,87 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
                 ),
                 evaluation=Evaluation(lengths=(16, TRAINED, 48, FAR, 240), sequences=sequences),
             )
-            made[arm_of(rule_name, kind)] = over_seeds(run, range(seeds), "task.position_seed")
+            made[arm_of(rule_name, kind)] = Arm(seeded(run, "task.position_seed"), seeds)
     return made
 
 
-def lost(evidence: Evidence, arm: str) -> Replicates:
-    """The drop of each seed that learned."""
-    return by_replicate(values_at(evidence.rows, arm, FAR), "drop")
+def both(kind: str) -> tuple[str, ...]:
+    """The arms of a kind, one for each rule."""
+    return tuple(arm_of(rule, kind) for rule in RULES)
 
 
-def decide_failure(arm: str, evidence: Evidence) -> Decision:
-    """Whether the arm loses more than ``LOST``."""
-    return decided(lost(evidence, arm), "drop", _words(evidence, arm), above=LOST)
+def lost(evidence: Evidence, kind: str, *, only_learned: bool = True) -> Replicates:
+    """The drop of each seed, the mean over the rules that it learned, or over both."""
+    drops = {arm: means_at(evidence.rows, arm, FAR, "drop", only_learned=only_learned) for arm in both(kind)}
+    return by_seed({(seed, arm): drop for arm, own in drops.items() for seed, drop in own.items()})
 
 
-def decide_whole(arm: str, evidence: Evidence) -> Decision:
-    """Whether the arm loses less than ``LOST``."""
-    return decided(lost(evidence, arm), "drop", _words(evidence, arm), below=LOST)
+def _lost_claim(name: str, statement: str, kind: str, criterion: MostSeeds) -> Claim:
+    def numbers(evidence: Evidence) -> Outcomes:
+        words = []
+        for arm in both(kind):
+            drop = means_listed({arm: means_at(evidence.rows, arm, FAR, "drop")}, missing="nothing")
+            words.append(f"{drop} ({learned_words(evidence.rows, arm)})")
+        every = means_listed({"Over all seeds, learned or not:": lost(evidence, kind, only_learned=False)})
+        return Outcomes(lost(evidence, kind), "of accuracy", f"Mean drop: {', '.join(words)}. {every}.")
+
+    return Claim(
+        name=name,
+        statement=statement,
+        source="this lab",
+        outcome=f"Drop of normalized accuracy from length {TRAINED} to {FAR} of {' and '.join(both(kind))}: the mean "
+        "over what the seed learned of them.",
+        numbers=numbers,
+        criterion=criterion,
+        arms=both(kind),
+    )
 
 
-def _words(evidence: Evidence, arm: str) -> str:
-    far, near = (mean_value(evidence.rows, arm, FAR, column).estimate for column in ("value", "at_trained"))
-    values = "nothing learned" if far is None else f"{near:.2f} at length {TRAINED}, {far:.2f} at {FAR}"
-    return f"normalized accuracy {values} ({learned_words(evidence.rows, arm)})."
+def _gain(name: str, statement: str, kind: str, minus: str, source: str = "this lab") -> Claim:
+    return difference_claim(name, statement, both(kind), both(minus), lengths=(TRAINED, FAR), source=source)
 
 
-def _claims(rule: str) -> list[Claim]:
-    anchored, coupled = arm_of(rule, "anchored"), arm_of(rule, "anchored, coupled")
-    drop = f"Drop of normalized accuracy from length {TRAINED} to {FAR}, over the seeds that learned"
-    gain = partial(difference_claim, lengths=(TRAINED, FAR))
-    return [
-        Claim(
-            name=f"far fails, {rule}",
-            statement=f"With RoPE, places at the start lose over a quarter at four times the length ({rule}).",
-            source="this lab",
-            rule=(
-                f"{drop}, of {anchored}. Held if the 95 % interval of the mean lies above {LOST}, did not hold if it "
-                "lies at or below, else not decided."
-            ),
-            decide=partial(decide_failure, anchored),
-        ),
-        gain(
-            f"repaired, {rule}",
-            f"Coupled IDs in place of positions repair what lies at the start ({rule}).",
-            coupled,
-            anchored,
-            source="this lab, after Golowich et al., arXiv 2502.16792",
-        ),
-        Claim(
-            name=f"repaired wholly, {rule}",
-            statement=f"With coupled IDs, less than a quarter is lost at four times the trained length ({rule}).",
-            source="this lab",
-            rule=(
-                f"{drop}, of {coupled}. Held if the 95 % interval of the mean lies below {LOST}, did not hold if it "
-                "lies at or above, else not decided."
-            ),
-            decide=partial(decide_whole, coupled),
-        ),
-        gain(
-            f"in place of RoPE, {rule}",
-            f"Coupled IDs carry further in place of RoPE than beside it ({rule}).",
-            coupled,
-            arm_of(rule, "anchored, coupled beside RoPE"),
-            source="this lab",
-        ),
-        gain(
-            f"not for want of RoPE, {rule}",
-            f"It is the IDs, and not the absence of RoPE, that repair ({rule}).",
-            coupled,
-            arm_of(rule, "anchored, no positions"),
-            source="this lab",
-        ),
-        gain(
-            f"predicted, {rule}",
-            f"Coupled IDs that the model also learns to predict do better than RoPE at the start ({rule}).",
-            arm_of(rule, "anchored, predicted"),
-            anchored,
-            source="this lab",
-        ),
-        gain(
-            f"not by marking alone, {rule}",
-            f"Coupled IDs do better than the same IDs shuffled among the same tokens ({rule}).",
-            coupled,
-            arm_of(rule, "anchored, shuffled"),
-            source="this lab",
-        ),
-    ]
-
-
-CLAIMS = tuple(claim for rule in RULES for claim in _claims(rule))
+IN_PLACE, BESIDE = "anchored, coupled", "anchored, coupled beside RoPE"
+CLAIMS = (
+    _gain(
+        "repaired",
+        "Coupled IDs in place of positions repair what lies at the start.",
+        IN_PLACE,
+        "anchored",
+        "this lab, after Golowich et al., arXiv 2502.16792",
+    ),
+    _lost_claim(
+        "repaired wholly",
+        "With coupled IDs in place of positions, at most a quarter is lost at four times the trained length.",
+        IN_PLACE,
+        MostSeeds(at_most=LOST),
+    ),
+    _gain("in place of RoPE", "Coupled IDs carry further in place of RoPE than beside it.", IN_PLACE, BESIDE),
+    _gain(
+        "by marking alone",
+        "The same IDs, shuffled among the same tokens, repair what lies at the start as well.",
+        "anchored, shuffled",
+        "anchored",
+    ),
+    _lost_claim(
+        "far fails",
+        "With RoPE, places at the start lose at least a quarter at four times the trained length.",
+        "anchored",
+        MostSeeds(at_least=LOST),
+    ),
+    _lost_claim(
+        "near fails",
+        "With RoPE, places near the query lose at least a quarter at four times the trained length.",
+        "recent",
+        MostSeeds(at_least=LOST),
+    ),
+    _gain(
+        "order of the IDs",
+        "Coupled IDs do better than the same IDs shuffled among the same tokens.",
+        IN_PLACE,
+        "anchored, shuffled",
+    ),
+)
 
 
 def figure(evidence: Evidence) -> Figure:
@@ -182,16 +173,16 @@ def figure(evidence: Evidence) -> Figure:
             words = "normalized accuracy" if ax is axes[0] else ""
             draw_by_length(ax, curves, looks, title=f"{rule} of three fixed positions", words=words)
         same_height(axes[:-1])
-        last = axes[-1]
+        last, here = axes[-1], set(rows["arm"])
         for place, rule in enumerate(RULES):
             for index, (kind, style) in enumerate(looks.items()):
-                interval = mean_value(rows, arm_of(rule, kind), FAR)
-                draw_interval(last, place + 0.11 * (index - len(looks) // 2), interval, style)
+                if (arm := arm_of(rule, kind)) in here:
+                    draw_seeds(last, place + 0.12 * (index - len(looks) // 2), means_at(rows, arm, FAR), style)
         levels(last)
         last.set_xticks(range(len(RULES)), list(RULES))
         last.set_xlim(-0.5, len(RULES) - 0.5)
-        last.set_ylim(-0.4, 1.4)
-        last.set_title(f"at length {FAR}: mean, 95 % interval", fontsize=10)
+        last.set_ylim(-0.08, 1.08)
+        last.set_title(f"at length {FAR}: seeds, and the mean", fontsize=10)
         legend_below(chart, looks)
     return chart
 
@@ -209,6 +200,7 @@ study = Study(
     ),
     arms=arms,
     claims=CLAIMS,
+    primary=("repaired", "repaired wholly", "in place of RoPE", "by marking alone"),
     figure=figure,
     columns=("normalized_accuracy",),
 )

@@ -8,6 +8,7 @@ from sparsity_lab.generators import SparseParity
 from sparsity_lab.models import Decoder, IndexSampling, NoPE, Plain, PoSE, PositionScheme, RoPE
 from sparsity_lab.settings import replace_at
 from sparsity_lab.studies import (
+    Arm,
     Claim,
     Evidence,
     Size,
@@ -16,9 +17,9 @@ from sparsity_lab.studies import (
     draw_by_length,
     legend_below,
     looks_of,
-    over_seeds,
     panels,
     same_height,
+    seeded,
     slope_claim,
 )
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
@@ -42,7 +43,7 @@ def arm_of(scheme: str, largest: int) -> str:
     return f"{scheme}, k up to {largest}"
 
 
-def arms(size: Size) -> dict[str, list[RunConfig]]:
+def arms(size: Size) -> dict[str, Arm]:
     steps, seeds, sequences = {"smoke": (2, 2, 8), "small": (800, 4, 256), "full": (20_000, 5, 4096)}[size]
     d_model, heads = (8, 1) if size == "smoke" else (64, 4)
     made = {}
@@ -60,9 +61,7 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
                 evaluation=Evaluation(lengths=(16, TRAINED, TWICE, 96, FAR), sequences=sequences),
             )
             conditions = {f"k={k}": SparseParity(min_k=k, max_k=k) for k in KS if k <= largest}
-            made[arm_of(scheme, largest)] = over_seeds(
-                replace_at(run, "evaluation.conditions", conditions), range(seeds)
-            )
+            made[arm_of(scheme, largest)] = Arm(seeded(replace_at(run, "evaluation.conditions", conditions)), seeds)
     return made
 
 
@@ -75,42 +74,45 @@ PAPER = "Golowich et al., arXiv 2502.16792"
 LENGTHS = (TRAINED, TWICE)
 
 
-def _slope_claim(largest: int) -> Claim:
-    statement = f"With RoPE, the drop to twice the trained length grows with k (one model for k up to {largest})."
-    arm = arm_of("RoPE", largest)
-    return slope_claim(
-        f"k, trained up to {largest}", statement, arm, learnable(largest), lengths=LENGTHS, source=PAPER
+def _further_claim(name: str, statement: str, scheme: str, source: str) -> Claim:
+    return difference_claim(
+        name,
+        statement,
+        arm_of(scheme, COMPARED),
+        arm_of("RoPE", COMPARED),
+        lengths=LENGTHS,
+        source=source,
+        conditions=("k=2", "k=4"),
     )
 
 
 CLAIMS = (
-    *(_slope_claim(largest) for largest in RANGES if largest > 2),
-    difference_claim(
+    slope_claim(
+        "headline_sparsity_drop_grows_with_k",
+        "With RoPE, the drop to twice the trained length grows with k, in each of three models, for k up to 4, 6 and "
+        "8.",
+        {arm_of("RoPE", largest): learnable(largest) for largest in RANGES if largest > 2},
+        lengths=LENGTHS,
+        source=PAPER,
+    ),
+    slope_claim(
+        "k, without positions",
+        "Without positions too, the drop grows with k: to ten times the trained length (k up to 8).",
+        {arm_of("NoPE", 8): learnable(8)},
+        lengths=(TRAINED, FAR),
+        source=PAPER,
+    ),
+    _further_claim(
         "PoSE",
         f"Skipping positions in training (PoSE) carries RoPE further, to twice the length (k up to {COMPARED}).",
-        arm_of("RoPE + PoSE", COMPARED),
-        arm_of("RoPE", COMPARED),
-        lengths=LENGTHS,
-        source="this lab, after PoSE, arXiv 2309.10400",
-        conditions=("k=2", "k=4"),
+        "RoPE + PoSE",
+        "this lab, after PoSE, arXiv 2309.10400",
     ),
-    difference_claim(
+    _further_claim(
         "no positions",
         f"Without positions the same task carries further than with RoPE, to twice the length (k up to {COMPARED}).",
-        arm_of("NoPE", COMPARED),
-        arm_of("RoPE", COMPARED),
-        lengths=LENGTHS,
-        source="this lab",
-        conditions=("k=2", "k=4"),
-    ),
-    difference_claim(
-        "larger k in training",
-        "Having learned larger k as well helps at k=2.",
-        arm_of("RoPE", 8),
-        arm_of("RoPE", 2),
-        lengths=LENGTHS,
-        source="this lab",
-        conditions=("k=2",),
+        "NoPE",
+        "this lab",
     ),
 )
 
@@ -143,6 +145,7 @@ study = Study(
     ),
     arms=arms,
     claims=CLAIMS,
+    primary=tuple(claim.name for claim in CLAIMS),
     figure=figure,
     columns=("normalized_accuracy",),
 )

@@ -1,6 +1,6 @@
 """``swap_attention``: does a model trained with softmax attention take another mechanism without training?"""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import polars as pl
@@ -22,22 +22,25 @@ from sparsity_lab.kernels import LSSA, LSSAR, Kernel, Reweighted, Softmax
 from sparsity_lab.models import Decoder, RoPE
 from sparsity_lab.settings import replace_at
 from sparsity_lab.studies import (
-    ABOVE_ZERO,
+    MATTERS,
+    Arm,
     Claim,
-    Decision,
+    Criterion,
     Evidence,
+    MostSeeds,
+    NormalMean,
+    Outcomes,
     Size,
     Study,
-    decided,
     draw_by_length,
     growths,
     legend_below,
     line_style,
     looks_of,
     means_listed,
-    over_seeds,
     panels,
     same_height,
+    seeded,
 )
 from sparsity_lab.training import Curriculum, Evaluation, FixedLength, Run, RunConfig, Training, UniformLength
 
@@ -79,8 +82,8 @@ def arm(task: str, mechanism: str) -> str:
     return f"{task}: {mechanism}"
 
 
-def arms(size: Size) -> dict[str, list[RunConfig]]:
-    """For each seed and task a run with softmax, and its children of no steps, which differ in the mechanism."""
+def arms(size: Size) -> dict[str, Arm]:
+    """For each task a run with softmax, and its children of no steps, which differ in the mechanism."""
     steps, seeds, sequences = {
         "smoke": ({TEXT: 2, PASSKEY: 2}, 1, 4),
         "small": ({TEXT: 600, PASSKEY: 400}, 3, 128),
@@ -104,9 +107,8 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
                 conditions={label: task},
             ),
         )
-        trained = over_seeds(base, range(seeds))
         for name, kernel in MECHANISMS.items():
-            made[arm(label, name)] = trained if name == TRAINED_WITH else [_swapped(run, kernel) for run in trained]
+            made[arm(label, name)] = Arm(seeded(base if name == TRAINED_WITH else _swapped(base, kernel)), seeds)
     return made
 
 
@@ -125,23 +127,23 @@ def measure(run: Run) -> pl.DataFrame:
     return found.frame().select("layer", "strength", "loss_change", "accuracy", "best_share", "wrong_share")
 
 
-def counted(rows: pl.DataFrame, evidence: Evidence, task: str, mechanism: str) -> pl.DataFrame:
-    """The rows of an arm, by seed, without seeds whose softmax run did not learn: there is nothing to lose then. Of
-    text no optimum is known, so all count."""
+def counted(rows: pl.DataFrame, evidence: Evidence, task: str, mechanism: str, every: bool) -> pl.DataFrame:
+    """The rows of an arm, by seed; unless ``every``, without seeds whose softmax run did not learn: there is nothing
+    to lose then. Of text no optimum is known, so all count."""
     softmax = evidence.rows.filter(pl.col("arm") == arm(task, TRAINED_WITH))
-    failed = softmax.filter(~pl.col("learned"))["seed"].unique().to_list()
+    failed = [] if every else softmax.filter(~pl.col("learned"))["seed"].unique().to_list()
     return rows.filter((pl.col("arm") == arm(task, mechanism)) & ~pl.col("seed").is_in(failed)).sort("seed")
 
 
-def values(evidence: Evidence, task: str, mechanism: str, length: int) -> Replicates:
+def values(evidence: Evidence, task: str, mechanism: str, length: int, *, every: bool = False) -> Replicates:
     """The task's measure at a length."""
-    rows = counted(evidence.rows, evidence, task, mechanism).filter(pl.col("length") == length)
+    rows = counted(evidence.rows, evidence, task, mechanism, every).filter(pl.col("length") == length)
     return by_replicate(rows, MEASURE[task])
 
 
-def harm(evidence: Evidence, task: str, mechanism: str, strength: float) -> Replicates:
+def harm(evidence: Evidence, task: str, mechanism: str, strength: float, *, every: bool = False) -> Replicates:
     """Change of loss by a wrong key of this strength, mean over layers."""
-    rows = counted(evidence.measured, evidence, task, mechanism).filter(pl.col("strength") == strength)
+    rows = counted(evidence.measured, evidence, task, mechanism, every).filter(pl.col("strength") == strength)
     return by_replicate(rows.group_by("seed", maintain_order=True).agg(pl.col("loss_change").mean()), "loss_change")
 
 
@@ -149,42 +151,63 @@ TAKEN = 0.05
 """The largest relative rise of the loss, or fall of the normalized accuracy, of a mechanism that is taken."""
 
 
-def decide_taken(task: str, mechanism: str, evidence: Evidence) -> Decision:
-    """Whether the weights lose next to nothing by the mechanism at the trained length."""
-    own, softmax = (values(evidence, task, name, TRAINED) for name in (mechanism, TRAINED_WITH))
-    lost = growths(softmax, own) if task == TEXT else paired_differences(softmax, own)
+def cost(task: str, mechanism: str, evidence: Evidence) -> Outcomes:
+    """What the weights lose by the mechanism at the trained length."""
+
+    def lost(own: Replicates, softmax: Replicates) -> Replicates:
+        return growths(softmax, own) if task == TEXT else paired_differences(softmax, own)
+
     unit = "of softmax's loss" if task == TEXT else "of normalized accuracy"
-    return decided(lost, unit, _means(task, {mechanism: own, TRAINED_WITH: softmax}), below=TAKEN)
+    return _compared(evidence, task, mechanism, TRAINED, lost, unit)
 
 
-def decide_further(task: str, mechanism: str, evidence: Evidence) -> Decision:
-    """Whether the weights do better far away with the mechanism than with softmax."""
-    own, softmax = (values(evidence, task, name, FAR) for name in (mechanism, TRAINED_WITH))
-    # The better loss is the smaller one.
-    gained = paired_differences(softmax, own) if task == TEXT else paired_differences(own, softmax)
-    unit = "nats" if task == TEXT else "of normalized accuracy"
-    return decided(gained, unit, _means(task, {mechanism: own, TRAINED_WITH: softmax}))
+def gain(task: str, mechanism: str, evidence: Evidence) -> Outcomes:
+    """What the weights gain by the mechanism far away."""
+
+    def gained(own: Replicates, softmax: Replicates) -> Replicates:
+        # The better loss is the smaller one.
+        return paired_differences(softmax, own) if task == TEXT else paired_differences(own, softmax)
+
+    return _compared(evidence, task, mechanism, FAR, gained, "nats" if task == TEXT else "of normalized accuracy")
 
 
-def decide_sharper(evidence: Evidence) -> Decision:
-    """Whether the largest power costs more than the smallest at the trained length."""
-    found = {f"p={p}": values(evidence, TEXT, re_weighted(p), TRAINED) for p in POWERS}
-    first, *_, last = found.values()
-    return decided(paired_differences(last, first), "nats", _means(TEXT, found))
+def _compared(
+    evidence: Evidence,
+    task: str,
+    mechanism: str,
+    length: int,
+    compare: Callable[[Replicates, Replicates], Replicates],
+    unit: str,
+) -> Outcomes:
+    """A comparison of the measure with a mechanism and with softmax."""
+    own, softmax = (values(evidence, task, name, length) for name in (mechanism, TRAINED_WITH))
+    every = compare(*(values(evidence, task, name, length, every=True) for name in (mechanism, TRAINED_WITH)))
+    detail = _means(task, {mechanism: own, TRAINED_WITH: softmax}) + _over_all(task, every)
+    return Outcomes(compare(own, softmax), unit, detail)
 
 
-def decide_harm(task: str, evidence: Evidence) -> Decision:
-    """Whether a double of the best key harms re-weighted softmax more than softmax."""
+def sharpness(evidence: Evidence) -> Outcomes:
+    """What the largest power costs more than the smallest at the trained length."""
+    found = {f"p={p}": values(evidence, TEXT, re_weighted(p), TRAINED) for p in (POWERS[0], POWERS[-1])}
+    first, last = found.values()
+    return Outcomes(paired_differences(last, first), "nats", _means(TEXT, found))
+
+
+def more_harm(task: str, evidence: Evidence) -> Outcomes:
+    """What a double of the best key harms re-weighted softmax more than softmax."""
     own, softmax = (harm(evidence, task, name, 1.0) for name in (SHARPEST, TRAINED_WITH))
-    return decided(
-        paired_differences(own, softmax),
-        "nats",
-        f"Change of loss: {_listed({SHARPEST: own, TRAINED_WITH: softmax})}.",
-    )
+    every = paired_differences(*(harm(evidence, task, name, 1.0, every=True) for name in (SHARPEST, TRAINED_WITH)))
+    detail = f"Change of loss: {_listed({SHARPEST: own, TRAINED_WITH: softmax})}." + _over_all(task, every)
+    return Outcomes(paired_differences(own, softmax), "nats", detail)
 
 
 def _means(task: str, found: Mapping[str, Replicates]) -> str:
     return f"{MEASURE[task].replace('_', ' ').capitalize()}: {_listed(found)}."
+
+
+def _over_all(task: str, every: Replicates) -> str:
+    words = means_listed({"Over all seeds, learned or not:": every})
+    return "" if task == TEXT else f" {words}."
 
 
 def _listed(found: Mapping[str, Replicates]) -> str:
@@ -197,6 +220,10 @@ FREE = f"{PAPER}, version 2, whose abstract calls re-weighting free of fine-tuni
 OWN = "this lab"
 
 
+def _arms(task: str, *mechanisms: str) -> tuple[str, ...]:
+    return tuple(arm(task, one) for one in (TRAINED_WITH, *mechanisms))
+
+
 def _taken_claim(task: str, mechanism: str, source: str) -> Claim:
     loss = task == TEXT
     what = f"{mechanism} over that of softmax, minus one" if loss else f"softmax minus that of {mechanism}"
@@ -204,10 +231,10 @@ def _taken_claim(task: str, mechanism: str, source: str) -> Claim:
         name=f"{mechanism} is taken, {task}",
         statement=f"A softmax model takes {mechanism} without training, at the length it knows ({task}).",
         source=source,
-        rule=f"{'Loss' if loss else 'Normalized accuracy'} at length {TRAINED} with {what}, by seed, {COUNTED}. "
-        f"Held if the 95 % interval of the mean lies below {TAKEN}, did not hold if it lies at or above, else not "
-        "decided.",
-        decide=partial(decide_taken, task, mechanism),
+        outcome=f"{'Loss' if loss else 'Normalized accuracy'} at length {TRAINED} with {what}, {COUNTED}.",
+        numbers=partial(cost, task, mechanism),
+        criterion=NormalMean(below=TAKEN) if loss else MostSeeds(at_most=TAKEN),
+        arms=_arms(task, mechanism),
     )
 
 
@@ -220,43 +247,49 @@ def _further_claim(task: str, mechanism: str) -> Claim:
         statement=f"The same weights ({task}) do better at eight times the trained length with {mechanism} than "
         "with softmax.",
         source=FREE,
-        rule=f"{what}, paired by seed, {COUNTED}. {ABOVE_ZERO}",
-        decide=partial(decide_further, task, mechanism),
+        outcome=f"{what}, {COUNTED}.",
+        numbers=partial(gain, task, mechanism),
+        criterion=NormalMean(above=0.0) if task == TEXT else MostSeeds(at_least=MATTERS),
+        arms=_arms(task, mechanism),
     )
 
 
 def _harm_claim(task: str) -> Claim:
+    # The loss of a passkey of which all digits are right is next to nothing in some seeds, and no normal number.
+    criterion: Criterion = NormalMean(above=0.0) if task == TEXT else MostSeeds(at_least=0.1)
     return Claim(
         name=f"distractors, {task}",
         statement=f"A wrong key that scores like the best one harms {SHARPEST} more than softmax, "
         f"with the same weights ({task}).",
         source=OWN,
-        rule=f"Change of the loss of the last target at length {TRAINED} by a wrong key of strength 1 (a double of "
-        f"the best key), mean over layers; {SHARPEST} minus softmax, paired by seed, {COUNTED}. {ABOVE_ZERO}",
-        decide=partial(decide_harm, task),
+        outcome=f"Change of the loss of the last target at length {TRAINED} by a wrong key of strength 1 (a double "
+        f"of the best key), mean over layers; {SHARPEST} minus softmax, {COUNTED}, in nats.",
+        numbers=partial(more_harm, task),
+        criterion=criterion,
+        arms=_arms(task, SHARPEST),
     )
 
 
 CLAIMS = (
-    _taken_claim(TEXT, "LSSA", OWN),
+    _taken_claim(TEXT, re_weighted(3), FREE),
     _taken_claim(TEXT, lssar(15), OWN),
-    _taken_claim(TEXT, re_weighted(15), FREE),
-    _taken_claim(PASSKEY, re_weighted(15), FREE),
-    _further_claim(TEXT, re_weighted(3)),
     _further_claim(TEXT, re_weighted(15)),
     _further_claim(PASSKEY, re_weighted(3)),
-    _further_claim(PASSKEY, re_weighted(15)),
+    _harm_claim(PASSKEY),
+    _taken_claim(TEXT, re_weighted(15), FREE),
+    _taken_claim(PASSKEY, re_weighted(15), FREE),
+    _harm_claim(TEXT),
     Claim(
         name="a larger p costs more",
         statement="The larger the power of re-weighting without training, the more it costs at the trained length.",
         source=OWN,
-        rule=f"Loss of text at length {TRAINED} with {SHARPEST} minus that with "
-        f"{re_weighted(POWERS[0])}, paired by seed. {ABOVE_ZERO}",
-        decide=decide_sharper,
+        outcome=f"Loss of text at length {TRAINED} with {SHARPEST} minus that with {re_weighted(POWERS[0])}.",
+        numbers=sharpness,
+        criterion=NormalMean(above=0.0),
+        arms=(arm(TEXT, re_weighted(POWERS[0])), arm(TEXT, SHARPEST)),
     ),
-    _harm_claim(TEXT),
-    _harm_claim(PASSKEY),
 )
+PRIMARY = tuple(claim.name for claim in CLAIMS[:5])
 
 
 def figure(evidence: Evidence) -> Figure:
@@ -340,6 +373,7 @@ study = Study(
     ),
     arms=arms,
     claims=CLAIMS,
+    primary=PRIMARY,
     figure=figure,
     columns=("loss", "normalized_accuracy"),
     measure=measure,

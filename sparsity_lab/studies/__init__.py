@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from sparsity_lab.studies.demo import demo as demo
     from sparsity_lab.studies.drops import differences_at as differences_at
     from sparsity_lab.studies.drops import learned_words as learned_words
-    from sparsity_lab.studies.drops import mean_value as mean_value
+    from sparsity_lab.studies.drops import means_at as means_at
     from sparsity_lab.studies.drops import numbers_at as numbers_at
     from sparsity_lab.studies.drops import slopes as slopes
     from sparsity_lab.studies.drops import values_at as values_at
     from sparsity_lab.studies.evidence import Evidence as Evidence
     from sparsity_lab.studies.figures import draw_by_length as draw_by_length
     from sparsity_lab.studies.figures import draw_interval as draw_interval
+    from sparsity_lab.studies.figures import draw_seeds as draw_seeds
     from sparsity_lab.studies.figures import legend_below as legend_below
     from sparsity_lab.studies.figures import levels as levels
     from sparsity_lab.studies.figures import line_style as line_style
@@ -45,7 +46,8 @@ if TYPE_CHECKING:
     from sparsity_lab.studies.loading import results_folder as results_folder
     from sparsity_lab.studies.loading import studies_in as studies_in
     from sparsity_lab.studies.rules import fix_rules as fix_rules
-    from sparsity_lab.studies.shared_claims import advantages as advantages
+    from sparsity_lab.studies.shared_claims import MATTERS as MATTERS
+    from sparsity_lab.studies.shared_claims import RISE as RISE
     from sparsity_lab.studies.shared_claims import difference_claim as difference_claim
     from sparsity_lab.studies.shared_claims import growths as growths
     from sparsity_lab.studies.shared_claims import means_listed as means_listed

@@ -5,6 +5,7 @@ and their differences. ``NormalMean`` is for losses, where every run learned. ``
 happens in more than half of all seeds, which few seeds can decide.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -176,7 +177,9 @@ class NormalMean(_Mean):
         return min(self._above(numbers, -margin), self._below(numbers, margin))
 
     def interval(self, numbers: Sequence[float]) -> tuple[float, float] | None:
-        return t_interval(numbers, scale=self.scale)
+        found = t_interval(numbers, scale=self.scale)
+        # Too few numbers give infinite limits.
+        return None if found is None or math.isinf(found[0]) else found
 
     @property
     def words(self) -> str:

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from sparsity_lab.analysis import Interval, Replicates, by_replicate, by_seed, mean_interval, paired_differences
+from sparsity_lab.analysis import Replicates, by_replicate, by_seed, paired_differences
 from sparsity_lab.settings import SettingError
 
-__all__ = ["differences_at", "learned_words", "mean_value", "numbers_at", "slopes", "values_at"]
+__all__ = ["differences_at", "learned_words", "means_at", "numbers_at", "slopes", "values_at"]
 
 
 def numbers_at(
@@ -78,11 +78,17 @@ def values_at(
     )
 
 
-def mean_value(
-    rows: pl.DataFrame, arm: str, length: int, column: str = "value", conditions: Sequence[str] | None = None
-) -> Interval:
-    """Mean over seeds of a column of ``values_at``, averaged over the learned conditions of each seed first."""
-    return mean_interval(list(by_seed(_by_condition(rows, arm, length, column, conditions)).values()))
+def means_at(
+    rows: pl.DataFrame,
+    arm: str,
+    length: int,
+    column: str = "value",
+    conditions: Sequence[str] | None = None,
+    *,
+    only_learned: bool = True,
+) -> Replicates:
+    """A column of ``values_at`` by seed, averaged over the conditions of the seed that were learned, or over all."""
+    return by_seed(_by_condition(rows, arm, length, column, conditions, only_learned))
 
 
 def differences_at(
@@ -92,6 +98,7 @@ def differences_at(
     length: int,
     column: str = "value",
     conditions: Sequence[str] | None = None,
+    *,
     only_learned: bool = True,
 ) -> Replicates:
     """Differences of two arms in a column of ``values_at`` by seed: taken between the conditions that both learned,
@@ -101,18 +108,18 @@ def differences_at(
 
 
 def slopes(
-    rows: pl.DataFrame, arm: str, length: int, at: Mapping[str, float], column: str = "drop", least: int = 3
+    rows: pl.DataFrame, arm: str, length: int, at: Mapping[str, float], *, least: int = 3, only_learned: bool = True
 ) -> Replicates:
-    """Least-squares slopes of a column of ``values_at`` in ``at``, a number for each condition, by seed.
+    """Least-squares slopes of the drop in ``at``, a number for each condition, by seed.
 
     A seed that learned fewer than ``least`` of the conditions has no slope.
     """
-    found = values_at(rows, arm, length, list(at))
+    found = values_at(rows, arm, length, list(at), only_learned=only_learned)
     each = {}
     for (seed,), part in sorted(found.partition_by("seed", as_dict=True).items()):
         if part.height >= least:
             places = [at[condition] for condition in part["condition"]]
-            each[seed] = float(np.polyfit(places, part[column].to_numpy(), 1)[0])
+            each[seed] = float(np.polyfit(places, part["drop"].to_numpy(), 1)[0])
     return each
 
 
@@ -132,7 +139,7 @@ def _by_condition(
     length: int,
     column: str,
     conditions: Sequence[str] | None,
-    only_learned: bool = True,
+    only_learned: bool,
 ) -> Replicates:
     found = values_at(rows, arm, length, conditions, only_learned=only_learned)
     return by_replicate(found, column, ("seed", "condition"))

@@ -6,6 +6,7 @@ learned is named in the panel, never drawn.
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import polars as pl
@@ -14,13 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from sparsity_lab.analysis import Interval
+from sparsity_lab.analysis import Interval, Replicates
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
 from sparsity_lab.analysis.style import GRAY, INK, Look, look
 
 __all__ = [
     "draw_by_length",
     "draw_interval",
+    "draw_seeds",
     "legend_below",
     "levels",
     "line_style",
@@ -60,11 +62,16 @@ def draw_by_length(
     """Draw a measure against length, a line and band for each curve.
 
     Args:
-        curves: rows of ``Evidence`` by name, one row for each seed and length.
+        curves: rows of ``Evidence`` by name, one row for each seed and length; none where nothing has run yet.
         looks: by name; may hold more than are drawn here.
         only_learned: leave out seeds that did not learn, and name their number in the panel.
         words: the measure, for the axis; "" for panels right of another.
     """
+    ax.set_title(title, fontsize=10)
+    ax.set_ylabel(words)
+    curves = {name: rows for name, rows in curves.items() if not rows.is_empty()}
+    if not curves:
+        return
     missing: list[str] = []
     for name, rows in curves.items():
         seeds = rows["seed"].n_unique()
@@ -90,8 +97,6 @@ def draw_by_length(
         levels(ax)
         bottom, _ = ax.get_ylim()
         ax.set_ylim(min(bottom, -0.08), 1.08)
-    ax.set_title(title, fontsize=10)
-    ax.set_ylabel(words)
     if missing:
         ax.text(0.02, 0.02, "\n".join(missing), transform=ax.transAxes, fontsize=8, va="bottom", zorder=4)
 
@@ -119,6 +124,16 @@ def draw_interval(ax: Axes, place: float, interval: Interval, style: Look, **mor
         linestyle="",
         **more,
     )
+
+
+def draw_seeds(ax: Axes, place: float, numbers: Replicates, style: Look) -> None:
+    """Draw a mark for each seed at a place of the horizontal axis, and a line at their mean."""
+    if numbers:
+        values = list(numbers.values())
+        each: dict[str, Any] = {"marker": style.marker, "markersize": 4, "alpha": 0.6, "markeredgewidth": 0}
+        mean: dict[str, Any] = {"marker": "_", "markersize": 12, "markeredgewidth": 2}
+        ax.plot([place] * len(values), values, color=style.color, linestyle="", **each)
+        ax.plot(place, fmean(values), color=style.color, linestyle="", **mean)
 
 
 def levels(ax: Axes) -> None:

@@ -3,19 +3,21 @@ rank correlations.
 """
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
 import polars as pl
 from scipy import stats
 
-from sparsity_lab.analysis import Interval, Replicates, mean_interval, paired
+from sparsity_lab.analysis import Replicates, by_seed, paired
 from sparsity_lab.studies.claim import Claim, Outcomes
-from sparsity_lab.studies.criteria import BoundedMean
-from sparsity_lab.studies.drops import differences_at, learned_words, mean_value, slopes
+from sparsity_lab.studies.criteria import BoundedMean, Criterion, MostSeeds
+from sparsity_lab.studies.drops import differences_at, learned_words, means_at, slopes
 from sparsity_lab.studies.evidence import Evidence
 
 __all__ = [
-    "advantages",
+    "MATTERS",
+    "RISE",
     "difference_claim",
     "growths",
     "means_listed",
@@ -26,6 +28,11 @@ __all__ = [
 
 MATTERS = 0.05
 """A difference of normalized accuracies that matters, where a study names none of its own."""
+RISE = 0.2
+"""A drop of normalized accuracy counts as growing if it is so much larger at the far end."""
+
+DIFFERENT = BoundedMean(above=0.0, matters=MATTERS)
+"""What is asked of differences of normalized accuracies, where a study asks nothing else."""
 
 _WORDS = {"value": "normalized accuracy", "drop": "drop of normalized accuracy"}
 
@@ -55,110 +62,122 @@ def rank_correlations(rows: pl.DataFrame, column: str, other: str, fewest: int) 
     return found
 
 
-def advantages(rows: pl.DataFrame, column: str, arm: str, others: Sequence[str]) -> tuple[Replicates, list[str]]:
-    """Mean of a column over those of the other arms that a seed has, minus that of one arm; and which these were.
-
-    Args:
-        rows: one for each arm and ``seed`` that counts.
-    """
-    found, compared = {}, set()
-    for (seed,), part in sorted(rows.partition_by("seed", as_dict=True).items()):
-        of = dict(part.select("arm", column).iter_rows())
-        known = {name: of[name] for name in others if name in of}
-        if arm in of and known:
-            found[seed] = sum(known.values()) / len(known) - of[arm]
-            compared |= set(known)
-    return found, [name for name in others if name in compared]
-
-
 def means_listed(
     numbers: Mapping[str, Replicates], places: int = 2, *, between: str = "; ", missing: str = ""
 ) -> str:
     """``elu 2.61; softmax 1.69``: the mean of each; what has no number is left out, or named with ``missing``."""
     words = []
     for name, one in numbers.items():
-        mean = mean_interval(list(one.values())).estimate
-        if mean is not None:
+        if one:
             # Without the sign of what rounds to zero.
-            words.append(f"{name} {round(mean, places) + 0.0:.{places}f}")
+            words.append(f"{name} {round(fmean(one.values()), places) + 0.0:.{places}f}")
         elif missing:
             words.append(f"{name} {missing}")
     return between.join(words)
 
 
 def slope_claim(
-    name: str, statement: str, arm: str, at: Mapping[str, float], *, lengths: tuple[int, int], source: str
+    name: str, statement: str, arms: Mapping[str, Mapping[str, float]], *, lengths: tuple[int, int], source: str
 ) -> Claim:
-    """The claim that the drop between two lengths grows with ``at``, a number for each condition."""
-    span = max(at.values()) - min(at.values())
+    """The claim that the drop between two lengths grows with a number that each condition has, in every arm.
+
+    Args:
+        arms: the number of each condition, by arm.
+    """
+
+    def rises(evidence: Evidence, *, only_learned: bool) -> Replicates:
+        each = []
+        for arm, at in arms.items():
+            span = max(at.values()) - min(at.values())
+            found = slopes(evidence.rows, arm, lengths[1], at, only_learned=only_learned)
+            each.append({seed: slope * span for seed, slope in found.items()})
+        return paired(lambda *values: min(values), *each)
 
     def numbers(evidence: Evidence) -> Outcomes:
-        rows = evidence.rows
-        seeds = rows.filter(pl.col("arm") == arm)["seed"].n_unique()
-        each = []
-        for condition in at:
-            drop = mean_value(rows, arm, lengths[1], "drop", [condition])
-            each.append(f"{condition} {_number(drop)} ({drop.count} of {seeds})")
-        detail = f"Mean drop, and how many seeds learned: {', '.join(each)}."
-        rises = {seed: slope * span for seed, slope in slopes(rows, arm, lengths[1], at).items()}
-        return Outcomes({seed: min(max(rise, -1.0), 1.0) for seed, rise in rises.items()}, "of accuracy", detail)
+        words = []
+        for arm, at in arms.items():
+            drops = {one: means_at(evidence.rows, arm, lengths[1], "drop", [one]) for one in at}
+            words.append(f"{arm} {means_listed(drops, between=', ', missing='not learned')}")
+        found = rises(evidence, only_learned=True)
+        every = means_listed({"Mean rise, over all seeds, learned or not:": rises(evidence, only_learned=False)})
+        return Outcomes(found, "of accuracy", f"Mean drop of what was learned: {'; '.join(words)}. {every}.")
 
     return Claim(
         name=name,
         statement=statement,
         source=source,
-        outcome=f"For each seed, the least-squares line through the drops of normalized accuracy from length "
-        f"{lengths[0]} to {lengths[1]} over {_range_words(at)}, those that it learned (at least three): by how much "
-        f"it rises from one end to the other, cut to -1 .. 1.",
+        outcome=f"The least-squares line through the drops of normalized accuracy from length {lengths[0]} to "
+        f"{lengths[1]} over {', '.join(dict.fromkeys(map(_range_words, arms.values())))}, those that the seed "
+        "learned (at least three): by how much it rises from one end to the other"
+        f"{', the smallest of the arms' if len(arms) > 1 else ''}.",
         numbers=numbers,
-        criterion=BoundedMean(above=0.0, matters=MATTERS),
-        arms=(arm,),
+        criterion=MostSeeds(at_least=RISE),
+        arms=tuple(arms),
     )
 
 
 def difference_claim(
     name: str,
     statement: str,
-    arm: str,
-    minus: str,
+    arm: str | Sequence[str],
+    minus: str | Sequence[str],
     *,
     lengths: tuple[int, int],
     source: str,
     column: str = "value",
     conditions: Sequence[str] | None = None,
+    criterion: Criterion = DIFFERENT,
 ) -> Claim:
     """The claim that ``arm`` is above ``minus`` in normalized accuracy at the second of two lengths (``value``), or
-    in what it loses from the first to the second (``drop``)."""
+    in what it loses from the first to the second (``drop``). Of several arms, it is about the mean over the pairs."""
+    pairs = _pairs(arm, minus)
+    every_arm = tuple(dict.fromkeys(one for pair in pairs for one in pair))
     measure = f"{_WORDS[column]} " + (
         f"from length {lengths[0]} to {lengths[1]}" if column == "drop" else f"at length {lengths[1]}"
     )
 
+    def differences(evidence: Evidence, *, only_learned: bool) -> Replicates:
+        found = {}
+        for place, (of, other) in enumerate(pairs):
+            own = differences_at(evidence.rows, of, other, lengths[1], column, conditions, only_learned=only_learned)
+            found |= {(seed, place): number for seed, number in own.items()}
+        return by_seed(found)
+
     def numbers(evidence: Evidence) -> Outcomes:
         rows = evidence.rows
-        parts = [
-            f"{one} {_number(mean_value(rows, one, lengths[1], column, conditions))} "
-            f"({learned_words(rows, one, conditions)})"
-            for one in (arm, minus)
-        ]
-        every = mean_interval(list(differences_at(rows, arm, minus, lengths[1], column, conditions, False).values()))
-        detail = f"{_WORDS[column]}: {', '.join(parts)}. Difference over all seeds, learned or not: {_number(every)}."
-        return Outcomes(differences_at(rows, arm, minus, lengths[1], column, conditions), "of accuracy", detail)
+        parts = []
+        for one in every_arm:
+            mean = means_listed({one: means_at(rows, one, lengths[1], column, conditions)}, missing="not learned")
+            parts.append(f"{mean} ({learned_words(rows, one, conditions)})")
+        every = means_listed(
+            {"Difference over all seeds, learned or not:": differences(evidence, only_learned=False)}
+        )
+        detail = f"{_WORDS[column].capitalize()}: {', '.join(parts)}. {every}."
+        levels = {one: means_at(rows, one, lengths[1], "value", conditions) for one in every_arm}
+        return Outcomes(differences(evidence, only_learned=True), "of accuracy", detail, levels)
 
     return Claim(
         name=name,
         statement=statement,
         source=source,
-        outcome=f"{arm} minus {minus}: difference of the {measure}, by seed (and by k where one model is evaluated "
-        f"at several), over what both learned.",
+        outcome=f"{'; '.join(f'{of} minus {other}' for of, other in pairs)}: difference of the {measure}, by seed, "
+        f"over what both learned{_averaged(pairs, conditions)}.",
         numbers=numbers,
-        criterion=BoundedMean(above=0.0, matters=MATTERS),
-        arms=(arm, minus),
+        criterion=criterion,
+        arms=every_arm,
     )
+
+
+def _pairs(arm: str | Sequence[str], minus: str | Sequence[str]) -> list[tuple[str, str]]:
+    first, second = ([one] if isinstance(one, str) else one for one in (arm, minus))
+    return list(zip(first, second, strict=True))
+
+
+def _averaged(pairs: Sequence[tuple[str, str]], conditions: Sequence[str] | None) -> str:
+    """What the difference of a seed is the mean of."""
+    over = (["these pairs"] if len(pairs) > 1 else []) + ([" and ".join(conditions)] if conditions else [])
+    return f", the mean over {' and '.join(over)}" if over else ""
 
 
 def _range_words(at: Mapping[str, float]) -> str:
     return f"{next(iter(at))} to {list(at)[-1]}"
-
-
-def _number(interval: Interval) -> str:
-    return "not learned" if interval.estimate is None else f"{interval.estimate:.2f}"

@@ -3,9 +3,8 @@
 import polars as pl
 import pytest
 
-from sparsity_lab.analysis import mean_interval
 from sparsity_lab.settings import SettingError
-from sparsity_lab.studies import differences_at, learned_words, mean_value, slopes, values_at
+from sparsity_lab.studies import differences_at, learned_words, means_at, slopes, values_at
 
 # Normalized accuracy at lengths 8, 16 (trained) and 32, by arm, condition and seed; the last says whether it learned.
 VALUES = {
@@ -45,19 +44,19 @@ def test_drops_are_from_the_longest_trained_length() -> None:
     assert values_at(ROWS, "a", 32, ["k=2"], only_learned=False).height == 2
 
 
-def test_conditions_are_averaged_within_a_seed_first() -> None:
-    assert mean_value(ROWS, "a", 32, "drop").estimate == pytest.approx(((0.1 + 0.3 + 0.9) / 3 + (0.3 + 1.0) / 2) / 2)
-    assert mean_value(ROWS, "a", 32, "at_trained", ["k=1"]).estimate == pytest.approx(0.95)
+def test_conditions_are_averaged_within_a_seed() -> None:
+    """Of seed 1 k=2 was not learned: it counts only where all do, with a drop below zero."""
+    drops = means_at(ROWS, "a", 32, "drop")
+    assert drops == pytest.approx({0: (0.1 + 0.3 + 0.9) / 3, 1: (0.3 + 1.0) / 2})
+    every = means_at(ROWS, "a", 32, "drop", only_learned=False)
+    assert every == pytest.approx({0: (0.1 + 0.3 + 0.9) / 3, 1: (0.3 - 0.4 + 1.0) / 3})
+    assert means_at(ROWS, "a", 32, "at_trained", ["k=1"]) == pytest.approx({0: 1.0, 1: 0.9})
 
 
 def test_pairs_are_of_seeds_and_conditions_that_both_learned() -> None:
-    """Seed 0: 0.4 at k=1 and 0.2 at k=2; seed 1: 0.2 at k=1 alone."""
-    differences = differences_at(ROWS, "a", "b", 32)
-    assert differences == pytest.approx({0: 0.3, 1: 0.2})
-    difference = mean_interval(list(differences.values()))
-    assert difference.estimate == pytest.approx((0.3 + 0.2) / 2)
-    # Student's t with one degree of freedom, 12.7062, times 0.0707107 / sqrt(2).
-    assert difference.low == pytest.approx(0.25 - 12.706205 * 0.05, rel=1e-6)
+    """Seed 0: 0.4 at k=1 and 0.2 at k=2; seed 1: 0.2 at k=1 alone, and -0.1 at k=2 where all count."""
+    assert differences_at(ROWS, "a", "b", 32) == pytest.approx({0: 0.3, 1: 0.2})
+    assert differences_at(ROWS, "a", "b", 32, only_learned=False) == pytest.approx({0: 0.3, 1: 0.05})
 
 
 def test_slope_by_hand() -> None:
