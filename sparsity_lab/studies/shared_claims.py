@@ -137,7 +137,7 @@ def difference_claim(
     )
 
     def differences(evidence: Evidence, *, only_learned: bool) -> Replicates:
-        found = {}
+        found: dict[tuple[int, int], float] = {}
         for place, (of, other) in enumerate(pairs):
             own = differences_at(evidence.rows, of, other, lengths[1], column, conditions, only_learned=only_learned)
             found |= {(seed, place): number for seed, number in own.items()}

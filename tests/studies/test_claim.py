@@ -86,7 +86,8 @@ def test_verdicts(numbers: list[float], criterion: Criterion, verdict: str) -> N
 def test_a_decision_has_its_estimate_and_limits_inside_the_range() -> None:
     found = decision([0.9, 1.0, 0.8], BoundedMean(above=0.0))
     assert found.estimate == pytest.approx(0.9)
-    assert found.low is not None and found.high is not None
+    assert found.low is not None
+    assert found.high is not None
     assert -1 <= found.low < 0.9 < found.high <= 1
     assert (found.count, found.outcomes.detail, found.primary) == (3, "Seen.", False)
     share = decision([0.9, 1.0, 0.8], MostSeeds(at_least=0.85))
@@ -176,11 +177,11 @@ def test_a_rule_in_words_and_its_hash() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: BoundedMean(), "above, below: expected one of them"),
+        (BoundedMean, "above, below: expected one of them"),
         (lambda: BoundedMean(above=0.0, below=0.0), "above, below: expected one of them"),
         (lambda: BoundedMean(above=1.0), "above, below: expected a number between -1 and 1"),
         (lambda: NormalMean(above=0.0, matters=0.0), "matters: expected a number above 0"),
-        (lambda: MostSeeds(), "at_least, at_most: expected at least one of them"),
+        (MostSeeds, "at_least, at_most: expected at least one of them"),
     ],
 )
 def test_criteria_that_ask_nothing_are_refused(make: object, message: str) -> None:
