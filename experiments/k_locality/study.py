@@ -262,7 +262,7 @@ def _draw_drops(ax: Axes, rows: pl.DataFrame) -> None:
     ax.set_title(f"drop from length {TRAINED} to {TWICE}", fontsize=10)
     ax.set_xticks(KS)
     ax.set_xlabel("k, relevant tokens")
-    ax.set_ylabel("drop of each seed, and the mean")
+    ax.set_ylabel("drop: seeds, and mean")
     ax.set_ylim(-0.1, 1.3)
     ax.legend(loc="upper left", ncols=3, fontsize=8, handlelength=1.0, columnspacing=1.0, borderaxespad=0.2)
 

@@ -182,7 +182,7 @@ def figure(evidence: Evidence) -> Figure:
         last.set_xticks(range(len(RULES)), list(RULES))
         last.set_xlim(-0.5, len(RULES) - 0.5)
         last.set_ylim(-0.08, 1.08)
-        last.set_title(f"at length {FAR}: seeds, and the mean", fontsize=10)
+        last.set_title(f"at length {FAR}: seeds, mean", fontsize=10)
         legend_below(chart, looks)
     return chart
 

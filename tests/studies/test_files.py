@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 from studies.rates.study import measure, study
 
-from sparsity_lab.analysis import Interval
 from sparsity_lab.settings import SettingError
-from sparsity_lab.studies import Decision, check_results, relabel_results, render_results, write_result
+from sparsity_lab.studies import check_results, fix_rules, relabel_results, render_results, write_result
+from sparsity_lab.studies.files import record
 from sparsity_lab.studies.page import page
 from sparsity_lab.sweeps import Results, Serial, run_sweep
 from sparsity_lab.training import Run
@@ -55,14 +55,16 @@ def test_rows_name_arm_and_seed(runs: Path) -> None:
     rows = study.rows(Results(runs, study.sweep("small")), "small")
     assert rows["arm"].unique(maintain_order=True).to_list() == ["one", "two"]
     assert rows.height == 2 * 2 * 3
-    config = study.arms("small")["two"][1]
+    config = study.arms("small")["two"].run(1)
+    assert (rows["seconds"] > 0).all()
+    assert rows["parent_seconds"].unique().to_list() == [0.0]
     assert rows.filter(pl.col("run") == config.id).select("arm", "seed").unique().rows() == [("two", 1)]
 
 
 def test_measures_name_arm_seed_and_run(runs: Path) -> None:
     found = study.evidence(Results(runs, study.sweep("small")), "small").measured
     assert found.select("arm", "seed").rows() == [("one", 0), ("one", 1), ("two", 0), ("two", 1)]
-    config = study.arms("small")["two"][1]
+    config = study.arms("small")["two"].run(1)
     assert found.row(3)[:3] == ("two", 1, config.id)
     assert found["rate"].to_list() == [None, None, 0.1, 0.1]
     assert found["size at 0.1"].null_count() == 2
@@ -81,11 +83,13 @@ def test_pages_are_rendered_again_byte_for_byte(runs: Path, folder: Path) -> Non
     written = write(runs, folder)
     data = json.loads((folder / "rates" / "result.json").read_text())
     (claim,) = data["claims"]
-    assert claim["verdict"] in ("held", "did not hold", "not decided")
-    assert data["arms"]["one"]["seeds"] == 2
-    assert (claim["count"], claim["over"]) == (2, "seeds")
+    assert (claim["id"], claim["primary"], claim["verdict"]) == ("rate", True, "not decided")
+    assert (claim["seeds"], claim["more_seeds"], claim["rule_id"]) == (2, None, study.claims[0].rule_id)
+    assert (data["arms"]["one"]["seeds"], data["primary"]) == (2, ["rate"])
+    assert data["arms"]["one"]["core_minutes"] > 0
     text = written.read_text()
-    assert re.search(r"\| A ¦ higher rate .* \| 2 seeds \|\n", text)
+    row = r"\| A ¦ higher rate .* \| \*\*not decided\*\*.* \| .* of accuracy \| 2 \| .* / .* / .* \|\n"
+    assert re.search(row, text)
     assert f"{claim['estimate']:.3f}" in text
     assert "A ¦ higher rate" in text, "a bar in a cell would end it"
     size = pl.read_parquet(folder / "rates" / "measures.parquet")["size at 0.1"][2]
@@ -97,25 +101,55 @@ def test_pages_are_rendered_again_byte_for_byte(runs: Path, folder: Path) -> Non
     assert check_results(folder) == []
 
 
-def test_a_page_says_what_a_mean_is_over_and_how_many_of_the_averaged_runs_learned(runs: Path) -> None:
+def test_a_page_says_why_nothing_is_decided_and_how_many_of_the_averaged_runs_learned(runs: Path) -> None:
     evidence = study.evidence(Results(runs, study.sweep("small")), "small")
-    one = Decision("held", Interval(0.5, None, None, 1), "nats", over="activations")
-    none = Decision("not decided", Interval(None, None, None, 0), "nats")
-    arms = {arm: {"seeds": 2, "learned": 1} for arm in ("one", "two")}
-    claims = [
-        dataclasses.asdict(decision) | {"count": decision.interval.count, "statement": name, "claim": name}
-        | {"estimate": decision.interval.estimate, "low": None, "rule": "", "source": "", "seeds": 2}
-        for name, decision in (("a", one), ("b", none))
-    ]  # fmt: skip
-    some = evidence.rows.with_columns(learned=pl.Series([True] * 9 + [False] * 3))
-    data = {"arms": arms, "claims": claims, "run": {}}
-    text = page(study, dataclasses.replace(evidence, rows=some), data, "rates.svg", "- Nothing.\n")
+    some = dataclasses.replace(evidence, rows=evidence.rows.with_columns(learned=pl.Series([True] * 9 + [False] * 3)))
+    data = record(study, some, {"rules": study.rules()})
+    (claim,) = data["claims"]
+    told = {
+        "held": {"verdict": "held", "low": 0.1, "high": 0.4, "estimate": 0.2, "more_seeds": 0},
+        "open": {"more_seeds": 7, "more_core_minutes": 3.4, "primary": False, "estimate": None, "low": None},
+        "at its end": {"cannot_tell": "at the ceiling or floor", "primary": False},
+    }
+    data["claims"] = [claim | {"id": name, "statement": name} | more for name, more in told.items()]
+    text = page(study, some, data, "rates.svg", "- Nothing.\n")
     assert "![Rates](rates.svg)" in text
     assert "## Notes\n\n- Nothing.\n\n## How it was made" in text
-    assert "| a | **held** | 0.500 nats | 1 activation |" in text
-    assert "| b | **not decided** | – | – |" in text
+    primary, exploratory = text.split("### Exploratory claims")
+    assert "| held | **held** | 0.200 [0.100, 0.400] of accuracy | 2 |" in primary
+    assert "| open | **not decided**: about 7 more seeds, 3 core-minutes | – | 2 |" in exploratory
+    assert "| at its end | **not decided**: at the ceiling or floor |" in exploratory
     assert "\n| one | " in text
     assert "\n| two (1 of 2 learned) | " in text
+
+
+def test_a_page_says_which_rules_are_younger_than_their_runs(runs: Path, folder: Path) -> None:
+    """Rules are fixed with the first run; what changes afterwards is named. Frames without rules are older than all."""
+    evidence = study.evidence(Results(runs, study.sweep("small")), "small")
+    (claim,) = study.claims
+    other = dataclasses.replace(claim, outcome="Another number.")
+    changed = dataclasses.replace(study, claims=(other,))
+
+    def told(facts: dict[str, object], one: object = study) -> tuple[str, bool]:
+        data = record(one, evidence, facts)  # type: ignore[arg-type]
+        return page(one, evidence, data, "a.svg", ""), data["claims"][0]["rule_changed"]  # type: ignore[arg-type]
+
+    text, is_changed = told({"rules": study.rules()})
+    assert "## Rules, fixed before the runs" in text
+    assert (is_changed, "Changed or added" in text) == (False, False)
+    text, is_changed = told({"rules": study.rules()}, changed)
+    assert "**Changed or added after the first run:** rate." in text
+    assert is_changed
+    for facts in ({}, {"rules": study.rules(), "rules_after_runs": True}):
+        text, is_changed = told(facts)
+        assert "## Rules\n\nThese rules were written after the runs." in text
+        assert is_changed
+    # The store says which rules were fixed; another text of the same study is found by it.
+    shutil.copytree(runs, folder / "runs")
+    fix_rules(changed, folder / "runs")
+    results = Results(folder / "runs", study.sweep("small"))
+    written = write_result(study, results, "small", folder / "rates").read_text()
+    assert "**Changed or added after the first run:** rate." in written
 
 
 @pytest.mark.parametrize("name", ["rates/result.md", "rates/result.json", "rates/result.svg", "README.md"])
@@ -206,10 +240,10 @@ def test_frames_of_a_release_with_other_ids_are_relabeled(runs: Path, folder: Pa
 def test_rows_that_are_not_the_study_s_are_not_relabeled(runs: Path, folder: Path) -> None:
     write(runs, folder)
     file = folder / "rates" / "measures.parquet"
-    pl.read_parquet(file).with_columns(run=pl.lit("old"), seed=pl.col("seed") + 7).write_parquet(file)
+    pl.read_parquet(file).with_columns(run=pl.lit("old"), arm=pl.lit("three")).write_parquet(file)
     before = contents(folder)
     with pytest.raises(
-        SettingError, match=r"measures.parquet: expected rows of arms and seeds of .*, got one, seed 7"
+        SettingError, match=r"measures.parquet: expected rows of arms of rates \(one of one, two\), got 'three'"
     ):
         relabel_results(folder)
     assert contents(folder) == before

@@ -30,7 +30,7 @@ STUDY = """
 from matplotlib.figure import Figure
 from sparsity_lab.generators import Planted
 from sparsity_lab.models import Decoder
-from sparsity_lab.studies import Claim, Study, difference_claim, over_seeds
+from sparsity_lab.studies import Arm, Study, difference_claim, seeded
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
 
 def arms(size):
@@ -40,7 +40,7 @@ def arms(size):
         training=Training(steps=2, batch_size=4, curriculum=UniformLength(low=4, high=8)),
         evaluation=Evaluation(lengths=(8, 16), sequences=4),
     )
-    return {{"one": over_seeds(base, (0,)), "two": over_seeds(base.replace(task=Planted(k=2)), (0,))}}
+    return {{"one": Arm(seeded(base), 1), "two": Arm(seeded(base.replace(task=Planted(k=2))), 1)}}
 
 study = Study(
     name="{name}",
@@ -77,7 +77,7 @@ def folder_study(folder: Path, name: str) -> Path:
 
 def rule_of(study: Study) -> Any:
     """The rule that the study itself registers."""
-    task = study.arms("smoke")["one"][0].task
+    task = study.arms("smoke")["one"].run(0).task
     assert isinstance(task, Planted)
     return task.rule
 
