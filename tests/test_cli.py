@@ -34,7 +34,7 @@ def document(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0)
 
 
 BAD = [
-    (("sampl",), "command: expected a command (one of bench, certify, demo,"),
+    (("sampl",), "command: expected a command (one of bench, certify, decide, demo,"),
     ((), "command: expected a command"),
     (("sample",), "task: expected a value, got nothing"),
     (("sample", "Planted", "--lenght", "3"), "--lenght: expected an option of sparsity-lab sample"),
@@ -157,6 +157,8 @@ BAD = [
     (("train", "no.toml"), "no.toml: expected a file that can be read, got"),
     (("train", "no.yaml"), "no.yaml: expected a file that ends in .toml or .json, got '.yaml'"),
     (("sweep", "nothing"), "study: expected a file that ends in .py or a folder with a study.py"),
+    (("decide", "nothing", "--budget", "5"), "study: expected a file that ends in .py or a folder with a study.py"),
+    (("decide", "experiments/k_locality"), "--budget: expected a value, got nothing"),
     (("bench", "nothing"), "benchmark: expected a benchmark"),
     (
         ("train", "--config", "x.toml"),

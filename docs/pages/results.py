@@ -1,4 +1,4 @@
-"""Result pages and figures of the studies in ``experiments/``, and the table of all claims for the front page."""
+"""Result pages and figures of the studies in ``experiments/``, and the table of primary claims for the front page."""
 
 from pathlib import Path
 
@@ -8,7 +8,8 @@ __all__ = ["pages"]
 def pages(source: Path) -> dict[str, str]:
     experiments = source.parent / "experiments"
     table = (experiments / "README.md").read_text(encoding="utf-8").replace("/result.md)", ".md)")
-    rows = [line.replace("](", "](generated/results/") for line in table.splitlines() if line.startswith("|")]
+    primary = table.partition("## Primary claims")[2].partition("\n## ")[0]
+    rows = [line.replace("](", "](generated/results/") for line in primary.splitlines() if line.startswith("|")]
     made = {"claims.md": "\n".join(rows) + "\n", "results/README.md": table}
     for page in sorted(experiments.glob("*/result.md")):
         name = page.parent.name

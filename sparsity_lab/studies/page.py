@@ -53,7 +53,7 @@ def page(study: "Study", evidence: Evidence, data: dict[str, Any], figure: str, 
 
 
 _PRIMARY = (
-    "Primary claims: seeds were added until they were decided. They are judged together at a false discovery rate of "
+    "Primary claims: seeds are added until they are decided. They are judged together at a false discovery rate of "
     "5 % in each direction, which holds however often somebody looked."
 )
 _EXPLORATORY = "Exploratory claims were not run for. Each is judged alone at 5 %."

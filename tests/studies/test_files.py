@@ -124,7 +124,7 @@ def test_a_page_says_why_nothing_is_decided_and_how_many_of_the_averaged_runs_le
 
 
 def test_a_page_says_which_rules_are_younger_than_their_runs(runs: Path, folder: Path) -> None:
-    """Rules are fixed with the first run; what changes afterwards is named. Frames without rules are older than all."""
+    """Rules are fixed with the first run; what changes afterwards is named. Frames without rules are older."""
     evidence = study.evidence(Results(runs, study.sweep("small")), "small")
     (claim,) = study.claims
     other = dataclasses.replace(claim, outcome="Another number.")
