@@ -99,7 +99,7 @@ def arms(size: Size) -> Arms:
     )
     if size == "smoke":
         tiny = Decoder(num_layers=1, num_heads=1, d_model=8, position=RoPE())
-        base = base.replace(model=tiny, evaluation=Evaluation(lengths=(TRAINED, TWICE), sequences=8))
+        base = base.replace(model=tiny, evaluation=Evaluation(lengths=(TRAINED, TWICE, FOUR_TIMES), sequences=8))
         base = base.replace(training=base.training.replace(batch_size=4))
     scale = {"smoke": SMOKE, "small": SMALL, "full": FULL}[size]
     return {
