@@ -158,7 +158,7 @@ BAD = [
     (("train", "no.yaml"), "no.yaml: expected a file that ends in .toml or .json, got '.yaml'"),
     (("sweep", "nothing"), "study: expected a file that ends in .py or a folder with a study.py"),
     (("decide", "nothing", "--budget", "5"), "study: expected a file that ends in .py or a folder with a study.py"),
-    (("decide", "experiments/k_locality"), "--budget: expected a value, got nothing"),
+    (("decide", "experiments/k_locality"), "--budget: expected core-minutes, as in --budget 60, got nothing"),
     (("bench", "nothing"), "benchmark: expected a benchmark"),
     (
         ("train", "--config", "x.toml"),

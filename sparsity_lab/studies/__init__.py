@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from sparsity_lab.studies.drops import values_at as values_at
     from sparsity_lab.studies.evidence import Evidence as Evidence
     from sparsity_lab.studies.figures import draw_by_length as draw_by_length
-    from sparsity_lab.studies.figures import draw_interval as draw_interval
     from sparsity_lab.studies.figures import draw_seeds as draw_seeds
     from sparsity_lab.studies.figures import legend_below as legend_below
     from sparsity_lab.studies.figures import levels as levels

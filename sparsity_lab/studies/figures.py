@@ -15,13 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from sparsity_lab.analysis import Interval, Replicates
+from sparsity_lab.analysis import Replicates
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
 from sparsity_lab.analysis.style import GRAY, INK, Look, look
 
 __all__ = [
     "draw_by_length",
-    "draw_interval",
     "draw_seeds",
     "legend_below",
     "levels",
@@ -106,24 +105,6 @@ def same_height(axes: Sequence[Axes]) -> None:
     limits = [ax.get_ylim() for ax in axes]
     for ax in axes:
         ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
-
-
-def draw_interval(ax: Axes, place: float, interval: Interval, style: Look, **more: Any) -> None:
-    """Draw an estimate with its interval at a place of the horizontal axis; nothing without an estimate."""
-    if interval.estimate is None:
-        return
-    low = interval.estimate if interval.low is None else interval.low
-    high = interval.estimate if interval.high is None else interval.high
-    ax.errorbar(
-        place,
-        interval.estimate,
-        yerr=[[interval.estimate - low], [high - interval.estimate]],
-        color=style.color,
-        marker=style.marker,
-        capsize=2.5,
-        linestyle="",
-        **more,
-    )
 
 
 def draw_seeds(ax: Axes, place: float, numbers: Replicates, style: Look) -> None:
