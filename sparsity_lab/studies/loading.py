@@ -60,7 +60,7 @@ def load_study(path: Path | str) -> Study:
     }
     claims = [
         replace(
-            claim, decide=_guarded(claim.decide, f"a study whose claim {claim.name!r} can be decided", path, file)
+            claim, numbers=_guarded(claim.numbers, f"a study whose claim {claim.name!r} can be decided", path, file)
         )
         for claim in study.claims
     ]
