@@ -23,7 +23,7 @@ def arms(size: Size) -> dict[str, Arm]:
     seeds = 2 if size == "smoke" else 7
     trained = 16 if size == "smoke" else TRAINED
     kernels: dict[str, Kernel] = {
-        AWARE: NormAwareLinear(norm_scale=1 / math.sqrt(d_model // num_heads)),
+        AWARE: NormAwareLinear(norm_scale=0.5 / math.sqrt(d_model // num_heads)),
         PLAIN[0]: Linear(),
         PLAIN[1]: Linear(feature="relu"),
         PUBLISHED: NormAwareLinear(),

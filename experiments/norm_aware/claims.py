@@ -76,8 +76,8 @@ CLAIMS = (
     ),
     Claim(
         name="norms_inside",
-        statement="With its norms divided by the root of the head size, a trained norm-aware model has most queries "
-        "in the range in which the power follows them.",
+        statement="With its norms divided by twice the root of the head size, a trained norm-aware model has most "
+        "queries in the range in which the power follows them.",
         source="this lab; a control for the two headlines",
         outcome=f"The share of queries {INSIDE}, over all layers and heads, at length {TRAINED}.",
         numbers=_inside,

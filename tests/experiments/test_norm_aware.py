@@ -59,7 +59,7 @@ def test_arms_differ_in_their_kernels_alone() -> None:
     assert tuple(found) == NAMES
     assert len({run.replace(model=run.model.replace(kernel=Softmax())).id for run in found.values()}) == 1
     model = found[AWARE].model
-    assert model.kernel == NormAwareLinear(norm_scale=1 / math.sqrt(model.d_model // model.num_heads))
+    assert model.kernel == NormAwareLinear(norm_scale=0.5 / math.sqrt(model.d_model // model.num_heads))
     assert found[PUBLISHED].model.kernel == NormAwareLinear()
 
 
