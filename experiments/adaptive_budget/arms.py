@@ -1,140 +1,110 @@
-"""The runs: dense ones, whose attention is exchanged afterwards, and two that select from the first step on."""
+"""The runs: small dense decoders that learn recall on short sequences. Their attention is exchanged afterwards."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sparsity_lab.generators import AssociativeRecall, Passkey, Task, TextBytes, Uniform
-from sparsity_lab.kernels import AdaptiveSparse, Softmax
-from sparsity_lab.models import Decoder, RoPE
-from sparsity_lab.studies import Size, over_seeds
-from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training, UniformLength
+from sparsity_lab.generators import InductionHeads
+from sparsity_lab.kernels import AdaptiveSparse, Kernel, SlidingWindow, Softmax
+from sparsity_lab.models import Decoder, NoPE, RoPE
+from sparsity_lab.studies import Arm, Size, seeded
+from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
 
-__all__ = [
-    "BUDGETS",
-    "MIDDLE",
-    "NATIVE",
-    "RECALL",
-    "SELECTORS",
-    "SHARES",
-    "TASKS",
-    "TEXT",
-    "arms",
-    "dense",
-    "selector",
-]
+__all__ = ["CHOICES", "DENSE", "FIRST", "KEYS", "LENGTHS", "RANDOM", "SELECTED", "WINDOW", "arms", "share_of_pairs"]
 
-RECALL, PASSKEY, TEXT = "recall", "passkey", "text"
-TASKS: dict[str, Task] = {
-    RECALL: AssociativeRecall(num_pairs=4, vocab_size=16, gaps=Uniform()),
-    PASSKEY: Passkey(num_digits=2, filler_vocab=8),
-    TEXT: TextBytes(),
+LENGTHS = (2048, 4096)
+"""Where mechanisms are compared."""
+
+FIRST = SlidingWindow(width=16, sinks=0)
+"""Of the first layer, in training and ever after: it has to see the token before."""
+
+DENSE, SELECTED, RANDOM, WINDOW = "dense", "selected blocks", "random blocks", "window"
+_SELECTED = AdaptiveSparse(block_size=64, n_sink=0, n_local=2, k_free=2, beta=(0.0, 1.0), learn_beta=False)
+KEYS = (_SELECTED.n_local + _SELECTED.k_free) * _SELECTED.block_size
+"""The most keys that a row sees."""
+CHOICES: dict[str, Kernel] = {
+    DENSE: Softmax(),
+    # The own block, the one before, and the two with the best scores: bounds by the box around a block's keys.
+    SELECTED: _SELECTED,
+    # As many blocks, two of them drawn for each row. A kernel draws in training mode alone.
+    RANDOM: _SELECTED.replace(k_free=0, k_rand=_SELECTED.k_free, epsilon=1.0),
+    # As many keys, in the mean over the places in a row's own block.
+    WINDOW: SlidingWindow(width=KEYS - (_SELECTED.block_size - 1) // 2, sinks=0),
 }
-
-BUDGETS = (1, 2, 4, 8)
-"""Blocks that a row selects beside the first block, its own and the one before."""
-MIDDLE = 2
-"""The budget that most claims are about."""
-SHARES = (0.5, 0.8, 0.95)
-"""Shares of the mass at which top-p stops."""
+"""What the second layer sees, by name; all with the same weights."""
 
 
-def selector(block_size: int, budget: int = MIDDLE) -> AdaptiveSparse:
-    """The best ``budget`` blocks, with one sink and two local ones."""
-    return AdaptiveSparse(block_size=block_size, n_sink=1, n_local=2, k_free=budget)
-
-
-SELECTORS: dict[str, AdaptiveSparse] = {
-    "top-k from the start": selector(8),
-    "top-p from the start": selector(8).replace(mode="topp", p=0.8, k_min=1),
-}
-NATIVE = tuple(f"{TEXT}: {name}" for name in SELECTORS)
-
-
-def dense(task: str) -> str:
-    """The arm with dense attention."""
-    return f"{task}: dense"
+def share_of_pairs(kernel: AdaptiveSparse, length: int) -> float:
+    """Pairs of query and key that the best blocks have, over those of dense attention."""
+    size, others = kernel.block_size, kernel.n_sink + kernel.n_local + kernel.k_free - 1
+    kept = sum(min(row // size, others) * size + row % size + 1 for row in range(length))
+    return kept / (length * (length + 1) / 2)
 
 
 @dataclass(frozen=True)
-class RetrofitScale:
+class Scale:
     """One size of the study.
 
     Attributes:
-        trained: shortest and longest trained length, by task.
-        num_layers, batch_sizes, rates, steps: by task.
+        trained: shortest and longest trained length.
+        lengths: evaluated ones, of dense attention.
+        sequences: evaluated, and compared under each mechanism.
     """
 
     seeds: int
-    num_layers: Mapping[str, int]
     d_model: int
-    trained: Mapping[str, tuple[int, int]]
-    batch_sizes: Mapping[str, int]
-    rates: Mapping[str, float]
-    steps: Mapping[str, int]
+    data_vocab: int
+    trained: tuple[int, int]
+    steps: int
+    batch_size: int
+    lengths: tuple[int, ...]
     sequences: int
 
 
-RATES = {RECALL: 4e-3, PASSKEY: 4e-3, TEXT: 6e-3}
-SCALES: dict[Size, RetrofitScale] = {
-    "smoke": RetrofitScale(
-        seeds=1,
-        num_layers=dict.fromkeys(TASKS, 2),
-        d_model=8,
-        trained={RECALL: (16, 18), PASSKEY: (16, 18), TEXT: (32, 32)},
-        batch_sizes=dict.fromkeys(TASKS, 2),
-        rates=RATES,
-        steps=dict.fromkeys(TASKS, 1),
-        sequences=4,
+SCALES: dict[Size, Scale] = {
+    "smoke": Scale(
+        seeds=1, d_model=8, data_vocab=4, trained=(8, 16), steps=2, batch_size=4, lengths=(16, 64), sequences=2
     ),
-    "small": RetrofitScale(
-        seeds=3,
-        num_layers={RECALL: 2, PASSKEY: 3, TEXT: 3},
+    "small": Scale(
+        seeds=7,
         d_model=64,
-        trained={RECALL: (16, 32), PASSKEY: (16, 40), TEXT: (128, 128)},
-        batch_sizes={RECALL: 96, PASSKEY: 64, TEXT: 8},
-        rates=RATES,
-        steps={RECALL: 1200, PASSKEY: 250, TEXT: 300},
+        data_vocab=16,
+        trained=(8, 32),
+        steps=1000,
+        batch_size=64,
+        lengths=(16, 32, 128, 512, *LENGTHS),
         sequences=256,
     ),
-    "full": RetrofitScale(
-        seeds=5,
-        num_layers=dict.fromkeys(TASKS, 8),
+    "full": Scale(
+        seeds=8,
         d_model=256,
-        trained={RECALL: (16, 512), PASSKEY: (16, 512), TEXT: (1024, 1024)},
-        batch_sizes=dict.fromkeys(TASKS, 64),
-        rates=dict.fromkeys(TASKS, 1e-3),
-        steps={RECALL: 10_000, PASSKEY: 10_000, TEXT: 20_000},
-        sequences=1024,
+        data_vocab=256,
+        trained=(8, 512),
+        steps=20_000,
+        batch_size=256,
+        lengths=(32, 512, *LENGTHS),
+        sequences=2048,
     ),
 }
 
 
-def arms(size: Size) -> dict[str, list[RunConfig]]:
+def arms(size: Size) -> dict[str, Arm]:
     scale = SCALES[size]
-    found = {dense(task): over_seeds(_run(scale, task), range(scale.seeds)) for task in TASKS}
-    text = _run(scale, TEXT)
-    for arm, kernel in zip(NATIVE, SELECTORS.values(), strict=True):
-        found[arm] = over_seeds(text.replace(model=text.model.replace(kernel=kernel)), range(scale.seeds))
-    return found
-
-
-def _run(scale: RetrofitScale, task: str) -> RunConfig:
-    low, high = scale.trained[task]
-    return RunConfig(
-        task=TASKS[task],
+    low, high = scale.trained
+    run = RunConfig(
+        task=InductionHeads(data_vocab=scale.data_vocab),
         model=Decoder(
-            num_layers=scale.num_layers[task],
+            num_layers=2,
             d_model=scale.d_model,
-            num_heads=max(1, scale.d_model // 32),
-            kernel=Softmax(),
-            # A small base: heads learn to look at the token before in far fewer steps.
-            position=RoPE(base=100.0),
+            num_heads=max(1, scale.d_model // 64),
+            kernel=(FIRST, CHOICES[DENSE]),
+            # The second layer finds a token by what it is, so that no distance is new to it.
+            position=(RoPE(base=100.0), NoPE()),
         ),
         training=Training(
-            steps=scale.steps[task],
-            batch_size=scale.batch_sizes[task],
-            learning_rate=scale.rates[task],
-            curriculum=FixedLength(length=low) if low == high else UniformLength(low=low, high=high),
+            steps=scale.steps,
+            batch_size=scale.batch_size,
+            learning_rate=4e-3,
+            curriculum=UniformLength(low=low, high=high),
         ),
-        evaluation=Evaluation(lengths=tuple(sorted({low, high})), sequences=scale.sequences),
+        evaluation=Evaluation(lengths=scale.lengths, sequences=scale.sequences),
     )
+    return {DENSE: Arm(seeded(run), scale.seeds)}

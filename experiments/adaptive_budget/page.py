@@ -1,124 +1,107 @@
-"""Figure and tables of the page."""
+"""Figure, tables and words of the page."""
 
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sparsity_lab.analysis import GRAY, INK, PALETTE, Look, styled
+from sparsity_lab.analysis import GRAY, INK, PALETTE, Look, TrainedRange, length_axis, styled
 from sparsity_lab.studies import Evidence, line_style, panels
 
-from .arms import NATIVE, TASKS, TEXT, dense
-from .claims import learned
-from .measure import DENSE, ORACLE, OWN, RANDOM, TOP_K, TOP_P, UNTRAINED, WINDOW
+from .arms import CHOICES, DENSE, KEYS, LENGTHS, RANDOM, SELECTED, WINDOW
+from .claims import ALLOWED
+from .measure import TIMED, TIMED_LENGTH
 
-__all__ = ["figure", "tables"]
+__all__ = ["QUESTION", "figure", "tables"]
+
+QUESTION = f"""
+Small decoders learn on at most 32 tokens to recall what followed a mark that stood once, anywhere before. Their first
+layer sees 16 tokens; their second sees everything, without positions, and so finds the place in sequences that are 64
+and 128 times as long. There the second layer is switched, without another step of training, to the blocks of keys
+whose summaries score best, at most {KEYS} keys a row. As many blocks drawn at random, and a window with as many keys,
+show what selection adds. The time of a call is measured beside that of dense attention.
+"""
 
 LOOKS = {
-    ORACLE: Look(INK, "*", (1.5, 1.2)),
-    TOP_K: Look(PALETTE[0], "o", ""),
-    UNTRAINED: Look(PALETTE[5], "o", (5, 1.5)),
-    TOP_P: Look(PALETTE[2], "^", ""),
-    WINDOW: Look(PALETTE[1], "s", (6, 1.5, 1.5, 1.5)),
-    RANDOM: Look(GRAY, "D", (3, 3)),
+    DENSE: Look(INK, "D", (3, 2)),
+    SELECTED: Look(PALETTE[0], "o", ""),
+    RANDOM: Look(PALETTE[1], "s", (6, 1.5, 1.5, 1.5)),
+    WINDOW: Look(PALETTE[2], "^", (5, 1.5)),
 }
-SCORES = "What selectors are after training on frozen dense runs, means over seeds, heads and layers"
-
-
-def of_learned(evidence: Evidence) -> pl.DataFrame:
-    """The measures of runs that learned."""
-    keys = [{"arm": arm, "seed": seed} for arm in (*map(dense, TASKS), *NATIVE) for seed in learned(evidence, arm)]
-    known = pl.DataFrame(keys, schema={"arm": pl.String, "seed": evidence.measured["seed"].dtype})
-    return evidence.measured.join(known, on=["arm", "seed"], how="semi", maintain_order="left")
+MARKS = ({"color": PALETTE[0], "marker": "o"}, {"color": PALETTE[3], "marker": "s"})
 
 
 def figure(evidence: Evidence) -> Figure:
-    """Quality against budget for each task, retained mass on text, and layers switched one by one."""
-    measured = of_learned(evidence)
+    """Recall by length, what selection loses in each seed, and its time beside that of dense attention."""
     with styled():
-        drawn, axes = panels(5, columns=3, width=3.6, height=3.0)
-        for ax, task in zip(axes, TASKS, strict=False):
-            own = measured.filter(arm=dense(task), what="budget")
-            _draw_budgets(ax, _above_dense(own) if task == TEXT else own, "loss" if task == TEXT else "accuracy")
-            ax.set_title(task, fontsize=10)
-            ax.set_ylabel("loss above dense, nats a byte" if task == TEXT else "accuracy")
-        _draw_budgets(axes[3], measured.filter(arm=dense(TEXT), what="budget"), "mass")
-        axes[3].set_title("text: dense attention that is kept", fontsize=10)
-        axes[3].set_ylabel("share of the mass")
-        _draw_layers(axes[4], measured)
-        for ax in axes[:4]:
-            ax.set_xlabel("pairs over those of dense attention")
-        handles = [Line2D([], [], **line_style(one), label=name) for name, one in LOOKS.items()]
-        handles.append(Line2D([], [], color=INK, linewidth=0.9, label="dense"))
-        drawn.legend(handles=handles, loc="outside lower left", ncols=4, fontsize=9)
+        drawn, axes = panels(3, width=3.5, height=3.0)
+        _draw_recall(axes[0], evidence)
+        _draw_losses(axes[1], evidence)
+        _draw_times(axes[2], evidence)
     return drawn
 
 
-def _above_dense(rows: pl.DataFrame) -> pl.DataFrame:
-    """Losses less that of dense attention with the same seed."""
-    full = rows.filter(choice=DENSE).select("seed", pl.col("loss").alias("full"))
-    return rows.join(full, on="seed", maintain_order="left").with_columns(pl.col("loss") - pl.col("full"))
+def _draw_recall(ax: Axes, evidence: Evidence) -> None:
+    """Medians over seeds, with a bar from the smallest to the largest."""
+    measured = evidence.measured.filter(what="recall").select("choice", "length", "accuracy")
+    short = evidence.rows.filter(pl.col("length") < LENGTHS[0])
+    evaluated = short.select(pl.lit(DENSE).alias("choice"), "length", "accuracy")
+    shown = pl.concat([evaluated, measured])
+    for choice in CHOICES:
+        value, style = pl.col("accuracy"), line_style(LOOKS[choice])
+        by_length = shown.filter(choice=choice).group_by("length")
+        each = by_length.agg(middle=value.median(), low=value.min(), high=value.max()).sort("length")
+        ax.vlines(each["length"], each["low"], each["high"], color=LOOKS[choice].color, linewidth=1.0, alpha=0.6)
+        ax.plot(each["length"], each["middle"], label=choice, **style)
+    trained = evidence.rows.filter("trained")["length"]
+    length_axis(ax, shown["length"], TrainedRange(min(trained), max(trained)), "length (log scale)", named=False)
+    ax.set_ylim(-0.04, 1.06)
+    ax.set_ylabel("recall")
+    ax.set_title("the same weights, other keys", fontsize=10)
+    ax.legend(fontsize=8.5, loc="lower left")
 
 
-def _draw_budgets(ax: Axes, rows: pl.DataFrame, column: str) -> None:
-    """Means over seeds at each setting, with a bar from the smallest to the largest."""
-    for choice, style in LOOKS.items():
-        value = pl.col(column)
-        each = (
-            rows.filter(choice=choice)
-            .group_by("k", "p")
-            .agg(pl.col("budget").mean(), middle=value.mean(), low=value.min(), high=value.max())
-            .sort("budget")
-        )
-        ax.vlines(each["budget"], each["low"], each["high"], color=style.color, linewidth=1.0, alpha=0.5)
-        ax.plot(each["budget"], each["middle"], **line_style(style) | {"linewidth": 1.4, "markersize": 4.5})
-    full = rows.filter(choice=DENSE)[column]
-    if len(full):
-        ax.axhline(full.mean(), color=INK, linewidth=0.9, zorder=0)  # type: ignore[arg-type]
-    ax.xaxis.set_major_locator(MaxNLocator(5))
-
-
-def _draw_layers(ax: Axes, measured: pl.DataFrame) -> None:
-    """What is lost on each task with these layers switched."""
-    marks = dict(zip(TASKS, ("o", "s", "^"), strict=True))
-    named = measured.filter(what="layers")["layers"].unique().to_list()
-    place = {layers: at for at, layers in enumerate(sorted(named, key=lambda one: (len(one), one)))}
-    for index, task in enumerate(TASKS):
-        own = measured.filter(arm=dense(task))
-        full = own.filter(what="budget", choice=DENSE).select("seed", pl.col("quality").alias("full"))
-        lost = own.filter(what="layers").join(full, on="seed").with_columns(lost=pl.col("full") - pl.col("quality"))
-        means = lost.group_by("layers", maintain_order=True).agg(pl.col("lost").mean())
-        at = [place[layers] for layers in means["layers"]]
-        ax.plot(at, means["lost"], linestyle="", marker=marks[task], color=PALETTE[index], label=task)
-    ax.set_xticks(list(place.values()), list(place))
-    ax.axhline(0, color=GRAY, linewidth=0.8, zorder=0)
-    ax.set_title("layers switched to trained top-k", fontsize=10)
-    ax.set_xlabel("layers")
-    ax.set_ylabel("lost: accuracy, or nats a byte")
+def _draw_losses(ax: Axes, evidence: Evidence) -> None:
+    recall = evidence.measured.filter(what="recall").select("choice", "seed", "length", "accuracy")
+    dense = recall.filter(choice=DENSE).rename({"accuracy": "dense"})
+    own = recall.filter(choice=SELECTED).join(dense, on=["seed", "length"], maintain_order="left")
+    for length, mark in zip(LENGTHS, MARKS, strict=True):
+        part = own.filter(length=length)
+        _by_seed(ax, part["seed"], part["accuracy"] - part["dense"], f"{length} tokens", mark)
+    ax.axhline(0.0, color=GRAY, linewidth=0.8, zorder=0)
+    ax.axhline(-ALLOWED, color=INK, linewidth=0.9, linestyle=(0, (1.5, 2)))
+    ax.set_ylabel("recall above dense")
+    ax.set_title(f"{SELECTED} minus dense", fontsize=10)
     ax.legend(fontsize=8.5)
 
 
+def _draw_times(ax: Axes, evidence: Evidence) -> None:
+    times = evidence.measured.filter(what="time")
+    for choice, mark in zip(TIMED, MARKS, strict=True):
+        own = times.filter(choice=choice)
+        _by_seed(ax, own["seed"], own["ratio"], choice, mark)
+    ax.axhline(1.0, color=INK, linewidth=0.9, linestyle=(0, (1.5, 2)))
+    ax.set_ylim(bottom=0.0)
+    ax.set_ylabel("time over that of dense")
+    ax.set_title(f"time at {TIMED_LENGTH} tokens", fontsize=10)
+    ax.legend(fontsize=8.5, loc="lower left")
+
+
+def _by_seed(ax: Axes, seeds: pl.Series, numbers: pl.Series, words: str, mark: dict[str, str]) -> None:
+    ax.plot(seeds, numbers, linestyle="", fillstyle="none", label=words, **mark)  # type: ignore[arg-type]
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("seed")
+
+
 def tables(evidence: Evidence) -> dict[str, pl.DataFrame]:
-    measured = of_learned(evidence)
-    made = {}
-    for task in TASKS:
-        arms = [dense(task), *NATIVE] if task == TEXT else [dense(task)]
-        rows = measured.filter(pl.col("arm").is_in(arms) & (pl.col("what") == "budget"))
-        names = pl.when(pl.col("choice") == OWN).then(pl.col("arm")).otherwise(pl.col("choice")).alias("choice")
-        shown = ["loss"] if task == TEXT else ["accuracy"]
-        made[f"{task.capitalize()}: quality and kept mass by budget, means over the seeds that learned"] = (
-            rows.with_columns(names)
-            .group_by("choice", "k", "p", maintain_order=True)
-            .agg(pl.col("budget", *shown, "mass").mean(), smallest=pl.col(*shown).min(), largest=pl.col(*shown).max())
-            .with_columns(pl.col("k").cast(pl.Int64))
-        )
-    layers = measured.filter(what="layers").with_columns(task=pl.col("arm").str.split(": ").list.first())
-    by_layers = layers.group_by("task", "layers", maintain_order=True).agg(
-        pl.col("budget", "accuracy", "loss").mean()
-    )
-    made["Layers switched to trained top-k, the others dense, means over the seeds that learned"] = by_layers
-    scores = measured.filter(what="score").group_by("arm", "layer", maintain_order=True)
-    columns = ("beta_1", "beta_2", "score_loss_before", "score_loss_after")
-    made[SCORES] = scores.agg(pl.col(columns).mean())
-    return made
+    recall = evidence.measured.filter(what="recall").group_by("length", "choice", maintain_order=True)
+    times = evidence.measured.filter(what="time").group_by("choice", "length", maintain_order=True)
+    value = pl.col("accuracy")
+    return {
+        "Recall of the same weights when the second layer sees other keys": recall.agg(
+            mean=value.mean(), smallest=value.min(), largest=value.max()
+        ),
+        "Seconds of a call and those of dense attention, means over seeds": times.agg(
+            pl.col("seconds", "dense_seconds", "ratio").mean()
+        ),
+    }
