@@ -228,7 +228,7 @@ FAILS: dict[str, tuple[str, str, str]] = {
     "figure": (FIGURE, "evidence: 1 / 0", "whose `figure` works, got ZeroDivisionError: division by zero ("),
     "measure": (MADE, f"{MADE}measure=lambda run: run.no_such,", "whose `measure` works, got AttributeError: "),
     "tables": (MADE, f"{MADE}tables=lambda evidence: 1 / 0,", "whose `tables` works, got ZeroDivisionError: "),
-    "claim": ('"one", "two", l', '"one", "far", l', "claim 'one' can be decided, got SettingError: arm: "),
+    "claim": ("(8, 16), source", "(8, 17), source", "claim 'one' can be decided, got SettingError: length: "),
     "long": (FIGURE, "evidence: {}['long' * 99]", "longlonglong"),
 }  # fmt: skip
 
