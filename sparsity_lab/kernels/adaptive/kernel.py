@@ -315,5 +315,5 @@ class AdaptiveSparse(SelectionRule, Kernel):
 
 
 def _in_groups(q: Queries, k: Keys) -> Float[Tensor, "B G M R D"]:
-    """Query heads beside the head of keys that they share."""
+    """Queries, grouped by the head of keys that they share."""
     return torch.unflatten(q, 1, (k.shape[1], -1))
