@@ -22,7 +22,7 @@ from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs, Kernel, Kerne
 from sparsity_lab.models import DecoderModel
 from sparsity_lab.training import RunConfig
 
-__all__ = ["Choice", "Outcome", "by_chance", "by_kernel", "by_mass", "outcome", "trained_scores"]
+__all__ = ["Choice", "Performance", "by_chance", "by_kernel", "by_mass", "performance", "trained_scores"]
 
 Choice = Callable[[int, Tensor, Tensor, KernelPosition | None, Tensor], Tensor]
 """From a layer, its un-rotated q and k (B, H, T, D), the position and the dense weights (B, H, T, T), to the keys
@@ -80,8 +80,8 @@ def _best_blocks(kernel: AdaptiveSparse, importance: Float[Tensor, "B H T n"]) -
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of some sequences.
+class Performance:
+    """How a model does on some sequences.
 
     Attributes:
         accuracy: share of the scored targets.
@@ -97,7 +97,7 @@ class Outcome:
 
 
 @torch.inference_mode()
-def outcome(model: DecoderModel, batch: Batch, choices: Sequence[Choice | None]) -> Outcome:
+def performance(model: DecoderModel, batch: Batch, choices: Sequence[Choice | None]) -> Performance:
     """How a model does under these choices, one for each layer; None is dense."""
     budgets: list[float] = []
     masses: list[float] = []
@@ -115,7 +115,7 @@ def outcome(model: DecoderModel, batch: Batch, choices: Sequence[Choice | None])
 
     logits = _logits(model, batch.tokens, mix)[batch.scored]
     targets = batch.targets[batch.scored]
-    return Outcome(
+    return Performance(
         accuracy=float((logits.argmax(-1) == targets).double().mean()),
         loss=float(cross_entropy(logits.double(), targets)),
         budget=sum(budgets) / len(budgets),

@@ -14,7 +14,7 @@ from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run
 
 from .arms import BUDGETS, MIDDLE, SHARES, selector
-from .choices import Choice, by_chance, by_kernel, by_mass, outcome, trained_scores
+from .choices import Choice, by_chance, by_kernel, by_mass, performance, trained_scores
 
 __all__ = [
     "DENSE",
@@ -111,7 +111,7 @@ def _switched(number: int) -> list[tuple[int, ...]]:
 def _row(
     run: Run, model: DecoderModel, batch: Batch, choice: str, choices: Sequence[Choice | None], **numbers: float
 ) -> dict[str, Any]:
-    found = outcome(model, batch, choices)
+    found = performance(model, batch, choices)
     quality = -found.loss if isinstance(run.config.task, TextBytes) else found.accuracy
     measured = {"accuracy": found.accuracy, "loss": found.loss, "budget": found.budget, "mass": found.mass}
     return {"what": "budget", "choice": choice, **numbers, **measured, "quality": quality}

@@ -12,7 +12,7 @@ ADDITION, SPARSE, PARITY, VARIABLES = "addition", "sparse parity", "parity", "va
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class CoupledTask:
     """One task of the study.
 
     Attributes:
@@ -44,7 +44,7 @@ class Part:
 MODEL = Decoder(num_layers=1, num_heads=4, d_model=256, position=NoPE(), coupling=Ignored())
 
 PARTS = {
-    ADDITION: Part(
+    ADDITION: CoupledTask(
         task=Addition(end_ids=True),
         trained=(1, 6),
         lengths=(6, 9, 12, 15, 24),
@@ -54,7 +54,7 @@ PARTS = {
         seeds=3,
         close_seeds=5,
     ),
-    SPARSE: Part(
+    SPARSE: CoupledTask(
         task=SparseParityScratchpad(density=0.5, end_ids=True, look_ahead=False),
         trained=(2, 8),
         lengths=(8, 12, 16, 32),
@@ -64,7 +64,7 @@ PARTS = {
         seeds=3,
         close_seeds=6,
     ),
-    PARITY: Part(
+    PARITY: CoupledTask(
         task=ParityScratchpad(),
         trained=(1, 10),
         lengths=(10, 15, 20, 40),
@@ -73,7 +73,7 @@ PARTS = {
         steps=1500,
         seeds=1,
     ),
-    VARIABLES: Part(
+    VARIABLES: CoupledTask(
         task=VariableAssignment(hops=1, num_names=32, look_ahead=False),
         trained=(2, 8),
         lengths=(8, 12, 16, 32),
@@ -111,7 +111,7 @@ def arms(size: Size) -> dict[str, list[RunConfig]]:
     return made
 
 
-def _base(part: Part, size: Size) -> RunConfig:
+def _base(part: CoupledTask, size: Size) -> RunConfig:
     low, high = part.trained
     curriculum = UniformLength(low=low, high=high)
     if size == "smoke":
@@ -136,7 +136,7 @@ def _base(part: Part, size: Size) -> RunConfig:
     )
 
 
-def _runs(label: str, part: Part, base: RunConfig) -> dict[str, RunConfig]:
+def _runs(label: str, part: CoupledTask, base: RunConfig) -> dict[str, RunConfig]:
     model = base.model
     assert isinstance(model, Decoder)
     largest = part.task.largest_position_id(part.longest) + SLACK

@@ -42,7 +42,7 @@ FACTORS = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
-class Part:
+class Setup:
     """A task with a position scheme, and the kernels that are run on it.
 
     Attributes:
@@ -56,10 +56,10 @@ class Part:
 
 
 PARTS = {
-    TEXT: Part(TextBytes(), RoPE(), KERNELS),
-    NOPE: Part(TextBytes(), NoPE(), FEW),
-    MARKOV: Part(SparseMarkov(vocab_size=4), RoPE(), FEW),
-    PASSKEY: Part(Passkey(num_digits=2), RoPE(), KERNELS, varied=True),
+    TEXT: Setup(TextBytes(), RoPE(), KERNELS),
+    NOPE: Setup(TextBytes(), NoPE(), FEW),
+    MARKOV: Setup(SparseMarkov(vocab_size=4), RoPE(), FEW),
+    PASSKEY: Setup(Passkey(num_digits=2), RoPE(), KERNELS, varied=True),
 }
 
 
@@ -150,7 +150,7 @@ def _kernels(scale: SoftplusScale) -> dict[str, Kernel]:
     }
 
 
-def _base(scale: SoftplusScale, name: str, part: Part) -> RunConfig:
+def _base(scale: SoftplusScale, name: str, part: Setup) -> RunConfig:
     steps, rate = scale.training[name]
     longest = scale.trained
     return RunConfig(

@@ -13,11 +13,11 @@ from sparsity_lab.cli.command import OptionalNumber, OptionalPath, OptionalText,
 from sparsity_lab.cli.output import show_arms, show_overview, show_unfinished, swept
 from sparsity_lab.settings import SettingError, Shown, from_text
 
-__all__ = ["Sweep"]
+__all__ = ["SweepCommand"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(SettingsCommand):
+class SweepCommand(SettingsCommand):
     """Run a study, or a sweep described in a file; finished runs are skipped. Several may work on one folder."""
 
     goes_on = True

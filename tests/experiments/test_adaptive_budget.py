@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 import torch
 from adaptive_budget.arms import MIDDLE, NATIVE, TASKS, TEXT, dense, selector
-from adaptive_budget.choices import by_chance, by_kernel, by_mass, outcome, trained_scores
+from adaptive_budget.choices import by_chance, by_kernel, by_mass, performance, trained_scores
 from adaptive_budget.measure import (
     DENSE,
     ORACLE,
@@ -101,16 +101,16 @@ def decoder() -> tuple[DecoderModel, torch.Tensor]:
     return model, config.task.sample(Stream(), 0, 8, 40)
 
 
-def test_outcome_of_dense_choices_is_the_models_own() -> None:
+def test_performance_of_dense_choices_is_the_models_own() -> None:
     model, batch = decoder()
-    found = outcome(model, batch, [None, None])
+    found = performance(model, batch, [None, None])
     with torch.no_grad():
         logits = model(batch.tokens, scored=batch.scored).logits
     expected = torch.nn.functional.cross_entropy(logits, batch.targets[batch.scored])
     assert found.loss == pytest.approx(float(expected), abs=1e-5)
     assert (found.budget, found.mass) == (1.0, pytest.approx(1.0, abs=1e-6))
-    one = outcome(model, batch, [by_kernel(selector(4)), None])
-    both = outcome(model, batch, [by_kernel(selector(4))] * 2)
+    one = performance(model, batch, [by_kernel(selector(4)), None])
+    both = performance(model, batch, [by_kernel(selector(4))] * 2)
     assert both.budget < one.budget < 1.0
     assert both.budget == pytest.approx(2 * one.budget - 1.0)
 
