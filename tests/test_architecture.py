@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,16 @@ def test_a_circle_between_files_of_one_package_is_seen_too() -> None:
         own = {name: {other for other in names if other in files and other != name} for name, names in files.items()}
         # An __init__ re-exports the files below it.
         rows({name: {other for other in others if not other.startswith(f"{name}.")} for name, others in own.items()})
+
+
+def test_one_name_has_one_idea() -> None:
+    """No two public classes of the package and the studies share a name."""
+    files = [*ROOT.glob("sparsity_lab/**/*.py"), *ROOT.glob("experiments/**/*.py")]
+    places = defaultdict(list)
+    for file in files:
+        for name in re.findall(r"^class ([A-Z]\w*)", file.read_text(encoding="utf-8"), re.MULTILINE):
+            places[name].append(str(file.relative_to(ROOT)))
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 
 @pytest.mark.committed

@@ -65,6 +65,7 @@ BAD = [
         (("train", "--task", task, "--model", model), message)
         for task, model, message in [
             ("Planted", "Decoder(num_layers=1099511627776)", "model.num_layers: expected at most 4194304"),
+            ("Planted", "Decoder(kernel=AdaptiveSparse(rank=99999))", "model.kernel.rank: expected at most 65536"),
             ("Planted", "Decoder(num_layers=5000)", "model.num_layers: expected at most 4096, got 5000"),
             ("Planted", "Decoder(d_model=1048576)", "model: expected a decoder of at most 17,179,869,184"),
             (

@@ -7,9 +7,6 @@ import numpy as np
 import pytest
 
 from sparsity_lab import cli
-from sparsity_lab.cli import Command
-from sparsity_lab.cli.diagnose import Diagnose
-from sparsity_lab.cli.sweep import Sweep
 from sparsity_lab.generators import SparseMarkov, Stream
 
 CHEAP = ["--length", "12", "--steps", "20", "--model", "Decoder(num_layers=1, d_model=16)"]
@@ -81,18 +78,18 @@ def test_bad_input(arguments: list[str], message: str, data: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
+    ("name", "words"),
     [
-        (Diagnose, "sparsity-lab: interrupted\n"),
-        (Sweep, "sparsity-lab: interrupted; the same command goes on from here\n"),
+        ("diagnose", "sparsity-lab: interrupted\n"),
+        ("sweep", "sparsity-lab: interrupted; the same command goes on from here\n"),
     ],
 )
 def test_an_interruption_promises_no_more_than_is_kept(
-    command: type[Command], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "run", interrupted)
-    assert cli.run([command.__name__.lower(), "demo"]) == 130
+    monkeypatch.setattr(cli.COMMANDS[name], "run", interrupted)
+    assert cli.run([name, "demo"]) == 130
     assert capsys.readouterr().err == words

@@ -13,7 +13,7 @@ NAMES = (GIVEN, PREDICTED, WITHOUT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class CoupledTask:
     """One task of the study.
 
     Attributes:
@@ -43,7 +43,7 @@ class Part:
 MODEL = Decoder(num_layers=1, num_heads=4, d_model=256, position=NoPE(), coupling=Ignored())
 
 PARTS = {
-    ADDITION: Part(
+    ADDITION: CoupledTask(
         task=Addition(end_ids=True),
         trained=(1, 6),
         lengths=(6, 12, 24),
@@ -51,10 +51,10 @@ PARTS = {
         without=NoPE(),
         steps=3500,
     ),
-    PARITY: Part(
+    PARITY: CoupledTask(
         task=ParityScratchpad(), trained=(1, 10), lengths=(10, 20, 40), model=MODEL, without=NoPE(), steps=1500
     ),
-    SPARSE: Part(
+    SPARSE: CoupledTask(
         task=SparseParityScratchpad(density=0.5, end_ids=True, look_ahead=True),
         trained=(2, 8),
         lengths=(8, 16, 32),
@@ -62,7 +62,7 @@ PARTS = {
         without=RoPE(),
         steps=8000,
     ),
-    VARIABLES: Part(
+    VARIABLES: CoupledTask(
         task=VariableAssignment(hops=1, num_names=32, look_ahead=True),
         trained=(2, 8),
         lengths=(8, 16, 32),
@@ -72,7 +72,7 @@ PARTS = {
         batch_size=64,
         learning_rate=3e-3,
     ),
-    COPY: Part(task=Copy(), trained=(1, 8), lengths=(8, 16, 32), model=MODEL, without=RoPE(), steps=1500),
+    COPY: CoupledTask(task=Copy(), trained=(1, 8), lengths=(8, 16, 32), model=MODEL, without=RoPE(), steps=1500),
 }
 
 SLACK = 4
@@ -94,7 +94,7 @@ def arms(size: Size) -> dict[str, Arm]:
     }
 
 
-def _runs(part: Part, size: Size) -> dict[str, RunConfig]:
+def _runs(part: CoupledTask, size: Size) -> dict[str, RunConfig]:
     base = _base(part, size)
     assert isinstance(base.model, Decoder)
     largest = part.task.largest_position_id(part.longest) + SLACK
@@ -106,7 +106,7 @@ def _runs(part: Part, size: Size) -> dict[str, RunConfig]:
     return {name: base.replace(model=model) for name, model in models.items()}
 
 
-def _base(part: Part, size: Size) -> RunConfig:
+def _base(part: CoupledTask, size: Size) -> RunConfig:
     low, high = part.trained
     curriculum = UniformLength(low=low, high=high)
     if size == "smoke":

@@ -37,18 +37,18 @@ locality=Recent(width=8))".
 Exit codes: 0, it worked; 1, it ran and the outcome is bad; 2, bad input, said in one line; 130, interrupted."""
 
 
-def _commands() -> Iterator[type[Command]]:
-    """The commands that the other modules of this folder define."""
+def _commands() -> Iterator[tuple[str, type[Command]]]:
+    """The commands that the other modules of this folder define, by name."""
     package = sys.modules[__name__.rpartition(".")[0]]
     for found in pkgutil.iter_modules(package.__path__):
         if found.name in ("__main__", "command_line"):
             continue
         for value in vars(importlib.import_module(f"{package.__name__}.{found.name}")).values():
             if inspect.isclass(value) and issubclass(value, Command) and not inspect.isabstract(value):
-                yield value
+                yield value.__name__.removesuffix("Command").lower(), value
 
 
-COMMANDS = {command.__name__.lower(): command for command in _commands()}
+COMMANDS = dict(_commands())
 """By name, sorted."""
 
 

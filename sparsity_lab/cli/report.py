@@ -38,7 +38,8 @@ class Report(SettingsCommand):
     render: bool = False
     """Render the result files of studies again from their frames."""
     relabel: bool = False
-    """Give the frames of studies the run ids of this release, by arm and seed, and render the result files again."""
+    """Give the frames of studies the run ids of this release, by arm and seed, and render the result files again.
+    A folder of runs: name each run by its id in this release."""
 
     def run(self, console: Console) -> Outcome:
         if self.check or self.render or self.relabel:
@@ -64,7 +65,12 @@ class Report(SettingsCommand):
 
     def _rendered(self, studies: Path, console: Console) -> Outcome:
         from sparsity_lab.studies import relabel_results, render_results
+        from sparsity_lab.sweeps import rename_runs
 
+        if self.relabel and (renamed := rename_runs(studies)):
+            for old, new in renamed.items():
+                console.print(f"{old} is now {new}")
+            return Outcome({"results": str(studies), "renamed": renamed})
         changed = relabel_results(studies) if self.relabel else []
         changed += render_results(studies)
         for name in changed:

@@ -16,11 +16,11 @@ from sparsity_lab.settings import SettingError, Shown, from_text
 if TYPE_CHECKING:
     from sparsity_lab.sweeps import Engine
 
-__all__ = ["Sweep", "chosen_engine"]
+__all__ = ["SweepCommand", "chosen_engine"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(SettingsCommand):
+class SweepCommand(SettingsCommand):
     """Run a study, or a sweep described in a file; finished runs are skipped. Several may work on one folder."""
 
     goes_on = True

@@ -5,6 +5,7 @@ same counter-based streams as the data, under their own purpose. n is the sequen
 """
 
 from abc import abstractmethod
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -60,10 +61,6 @@ class IndexSampling(Setting, family="index_sampling"):
         if words.shape[1] != self.num_words(size):
             raise SettingError("words", f"{self.num_words(size)} words a sequence", words.shape[1])
 
-    def _check_room(self, path: str, room: int, size: int) -> None:
-        if size > room:
-            raise SettingError(path, f"at least {size}, the size of the sequence", room)
-
 
 @register
 class Plain(IndexSampling):
@@ -80,8 +77,42 @@ class Plain(IndexSampling):
         return np.tile(np.arange(size, dtype=np.int64), (len(words), 1))
 
 
+class _Within(IndexSampling):
+    """Base of those whose indices stay below a number, which one of their fields says.
+
+    Attributes:
+        room_field: name of the field.
+    """
+
+    room_field: ClassVar[str]
+
+    @classmethod
+    def examples(cls) -> "tuple[Self, ...]":
+        return (cls(**{cls.room_field: 64}),)
+
+    @property
+    def _room(self) -> int:
+        return int(getattr(self, self.room_field))
+
+    @abstractmethod
+    def _words_needed(self, size: int) -> int:
+        """Words for a sequence of ``size`` tokens, for which there is room."""
+
+    def check(self) -> None:
+        if self._room < 1:
+            raise SettingError(self.room_field, "at least 1", self._room)
+
+    def limit(self) -> int:
+        return self._room - 1
+
+    def num_words(self, size: int) -> int:
+        if size > self._room:
+            raise SettingError(self.room_field, f"at least {size}, the size of the sequence", self._room)
+        return self._words_needed(size)
+
+
 @register
-class RandomOffset(IndexSampling):
+class RandomOffset(_Within):
     """Indices o .. o + n - 1 with o uniform on 0 .. size - n.
 
     Attributes:
@@ -89,19 +120,9 @@ class RandomOffset(IndexSampling):
     """
 
     size: int
+    room_field = "size"
 
-    @classmethod
-    def examples(cls) -> "tuple[RandomOffset, ...]":
-        return (cls(size=64),)
-
-    def check(self) -> None:
-        _check_positive("size", self.size)
-
-    def limit(self) -> int:
-        return self.size - 1
-
-    def num_words(self, size: int) -> int:
-        self._check_room("size", self.size, size)
+    def _words_needed(self, size: int) -> int:
         return 1
 
     def indices(self, words: UInt64[ndarray, "count words"], size: int) -> Int64[ndarray, "count size"]:
@@ -110,7 +131,7 @@ class RandomOffset(IndexSampling):
 
 
 @register
-class PoSE(IndexSampling):
+class PoSE(_Within):
     """Positional skip-wise training with two chunks (Zhu et al., 2023): indices 0 .. a - 1, then a + u .. n - 1 + u.
 
     The first chunk's length a is uniform on 1 .. (n + 1) // 2, the skip u on 0 .. target - n.
@@ -120,19 +141,9 @@ class PoSE(IndexSampling):
     """
 
     target: int
+    room_field = "target"
 
-    @classmethod
-    def examples(cls) -> "tuple[PoSE, ...]":
-        return (cls(target=64),)
-
-    def check(self) -> None:
-        _check_positive("target", self.target)
-
-    def limit(self) -> int:
-        return self.target - 1
-
-    def num_words(self, size: int) -> int:
-        self._check_room("target", self.target, size)
+    def _words_needed(self, size: int) -> int:
         return 2
 
     def indices(self, words: UInt64[ndarray, "count words"], size: int) -> Int64[ndarray, "count size"]:
@@ -144,7 +155,7 @@ class PoSE(IndexSampling):
 
 
 @register
-class Randomized(IndexSampling):
+class Randomized(_Within):
     """Randomized positions (Ruoss et al., 2023): a uniformly random n-subset of 0 .. target - 1, in ascending order.
 
     Attributes:
@@ -152,19 +163,9 @@ class Randomized(IndexSampling):
     """
 
     target: int
+    room_field = "target"
 
-    @classmethod
-    def examples(cls) -> "tuple[Randomized, ...]":
-        return (cls(target=64),)
-
-    def check(self) -> None:
-        _check_positive("target", self.target)
-
-    def limit(self) -> int:
-        return self.target - 1
-
-    def num_words(self, size: int) -> int:
-        self._check_room("target", self.target, size)
+    def _words_needed(self, size: int) -> int:
         return size
 
     def indices(self, words: UInt64[ndarray, "count words"], size: int) -> Int64[ndarray, "count size"]:
@@ -179,8 +180,3 @@ class Randomized(IndexSampling):
             members[:, step] = np.where(taken, largest, drawn)
         members.sort(axis=1)
         return members
-
-
-def _check_positive(path: str, value: int) -> None:
-    if value < 1:
-        raise SettingError(path, "at least 1", value)

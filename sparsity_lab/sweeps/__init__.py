@@ -20,5 +20,6 @@ if TYPE_CHECKING:
     from sparsity_lab.sweeps.progress import SweepEvent as SweepEvent
     from sparsity_lab.sweeps.progress import overview as overview
     from sparsity_lab.sweeps.results import Results as Results
+    from sparsity_lab.sweeps.results import rename_runs as rename_runs
 
 lazy.load_on_first_use(__name__)

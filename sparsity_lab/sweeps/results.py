@@ -20,7 +20,7 @@ from sparsity_lab.training.failures import read_failure
 from sparsity_lab.training.files import DamagedFile, read_file
 from sparsity_lab.training.inspection import inspect
 
-__all__ = ["SWEEP", "Failure", "FrameName", "Results", "State", "check_ids"]
+__all__ = ["SWEEP", "Failure", "FrameName", "Results", "State", "check_ids", "rename_runs"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -281,21 +281,38 @@ def _run_column(runs: Sequence[str]) -> pl.Series:
 
 
 def check_ids(folder: Path, runs: Sequence[RunConfig]) -> None:
-    """Raise ``SettingError`` if one of these runs lies in the folder under the id that an earlier release gave it."""
+    """Raise ``SettingError`` if some of these runs lie in the folder under ids that an earlier release gave them."""
     own = {run.id for run in runs}
     if all((folder / run).exists() for run in own):
         return
+    found = [(place, run) for place, run in _old_names(folder) if run in own and place.name not in own]
+    if found:
+        place, run = found[0]
+        all_of_them = f"`sparsity-lab report {folder} --relabel` renames all {len(found)} of the kind"
+        expected = f"{run}, the id of the run in it: {all_of_them} and keeps what was trained, or remove them"
+        raise SettingError(str(place), expected, Shown(f"{place.name}, the id that an earlier release gave it"))
+
+
+def rename_runs(folder: Path) -> dict[str, str]:
+    """Give the folders of runs the ids that this release gives to their runs; returns new names by old ones. For a
+    change in how ids are made, which changes nothing of the runs, while nobody works on them."""
+    renamed = {}
+    for place, run in _old_names(folder):
+        if not (folder / run).exists():
+            place.rename(folder / run)
+            renamed[place.name] = run
+    return renamed
+
+
+def _old_names(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Folders of runs with another name than the run's id, which is free, and this id."""
     for file in sorted(folder.glob(f"{'[0-9a-f]' * 16}/{store.CONFIG}")):
-        place = file.parent
-        if place.name in own:
-            continue
         try:
-            run = store.read_config(place).id
+            run = store.read_config(file.parent).id
         except SettingError:
             continue
-        if run in own and not (folder / run).exists():
-            expected = f"{run}, the id of the run in it: rename the folder to keep what was trained, or remove it"
-            raise SettingError(str(place), expected, Shown(f"{place.name}, the id that an earlier release gave it"))
+        if run != file.parent.name and not (folder / run).exists():
+            yield file.parent, run
 
 
 def _reach_words(row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.sweeps import Results, Serial, Sweep, grid, run_sweep
 from sparsity_lab.training import train
 
-OLD = "0123456789abcdef"
+OLD, OTHER = "0123456789abcdef", "0123456789abcdff"
 
 
 def test_a_sweep_in_an_old_store_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,11 +18,13 @@ def test_a_sweep_in_an_old_store_is_refused_in_one_line(tmp_path: Path, capsys: 
     out, file = tmp_path / "out", tmp_path / "sweep.json"
     file.write_text(canonical_json(sweep))
     run_sweep(sweep, out, Serial())
-    first = out / sweep.runs[0].id
+    first, second = (out / run.id for run in sweep.runs)
     first.rename(out / OLD)
+    second.rename(out / OTHER)
     told = (
-        f"sparsity-lab: {out / OLD}: expected {first.name}, the id of the run in it: rename the folder to keep what "
-        f"was trained, or remove it, got {OLD}, the id that an earlier release gave it\n"
+        f"sparsity-lab: {out / OLD}: expected {first.name}, the id of the run in it: `sparsity-lab report {out} "
+        "--relabel` renames all 2 of the kind and keeps what was trained, or remove them, "
+        f"got {OLD}, the id that an earlier release gave it\n"
     )
     for command in (
         ("sweep", str(file), "--out", str(out), "--engine", "Serial()"),
@@ -35,7 +37,9 @@ def test_a_sweep_in_an_old_store_is_refused_in_one_line(tmp_path: Path, capsys: 
     (out / "sweep.json").unlink()
     with pytest.raises(SettingError, match=f"expected the name of the run that it holds, {first.name}, got '{OLD}'"):
         Results(out)
-    (out / OLD).rename(first)
+    (out / "0000000000000000").mkdir()
+    assert cli.run(("report", str(out), "--relabel")) == 0
+    assert capsys.readouterr().out == f"{OLD} is now {first.name}\n{OTHER} is now {second.name}\n"
     events: list[str] = []
     run_sweep(sweep, out, Serial(), lambda event: events.append(event.status))
     assert events == ["skipped", "skipped"]

@@ -169,7 +169,7 @@ class _Slab:
         row: (m, r), counted from the first row.
         block: (m,).
         absent: (m, r), infinite for pairs that do not count, else 0.
-        hidden: (c, b), True for keys that nobody may see; None: there are none.
+        hidden: (c, b), True for keys that no row may see; None: there are none.
     """
 
     rows: slice
@@ -295,7 +295,7 @@ def _slab_forward(
 ) -> tuple[Float[Tensor, "R M D"], Float[Tensor, "R M"]]:
     """Outputs and lse^S of the rows of a slab."""
     (_, num_heads, head_dim), num_tiles = q.shape, len(slab.block)
-    # Of each pair: the weighted values, unnormalized, the largest score, and the sum of weights beside it.
+    # Of each pair: the sum of weighted values, the largest score, and the sum of weights, all without normalization.
     part = q.new_empty(num_tiles, TILE_PAIRS * num_heads, head_dim)
     largest, total = q.new_empty(2, num_tiles, TILE_PAIRS * num_heads)
     for chunk, _, block, _, scores in slab.chunks(q, k):
@@ -327,8 +327,8 @@ class AdaptiveState(KeyValueCache):
     does, also where the cache rounds keys to half precision.
 
     Attributes:
-        blocks: (B G n, b, 2, D), each key beside its value, so that a block is one piece of memory; unfilled rows are
-            zero.
+        blocks: (B G n, b, 2, D), each key followed by its value, so that a block is one piece of memory; zeros in
+            free places.
         first_blocks: (B G, 1), where those of each head begin.
         summaries: of all blocks; those that are not full mean nothing.
     """

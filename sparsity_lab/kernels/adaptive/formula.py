@@ -62,12 +62,14 @@ _, SINK, LOCAL, SELECTED, SLACK, RANDOM, ESCALATED, DENSE = range(len(REASONS))
 RAISED, EVERYTHING = 1, 2
 """Levels of escalation, above 0: a larger budget, and all blocks."""
 
-Rows = Float[Tensor, "B G M R D"]  # rotated queries, beside the head of keys that their group shares
+Rows = Float[Tensor, "B G M R D"]  # rotated queries, grouped by the head of keys that they share
 Positions = Int64[Tensor, "#B R"]
 Scores = Float[Tensor, "B G M R n"]
 Importance = Float[Tensor, "B G R n"]
 Codes = UInt8[Tensor, "B G R n"]  # indices into REASONS
 DenseWeights = Float[Tensor, "B G M R K"]
+Level = UInt8[Tensor, "B G R"] | None  # of escalation
+Draws = Float[Tensor, "B G R words"] | None  # uniform numbers
 LogMass = Callable[[Codes], Float[Tensor, "B G M R"]]
 """From codes to lse^S, the log-sum-exp of a row's logits on the keys that it keeps."""
 
@@ -237,13 +239,7 @@ class SelectionRule:
         local = block > (positions // self.block_size - self.n_local)[:, None, :, None]
         return (local * LOCAL).to(torch.uint8).masked_fill_(block < self.n_sink, SINK)
 
-    def select(
-        self,
-        importance: Importance,
-        positions: Positions,
-        level: UInt8[Tensor, "B G R"] | None = None,
-        draws: Float[Tensor, "B G R words"] | None = None,
-    ) -> Codes:
+    def select(self, importance: Importance, positions: Positions, level: Level = None, draws: Draws = None) -> Codes:
         """Codes of all blocks. The own block of each row is kept.
 
         Args:
@@ -315,7 +311,7 @@ class Selector:
     summaries: Summaries
     score: BlockScore
     key_mask: Bool[Tensor, "B K"] | None = None
-    draws: Float[Tensor, "B G K words"] | None = None
+    draws: Draws = None
     straight_through: bool = False
 
     def scores(self, q: Rows, positions: Positions, num_blocks: int) -> tuple[Scores, Bool[Tensor, "B 1 R n"]]:
@@ -414,7 +410,7 @@ def dense_logits(q: Rows, k: Keys, seen: Bool[Tensor, "B heads R K"]) -> DenseWe
 
 
 def select_densely(q: Rows, k: Keys, positions: Positions, selector: Selector) -> Codes:
-    """Codes of all blocks, with the mass of what is kept from all logits where escalation asks for it."""
+    """Codes of all blocks. Where escalation asks for the mass of the kept keys, all logits are computed."""
 
     def log_mass(codes: Tensor) -> Tensor:
         return dense_logits(q, k, selector.kept_tokens(codes, positions, k.shape[2])).logsumexp(-1)

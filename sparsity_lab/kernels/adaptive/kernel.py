@@ -18,6 +18,9 @@ from sparsity_lab.settings import SettingError, Shown, register
 
 __all__ = ["AdaptiveSparse"]
 
+_MOST = 2**16
+"""Rows of a block, random blocks and ranks: sizes of what each call makes."""
+
 MASKED_LENGTH = 512
 """Up to about this many keys the fused kernel under a mask is faster than gathering."""
 
@@ -92,6 +95,9 @@ class AdaptiveSparse(SelectionRule, Kernel):
         for name, smallest in least.items():
             if getattr(self, name) < smallest:
                 raise SettingError(name, f"at least {smallest}", getattr(self, name))
+        for name in ("block_size", "k_rand", "rank"):
+            if getattr(self, name) > _MOST:
+                raise SettingError(name, f"at most {_MOST}", getattr(self, name))
         budget, most = ("k_free", self.k_free) if self.mode == "topk" else ("k_max", self.k_max)
         larger = self.k_esc is None or (most is not None and self.k_esc > most)
         through = self.learn_beta or self.rank or not self.straight_through
@@ -315,5 +321,5 @@ class AdaptiveSparse(SelectionRule, Kernel):
 
 
 def _in_groups(q: Queries, k: Keys) -> Float[Tensor, "B G M R D"]:
-    """Query heads beside the head of keys that they share."""
+    """Queries, grouped by the head of keys that they share."""
     return torch.unflatten(q, 1, (k.shape[1], -1))

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparsity_lab.kernels.linear.formula import TurnedMap
+from sparsity_lab.kernels.linear.formula import Features, FeaturesPullback, TurnedMap
 
 __all__ = [
     "LinearCall",
@@ -217,10 +217,7 @@ def summed_attention(
 ) -> Float[Tensor, "B H R E"]:
     """The same where every row sees all keys: two sums over them, differentiated by autograd."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    above, below = call.features.query(q.to(wide), call.start)
-    key_above, key_below = call.features.key(k.to(wide), 0)
-    if key_mask is not None:
-        key_above, key_below = (keys * key_mask[:, None, :, None] for keys in (key_above, key_below))
+    (above, below), (key_above, key_below) = _features(q.to(wide), k.to(wide), key_mask, call, 0)
     total = divisor(below @ key_below.sum(-2).unsqueeze(-1), call.eps)
     return (above @ (key_above.mT @ v.to(wide)) / total).to(q.dtype)
 
@@ -245,10 +242,7 @@ def _forward(
 ) -> _ForwardPass:
     made = _ForwardPass(q.new_empty(*q.shape[:3], v.shape[3]), z.new_empty(*q.shape[:3], 1), [(S, z)])
     for rows, size in _blocks(q, call.chunk):
-        (above, below), _ = call.features.differentiated_query(_wide(q, rows), call.start + rows.start)
-        (key_above, key_below), _ = call.features.differentiated_key(_wide(k, rows), call.start + rows.start)
-        if key_mask is not None:
-            key_above, key_below = _seen(key_above, key_mask[:, rows]), _seen(key_below, key_mask[:, rows])
+        ((above, below), _), ((key_above, key_below), _) = _of_block(q, k, key_mask, call, rows)
         U = _chunks(_wide(v, rows), size)
         out, S = causal_product(_chunks(above, size), _chunks(key_above, size), U, S)
         total, z = causal_total(_chunks(below, size), _chunks(key_below, size), z)
@@ -302,10 +296,7 @@ def _backward(
     dS, dz = torch.zeros_like(before[0]), torch.zeros_like(before[1])
     blocks = zip(_blocks(q, call.chunk), before[::2], before[1::2], strict=True)
     for (rows, size), S, z in reversed(list(blocks)):
-        (above, below), to_q = call.features.differentiated_query(_wide(q, rows), call.start + rows.start)
-        (key_above, key_below), to_k = call.features.differentiated_key(_wide(k, rows), call.start + rows.start)
-        if key_mask is not None:
-            key_above, key_below = _seen(key_above, key_mask[:, rows]), _seen(key_below, key_mask[:, rows])
+        ((above, below), to_q), ((key_above, key_below), to_k) = _of_block(q, k, key_mask, call, rows)
         # o = m / n: dm = do / n, and dn = - <dm, o> = - <Q, dQ> / n, for m is linear in Q. The last form needs no
         # output: one that was rounded to bfloat16 would spoil the gradients of rows with a small n.
         n = _chunks(totals[:, :, rows].contiguous(), size)
@@ -316,7 +307,7 @@ def _backward(
         Q, K = _chunks(below, size), _chunks(key_below, size)
         d_below, d_key_below, dz = causal_total_gradient(Q, K, z, dn, dz)
         of_keys = to_k(d_key_above.view_as(key_above), d_key_below.view_as(key_below))
-        dk[:, :, rows] = of_keys if key_mask is None else _seen(of_keys, key_mask[:, rows])
+        dk[:, :, rows] = of_keys if key_mask is None else of_keys * key_mask[:, None, rows, None]
         dq[:, :, rows] = to_q(d_above.view_as(above), d_below.view_as(below))
         dv[:, :, rows] = dU.view(*above.shape[:-1], -1)
     return dq, dk, dv
@@ -336,6 +327,32 @@ def _blocks(q: Float[Tensor, "B H T D"], chunk: int) -> Iterator[tuple[slice, in
         yield slice(whole, length), length - whole
 
 
+def _features(
+    q: Float[Tensor, "B H R D"],
+    k: Float[Tensor, "B H K D"],
+    key_mask: Bool[Tensor, "B K"] | None,
+    call: LinearCall,
+    key_start: int,
+) -> tuple[Features, Features]:
+    """Of queries, and of keys that may be seen."""
+    queries, keys = call.features.query(q, call.start), call.features.key(k, key_start)
+    return queries, _seen(keys, key_mask)
+
+
+def _of_block(
+    q: Float[Tensor, "B H T D"],
+    k: Float[Tensor, "B H T D"],
+    key_mask: Bool[Tensor, "B T"] | None,
+    call: LinearCall,
+    rows: slice,
+) -> tuple[tuple[Features, FeaturesPullback], tuple[Features, FeaturesPullback]]:
+    """The same of these rows, with the ways back for their gradients."""
+    start = call.start + rows.start
+    queries = call.features.differentiated_query(_wide(q, rows), start)
+    keys, to_k = call.features.differentiated_key(_wide(k, rows), start)
+    return queries, (_seen(keys, None if key_mask is None else key_mask[:, rows]), to_k)
+
+
 def _wide(x: Float[Tensor, "B H T D"], rows: slice) -> Float[Tensor, "B H R D"]:
     """These rows side by side, in float32 at least."""
     return x[:, :, rows].to(torch.promote_types(x.dtype, torch.float32)).contiguous()
@@ -345,9 +362,12 @@ def _chunks(x: Float[Tensor, "B H R columns"], size: int) -> Float[Tensor, "chun
     return x.view(-1, size, x.shape[-1])
 
 
-def _seen(keys: Float[Tensor, "B H R columns"], key_mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B H R columns"]:
+def _seen(features: Features, key_mask: Bool[Tensor, "B R"] | None) -> Features:
     """Zeros where nobody may see a key, which takes it out of all sums."""
-    return keys * key_mask[:, None, :, None]
+    if key_mask is None:
+        return features
+    above, below = (keys * key_mask[:, None, :, None] for keys in features)
+    return above, below
 
 
 def recurrent_attention(
@@ -360,10 +380,7 @@ def recurrent_attention(
     z: Float[Tensor, "B H F"],
 ) -> tuple[Float[Tensor, "B H 1 E"], Float[Tensor, "B H F E"], Float[Tensor, "B H F"]]:
     """The row of the token after those whose sums are S and z, in the dtype of q, and the sums after it."""
-    above, below = call.features.query(q.to(S.dtype), call.start)
-    key_above, key_below = call.features.key(k.to(S.dtype), call.start)
-    if key_mask is not None:
-        key_above, key_below = (keys * key_mask[:, None, :, None] for keys in (key_above, key_below))
+    (above, below), (key_above, key_below) = _features(q.to(S.dtype), k.to(S.dtype), key_mask, call, call.start)
     S = torch.addcmul(S, key_above.mT, v.to(S.dtype))
     z = z + key_below.squeeze(2)
     total = divisor((below.squeeze(2) * z).sum(-1, keepdim=True), call.eps)
