@@ -21,7 +21,7 @@ class CoupledTask:
         trained: shortest and longest trained length.
         lengths: evaluated ones, from the longest trained to four times that.
         model: of all arms; with IDs it has no other positions.
-        without: positions of the arm without IDs, the better of NoPE and RoPE in a trial.
+        without: positions of the arm without IDs, NoPE or RoPE; the notes say which was better.
         steps, batch_size, learning_rate: of the small size; the full one has twenty times as many steps.
     """
 
