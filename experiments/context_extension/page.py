@@ -33,9 +33,11 @@ def _draw_losses(ax: Axes, evidence: Evidence) -> None:
     shown = _comparable(evidence)
     lengths = evidence.measured["length"].unique().sort().to_list()
     for name in NAMES:
-        own = shown.filter(pl.col("arm") == name).group_by("length").agg(pl.col("loss").mean()).sort("length")
+        rows = shown.filter(pl.col("arm") == name)
+        own = rows.group_by("length").agg(pl.col("loss").mean()).sort("length")
         if own.height:
-            ax.plot(own["length"], own["loss"], label=name, **line_style(LOOKS[name]))
+            words = f"{name} ({rows['seed'].n_unique()} seeds)" if name == LONGER else name
+            ax.plot(own["length"], own["loss"], label=words, **line_style(LOOKS[name]))
     length_axis(ax, lengths, None, "context in bytes (log scale)")
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:.3g}")
@@ -91,5 +93,5 @@ def _comparable(evidence: Evidence) -> pl.DataFrame:
 
 def _by_arm(rows: pl.DataFrame, column: str) -> pl.DataFrame:
     """Arms by contexts."""
-    means = rows.group_by("arm", "length", maintain_order=True).agg(pl.col(column).mean())
-    return means.with_columns(pl.col("length").cast(pl.String)).pivot("length", index="arm", values=column)
+    means = rows.group_by("arm", "length", maintain_order=True).agg(pl.len().alias("seeds"), pl.col(column).mean())
+    return means.with_columns(pl.col("length").cast(pl.String)).pivot("length", index=["arm", "seeds"], values=column)
