@@ -29,6 +29,8 @@ __all__ = ["study"]
 TRAINED, TWICE, FAR = 24, 48, 240
 KS = (1, 2, 4, 6, 8)
 RANGES = (2, 4, 6, 8)
+FIRST_SEED = 4
+"""The rules were written after a look at seeds 0 to 3."""
 # The range of k that claims about position schemes look at.
 COMPARED = 4
 
@@ -61,7 +63,8 @@ def arms(size: Size) -> dict[str, Arm]:
                 evaluation=Evaluation(lengths=(16, TRAINED, TWICE, 96, FAR), sequences=sequences),
             )
             conditions = {f"k={k}": SparseParity(min_k=k, max_k=k) for k in KS if k <= largest}
-            made[arm_of(scheme, largest)] = Arm(seeded(replace_at(run, "evaluation.conditions", conditions)), seeds)
+            run = replace_at(run, "evaluation.conditions", conditions)
+            made[arm_of(scheme, largest)] = Arm(seeded(run), seeds, first=FIRST_SEED)
     return made
 
 
