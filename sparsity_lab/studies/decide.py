@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
+
 from sparsity_lab.settings import SettingError
 from sparsity_lab.studies.arms import Arm
 from sparsity_lab.studies.claim import Claim, Decision
@@ -28,7 +30,8 @@ __all__ = ["Look", "decide"]
 _SHORTEST = 1.0
 """Core-minutes between two looks, at least: workers start anew for each."""
 _ENOUGH = 3
-"""Seeds after which arms are given up that are all at the ceiling or floor, never learned, or mostly fail."""
+"""Seeds after which arms are given up that are all at the ceiling or floor, never learned, give no number, or mostly
+fail."""
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,7 @@ def _look(
     still = {
         claim.name: outlook(claim, decisions[claim.name], len(study.primary), rows)
         for claim in claims
-        if decisions[claim.name].verdict == "not decided"
-        and not (decisions[claim.name].cannot_tell and decisions[claim.name].count >= _ENOUGH)
+        if decisions[claim.name].verdict == "not decided" and not _given_up(claim, decisions[claim.name], rows)
     }
     cheapest = sorted(still, key=lambda name: math.inf if (one := still[name].core_minutes) is None else one)
     return Look(
@@ -172,6 +174,12 @@ def _look(
         spent,
         failed,
     )
+
+
+def _given_up(claim: Claim, decision: Decision, rows: pl.DataFrame) -> bool:
+    """Whether further seeds of these arms would decide nothing: they cannot tell, or give no number."""
+    seeds = [rows.filter(pl.col("arm") == arm)["seed"].n_unique() for arm in claim.arms]
+    return min(seeds) >= _ENOUGH and (decision.cannot_tell is not None or decision.count == 0)
 
 
 def _chosen(

@@ -106,7 +106,7 @@ def recorded(tmp_path: Path) -> dict[str, str]:
 def test_seeds_go_where_claims_are_open(tmp_path: Path) -> None:
     """Two claims: 6 seeds decide the one that always succeeds, alone at 40. Then its own arm gets no more."""
     run = Runner(tmp_path / "runs")
-    found = looks(study(QUICK, SLOW), tmp_path, run)
+    found = looks(study(QUICK, SLOW), tmp_path, run, at_once=3)
     assert [look.decisions[name].verdict for look in found[-1:] for name in ("quick", "slow")] == ["held", "held"]
     rows = pl.read_parquet(tmp_path / "result" / "rows.parquet")
     seeds = dict(rows.group_by("arm").agg(pl.col("seed").n_unique()).iter_rows())
@@ -159,6 +159,14 @@ def test_what_the_arms_cannot_tell_is_given_up(tmp_path: Path) -> None:
     run = Runner(tmp_path / "runs")
     found = looks(study(same), tmp_path, run)
     assert found[-1].decisions["same"].cannot_tell == "at the ceiling or floor"
+    assert len(run.asked) == 2 * 3
+
+
+def test_seeds_that_give_no_number_are_given_up(tmp_path: Path) -> None:
+    nothing = dataclasses.replace(QUICK, numbers=lambda evidence: Outcomes({}, "of it"))
+    run = Runner(tmp_path / "runs")
+    found = looks(study(nothing), tmp_path, run)
+    assert found[-1].decisions["quick"].verdict == "not decided"
     assert len(run.asked) == 2 * 3
 
 
