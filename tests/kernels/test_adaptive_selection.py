@@ -8,7 +8,7 @@ from kernels.closeness import assert_close
 from torch import Tensor
 
 from sparsity_lab.kernels import AdaptiveSparse
-from sparsity_lab.kernels.adaptive import REASONS
+from sparsity_lab.kernels.adaptive import REASONS, audit
 from sparsity_lab.settings import SettingError
 
 B, G, M, T, D = 2, 2, 2, 45, 6
@@ -270,6 +270,23 @@ def test_interval_and_error_identities(beta: tuple[float, float], group: int) ->
         error = ((dense - sparse) @ values).norm(dim=-1)
         diameter = torch.cdist(values, values).amax((-1, -2))
         assert (error <= (1 - rho) * diameter[..., None] + 1e-12).all()
+
+
+def test_rows_are_looked_at_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one piece and row by row: the same audit."""
+    q, k = rows()
+    kernel, at = RULES[4], torch.arange(T).expand(B, -1)
+    whole = kernel.audit(q, k, rows=at).record()
+    sizes = []
+    plain = audit.dense_logits
+    monkeypatch.setattr(audit, "CHUNK_LOGITS", 1)
+    monkeypatch.setattr(audit, "dense_logits", lambda q, *rest: sizes.append(q.shape[3]) or plain(q, *rest))
+    for name, got in kernel.audit(q, k, rows=at).record().items():
+        if isinstance(got, Tensor) and got.is_floating_point():
+            torch.testing.assert_close(got, whole[name], rtol=0, atol=1e-12, msg=name)
+        else:
+            assert torch.equal(got, whole[name]) if isinstance(got, Tensor) else got == whole[name], name
+    assert sizes == [1] * T
 
 
 def test_audit_measures() -> None:

@@ -1,7 +1,8 @@
 """Adaptive sparse attention on some rows looked at closely: what they keep, why, how much of dense attention that is,
 and the loss that trains the score on it.
 
-Both need the mass of every block, which costs a dense row of logits, so both do with a few rows.
+Both need the mass of every block, which costs a dense row of logits, so both do with a few rows. Rows are looked at a
+few at a time, and only what belongs to blocks is kept of their logits.
 
 Shapes: B batch, H query heads, G heads of keys, M query heads that share one, T positions, R rows, n blocks, D head
 size.
@@ -33,6 +34,9 @@ from sparsity_lab.kernels.adaptive.formula import (
 from sparsity_lab.kernels.context import Keys
 
 __all__ = ["Audit", "SampledRows", "audit_of", "look_at", "selector_loss", "spread_rows"]
+
+CHUNK_LOGITS = 2**24
+"""How many dense logits are held at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,26 +191,26 @@ def look_at(
     num_keys, block_size, key_mask = k.shape[2], selector.rule.block_size, selector.key_mask
     index = (rows - query_start)[:, None, None, :, None]
     q = q.gather(3, index.expand(-1, *q.shape[1:3], -1, q.shape[4]))
-    seen = selector.seen_tokens(rows, num_keys)
 
     def in_blocks(x: Tensor, filling: float) -> Tensor:
         return torch.unflatten(pad(x, (0, -num_keys % block_size), value=filling), -1, (-1, block_size))
 
-    logits = in_blocks(dense_logits(q, k, seen), -math.inf)
-    log_mass = logits.logsumexp(-1).double()
+    def look(positions: Tensor, of_rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        seen = selector.seen_tokens(positions, num_keys)
+        logits = in_blocks(dense_logits(of_rows, k, seen), -math.inf)
+        log_mass = logits.logsumexp(-1).double()
 
-    def kept_mass(codes: Tensor) -> Tensor:
-        return log_mass.masked_fill((codes == 0).unsqueeze(2), -math.inf).logsumexp(-1)
+        def kept_mass(codes: Tensor) -> Tensor:
+            return log_mass.masked_fill((codes == 0).unsqueeze(2), -math.inf).logsumexp(-1)
 
-    return SampledRows(
-        q=q,
-        rows=rows,
-        real=torch.ones_like(rows, dtype=torch.bool) if key_mask is None else key_mask.gather(1, rows),
-        codes=selector.select(q, rows, log_mass.shape[-1], kept_mass),
-        log_mass=log_mass,
-        log_peak=logits.amax(-1).double(),
-        tokens=in_blocks(seen, False).sum(-1),
-    )
+        codes = selector.select(of_rows, positions, log_mass.shape[-1], kept_mass)
+        return codes, log_mass, logits.amax(-1).double(), in_blocks(seen, False).sum(-1)
+
+    size = max(CHUNK_LOGITS // (math.prod(q.shape[:3]) * num_keys), 1)
+    parts = map(look, torch.split(rows, size, 1), torch.split(q, size, 3))
+    codes, log_mass, log_peak, tokens = (torch.cat(part, dim=-2) for part in zip(*parts, strict=True))
+    real = torch.ones_like(rows, dtype=torch.bool) if key_mask is None else key_mask.gather(1, rows)
+    return SampledRows(q=q, rows=rows, real=real, codes=codes, log_mass=log_mass, log_peak=log_peak, tokens=tokens)
 
 
 def selector_loss(

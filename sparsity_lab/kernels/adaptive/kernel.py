@@ -160,7 +160,7 @@ class AdaptiveSparse(SelectionRule, Kernel):
         Args:
             q: (B, H, T, D), un-rotated.
             k: (B, G, T, D), un-rotated.
-            rows: (B, R) positions; None takes ``sampled_rows`` evenly spaced ones. All their logits are held at once.
+            rows: (B, R) positions; None takes ``sampled_rows`` evenly spaced ones.
             key_mask, position, params: as for ``attend``.
 
         Raises:
