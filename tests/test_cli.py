@@ -122,6 +122,7 @@ BAD = [
     (("certify", "Planted", "--sequences", "1099511627776"), "sequences: expected at most 1000000000 tokens at each"),
     (("certify", "Planted", "--lengths", "1099511627776"), "length: expected tables of (k + 1) (places + 1) numbers"),
     (("certify", "Copy()", "--lengths", "1099511627776"), "sequences: expected at most 1000000000 tokens at each"),
+    (("certify", "Addition(base=4194304)"), "sequences: expected at most 1000000000 probabilities of tokens at each"),
     (("certify", "--all", "--workers", "1099511627776"), "workers: expected at most 1024, got 1099511627776"),
     (("demo", "--workers", "1099511627776"), "workers: expected at most 1024, got 1099511627776"),
     (("sweep", "g.TOML"), "g.TOML: expected a file that can be read, got"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sparsity_lab.settings import SettingError, Shown, canonical_json, settings_in
-from sparsity_lab.sweeps.engines import Engine, Processes
+from sparsity_lab.sweeps.engines import Engine, Processes, Serial
 from sparsity_lab.sweeps.progress import Estimate, SweepEvent, SweepProgress
 from sparsity_lab.sweeps.results import SWEEP, Results, check_ids
 from sparsity_lab.sweeps.sweep import Sweep, lineage, waves
@@ -50,14 +50,16 @@ def run_sweep(
 
     Raises:
         SettingError: ``out`` cannot be a folder or be written, or holds a run under the id that an earlier release
-            gave it; or a setting is defined in this notebook, and the engine's workers cannot know it. Nothing has
-            been run then.
+            gave it; or a setting is defined in this notebook, and the engine's workers cannot know it; or this
+            machine, if they are on it, has too little memory for a run. Nothing has been run then.
         RuntimeError: a worker process got here while it imported the script that started it.
     """
     _refuse_import()
     every = [run for wave in waves(sweep.runs) for run in wave]
     _check_known(every, engine)
     root = Path(out)
+    if isinstance(engine, Serial | Processes):  # whose workers are on this machine
+        _check_memory(every, root)
     prepare_folder(root)
     check_ids(root, every)
     remove_abandoned(root)
@@ -202,6 +204,16 @@ def _check_known(runs: Sequence[RunConfig], engine: Engine) -> None:
                 f"%%writefile my_settings.py, and import {cls.__name__} from there; or use Serial())"
             )
             raise SettingError("runs", expected, Shown(f"{cls.__name__}, which this session defines"))
+
+
+def _check_memory(runs: Sequence[RunConfig], root: Path) -> None:
+    """Raise ``SettingError`` if this machine has too little memory for a run that has not begun."""
+    for run in runs:
+        if not (root / run.id).exists():
+            try:
+                run.check_memory()
+            except SettingError as error:
+                raise error.inside(run.id) from None
 
 
 def _modules(runs: Sequence[RunConfig]) -> list[str]:

@@ -94,6 +94,16 @@ def test_failures_are_recorded_and_the_others_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_sweep_that_no_memory_holds_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**8}.__getitem__)
+    run = small_run()
+    with pytest.raises(SettingError, match=rf"{run.id}\.model: expected a run that fits the memory of this machine"):
+        run_sweep(Sweep(name="large", runs=[run]), tmp_path / "out", Processes(workers=1))
+    assert not (tmp_path / "out").exists()
+
+
 def test_dying_workers_do_not_take_the_sweep_down(tmp_path: Path) -> None:
     """One run kills its worker whenever it runs, one only once; the innocent ones beside them all finish."""
     tallies = [tmp_path / "always", tmp_path / "once"]

@@ -55,7 +55,7 @@ CHECKS: tuple[Callable[[DrawnSequences], Iterator[Finding]], ...] = (
 )
 
 _WHOLE = 50  # longer sequences are drawn in smaller number
-_MOST_TOKENS = 10**9
+_MOST_NUMBERS = 10**9
 
 
 @dataclass(frozen=True)
@@ -161,9 +161,10 @@ def certify(
         raise SettingError("sequences", "a whole number of at least 1000", sequences)
     for length in lengths or task.certified_lengths:
         task.check_length(length)
-        tokens = _count(task, sequences, length) * task.sequence_length(length)
-        if tokens > _MOST_TOKENS:
-            raise SettingError("sequences", f"at most {_MOST_TOKENS} tokens at each length", tokens)
+        count, T, V = _count(task, sequences, length), task.sequence_length(length), task.vocabulary.size
+        for what, numbers in (("tokens", count * T), ("probabilities of tokens", min(count, 1000) * V)):
+            if numbers > _MOST_NUMBERS:
+                raise SettingError("sequences", f"at most {_MOST_NUMBERS} {what} at each length", numbers)
     findings = [
         (length, finding)
         for length in lengths or task.certified_lengths
