@@ -126,9 +126,9 @@ def _check_frames(found: Found, arms: Mapping[str, Arm], size: Size, folder: Pat
     assert found.evidence is not None
     if (other := found.facts.get("size", size)) != size:
         raise SettingError(str(folder), f"a result of size {size}", other)
-    for arm, seed, run in found.evidence.rows.select("arm", "seed", "run").unique().iter_rows():
+    for arm, seed, run in found.evidence.rows.select("arm", "seed", "run").unique(maintain_order=True).iter_rows():
         if arm not in arms or arms[arm].run(seed).id != run:
-            raise SettingError(str(folder), "rows of runs that the study has", f"{arm}, seed {seed}", list(arms))
+            raise SettingError(str(folder), "rows of runs that the study has", f"{arm}, seed {seed}")
 
 
 def _grown(study: Study, out: Path, size: Size, known: Found, command: str) -> Found:

@@ -1,6 +1,5 @@
 """``Study``: named arms, claims and a figure."""
 
-import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -91,12 +90,13 @@ class Study:
     def runs(self, size: Size, folder: Path | None = None) -> dict[str, tuple[str, RunConfig]]:
         """Arm and run by id: those of the sweep, and those with further seeds that lie in a folder."""
         found = {}
+        made = _seeds_in(folder) if folder else set()
         for name, arm in self.arms(size).items():
-            for seed in itertools.count(arm.first):
+            planned = range(arm.first, arm.first + arm.seeds)
+            for seed in sorted(made.union(planned)):
                 run = arm.run(seed)
-                if seed >= arm.first + arm.seeds and not (folder and (folder / run.id).is_dir()):
-                    break
-                found[run.id] = (name, run)
+                if seed in planned or (folder and (folder / run.id).is_dir()):
+                    found[run.id] = (name, run)
         return found
 
     def evidence(self, results: Results, size: Size, known: Evidence | None = None) -> Evidence:
@@ -171,6 +171,12 @@ class Study:
         order = {name: place for place, name in enumerate(self.arms(size))}
         place = pl.col("arm").replace_strict(order, default=len(order), return_dtype=pl.Int64)
         return frame.sort(place, "seed", *more, maintain_order=True)
+
+
+def _seeds_in(folder: Path) -> set[int]:
+    """The seeds of all runs in a folder, of whatever study."""
+    configs = (store.read_object(file) or {} for file in folder.glob(f"*/{store.CONFIG}"))
+    return {seed for config in configs if isinstance(seed := config.get("data_seed"), int)}
 
 
 def _seconds(folder: Path, run: RunConfig) -> list[float]:
