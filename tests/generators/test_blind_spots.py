@@ -32,6 +32,7 @@ from sparsity_lab.generators import (
     open_unit,
 )
 
+MANY = 400_000
 Told = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -262,6 +263,35 @@ def five_suffice_when_long(task: Task, stream: Stream, start: int, count: int, l
 PARITY = Planted(vocab_size=10)
 NOISY = PARITY.replace(noise=0.1)
 TWO = (Planted(k=1, noise=0.2, vocab_size=8), Planted(k=1, locality=PowerLaw(alpha=1.0), noise=0.2, vocab_size=8))
+
+
+def more_noise(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    return task.replace(noise=0.105).sample(stream, start, count, length)
+
+
+def one_in(n: int, stream: Stream, start: int, count: int, length: int, per_sequence: int = 1) -> Tensor:
+    """(count, per_sequence) True with probability 1 / n, of words of their own."""
+    words = stream.words("broken", length, start, count, per_sequence) >> np.uint64(11)
+    return torch.from_numpy((words % np.uint64(n) == 0).astype(bool))
+
+
+def rarer_token(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """Of one token 2 % fewer, at every place."""
+    batch = task.sample(stream, start, count, length)
+    tokens = batch.tokens.clone()
+    tokens[(tokens == 5) & one_in(50, stream, start, count, length, length + 2)] = 6
+    return rebuilt(tokens, batch.targets, batch.sources)
+
+
+def wrong_ids(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """At a rate of 3e-5."""
+    batch = task.sample(stream, start, count, length)
+    assert batch.position_ids is not None
+    ids, rows = batch.position_ids.clone(), one_in(33_333, stream, start, count, length)[:, 0]
+    ids[rows] = ids[rows].roll(1, dims=2)
+    return rebuilt(batch.tokens, batch.targets, batch.sources, ids)
+
+
 FAULTS: dict[str, tuple[Task, tuple[int, ...] | None, int]] = {
     "the label is the parity of three background tokens": (mutant(PARITY, leak(parity_of(3, 5, 8))), (12,), 10_000),
     "the label is the parity of a pair's third bits": (
@@ -320,6 +350,9 @@ FAULTS: dict[str, tuple[Task, tuple[int, ...] | None, int]] = {
     "TextBytes: windows at even places": (EvenWindows(), (12,), 5000),
     "TextBytes: the last hundredth never drawn": (WithoutTheEnd(), (12,), 30_000),
     "adjacent places never drawn when long": (mutant(PARITY, never_adjacent), (240,), 40_000),
+    "noise of .105 declared as .1": (mutant(NOISY, more_noise), (8,), MANY),
+    "2 % fewer of one token at every place": (mutant(PARITY, rarer_token), (8,), MANY),
+    "wrong IDs at a rate of 3e-5": (mutant(PARITY.replace(coupled=True), wrong_ids), (8,), MANY),
     "k=6 with a shortcut when long": (mutant(Planted(k=6, vocab_size=10), five_suffice_when_long), None, 4000),
 }
 

@@ -281,27 +281,28 @@ def _triples(
     if C < 3 or C**3 / 6 > _MOST_TERMS or budget < 2.0 * (N + _OVERHEAD) * C**3 / 3:
         return
     worst: tuple[float, float, float] = (-1.0, 0.0, 1.0)
-    terms = 0
+    terms, width = 0, max(16, C // 6)
     # What decides whether others are made comes first.
     of = of.ordered(np.argsort(~of.deciding, kind="stable"))
     for c in range(C - 2):
-        later = np.arange(c + 1, C)
-        later = later[of.family[later] != of.family[c]]
         first = of.x[:, c] if weight is None else of.x[:, c] * weight
         n = of.variances(first)
-        rest = of.x[:, later]
-        sums = ((rest * first[:, None]).T @ rest).astype(np.float64)
-        kept = np.triu(of.family[later][:, None] != of.family[later], 1)
-        if not kept.any():
-            continue
-        cases = n[np.ix_(later, later)][kept]
-        z = sums[kept] / np.sqrt(np.maximum(cases, 1))
-        bound = np.outer(of.bound[later], of.bound[later])[kept] * of.bound[c] * most
-        surprise = bernstein(z, bound, cases)
-        i = int(surprise.argmax())
-        terms += len(z)
-        if surprise[i] > worst[0]:
-            worst = float(surprise[i]), float(z[i]), float(cases[i])
+        other = of.family != of.family[c]
+        # Each pair of the later columns is wanted once: so in strips, each with what comes after its beginning.
+        for a in range(c + 1, C, width):
+            strip, rest = slice(a, min(a + width, C)), slice(a, C)
+            kept = np.triu((of.family[strip, None] != of.family[rest]) & other[strip, None] & other[rest], 1)
+            if not kept.any():
+                continue
+            sums = ((of.x[:, strip] * first[:, None]).T @ of.x[:, rest]).astype(np.float64)
+            cases = n[strip, rest][kept]
+            z = sums[kept] / np.sqrt(np.maximum(cases, 1))
+            bound = np.outer(of.bound[strip], of.bound[rest])[kept] * of.bound[c] * most
+            surprise = bernstein(z, bound, cases)
+            i = int(surprise.argmax())
+            terms += len(z)
+            if surprise[i] > worst[0]:
+                worst = float(surprise[i]), float(z[i]), float(cases[i])
     if terms:
         p_value = float(min(1.0, 2 * terms * np.exp(-worst[0])))
         scale = 1 / float(np.sqrt(max(worst[2], 1)))
