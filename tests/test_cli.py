@@ -49,6 +49,10 @@ BAD = [
     (("certify", "Planted", "--lengths", "12", "x"), "--lengths: expected INT, got 'x'"),
     (("certify", "Planted", "--lengths"), "--lengths: expected at least one length, got nothing"),
     (("certify", "Planted", "--lengths", "12", "2"), "length: expected at least 3 for Planted(), got 2"),
+    (
+        ("certify", "Planted", "--effort", "quik"),
+        "effort: expected an effort (one of quick, default, thorough), got 'quik'; did you mean 'quick'?",
+    ),
     (("certify", "--all", "--workers", "0"), "workers: expected at least 1, got 0"),
     (("certify", "Planted", "--workers", "-1"), "workers: expected at least 1, got -1"),
     (("sample", "Planted(k={[1]})"), "task.k: expected a task such as"),
@@ -279,7 +283,7 @@ def test_certify_at_lengths_of_ones_own(capsys: pytest.CaptureFixture[str], monk
     seen = []
     monkeypatch.setattr(certify, "certify_text", lambda *given: seen.append(given) or certify_text(*given))
     document(capsys, "certify", "Planted(k=2)", "--sequences", "1000", "--lengths", "12", "40")
-    assert seen == [("Planted(k=2)", 0, 1000, (12, 40))]
+    assert seen == [("Planted(k=2)", 0, 1000, (12, 40), "default")]
     assert {length for length, _ in certify_text(*seen[0]).findings} == {12, 40}
 
 

@@ -33,8 +33,10 @@ class Certify(SettingsCommand):
     """The task in short form; leave it out with --all."""
     all: bool = False
     """The examples of every registered task."""
-    sequences: int = 100_000
-    """Sequences drawn at each length."""
+    effort: str = "default"
+    """How much to spend: quick, default or thorough."""
+    sequences: int | None = None
+    """Sequences drawn at each length; what the effort says if left out."""
     lengths: OptionalNumbers = None
     """Lengths of the sequences, as in --lengths 12 300; the task's own choice if left out."""
     seed: int = 0
@@ -44,6 +46,7 @@ class Certify(SettingsCommand):
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.generators import Task
+        from sparsity_lab.generators.certify.certificate import effects
         from sparsity_lab.settings import kinds
 
         if (self.task is None) == (not self.all):
@@ -75,18 +78,28 @@ class Certify(SettingsCommand):
                     "tests": len(certificate.findings),
                     "smallest_p": smallest,
                     "threshold": certificate.threshold,
+                    "sequences": certificate.sequences,
+                    "power": certificate.power().to_dicts(),
+                    "searched": list(certificate.searched),
+                    "not_applicable": list(certificate.not_applicable),
                 }
             )
         console.print(table)
         seconds = time.perf_counter() - start
-        console.print(f"{self.sequences} sequences a length, nominal false-alarm rate 1e-6 a task, {seconds:.1f} s")
+        if self.task is not None:
+            power = Table("check", "seen with 99 % probability", "from", box=None, pad_edge=False)
+            for row in certificate.power().iter_rows(named=True):
+                power.add_row(row["check"], row["of"], effects(row))
+            console.print(power, *certificate.searched, sep="\n")
+        drawn = rows[0]["sequences"]
+        console.print(f"{drawn} sequences a length, nominal false-alarm rate 1e-6 a task, {seconds:.1f} s")
         return Outcome({"certificates": rows, "seconds": seconds}, all(row["passed"] for row in rows))
 
     def _certificates(self, texts: list[str], console: Console) -> list["Certificate"]:
         import multiprocessing
         from concurrent.futures import ProcessPoolExecutor
 
-        work = [(text, self.seed, self.sequences, self.lengths) for text in texts]
+        work = [(text, self.seed, self.sequences, self.lengths, self.effort) for text in texts]
         with progress_bar(console) as progress:
             if len(texts) == 1 or self.workers < 2:
                 return [certify_text(*item) for item in progress.track(work, description="certifying")]
@@ -98,8 +111,10 @@ class Certify(SettingsCommand):
                 return list(progress.track(done, total=len(work), description="certifying"))
 
 
-def certify_text(text: str, seed: int, sequences: int, lengths: tuple[int, ...] | None = None) -> "Certificate":
+def certify_text(
+    text: str, seed: int, sequences: int | None, lengths: tuple[int, ...] | None = None, effort: str = "default"
+) -> "Certificate":
     """The certificate of a task in short form; on its own so that worker processes can call it."""
     from sparsity_lab.generators import Task, certify
 
-    return certify(from_text(Task, text, "task"), seed=seed, sequences=sequences, lengths=lengths)
+    return certify(from_text(Task, text, "task"), seed=seed, sequences=sequences, lengths=lengths, effort=effort)

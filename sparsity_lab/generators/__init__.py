@@ -45,11 +45,13 @@ from sparsity_lab.generators.sparse_parity_scratchpad import SparseParityScratch
 from sparsity_lab.generators.stream import Stream as Stream
 from sparsity_lab.generators.stream import bounded as bounded
 from sparsity_lab.generators.stream import open_unit as open_unit
+from sparsity_lab.generators.task import Draw as Draw
 from sparsity_lab.generators.task import NotComputable as NotComputable
 from sparsity_lab.generators.task import PositionLaw as PositionLaw
 from sparsity_lab.generators.task import Step as Step
 from sparsity_lab.generators.task import Task as Task
 from sparsity_lab.generators.task import Truth as Truth
+from sparsity_lab.generators.task import ranks_of_distinct as ranks_of_distinct
 from sparsity_lab.generators.text_bytes import TextBytes as TextBytes
 from sparsity_lab.generators.token_view import TokenView as TokenView
 from sparsity_lab.generators.token_view import sequence_html as sequence_html

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,7 +18,7 @@ from sparsity_lab.generators.locality import Law, PowerLaw, Uniform
 from sparsity_lab.generators.position_laws import OneBlock, SpacedSet
 from sparsity_lab.generators.query_layout import rows_of_chunks
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import Step, Task, Truth
+from sparsity_lab.generators.task import Draw, Step, Task, Truth, ranks_of_distinct
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["AssociativeRecall"]
@@ -174,6 +174,22 @@ class AssociativeRecall(Task):
         following = np.append(0.0, asked[:-1])
         free = 1 - asked - following
         return np.asarray(asked[:, None] * keys + following[:, None] * keys[::-1] + free[:, None] * filler)
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        n, index = self.num_pairs, np.arange(len(tokens))[:, None]
+        keys, values = tokens[:, : 2 * n : 2], tokens[:, 1 : 2 * n : 2] - self.vocab_size // 2
+        asked = tokens[:, :, None] == keys[:, None, :]
+        asked[:, : 2 * n] = False
+        places = asked.any(axis=2).nonzero()[1].reshape(len(tokens), n)
+        ranks = tokens - (keys[:, None, :] < tokens[:, :, None]).sum(axis=2)
+        ranks[:, : 2 * n] = ranks[index, places] = ranks[index, places + 1] = -1
+        return {
+            "values": Draw(values),
+            "keys": Draw(ranks_of_distinct(keys)),
+            "order": Draw(ranks_of_distinct(asked[index, places].argmax(axis=2))),
+            "background": Draw(ranks),
+            "places": Draw(places, together=True),
+        }
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
         context = 2 * self.num_pairs

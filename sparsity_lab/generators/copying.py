@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.response_layout import END, FixedFormat, drawn_tokens
 from sparsity_lab.generators.stream import Stream
+from sparsity_lab.generators.task import Draw
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["Copy", "Reverse"]
@@ -42,6 +43,9 @@ class _Repetition(FixedFormat):
 
     def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
         return bool(((prompts >= 0) & (prompts < self.alphabet_size)).all())
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        return {"values": Draw(self.prompts_of(tokens)[0])}
 
     def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
         marginals = np.zeros((length, self.vocabulary.size))

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from typing import ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,7 +23,7 @@ from sparsity_lab.generators.query_layout import (
     rows_of_chunks,
 )
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import Step, Task, Truth
+from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["InductionHeads"]
@@ -145,6 +145,18 @@ class InductionHeads(Task):
         joint[0], joint[-1] = 0.0, of_trigger
         joint[0, V + 1] = 1 / V
         return joint
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        index, triggers = np.arange(len(tokens))[:, None], tokens[:, -1:]
+        places = (tokens[:, :-1] == triggers).nonzero()[1].reshape(len(tokens), 1)
+        ranks = tokens - (tokens > triggers)  # of an ordinary token among those that are not the trigger
+        values = [ranks[index, places + 1], triggers]
+        ranks[:, [0, -1]] = ranks[index, places] = ranks[index, places + 1] = -1
+        return {
+            "values": Draw(np.concatenate(values, axis=1)),
+            "background": Draw(ranks),
+            "places": Draw(places, together=True),
+        }
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
         (place,) = [t for t, token in enumerate(tokens[:-1]) if token == tokens[-1]]

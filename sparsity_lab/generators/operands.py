@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.response_layout import END, FixedFormat, drawn_tokens
 from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.generators.task import Draw
 from sparsity_lab.settings import SettingError
 
 __all__ = ["ArithmeticTask", "OperandDigits", "carried", "from_digits", "to_digits"]
@@ -82,6 +83,18 @@ class ArithmeticTask(FixedFormat):
             words = stream.words("operand digits", length, start, len(out), len(columns))
             for own, word, n in zip(columns, words.T, places, strict=True):
                 out[:, own] *= np.arange(n)[::-1] <= bounded(word, n)[:, None]
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        operands = self.operands(*self.prompts_of(tokens))
+        if self.operand_digits == "fixed":
+            return {"values": Draw(np.concatenate(operands, axis=1))}
+        # Below its highest digit other than 0 an operand's digits are uniform, whatever that digit's place is.
+        columns = []
+        for digits in operands:
+            from_above = np.maximum.accumulate(digits[:, ::-1] > 0, axis=1)[:, ::-1]
+            above = np.append(from_above[:, 1:], np.zeros((len(digits), 1), dtype=bool), axis=1)
+            columns += [np.where(above, digits, -1), from_above.sum(axis=1, keepdims=True)]
+        return {"values": Draw(np.concatenate(columns, axis=1))}
 
     def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
         template = np.full(prompts.shape[1], self.vocabulary.token(self.operator))

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.response_layout import END, FixedFormat, drawn_tokens
 from sparsity_lab.generators.stream import Stream
+from sparsity_lab.generators.task import Draw
 from sparsity_lab.settings import register
 
 __all__ = ["ParityAnswer", "ParityScratchpad"]
@@ -38,6 +39,9 @@ class _BitString(FixedFormat):
 
     def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
         return bool(((prompts == 0) | (prompts == 1)).all())
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        return {"values": Draw(self.prompts_of(tokens)[0])}
 
     def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
         return np.tile([0.5, 0.5, 0.0, 0.0], (length, 1))

@@ -6,7 +6,7 @@ After Mohtashami and Jaggi (arXiv 2305.16300); there the filler is English, here
 from functools import cached_property, partial
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from sparsity_lab.generators.query_layout import (
     rows_of_chunks,
 )
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import Step, Task, Truth
+from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["Passkey"]
@@ -177,6 +177,18 @@ class Passkey(Task):
         marginals[0], marginals[length + 1] = np.eye(V)[[V - 1, V - 2]]
         marginals[length + 2 :] = np.append(np.full(_DIGITS, 1 / _DIGITS), np.zeros(V - _DIGITS))
         return marginals
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        of_key, of_decoys = ((tokens == self._mark + b).nonzero()[1].reshape(len(tokens), -1) for b in (0, 1))
+        index, digits = np.arange(len(tokens))[:, None], np.arange(1, self.num_digits + 1)
+        decoys = tokens[index, (of_decoys[:, :, None] + digits).reshape(len(tokens), -1)]
+        plain = (tokens >= _DIGITS) & (tokens < self._mark)
+        return {
+            "values": Draw(tokens[index, of_key + digits]),
+            "distractors": Draw(decoys),
+            "background": Draw(np.where(plain, tokens - _DIGITS, -1)),
+            "places": Draw(np.concatenate([of_key, of_decoys], axis=1), together=True),
+        }
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
         mark, query = tokens.index(self._mark), tokens.index(self._mark + 2)

@@ -202,12 +202,17 @@ class ResponseTask(Task):
             Step(equals + j, tuple(sorted(sources)), answer) for j, (sources, answer) in enumerate(worked_out)
         )
 
+    def prompts_of(self, tokens: Int64[np.ndarray, "B T"]) -> tuple[Int64[np.ndarray, "B P"], int]:
+        """The prompts of these sequences, and their length."""
+        T = tokens.shape[1]
+        length = bisect_left(range(T), T, 1, key=self.sequence_length)
+        return tokens[:, 1 : self.prompt_length(length) + 1], length
+
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
         tokens = batch.tokens.numpy()
         count, T = tokens.shape
-        length = bisect_left(range(T), T, 1, key=self.sequence_length)
-        P = self.prompt_length(length)
-        prompts = tokens[:, 1 : P + 1]
+        prompts, length = self.prompts_of(tokens)
+        P = prompts.shape[1]
         if not (
             self.sequence_length(length) == T
             and (tokens[:, [0, P + 1, T - 1]] == [self.end, self.equals, self.end]).all()

@@ -6,7 +6,7 @@ A standard probe of sequence models (Gu and Dao, arXiv 2312.00752); the token la
 from functools import cached_property, partial
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from sparsity_lab.generators.query_layout import (
     rows_of_chunks,
 )
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import Step, Task, Truth
+from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["SelectiveCopy"]
@@ -132,6 +132,16 @@ class SelectiveCopy(Task):
         marginals[1 : length + 1, q : q + self.noise_vocab] = (1 - data[1 : length + 1, None]) / self.noise_vocab
         marginals[0], marginals[length + 1] = np.eye(V)[[V - 1, V - 2]]
         return marginals
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        q, m = self.data_vocab, self.num_tokens
+        places = (tokens[:, :-m] < q).nonzero()[1].reshape(len(tokens), m)
+        plain = (tokens >= q) & (tokens < self._query)
+        return {
+            "values": Draw(np.take_along_axis(tokens, places, axis=1)),
+            "background": Draw(np.where(plain, tokens - q, -1)),
+            "places": Draw(places, together=True),
+        }
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
         query = tokens.index(self._query)

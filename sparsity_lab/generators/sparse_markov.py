@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,7 +27,7 @@ from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.locality import Geometric, Law, Recent, Uniform
 from sparsity_lab.generators.query_layout import noisy_log_posterior, rows_of_chunks
 from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import Step, Task, Truth
+from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["SparseMarkov"]
@@ -167,6 +167,14 @@ class SparseMarkov(Task):
             build_marginals=partial(np.broadcast_to, uniform, (length, V)),
             label_free_subsets=self.k > 1,
         )
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        drawn, longest = tokens.copy(), self.lags[-1]
+        for lag in self.lags:
+            drawn[:, longest:] -= tokens[:, longest - lag : tokens.shape[1] - lag]
+        drawn %= self.vocab_size
+        noise = np.where(np.arange(drawn.shape[1]) < longest, -1, drawn)
+        return {"values": Draw(drawn[:, :longest]), "noise": Draw(noise)}
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
         steps, far_first = [], self.lags[::-1]

@@ -17,6 +17,7 @@ from sparsity_lab.generators.locality import Uniform
 from sparsity_lab.generators.position_laws import ListedSets
 from sparsity_lab.generators.response_layout import END, ResponseTask, drawn_tokens
 from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.generators.task import Draw
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["SparseParityScratchpad"]
@@ -141,6 +142,13 @@ class SparseParityScratchpad(ResponseTask):
             sets = [places[here]] if j == 0 else [places[here], np.full(length - m + 1, length + 1 + j)]
             laws.append(ListedSets(np.stack(sets, axis=1), T, pmf[here]))
         return (*laws, ListedSets(np.array([[length + 1]]), T))
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        prompts, length = self.prompts_of(tokens)
+        places = self._places(prompts, length)
+        plain = np.where((tokens == 2) | (tokens == 3), tokens - 2, -1)
+        values = np.take_along_axis(prompts, places - 1, axis=1)
+        return {"values": Draw(values), "background": Draw(plain), "places": Draw(places, together=True)}
 
     def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
         planted = self.num_planted(length) / length

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from sparsity_lab.generators.stream import Stream, whole
 from sparsity_lab.settings import LARGEST_SIZE, Setting
 from sparsity_lab.settings.markup import Markup, table
 
-__all__ = ["NotComputable", "PositionLaw", "Step", "Task", "Truth"]
+__all__ = ["Draw", "NotComputable", "PositionLaw", "Step", "Task", "Truth", "ranks_of_distinct"]
 
 
 class NotComputable(Exception):
@@ -40,6 +40,21 @@ class Step(NamedTuple):
     position: int
     sources: tuple[int, ...] = ()
     answer: int | None = None
+
+
+class Draw(NamedTuple):
+    """Random choices that a sequence was made of, as its tokens show them (see ``Task.draws``).
+
+    Attributes:
+        values: (B, D) whole numbers from 0, -1 where there was no such choice. With D = T, column t is of position t.
+        together: True if the columns of one sequence depend on each other, as the places of a set do; otherwise they
+            are independent.
+        law: (size,) probabilities of the values, where they are not declared elsewhere.
+    """
+
+    values: Int64[np.ndarray, "B D"]
+    together: bool = False
+    law: Float[np.ndarray, " size"] | None = None
 
 
 @runtime_checkable
@@ -150,6 +165,13 @@ class Truth:
         return declared if declared is None or declared.ndim == 1 else np.asarray(declared[slot])
 
 
+def ranks_of_distinct(values: Int64[np.ndarray, "B n"]) -> Int64[np.ndarray, "B n"]:
+    """Of n distinct numbers in a row each number's rank among those that the ones before it left: independent and
+    uniform on 0 .. K - 1 - j if the numbers are a uniform arrangement of n out of 0 .. K - 1."""
+    taken = (values[:, None, :] < values[:, :, None]) & np.tri(values.shape[1], k=-1, dtype=bool)
+    return np.asarray(values - taken.sum(axis=2))
+
+
 def _in_words(value: object) -> str:
     """A declared value; of arrays and long tuples the first entries or the shape, of laws their kind."""
     match value:
@@ -241,6 +263,22 @@ class Task(Setting, family="task"):
             NotComputable: the predictor has no closed form for this task; the message says why.
             ValueError: the tokens are not sequences of this task.
         """
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        """The random choices that made these sequences, read from their tokens. All of them are independent of each
+        other; those called ``"values"`` and ``"noise"`` enter the targets, and all others tell nothing of them. A
+        choice with a small alphabet, such as the rank of a token among those that were possible, lets ``certify`` see
+        most.
+
+        None given: ``certify`` makes them from what ``truth`` declares independent.
+
+        Args:
+            name: of the stream, for tasks that draw from other data in training.
+
+        Raises:
+            ValueError, LookupError: the tokens are not sequences of this task.
+        """
+        return {}
 
     def log_likelihood(self, batch: Batch) -> Float[Tensor, " B"]:
         """Log-probability of each sequence's tokens under this task, -inf for tokens that it never makes; float64.

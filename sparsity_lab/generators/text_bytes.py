@@ -1,11 +1,11 @@
 """``TextBytes``: real text, byte by byte, from any folder."""
 
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -13,14 +13,18 @@ from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.corpus import END_OF_FILE, Corpus, read_corpus
 from sparsity_lab.generators.query_layout import rows_of_chunks
 from sparsity_lab.generators.stream import Stream, open_unit, whole
-from sparsity_lab.generators.task import NotComputable, Step, Task, Truth
+from sparsity_lab.generators.task import Draw, NotComputable, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["TextBytes"]
 
 Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int64]
 
 _BYTES = 256
+_TELLING = 32  # first bytes of a window, by which it is found again
+_RANGES = 16
+_NEAR_THE_END = 14  # of so many powers of two windows, each range of distances to the end is a cell
 
 
 @register
@@ -116,6 +120,16 @@ class TextBytes(Task):
     def _token_marginals(self, length: int) -> NDArray[np.float64]:
         return _law_of_bytes(self.corpus.evaluation, length)[:-1]
 
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        """Where in its part the window begins, or a passage like it for the first time: in which of 16 equal ranges,
+        or how near to the end, and whether at an even place."""
+        passages, cells, law = _passages(self.path, name == "train", tokens.shape[1])
+        seen = _fingerprints(tokens[:, :_TELLING].T)
+        where = np.searchsorted(passages, seen).clip(0, len(passages) - 1)
+        if not np.array_equal(passages[where], seen):
+            raise ValueError("no passage of the text")
+        return {"values": Draw(cells[where][:, None], law=law)}
+
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
         """Every token, if they are a passage of the evaluation part."""
         if bytes(tokens) not in self._evaluation:
@@ -124,6 +138,30 @@ class TextBytes(Task):
 
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
         raise NotComputable("nobody knows the law of text")
+
+
+def _fingerprints(bytes_of_windows: NDArray[np.uint8] | Ints) -> NDArray[np.uint64]:
+    """A number for each column, equal for equal columns and hardly ever else."""
+    number = np.zeros(bytes_of_windows.shape[1], dtype=np.uint64)
+    for one in bytes_of_windows:
+        number *= np.uint64(0x9E3779B97F4A7C15)
+        number += one.astype(np.uint64) + np.uint64(1)
+        number ^= number >> np.uint64(29)
+    return number
+
+
+@lru_cache(maxsize=8)
+def _passages(path: str | None, training: bool, T: int) -> tuple[NDArray[np.uint64], Ints, NDArray[np.float64]]:
+    """Of one part: fingerprints of all passages, ascending, the cell in which each comes first, and the law of that
+    cell for a window of T bytes and one more."""
+    text = read_corpus(path).train if training else read_corpus(path).evaluation
+    n, W = len(text) - T, min(T, _TELLING)
+    windows = np.lib.stride_tricks.sliding_window_view(text[: n - 1 + W], W).T
+    passages, first, which = np.unique(_fingerprints(windows), return_index=True, return_inverse=True)
+    from_end = n - first
+    near = from_end < 1 << _NEAR_THE_END
+    cells = 2 * np.where(near, np.log2(from_end).astype(np.int64), _NEAR_THE_END + first * _RANGES // n) + first % 2
+    return passages, cells, np.bincount(cells[which], minlength=2 * (_NEAR_THE_END + _RANGES)) / n
 
 
 def _law_of_bytes(text: Bytes, length: int) -> NDArray[np.float64]:

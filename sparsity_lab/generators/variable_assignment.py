@@ -14,6 +14,7 @@ from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.position_laws import ListedSets
 from sparsity_lab.generators.response_layout import END, ResponseTask
 from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.generators.task import Draw, ranks_of_distinct
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["VariableAssignment"]
@@ -176,6 +177,12 @@ class VariableAssignment(ResponseTask):
             for named in self._named(length).tolist()
         ]
         return (*laws, ListedSets(np.array([[T - 2]]), T))
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        prompts, _ = self.prompts_of(tokens)
+        statements, read = self._follow(prompts)
+        values = [ranks_of_distinct(prompts[:, 0:-1:2]), read[:, -1:] - self.num_names]
+        return {"values": Draw(np.concatenate(values, axis=1)), "order": Draw(ranks_of_distinct(statements))}
 
     def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
         name, constant = self._uniform()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsity_lab.generators import Batch, Mixture, Step, Stream, Task, Truth
+from sparsity_lab.generators import Batch, Draw, Mixture, Step, Stream, Task, Truth
 from sparsity_lab.generators.certify.certificate import CHECKS
 from sparsity_lab.generators.certify.sequences import DrawnSequences
 from sparsity_lab.settings import kinds
@@ -58,7 +58,7 @@ def catches(check: str, task: Task) -> bool:
     """Whether a check rejects the task at its shortest certified length; each p-value against 1e-9."""
     (function,) = [c for c in CHECKS if c.__name__ == check]
     # What is rare needs more sequences.
-    sample = draw(task, 20_000 if check in ("noise", "background") else 6000)
+    sample = draw(task, 20_000 if check == "noise" else 6000)
     return any(finding.p_value < 1e-9 for finding in function(sample))
 
 
@@ -152,6 +152,41 @@ def target_of_a_bystander(
 
 
 @edited
+def target_of_the_index(
+    task: Task, rows: Tensor, tokens: Tensor, targets: Tensor, sources: Tensor, ids: Tensor
+) -> None:
+    """The parity of the label is that of the sequence's place in the stream."""
+    labels = torch.tensor(task.truth(task.certified_lengths[0]).labels)
+    changed = targets >= 0
+    index = torch.searchsorted(labels, targets.clamp(min=0))
+    told = ((index & ~1) | rows[:, None].long()).clamp(max=len(labels) - 1)
+    targets[changed] = labels[told][changed]
+
+
+@edited
+def source_of_the_others(
+    task: Task, rows: Tensor, tokens: Tensor, targets: Tensor, sources: Tensor, ids: Tensor
+) -> None:
+    """The last of several source tokens is the sum of the others."""
+    full = (sources[:, -1] >= 0).all(dim=1)
+    values = tokens[full].gather(1, sources[full, -1])
+    values[:, -1] = values[:, :-1].sum(dim=1) % (int(values.max()) + 1)
+    tokens[full] = tokens[full].scatter(1, sources[full, -1], values)
+
+
+@edited
+def neighbor_of_its_neighbor(
+    task: Task, rows: Tensor, tokens: Tensor, targets: Tensor, sources: Tensor, ids: Tensor
+) -> None:
+    """The token after a target's last source is the one after it."""
+    free = torch.tensor([role in ("background", "data") for role in task.vocabulary.roles])
+    last = sources[:, -1].amax(dim=1)
+    index = (last + 2 < tokens.shape[1] - 1).nonzero()[:, 0]
+    index = index[free[tokens[index, last[index] + 1]] & free[tokens[index, last[index] + 2]]]
+    tokens[index, last[index] + 1] = tokens[index, last[index] + 2]
+
+
+@edited
 def echoing_background(
     task: Task, rows: Tensor, tokens: Tensor, targets: Tensor, sources: Tensor, ids: Tensor
 ) -> None:
@@ -171,13 +206,24 @@ def noise_by_answer(task: Task, rows: Tensor, tokens: Tensor, targets: Tensor, s
                 targets[row, step.position] = step.answer
 
 
+@edited
+def noise_of_a_bystander(
+    task: Task, rows: Tensor, tokens: Tensor, targets: Tensor, sources: Tensor, ids: Tensor
+) -> None:
+    """Where the token at position 1 is even there is no noise."""
+    for row, sequence in enumerate(tokens.tolist()):
+        for step in task.solve(tuple(sequence)) or ():
+            if step.answer is not None and sequence[1] % 2 == 0:
+                targets[row, step.position] = step.answer
+
+
 def batch_dependent(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
     """The classic mistake: a generator that starts anew with every batch."""
     return task.sample(stream, 0, count, length)
 
 
 def ignores_its_stream(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
-    return task.sample(Stream(seed=0, name="certificate"), start, count, length)
+    return task.sample(Stream(seed=0, name="evaluation"), start, count, length)
 
 
 def repeats_sequences(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
@@ -295,10 +341,54 @@ def sampling(edit: Edit, needs: str | None = None) -> Callable[[Task], Task | No
 
     def broken(task: Task) -> Task | None:
         sample = sound_sample(task)
-        has = {None: True, "sources": sample.has_sources, "position_ids": sample.position_ids is not None}[needs]
+        has = {
+            None: True,
+            "sources": sample.has_sources,
+            "position_ids": sample.position_ids is not None,
+            "declared": sample.has_sources and not sample.draws,
+        }[needs]
         return mutant(task, edit) if has else None
 
     return broken
+
+
+Drawn = dict[str, Draw]
+
+
+def drawing(change: Callable[[Drawn], Drawn]) -> Callable[[Task], Task | None]:
+    """The task with other draws; None if it names none itself."""
+
+    def broken(task: Task) -> Task | None:
+        def draws(self: Task, tokens: Any, name: str) -> Drawn:
+            return change(task.draws(tokens, name))
+
+        return mutant(task, draws=draws) if sound_sample(task).draws else None
+
+    return broken
+
+
+def unreadable(drawn: Drawn) -> Drawn:
+    raise ValueError("no sequences of the task")
+
+
+def drawn_twice(drawn: Drawn) -> Drawn:
+    """One draw stands for another as well."""
+    return drawn | {"again": next(iter(drawn.values()))._replace(together=True)}
+
+
+def last_has_the_parity(drawn: Drawn) -> Drawn:
+    """The last value is even if the sum of the others is."""
+    values = drawn["values"].values.copy()
+    values[:, -1] = (values[:, -1] & ~1) | values[:, :-1].sum(axis=1) & 1
+    return drawn | {"values": Draw(values)}
+
+
+def echoing(drawn: Drawn) -> Drawn:
+    """Each background token is the one before it."""
+    values = drawn["background"].values.copy()
+    both = (values[:, 1::2] >= 0) & (values[:, :-1:2][:, : values[:, 1::2].shape[1]] >= 0)
+    values[:, 1::2][both] = values[:, :-1:2][:, : both.shape[1]][both]
+    return drawn | {"background": Draw(values)}
 
 
 MUTANTS: dict[str, tuple[Callable[[Task], Task | None], ...]] = {
@@ -329,12 +419,18 @@ MUTANTS: dict[str, tuple[Callable[[Task], Task | None], ...]] = {
         declaring(lambda t: {"largest_position_id": t.largest_position_id + 1}),
     ),
     "components": (sampling(other_shares),),
-    "source_values": (declaring(lambda t: {"value_distribution": _moved(t.value_distribution)}),),
-    "background": (sampling(echoing_background),),
-    "bystanders": (sampling(target_of_a_bystander),),
+    "drawn_law": (drawing(unreadable),),
+    "products": (drawing(drawn_twice), sampling(echoing_background, needs="declared")),
+    "values": (drawing(last_has_the_parity), sampling(source_of_the_others, needs="declared")),
+    "targets": (sampling(target_of_the_index),),
+    "bystanders": (
+        lambda task: mutant(task, noise_of_a_bystander if sound_sample(task).noise.size else target_of_a_bystander),
+    ),
+    "near_sources": (drawing(echoing), sampling(neighbor_of_its_neighbor, needs="declared")),
     "noise": (sampling(noise_by_answer),),
     "slices": (sampling(batch_dependent),),
-    "independence": (sampling(ignores_its_stream), sampling(repeats_sequences), sampling(starts_anew)),
+    "streams": (sampling(ignores_its_stream), sampling(starts_anew)),
+    "repeats": (sampling(repeats_sequences),),
 }
 """Of each check, mutants that it must catch, of every task to which the check applies."""
 

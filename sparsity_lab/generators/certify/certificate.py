@@ -14,16 +14,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from sparsity_lab.generators.certify import checks, levels
-from sparsity_lab.generators.certify import independence as independent
+from sparsity_lab.generators.certify import checks, dependence, levels, streams
 from sparsity_lab.generators.certify.findings import Finding
-from sparsity_lab.generators.certify.sequences import DrawnSequences
+from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences
 from sparsity_lab.generators.mixture import Mixture
+from sparsity_lab.generators.stream import Stream, whole
 from sparsity_lab.generators.task import Task
 from sparsity_lab.settings import SettingError
 from sparsity_lab.settings.markup import Markup, element, join, table
 
-__all__ = ["FALSE_ALARM_RATE", "Certificate", "certify"]
+__all__ = ["EFFORTS", "FALSE_ALARM_RATE", "Certificate", "certify", "effects"]
 
 FALSE_ALARM_RATE = 1e-6
 """Nominal probability that a correct task fails its certificate: exact but for the approximate tests' tails."""
@@ -46,16 +46,27 @@ CHECKS: tuple[Callable[[DrawnSequences], Iterator[Finding]], ...] = (
     levels.declared_levels,
     checks.position_ids,
     checks.components,
-    independent.source_values,
-    independent.background,
-    independent.bystanders,
-    independent.noise,
-    independent.slices,
-    independent.independence,
+    dependence.drawn_law,
+    dependence.products,
+    dependence.values,
+    dependence.targets,
+    dependence.bystanders,
+    dependence.near_sources,
+    dependence.noise,
+    streams.slices,
+    streams.streams,
+    streams.repeats,
 )
+
+EFFORTS = {"quick": (10_000, 2e10), "default": (100_000, 5e11), "thorough": (400_000, 2e13)}
+"""Of each effort the sequences, and the floating-point operations that a check may spend on products of choices."""
+
+TRAINING = "train"
+"""Name of the stream that runs are trained on."""
 
 _WHOLE = 50  # longer sequences are drawn in smaller number
 _MOST_NUMBERS = 10**9
+_FEWEST = 100  # sequences of a component
 
 
 @dataclass(frozen=True)
@@ -95,8 +106,22 @@ class Certificate:
         seen = {finding.check for _, finding in self.findings}
         return tuple(check.__name__ for check in CHECKS if check.__name__ not in seen)
 
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """At each length which products of how many choices were looked at, and how many: the orders and places."""
+        found = []
+        for length in dict.fromkeys(length for length, _ in self.findings):
+            here = [finding for one, finding in self.findings if one == length]
+            own = {f.subject: f for f in here if f.check in {"products", "targets"}}
+            kinds = ("two of", "three of")
+            told = [f"{f.subject} ({f.terms:,})" for f in own.values() if f.subject.startswith(kinds)]
+            orders = "one, two and three" if any("three of" in subject for subject in own) else "one and two"
+            found.append(f"length {length}: {'; '.join(told)}; targets with {orders} choices")
+        return tuple(found)
+
     def frame(self) -> pl.DataFrame:
-        """One row a test: length, check, subject, statistic, p_value, passed."""
+        """One row a test: length, check, subject, statistic, p_value, passed, and the ``effect`` that it sees with
+        99 % probability, in the unit ``of``."""
         rows = [
             {
                 "length": length,
@@ -105,6 +130,8 @@ class Certificate:
                 "statistic": finding.statistic,
                 "p_value": finding.p_value,
                 "passed": finding.p_value >= self.threshold,
+                "effect": finding.effect(self.threshold),
+                "of": finding.of,
             }
             for length, finding in self.findings
         ]
@@ -118,19 +145,39 @@ class Certificate:
             .agg(pl.len().alias("tests"), pl.col("p_value").min(), pl.col("passed").all())
         )
 
+    def power(self) -> pl.DataFrame:
+        """One row a property: what the certificate sees of it with 99 % probability, in its most and its least
+        sensitive test. What is smaller it may miss."""
+        return (
+            self.frame()
+            .filter(pl.col("effect").is_finite() & (pl.col("of") != ""))
+            .group_by("check", "of", maintain_order=True)
+            .agg(pl.col("effect").min().alias("best"), pl.col("effect").max().alias("worst"))
+        )
+
     def __repr__(self) -> str:
         lines = (
             f"  {row['check']}: {row['tests']} tests, smallest p {row['p_value']:.3g}, {_verdict(row['passed'])}"
             for row in self.summary().iter_rows(named=True)
         )
-        return "\n".join([self._head(), *lines])
+        power = (f"  {row['check']}: {row['of']}: {effects(row)}" for row in self.power().iter_rows(named=True))
+        return "\n".join([self._head(), *lines, "Seen with 99 % probability:", *power, "Searched:", *self.searched])
 
     def _repr_html_(self) -> Markup:
         rows = [
             (row["check"], row["tests"], f"{row['p_value']:.3g}", _verdict(row["passed"]))
             for row in self.summary().iter_rows(named=True)
         ]
-        return join([element("p", self._head()), table(["check", "tests", "smallest p", ""], rows)])
+        power = [(row["check"], row["of"], effects(row)) for row in self.power().iter_rows(named=True)]
+        return join(
+            [
+                element("p", self._head()),
+                table(["check", "tests", "smallest p", ""], rows),
+                element("p", "Seen with 99 % probability:"),
+                table(["check", "of", ""], power),
+                element("p", "Searched: " + "; ".join(self.searched)),
+            ]
+        )
 
     def _head(self) -> str:
         verdict = "passed" if self.passed else f"FAILED {', '.join(self.failed_checks)}"
@@ -146,19 +193,38 @@ def _verdict(passed: bool) -> str:
     return "passed" if passed else "FAILED"
 
 
+def effects(row: dict[str, float]) -> str:
+    """A row of ``power`` in words: from the best to the worst."""
+    best, worst = f"{row['best']:.2g}", f"{row['worst']:.2g}"
+    return best if best == worst else f"{best} to {worst}"
+
+
 def certify(
-    task: Task, seed: int = 0, sequences: int = 100_000, lengths: tuple[int, ...] | None = None
+    task: Task,
+    seed: int = 0,
+    sequences: int | None = None,
+    lengths: tuple[int, ...] | None = None,
+    effort: str = "default",
 ) -> Certificate:
     """Test everything the task declares on freshly drawn sequences.
 
     Args:
+        seed: of the streams, as a run's ``data_seed``; any whole number.
+        sequences: at each length; as many as the effort says if None. All checks use all of them, but for the plain
+            observer, which reads at most 20 tokens for each.
         lengths: at which lengths; the task's ``certified_lengths`` if None.
+        effort: ``"quick"`` (10,000 sequences, seconds), ``"default"`` (100,000) or ``"thorough"`` (400,000, minutes):
+            also how much is spent on products of three choices.
 
     Raises:
-        SettingError: fewer than 1000 sequences, with which little could be seen, or more tokens than can be held.
+        SettingError: fewer than 1000 sequences, with which little could be seen, or more tokens than can be held; no
+            such effort.
     """
-    if sequences < 1000:
-        raise SettingError("sequences", "a whole number of at least 1000", sequences)
+    if effort not in EFFORTS:
+        raise SettingError("effort", "an effort", effort, tuple(EFFORTS))
+    usual, budget = EFFORTS[effort]
+    sequences = usual if sequences is None else whole("sequences", sequences, 1000)
+    seed = whole("seed", seed, None)
     for length in lengths or task.certified_lengths:
         task.check_length(length)
         count, T, V = _count(task, sequences, length), task.sequence_length(length), task.vocabulary.size
@@ -168,7 +234,7 @@ def certify(
     findings = [
         (length, finding)
         for length in lengths or task.certified_lengths
-        for finding in _findings(task, seed, sequences, length)
+        for finding in _findings(task, seed, sequences, length, budget)
     ]
     if not all(np.isfinite(finding.p_value) for _, finding in findings):
         raise FloatingPointError(f"a check of {task} gave no p-value")
@@ -180,11 +246,28 @@ def _count(task: Task, sequences: int, length: int) -> int:
     return min(sequences, max(1000, sequences * _WHOLE // task.sequence_length(length)))
 
 
-def _findings(task: Task, seed: int, sequences: int, length: int) -> Iterator[Finding]:
-    """Of the task, and if it is a mixture, of each component."""
-    sample = DrawnSequences.draw(task, seed, _count(task, sequences, length), length)
+def _findings(task: Task, seed: int, sequences: int, length: int, budget: float) -> Iterator[Finding]:
+    """Of the sequences that the task is evaluated on, and of fewer that it is trained on."""
+    count = _count(task, sequences, length)
+    sample = DrawnSequences.draw(task, seed, count, length, asked_for=sequences, budget=budget)
+    yield from _of_sample(sample, Stream(seed=seed, name=CERTIFICATE))
+    if length == task.certified_lengths[0] and not any(
+        draw.law is not None for draw in (sample.draws or {}).values()
+    ):
+        few = max(1000, count // 4)
+        sample = DrawnSequences.draw(task, seed, few, length, asked_for=few, budget=budget / 4, name=TRAINING)
+        for finding in _of_sample(replace(sample, whole=False), Stream(seed=seed, name=TRAINING)):
+            yield replace(finding, subject=f"in training: {finding.subject}")
+
+
+def _of_sample(sample: DrawnSequences, stream: Stream) -> Iterator[Finding]:
+    """Of the sample, and if it is of a mixture, of each component's part of it."""
     for check in CHECKS:
         yield from check(sample)
-    for i, part in enumerate(task.tasks if isinstance(task, Mixture) else ()):
-        for finding in _findings(part, seed, sequences, length):
-            yield replace(finding, subject=f"component {i + 1}: {finding.subject}")
+    if isinstance(task := sample.task, Mixture):
+        which = task.component(stream, 0, int(sample.index[-1]) + 1, sample.length)[sample.index]
+        for c, part in enumerate(task.tasks):
+            rows = np.flatnonzero(which == c)
+            if len(rows) >= _FEWEST:
+                for finding in _of_sample(sample.only(rows, part), stream):
+                    yield replace(finding, subject=f"component {c + 1}: {finding.subject}")

@@ -6,14 +6,22 @@ A check that does not apply to the task's declarations finds nothing.
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from sparsity_lab.generators.batch import IGNORE
-from sparsity_lab.generators.certify.findings import Finding, certain, chi_square, contingency
-from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences, spread
+from sparsity_lab.generators.certify.findings import (
+    Finding,
+    certain,
+    chi_square,
+    contingency,
+    largest,
+    proportion,
+    spread,
+)
+from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences
 from sparsity_lab.generators.mixture import Mixture
 from sparsity_lab.generators.stream import Stream
 from sparsity_lab.generators.task import PositionLaw
@@ -40,6 +48,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _ENUMERABLE_SETS = 60_000
+_MOST_GAPS = 64
 _MOST_SUBSETS = 254  # proper ones, all of them up to k = 8
 _MOST_SLOTS_OF_SUBSETS = 8
 _COMPARED = 2000  # sequences
@@ -50,10 +59,22 @@ def token_marginals(sample: DrawnSequences) -> Iterator[Finding]:
     marginals = sample.truth.token_marginals
     if marginals is None:
         return
-    for t in np.flatnonzero(~np.isnan(marginals).any(axis=1)).tolist():
+    known = np.flatnonzero(~np.isnan(marginals).any(axis=1))
+    share = "share of a token at one position, relative"
+    for t in known.tolist():
         probability = marginals[t]
         counts = np.bincount(sample.tokens[:, t], minlength=len(probability))
-        yield from chi_square("token_marginals", f"position {t}", counts, probability * len(sample.tokens))
+        yield from chi_square("token_marginals", f"position {t}", counts, probability * len(sample.tokens), share)
+    for token, expected in enumerate(marginals[known].sum(axis=0).tolist()):
+        together = (sample.tokens[:, known] == token).sum(axis=1)
+        if np.ptp(together) > 0 and expected > 0:
+            # Between sequences it is independent, within one not: so the variance is measured.
+            size, n = float(together.std()), np.array([float(len(together))])
+            z = np.array([(together.mean() - expected) / size * np.sqrt(len(together))])
+            most = np.array([float(np.abs(together - expected).max()) / size])
+            of = "share of a token over all positions, relative"
+            for finding in largest("token_marginals", f"token {token} anywhere", z, most, n, of):
+                yield replace(finding, scale=finding.scale * size / expected)
 
 
 def target_counts(sample: DrawnSequences) -> Iterator[Finding]:
@@ -79,6 +100,7 @@ def target_places(sample: DrawnSequences) -> Iterator[Finding]:
     places[sample.rows, sample.slot_of_target] = sample.positions
     yield from _places("target_places", "scored position", places, sample.counts, law)
     yield from _sets("target_places", "scored positions", places, sample.tokens.shape[1], law)
+    yield from _steps("target_places", "scored positions", places, law)
 
 
 def next_token(sample: DrawnSequences) -> Iterator[Finding]:
@@ -96,7 +118,8 @@ def label_balance(sample: DrawnSequences) -> Iterator[Finding]:
         declared = sample.truth.labels_of_slot(slot.index)
         if declared is not None:
             counts = np.bincount(slot.targets, minlength=len(declared))
-            yield from chi_square("label_balance", f"{slot.name}labels", counts, declared * len(slot.targets))
+            of = "share of a label, relative"
+            yield from chi_square("label_balance", f"{slot.name}labels", counts, declared * len(slot.targets), of)
 
 
 def source_counts(sample: DrawnSequences) -> Iterator[Finding]:
@@ -135,6 +158,44 @@ def source_sets(sample: DrawnSequences) -> Iterator[Finding]:
     for slot in sample.slots:
         if slot.law is not None:
             yield from _sets("source_sets", f"{slot.name}sets", slot.sources, sample.tokens.shape[1], slot.law)
+            yield from _steps("source_sets", f"{slot.name}sets", slot.sources, slot.law)
+
+
+def _steps(check: str, subject: str, sets: Ints, law: PositionLaw) -> Iterator[Finding]:
+    """Of two sets that differ by one step of one place, one has the probability that the law gives it of the two:
+    for every gap to the place before, so that no law is too large to be looked at."""
+    order = law.order_pmf()
+    possible = np.flatnonzero(order.sum(axis=0) > 0)
+    whole = sets[(sets >= 0).all(axis=1)][:, : len(order)]
+    if len(possible) < 2 or sets.shape[1] < 2 or not (np.diff(whole, axis=1) > 0).all():
+        return
+    step = int(np.diff(possible).min())
+    own = law.pmf(whole)
+    found = []
+    for j in range(1, whole.shape[1]):
+        gap = (whole[:, j] - whole[:, j - 1]) // step
+        # Gaps 1 and 2 are a pair, 3 and 4, ..; and then 2 and 3, 4 and 5, ..
+        for first in (1, 0):
+            upper = gap % 2 != first
+            other = whole.copy()
+            other[:, j] += np.where(upper, -step, step)
+            legal = (other[:, j] > other[:, j - 1]) & (other[:, j] <= possible[-1])
+            legal &= (np.diff(other, axis=1) > 0).all(axis=1)
+            if not legal.any():
+                continue
+            others, mine = law.pmf(other[legal]), own[legal]
+            both = np.maximum(others + mine, 1e-300)
+            chance = np.where(upper[legal], mine, others) / both
+            lower = (gap - upper)[legal].clip(0, _MOST_GAPS)
+            excess = np.bincount(lower, weights=upper[legal] - chance)
+            variance = np.bincount(lower, weights=chance * (1 - chance))
+            number = np.bincount(lower)
+            used = variance > 1
+            found.append((excess[used] / np.sqrt(variance[used]), variance[used], number[used]))
+    if found:
+        z, spread_of, cases = (np.concatenate(part).astype(np.float64) for part in zip(*found, strict=True))
+        of = "correlation of a gap with its neighbor"
+        yield from largest(check, f"{subject}: gaps of neighbors", z, np.sqrt(cases / spread_of), cases, of)
 
 
 def _places(check: str, subject: str, sets: Ints, sizes: Ints, law: PositionLaw) -> Iterator[Finding]:
@@ -142,7 +203,8 @@ def _places(check: str, subject: str, sets: Ints, sizes: Ints, law: PositionLaw)
         places = sets[sizes > j, j]
         counts = np.bincount(places, minlength=len(probability))
         share = probability / max(probability.sum(), 1e-300)
-        yield from chi_square(check, f"{subject} {j + 1}", counts, share * len(places))
+        of = "share of a place, relative"
+        yield from chi_square(check, f"{subject} {j + 1}", counts, share * len(places), of)
 
 
 def _sets(check: str, subject: str, seen_sets: Ints, T: int, law: PositionLaw) -> Iterator[Finding]:
@@ -169,7 +231,7 @@ def _sets(check: str, subject: str, seen_sets: Ints, T: int, law: PositionLaw) -
     # A probability that is too small for a float is no set less.
     matches = len(positive) == law.support_size() or (len(positive) < law.support_size() and positive.min() < 1e-250)
     yield certain(check, f"{subject}: size of the support", matches, law.support_size())
-    yield from chi_square(check, subject, counts, probability * len(seen_sets))
+    yield from chi_square(check, subject, counts, probability * len(seen_sets), "share of a set, relative")
 
 
 def second_answer(sample: DrawnSequences) -> Iterator[Finding]:
@@ -186,23 +248,26 @@ def second_answer(sample: DrawnSequences) -> Iterator[Finding]:
             true = [[t for t in sources if t >= 0] for sources in sample.sources[own].tolist()]
             same = [list(step.sources) for step in steps] == true
         differing += not same
-    yield certain("second_answer", "targets and sources seen in the tokens", differing == 0, differing)
+    cases = len(sample.asked)
+    yield certain("second_answer", "targets and sources seen in the tokens", differing == 0, differing, cases)
 
 
 def rule(sample: DrawnSequences) -> Iterator[Finding]:
-    """The target is the rule's answer, but for the declared noise (exact binomial, by slot)."""
-    noise = sample.truth.label_noise
+    """The target is the rule's answer, but for the declared noise (exact binomial): as the observer works it out, of
+    the sequences that it was asked about, and as the exact predictor says, of all."""
+    rate = sample.truth.label_noise
     answered = np.flatnonzero(sample.answers >= 0)
-    if len(answered) and (noise == 0 or sample.one_target):
+    if len(answered):
         wrong = int((sample.answers != sample.targets)[answered].sum())
-        p_value = stats.binomtest(wrong, len(answered), noise).pvalue
-        yield Finding("rule", "targets that differ from the rule", wrong, float(p_value))
-    elif len(answered):
-        for slot in sample.slots:
-            if len(slot.answered):
-                wrong = int((slot.answers != slot.targets[slot.answered]).sum())
-                p_value = stats.binomtest(wrong, len(slot.answered), noise).pvalue
-                yield Finding("rule", f"{slot.name}targets that differ from the rule", wrong, float(p_value))
+        yield proportion("rule", "targets that differ from the rule", wrong, len(answered), rate, "label noise")
+    for j, column in enumerate(sample.noise.T):
+        known, of = column >= 0, "label noise of one target"
+        if known.any() and sample.noise.shape[1] > 1:
+            subject = f"target {j + 1}: noise"
+            yield proportion("rule", subject, int((column > 0).sum()), int(known.sum()), rate, of)
+    if (known := sample.noise >= 0).any():
+        replaced = int((sample.noise > 0).sum())
+        yield proportion("rule", "noise, of all sequences", replaced, int(known.sum()), rate, "label noise")
 
 
 def determined(sample: DrawnSequences) -> Iterator[Finding]:
@@ -237,7 +302,7 @@ def subset_shortcut(sample: DrawnSequences) -> Iterator[Finding]:
     if not sample.truth.label_free_subsets:
         return
     L = len(sample.truth.labels or ())
-    rng = np.random.default_rng(sample.seed)
+    rng = sample.generator()
     for slot in [sample.slots[j] for j in spread(len(sample.slots), _MOST_SLOTS_OF_SUBSETS)]:
         for k in np.unique(slot.sizes).tolist():
             rows = slot.sizes == k
@@ -265,7 +330,7 @@ def _proper_subsets(k: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
 def components(sample: DrawnSequences) -> Iterator[Finding]:
     """Of a mixture: each sequence is that of its component, and components come in their shares, independently."""
     task = sample.task
-    if not isinstance(task, Mixture):
+    if not isinstance(task, Mixture) or not sample.whole:
         return
     stream = Stream(seed=sample.seed, name=CERTIFICATE)
     which = task.component(stream, 0, len(sample.tokens), sample.length)
@@ -300,7 +365,7 @@ def position_ids(sample: DrawnSequences) -> Iterator[Finding]:
             sample.tokens[sample.asked].tolist(), sample.position_ids[sample.asked].tolist(), strict=True
         )
     )
-    yield certain("position_ids", "definition", wrong == 0, wrong)
+    yield certain("position_ids", "definition", wrong == 0, wrong, len(sample.asked))
 
 
 def _same_ids(sample: DrawnSequences, tokens: tuple[int, ...], ids: list[list[int]]) -> bool:

@@ -1,4 +1,4 @@
-"""What a check finds, and the tests that find it: Pearson's chi-square, and certainty."""
+"""What a check finds, and the tests that find it: Pearson's chi-square, Bernstein's bound for sums, certainty."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = ["SMALLEST_EXPECTED", "Finding", "certain", "chi_square", "contingency"]
+__all__ = [
+    "SMALLEST_EXPECTED",
+    "Finding",
+    "bernstein",
+    "certain",
+    "chi_square",
+    "contingency",
+    "largest",
+    "proportion",
+    "spread",
+]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -15,21 +25,48 @@ Floats = NDArray[np.float64]
 SMALLEST_EXPECTED = 100.0
 """A cell of Pearson's test expects at least this many, to keep the far tail close to nominal."""
 
+_SURE = float(stats.norm.isf(0.01))  # standard errors beyond the threshold that make detection 99 % probable
+
 
 @dataclass(frozen=True)
 class Finding:
-    """One test: which check, of what, its statistic and p-value."""
+    """One test: which check, of what, its statistic and p-value, and what it could have seen.
+
+    Attributes:
+        of: the property whose size ``effect`` gives, in words that name its unit.
+        scale: standard error of the statistic in that unit; of a certain test, one divided by the number of cases.
+        terms: number of statistics whose largest this is, or of a chi-square test its degrees of freedom.
+        test: how the p-value comes about.
+    """
 
     check: str
     subject: str
     statistic: float
     p_value: float
+    of: str = ""
+    scale: float = float("nan")
+    terms: int = 1
+    test: str = "normal"
+
+    def effect(self, threshold: float) -> float:
+        """The smallest deviation that this test sees with 99 % probability, in the unit that ``of`` names; NaN where
+        that is not known. Cases of a certain test are independent; other statistics are nearly normal."""
+        if self.test == "certain":
+            return float(-np.expm1(np.log(0.01) * self.scale))
+        if self.test == "chi-square":
+            over = float(stats.chi2.isf(threshold, self.terms)) - self.terms
+            # The noncentral chi-square has mean f + x and variance 2 (f + 2 x).
+            f = self.terms
+            root = _SURE + np.sqrt(_SURE**2 + over + f / 2)  # of f / 2 + x
+            return self.scale * float(np.sqrt(max(0.0, root**2 - f / 2)))
+        return self.scale * (float(np.sqrt(2 * np.log(2 * self.terms / threshold))) + _SURE)
 
 
-def chi_square(check: str, subject: str, observed: Ints, expected: Floats) -> Iterator[Finding]:
+def chi_square(check: str, subject: str, observed: Ints, expected: Floats, of: str = "") -> Iterator[Finding]:
     """Pearson's test of counts against expectations; an impossible cell that occurs gives p = 0.
 
     Cells that expect too few are pooled into groups that expect enough. Nothing is found where that leaves one cell.
+    The effect is the relative change of the rarest cell that stands alone.
     """
     observed, expected = observed.reshape(-1), expected.reshape(-1)
     impossible = expected <= 0
@@ -52,7 +89,12 @@ def chi_square(check: str, subject: str, observed: Ints, expected: Floats) -> It
         yield certain(check, subject, True)  # nothing else was possible, and nothing else came
     elif len(wanted) > 1:
         statistic = float(((seen - wanted) ** 2 / wanted).sum())
-        yield Finding(check, subject, statistic, float(stats.chi2.sf(statistic, len(wanted) - 1)))
+        freedom = len(wanted) - 1
+        rarest = float(wanted.min())
+        # What one cell lacks goes to the others.
+        scale = float(np.sqrt((1 - rarest / wanted.sum()) / rarest))
+        p_value = float(stats.chi2.sf(statistic, freedom))
+        yield Finding(check, subject, statistic, p_value, of, scale, freedom, "chi-square")
 
 
 def contingency(check: str, subject: str, first: Ints, second: Ints) -> Iterator[Finding]:
@@ -69,7 +111,9 @@ def contingency(check: str, subject: str, first: Ints, second: Ints) -> Iterator
         if expected.min() >= SMALLEST_EXPECTED:
             statistic = float(((table - expected) ** 2 / expected).sum())
             freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
-            yield Finding(check, subject, statistic, float(stats.chi2.sf(statistic, freedom)))
+            of, scale = "contingency (root of the mean square)", 1 / float(np.sqrt(table.sum()))
+            p_value = float(stats.chi2.sf(statistic, freedom))
+            yield Finding(check, subject, statistic, p_value, of, scale, freedom, "chi-square")
             return
         if rows.min() <= columns.min():
             table = np.delete(table, rows.argmin(), axis=0)
@@ -77,6 +121,41 @@ def contingency(check: str, subject: str, first: Ints, second: Ints) -> Iterator
             table = np.delete(table, columns.argmin(), axis=1)
 
 
-def certain(check: str, subject: str, holds: bool, violations: float = 0.0) -> Finding:
-    """A test that leaves nothing to chance."""
-    return Finding(check, subject, violations, 1.0 if holds else 0.0)
+def proportion(check: str, subject: str, hits: int, cases: int, declared: float, of: str) -> Finding:
+    """The exact binomial test of independent cases, each a hit with the declared probability."""
+    p_value = float(stats.binomtest(hits, cases, declared).pvalue)
+    if declared in (0.0, 1.0):
+        return Finding(check, subject, hits, p_value, of, 1 / max(1, cases), test="certain")
+    return Finding(check, subject, hits, p_value, of, float(np.sqrt(declared * (1 - declared) / cases)))
+
+
+def bernstein(z: Floats, bound: Floats, cases: Floats) -> Floats:
+    """-log of the bound exp(-z^2 / 2 / (1 + z M / (3 sqrt n))) for the tail of a sum of n independent summands with
+    mean 0, variance 1 and absolute value at most M, in standard errors: Bernstein's inequality."""
+    z = np.abs(z)
+    return np.asarray(z**2 / (2 + 2 * z * bound / (3 * np.sqrt(np.maximum(cases, 1)))))
+
+
+def largest(
+    check: str, subject: str, z: Floats, bound: Floats, cases: Floats, of: str, each: int = 1
+) -> Iterator[Finding]:
+    """One finding from many sums as in ``bernstein``: the least likely, its bound multiplied by their number, and by
+    ``each`` if so many sums are one here."""
+    if z.size:
+        terms = each * z.size
+        surprise = bernstein(z, bound, cases)
+        i = np.unravel_index(int(surprise.argmax()), surprise.shape)
+        p_value = float(min(1.0, 2 * terms * np.exp(-surprise[i])))
+        scale = 1 / float(np.sqrt(max(1.0, np.broadcast_to(cases, z.shape)[i])))
+        yield Finding(check, subject, float(np.abs(z[i])), p_value, of, scale, terms)
+
+
+def certain(check: str, subject: str, holds: bool, violations: float = 0.0, cases: int = 0) -> Finding:
+    """A test that leaves nothing to chance; of independent ``cases``, if there are several."""
+    scale = 1 / cases if cases else float("nan")
+    return Finding(check, subject, violations, 1.0 if holds else 0.0, "rate of violations", scale, test="certain")
+
+
+def spread(count: int, most: int) -> list[int]:
+    """0 .. count - 1, or ``most`` of them spread from the first to the last."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist() if count else []

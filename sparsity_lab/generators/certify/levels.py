@@ -6,7 +6,6 @@ means or within one slot.
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,105 +14,49 @@ from scipy import stats
 from scipy.special import xlogy
 
 from sparsity_lab.generators.batch import Batch
-from sparsity_lab.generators.certify.findings import Finding, certain
-from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences
-from sparsity_lab.generators.stream import Stream
-from sparsity_lab.generators.task import NotComputable, Task
+from sparsity_lab.generators.certify.findings import Finding, certain, proportion
+from sparsity_lab.generators.certify.predictions import Predictions
+from sparsity_lab.generators.certify.sequences import DrawnSequences
+from sparsity_lab.generators.task import Task
 
 __all__ = ["bayes", "declared_levels"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_MOST_SEQUENCES = 50_000
-_MOST_PROBABILITIES = 20_000_000  # of all predictions that are looked at
-_PROBABILITIES_A_DRAW = 1 << 22
 _MOST_REREAD = 40  # sequences
 _ENOUGH = 1000  # summands, weighed by their squares, from which on a sum is taken for normal
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What the exact predictor says of M targets of N sequences.
-
-    Attributes:
-        rows, slots: (M,) sequence and slot of each target.
-        confidence: (M,) probability of the likeliest label.
-        entropy: (M,) of the predicted distribution.
-        surprise: (M,) -log of the target's probability.
-        chosen: (M,) whether the target is the likeliest label, the first of equals.
-        excess: the largest deviation of a total probability from one.
-    """
-
-    rows: Ints
-    slots: Ints
-    confidence: Floats
-    entropy: Floats
-    surprise: Floats
-    chosen: NDArray[np.bool_]
-    excess: float
-
-    @classmethod
-    def draw(cls, sample: DrawnSequences) -> "Predictions":
-        """In slices, since a prediction has V numbers for each target.
-
-        Raises:
-            NotComputable, ValueError: as ``Task.log_posterior``.
-        """
-        task, length = sample.task, sample.length
-        each = max(1, round(len(sample.targets) / len(sample.tokens))) * task.vocabulary.size
-        sequences = min(_MOST_SEQUENCES, len(sample.tokens), max(1000, _MOST_PROBABILITIES // each))
-        size = max(1, min(8192, _PROBABILITIES_A_DRAW // each))
-        parts: list[tuple[NDArray[np.generic], ...]] = []
-        excess = 0.0
-        stream = Stream(seed=sample.seed, name=CERTIFICATE)
-        for start in range(0, sequences, size):
-            batch = task.sample(stream, start, min(size, sequences - start), length)
-            log_posterior = task.log_posterior(batch).numpy()
-            targets = batch.targets[batch.scored].numpy()
-            rows = batch.scored.nonzero()[:, 0].numpy()
-            posterior = np.exp(log_posterior)
-            excess = max(excess, float(np.abs(posterior.sum(axis=1) - 1).max(initial=0)))
-            entropy = -xlogy(posterior, posterior).sum(axis=1)
-            surprise = -log_posterior[np.arange(len(targets)), targets]
-            chosen = posterior.argmax(axis=1) == targets
-            parts.append((start + rows, posterior.max(axis=1), entropy, surprise, chosen))
-        rows, confidence, entropy, surprise, chosen = (np.concatenate(part) for part in zip(*parts, strict=True))
-        counts = np.bincount(rows)
-        slots = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
-        return cls(rows, slots, confidence, entropy, surprise, chosen, excess)
-
-
 def bayes(sample: DrawnSequences) -> Iterator[Finding]:
     """The exact predictor reads the tokens alone, is normalized and calibrated, and has the declared levels."""
-    try:
-        seen = Predictions.draw(sample)
-    except NotComputable:
-        return
-    except ValueError:
+    seen = sample.predictions
+    if isinstance(seen, ValueError):
         yield certain("bayes", "sequences that the predictor can read", False)
+    if not isinstance(seen, Predictions):
         return
     yield from _what_it_reads(sample)
     truth = sample.truth
+    N, rows, slots = len(sample.tokens), sample.rows, sample.slot_of_target
     yield certain("bayes", "normalized", seen.excess < 1e-9, seen.excess)
     impossible = float(np.isinf(seen.surprise).sum())
-    yield certain("bayes", "targets that it thinks possible", impossible == 0, impossible)
+    yield certain("bayes", "targets that it thinks possible", impossible == 0, impossible, N)
     # Of a predictor that is right, accuracy and loss are the means of its own confidence and entropy.
-    yield from _mean("bayes", "declared accuracy", _by_sequence(seen.confidence, seen.rows), truth.bayes_accuracy)
-    yield from _mean("bayes", "declared loss", _by_sequence(seen.entropy, seen.rows), truth.bayes_loss)
+    yield from _mean("bayes", "declared accuracy", _by_sequence(seen.confidence, rows), truth.bayes_accuracy)
+    yield from _mean("bayes", "declared loss", _by_sequence(seen.entropy, rows), truth.bayes_loss)
     if truth.bayes_loss_by_slot is not None:
         for j, declared in enumerate(truth.bayes_loss_by_slot.tolist()):
-            yield from _mean("bayes", f"declared loss of target {j + 1}", seen.entropy[seen.slots == j], declared)
+            yield from _mean("bayes", f"declared loss of target {j + 1}", seen.entropy[slots == j], declared)
     # Whether it is right: the likeliest label must come as often as it says. With ties any of them may be chosen.
     if seen.confidence.min(initial=1.0) > 1 - 1e-12:
         wrong = float((~seen.chosen).sum())
-        yield certain("bayes", "calibration", wrong == 0, wrong)
+        yield certain("bayes", "calibration", wrong == 0, wrong, N)
         return
     for slot in sample.slots:
-        here = seen.slots == slot.index
+        here = slots == slot.index
         yield from _calibration(f"{slot.name}calibration", seen.confidence[here], seen.chosen[here])
     if impossible == 0:
-        difference = _by_sequence(seen.surprise - seen.entropy, seen.rows)
+        difference = _by_sequence(seen.surprise - seen.entropy, rows)
         if np.ptp(difference) > 1e-9:  # else only the label that is all but certain has been seen
             yield from _mean("bayes", "calibration of the loss", difference, 0.0)
 
@@ -121,13 +64,13 @@ def bayes(sample: DrawnSequences) -> Iterator[Finding]:
 def _what_it_reads(sample: DrawnSequences) -> Iterator[Finding]:
     """Its answer does not change with the batch's targets, and it refuses what the observer cannot read."""
     task, T = sample.task, sample.tokens.shape[1]
-    batch = task.sample(Stream(seed=sample.seed, name=CERTIFICATE), 0, _MOST_REREAD, sample.length)
+    batch = next(sample.batches(_MOST_REREAD))
     exchanged = copy.copy(batch)
     exchanged.targets = batch.targets.clone()
     exchanged.targets[batch.scored] = batch.targets[batch.scored].roll(1)
     same = torch.equal(task.log_posterior(batch), task.log_posterior(exchanged))
     yield certain("bayes", "the same whatever the targets", same)
-    rng = np.random.default_rng(sample.seed)
+    rng = sample.generator()
     refused = accepted = 0
     for row, place in enumerate(rng.integers(T, size=len(batch)).tolist()):
         one = slice(row, row + 1)
@@ -155,12 +98,14 @@ def _calibration(subject: str, confidence: Floats, chosen: NDArray[np.bool_]) ->
     if len(chosen) == 0:
         return
     if np.ptp(confidence) < 1e-9:
-        test = stats.binomtest(int(chosen.sum()), len(chosen), min(1.0, float(confidence[0])))
-        yield Finding("bayes", subject, float(chosen.mean()), float(test.pvalue))
+        of = "share of targets that are the likeliest label"
+        yield proportion("bayes", subject, int(chosen.sum()), len(chosen), min(1.0, float(confidence[0])), of)
     else:
-        scale = float(np.sqrt((confidence * (1 - confidence)).sum()))
-        z = float(chosen.sum() - confidence.sum()) / max(scale, 1.0)
-        yield Finding("bayes", subject, float(chosen.mean()), float(2 * stats.norm.sf(abs(z))))
+        scale = max(1.0, float(np.sqrt((confidence * (1 - confidence)).sum())))
+        z = float(chosen.sum() - confidence.sum()) / scale
+        of = "share of targets that are the likeliest label"
+        p_value = float(2 * stats.norm.sf(abs(z)))
+        yield Finding("bayes", subject, float(chosen.mean()), p_value, of, scale / len(chosen))
 
 
 def _mean(check: str, subject: str, values: Floats, declared: float | None) -> Iterator[Finding]:
@@ -173,8 +118,9 @@ def _mean(check: str, subject: str, values: Floats, declared: float | None) -> I
         off = values - declared
         # Few large values make a sum that is not normal.
         if off @ off >= _ENOUGH * float((off**2).max()):
-            z = float(off.mean() / (values.std() / np.sqrt(len(values))))
-            yield Finding(check, subject, float(values.mean()), float(2 * stats.norm.sf(abs(z))))
+            scale = float(values.std() / np.sqrt(len(values)))
+            p_value = float(2 * stats.norm.sf(abs(float(off.mean()) / scale)))
+            yield Finding(check, subject, float(values.mean()), p_value, "mean over sequences", scale)
 
 
 def _by_sequence(values: Floats | NDArray[np.bool_], rows: Ints) -> Floats:

@@ -1,30 +1,34 @@
 """The sequences that a certificate looks at, and what several checks need of them."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from sparsity_lab.generators.batch import IGNORE, Batch
+from sparsity_lab.generators.certify.findings import spread
+from sparsity_lab.generators.certify.predictions import Predictions
 from sparsity_lab.generators.stream import Stream
-from sparsity_lab.generators.task import PositionLaw, Step, Task, Truth
+from sparsity_lab.generators.task import Draw, NotComputable, PositionLaw, Step, Task, Truth
 
-__all__ = ["CERTIFICATE", "DrawnSequences", "Slot", "spread"]
+__all__ = ["CERTIFICATE", "DrawnSequences", "Slot"]
 
 Ints = NDArray[np.int64]
 
-CERTIFICATE = "certificate"
-"""Name of the stream."""
+CERTIFICATE = "evaluation"
+"""Name of the stream: the one that runs are evaluated on."""
 
 _TOKENS_A_DRAW = 1 << 19
-_ONE_BY_ONE = 20_000  # sequences looked at in plain Python
-_TOKENS_ONE_BY_ONE = 500_000
-_TARGETS_ONE_BY_ONE = 200_000
+_TOKENS_ONE_BY_ONE = 20  # looked at in plain Python, for each sequence that was asked for
+_PROBABILITIES_A_DRAW = 1 << 22
 _MOST_SLOTS = 64
 _NO_ANSWER = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DrawnSequences:
     """The sequences a certificate looks at.
 
@@ -35,6 +39,11 @@ class DrawnSequences:
         sources: (M, K), padded with -1; K = 0 for tasks that have none.
         has_sources: False for tasks without a rule, such as text.
         position_ids: (N, C, T) or None.
+        draws: the choices that the task reads from the tokens, by name; None if it cannot read them.
+        asked_for: the number of sequences that was asked for, of which long ones are fewer.
+        budget: floating-point operations that a check may spend on products of choices.
+        index: (N,) their places in the stream.
+        whole: False for those sequences of a mixture that are one component's.
     """
 
     task: Task
@@ -48,16 +57,31 @@ class DrawnSequences:
     sources: Ints
     has_sources: bool
     position_ids: Ints | None
+    draws: dict[str, Draw] | None
+    asked_for: int
+    budget: float
+    index: Ints
+    whole: bool = True
 
     @classmethod
-    def draw(cls, task: Task, seed: int, sequences: int, length: int) -> "DrawnSequences":
+    def draw(
+        cls,
+        task: Task,
+        seed: int,
+        sequences: int,
+        length: int,
+        *,
+        asked_for: int = 0,
+        budget: float = 1e12,
+        name: str = CERTIFICATE,
+    ) -> "DrawnSequences":
         """Draw in slices, so that the sources of all positions never stand in memory at once."""
         parts: list[tuple[Ints, Ints, Ints, Ints, Ints]] = []
-        position_ids = []
+        position_ids, draws = [], []
         has_sources = True
         size = max(1, min(8192, _TOKENS_A_DRAW // task.sequence_length(length)))
         for start in range(0, sequences, size):
-            batch = task.sample(Stream(seed=seed, name=CERTIFICATE), start, min(size, sequences - start), length)
+            batch = task.sample(Stream(seed=seed, name=name), start, min(size, sequences - start), length)
             scored = batch.scored
             rows, positions = scored.nonzero().numpy().T
             has_sources = batch.sources is not None
@@ -65,10 +89,81 @@ class DrawnSequences:
             parts.append((batch.tokens.numpy(), batch.targets[scored].numpy(), start + rows, positions, sources))
             if batch.position_ids is not None:
                 position_ids.append(batch.position_ids.numpy())
+            draws.append(_read(task, batch, name))
         tokens, targets, rows, positions, sources = (np.concatenate(part) for part in zip(*parts, strict=True))
         ids = np.concatenate(position_ids) if position_ids else None
         truth = task.truth(length)
-        return cls(task, truth, seed, length, tokens, targets, rows, positions, sources, has_sources, ids)
+        known = [one for one in draws if one is not None]
+        joined = None if len(known) < len(draws) else _joined(known)
+        of_batches = tokens, targets, rows, positions, sources, has_sources, ids, joined
+        return cls(task, truth, seed, length, *of_batches, asked_for or sequences, budget, np.arange(sequences))
+
+    def only(self, rows: Ints, task: Task) -> "DrawnSequences":
+        """Some of the sequences, as those of a mixture's component."""
+        number = np.full(len(self.tokens), -1)
+        number[rows] = np.arange(len(rows))
+        kept = number[self.rows] >= 0
+        tokens, sources = self.tokens[rows], self.sources[kept]
+        most = int((sources >= 0).sum(axis=1).max(initial=0))
+        return replace(
+            self,
+            task=task,
+            truth=task.truth(self.length),
+            tokens=tokens,
+            targets=self.targets[kept],
+            rows=number[self.rows][kept],
+            positions=self.positions[kept],
+            sources=sources[:, :most],
+            position_ids=None if self.position_ids is None else self.position_ids[rows],
+            index=self.index[rows],
+            draws=_read(task, Batch(torch.from_numpy(tokens), torch.empty(0)), CERTIFICATE),
+            whole=False,
+        )
+
+    def generator(self) -> np.random.Generator:
+        """For choices of the certificate's own, the same each time."""
+        return np.random.default_rng([self.seed < 0, abs(self.seed)])
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All sequences again, with their targets, so many at a time."""
+        N, T = self.tokens.shape
+        first = np.cumsum(self.counts) - self.counts
+        for start in range(0, N, size):
+            end = min(start + size, N)
+            own = slice(int(first[start]), int(first[end]) if end < N else len(self.targets))
+            targets = np.full((end - start, T), IGNORE)
+            targets[self.rows[own] - start, self.positions[own]] = self.targets[own]
+            yield Batch(torch.from_numpy(self.tokens[start:end]), torch.from_numpy(targets))
+
+    @cached_property
+    def predictions(self) -> "Predictions | NotComputable | ValueError":
+        """Of all targets, or why there are none."""
+        each = max(1, round(len(self.targets) / len(self.tokens))) * self.task.vocabulary.size
+        size = max(1, min(8192, _PROBABILITIES_A_DRAW // each))
+        try:
+            return Predictions.of(self.task, self.batches(size))
+        except (NotComputable, ValueError) as reason:
+            return reason
+
+    @cached_property
+    def noise(self) -> Ints:
+        """(N, M) by how many labels each target is off the rule's answer, -1 where that is not known; M = 0 where
+        there is no noise, or none that shows."""
+        labels, rate = self.truth.labels, self.truth.label_noise
+        if labels is None or not 0 < rate < 1 - 1 / len(labels) - 1e-9:
+            return np.empty((len(self.tokens), 0), np.int64)
+        seen = self.predictions
+        answers = np.where(self.is_ruled, seen.answer, _NO_ANSWER) if isinstance(seen, Predictions) else self.answers
+        found = np.searchsorted(labels, np.stack([self.targets, answers]).clip(0)).clip(0, len(labels) - 1)
+        shift = np.where(answers >= 0, (found[0] - found[1]) % len(labels), -1)
+        shifts = np.full((len(self.tokens), int(self.counts.max(initial=0))), -1)
+        shifts[self.rows, self.slot_of_target] = shift
+        return shifts
+
+    @cached_property
+    def is_ruled(self) -> NDArray[np.bool_]:
+        """(M,) whether the target follows a rule: with sources, or of a task that has none."""
+        return np.asarray(self.sizes > 0) if self.has_sources else np.ones(len(self.targets), bool)
 
     @cached_property
     def counts(self) -> Ints:
@@ -105,9 +200,8 @@ class DrawnSequences:
     def asked(self) -> Ints:
         """The sequences that the task's observer is asked about, ascending."""
         N, T = self.tokens.shape
-        targets = max(1, len(self.targets) // N)
-        most = min(_ONE_BY_ONE, max(1000, min(_TOKENS_ONE_BY_ONE // T, _TARGETS_ONE_BY_ONE // targets)))
-        return np.arange(N) if most >= N else np.sort(np.random.default_rng(self.seed).choice(N, most, replace=False))
+        most = max(1000, _TOKENS_ONE_BY_ONE * self.asked_for // T)
+        return np.arange(N) if most >= N else np.sort(self.generator().choice(N, most, replace=False))
 
     @cached_property
     def solved(self) -> list[tuple[Step, ...] | None]:
@@ -230,6 +324,16 @@ class Slot:
         return marked
 
 
-def spread(count: int, most: int) -> list[int]:
-    """0 .. count - 1, or ``most`` of them spread from the first to the last."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist() if count else []
+def _read(task: Task, batch: Batch, name: str) -> dict[str, Draw] | None:
+    try:
+        return task.draws(batch.tokens.numpy(), name)
+    except (ValueError, LookupError):  # no sequences of the task
+        return None
+
+
+def _joined(parts: list[dict[str, Draw]]) -> dict[str, Draw]:
+    """The draws of several batches; small numbers, since there are many."""
+    return {
+        name: draw._replace(values=np.concatenate([part[name].values.astype(np.int32) for part in parts]))
+        for name, draw in parts[0].items()
+    }

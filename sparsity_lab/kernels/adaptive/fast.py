@@ -56,7 +56,7 @@ CHUNK_SCORES = 2**18
 CHUNK_IMPORTANCES = 2**17
 """How many block scores are held at a time; 8 bytes each, in a few copies."""
 
-SLAB_ROWS = 2**13
+SLAB_ROWS = 2**12
 """How many rows are computed at a time: partial results are held for each of their pairs."""
 
 _LOG2_E = math.log2(math.e)

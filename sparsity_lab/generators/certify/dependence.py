@@ -1,0 +1,352 @@
+"""Checks that what should be independent is: the choices that made a sequence, and its targets.
+
+One way of looking for all of them. A sum over sequences of a product of columns (see ``draws``) is, in standard
+errors, close to normal under independence; that it is this large has a probability that Bernstein's inequality
+bounds, whatever the columns. Of all products of one kind the least likely is one finding, its bound multiplied by
+their number. Matrix products make the sums of all pairs at once, and of all triples with one column each.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsity_lab.generators.certify.draws import Choices, Columns, choices_of, columns, draws_of, number_of_columns
+from sparsity_lab.generators.certify.findings import Finding, bernstein, certain, chi_square, largest, spread
+from sparsity_lab.generators.certify.sequences import DrawnSequences
+
+__all__ = ["bystanders", "drawn_law", "near_sources", "noise", "products", "targets", "values"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Real = NDArray[np.float64]
+Complex = NDArray[np.complex64]
+
+_MOST_TERMS = 10_000_000
+_OVERHEAD = 1000  # sequences, whose products take as long as the rest of the work on a term
+_MOST_COMPLETE = 700  # columns up to which pairs are of all functions of two choices, not of their bits alone
+_MOST_SLOTS = 8
+_MOST_ANCHORS = 8
+_NEAR = (-2, -1, 1, 2)
+_MOST_VALUES = 8
+
+CORRELATION = "correlation of two, or with a product"
+
+
+def drawn_law(sample: DrawnSequences) -> Iterator[Finding]:
+    """Choices whose law the task gives along with them have it, in training as well."""
+    with_law = {name: draw for name, draw in (sample.draws or {}).items() if draw.law is not None}
+    parts = {"": sample.draws}
+    if with_law:
+        count = len(sample.tokens)
+        train = DrawnSequences.draw(sample.task, sample.seed, count, sample.length, name="train")
+        parts["the training part: "] = train.draws
+    for part, draws in parts.items():
+        if draws != {}:
+            yield certain("drawn_law", f"{part}sequences that the task can read", draws is not None)
+        for name in with_law if draws else ():
+            values, _, law = (draws or {})[name]
+            assert law is not None
+            counts = np.bincount(values[values >= 0], minlength=len(law))
+            expected = np.append(law, np.zeros(len(counts) - len(law))) * counts.sum()
+            yield from chi_square("drawn_law", f"{part}{name}", counts, expected)
+
+
+def products(sample: DrawnSequences) -> Iterator[Finding]:
+    """All choices of a sequence are independent: each two in all their functions, each three in their bits."""
+    choices = choices_of(sample)
+    complete = number_of_columns(choices, True) <= _MOST_COMPLETE
+    every = columns(choices, complete)
+    what = "all functions" if complete else "bits"
+    kinds = ", ".join(choices.names)
+    if every.x.shape[1] > 1:
+        z, bound, n = _pairs(every)
+        upper = _apart(every)
+        yield from largest("products", f"two of {kinds}: {what}", z[upper], bound[upper], n[upper], CORRELATION)
+        yield from _lags(every, z, n)
+    bits = columns(choices) if complete else every
+    yield from _triples(sample.budget, "products", f"three of {kinds}: bits", bits)
+
+
+def targets(sample: DrawnSequences) -> Iterator[Finding]:
+    """A target, and whether it is noise, is independent of up to three of the choices that do not enter it."""
+    if sample.truth.labels is None:
+        return
+    looked_at = spread(len(sample.slots), _MOST_SLOTS)
+    budget = sample.budget / len(looked_at)
+    for slot in [sample.slots[j] for j in looked_at]:
+        free = choices_of(sample).only(choices_of(sample).free, slot.rows)
+        label = columns(_one_choice(slot.label_index), complete=True)
+        if free.values.shape[1] == 0 or label.x.shape[1] == 0:
+            continue
+        kinds = f"{slot.name}the target and %s of {', '.join(free.names)}: bits"
+        bits = columns(free)
+        z, bound, n = _crossed(label, bits)
+        yield from largest("targets", kinds % "one", z, bound, n, CORRELATION)
+        yield from _anywhere("targets", f"{slot.name}the target and a token anywhere: bits", label, bits)
+        # Single bits of the label, the lowest first, as far as the budget goes.
+        powers = [c for c in range(label.x.shape[1]) if label.function[c] & (label.function[c] - 1) == 0]
+        work = 2.0 * (len(bits.x) + _OVERHEAD) * bits.x.shape[1] ** 2
+        for c in powers[: max(1, int(budget / work))]:
+            weight = label.x[:, c]
+            about = f"{kinds}, bit {int(label.function[c]).bit_length() - 1} of the target"
+            z, bound, n = _pairs(bits, weight, float(label.bound[c]))
+            upper = _apart(bits)
+            yield from largest("targets", about % "two", z[upper], bound[upper], n[upper], CORRELATION)
+            if c == powers[0]:
+                yield from _triples(budget, "targets", about % "three", bits, weight, float(label.bound[c]))
+
+    if sample.one_target and sample.noise.size:
+        replaced = columns(_one_choice((sample.noise[:, 0] > 0).astype(np.int64)))
+        bits = columns(choices_of(sample).only(choices_of(sample).free))
+        subject = f"noise and three of {', '.join(choices_of(sample).names)}: bits"
+        for weight, most in zip(replaced.x.T, replaced.bound.tolist(), strict=True):
+            yield from _triples(budget, "targets", subject, bits, weight, most)
+
+
+def bystanders(sample: DrawnSequences) -> Iterator[Finding]:
+    """A target is independent of each token before it, or at it, that is no source of it, where that is declared, and
+    of two where it has no sources; and whether it is noise is independent of all tokens before it."""
+    for slot in [sample.slots[j] for j in spread(len(sample.slots), _MOST_SLOTS)]:
+        seen = np.arange(int(slot.positions.max()) + 1) <= slot.positions[:, None]
+        tokens, unruled = slot.tokens[:, : seen.shape[1]], sample.has_sources and not slot.sizes.any()
+        about: list[tuple[str, Ints, NDArray[np.bool_]]] = []
+        if sample.truth.labels is not None and (sample.truth.label_free_bystanders or unruled):
+            about.append(("the target", slot.label_index, seen & ~slot.is_source[:, : seen.shape[1]]))
+        noise = sample.noise[slot.rows, slot.index] if sample.noise.size else np.empty(0, np.int64)
+        if noise.size and (noise >= 0).all():
+            about.append(("noise", (noise > 0).astype(np.int64), seen))
+        for name, told, here in about:
+            alike = np.arange(seen.shape[1])
+            choices = Choices(np.where(here, tokens, -1), alike, alike >= 0, alike, ("tokens",))
+            label, bits = columns(_one_choice(told), complete=True), columns(choices)
+            if label.x.shape[1] == 0 or bits.x.shape[1] == 0:
+                continue
+            z, bound, n = _crossed(label, bits)
+            yield from largest("bystanders", f"{slot.name}{name} and a token before", z, bound, n, CORRELATION)
+            yield from _anywhere("bystanders", f"{slot.name}{name} and a token anywhere before: bits", label, bits)
+            if unruled:
+                z, bound, n = _pairs(bits, label.x[:, 0], float(label.bound[0]))
+                upper = _apart(bits)
+                subject = f"{slot.name}{name} and two tokens before"
+                yield from largest("bystanders", subject, z[upper], bound[upper], n[upper], CORRELATION)
+
+
+def near_sources(sample: DrawnSequences) -> Iterator[Finding]:
+    """Tokens within two places of a source or a target, wherever it stands, are independent of each other, of all
+    that is not a token, and of the target."""
+    choices = choices_of(sample)
+    tokens = choices.only(choices.free & (choices.position >= 0))
+    if tokens.values.shape[1] == 0:
+        return
+    N, T = sample.tokens.shape
+    aligned = np.full((N, T), -1)
+    aligned[:, tokens.position] = tokens.values
+    others = choices.only((choices.position < 0) & ~np.isin(choices.family, choices.family[choices.position >= 0]))
+    for slot in [sample.slots[j] for j in spread(len(sample.slots), _MOST_SLOTS)]:
+        anchors = [slot.sources[:, j] for j in spread(slot.sources.shape[1], _MOST_ANCHORS)] + [slot.positions]
+        for a, anchor in enumerate(anchors):
+            if np.ptp(anchor) == 0:
+                continue  # no other tokens than those of fixed places
+            places = np.where(anchor[:, None] >= 0, anchor[:, None] + np.array(_NEAR), -1)
+            inside = (places >= 0) & (places < T)
+            near = np.where(inside, aligned[slot.rows[:, None], places.clip(0, T - 1)], -1)
+            varies = near.max(axis=0, initial=-1) > 0
+            P = int(varies.sum())
+            if P == 0:
+                continue
+            beside = Choices(near[:, varies], np.arange(P), np.ones(P, bool), np.full(P, -1), ("tokens near it",))
+            rest = others.only(np.ones(len(others.family), bool), slot.rows)
+            both = columns(beside.beside(rest), complete=True)
+            where = "the target" if a == len(anchors) - 1 else f"source {a + 1}"
+            z, bound, n = _pairs(both)
+            kept = _apart(both) & (both.choice[:, None] < P)
+            subject = f"{slot.name}two, one of them near {where}"
+            yield from largest("near_sources", subject, z[kept], bound[kept], n[kept], CORRELATION)
+            if sample.truth.labels is not None:
+                label, own = columns(_one_choice(slot.label_index), complete=True), columns(beside, complete=True)
+                z, bound, n = _crossed(label, own)
+                subject = f"{slot.name}the target and one near {where}"
+                yield from largest("near_sources", subject, z, bound, n, CORRELATION)
+
+
+def values(sample: DrawnSequences) -> Iterator[Finding]:
+    """No sum of values, some added and others taken away, is likelier than others, however many they are.
+
+    With w = exp(2 pi i / q), or -1, a product of w^(+-x) over some of the values has mean zero. Looked at are all
+    products of six values in a row (of eight, if there are no more), and of each value with all others and with all
+    before it.
+    """
+    drawn = draws_of(sample)
+    if "values" not in drawn or (P := drawn["values"].values.shape[1]) < 3:
+        return
+    of = drawn["values"].values
+    width = P if P <= _MOST_VALUES else _MOST_VALUES - 2
+    for turn in ("all residues", "parity"):
+        found: list[tuple[Complex, Real, float]] = []
+        for i in range(0, P - width + 1, width // 2):
+            waves, bounds = _waves(of[:, i : i + width], turn)
+            half = width // 2
+            left, right = _signed(waves[:half], bounds[:half]), _signed(waves[half:], bounds[half:])
+            products_of = left[0].T @ right[0]
+            kept = left[2][:, None] + right[2] >= 2
+            found.append((products_of[kept], np.outer(left[1], right[1])[kept], float(len(left[0]))))
+        if width < P:
+            waves, bounds = _waves(of, turn)
+            found.append(_with_many(waves, bounds))
+        bound = np.concatenate([most for _, most, _ in found])
+        n = np.concatenate([np.full(len(most), cases) for _, most, cases in found])
+        sums = np.concatenate([one for one, _, _ in found])
+        # Of a complex sum of size z the real or the imaginary part is at least z / sqrt 2.
+        z = np.abs(sums) / np.sqrt(2 * np.maximum(n, 1))
+        used = (bound > 0) & (n > 1)
+        yield from largest("values", f"sums of values, {turn}", z[used], bound[used], n[used], CORRELATION, 2)
+
+
+def _waves(values: Ints, turn: str) -> tuple[Complex, Real]:
+    """(D, n) of each of D values a function of mean 0 and variance 1, in the sequences that have all; its bounds."""
+    whole = values[(values >= 0).all(axis=1)].T
+    waves = np.zeros(whole.shape, dtype=np.complex64)
+    for j, column in enumerate(whole):
+        q = 2 if turn == "parity" else max(2, int(column.max(initial=0)) + 1)
+        wave = np.exp(2j * np.pi / q * np.arange(int(column.max(initial=0)) + 1))[column]
+        if len(wave) and (size := float(wave.std())) > 1e-3:
+            waves[j] = (wave - wave.mean()) / size
+    return waves, np.abs(waves).max(axis=1, initial=0.0)
+
+
+def _signed(waves: Complex, bounds: Real) -> tuple[Complex, Real, Ints]:
+    """(n, 3^D) products of some of the waves and of the conjugates of others; their bounds and numbers of factors."""
+    made, bound, size = [np.ones(waves.shape[1], dtype=np.complex64)], [1.0], [0]
+    for wave, most in zip(waves, bounds.tolist(), strict=True):
+        made += [one * factor for factor in (wave, wave.conj()) for one in made]
+        bound += [one * most for one in bound] * 2
+        size += [one + 1 for one in size] * 2
+    return np.stack(made, axis=1), np.array(bound), np.array(size)
+
+
+def _with_many(waves: Complex, bounds: Real) -> tuple[Complex, Real, float]:
+    """Sums of the products of each wave, or its conjugate, with those of all before it, and of all others."""
+    ones = np.ones((1, waves.shape[1]), np.complex64)
+    before = np.cumprod(np.concatenate([ones, waves[:-1]]), axis=0)
+    after = np.cumprod(np.concatenate([ones, waves[:0:-1]]), axis=0)[::-1]
+    below = np.cumprod(np.append(1.0, bounds[:-1]))
+    sums = [(factor * rest).sum(axis=1) for factor in (waves, waves.conj()) for rest in (before, before * after)]
+    most = np.append(np.full(1, 0.0), (bounds * below)[1:])
+    whole = np.full(len(bounds), np.prod(bounds))
+    return np.concatenate(sums), np.concatenate([most, whole] * 2), float(waves.shape[1])
+
+
+def noise(sample: DrawnSequences) -> Iterator[Finding]:
+    """Where a label is replaced, each other one comes as often."""
+    shifts = sample.noise
+    if shifts.size == 0:
+        return
+    L, rate = len(sample.truth.labels or ()), sample.truth.label_noise
+    counts = np.bincount(shifts[shifts >= 0], minlength=L)
+    expected = np.append(1 - rate, np.full(L - 1, rate / (L - 1))) * counts.sum()
+    yield from chi_square("noise", "steps from the rule's label to the one put instead", counts, expected)
+
+
+def _one_choice(values: Ints) -> Choices:
+    return Choices(values[:, None], np.zeros(1, np.int64), np.zeros(1, bool), np.full(1, -1), ("target",))
+
+
+def _apart(of: Columns) -> NDArray[np.bool_]:
+    """(C, C) pairs of independent choices, each once."""
+    return np.asarray(np.triu(of.family[:, None] != of.family, 1))
+
+
+def _crossed(label: Columns, of: Columns) -> tuple[Real, Real, Real]:
+    """As ``_pairs``, of each column of one that is never absent with each of another."""
+    n = np.broadcast_to(of.number, (label.x.shape[1], of.x.shape[1]))
+    return (label.x.T @ of.x) / np.sqrt(np.maximum(n, 1)), np.outer(label.bound, of.bound), n
+
+
+def _pairs(of: Columns, weight: Floats | None = None, most: float = 1.0) -> tuple[Real, Real, Real]:
+    """(C, C) sums in standard errors, bounds of their summands, and numbers of these. A weight has mean 0 and
+    variance 1."""
+    left = of.x if weight is None else of.x * weight[:, None]
+    n = of.variances(weight)
+    z = (left.T @ of.x).astype(np.float64) / np.sqrt(np.maximum(n, 1))
+    return z, most * np.outer(of.bound, of.bound), n
+
+
+def _triples(
+    budget: float, check: str, subject: str, of: Columns, weight: Floats | None = None, most: float = 1.0
+) -> Iterator[Finding]:
+    """The least likely product of three columns; nothing where there are more than ten million, or more than the
+    budget allows."""
+    N, C = of.x.shape
+    if C < 3 or C**3 / 6 > _MOST_TERMS or budget < 2.0 * (N + _OVERHEAD) * C**3 / 3:
+        return
+    worst: tuple[float, float, float] = (-1.0, 0.0, 1.0)
+    terms, width = 0, max(16, C // 6)
+    # What decides whether others are made comes first.
+    of = of.ordered(np.argsort(~of.deciding, kind="stable"))
+    for c in range(C - 2):
+        first = of.x[:, c] if weight is None else of.x[:, c] * weight
+        n = of.variances(first)
+        other = of.family != of.family[c]
+        # Each pair of the later columns is wanted once: so in strips, each with what comes after its beginning.
+        for a in range(c + 1, C, width):
+            strip, rest = slice(a, min(a + width, C)), slice(a, C)
+            kept = np.triu((of.family[strip, None] != of.family[rest]) & other[strip, None] & other[rest], 1)
+            if not kept.any():
+                continue
+            sums = ((of.x[:, strip] * first[:, None]).T @ of.x[:, rest]).astype(np.float64)
+            cases = n[strip, rest][kept]
+            z = sums[kept] / np.sqrt(np.maximum(cases, 1))
+            bound = np.outer(of.bound[strip], of.bound[rest])[kept] * of.bound[c] * most
+            surprise = bernstein(z, bound, cases)
+            i = int(surprise.argmax())
+            terms += len(z)
+            if surprise[i] > worst[0]:
+                worst = float(surprise[i]), float(z[i]), float(cases[i])
+    if terms:
+        p_value = float(min(1.0, 2 * terms * np.exp(-worst[0])))
+        scale = 1 / float(np.sqrt(max(worst[2], 1)))
+        yield Finding(check, subject, abs(worst[1]), p_value, CORRELATION, scale, terms)
+
+
+def _lags(of: Columns, z: Real, n: Real) -> Iterator[Finding]:
+    """Pairs of tokens so many positions apart, all such pairs of a sequence together: of each two functions."""
+    aligned = np.flatnonzero(of.position >= 0)
+    if len(aligned) == 0:
+        return
+    functions, f = np.unique(of.function[aligned], return_inverse=True)
+    apart = of.position[aligned][None, :] - of.position[aligned][:, None]
+    kept = apart > 0
+    code = ((apart * len(functions) + f[:, None]) * len(functions) + f)[kept]
+    cases = n[np.ix_(aligned, aligned)][kept]
+    sums = z[np.ix_(aligned, aligned)][kept] * np.sqrt(cases)
+    total, variance = np.bincount(code, weights=sums), np.bincount(code, weights=cases)
+    members = np.bincount(code)
+    bounds = np.zeros(len(total))
+    np.maximum.at(bounds, code, np.outer(of.bound[aligned], of.bound[aligned])[kept])
+    used = variance > 0
+    N = float(len(of.x))
+    # A sequence gives the sum of its pairs: as many as there are, and their variance the mean over sequences.
+    sizes = np.sqrt(variance[used] / N)
+    bound = members[used] * bounds[used] / sizes
+    together = total[used] / np.sqrt(variance[used])
+    cases = np.full(together.shape, N)
+    yield from largest(
+        "products", "two tokens so many positions apart, anywhere", together, bound, cases, CORRELATION
+    )
+
+
+def _anywhere(check: str, subject: str, label: Columns, of: Columns) -> Iterator[Finding]:
+    """One function of the tokens of all positions together, and the target."""
+    aligned = of.position >= 0
+    for function in np.unique(of.function[aligned]).tolist():
+        mine = np.flatnonzero(aligned & (of.function == function))
+        sums = of.x[:, mine].sum(axis=1, dtype=np.float64)
+        square = float((sums**2).mean())
+        if square < 1e-9:
+            continue
+        # Tokens of a sequence are independent: the variance of their sum is their number.
+        present = float(of.number[mine].sum()) / len(of.x)
+        z = (label.x.T @ sums) / np.sqrt(present * len(sums))
+        bound = label.bound * float(of.bound[mine].max()) * len(mine) / np.sqrt(present)
+        yield from largest(check, f"{subject} {function}", z, bound, np.full(z.shape, float(len(sums))), CORRELATION)

@@ -1,0 +1,228 @@
+"""The random choices that sequences were made of, as columns of numbers that independence makes uncorrelated.
+
+Each *choice* (a background token, a value, a place, whether a label is noise, where in the stream a sequence stands)
+is expanded into Walsh functions, +1 or -1 by the parity of some of its bits, centered and scaled to variance one
+where the choice was made and 0 elsewhere. A product of columns of different choices then has mean zero and variance
+one, if they are independent. Any dependence of two choices shows in some pair of columns, if these are complete.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparsity_lab.generators.certify.findings import spread
+from sparsity_lab.generators.certify.sequences import DrawnSequences
+from sparsity_lab.generators.task import Draw
+
+__all__ = ["Choices", "Columns", "choices_of", "columns", "draws_of", "number_of_columns"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+_LARGEST_COMPLETE = 16  # larger alphabets are compared by their bits
+_BINS = 8  # of places
+_BLOCKS = 16  # of the stream
+_MOST_TOGETHER = 8
+_MOST_SLOTS = 64
+_ANY = 2**30
+
+
+@dataclass(frozen=True)
+class Choices:
+    """P choices of N sequences.
+
+    Attributes:
+        values: (N, P), -1 where there was no such choice.
+        family: (P,) choices of one family may depend on each other.
+        free: (P,) True if a choice tells nothing of the targets.
+        position: (P,) where the choice is a token of that position, else -1.
+        names: what is drawn, each once.
+    """
+
+    values: Ints
+    family: Ints
+    free: NDArray[np.bool_]
+    position: Ints
+    names: tuple[str, ...]
+
+    def only(self, keep: NDArray[np.bool_], rows: Ints | slice = slice(None)) -> "Choices":
+        """Some of the choices, of some of the sequences."""
+        kept = self.values[rows][:, keep]
+        return Choices(kept, self.family[keep], self.free[keep], self.position[keep], self.names)
+
+    def beside(self, other: "Choices") -> "Choices":
+        """These and others of the same sequences, which are independent of them."""
+        above = int(self.family.max(initial=-1)) + 1
+        return Choices(
+            np.concatenate([self.values, other.values], axis=1),
+            np.concatenate([self.family, above + other.family]),
+            np.concatenate([self.free, other.free]),
+            np.concatenate([self.position, other.position]),
+            (*self.names, *other.names),
+        )
+
+
+@lru_cache(maxsize=1)
+def choices_of(sample: DrawnSequences) -> Choices:
+    """All choices that are known: the task's draws, or what its truth declares independent; noise; and where in the
+    stream the sequence stands, which must tell nothing."""
+    N, T = sample.tokens.shape
+    parts = []
+    draws = draws_of(sample)
+    for name, draw in draws.items():
+        values = draw.values
+        values = np.where(values < 0, -1, values - values.min(initial=_ANY, where=values >= 0))
+        position = np.arange(T) if values.shape[1] == T else np.full(values.shape[1], -1)
+        if draw.together:
+            values = values[:, spread(values.shape[1], _MOST_TOGETHER)]
+            values = np.concatenate([np.where(values < 0, -1, values & 3), _binned(values)], axis=1)
+            position = np.full(values.shape[1], -1)
+        family = np.zeros(values.shape[1], np.int64) if draw.together else np.arange(values.shape[1])
+        varies = values.max(axis=0, initial=-1) > 0
+        free = np.full(values.shape[1], name not in {"values", "noise"})
+        parts.append(Choices(values, family, free, position, (name,)).only(varies))
+    if "noise" not in draws and (noise := sample.noise).size:
+        kept = noise[:, (noise >= 0).any(axis=0)]
+        kept = kept[:, spread(kept.shape[1], _MOST_SLOTS)]
+        P = kept.shape[1]
+        parts.append(Choices(kept, np.arange(P), np.zeros(P, bool), np.full(P, -1), ("noise",)))
+    i = np.arange(N)
+    index = np.stack([i & 15, i * _BLOCKS // N, i % 3, i % 5], axis=1)
+    family, unknown = np.zeros(4, np.int64), np.full(4, -1)
+    parts.append(Choices(index, family, np.ones(4, bool), unknown, ("place in the stream",)))
+    every = parts[0]
+    for part in parts[1:]:
+        every = every.beside(part)
+    return every
+
+
+def draws_of(sample: DrawnSequences) -> dict[str, Draw]:
+    """What the task says was drawn, or else what its truth declares independent: source tokens and places, and all
+    other tokens but marks."""
+    if sample.draws:
+        return sample.draws
+    truth, roles = sample.truth, np.array(sample.task.vocabulary.roles)
+    if truth.independent_values and sample.one_target:
+        (slot,) = sample.slots
+        others = np.where(slot.free, slot.tokens, -1)
+        return {
+            "values": Draw(slot.source_tokens),
+            "background": Draw(others),
+            "places": Draw(slot.sources, together=True),
+        }
+    if truth.independent_background:
+        return {"background": Draw(np.where(roles[sample.tokens] == "background", sample.tokens, -1))}
+    return {}
+
+
+def _binned(values: Ints) -> Ints:
+    """Which of up to eight ranges of about equal probability each value lies in."""
+    bins = np.full(values.shape, -1)
+    for j, column in enumerate(values.T):
+        present = column >= 0
+        if present.any():
+            edges = np.unique(np.quantile(column[present], np.arange(1, _BINS) / _BINS))
+            bins[present, j] = np.searchsorted(edges, column[present], side="left")
+    return bins
+
+
+@dataclass(frozen=True)
+class Columns:
+    """C columns of N sequences.
+
+    Attributes:
+        x: (N, C).
+        choice: (C,) which choice each column is a function of.
+        function: (C,) which of the Walsh functions.
+        family, position: (C,) of the choice.
+        bound: (C,) the largest absolute value.
+        present: (N, P) 1 where a choice was made, 0 elsewhere; None if all were.
+    """
+
+    x: Floats
+    choice: Ints
+    function: Ints
+    family: Ints
+    position: Ints
+    bound: NDArray[np.float64]
+    present: Floats | None
+
+    @cached_property
+    def number(self) -> NDArray[np.float64]:
+        """(C,) in how many sequences the choice was made."""
+        if self.present is None:
+            return np.full(len(self.choice), float(len(self.x)))
+        return np.asarray(self.present.sum(axis=0, dtype=np.float64)[self.choice])
+
+    def variances(self, weight: Floats | None = None) -> NDArray[np.float64]:
+        """(C, C) variance of the sum of the products of two columns, of independent choices, and a weight: the sum of
+        the squared weights where both choices were made.
+
+        A choice may decide whether another is made, as a place does that leaves no room for a background token. Where
+        the other was made its own square then is not 1 in the mean, and enters as it is.
+        """
+        square = np.ones(len(self.x), np.float32) if weight is None else weight**2
+        if self.present is None:
+            return np.full((len(self.choice),) * 2, float(square.sum(dtype=np.float64)))
+        weighed = self.present * square[:, None]
+        variance = np.asarray((weighed.T @ self.present).astype(np.float64)[np.ix_(self.choice, self.choice)])
+        if len(deciding := np.flatnonzero(self.deciding)):
+            block = ((self.x[:, deciding] ** 2).T @ weighed)[:, self.choice]
+            variance[deciding], variance[:, deciding] = block, block.T
+        return variance
+
+    @cached_property
+    def deciding(self) -> NDArray[np.bool_]:
+        """(C,) True for choices that may decide whether another is made: those always made, and places of sets."""
+        shared = np.unique(self.family[np.unique(self.choice, return_index=True)[1]], return_counts=True)
+        return np.asarray((self.number == len(self.x)) | np.isin(self.family, shared[0][shared[1] > 1]))
+
+    def ordered(self, order: Ints) -> "Columns":
+        """The same columns in another order."""
+        return replace(
+            self,
+            x=np.ascontiguousarray(self.x[:, order]),
+            choice=self.choice[order],
+            function=self.function[order],
+            family=self.family[order],
+            position=self.position[order],
+            bound=self.bound[order],
+        )
+
+
+def _functions(size: int, complete: bool) -> list[int]:
+    """Masks of the bits whose parity is a Walsh function."""
+    bits = max(1, (size - 1).bit_length())
+    return list(range(1, 1 << bits)) if complete and size <= _LARGEST_COMPLETE else [1 << b for b in range(bits)]
+
+
+def number_of_columns(choices: Choices, complete: bool) -> int:
+    """How many ``columns`` makes, at most."""
+    return sum(len(_functions(int(size), complete)) for size in choices.values.max(axis=0, initial=0) + 1)
+
+
+def columns(choices: Choices, complete: bool = False) -> Columns:
+    """Of each choice its bits, or if ``complete`` all Walsh functions of those with at most 16 values."""
+    N, P = choices.values.shape
+    sizes = choices.values.max(axis=0, initial=0) + 1
+    listed = [(p, mask) for p in range(P) for mask in _functions(int(sizes[p]), complete)]
+    x = np.empty((len(listed), N), dtype=np.float32)
+    bound, used = np.zeros(len(listed)), np.zeros(len(listed), dtype=bool)
+    absent = choices.values < 0
+    present = (~absent).astype(np.float32) if absent.any() else None
+    for c, (p, mask) in enumerate(listed):
+        bits = np.bitwise_count(choices.values[:, p].clip(0) & mask) & 1
+        here = ~absent[:, p]
+        n = max(1, int(here.sum()))
+        share = float(bits[here].sum()) / n
+        if 0 < share < 1:
+            scale = float(np.sqrt(share * (1 - share)))
+            x[c] = (bits - share) / scale * here
+            bound[c], used[c] = max(share, 1 - share) / scale, True
+    kept = np.array(listed, dtype=np.int64).reshape(-1, 2)[used]
+    of = choices.family, choices.position
+    family, position = (one[kept[:, 0]] for one in of)
+    x = np.ascontiguousarray(x[used].T)
+    return Columns(x, kept[:, 0], kept[:, 1], family, position, bound[used], present)

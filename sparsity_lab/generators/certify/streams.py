@@ -1,0 +1,233 @@
+"""Checks that a sequence is a function of seed, name, length and index alone, and that these make it another one.
+
+Sequences of two streams, or of two places in one, are independent. So products of bits of their tokens have mean
+zero, whatever the task, and none of them is equal to another unless the task has few.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from sparsity_lab.generators.batch import Batch
+from sparsity_lab.generators.certify.draws import Choices, Columns, columns, draws_of
+from sparsity_lab.generators.certify.findings import Finding, certain, largest, spread
+from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences
+from sparsity_lab.generators.stream import Stream
+from sparsity_lab.generators.task import Task
+from sparsity_lab.settings import SettingError
+
+__all__ = ["repeats", "slices", "streams"]
+
+Ints = NDArray[np.int64]
+Words = NDArray[np.uint64]
+
+_NAMES = ("train", "analysis", "sample", "certificate")
+_SEEDS = (1, 2, 1 << 8, 1 << 16, 1 << 31, 1 << 32, 1 << 63)  # added to the seed
+_FAR = (10, 16, 20, 24, 31, 32, 40)  # powers of two, at which a stream that counts too few bits starts anew
+_FEW = 2000  # sequences: what is shared between streams is shared by all their sequences
+_MOST_COLUMNS = 128
+_LAGS = 512
+_SINGLES = 512  # sequences drawn far on in the stream, one at a time
+_FARTHEST = 1 << 40
+_MOST_EQUAL = 100
+_SPARSE = 1e-3  # probability of two equal sequences above which the task is said to have few
+
+
+def slices(sample: DrawnSequences) -> Iterator[Finding]:
+    """A sequence is the same in whatever batch it is drawn: of all small sizes, and of those that runs use."""
+    if not sample.whole:
+        return
+    N, T = sample.tokens.shape
+    small = range(1, 258) if T <= 64 else (*range(1, 34), 63, 64, 65, 127, 128, 129, 255, 256, 257)
+    rng = sample.generator()
+    sizes = [*small, 300, 384, 500, 512, 513, 1000, 1024, *rng.integers(1, min(N, 5000) + 1, 4).tolist()]
+    wrong = []
+    stream = Stream(seed=sample.seed, name=CERTIFICATE)
+    for i, size in enumerate(size for size in sizes if size <= N):
+        # Where runs begin a batch of this size, or anywhere.
+        start = int(rng.integers(0, N // size)) * size if i % 2 else int(rng.integers(0, N - size + 1))
+        batch = sample.task.sample(stream, start, size, sample.length)
+        if not _same(batch, sample, start):
+            wrong.append(size)
+    told = f"batches of 1 to {max(small)} and more" + (f": not of {wrong[:5]}" if wrong else "")
+    yield certain("slices", told, not wrong, len(wrong))
+
+
+def _same(batch: Batch, sample: DrawnSequences, start: int) -> bool:
+    rows = slice(start, start + len(batch))
+    whole = slice(*np.searchsorted(sample.rows, [start, start + len(batch)]).tolist())
+    return (
+        np.array_equal(batch.tokens.numpy(), sample.tokens[rows])
+        and np.array_equal(batch.targets[batch.scored].numpy(), sample.targets[whole])
+        and np.array_equal(batch.scored.nonzero()[:, 1].numpy(), sample.positions[whole])
+        and (batch.sources is None or np.array_equal(batch.sources[batch.scored].numpy(), sample.sources[whole]))
+        and (batch.position_ids is None) == (sample.position_ids is None)
+        and (
+            batch.position_ids is None
+            or sample.position_ids is None
+            or np.array_equal(batch.position_ids.numpy(), sample.position_ids[rows])
+        )
+    )
+
+
+@dataclass(frozen=True)
+class _Other:
+    """Sequences to be compared with the sample's: which, and how they are drawn."""
+
+    name: str
+    stream: Stream
+    start: int
+    length: int
+    count: int
+
+    def draw(self, task: Task) -> Ints:
+        """(count, T + 1) tokens, and the last target."""
+        batch = task.sample(self.stream, self.start, self.count, self.length)
+        last = batch.targets.max(dim=1, keepdim=True).values
+        return np.concatenate([batch.tokens.numpy(), last.numpy()], axis=1)
+
+
+def streams(sample: DrawnSequences) -> Iterator[Finding]:
+    """Sequence i of a stream tells nothing of sequence i of another name, seed or length, of one far on in the same
+    stream, or of those just before it."""
+    if not sample.whole:
+        return
+    task, length, N = sample.task, sample.length, len(sample.tokens)
+    own = Stream(seed=sample.seed, name=CERTIFICATE)
+    few = min(_FEW, N)
+    many = min(N, max(few, int(sample.budget / 2 / _MOST_COLUMNS**2 / 8)))
+    others = [_Other(f"the stream {name}", replace(own, name=name), 0, length, many) for name in _NAMES[:1]]
+    others += [_Other(f"the stream {name}", replace(own, name=name), 0, length, few) for name in _NAMES[1:]]
+    others += [_Other(f"seed + {add}", replace(own, seed=sample.seed + add), 0, length, few) for add in _SEEDS]
+    others += [_Other("the seed's opposite", replace(own, seed=-1 - sample.seed), 0, length, few)]
+    others += [_Other(f"2^{power} sequences on", own, 1 << power, length, few) for power in _FAR]
+    others += [_Other(f"length {one}", own, 0, one, few) for one in _other_lengths(task, length)]
+    last = np.full((N, 1), -1)
+    last[sample.rows, 0] = sample.targets
+    mine = _columns(np.concatenate([sample.tokens, last], axis=1))
+    for other in others:
+        theirs = _columns(other.draw(task))
+        yield from _unrelated(f"{other.name}, the same place", mine, theirs, other.count)
+    for lag in (1, 2, 3, 4, 8, 16, 32, 64, 100, 128, 256):
+        if lag < N:
+            count = min(many, N - lag)
+            yield from _unrelated(f"{lag} sequences on", mine, mine, count, lag)
+
+
+def _columns(tokens: Ints) -> Columns:
+    """Bits of the tokens, at most so many."""
+    P = tokens.shape[1]
+    low = tokens - tokens.min(axis=0)
+    choices = Choices(low, np.arange(P), np.ones(P, bool), np.full(P, -1), ("tokens",))
+    varies = low.max(axis=0) > 0
+    choices = choices.only(varies)
+    each = max(1, int(choices.values.max(initial=1)).bit_length())
+    kept = np.zeros(choices.values.shape[1], bool)
+    kept[spread(len(kept), _MOST_COLUMNS // each)] = True
+    return columns(choices.only(kept))
+
+
+def _unrelated(subject: str, mine: Columns, theirs: Columns, count: int, lag: int = 0) -> Iterator[Finding]:
+    z = (mine.x[:count].T @ theirs.x[lag : lag + count]) / np.sqrt(count)
+    bound = mine.bound[:, None] * theirs.bound
+    yield from largest("streams", subject, z, bound, np.full(z.shape, float(count)), "correlation of two tokens")
+
+
+def _other_lengths(task: Task, length: int) -> list[int]:
+    """Longer ones near this one, and those that have one binary digit more; the one before if there are none."""
+    more = [
+        length + 1,
+        length + 2,
+        length + 3,
+        *(length | 1 << bit for bit in range(length.bit_length())),
+        2 * length,
+    ]
+    others = [one for one in dict.fromkeys(more) if one != length and _has_length(task, one)]
+    return others or [one for one in (length - 1,) if _has_length(task, one)]
+
+
+def _has_length(task: Task, length: int) -> bool:
+    try:
+        task.check_length(length)
+    except SettingError:
+        return False
+    return True
+
+
+def repeats(sample: DrawnSequences) -> Iterator[Finding]:
+    """No sequence comes again, more often than it must: in the sample, in streams of other names and seeds, or far
+    on, drawn alone."""
+    if not sample.whole:
+        return
+    task, N = sample.task, len(sample.tokens)
+    mine = _fingerprints(sample.tokens)
+    counts = np.unique(mine, return_counts=True)[1].astype(np.float64)
+    equal = float((counts * (counts - 1)).sum() / 2)
+    share = equal / (N * (N - 1) / 2)
+    most = min(_LAGS, N - 1)
+    again = np.array([int((mine[lag:] == mine[:-lag]).sum()) for lag in range(1, most + 1)])
+    pairs = N - np.arange(1, most + 1)
+    if share < _SPARSE:
+        p_values = stats.poisson.sf(again - 1, pairs * share)
+    else:  # neighboring pairs have a sequence in common
+        variance = share - share**2 + 2 * float(((counts / N) ** 3).sum() - share**2)
+        p_values = stats.norm.sf((again - pairs * share) / np.sqrt(np.maximum(pairs * variance, 1e-9)))
+    worst = int(p_values.argmin())
+    subject = f"the same sequence up to {most} places before: most often {worst + 1}"
+    p_value, of = min(1.0, most * float(p_values[worst])), "share of repeats"
+    # Of a sample where hardly any two are equal, five repeats of one distance are seen.
+    sparse = "certain" if share * N < 1e-3 else "normal"
+    scale = 1 / N if sparse == "certain" else float(np.sqrt(max(share, 1 / N) / N))
+    yield Finding("repeats", subject, float(again[worst]), p_value, of, scale, most, sparse)
+    if (chance := _chance_of_equal(sample)) is None:
+        return
+    yield from _as_rare("two of the sample", equal, N * (N - 1) / 2, chance, N)
+    stream = Stream(seed=sample.seed, name=CERTIFICATE)
+    rng = sample.generator()
+    starts = np.exp(rng.uniform(np.log(N), np.log(_FARTHEST), _SINGLES)).astype(np.int64)
+    singles = [task.sample(stream, int(start), 1, sample.length).tokens.numpy() for start in starts]
+    far = float(np.isin(_fingerprints(np.concatenate(singles)), mine).sum())
+    yield from _as_rare(
+        f"one of {_SINGLES} far on, each drawn alone, and one of the sample", far, _SINGLES * N, chance, N
+    )
+    few = min(_FEW, N)
+    pool = [mine[:few]]
+    for seed, name in [(sample.seed, one) for one in _NAMES] + [(sample.seed + add, CERTIFICATE) for add in _SEEDS]:
+        pool.append(_fingerprints(task.sample(Stream(seed=seed, name=name), 0, few, sample.length).tokens.numpy()))
+    together = np.concatenate(pool)
+    twice = float(len(together) - len(np.unique(together)))
+    yield from _as_rare("two of streams with other names and seeds", twice, len(together) ** 2 / 2, chance, few)
+
+
+def _as_rare(subject: str, equal: float, pairs: float, chance: float, cases: int) -> Iterator[Finding]:
+    """Equal sequences are as rare as their choices make them: of a Poisson number with at most that mean."""
+    if pairs * chance < _MOST_EQUAL:
+        p_value = float(stats.poisson.sf(equal - 1, pairs * chance))
+        yield Finding("repeats", f"equal: {subject}", equal, p_value, "share of repeats", 1 / cases, test="certain")
+
+
+def _fingerprints(tokens: Ints) -> Words:
+    """(N,) a number for each row, equal for equal rows and hardly ever else."""
+    number = np.zeros(len(tokens), dtype=np.uint64)
+    for column in tokens.T:
+        number *= np.uint64(0x9E3779B97F4A7C15)
+        number += column.astype(np.uint64) + np.uint64(1)
+        number ^= number >> np.uint64(29)
+    return number
+
+
+def _chance_of_equal(sample: DrawnSequences) -> float | None:
+    """A bound for the probability that two sequences are equal, from the choices that both would share."""
+    log_chance = np.zeros(len(sample.tokens))
+    for draw in draws_of(sample).values():
+        if draw.together:
+            continue
+        for column in draw.values.T:
+            present = column >= 0
+            if present.any():
+                shares = np.bincount(column[present]) / present.sum()
+                log_chance += np.log((shares**2).sum()) * present
+    return float(np.exp(log_chance.max())) if log_chance.any() else None
