@@ -40,7 +40,7 @@ def share_of_pairs(kernel: AdaptiveSparse, length: int) -> float:
 
 
 @dataclass(frozen=True)
-class Scale:
+class RecallScale:
     """One size of the study.
 
     Attributes:
@@ -59,11 +59,11 @@ class Scale:
     sequences: int
 
 
-SCALES: dict[Size, Scale] = {
-    "smoke": Scale(
+SCALES: dict[Size, RecallScale] = {
+    "smoke": RecallScale(
         seeds=1, d_model=8, data_vocab=4, trained=(8, 16), steps=2, batch_size=4, lengths=(16, 64), sequences=2
     ),
-    "small": Scale(
+    "small": RecallScale(
         seeds=7,
         d_model=64,
         data_vocab=16,
@@ -73,7 +73,7 @@ SCALES: dict[Size, Scale] = {
         lengths=(16, 32, 128, 512, *LENGTHS),
         sequences=256,
     ),
-    "full": Scale(
+    "full": RecallScale(
         seeds=8,
         d_model=256,
         data_vocab=256,

@@ -11,7 +11,7 @@ from sparsity_lab.analysis.differences import by_replicate, paired_differences
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.pairing import why_unpaired
-from sparsity_lab.analysis.runs import Arm, Measure, trained_range
+from sparsity_lab.analysis.runs import ArmRuns, Measure, trained_range
 from sparsity_lab.analysis.statistics import mean_interval
 from sparsity_lab.analysis.style import INK, look, new_axes, styled
 from sparsity_lab.settings import SettingError, Shown
@@ -76,7 +76,7 @@ class CurveDifference(Measurement):
 
 
 def curve_difference(
-    first: Arm, second: Arm, measure: Measure, seeds: Sequence[str], *, only_learned: bool, confidence: float
+    first: ArmRuns, second: ArmRuns, measure: Measure, seeds: Sequence[str], *, only_learned: bool, confidence: float
 ) -> CurveDifference:
     """The first arm minus the second, at every length that all runs of both were evaluated at."""
     # A seed that one of the two does not have (that of a parent, say) cannot pair them.

@@ -12,7 +12,7 @@ from sparsity_lab.analysis.pairing import Difference, difference_of, drop_length
 from sparsity_lab.analysis.replicates import seed_columns
 from sparsity_lab.analysis.runs import (
     NOT_JUDGED,
-    Arm,
+    ArmRuns,
     Frames,
     Measure,
     arm_named,
@@ -51,7 +51,7 @@ class Drop:
     seeds: tuple[str, ...]
     _frame: pl.DataFrame
     _runs: pl.DataFrame
-    _arms: Mapping[str, Arm]
+    _arms: Mapping[str, ArmRuns]
 
     def frame(self) -> pl.DataFrame:
         """One row per arm.
@@ -258,7 +258,7 @@ def _ratio_cell(row: Mapping[str, Any], factor: float) -> str | None:
     return ratio if row["exact"] else element("strong", f"{ratio}, not {factor:g} x")
 
 
-def _check_one_run_per_seed(arm: Arm, by: tuple[str, ...], seeds: Sequence[str]) -> None:
+def _check_one_run_per_seed(arm: ArmRuns, by: tuple[str, ...], seeds: Sequence[str]) -> None:
     runs = arm.rows.select("run", "condition", *seeds).unique()
     if (runs.select(seeds).n_unique() if seeds else 1) < runs.height:
         more = [*pooled_by([arm]), *(["condition"] if arm.rows["condition"].n_unique() > 1 else [])]

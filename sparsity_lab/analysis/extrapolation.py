@@ -20,7 +20,7 @@ from sparsity_lab.analysis.reach import reach_of
 from sparsity_lab.analysis.replicates import seed_columns
 from sparsity_lab.analysis.runs import (
     NOT_JUDGED,
-    Arm,
+    ArmRuns,
     Frames,
     Measure,
     arm_named,
@@ -62,7 +62,7 @@ class ExtrapolationCurve:
     same_training: bool
     pooled: tuple[str, ...]
     _frame: pl.DataFrame
-    _arms: Mapping[str, Arm]
+    _arms: Mapping[str, ArmRuns]
     _seeds: tuple[str, ...]
 
     def frame(self) -> pl.DataFrame:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from sparsity_lab.analysis.differences import by_replicate, paired_differences
-from sparsity_lab.analysis.runs import Arm, common_lengths, nearest_length, trained_range
+from sparsity_lab.analysis.runs import ArmRuns, common_lengths, nearest_length, trained_range
 from sparsity_lab.analysis.statistics import Interval, mean_interval
 
 __all__ = ["Difference", "difference_of", "drop_lengths", "drops_of", "why_unpaired"]
@@ -46,7 +46,7 @@ def drop_lengths(rows: pl.DataFrame, factor: float) -> tuple[int | None, int | N
 
 
 def drops_of(
-    arm: Arm, measure: str, trained_length: int | None, length: int | None, seeds: Sequence[str]
+    arm: ArmRuns, measure: str, trained_length: int | None, length: int | None, seeds: Sequence[str]
 ) -> pl.DataFrame:
     """One row per run that counts: ``run``, its ``seeds``, ``at_trained``, ``at_length``, ``drop``. No rows without
     both lengths."""
@@ -60,7 +60,7 @@ def drops_of(
 
 
 def difference_of(
-    first: Arm, second: Arm, measure: str, factor: float, seeds: Sequence[str], confidence: float
+    first: ArmRuns, second: ArmRuns, measure: str, factor: float, seeds: Sequence[str], confidence: float
 ) -> Difference:
     """The drop of the first arm minus that of the second, both taken over lengths that all their runs share."""
     trained_length, length = drop_lengths(pl.concat([first.rows, second.rows]), factor)
@@ -83,7 +83,7 @@ def difference_of(
     )
 
 
-def _why_not(first: Arm, second: Arm, trained_length: int | None, length: int | None) -> str | None:
+def _why_not(first: ArmRuns, second: ArmRuns, trained_length: int | None, length: int | None) -> str | None:
     """What keeps two arms from having drops over the same lengths."""
     ranges = [trained_range(arm.rows) for arm in (first, second)]
     tops = [None if both is None else both[1] for both in ranges]
@@ -96,7 +96,7 @@ def _why_not(first: Arm, second: Arm, trained_length: int | None, length: int | 
     return None
 
 
-def why_unpaired(each: Sequence[pl.DataFrame], arms: Sequence[Arm], shared: list[str]) -> str | None:
+def why_unpaired(each: Sequence[pl.DataFrame], arms: Sequence[ArmRuns], shared: list[str]) -> str | None:
     """What keeps the runs of two arms from being paired one to one."""
     if not shared:
         return "no seed is left to pair them by"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from sparsity_lab.analysis.runs import Arm
+from sparsity_lab.analysis.runs import ArmRuns
 from sparsity_lab.analysis.statistics import median_rank
 
 __all__ = ["Reach", "reach_of"]
@@ -71,7 +71,7 @@ class Reach:
         return f"{'≥ ' if self.at_least else ''}{self.median:g}"
 
 
-def reach_of(arm: Arm, confidence: float = 0.95) -> Reach:
+def reach_of(arm: ArmRuns, confidence: float = 0.95) -> Reach:
     """The reach of an arm; runs that never learned have none."""
     each = arm.learned_rows.unique(["run", "condition"]).select("reach", "censored").drop_nulls()
     return Reach.of(each.iter_rows(), confidence)

@@ -18,7 +18,7 @@ from sparsity_lab.training import EVALUATION_SCHEMA, summarize
 __all__ = [
     "MEASURES",
     "NOT_JUDGED",
-    "Arm",
+    "ArmRuns",
     "Frames",
     "Measure",
     "arm_named",
@@ -87,7 +87,7 @@ MEASURES: dict[str, Measure] = {
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmRuns:
     """Runs that agree in some columns.
 
     Attributes:
@@ -194,7 +194,7 @@ def measure_named(name: str, frame: pl.DataFrame) -> Measure:
     return MEASURES[name]
 
 
-def arms_of(frame: pl.DataFrame, by: str | Sequence[str]) -> list[Arm]:
+def arms_of(frame: pl.DataFrame, by: str | Sequence[str]) -> list[ArmRuns]:
     """The arms of a frame, in natural order: numbers by size, texts with their numbers by size, None last.
 
     Values that differ in seeds only are one: runs with ``Lookup(seed=0)`` and ``Lookup(seed=1)`` are replicates.
@@ -207,15 +207,15 @@ def arms_of(frame: pl.DataFrame, by: str | Sequence[str]) -> list[Arm]:
         if name not in frame.columns:
             raise SettingError("by", "a column of the evaluation frame", name, frame.columns)
     if not by:
-        return [Arm({}, "all runs", frame)]
+        return [ArmRuns({}, "all runs", frame)]
     parts = without_seeds(frame, by).partition_by(by, as_dict=True, maintain_order=True)
     return [
-        Arm(dict(zip(by, key, strict=True)), arm_label(by, [full_name(part, name) for name in by]), part)
+        ArmRuns(dict(zip(by, key, strict=True)), arm_label(by, [full_name(part, name) for name in by]), part)
         for key, part in sorted(parts.items(), key=lambda item: natural_key(item[0]))
     ]
 
 
-def arm_named(arms: Mapping[str, Arm], wanted: Any, path: str) -> Arm:
+def arm_named(arms: Mapping[str, ArmRuns], wanted: Any, path: str) -> ArmRuns:
     """The arm that is meant by its label (``"k=3"``), its value in the one column that tells arms apart (``3``), or a
     mapping of columns to values.
 
@@ -254,7 +254,7 @@ def varying(frame: pl.DataFrame, among: Iterable[str] = ()) -> list[str]:
     return found
 
 
-def pooled_by(arms: Sequence[Arm]) -> tuple[str, ...]:
+def pooled_by(arms: Sequence[ArmRuns]) -> tuple[str, ...]:
     """Settings other than the seeds in which runs of one arm differ."""
     return tuple(dict.fromkeys(name for arm in arms for name in varying(arm.rows, arm.values)))
 

@@ -14,7 +14,7 @@ from sparsity_lab.cli.output import swept
 from sparsity_lab.settings import SettingError, Shown
 
 if TYPE_CHECKING:
-    from sparsity_lab.studies import Look
+    from sparsity_lab.studies import Review
     from sparsity_lab.sweeps import Results, Sweep
 
 __all__ = ["Decide"]
@@ -74,7 +74,7 @@ class Decide(SettingsCommand):
         return Outcome({"out": str(out), "results": str(folder), **_data(look)}, not look.failed)
 
 
-def _show(look: "Look", budget: float, console: Console) -> None:
+def _show(look: "Review", budget: float, console: Console) -> None:
     """Print what a look found, a line for each claim, and what the open ones need."""
     console.print(f"\n{look.spent:.1f} of {budget:g} core-minutes")
     for name, decision in look.decisions.items():
@@ -94,7 +94,7 @@ def _show(look: "Look", budget: float, console: Console) -> None:
         console.print(f"no result: {run}: {reason}")
 
 
-def _data(look: "Look") -> dict[str, Any]:
+def _data(look: "Review") -> dict[str, Any]:
     return {
         "core_minutes": look.spent,
         "claims": [

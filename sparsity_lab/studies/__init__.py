@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sparsity_lab.studies.criteria import Criterion as Criterion
     from sparsity_lab.studies.criteria import MostSeeds as MostSeeds
     from sparsity_lab.studies.criteria import NormalMean as NormalMean
-    from sparsity_lab.studies.decide import Look as Look
+    from sparsity_lab.studies.decide import Review as Review
     from sparsity_lab.studies.decide import decide as decide
     from sparsity_lab.studies.demo import demo as demo
     from sparsity_lab.studies.drops import differences_at as differences_at

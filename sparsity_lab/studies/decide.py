@@ -17,7 +17,7 @@ import polars as pl
 from sparsity_lab.settings import SettingError
 from sparsity_lab.studies.arms import Arm
 from sparsity_lab.studies.claim import Claim, Decision
-from sparsity_lab.studies.files import Found, extended, read_found, write_found
+from sparsity_lab.studies.files import FoundResult, extended, read_found, write_found
 from sparsity_lab.studies.outlook import Outlook, core_minutes_of_a_seed, outlook
 from sparsity_lab.studies.rules import check_rules, fix_rules, fixed_rules
 from sparsity_lab.studies.study import Size, Study
@@ -25,7 +25,7 @@ from sparsity_lab.sweeps import Results, Sweep
 from sparsity_lab.sweeps.sweep import waves
 from sparsity_lab.training import RunConfig, store
 
-__all__ = ["Look", "decide"]
+__all__ = ["Review", "decide"]
 
 _SHORTEST = 1.0
 """Core-minutes between two looks, at least: workers start anew for each."""
@@ -35,7 +35,7 @@ fail."""
 
 
 @dataclass(frozen=True)
-class Look:
+class Review:
     """What is known at one look.
 
     Attributes:
@@ -63,7 +63,7 @@ def decide(
     size: Size = "small",
     at_once: int | None = None,
     command: str = "not recorded",
-) -> Iterator[Look]:
+) -> Iterator[Review]:
     """Run seeds of the arms that open primary claims need, and look after each.
 
     It ends when every primary claim is decided, or these arms cannot tell, or the next seed would go beyond the
@@ -103,7 +103,7 @@ def decide(
     check_rules(study, fixed_rules(Path(out)), Path(out))
     fix_rules(study, Path(out))
 
-    def looks() -> Iterator[Look]:
+    def looks() -> Iterator[Review]:
         known, failed = found, dict[str, str]()
         while True:
             known = _grown(study, Path(out), size, known, command)
@@ -122,7 +122,7 @@ def decide(
     return looks()
 
 
-def _check_frames(found: Found, arms: Mapping[str, Arm], size: Size, folder: Path) -> None:
+def _check_frames(found: FoundResult, arms: Mapping[str, Arm], size: Size, folder: Path) -> None:
     assert found.evidence is not None
     if (other := found.facts.get("size", size)) != size:
         raise SettingError(str(folder), f"a result of size {size}", other)
@@ -131,7 +131,7 @@ def _check_frames(found: Found, arms: Mapping[str, Arm], size: Size, folder: Pat
             raise SettingError(str(folder), "rows of runs that the study has", f"{arm}, seed {seed}")
 
 
-def _grown(study: Study, out: Path, size: Size, known: Found, command: str) -> Found:
+def _grown(study: Study, out: Path, size: Size, known: FoundResult, command: str) -> FoundResult:
     """What was known, and the runs that have finished since."""
     finished = {file.parent.name for file in out.glob(f"*/{store.FINISHED}")}
     own = study.runs(size, out)
@@ -145,11 +145,11 @@ def _look(
     study: Study,
     claims: Sequence[Claim],
     arms: Mapping[str, Arm],
-    known: Found,
+    known: FoundResult,
     out: Path,
     size: Size,
     failed: Mapping[str, str],
-) -> Look:
+) -> Review:
     spent = sum(
         float(store.read_timing(out / run.id)["seconds"].sum()) / 60
         for wave in waves([run for _, run in study.runs(size, out).values()])
@@ -158,7 +158,7 @@ def _look(
     names = dict.fromkeys(arm for claim in claims for arm in claim.arms)
     if known.evidence is None:
         nothing = dict.fromkeys((claim.name for claim in claims), Outlook(None, None))
-        return Look({}, nothing, dict.fromkeys(names), spent, failed)
+        return Review({}, nothing, dict.fromkeys(names), spent, failed)
     rows = known.evidence.rows
     decisions = study.judge(known.evidence)
     still = {
@@ -167,7 +167,7 @@ def _look(
         if decisions[claim.name].verdict == "not decided" and not _given_up(claim, decisions[claim.name], rows)
     }
     cheapest = sorted(still, key=lambda name: math.inf if (one := still[name].core_minutes) is None else one)
-    return Look(
+    return Review(
         {claim.name: decisions[claim.name] for claim in claims},
         {name: still[name] for name in cheapest},
         {arm: core_minutes_of_a_seed(rows, (arm,)) for arm in names},
@@ -185,8 +185,8 @@ def _given_up(claim: Claim, decision: Decision, rows: pl.DataFrame) -> bool:
 def _chosen(
     claims: Sequence[Claim],
     arms: Mapping[str, Arm],
-    known: Found,
-    look: Look,
+    known: FoundResult,
+    look: Review,
     left: float,
     at_once: int | None,
 ) -> dict[str, RunConfig]:
@@ -224,7 +224,7 @@ def _chosen(
     return chosen
 
 
-def _seeds_at_once(look: Look, claim: Claim) -> int:
+def _seeds_at_once(look: Review, claim: Claim) -> int:
     """As many seeds as take a core-minute, and no more than the claim needs."""
     minutes = [look.minutes[name] for name in claim.arms]
     each = sum(one or 0.0 for one in minutes)

@@ -29,7 +29,7 @@ from sparsity_lab.sweeps import Results, Sweep
 from sparsity_lab.training import store
 
 __all__ = [
-    "Found",
+    "FoundResult",
     "check_results",
     "extended",
     "read_found",
@@ -44,7 +44,7 @@ NOTES, FRONT_PAGE = "notes.md", "README.md"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundResult:
     """What the folder of a result holds.
 
     Attributes:
@@ -56,7 +56,7 @@ class Found:
     facts: Mapping[str, Any]
 
 
-def read_found(study: Study, folder: Path) -> Found:
+def read_found(study: Study, folder: Path) -> FoundResult:
     """What the folder of a result holds, of frames that belong together.
 
     Raises:
@@ -64,19 +64,19 @@ def read_found(study: Study, folder: Path) -> Found:
     """
     rows = _read(folder / ROWS)
     if rows is None:
-        return Found(None, {})
+        return FoundResult(None, {})
     record = folder / RECORD
     facts = json.loads(record.read_text())["run"] if record.is_file() else {}
     if study.measure is None:
-        return Found(Evidence(rows), facts)
+        return FoundResult(Evidence(rows), facts)
     measures = _read(folder / MEASURES)
     if measures is None:
         raise SettingError(str(folder / MEASURES), "the frame that belongs to the rows", Shown("none"))
     # A writer that was stopped between the two left measures of runs that have no rows yet.
-    return Found(Evidence(rows, measures.filter(pl.col("run").is_in(rows["run"].unique().to_list()))), facts)
+    return FoundResult(Evidence(rows, measures.filter(pl.col("run").is_in(rows["run"].unique().to_list()))), facts)
 
 
-def write_found(study: Study, found: Found, folder: Path, *, pages: bool = True) -> None:
+def write_found(study: Study, found: FoundResult, folder: Path, *, pages: bool = True) -> None:
     """Write frames and record into the folder of a result, and the figure and the page.
 
     Raises:
@@ -94,14 +94,14 @@ def write_found(study: Study, found: Found, folder: Path, *, pages: bool = True)
             write_whole(folder / name, text.encode())
 
 
-def extended(study: Study, results: Results, size: Size, before: Found, command: str) -> Found:
+def extended(study: Study, results: Results, size: Size, before: FoundResult, command: str) -> FoundResult:
     """What was found before, and what the runs say that have finished since.
 
     Raises:
         SettingError: no finished run, and nothing was found before.
     """
     evidence = study.evidence(results, size, before.evidence)
-    return Found(evidence, _facts(study, results, size, command, before, evidence))
+    return FoundResult(evidence, _facts(study, results, size, command, before, evidence))
 
 
 def write_result(study: Study, results: Results, size: Size, folder: Path, command: str = "not recorded") -> Path:
@@ -119,10 +119,10 @@ def write_result(study: Study, results: Results, size: Size, folder: Path, comma
     return folder / PAGE
 
 
-def _without(found: Found, study: Study, size: Size, results: Results) -> Found:
+def _without(found: FoundResult, study: Study, size: Size, results: Results) -> FoundResult:
     """What was found of runs of this size that the study still has, and the folder of the runs no longer."""
     if found.evidence is None or found.facts.get("size") != size:
-        return Found(None, {})
+        return FoundResult(None, {})
     rows = found.evidence.rows
     arms = study.arms(size)
     kept = [
@@ -131,10 +131,10 @@ def _without(found: Found, study: Study, size: Size, results: Results) -> Found:
         if arm in arms and arms[arm].run(seed).id == run and not (results.folder / run / store.FINISHED).is_file()
     ]
     if not kept:
-        return Found(None, {})
+        return FoundResult(None, {})
     of = pl.col("run").is_in(kept)
     measures = found.evidence.measures
-    return Found(Evidence(rows.filter(of), None if measures is None else measures.filter(of)), found.facts)
+    return FoundResult(Evidence(rows.filter(of), None if measures is None else measures.filter(of)), found.facts)
 
 
 def check_results(path: Path) -> list[str]:
@@ -251,7 +251,7 @@ def _holds(path: Path, text: str) -> bool:
 
 
 def _facts(
-    study: Study, results: Results, size: Size, command: str, before: Found, evidence: Evidence
+    study: Study, results: Results, size: Size, command: str, before: FoundResult, evidence: Evidence
 ) -> dict[str, Any]:
     """What the rows do not say of the runs."""
     planned = study.runs(size, results.folder)
@@ -333,7 +333,7 @@ def _pages(study: Study, evidence: Evidence, data: dict[str, Any], folder: Path)
     }
 
 
-def _rendered(study: Study, found: Found, folder: Path) -> dict[str, str]:
+def _rendered(study: Study, found: FoundResult, folder: Path) -> dict[str, str]:
     """Name and text of every file that is made from the frames and the notes in the folder."""
     assert found.evidence is not None
     data = record(study, found.evidence, found.facts)

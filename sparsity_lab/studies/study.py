@@ -89,13 +89,14 @@ class Study:
 
     def runs(self, size: Size, folder: Path | None = None) -> dict[str, tuple[str, RunConfig]]:
         """Arm and run by id: those of the sweep, and those with further seeds that lie in a folder."""
-        found = {}
-        made = _seeds_in(folder) if folder else set()
-        for name, arm in self.arms(size).items():
-            planned = range(arm.first, arm.first + arm.seeds)
-            for seed in sorted(made.union(planned)):
+        arms = self.arms(size)
+        found = {run.id: (name, run) for name, arm in arms.items() for run in arm.runs}
+        if folder is None:
+            return found
+        for seed in sorted(_seeds_in(folder)):
+            for name, arm in arms.items():
                 run = arm.run(seed)
-                if seed in planned or (folder and (folder / run.id).is_dir()):
+                if run.id not in found and (folder / run.id).is_dir():
                     found[run.id] = (name, run)
         return found
 

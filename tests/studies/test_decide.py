@@ -19,9 +19,9 @@ from sparsity_lab.studies import (
     Claim,
     Criterion,
     Evidence,
-    Look,
     MostSeeds,
     Outcomes,
+    Review,
     Study,
     decide,
     seeded,
@@ -94,7 +94,7 @@ class Runner:
         return run_sweep(sweep, self.out, Serial())
 
 
-def looks(made: Study, tmp_path: Path, run: Runner, budget: float = 10.0, at_once: int | None = 1) -> list[Look]:
+def looks(made: Study, tmp_path: Path, run: Runner, budget: float = 10.0, at_once: int | None = 1) -> list[Review]:
     return list(decide(made, tmp_path / "runs", tmp_path / "result", run, budget=budget, at_once=at_once))
 
 
