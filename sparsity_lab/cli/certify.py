@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional, arg
 
-from sparsity_lab.cli.command import OptionalNumbers, Outcome, SettingsCommand, import_modules
+from sparsity_lab.cli.command import OptionalNumber, OptionalNumbers, Outcome, SettingsCommand, import_modules
 from sparsity_lab.cli.output import progress_bar
 from sparsity_lab.settings import SettingError, Shown, from_text
 
@@ -35,7 +35,7 @@ class Certify(SettingsCommand):
     """The examples of every registered task."""
     effort: str = "default"
     """How much to spend: quick, default or thorough."""
-    sequences: int | None = None
+    sequences: OptionalNumber = None
     """Sequences drawn at each length; what the effort says if left out."""
     lengths: OptionalNumbers = None
     """Lengths of the sequences, as in --lengths 12 300; the task's own choice if left out."""

@@ -74,7 +74,7 @@ def token_marginals(sample: DrawnSequences) -> Iterator[Finding]:
             most = np.array([float(np.abs(together - expected).max()) / size])
             of = "share of a token over all positions, relative"
             for finding in largest("token_marginals", f"token {token} anywhere", z, most, n, of):
-                yield replace(finding, scale=finding.scale * size / expected)
+                yield replace(finding, scale=(finding.scale or 0.0) * size / expected)
 
 
 def target_counts(sample: DrawnSequences) -> Iterator[Finding]:

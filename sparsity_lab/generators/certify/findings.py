@@ -34,7 +34,8 @@ class Finding:
 
     Attributes:
         of: the property whose size ``effect`` gives, in words that name its unit.
-        scale: standard error of the statistic in that unit; of a certain test, one divided by the number of cases.
+        scale: standard error of the statistic in that unit; of a certain test, one divided by the number of cases;
+            None where there were none.
         terms: number of statistics whose largest this is, or of a chi-square test its degrees of freedom.
         test: how the p-value comes about.
     """
@@ -44,13 +45,15 @@ class Finding:
     statistic: float
     p_value: float
     of: str = ""
-    scale: float = float("nan")
+    scale: float | None = None
     terms: int = 1
     test: str = "normal"
 
     def effect(self, threshold: float) -> float:
         """The smallest deviation that this test sees with 99 % probability, in the unit that ``of`` names; NaN where
         that is not known. Cases of a certain test are independent; other statistics are nearly normal."""
+        if self.scale is None:
+            return float("nan")
         if self.test == "certain":
             return float(-np.expm1(np.log(0.01) * self.scale))
         if self.test == "chi-square":
@@ -152,7 +155,7 @@ def largest(
 
 def certain(check: str, subject: str, holds: bool, violations: float = 0.0, cases: int = 0) -> Finding:
     """A test that leaves nothing to chance; of independent ``cases``, if there are several."""
-    scale = 1 / cases if cases else float("nan")
+    scale = 1 / cases if cases else None
     return Finding(check, subject, violations, 1.0 if holds else 0.0, "rate of violations", scale, test="certain")
 
 
