@@ -55,6 +55,8 @@ class Command(ABC):
 
     # Whether the same command goes on after an interruption; without an annotation, for it is no argument.
     goes_on = False
+    # The package whose kinds it reads, imported first; likewise.
+    needs = "sparsity_lab.sweeps"
 
     def prepare(self) -> None:
         """What comes before ``run``."""

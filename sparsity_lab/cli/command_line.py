@@ -93,7 +93,7 @@ def _run(arguments: Sequence[str]) -> int:
         print(__version__)
         return 0
     command = _parse(arguments)
-    _load()
+    _load(command.needs)
     # Texts of settings and failures may hold brackets and colons, which are neither markup nor emoji.
     console = Console(quiet=command.json, soft_wrap=True, markup=False, emoji=False)
     # What the user's own modules print is no part of the document.
@@ -105,13 +105,16 @@ def _run(arguments: Sequence[str]) -> int:
     return 0 if outcome.good else 1
 
 
-def _load() -> None:
-    """Import what every command needs, which registers all kinds. Garbage is not looked for meanwhile: what imports
-    make lives on, and looking through it would take a tenth of the time."""
+def _load(package: str) -> None:
+    """Import what a command needs, which registers its kinds. What imports make lives on, so no garbage is looked for
+    in it, now or later: that would take a tenth of the time."""
+    if package in sys.modules:
+        return
     collecting = gc.isenabled()
     gc.disable()
     try:
-        importlib.import_module("sparsity_lab.sweeps")
+        importlib.import_module(package)
+        gc.freeze()
     finally:
         if collecting:
             gc.enable()

@@ -21,6 +21,8 @@ class Sample(SettingsCommand):
     """Show sequences of a task: tokens that enter the rule in brackets, answers in angle brackets or after the arrow,
     coupled position IDs beneath."""
 
+    needs = "sparsity_lab.generators"
+
     task: Positional[str]
     """The task in short form, as in "Planted(k=3, locality=Recent(width=8))"."""
     length: int = 24

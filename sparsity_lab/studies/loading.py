@@ -50,7 +50,12 @@ def load_study(path: Path | str) -> Study:
         raise SettingError(str(path), "a name without dots that no other module has", top)
     for loaded in [one for one in sys.modules if one == top or one.startswith(f"{top}.")]:
         del sys.modules[loaded]
-    module = _guarded(importlib.import_module, "a study that can be imported", path, file)(name)
+    # Bytecode is told from its source by size and second: an edit within a second could be missed.
+    caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        module = _guarded(importlib.import_module, "a study that can be imported", path, file)(name)
+    finally:
+        sys.dont_write_bytecode = caching
     study = _only_study(module, path)
     functions: dict[str, Any] = {field.name: getattr(study, field.name) for field in fields(study)}
     changes: dict[str, Any] = {

@@ -305,3 +305,16 @@ def test_results_go_with_the_folder(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     shutil.move(path, tmp_path / "elsewhere")
     assert load_study(tmp_path / "elsewhere" / "moved").name == "moved"
+
+
+def test_an_edit_within_a_second_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the same size and second, as bytecode would be told from its source."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    folder = tmp_path / f"edited_{tmp_path.name}"
+    folder.mkdir()
+    source = (Path(__file__).parent / "rates" / "study.py").read_text()
+    for matters in ("0.1", "0.2", "0.3"):
+        (folder / "study.py").write_text(source.replace("matters=0.1", f"matters={matters}"))
+        os.utime(folder / "study.py", (1_000_000_000, 1_000_000_000))
+        (claim,) = load_study(folder).claims
+        assert f"matters={matters}" in repr(claim.criterion)
