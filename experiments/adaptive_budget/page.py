@@ -84,7 +84,7 @@ def _draw_times(ax: Axes, evidence: Evidence) -> None:
     ax.set_ylim(bottom=0.0)
     ax.set_ylabel("time over that of dense")
     ax.set_title(f"time at {TIMED_LENGTH} tokens", fontsize=10)
-    ax.legend(fontsize=8.5, loc="lower left")
+    ax.legend(fontsize=8.5, loc="upper left")
 
 
 def _by_seed(ax: Axes, seeds: pl.Series, numbers: pl.Series, words: str, mark: dict[str, str]) -> None:

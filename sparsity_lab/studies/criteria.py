@@ -17,6 +17,7 @@ from sparsity_lab.studies.e_values import (
     bounded_interval,
     bounded_mean,
     more_than_half,
+    share_interval,
     t_interval,
     t_mean,
 )
@@ -221,7 +222,7 @@ class MostSeeds(Criterion):
         return sum(self._successes(numbers)) / len(numbers)
 
     def interval(self, numbers: Sequence[float]) -> tuple[float, float] | None:
-        return bounded_interval(self._successes(numbers), 0.0, 1.0)
+        return share_interval(sum(self._successes(numbers)), len(numbers))
 
     @property
     def unit(self) -> str:

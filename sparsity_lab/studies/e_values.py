@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.special import logsumexp, ndtr
+from scipy.special import beta, logsumexp, ndtr
 
 from sparsity_lab.settings import SettingError
 
@@ -34,6 +34,7 @@ __all__ = [
     "bounded_mean",
     "e_bh",
     "more_than_half",
+    "share_interval",
     "t_interval",
     "t_mean",
 ]
@@ -96,6 +97,25 @@ def more_than_half(successes: int, seeds: int) -> float:
     p = 0.5 + _BETS / 2
     spread = np.exp(seeds * math.log(2) + successes * np.log(p) + (seeds - successes) * np.log1p(-p)).mean()
     return _ALL_SUCCEED * (2.0**seeds if successes == seeds else 0.0) + (1 - _ALL_SUCCEED) * float(spread)
+
+
+def share_interval(successes: int, seeds: int, alpha: float = ALPHA) -> tuple[float, float]:
+    """The confidence sequence for the probability that a seed succeeds, which belongs to ``more_than_half``.
+
+    It holds the q for which the likelihood ratio of the successes against q stays below 1 / alpha, averaged over
+    p: 1 and 0 with weight 0.4 each, and p uniform with weight 0.2.
+    """
+    failures = seeds - successes
+    certain = _ALL_SUCCEED / 2 * ((failures == 0) + (successes == 0))
+    weight = math.log(certain + (1 - _ALL_SUCCEED) * beta(successes + 1, failures + 1)) + math.log(alpha)
+
+    def excess(q: float) -> float:
+        return weight - successes * math.log(q) - failures * math.log1p(-q)
+
+    edge, center = 1e-12, min(max(successes / max(seeds, 1), 1e-12), 1 - 1e-12)
+    lower = brentq(excess, edge, center) if excess(edge) > 0 > excess(center) else 0.0
+    upper = brentq(excess, center, 1 - edge) if excess(1 - edge) > 0 > excess(center) else 1.0
+    return lower, upper
 
 
 def t_mean(outcomes: ArrayLike, above: float = 0.0, scale: float = PRIOR_SCALE) -> float:

@@ -16,6 +16,7 @@ from sparsity_lab.studies.e_values import (
     bounded_mean,
     e_bh,
     more_than_half,
+    share_interval,
     t_interval,
     t_mean,
 )
@@ -46,6 +47,21 @@ def test_more_than_half_by_hand() -> None:
     for seeds in (1, 5, 12):
         total = sum(math.comb(seeds, s) / 2**seeds * more_than_half(s, seeds) for s in range(seeds + 1))
         assert total == pytest.approx(1, abs=1e-3)
+
+
+def test_the_interval_of_a_share_by_hand() -> None:
+    """(0.4 + 0.2 / 8) / q^7 reaches 20 at the lower end; seven successes that decide leave no half in it."""
+    low, high = share_interval(7, 7)
+    assert low == pytest.approx((0.425 / 20) ** (1 / 7))
+    assert (low > 0.5, high) == (True, 1.0)
+    assert share_interval(0, 7) == pytest.approx((0.0, 1 - low))
+    assert share_interval(0, 0) == (0.0, 1.0)
+    low, high = share_interval(6, 7)
+    assert low < 6 / 7 < high < 1
+    for q, seeds in ((0.3, 5), (0.5, 9)):
+        # Its expectation is 1: an interval that misses q has an e-value of at least 20.
+        missed = [s for s in range(seeds + 1) if not share_interval(s, seeds)[0] <= q <= share_interval(s, seeds)[1]]
+        assert sum(math.comb(seeds, s) * q**s * (1 - q) ** (seeds - s) for s in missed) <= 0.05
 
 
 def test_t_mean_has_expectation_one_and_its_mirror_gives_the_closed_form() -> None:
