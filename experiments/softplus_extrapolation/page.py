@@ -43,7 +43,9 @@ def figure(evidence: Evidence) -> Figure:
 def by_length(evidence: Evidence) -> pl.DataFrame:
     """The losses that the claims rest on, in the form of ``Evidence.rows``."""
     trained = evidence.rows.select("run", "length", "trained", "learned")
-    return evidence.measured.join(trained, on=["run", "length"], how="left", maintain_order="left")
+    # The accounting has a loss that is called `trained` too.
+    losses = evidence.measured.select("arm", "seed", "run", "length", "loss")
+    return losses.join(trained, on=["run", "length"], how="left", maintain_order="left")
 
 
 def _draw(ax: Axes, evidence: Evidence, head: int, words: str) -> None:

@@ -11,6 +11,7 @@ from made_up_evidence import SEEDS, decided
 from softplus_extrapolation.arms import FACTORS, FAR, HEADS, KERNELS, LONGER, LSSAR_15, SOFTMAX, VARIANTS, arm
 from softplus_extrapolation.claims import CLAIMS, PRIMARY, positional_share
 from softplus_extrapolation.measure import loss_in_windows
+from softplus_extrapolation.page import figure, tables
 from softplus_extrapolation.study import study as softplus_extrapolation
 
 from sparsity_lab.models import Decoder, ModelOutput, NoPE, PoSE, RoPE
@@ -156,6 +157,14 @@ def test_variants_grow_less(name: str, by: float, said: str) -> None:
 def test_what_takes_it_from_both(what: str, kernel: str, growth: float, said: str) -> None:
     found = evidence(of({f"{kernel}, {what}": growth}, 0.5))
     assert verdict(f"{what} takes it from both, {kernel}", found) == said
+
+
+def test_the_figure_and_the_tables_are_drawn() -> None:
+    found = evidence(jittered(0.5))
+    assert len(figure(found).axes) == len(HEADS) + 1
+    losses, accounts = tables(found).values()
+    assert losses["arm"].to_list() == list(SMALL)
+    assert accounts.height == len(SMALL)
 
 
 def test_every_claim_is_shown_here() -> None:
