@@ -115,7 +115,17 @@ class Lease:
         Raises:
             OSError: the folder cannot be written.
         """
-        mark, beside = Writer.here().mark(), folder / unfinished_name(LEASE)
+        mark = Writer.here().mark()
+        try:
+            return cls._take(folder, mark)
+        except BaseException:
+            # Such as a signal that came when the lease was there and not yet in hand.
+            _give_up(folder / LEASE / mark)
+            raise
+
+    @classmethod
+    def _take(cls, folder: Path, mark: str) -> Self | None:
+        beside = folder / unfinished_name(LEASE)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         about = {"host": socket.gethostname(), "process": os.getpid(), "since": since}
         try:
@@ -134,12 +144,8 @@ class Lease:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
         lease = cls(folder, mark)
-        try:
-            for place in (folder, *(folder / name for name in _INNER)):
-                remove_unfinished(place)
-        except BaseException:
-            lease.release()
-            raise
+        for place in (folder, *(folder / name for name in _INNER)):
+            remove_unfinished(place)
         return lease
 
     @classmethod
@@ -174,13 +180,13 @@ class Lease:
 
     def release(self) -> None:
         """Let others have it."""
-        self._released.set()
-        # A lease that stays for whatever reason is given up when this process ends.
-        with contextlib.suppress(OSError):
-            try:
-                self._file.unlink(missing_ok=True)
-            finally:  # whatever signal comes meanwhile
-                (self.folder / LEASE).rmdir()
+        try:
+            self._released.set()
+            _give_up(self._file)
+        except BaseException:
+            # A signal came meanwhile. It is raised, or this process would go on after it was told to stop.
+            _give_up(self._file)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -259,6 +265,13 @@ def drop_lease(folder: Path) -> None:
     if holder is None or holder.gone:
         with contextlib.suppress(OSError):
             (folder / LEASE).rmdir()
+
+
+def _give_up(file: Path) -> None:
+    """Remove a holder's file. One that cannot be removed is given up when its process ends."""
+    with contextlib.suppress(OSError):
+        file.unlink(missing_ok=True)
+        file.parent.rmdir()
 
 
 def _is_there(file: Path) -> bool:

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from training.small_runs import small_run
@@ -377,3 +379,50 @@ def test_a_lease_that_fails_at_its_start_is_given_up(tmp_path: Path, monkeypatch
     (tmp_path / "lease" / "nobody").symlink_to("nowhere")
     with Lease.hold(tmp_path, wait=False):
         assert holder_of(tmp_path) is not None
+
+
+class _Signal:
+    """A signal that comes just before the n-th line that this process takes in the file of leases."""
+
+    def __init__(self, number: int) -> None:
+        self.left, self.came = number, False
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> "_Signal | None":
+        if frame.f_code.co_filename != leases.__file__:
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                self.came = True
+                raise SystemExit(143)
+        return self
+
+    def comes_during(self, call: Callable[[], object]) -> bool:
+        """Whether it came before the call was over; it was raised then."""
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            call()
+        except SystemExit:
+            assert self.came
+        else:
+            sys.settrace(before)
+            assert not self.came, "a signal was swallowed"
+        finally:
+            sys.settrace(before)
+        return self.came
+
+
+@pytest.mark.parametrize("what", ["take", "release"])
+def test_a_signal_at_any_instant_is_raised_and_leaves_no_lease(folder: Path, what: str) -> None:
+    """A worker that is told to stop would otherwise go on, or leave a lease behind."""
+    for number in range(1, 1000):
+        held = Lease.take(folder) if what == "release" else None
+        if not _Signal(number).comes_during(held.release if held else lambda: Lease.take(folder)):
+            break
+        if what == "release" and number == 1:
+            # Before its first line nothing can be done: the lease is given up when its process ends.
+            assert held is not None
+            held.release()
+        assert [path.name for path in folder.iterdir()] == ["evaluation"]
+    assert number > 3
