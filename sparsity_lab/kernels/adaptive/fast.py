@@ -8,8 +8,8 @@ computes scores again. Scores and log-sum-exp are in units of log 2, since exp2 
 CPU.
 
 Shapes: B batch, G heads of keys, M query heads that share one, R query rows, K keys, n blocks, b keys in a block, D
-head size. Gathering puts all heads of keys of the batch one after the other: N rows (whole blocks of each head), c
-blocks in all, P pairs, m tiles, r pairs in a tile.
+head size, E width of values. Gathering puts all heads of keys of the batch one after the other: N rows (whole blocks
+of each head), c blocks in all, P pairs, m tiles, r pairs in a tile.
 """
 
 import math
@@ -38,7 +38,7 @@ from sparsity_lab.kernels.adaptive.formula import (
     weights_on,
 )
 from sparsity_lab.kernels.cache import KeyValueCache
-from sparsity_lab.kernels.context import Keys
+from sparsity_lab.kernels.context import Keys, Values
 from sparsity_lab.kernels.parts.arguments import RowKind
 from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
 from sparsity_lab.kernels.parts.tiles import masked_attention
@@ -61,11 +61,13 @@ SLAB_ROWS = 2**12
 
 _LOG2_E = math.log2(math.e)
 
+RowOutputs = Float[Tensor, "B G M R E"]
+
 
 # --- under a mask
 
 
-def tiled_attention(q: Rows, k: Keys, v: Keys, query_start: int, selector: Selector) -> Rows:
+def tiled_attention(q: Rows, k: Keys, v: Values, query_start: int, selector: Selector) -> RowOutputs:
     """The output of rows ``query_start`` and on by PyTorch's fused kernel, in tiles of rows. A tile's scores are
     computed again in the backward pass; of a tile its codes are kept, T n bytes in all."""
     tiles = []
@@ -83,7 +85,7 @@ def tiled_attention(q: Rows, k: Keys, v: Keys, query_start: int, selector: Selec
     return torch.cat(tiles, dim=3)
 
 
-def _masked_rows(q: Rows, k: Keys, v: Keys, codes: Codes, positions: Positions, selector: Selector) -> Rows:
+def _masked_rows(q: Rows, k: Keys, v: Values, codes: Codes, positions: Positions, selector: Selector) -> RowOutputs:
     mask = selector.kept_tokens(codes, positions, k.shape[2]).flatten(0, 1).unsqueeze(1)
     keys, values = (x.flatten(0, 1).unsqueeze(1).expand(-1, q.shape[2], -1, -1) for x in (k, v))
     out = torch.unflatten(masked_attention(q.flatten(0, 1), keys, values, mask, None), 0, q.shape[:2])
@@ -97,7 +99,7 @@ def _masked_rows(q: Rows, k: Keys, v: Keys, codes: Codes, positions: Positions, 
 # --- gathering
 
 
-def gathered_attention(q: Rows, k: Keys, v: Keys, query_start: int, selector: Selector) -> Rows:
+def gathered_attention(q: Rows, k: Keys, v: Values, query_start: int, selector: Selector) -> RowOutputs:
     """The output of rows ``query_start`` and on, K = query_start + R."""
     block_size, group, num_given = selector.rule.block_size, q.shape[2], q.shape[3]
     # Whole blocks of rows: before and after come rows of zeros, which are dropped again.
@@ -245,8 +247,8 @@ def _slabs(
 
 
 class _Gathered(torch.autograd.Function):
-    """(N, M, D) outputs, and (N, M) lse^S, which has no gradient, from q (N, M, D), k and v (c, b, D). Queries come
-    scaled, and times log2(e); lse^S too is in units of log 2.
+    """(N, M, E) outputs, and (N, M) lse^S, which has no gradient, from q (N, M, D), k (c, b, D) and v (c, b, E).
+    Queries come scaled, and times log2(e); lse^S too is in units of log 2.
 
     ``gates`` (m, r) of all tiles, zeros, are added to the logits of their pairs: only their gradient counts.
     """
@@ -255,7 +257,7 @@ class _Gathered(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, slabs: list[_Slab], gates: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        out, log_mass = torch.empty_like(q), q.new_empty(q.shape[:-1])
+        out, log_mass = q.new_empty(*q.shape[:-1], v.shape[-1]), q.new_empty(q.shape[:-1])
         for slab in slabs:
             out[slab.rows], log_mass[slab.rows] = _slab_forward(q[slab.rows], k, v, slab)
         ctx.save_for_backward(q, k, v, out, log_mass)
@@ -279,7 +281,7 @@ class _Gathered(torch.autograd.Function):
             of_row, grads, into = center[rows][slab.row].view(per_row), grad[rows], dq[rows]
             for chunk, row, block, x, scores in slab.chunks(q[rows], k):
                 weights = scores.sub_(shift[chunk]).exp2_()
-                y = grads.index_select(0, row).view(x.shape)
+                y = grads.index_select(0, row).view(len(block), -1, v.shape[-1])
                 slope = torch.bmm(y, v.index_select(0, block).mT).sub_(of_row[chunk]).mul_(weights)
                 if ctx.gated:
                     of_gates.append(slope.sum(-1).view(len(block), TILE_PAIRS, -1).sum(-1))
@@ -291,12 +293,12 @@ class _Gathered(torch.autograd.Function):
 
 
 def _slab_forward(
-    q: Float[Tensor, "R M D"], k: Float[Tensor, "c b D"], v: Float[Tensor, "c b D"], slab: _Slab
-) -> tuple[Float[Tensor, "R M D"], Float[Tensor, "R M"]]:
+    q: Float[Tensor, "R M D"], k: Float[Tensor, "c b D"], v: Float[Tensor, "c b E"], slab: _Slab
+) -> tuple[Float[Tensor, "R M E"], Float[Tensor, "R M"]]:
     """Outputs and lse^S of the rows of a slab."""
-    (_, num_heads, head_dim), num_tiles = q.shape, len(slab.block)
+    num_heads, value_dim, num_tiles = q.shape[1], v.shape[-1], len(slab.block)
     # Of each pair: the sum of weighted values, the largest score, and the sum of weights, all without normalization.
-    part = q.new_empty(num_tiles, TILE_PAIRS * num_heads, head_dim)
+    part = q.new_empty(num_tiles, TILE_PAIRS * num_heads, value_dim)
     largest, total = q.new_empty(2, num_tiles, TILE_PAIRS * num_heads)
     for chunk, _, block, _, scores in slab.chunks(q, k):
         # Finite also where a row sees no key of its own block.
@@ -304,14 +306,14 @@ def _slab_forward(
         weights = scores.sub_(largest[chunk].unsqueeze(-1)).exp2_()
         torch.sum(weights, -1, out=total[chunk])
         torch.bmm(weights, v.index_select(0, block), out=part[chunk])
-    row, part = slab.row.flatten(), part.view(-1, num_heads, head_dim)
+    row, part = slab.row.flatten(), part.view(-1, num_heads, value_dim)
     largest, total = (x.view(-1, num_heads) for x in (largest, total))
     largest -= slab.absent.view(-1, 1)
     top = q.new_full(q.shape[:-1], -math.inf)
     top.scatter_reduce_(0, row.unsqueeze(1).expand(-1, num_heads), largest, "amax")
     share = (largest - top.index_select(0, row)).exp2_()
     mass = torch.zeros_like(top).index_add_(0, row, share * total)
-    out = torch.zeros_like(q).index_add_(0, row, part.mul_(share.unsqueeze(-1)))
+    out = q.new_zeros(*q.shape[:-1], value_dim).index_add_(0, row, part.mul_(share.unsqueeze(-1)))
     # Without a key all is zero.
     return out.div_(mass.clamp_min(torch.finfo(q.dtype).tiny).unsqueeze(-1)), top + mass.log2()
 
@@ -327,7 +329,7 @@ class AdaptiveState(KeyValueCache):
     does, also where the cache rounds keys to half precision.
 
     Attributes:
-        blocks: (B G n, b, 2, D), each key followed by its value, so that a block is one piece of memory; zeros in
+        blocks: (B G n, b, D + E), each key followed by its value, so that a block is one piece of memory; zeros in
             free places.
         first_blocks: (B G, 1), where those of each head begin.
         summaries: of all blocks; those that are not full mean nothing.
@@ -336,17 +338,18 @@ class AdaptiveState(KeyValueCache):
     def __init__(self, rows: RowKind, capacity: int, block_size: int) -> None:
         super().__init__(rows, capacity)
         num_blocks = -(-capacity // block_size)
-        batch_size, num_heads, head_dim, _, dtype, device = rows
-        pairs = torch.zeros(batch_size, num_heads, num_blocks * block_size, 2, head_dim, dtype=dtype, device=device)
-        self._keys, self._values = pairs.unbind(3)
-        self.blocks = pairs.view(-1, block_size, 2, head_dim)
+        batch_size, num_heads, head_dim, value_dim, dtype, device = rows
+        width = head_dim + value_dim
+        pairs = torch.zeros(batch_size, num_heads, num_blocks * block_size, width, dtype=dtype, device=device)
+        self._keys, self._values = pairs[..., :head_dim], pairs[..., head_dim:]
+        self.blocks = pairs.view(-1, block_size, width)
         self.first_blocks = torch.arange(0, len(self.blocks), num_blocks, device=device).unsqueeze(1)
         self._waiting = torch.zeros(batch_size, num_heads, 0, head_dim, dtype=dtype, device=device)
         log_count = torch.zeros(batch_size, num_blocks, dtype=torch.float64, device=device)
         moments, box = log_count.new_zeros(2, batch_size, num_heads, num_blocks, 2 * head_dim)
         self.summaries = Summaries(log_count, moments, box)
 
-    def extend(self, k: Keys, v: Keys, key_mask: Bool[Tensor, "B K"] | None) -> None:
+    def extend(self, k: Keys, v: Values, key_mask: Bool[Tensor, "B K"] | None) -> None:
         """Add R tokens, whose keys come in float32 at least.
 
         Raises:
@@ -366,17 +369,17 @@ class AdaptiveState(KeyValueCache):
         self._waiting = keys
 
 
-def decoded_row(q: Rows, state: AdaptiveState, selector: Selector) -> Rows:
+def decoded_row(q: Rows, state: AdaptiveState, selector: Selector) -> RowOutputs:
     """The output of the latest row, whose key and value the state already has. No gradient."""
     row, block_size, block = state.length - 1, selector.rule.block_size, selector.fixed_blocks(q, state.length - 1)
     # Each head of keys is a sequence of its own.
     folded = q.flatten(0, 1).unsqueeze(1)
 
     def gathered(block: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B G, 1, keys, D) of blocks (B G, kept)."""
+        """Keys (B G, 1, keys, D) and values (B G, 1, keys, E) of blocks (B G, kept)."""
         found = state.blocks.index_select(0, (state.first_blocks + block).flatten())
-        keys, values = found.view(len(folded), 1, -1, *found.shape[2:]).to(q.dtype).unbind(-2)
-        return keys, values
+        pairs = found.view(len(folded), 1, -1, found.shape[2]).to(q.dtype)
+        return pairs[..., : q.shape[4]], pairs[..., q.shape[4] :]
 
     def seen_blocks(codes: Tensor) -> tuple[Tensor, Tensor]:
         """The kept blocks, and which of their keys the row sees. Heads that keep fewer than others are filled up."""
@@ -395,8 +398,10 @@ def decoded_row(q: Rows, state: AdaptiveState, selector: Selector) -> Rows:
     if block is not None:
         keys, values = gathered(block.flatten(0, 1))
         length = keys.shape[2] - (-state.length % block_size)  # the own block comes last
-        return scaled_dot_product(folded.squeeze(3), keys[:, :, :length], values[:, :, :length]).view(q.shape)
+        return scaled_dot_product(folded.squeeze(3), keys[:, :, :length], values[:, :, :length]).view(
+            *q.shape[:4], -1
+        )
     positions = torch.full((1, 1), row, device=q.device)
     block, seen = seen_blocks(selector.select(q, positions, row // block_size + 1, log_mass))
     seen = seen.expand(-1, -1, q.shape[2], -1)
-    return masked_attention(folded.squeeze(3), *gathered(block), seen, None).view(q.shape)
+    return masked_attention(folded.squeeze(3), *gathered(block), seen, None).view(*q.shape[:4], -1)

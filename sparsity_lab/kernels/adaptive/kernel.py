@@ -197,9 +197,6 @@ class AdaptiveSparse(SelectionRule, Kernel):
         return context.rotate(q.to(wide), context.query_start), context.rotate(k.to(wide), key_start)
 
     def _attend(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
-        if v.shape[3] != k.shape[3] and context.implementation != "reference":
-            expected = f"values as wide as keys, {k.shape[3]}, or implementation='reference'"
-            raise SettingError("v", expected, v.shape[3])
         if not len(q):
             return q.sum(-1, keepdim=True).expand(*q.shape[:3], v.shape[3])  # an empty batch has nothing to select
         stop = context.query_start + q.shape[2]
@@ -222,14 +219,12 @@ class AdaptiveSparse(SelectionRule, Kernel):
         return dense_weights(_in_groups(q, k), k, context.query_start, selector).flatten(1, 2)
 
     def _init_state(self, rows: RowKind, capacity: int) -> AdaptiveState:
-        if rows.value_dim != rows.head_dim:
-            raise SettingError("value_dim", f"values as wide as keys, {rows.head_dim}", rows.value_dim)
         return AdaptiveState(rows, capacity, self.block_size)
 
     def _extend(self, q: Queries, k: Keys, v: Values, state: AdaptiveState, context: Context) -> Outputs:
         if not len(q):
             state.append(k, v, context.key_mask)
-            return q.clone()
+            return v.new_empty(*q.shape[:3], v.shape[3])
         rotated_q, rotated_k = self._prepare(q, k, context, context.query_start)
         state.extend(rotated_k, v, context.key_mask)
         form, wide = self._fitting(q, state.length), rotated_q.dtype
