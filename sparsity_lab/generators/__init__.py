@@ -9,6 +9,7 @@ from sparsity_lab.generators.batch import Batch as Batch
 from sparsity_lab.generators.batch import Vocabulary as Vocabulary
 from sparsity_lab.generators.copying import Copy as Copy
 from sparsity_lab.generators.copying import Reverse as Reverse
+from sparsity_lab.generators.dataset import TaskDataset as TaskDataset
 from sparsity_lab.generators.induction_heads import InductionHeads as InductionHeads
 from sparsity_lab.generators.locality import Anchored as Anchored
 from sparsity_lab.generators.locality import Geometric as Geometric

@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import methodcaller
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.token_view import LONGEST_SHOWN, TokenView, legend_html, sequence_html, sequence_text
@@ -154,6 +157,23 @@ class Batch:
             vocabulary=first.vocabulary,
         )
 
+    def __getstate__(self) -> dict[str, object]:
+        # A loader's worker sends arrays in one piece. Tensors would pass through shared memory, each with a file
+        # descriptor of its own, which takes longer than it takes to make a small batch.
+        packed = {name: _packed(value) for name, value in self.__dict__.items()}
+        if isinstance(targets := packed["targets"], np.ndarray):
+            scored = np.flatnonzero(targets != IGNORE)
+            if 4 * len(scored) < targets.size:
+                packed["targets"] = _Scored(targets.shape, scored.astype(np.int32), targets.flat[scored])
+        return packed
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        if isinstance(scored := state["targets"], _Scored):
+            targets = np.full(scored.shape, IGNORE, dtype=np.int64)
+            targets.flat[scored.at] = scored.values
+            state = state | {"targets": targets}
+        self.__dict__.update({name: _unpacked(value) for name, value in state.items()})
+
     def _form(self) -> dict[str, object]:
         """What batches must have in common to be one batch."""
         kinds = 0 if self.position_ids is None else self.position_ids.shape[1]
@@ -218,6 +238,27 @@ class Batch:
     def _head(self) -> str:
         ids = "none" if self.position_ids is None else tuple(self.position_ids.shape)
         return f"Batch(tokens={tuple(self.tokens.shape)}, scored={int(self.scored.sum())}, position_ids={ids})"
+
+
+class _Scored(NamedTuple):
+    """Targets where few are scored."""
+
+    shape: tuple[int, ...]
+    at: NDArray[np.int32]
+    values: NDArray[np.int64]
+
+
+def _packed(value: object) -> object:
+    """A tensor on the processor as an array of the narrowest integers that hold it; all else as it is."""
+    if not isinstance(value, Tensor) or value.device.type != "cpu":
+        return value
+    array = value.numpy()
+    low, high = array.min(initial=0), array.max(initial=0)
+    return array.astype(np.result_type(np.min_scalar_type(low), np.min_scalar_type(high)))
+
+
+def _unpacked(value: object) -> object:
+    return torch.from_numpy(value.astype(np.int64, copy=False)) if isinstance(value, np.ndarray) else value
 
 
 def _changed(change: Callable[[Tensor], Tensor], sources: Callable[[], Tensor]) -> Tensor:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
+from sparsity_lab.generators.dataset import Lengths, TaskDataset
 from sparsity_lab.generators.stream import Stream, whole
 from sparsity_lab.settings import LARGEST_SIZE, Setting
 from sparsity_lab.settings.markup import Markup, table
@@ -288,6 +289,43 @@ class Task(Setting, family="task"):
             NotComputable: the task gives none; the message says so.
         """
         raise NotComputable(f"{self.kind} gives no probability of its tokens")
+
+    def dataset(
+        self,
+        stream: Stream,
+        length: int | Lengths,
+        batch_size: int,
+        *,
+        steps: int | None = None,
+        start: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> TaskDataset:
+        """Batches for a training loop of one's own, as an ``IterableDataset`` of ``Batch``.
+
+        Workers of a ``DataLoader``, which takes it with ``batch_size=None``, and processes of ``torch.distributed``
+        share the sequences without repeats, and the batches and their order are the same for any number of workers.
+
+        Args:
+            length: of all batches, or a curriculum, which gives each step its own, the same on all processes.
+            batch_size: sequences a step of each process.
+            steps: the step to stop before; None goes on without end.
+            start: the first step, to go on with a loop that was interrupted.
+            rank, world_size: of this process among those that share the data. None asks ``torch.distributed`` when
+                the batches are made: 0 of 1 without a process group.
+
+        Raises:
+            SettingError: a length that the task does not have, numbers that do not fit, or a curriculum that grows
+                over the steps without their number.
+
+        >>> from sparsity_lab.generators import Planted, Stream
+        >>> data = Planted(k=2).dataset(Stream(), 16, batch_size=4, steps=3)
+        >>> [tuple(batch.tokens.shape) for batch in data]
+        [(4, 18), (4, 18), (4, 18)]
+        """
+        return TaskDataset(
+            self, stream, length, batch_size, steps=steps, start=start, rank=rank, world_size=world_size
+        )
 
     @property
     def record(self) -> dict[str, object]:

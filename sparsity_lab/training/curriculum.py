@@ -17,8 +17,9 @@ class Curriculum(Setting, family="curriculum"):
     """The law of the training lengths; one length a step."""
 
     @abstractmethod
-    def at(self, stream: Stream, step: int, steps: int) -> int:
-        """The length of training step ``step`` of ``steps``: a pure function of the stream's seed and the step."""
+    def at(self, stream: Stream, step: int, steps: int | None) -> int:
+        """The length of training step ``step`` of ``steps``: a pure function of the stream's seed and the step. In a
+        data set without end ``steps`` is None."""
 
     @abstractmethod
     def range(self) -> tuple[int, int]:
@@ -35,7 +36,7 @@ class FixedLength(Curriculum):
         if self.length < 1:
             raise SettingError("length", "a positive length", self.length)
 
-    def at(self, stream: Stream, step: int, steps: int) -> int:
+    def at(self, stream: Stream, step: int, steps: int | None) -> int:
         return self.length
 
     def range(self) -> tuple[int, int]:
@@ -55,7 +56,7 @@ class UniformLength(Curriculum):
         if self.high < self.low:
             raise SettingError("high", f"a length of at least low = {self.low}", self.high)
 
-    def at(self, stream: Stream, step: int, steps: int) -> int:
+    def at(self, stream: Stream, step: int, steps: int | None) -> int:
         return _uniform(stream, step, self.low, self.high)
 
     def range(self) -> tuple[int, int]:
@@ -85,7 +86,9 @@ class GrowingLength(Curriculum):
         if not 0 <= self.growth <= 1:
             raise SettingError("growth", "a share of the steps, from 0 to 1", self.growth)
 
-    def at(self, stream: Stream, step: int, steps: int) -> int:
+    def at(self, stream: Stream, step: int, steps: int | None) -> int:
+        if steps is None:
+            raise SettingError("steps", "a number of steps, over which the length grows", steps)
         grown = step / (self.growth * steps) if step < self.growth * steps else 1.0
         return _uniform(stream, step, self.low, self.start + int((self.high - self.start) * grown))
 
@@ -114,7 +117,7 @@ class MixedLengths(Curriculum):
             if min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-9:
                 raise SettingError("shares", "positive numbers that sum to 1", self.shares)
 
-    def at(self, stream: Stream, step: int, steps: int) -> int:
+    def at(self, stream: Stream, step: int, steps: int | None) -> int:
         shares = self.shares or (1 / len(self.curricula),) * len(self.curricula)
         purpose = f"curriculum component {self._depth}" if self._depth else "curriculum component"
         unit = float(open_unit(stream.words(purpose, 0, step, 1, 1))[0, 0])

@@ -17,7 +17,7 @@ class Crashing(FixedLength):
 
     cure: str = "/nowhere"
 
-    def at(self, stream: Stream, step: int, steps: int) -> int:
+    def at(self, stream: Stream, step: int, steps: int | None) -> int:
         if step == 2 and not Path(self.cure).exists():
             raise RuntimeError("no cure")
         return self.length
@@ -30,7 +30,7 @@ class Killing(FixedLength):
     tally: str = "/nowhere"
     times: int = 1
 
-    def at(self, stream: Stream, step: int, steps: int) -> int:
+    def at(self, stream: Stream, step: int, steps: int | None) -> int:
         if step == 2 and len(list(Path(self.tally).iterdir())) < self.times:
             (Path(self.tally) / str(os.getpid())).touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -44,7 +44,7 @@ class Holding(FixedLength):
 
     folder: str = "/nowhere"
 
-    def at(self, stream: Stream, step: int, steps: int) -> int:
+    def at(self, stream: Stream, step: int, steps: int | None) -> int:
         if step == 2:
             (Path(self.folder) / f"{stream.seed}-{os.getpid()}").touch()
             while not (Path(self.folder) / "go").exists():
@@ -58,7 +58,7 @@ class Counted(FixedLength):
 
     tally: str = "/nowhere"
 
-    def at(self, stream: Stream, step: int, steps: int) -> int:
+    def at(self, stream: Stream, step: int, steps: int | None) -> int:
         with (Path(self.tally) / str(stream.seed)).open("a") as file:
             file.write(f"{step}\n")
         return self.length
@@ -68,7 +68,7 @@ class Counted(FixedLength):
 class Filling(FixedLength):
     """From step 2 on, no file of its process can grow, as if the disk were full."""
 
-    def at(self, stream: Stream, step: int, steps: int) -> int:
+    def at(self, stream: Stream, step: int, steps: int | None) -> int:
         if step == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         return self.length
