@@ -16,6 +16,9 @@ from architecture_picture import PICTURE, imported_names, imports, picture, rows
 BELOW = {"settings": set(), "generators": {"settings"}, "kernels": {"settings"}, "models": {"kernels", "settings"}}
 """What the lowest packages may import."""
 
+INTEROP = {"settings", "kernels", "models", "analysis"}
+"""What may be imported by the package for models of others, which only the command line imports."""
+
 
 def test_imports_point_one_way() -> None:
     graph = imports()
@@ -24,6 +27,8 @@ def test_imports_point_one_way() -> None:
     for name, allowed in BELOW.items():
         assert graph[name] <= allowed, f"{name} imports {graph[name] - allowed}"
     assert order[-1] == "cli"
+    assert graph["interop"] <= INTEROP
+    assert {name for name, others in graph.items() if "interop" in others} <= {"cli"}
     assert not any(
         "experiments" in name for file in ROOT.glob("sparsity_lab/**/*.py") for name in imported_names(file)
     )

@@ -56,7 +56,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         commands = archive.read(f"{STEM}.dist-info/entry_points.txt").decode()
     assert about_it["Version"] == sparsity_lab.__version__
     assert about_it["License-Expression"] == "Apache-2.0"
-    assert {"ray", "notebooks", "docs", "dev"} <= set(about_it.get_all("Provides-Extra", []))
+    assert {"ray", "transformers", "notebooks", "docs", "dev"} <= set(about_it.get_all("Provides-Extra", []))
     assert "sparsity-lab = sparsity_lab.cli:main" in commands
 
 
@@ -135,7 +135,7 @@ def test_wheel_in_an_empty_environment(environment: Path, tmp_path: Path) -> Non
     assert run("python", "-c", "import sparsity_lab; print(sparsity_lab.__file__)").startswith(str(environment))
     paths = json.loads(run("python", "-c", "import sys, json; print(json.dumps(sys.path))"))
     assert not [path for path in paths if Path(path).resolve().is_relative_to(ROOT) and path]
-    absent = ["pytest", "sphinx", "ray", "experiments"]
+    absent = ["pytest", "sphinx", "ray", "transformers", "experiments"]
     found = f"from importlib.util import find_spec; print([one for one in {absent} if find_spec(one)])"
     assert run("python", "-c", found) == "[]\n"
     assert "Planted" in json.loads(run("sparsity-lab", "list", "--json"))["task"]

@@ -8,7 +8,7 @@ import pytest
 from sparsity_lab.benchmarks import startup
 from sparsity_lab.settings.lazy import load_on_first_use
 
-HEAVY = ("matplotlib", "pandas", "polars", "scipy", "seaborn")
+HEAVY = ("matplotlib", "pandas", "peft", "polars", "scipy", "seaborn", "transformers")
 
 
 def loaded(program: str) -> set[str]:
@@ -25,7 +25,8 @@ def command(*arguments: str) -> str:
 @pytest.mark.parametrize(
     "program",
     [
-        "import sparsity_lab.analysis, sparsity_lab.studies, sparsity_lab.benchmarks, sparsity_lab.sweeps",
+        "import sparsity_lab.analysis, sparsity_lab.studies, sparsity_lab.benchmarks, sparsity_lab.sweeps\n"
+        "import sparsity_lab.interop\nfrom sparsity_lab.interop import attach",
         command("list"),
     ],
     ids=["import", "list"],
@@ -52,7 +53,8 @@ def test_help_comes_without_torch() -> None:
 
 def test_what_is_used_is_loaded() -> None:
     """The other side of the tests above: they would see a module that is loaded."""
-    assert set(HEAVY) <= loaded("from sparsity_lab.analysis import heat_map, transfer_check")
+    interop = "from sparsity_lab.interop.extra import required\nrequired('peft')"
+    assert set(HEAVY) <= loaded(f"from sparsity_lab.analysis import heat_map, transfer_check\n{interop}")
 
 
 def test_a_package_offers_its_names() -> None:
@@ -65,7 +67,9 @@ def test_a_package_offers_its_names() -> None:
         _ = sparsity_lab.analysis.heatmaps  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("package", ["analysis", "benchmarks", "generators", "studies", "sweeps", "training"])
+@pytest.mark.parametrize(
+    "package", ["analysis", "benchmarks", "generators", "interop", "studies", "sweeps", "training"]
+)
 def test_a_star_import_takes_all_names(package: str) -> None:
     program = f"from sparsity_lab.{package} import *\nimport sparsity_lab.{package} as package, types\n"
     offered = "{n for n in dir(package) if n[0] != '_' and not isinstance(getattr(package, n), types.ModuleType)}"

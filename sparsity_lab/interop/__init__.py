@@ -1,0 +1,17 @@
+"""Models of others: the lab's attention mechanisms in models of ``transformers``.
+
+The packages of the extra ``transformers`` (``pip install "sparsity-lab[transformers]"``) are imported on first use.
+"""
+
+from typing import TYPE_CHECKING
+
+from sparsity_lab.settings import lazy
+
+if TYPE_CHECKING:
+    from sparsity_lab.interop.attach import AttachedKernel as AttachedKernel
+    from sparsity_lab.interop.attach import attach as attach
+    from sparsity_lab.interop.attach import attached_kernels as attached_kernels
+    from sparsity_lab.interop.attach import detach as detach
+    from sparsity_lab.interop.attach import load_attached as load_attached
+
+lazy.load_on_first_use(__name__)
