@@ -1,38 +1,49 @@
-"""Text from a local folder, split by file into a training part and an evaluation part."""
+"""Text from local files, split into a training part and an evaluation part."""
 
+import difflib
+import glob
 import hashlib
 import os
 import platform
+import re
 import sysconfig
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, Shown
 
-__all__ = ["END_OF_FILE", "Corpus", "read_corpus"]
+__all__ = ["END_OF_FILE", "Corpus", "check_corpus_fields", "find_files", "read_corpus", "split"]
 
 END_OF_FILE = 0
 """The byte put after each file; text has none, and a file that does is read as it is."""
 
-_EVALUATION_SHARE = 10  # one file in so many
+_EVALUATION_SHARE = 10  # one file, or one block, in so many
+_LEAST_SHARE, _MOST_SHARE = 1 / 40, 1 / 3
+_SMALL_BLOCK, _LARGE_BLOCK = 2**12, 2**20
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+
+Paths = str | tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The bytes of all files, in order of their paths, each followed by ``END_OF_FILE``.
+    """The bytes of some files, each followed by ``END_OF_FILE``.
 
     A file belongs to the evaluation part if the hash of its content is 0 modulo 10, else to the training part: so no
-    content is in both, whatever files are called or added.
+    content is in both, whatever files are called or added. Where files are so few that this gives a part more than a
+    third or less than a fortieth of its share of bytes, every tenth block is for evaluation (see ``split``).
 
     Attributes:
         name: for people.
         files, num_bytes: of both parts together, ends of file not counted.
-        hash: of all paths and contents.
+        hash: of the contents in their order, whatever the files are called and wherever they lie.
+        by: ``"files"`` or ``"blocks"``: what the parts are made of.
         train, evaluation: (n,) uint8.
     """
 
@@ -40,51 +51,136 @@ class Corpus:
     files: int
     num_bytes: int
     hash: str
+    by: str
     train: NDArray[np.uint8] = field(repr=False, compare=False)
     evaluation: NDArray[np.uint8] = field(repr=False, compare=False)
 
 
-@lru_cache(maxsize=8)
-def read_corpus(path: str | None) -> Corpus:
-    """The corpus of a folder, read once in a process; None is the source of Python's standard library, without its
-    tests and installed packages.
+def read_corpus(path: Paths) -> Corpus:
+    """The corpus of files, folders and patterns, read again only if a file has changed; None is the source of
+    Python's standard library, without its tests and installed packages.
 
     Raises:
-        SettingError: there is no such folder, a file cannot be read, or one of the two parts lacks text.
+        SettingError: there is no such file, one cannot be read, or there is too little text for two parts.
     """
-    folder = Path(os.path.expanduser(sysconfig.get_path("stdlib") if path is None else path))
-    if path == "" or not folder.is_dir():
-        raise SettingError("path", "a folder with text", path)
-    of_all = hashlib.blake2b(digest_size=16)
-    parts: tuple[list[bytes], list[bytes]] = [], []
-    files = size = 0
-    for file in _files(folder, standard_library=path is None):
+    files = find_files(path)
+    try:
+        states = tuple((file, (state := file.stat()).st_size, state.st_mtime_ns) for file in files)
+    except OSError as error:
+        raise SettingError("path", "files that can be read", f"{error.filename} ({error.strerror})") from error
+    return _read(path, states)
+
+
+def find_files(path: Paths) -> list[Path]:
+    """The files that are meant, each once: those of a folder, hidden ones left out, and of a pattern in order of
+    their paths, and those of several in the order given.
+
+    Raises:
+        SettingError: there are none.
+    """
+    if path is None:
+        library = Path(sysconfig.get_path("stdlib"))
+        modules = [file for file in library.rglob("*.py") if not _LEFT_OUT & set(file.relative_to(library).parts)]
+        return _visible(sorted(modules), library)
+    found = [file for one in ((path,) if isinstance(path, str) else path) for file in _found(one)]
+    return list(dict.fromkeys(found))
+
+
+def _found(path: str) -> list[Path]:
+    place = Path(os.path.expanduser(path))
+    if path and place.is_file():
+        return [place]
+    if path and place.is_dir():
+        return _visible(sorted(place.rglob("*")), place)
+    files = [Path(name) for name in sorted(glob.glob(str(place), recursive=True)) if Path(name).is_file()]
+    if not path or not files:
+        expected = (
+            "files that match" if glob.has_magic(path) else "a file, a folder with files, or a pattern of files"
+        )
+        raise SettingError("path", expected, path, _neighbors(place))
+    return files
+
+
+def _neighbors(place: Path) -> list[str]:
+    """Names in the place of a missing file that are like its name."""
+    try:
+        names = os.listdir(place.parent)
+    except OSError:
+        return []
+    return [str(place.parent / name) for name in difflib.get_close_matches(place.name, names, n=3)]
+
+
+def _visible(files: Iterable[Path], folder: Path) -> list[Path]:
+    return [
+        file
+        for file in files
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
+
+
+@lru_cache(maxsize=8)
+def _read(path: Paths, states: tuple[tuple[Path, int, int], ...]) -> Corpus:
+    texts, of_all = [], hashlib.blake2b(digest_size=16)
+    for file, size, _ in states:
+        # What says that it is empty and is not, such as a file of the system's state, is no text.
+        if not size:
+            continue
         try:
             text = file.read_bytes()
         except OSError as error:
-            raise SettingError("path", "a folder whose files can be read", f"{file} ({error.strerror})") from error
-        if not text:
-            continue
-        digest = hashlib.blake2b(text, digest_size=8).digest()
-        relative = os.fsencode(file.relative_to(folder).as_posix())
-        of_all.update(len(relative).to_bytes(8, "little") + relative + digest)
-        parts[int.from_bytes(digest, "little") % _EVALUATION_SHARE == 0].append(text + bytes([END_OF_FILE]))
-        files, size = files + 1, size + len(text)
-    for part, texts in zip(("training", "evaluation"), parts, strict=True):
-        if not texts:
-            expected = f"a folder with files for the {part} part (one file in ten is for evaluation, by its hash)"
-            raise SettingError("path", expected, f"{folder} ({files} files)")
-    train, evaluation = (np.frombuffer(b"".join(texts), dtype=np.uint8) for texts in parts)
-    name = f"the standard library of Python {platform.python_version()}" if path is None else folder.resolve().name
-    return Corpus(name, files, size, of_all.hexdigest(), train, evaluation)
+            raise SettingError("path", "files that can be read", f"{file} ({error.strerror})") from error
+        texts.append(np.frombuffer(text, dtype=np.uint8))
+        of_all.update(_digest(texts[-1]))
+    by, train, evaluation = split(texts)
+    if not evaluation:
+        total = sum(map(len, texts))
+        expected = "text for a training and an evaluation part, at least 20 bytes"
+        raise SettingError("path", expected, Shown(f"{total} bytes in {len(texts)} files of {_name(path)}"))
+    joined = (np.concatenate([one for text in part for one in (text, _END)]) for part in (train, evaluation))
+    return Corpus(_name(path), len(texts), sum(map(len, texts)), of_all.hexdigest(), by, *joined)
 
 
-def _files(folder: Path, standard_library: bool) -> list[Path]:
-    """Files below the folder in order of path: hidden ones are left out, and of the library all but its modules."""
-    found = []
-    for file in sorted(folder.rglob("*.py" if standard_library else "*")):
-        inside = file.relative_to(folder).parts
-        hidden = any(part.startswith(".") for part in inside)
-        if file.is_file() and not hidden and not (standard_library and _LEFT_OUT & set(inside)):
-            found.append(file)
-    return found
+_END = np.array([END_OF_FILE], dtype=np.uint8)
+
+
+def _name(path: Paths) -> str:
+    if path is None:
+        return f"the standard library of Python {platform.python_version()}"
+    first, *others = (path,) if isinstance(path, str) else path
+    name = Path(os.path.expanduser(first)).resolve().name
+    return f"{name} and {len(others)} more" if others else name
+
+
+def split(pieces: Sequence[NDArray[Any]]) -> tuple[str, list[NDArray[Any]], list[NDArray[Any]]]:
+    """The training and the evaluation part of files or sequences, and what they are made of, ``"files"`` or
+    ``"blocks"``.
+
+    One piece in ten is for evaluation, by the hash of its content. Where that leaves a part without its share, pieces
+    are cut into equal blocks of a hundredth of all, at least 4096 values and at most a twentieth, and every tenth
+    block is for evaluation.
+    """
+    parts: tuple[list[NDArray[Any]], list[NDArray[Any]]] = [], []
+    for piece in pieces:
+        parts[int.from_bytes(_digest(piece), "little") % _EVALUATION_SHARE == 0].append(piece)
+    total = sum(map(len, pieces))
+    if total and _LEAST_SHARE <= sum(map(len, parts[1])) / total <= _MOST_SHARE:
+        return "files", *parts
+    size = max(1, min(max(total // 100, _SMALL_BLOCK), _LARGE_BLOCK, total // 20))
+    blocks = [block for piece in pieces for block in np.array_split(piece, -(-len(piece) // size))]
+    last = _EVALUATION_SHARE - 1
+    train = [block for i, block in enumerate(blocks) if i % _EVALUATION_SHARE != last]
+    return "blocks", train, blocks[last::_EVALUATION_SHARE]
+
+
+def _digest(piece: NDArray[Any]) -> bytes:
+    return hashlib.blake2b(piece.tobytes(), digest_size=8).digest()
+
+
+def check_corpus_fields(path: Paths, corpus_hash: str) -> None:
+    """Raise ``SettingError`` if the fields of a task that reads files cannot be; nothing is opened."""
+    if path == () or "" in ((path,) if isinstance(path, str) else path or ()):
+        raise SettingError("path", "a file, a folder with files, or a pattern of files", path)
+    if not re.fullmatch("([0-9a-f]{32})?", corpus_hash):
+        raise SettingError(
+            "corpus_hash", "32 hexadecimal digits, or nothing: it is filled when a run is planned", corpus_hash
+        )

@@ -1,6 +1,8 @@
 """``Mixture``: each sequence from one of several tasks."""
 
+from collections.abc import Sequence
 from functools import cached_property, partial
+from typing import Self
 
 import numpy as np
 import torch
@@ -57,8 +59,7 @@ class Mixture(Task):
                 raise SettingError("shares", "positive numbers that sum to 1", self.shares)
         length = self.certified_lengths[0]
         self.check_length(length)
-        batches = self._batches(Stream(), 0, 1, length)
-        kinds = {batch.position_ids.shape[1] for batch in batches if batch.position_ids is not None}
+        kinds = {task.num_kinds for task in self.tasks if task.largest_position_id(length)}
         if len(kinds) > 1:
             raise SettingError("tasks", "tasks with the same number of kinds of position ID", sorted(kinds))
 
@@ -75,6 +76,16 @@ class Mixture(Task):
     @property
     def vocabulary(self) -> Vocabulary:
         return self.tasks[0].vocabulary
+
+    def planned(self, lengths: Sequence[int] = ()) -> Self:
+        return self.replace(tasks=tuple(task.planned(lengths) for task in self.tasks))
+
+    def unplanned(self) -> Self:
+        return self.replace(tasks=tuple(task.unplanned() for task in self.tasks))
+
+    @property
+    def is_planned(self) -> bool:
+        return all(task.is_planned for task in self.tasks)
 
     @property
     def record(self) -> dict[str, object]:

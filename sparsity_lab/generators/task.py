@@ -6,10 +6,10 @@ one slot do not, so laws are declared and tested by slot.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -326,6 +326,27 @@ class Task(Setting, family="task"):
         return TaskDataset(
             self, stream, length, batch_size, steps=steps, start=start, rank=rank, world_size=world_size
         )
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether the fields say all that decides the data; False while the hash of a text is still empty."""
+        return True
+
+    def planned(self, lengths: Sequence[int] = ()) -> Self:
+        """This task with what it reads from outside named in its fields, such as the hash of a text. What is read is
+        opened and checked.
+
+        Args:
+            lengths: that shall be possible.
+
+        Raises:
+            SettingError: it cannot be read, is another one than the fields say, or too short.
+        """
+        return self
+
+    def unplanned(self) -> Self:
+        """This task as it is typed, without what ``planned`` fills."""
+        return self
 
     @property
     def record(self) -> dict[str, object]:

@@ -1,7 +1,8 @@
-"""``TextBytes``: real text, byte by byte, from any folder."""
+"""``TextBytes``: real text, byte by byte, from any files."""
 
+from collections.abc import Sequence
 from functools import cached_property, lru_cache, partial
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
-from sparsity_lab.generators.corpus import END_OF_FILE, Corpus, read_corpus
+from sparsity_lab.generators.corpus import END_OF_FILE, Corpus, check_corpus_fields, read_corpus
 from sparsity_lab.generators.query_layout import rows_of_chunks
 from sparsity_lab.generators.stream import Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw, NotComputable, Step, Task, Truth
@@ -32,43 +33,84 @@ class TextBytes(Task):
     """Windows of l + 1 bytes of text, each byte after the first a target; T = l, tokens are bytes.
 
     The stream named ``train`` draws from the training part of the corpus, all others from its evaluation part: one
-    file in ten, by the hash of its content. A window starts anywhere in its part with equal probability; files follow
-    each other with byte 0 between them.
+    file in ten, by the hash of its content, or one block in ten where files are few. A window starts anywhere in its
+    part with equal probability; files and blocks follow each other with byte 0 between them.
 
     What is declared is of the evaluation part: the law of a single byte, by position. There is no rule to declare, so
     no sources, and nothing exact to compare a model with.
 
     Attributes:
-        path: a folder, whose files are read as they are; None is the source of Python's standard library. The folder
-            is read when the task is made, once in a process. A setting holds the path and not the text: ``corpus``
-            says what was read.
+        path: a file, a folder, a pattern such as ``"logs/*.txt"``, or several of them; files are read as they are.
+            None is the source of Python's standard library. The text is opened when data are made, and not before.
+        corpus_hash: of the text. Empty as typed; ``train`` and ``run_sweep`` fill it when they plan a run, and it is
+            checked when data are made. With it the path is no part of the id: the same text may lie anywhere. None of
+            the standard library is filled, whose text is that of the Python that runs.
     """
 
     extra_positions: ClassVar[int] = 0
 
-    path: str | None = None
+    path: str | tuple[str, ...] | None = None
+    corpus_hash: str = ""
 
     @classmethod
     def examples(cls) -> "tuple[TextBytes, ...]":
         return (cls(),)
 
     def check(self) -> None:
-        read_corpus(self.path)
+        check_corpus_fields(self.path, self.corpus_hash)
 
     def check_length(self, length: int) -> None:
+        if length < 1:
+            raise SettingError("length", "at least 1", length)
+
+    def checked_length(self, length: int) -> int:
+        length = super().checked_length(length)
         most = min(len(self.corpus.train), len(self.corpus.evaluation)) - 1
-        if not 1 <= length <= most:
+        if length > most:
             raise SettingError("length", f"from 1 to {most}, the bytes of the smaller part of the corpus", length)
+        return length
 
     @property
+    def outside_id(self) -> tuple[str, ...]:
+        return ("path",) if self.corpus_hash else ()
+
+    @property
+    def is_planned(self) -> bool:
+        return self.path is None or bool(self.corpus_hash)
+
+    def planned(self, lengths: Sequence[int] = ()) -> Self:
+        for length in lengths:
+            self.checked_length(length)
+        return self if self.is_planned else self.replace(corpus_hash=self.corpus.hash)
+
+    def unplanned(self) -> Self:
+        return self.replace(corpus_hash="")
+
+    @cached_property
     def corpus(self) -> Corpus:
-        """The text: name, number of files and bytes, hash."""
-        return read_corpus(self.path)
+        """The text: name, number of files and bytes, hash.
+
+        Raises:
+            SettingError: it cannot be read, is too short for two parts, or is another one than ``corpus_hash`` says.
+        """
+        corpus = read_corpus(self.path)
+        if self.corpus_hash not in ("", corpus.hash):
+            expected = (
+                f"the text with this hash at {self.path}, of {corpus.num_bytes} bytes with the hash {corpus.hash}"
+            )
+            raise SettingError("corpus_hash", expected, self.corpus_hash)
+        return corpus
 
     @property
     def record(self) -> dict[str, object]:
         corpus = self.corpus
-        return {"corpus": corpus.name, "files": corpus.files, "bytes": corpus.num_bytes, "hash": corpus.hash}
+        return {
+            "corpus": corpus.name,
+            "files": corpus.files,
+            "bytes": corpus.num_bytes,
+            "hash": corpus.hash,
+            "by": corpus.by,
+        }
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -123,7 +165,7 @@ class TextBytes(Task):
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
         """Where in its part the window begins, or a passage like it for the first time: in which of 16 equal ranges,
         or how near to the end, and whether at an even place."""
-        passages, cells, law = _passages(self.path, name == "train", tokens.shape[1])
+        passages, cells, law = _passages(self.corpus, name == "train", tokens.shape[1])
         seen = _fingerprints(tokens[:, :_TELLING].T)
         where = np.searchsorted(passages, seen).clip(0, len(passages) - 1)
         if not np.array_equal(passages[where], seen):
@@ -151,10 +193,10 @@ def _fingerprints(bytes_of_windows: NDArray[np.uint8] | Ints) -> NDArray[np.uint
 
 
 @lru_cache(maxsize=8)
-def _passages(path: str | None, training: bool, T: int) -> tuple[NDArray[np.uint64], Ints, NDArray[np.float64]]:
+def _passages(corpus: Corpus, training: bool, T: int) -> tuple[NDArray[np.uint64], Ints, NDArray[np.float64]]:
     """Of one part: fingerprints of all passages, ascending, the cell in which each comes first, and the law of that
     cell for a window of T bytes and one more."""
-    text = read_corpus(path).train if training else read_corpus(path).evaluation
+    text = corpus.train if training else corpus.evaluation
     n, W = len(text) - T, min(T, _TELLING)
     windows = np.lib.stride_tricks.sliding_window_view(text[: n - 1 + W], W).T
     passages, first, which = np.unique(_fingerprints(windows), return_index=True, return_inverse=True)

@@ -18,7 +18,15 @@ from sparsity_lab.settings.errors import LARGEST_SIZE, SettingError, Shown
 from sparsity_lab.settings.frozen_mapping import FrozenMapping
 from sparsity_lab.settings.setting import Setting, families, from_data, from_text, kinds, register, with_shared_parts
 from sparsity_lab.settings.short_form import distinct
-from sparsity_lab.settings.texts import canonical_json, flatten, identifier, replace_at, settings_in, to_data
+from sparsity_lab.settings.texts import (
+    canonical_json,
+    flatten,
+    identifier,
+    replace_at,
+    settings_in,
+    to_data,
+    with_each,
+)
 
 __all__ = [
     "LARGEST_SIZE",
@@ -38,5 +46,6 @@ __all__ = [
     "replace_at",
     "settings_in",
     "to_data",
+    "with_each",
     "with_shared_parts",
 ]

@@ -2,6 +2,7 @@
 
 import functools
 import numbers
+import os
 import re
 import types
 from abc import ABC, abstractmethod
@@ -106,6 +107,8 @@ def check_keys(hint: Any) -> None:
 
 
 def _conform_leaf(hint: Any, value: Any, path: str) -> Any:
+    if hint is str and isinstance(value, os.PathLike):
+        value = os.fspath(value)
     # Scalars of numpy and its like are numbers too; files and ids want the plain kind.
     if isinstance(value, str | bool):
         pass

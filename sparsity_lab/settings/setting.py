@@ -71,6 +71,12 @@ class Setting(Conforming):
                 raise SettingError(name, f"at most {self.largest}", conformed)
         self.check()
 
+    @property
+    def outside_id(self) -> tuple[str, ...]:
+        """Fields of this setting that do not enter its id, beside ``not_in_id``: the place of a text whose hash is
+        another field."""
+        return ()
+
     @classmethod
     def examples(cls) -> "tuple[Self, ...]":
         """Instances that together show every option; the shared tests run over them. By default the class with its

@@ -3,14 +3,14 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 from sparsity_lab.settings import short_form
 from sparsity_lab.settings.errors import SettingError, join
 from sparsity_lab.settings.setting import Setting, default_of, field_hints
 
-__all__ = ["canonical_json", "flatten", "identifier", "replace_at", "settings_in", "to_data"]
+__all__ = ["canonical_json", "flatten", "identifier", "replace_at", "settings_in", "to_data", "with_each"]
 
 AnySetting = TypeVar("AnySetting", bound=Setting)
 
@@ -45,7 +45,7 @@ def identifier(setting: Setting) -> str:
 
     - a field that is added later changes no id. In turn, a class whose defaults change must raise its ``version``;
     - a kind or a field that was renamed enters under its first name (``former_kinds``, ``former_fields``);
-    - fields that ``not_in_id`` names never enter.
+    - fields that ``not_in_id`` names never enter, nor those that the setting itself names by ``outside_id``.
 
     A default that holds a setting whose version was raised stands for something new, and enters like any other value.
     """
@@ -61,10 +61,10 @@ def _identity(value: Any) -> Any:
     if isinstance(value, Setting):
         cls = type(value)
         first_names = {new: old for old, new in reversed(list(cls.former_fields.items()))}
-        fields = {}
+        fields, outside = {}, (*cls.not_in_id, *value.outside_id)
         for field in dataclasses.fields(cast(Any, value)):
             item = getattr(value, field.name)
-            if field.name not in cls.not_in_id and (_decides(item, default_of(field)) or _is_raised(item)):
+            if field.name not in outside and (_decides(item, default_of(field)) or _is_raised(item)):
                 fields[first_names.get(field.name, field.name)] = _identity(item)
         return {"kind": next(iter(cls.former_kinds), cls.kind), "version": cls.version, **fields}
     if isinstance(value, tuple):
@@ -95,6 +95,23 @@ def settings_in(value: Any) -> Iterator[Setting]:
             yield from settings_in(item)
     elif isinstance(value, Mapping):
         yield from settings_in(tuple(value.values()))
+
+
+def with_each(setting: AnySetting, change: Callable[[Setting], Setting]) -> AnySetting:
+    """A copy with each setting inside it, the innermost first, and last itself, as ``change`` gives it."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, Setting):
+            return with_each(value, change)
+        if isinstance(value, tuple):
+            return tuple(changed(item) for item in value)
+        if isinstance(value, Mapping):
+            return {key: changed(item) for key, item in value.items()}
+        return value
+
+    fields = {name: getattr(setting, name) for name in field_hints(type(setting))}
+    new = {name: made for name, value in fields.items() if (made := changed(value)) != value}
+    return cast(AnySetting, change(setting.replace(**new) if new else setting))
 
 
 def flatten(setting: Setting, prefix: str = "") -> dict[str, str | int | float | bool | None]:

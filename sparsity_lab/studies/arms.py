@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sparsity_lab.settings import SettingError, replace_at
+from sparsity_lab.generators import Task
+from sparsity_lab.settings import SettingError, replace_at, settings_in
 from sparsity_lab.training import RunConfig
 
 __all__ = ["Arm", "seeded"]
@@ -29,8 +30,16 @@ class Arm:
 
     @property
     def runs(self) -> list[RunConfig]:
-        """The runs of a sweep."""
-        return [self.run(seed) for seed in range(self.first, self.first + self.seeds)]
+        """The runs of a sweep.
+
+        Raises:
+            SettingError: a text without its hash. A study names its texts, for its claims are about them.
+        """
+        runs = [self.run(seed) for seed in range(self.first, self.first + self.seeds)]
+        for setting in settings_in(runs[0]):
+            if isinstance(setting, Task) and not setting.is_planned:
+                raise SettingError("task", f"a text with its hash, {setting.planned()}", setting)
+        return runs
 
 
 def seeded(base: RunConfig, *also: str) -> Callable[[int], RunConfig]:

@@ -42,7 +42,8 @@ def run_sweep(
     machines: each run is made by one of them. Runs that others make come last here, and are waited for.
 
     Args:
-        out: the store, shared by all workers; also gets ``sweep.json``, the canonical form of the sweep.
+        out: the store, shared by all workers; also gets ``sweep.json``, the canonical form of the sweep, with the
+            hashes of all texts.
         progress: called once for each run.
 
     Returns:
@@ -51,10 +52,12 @@ def run_sweep(
     Raises:
         SettingError: ``out`` cannot be a folder or be written, or holds a run under the id that an earlier release
             gave it; or a setting is defined in this notebook, and the engine's workers cannot know it; or this
-            machine, if they are on it, has too little memory for a run. Nothing has been run then.
+            machine, if they are on it, has too little memory for a run; or a text whose hash is not yet a field
+            cannot be read. Nothing has been run then.
         RuntimeError: a worker process got here while it imported the script that started it.
     """
     _refuse_import()
+    sweep = sweep.planned()
     every = [run for wave in waves(sweep.runs) for run in wave]
     _check_known(every, engine)
     root = Path(out)

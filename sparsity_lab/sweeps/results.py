@@ -1,5 +1,6 @@
 """``Results``: what a folder of runs holds, as one frame."""
 
+import contextlib
 import json
 import logging
 from collections import Counter
@@ -10,7 +11,8 @@ from typing import Any, Literal, Self, get_args
 
 import polars as pl
 
-from sparsity_lab.settings import SettingError, Shown, flatten, from_data, with_shared_parts
+from sparsity_lab.generators import Task
+from sparsity_lab.settings import SettingError, Shown, flatten, from_data, settings_in, with_each, with_shared_parts
 from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.sweeps.sweep import Sweep, lineage
 from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, Status, run_labels, store, summarize
@@ -85,7 +87,8 @@ class Results:
 
     Args:
         out: the folder.
-        sweep: whose runs are meant; without it, those of the last sweep that was run there.
+        sweep: whose runs are meant; without it, those of the last sweep that was run there. Texts whose hashes are
+            not yet fields are those that the folder names; none is opened.
         unrecorded: why runs failed, by id, where the folder could not hold the reason: ``run_sweep`` knows.
 
     Attributes:
@@ -103,7 +106,7 @@ class Results:
     ) -> None:
         self.folder = Path(out)
         self._unrecorded = dict(unrecorded or {})
-        self.sweep = sweep or _read_sweep(self.folder)
+        self.sweep = _as_run(sweep, self.folder) if sweep else _read_sweep(self.folder)
         self.runs = self.sweep.runs if self.sweep else _find_runs(self.folder)
         if self.sweep:
             check_ids(self.folder, self.runs)
@@ -321,6 +324,20 @@ def _reach_words(row: dict[str, Any]) -> str:
     if row["learned"] is None:
         return f"{name}not judged"
     return name + (f"reach {'≥ ' * row['censored']}{row['reach']}" if row["learned"] else "never learned")
+
+
+def _as_run(sweep: Sweep, folder: Path) -> Sweep:
+    """A sweep with the hashes of its texts as the folder has them, the last sweep's first."""
+    if sweep.is_planned:
+        return sweep
+    runs = list[RunConfig]()
+    for file in sorted(folder.glob(f"*/{store.CONFIG}")):
+        with contextlib.suppress(SettingError):
+            runs.append(store.read_config(file.parent))
+    with contextlib.suppress(SettingError):
+        runs += last.runs if (last := _read_sweep(folder)) else ()
+    known = {task.unplanned(): task for run in runs for task in settings_in(run) if isinstance(task, Task)}
+    return with_each(sweep, lambda setting: known.get(setting, setting) if isinstance(setting, Task) else setting)
 
 
 def _read_sweep(folder: Path) -> Sweep | None:

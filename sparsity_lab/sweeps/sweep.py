@@ -36,6 +36,17 @@ class Sweep(Setting, family="sweep"):
                 raise SettingError(f"runs[{i}]", "a run unlike the others", f"runs[{first[run.id]}] again")
             first[run.id] = i
 
+    @property
+    def is_planned(self) -> bool:
+        """Whether the fields of all runs say all that decides their data."""
+        return all(run.is_planned for run in self.runs)
+
+    def planned(self) -> "Sweep":
+        """This sweep with the hashes of all texts in its fields; see ``RunConfig.planned``."""
+        if self.is_planned:
+            return self
+        return self.replace(runs=tuple(run if run.is_planned else run.planned() for run in self.runs))
+
     def labels(self) -> dict[str, str]:
         """A short name for each run, by id: what differs among the runs of this sweep."""
         return {run: label or self.name for run, label in run_labels(self.runs).items()}

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from sparsity_lab.generators import Planted, Task
 from sparsity_lab.models import Adapter, Decoder, ModelConfig
-from sparsity_lab.settings import Setting, SettingError, Shown, identifier, register
+from sparsity_lab.settings import Setting, SettingError, Shown, identifier, register, settings_in, with_each
 from sparsity_lab.training.curriculum import Curriculum, UniformLength
 
 __all__ = ["TRAINED_CONDITION", "Evaluation", "RunConfig", "Training"]
@@ -187,6 +187,25 @@ class RunConfig(Setting, family="run"):
         """The evaluated tasks by name, sorted, so that equal configs give equal files."""
         return dict(sorted(self.evaluation.conditions.items())) or {TRAINED_CONDITION: self.task}
 
+    @property
+    def is_planned(self) -> bool:
+        """Whether the fields say all that decides the data, hashes of texts included."""
+        return all(setting.is_planned for setting in settings_in(self) if isinstance(setting, Task))
+
+    def planned(self) -> "RunConfig":
+        """This run with all that its tasks read from outside named in their fields, such as the hash of a text, which
+        is then part of the id in place of the path. What is read is opened, and its length checked.
+
+        Raises:
+            SettingError: it cannot be read, is another one than the fields say, or too short.
+        """
+        run = self if self.is_planned else with_each(self, _planned)
+        _check_opened("task", run.task, {run.training.curriculum.range()[1]: "training.curriculum"})
+        lengths = {length: f"evaluation.lengths[{i}]" for i, length in enumerate(run.evaluation.lengths)}
+        for name, task in run.conditions.items():
+            _check_opened("task" if task == run.task else f"evaluation.conditions.{name}", task, lengths)
+        return run
+
     def check(self) -> None:
         self._check_vocabulary()
         self._check_lengths()
@@ -280,6 +299,21 @@ class RunConfig(Setting, family="run"):
         """Sequence positions of the longest sequence in training and evaluation."""
         trained = self.task.sequence_length(self.training.curriculum.range()[1])
         return max(trained, *(t.sequence_length(self.evaluation.lengths[-1]) for t in self.conditions.values()))
+
+
+def _planned(setting: Setting) -> Setting:
+    return setting.planned() if isinstance(setting, Task) else setting
+
+
+def _check_opened(path: str, task: Task, lengths: Mapping[int, str]) -> None:
+    """Open what a task reads, and see whether it is long enough for lengths, whose places are given."""
+    for length in lengths:
+        try:
+            task.planned((length,))
+        except SettingError as error:
+            if error.path != "length":
+                raise error.inside(path) from None
+            raise SettingError(lengths[length], error.expected, length) from None
 
 
 def _check_length(task: Task, length: int, path: str, note: str) -> None:

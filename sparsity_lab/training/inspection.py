@@ -74,7 +74,9 @@ class Inspection:
 
 
 def status(config: RunConfig, out: Path | str) -> Status:
-    """State of a run in the store ``out``: all checksums are verified, nothing is written."""
+    """State of a run in the store ``out``: all checksums are verified, nothing is written. A text is opened only if
+    its hash is not yet a field."""
+    config = config if config.is_planned else config.planned()
     return inspect(config, Path(out) / config.id).status
 
 

@@ -183,6 +183,8 @@ def train(config: RunConfig, out: Path | str, *, progress: Progress | None = Non
     made first, in the same folder. Of several processes that are called for the same run, one makes it. Why it failed
     is written to ``failed.json``.
 
+    A text whose hash is not yet a field is opened first, and the run has the hash (see ``RunConfig.planned``).
+
     Args:
         out: the store, a folder for many runs; made if it does not exist.
         progress: called at each logged step with (steps done, steps in all, loss, accuracy).
@@ -190,17 +192,20 @@ def train(config: RunConfig, out: Path | str, *, progress: Progress | None = Non
 
     Raises:
         SettingError: ``out`` or the run's folder in it is no folder or cannot be written, the device is missing, the
-            memory too small, or the parent's weights do not fit; nothing has been written then.
+            memory too small, a text missing, changed or too short, or the parent's weights do not fit; nothing has
+            been written then.
         OSError: a file cannot be written.
         Diverged: the loss, the gradient or the weights stopped being finite, now or in an earlier call. That is
             recorded, and not repeated.
         lease.Leased: without ``wait``; another process makes this run, or a parent of it.
     """
+    config = config if config.is_planned else config.planned()
     root, folder = Path(out), Path(out) / config.id
     _check_device(config)
     store.prepare_folder(root)
     while not (found := status(config, root)).over:
         config.check_memory()
+        config.planned()  # opens the texts
         # What is wrong with the config or the parent is said before anything is written.
         model = _initial_model(config, root, progress, wait) if found in _UNTRAINED else None
         store.prepare_folder(folder)

@@ -2,14 +2,16 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from generators.mutants import catches, mutant
 
-from sparsity_lab.generators import Batch, NotComputable, Stream, Task, TextBytes
-from sparsity_lab.settings import SettingError
+from sparsity_lab.generators import Batch, Mixture, NotComputable, Stream, Task, TextBytes
+from sparsity_lab.generators.corpus import Corpus
+from sparsity_lab.settings import SettingError, identifier
 
 TEXTS = [f"file {i} " + "abc" * i for i in range(1, 40)]
 
@@ -99,11 +101,12 @@ def test_a_leaking_split_is_caught() -> None:
 
 def test_what_files_and_folders_are_called(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    with pytest.raises(SettingError, match="path: expected a folder with text, got ''"):
-        TextBytes(path="")
+    for nothing in ("", (), ("a", "")):
+        with pytest.raises(SettingError, match="path: expected a file, a folder with files, or a pattern of files"):
+            TextBytes(path=nothing)
     assert TextBytes(path=".").record["corpus"] == folder.name
-    with pytest.raises(SettingError, match="path: expected a folder with text, got '~nobody-at-all/x'"):
-        TextBytes(path="~nobody-at-all/x")
+    with pytest.raises(SettingError, match="path: expected a file, .*, got '~nobody-at-all/x'"):
+        opened("~nobody-at-all/x")
     other = folder / "other"
     other.mkdir()
     try:
@@ -121,19 +124,103 @@ def test_a_file_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(SettingError, match=r"path: .* can be read, got '.*01\.txt \(Permission denied\)'|00\.txt"):
-        TextBytes(path=str(folder))
+        opened(folder)
+
+
+def opened(path: Any) -> Corpus:
+    return TextBytes(path=path).corpus
 
 
 def test_refusals(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(SettingError, match=r"path: expected a folder with text, got '/no/such/folder'"):
-        TextBytes(path="/no/such/folder")
+    with pytest.raises(SettingError, match=r"path: expected a file, a folder .* got '/no/such/folder'"):
+        opened("/no/such/folder")
+    with pytest.raises(SettingError, match=rf"got '{folder}/01.tx'; did you mean '{folder}/01.txt'"):
+        opened(folder / "01.tx")
+    with pytest.raises(SettingError, match=r"path: expected files that match, got '.*/\*.log'"):
+        opened(folder / "*.log")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SettingError, match=r"path: expected .* files for the training part .* \(0 files\)"):
-        TextBytes(path=str(tmp_path / "empty"))
-    (tmp_path / "one").mkdir()
-    (tmp_path / "one" / "a").write_text("abc")
-    with pytest.raises(SettingError, match=r"path: expected a folder with files for the \w+ part .* \(1 files\)"):
-        TextBytes(path=str(tmp_path / "one"))
+    with pytest.raises(
+        SettingError, match=r"path: expected text .* at least 20 bytes, got 0 bytes in 0 files of empty"
+    ):
+        opened(tmp_path / "empty")
+    with pytest.raises(SettingError, match="corpus_hash: expected 32 hexadecimal digits, or nothing"):
+        TextBytes(corpus_hash="abc")
     task = TextBytes(path=str(folder))
     with pytest.raises(SettingError, match="length: expected from 1 to"):
         task.sample(Stream(), 0, 1, 10_000)
+
+
+# --- files, and how they are split
+
+BOOK = "".join(f"Line {i} of a book, and {i * i % 97}.\n" for i in range(4000))
+
+
+def test_a_file_a_folder_a_pattern_and_several_of_them(folder: Path) -> None:
+    everything = opened(folder)
+    assert opened(folder / "*.txt").hash == everything.hash
+    assert opened((folder / "0*.txt", str(folder / "[1-3]*.txt"))).hash == everything.hash
+    assert opened((folder, folder / "01.txt")).files == 39  # each once
+    assert str(TextBytes(path=folder)) == f"TextBytes(path='{folder}')"
+    (folder / "deep").mkdir()
+    (folder / "deep" / "more.txt").write_text("more")
+    assert opened(folder / "**" / "*.txt").files == opened(folder).files == 40
+
+
+def test_few_files_are_split_by_blocks(tmp_path: Path) -> None:
+    """No byte is lost or in both parts, and what lies between two blocks in the text is not in one window."""
+    (tmp_path / "book").write_text(BOOK)
+    corpus = opened(tmp_path / "book")
+    assert (corpus.by, corpus.files, corpus.num_bytes) == ("blocks", 1, len(BOOK))
+    train, evaluation = (bytes(part).split(b"\0")[:-1] for part in (corpus.train, corpus.evaluation))
+    assert len(evaluation) == len(train + evaluation) // 10
+    order = [train.pop(0) if i % 10 != 9 else evaluation.pop(0) for i in range(len(train) + len(evaluation))]
+    assert b"".join(order).decode() == BOOK
+    assert {len(block) for block in order} <= {4081, 4082}
+
+
+@pytest.mark.parametrize("count", [2, 17])
+def test_a_few_files_of_any_number_have_both_parts(tmp_path: Path, count: int) -> None:
+    for i in range(count):
+        (tmp_path / f"{i}.log").write_text(f"{i}\n" + BOOK[: 9000 + 100 * i])
+    corpus = opened(tmp_path)
+    share = len(corpus.evaluation) / (len(corpus.evaluation) + len(corpus.train))
+    assert 1 / 40 < share < 1 / 3
+
+
+# --- the hash as a field
+
+
+def test_the_hash_is_of_the_contents_in_their_order(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(BOOK)
+    first, second = (TextBytes(path=tmp_path / name).planned() for name in ("one", "two"))
+    assert len(first.corpus_hash) == 32
+    assert identifier(first) == identifier(second) != identifier(TextBytes())
+    (tmp_path / "two").write_text(BOOK + ".")
+    assert identifier(TextBytes(path=tmp_path / "two").planned()) != identifier(first)
+    # Without a hash the path is all that tells them apart, and the id is that of earlier releases.
+    assert identifier(TextBytes(path="one")) != identifier(TextBytes(path="two"))
+    assert TextBytes().planned() == TextBytes()
+
+
+def test_another_text_than_the_hash_says_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "book").write_text(BOOK)
+    task = TextBytes(path=tmp_path / "book").planned((4000,))
+    assert task.planned() is task
+    (tmp_path / "book").write_text(BOOK.replace("7", "8"))
+    again = task.replace()
+    with pytest.raises(SettingError, match=rf"corpus_hash: expected the text with this .* got '{task.corpus_hash}'"):
+        again.sample(Stream(), 0, 1, 8)
+    with pytest.raises(SettingError, match="length: expected from 1 to"):
+        TextBytes(path=tmp_path / "book").planned((90_000,))
+
+
+def test_a_mixture_is_planned_with_its_parts(tmp_path: Path) -> None:
+    (tmp_path / "book").write_text(BOOK)
+    mixture = Mixture(tasks=(TextBytes(path=tmp_path / "book"), TextBytes()))
+    assert not mixture.is_planned
+    planned = mixture.planned()
+    assert planned.is_planned
+    assert planned.tasks == (TextBytes(path=tmp_path / "book").planned(), TextBytes())
+    assert planned.unplanned() == mixture
+    assert len(Mixture(tasks=(TextBytes(path="/nowhere"), TextBytes(path="/gone"))).tasks) == 2
