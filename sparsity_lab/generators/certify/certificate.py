@@ -58,7 +58,7 @@ CHECKS: tuple[Callable[[DrawnSequences], Iterator[Finding]], ...] = (
     streams.repeats,
 )
 
-EFFORTS = {"quick": (10_000, 2e10), "default": (100_000, 5e11), "thorough": (400_000, 2e13)}
+EFFORTS = {"quick": (10_000, 2e10), "default": (100_000, 5e10), "thorough": (400_000, 2e13)}
 """Of each effort the sequences, and the floating-point operations that a check may spend on products of choices."""
 
 TRAINING = "train"

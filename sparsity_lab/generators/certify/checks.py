@@ -170,6 +170,7 @@ def _steps(check: str, subject: str, sets: Ints, law: PositionLaw) -> Iterator[F
     if len(possible) < 2 or sets.shape[1] < 2 or not (np.diff(whole, axis=1) > 0).all():
         return
     step = int(np.diff(possible).min())
+    whole, times = np.unique(whole, axis=0, return_counts=True)
     own = law.pmf(whole)
     found = []
     for j in range(1, whole.shape[1]):
@@ -187,9 +188,9 @@ def _steps(check: str, subject: str, sets: Ints, law: PositionLaw) -> Iterator[F
             both = np.maximum(others + mine, 1e-300)
             chance = np.where(upper[legal], mine, others) / both
             lower = (gap - upper)[legal].clip(0, _MOST_GAPS)
-            excess = np.bincount(lower, weights=upper[legal] - chance)
-            variance = np.bincount(lower, weights=chance * (1 - chance))
-            number = np.bincount(lower)
+            excess = np.bincount(lower, weights=times[legal] * (upper[legal] - chance))
+            variance = np.bincount(lower, weights=times[legal] * chance * (1 - chance))
+            number = np.bincount(lower, weights=times[legal])
             used = variance > 1
             found.append((excess[used] / np.sqrt(variance[used]), variance[used], number[used]))
     if found:

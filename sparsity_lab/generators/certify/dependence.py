@@ -24,6 +24,7 @@ Complex = NDArray[np.complex64]
 
 _MOST_TERMS = 10_000_000
 _OVERHEAD = 1000  # sequences, whose products take as long as the rest of the work on a term
+_FEWEST = 10_000  # sequences in which a product of three is looked at: one that decides a target is 100 errors there
 _MOST_COMPLETE = 700  # columns up to which pairs are of all functions of two choices, not of their bits alone
 _MOST_SLOTS = 8
 _MOST_ANCHORS = 8
@@ -275,11 +276,16 @@ def _pairs(of: Columns, weight: Floats | None = None, most: float = 1.0) -> tupl
 def _triples(
     budget: float, check: str, subject: str, of: Columns, weight: Floats | None = None, most: float = 1.0
 ) -> Iterator[Finding]:
-    """The least likely product of three columns; nothing where there are more than ten million, or more than the
-    budget allows."""
+    """The least likely product of three columns, of as many sequences as the budget allows; nothing where that is
+    fewer than ten thousand (or all), or where there are more than ten million products."""
     N, C = of.x.shape
-    if C < 3 or C**3 / 6 > _MOST_TERMS or budget < 2.0 * (N + _OVERHEAD) * C**3 / 3:
+    if C < 3 or C**3 / 6 > _MOST_TERMS:
         return
+    allowed = int(budget / (2 * C**3 / 3)) - _OVERHEAD
+    if allowed < min(N, _FEWEST):
+        return
+    if allowed < N:
+        of, weight = of.first(allowed), None if weight is None else weight[:allowed]
     worst: tuple[float, float, float] = (-1.0, 0.0, 1.0)
     terms, width = 0, max(16, C // 6)
     # What decides whether others are made comes first.

@@ -179,6 +179,10 @@ class Columns:
         shared = np.unique(self.family[np.unique(self.choice, return_index=True)[1]], return_counts=True)
         return np.asarray((self.number == len(self.x)) | np.isin(self.family, shared[0][shared[1] > 1]))
 
+    def first(self, count: int) -> "Columns":
+        """The same columns of the first sequences."""
+        return replace(self, x=self.x[:count], present=None if self.present is None else self.present[:count])
+
     def ordered(self, order: Ints) -> "Columns":
         """The same columns in another order."""
         return replace(
