@@ -16,7 +16,7 @@ from architecture_picture import PICTURE, imported_names, imports, picture, rows
 BELOW = {"settings": set(), "generators": {"settings"}, "kernels": {"settings"}, "models": {"kernels", "settings"}}
 """What the lowest packages may import."""
 
-INTEROP = {"settings", "kernels", "models", "analysis"}
+INTEROP = {"settings", "kernels", "models", "analysis", "benchmarks"}
 """What may be imported by the package for models of others, which only the command line imports."""
 
 

@@ -13,5 +13,7 @@ if TYPE_CHECKING:
     from sparsity_lab.interop.attach import attached_kernels as attached_kernels
     from sparsity_lab.interop.attach import detach as detach
     from sparsity_lab.interop.attach import load_attached as load_attached
+    from sparsity_lab.interop.swap import SwapReport as SwapReport
+    from sparsity_lab.interop.swap import swap_report as swap_report
 
 lazy.load_on_first_use(__name__)

@@ -1,0 +1,54 @@
+"""Documents for a model of ``transformers``: windows of tokens, each from a document of its own."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from sparsity_lab.settings import SettingError, Shown
+
+__all__ = ["Text", "windows_of"]
+
+Text = str | Sequence[Any] | Tensor
+"""Documents: texts, or whole numbers, the tokens of each; a single text or row of tokens is cut into parts."""
+
+
+def windows_of(text: Text, tokenizer: Any, size: int, most: int, vocab_size: int) -> Int64[Tensor, "documents size"]:
+    """The first ``size`` tokens of each document that has so many, of ``most`` documents at most.
+
+    Args:
+        tokenizer: of ``transformers``, called on texts; None where documents are tokens already.
+
+    Raises:
+        SettingError: texts without a tokenizer, tokens that the model does not know, or fewer than two windows.
+    """
+    single = isinstance(text, str) or (len(text) > 0 and not isinstance(text[0], str) and np.ndim(text[0]) == 0)
+    documents = [_tokens(one, tokenizer) for one in ([text] if single else text)]
+    if single:
+        documents = list(torch.split(documents[0], size))
+    found = [one[:size] for one in documents if len(one) >= size][:most]
+    if len(found) < 2:
+        longest = max((len(one) for one in documents), default=0)
+        got = Shown(f"{len(found)} such document{'s' * (len(found) != 1)}, the longest of {longest} tokens")
+        raise SettingError("text", f"at least two documents of {size} tokens, one more than the largest length", got)
+    windows = torch.stack(found)
+    low, high = int(windows.min()), int(windows.max())
+    if low < 0 or high >= vocab_size:
+        raise SettingError("text", f"tokens 0 .. {vocab_size - 1} of the model", low if low < 0 else high)
+    return windows
+
+
+def _tokens(document: Any, tokenizer: Any) -> Int64[Tensor, " n"]:
+    if isinstance(document, str):
+        if tokenizer is None:
+            raise SettingError("tokenizer", "the model's tokenizer, for documents of text", None)
+        # A tokenizer warns of texts longer than its model; here they are cut.
+        return torch.tensor(tokenizer(document, verbose=False)["input_ids"], dtype=torch.int64)
+    tokens = torch.as_tensor(document)
+    if tokens.ndim != 1 or tokens.is_floating_point():
+        got = Shown(f"{tokens.dtype} of shape {tuple(tokens.shape)}")
+        raise SettingError("text", "texts, or rows of whole numbers", got)
+    return tokens.to(torch.int64)
