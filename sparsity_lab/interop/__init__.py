@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from sparsity_lab.interop.attach import attached_kernels as attached_kernels
     from sparsity_lab.interop.attach import detach as detach
     from sparsity_lab.interop.attach import load_attached as load_attached
+    from sparsity_lab.interop.convert import from_transformers as from_transformers
+    from sparsity_lab.interop.convert import to_transformers as to_transformers
     from sparsity_lab.interop.swap import SwapReport as SwapReport
     from sparsity_lab.interop.swap import swap_report as swap_report
 

@@ -62,8 +62,8 @@ class LoRA(Adapter):
         rank: r.
         alpha: α; the product B A is multiplied by α / r.
         projections: names of the linear maps of every layer that are adapted: ``q``, ``k``, ``v``, ``output``,
-            ``up``, ``down``, and where there are any ``gate``, the output gate, and ``gate_projection``, the gates of
-            the attention mechanism.
+            ``up``, ``down``, and where there are any ``mlp_gate``, the third map of SwiGLU, ``gate``, the output
+            gate, and ``gate_projection``, the gates of the attention mechanism.
         also_train: what is trained as a whole: every parameter whose name contains one of these words. A head that is
             tied to the token embedding is trained with it.
     """

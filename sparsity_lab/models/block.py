@@ -4,27 +4,33 @@ Shapes: B batch, T positions, H query heads, G heads of keys and values, D head 
 """
 
 from collections.abc import Callable
+from typing import Literal
 
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["Block", "Mix", "rms_norm"]
+__all__ = ["NORM_EPS", "Block", "Mix", "MlpKind", "rms_norm"]
+
+NORM_EPS = 2.0**-23
+"""The eps of float32."""
+
+MlpKind = Literal["gelu", "swiglu"]
 
 Mix = Callable[..., Tensor]
 """What moves between positions: un-rotated q (B, H, T, D), k and v (B, G, T, D), to the output (B, H, T, D). A block
 with gates also gives it ``gates``, their logits (B, H, T) by name."""
 
 
-def rms_norm(d_model: int) -> nn.RMSNorm:
+def rms_norm(d_model: int, eps: float = NORM_EPS) -> nn.RMSNorm:
     """x / sqrt(mean x² + eps), times a weight. PyTorch's own eps is that of the dtype of x: a copy of a model in
     another dtype would compute something else."""
-    return nn.RMSNorm(d_model, eps=torch.finfo(torch.float32).eps)
+    return nn.RMSNorm(d_model, eps=eps)
 
 
 class Block(nn.Module):
-    """Pre-norm layer: x + W_o attention(norm(x)), then x + W_down gelu(W_up norm(x)). No biases, no dropout.
+    """Pre-norm layer: x + W_o attention(norm(x)), then x + W_down gelu(W_up norm(x)), or with ``"swiglu"``
+    x + W_down (silu(W_mlp_gate norm(x)) W_up norm(x)), element by element. No biases, no dropout.
 
     With the output gate, the attention output is multiplied by silu(W_g norm(x)) before W_o. Gates that the attention
     mechanism declares are one linear map of norm(x) to a logit for each name, head and position.
@@ -42,18 +48,21 @@ class Block(nn.Module):
         d_ff: int,
         output_gate: bool,
         gates: tuple[str, ...] = (),
+        mlp: MlpKind = "gelu",
+        norm_eps: float = NORM_EPS,
     ) -> None:
         super().__init__()
         self.gates = gates
         self.head_dim = d_model // num_heads
         self.qkv_widths = [d_model, num_kv_heads * self.head_dim, num_kv_heads * self.head_dim]
-        self.attention_norm = rms_norm(d_model)
+        self.attention_norm = rms_norm(d_model, norm_eps)
         self.qkv = nn.Linear(d_model, sum(self.qkv_widths), bias=False)
         self.gate = nn.Linear(d_model, d_model, bias=False) if output_gate else None
         self.gate_projection = nn.Linear(d_model, len(gates) * num_heads, bias=False) if gates else None
         self.output = nn.Linear(d_model, d_model, bias=False)
-        self.mlp_norm = rms_norm(d_model)
+        self.mlp_norm = rms_norm(d_model, norm_eps)
         self.up = nn.Linear(d_model, d_ff, bias=False)
+        self.mlp_gate = nn.Linear(d_model, d_ff, bias=False) if mlp == "swiglu" else None
         self.down = nn.Linear(d_ff, d_model, bias=False)
         self.kernel_params: nn.Module | None = None
 
@@ -80,8 +89,14 @@ class Block(nn.Module):
         if self.gate is not None:
             attended = attended * functional.silu(self.gate(normed if rows is None else _take(normed, rows)))
         x = x + self.output(attended)
-        out: Tensor = x + self.down(functional.gelu(self.up(self.mlp_norm(x))))
+        out: Tensor = x + self.down(self._hidden_units(self.mlp_norm(x)))
         return out
+
+    def _hidden_units(self, normed: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d_ff"]:
+        if self.mlp_gate is None:
+            return functional.gelu(self.up(normed))
+        units: Tensor = functional.silu(self.mlp_gate(normed)) * self.up(normed)
+        return units
 
     def _gate_logits(self, normed: Float[Tensor, "B T d"]) -> dict[str, dict[str, Float[Tensor, "B H T"]]]:
         """The argument ``gates`` of ``mix``; none where the mechanism declares none."""

@@ -1,6 +1,6 @@
 """A small decoder-only transformer with a swappable attention mechanism in each layer.
 
-- pre-norm with RMSNorm, GELU, no biases, no dropout, final norm, a head of its own unless it is tied;
+- pre-norm with RMSNorm, GELU or SwiGLU, no biases, no dropout, final norm, a head of its own unless it is tied;
 - one projection for queries, keys and values;
 - three separate choices of position: the scheme, the sampling of indices in training, the coupling;
 - with ``scored``, the last layer after attention, the norm and the head run on scored rows only.
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from sparsity_lab.kernels import AuxiliaryOutputs, Kernel, KernelPosition, Softmax
-from sparsity_lab.models.block import Block, rms_norm
+from sparsity_lab.models.block import NORM_EPS, Block, MlpKind, rms_norm
 from sparsity_lab.models.config import ModelConfig, ModelOutput
 from sparsity_lab.models.generation import free_run
 from sparsity_lab.models.index_sampling import IndexSampling, Plain
@@ -55,6 +55,8 @@ class Decoder(ModelConfig):
         coupling: where coupled position IDs come from; None uses none, and ignores those of the batch.
         output_gate: multiply the attention output by a SiLU gate.
         tied_head: the head is the token embedding: one weight, two uses.
+        mlp: ``"gelu"``, two maps; ``"swiglu"``, three, the hidden units gated by a SiLU, as in Llama.
+        norm_eps: eps of all norms.
     """
 
     former_fields: ClassVar[Mapping[str, str]] = {"schedule": "index_sampling"}
@@ -71,12 +73,16 @@ class Decoder(ModelConfig):
     coupling: Coupling | None = None
     output_gate: bool = False
     tied_head: bool = False
+    mlp: MlpKind = "gelu"
+    norm_eps: float = NORM_EPS
 
     def check(self) -> None:
         for name in ("vocab_size", "num_layers", "num_heads", "d_model", "d_ff", "num_kv_heads"):
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise SettingError(name, "at least 1", size)
+        if not self.norm_eps > 0:
+            raise SettingError("norm_eps", "more than 0", self.norm_eps)
         if self.num_layers > _MOST_LAYERS:
             raise SettingError("num_layers", f"at most {_MOST_LAYERS}", self.num_layers)
         count = self.num_parameters(self.vocab_size or DEFAULT_VOCAB_SIZE)
@@ -144,19 +150,26 @@ class Decoder(ModelConfig):
         d, d_ff = self.d_model, self.d_ff or 4 * self.d_model
         mixing = d * (2 * d + 2 * d * self.kv_heads // self.num_heads + self.output_gate * d)
         tables = vocab_size * d * (1 if self.tied_head else 2)
-        return self.num_layers * (mixing + 2 * d * d_ff + 2 * d) + tables + d
+        return self.num_layers * (mixing + self._mlp_maps * d * d_ff + 2 * d) + tables + d
+
+    @property
+    def _mlp_maps(self) -> int:
+        return 3 if self.mlp == "swiglu" else 2
 
     def num_bytes(self, num_tokens: int, vocab_size: int, *, training: bool) -> int:
         d, d_ff = self.d_model, self.d_ff or 4 * self.d_model
         kept = self.num_layers if training else 1
         # Weights, with gradient and two moments; of each token the input of each map, and the hidden units twice.
-        numbers = self.num_parameters(vocab_size) * (4 if training else 1) + num_tokens * kept * (6 * d + 2 * d_ff)
+        numbers = self.num_parameters(vocab_size) * (4 if training else 1) + num_tokens * kept * (
+            6 * d + self._mlp_maps * d_ff
+        )
         return 4 * numbers
 
     def block(self, kernel: Kernel) -> Block:
         """A layer for this mechanism."""
         d_ff = self.d_ff or 4 * self.d_model
-        return Block(self.num_heads, self.kv_heads, self.d_model, d_ff, self.output_gate, kernel.gates)
+        sizes = self.num_heads, self.kv_heads, self.d_model, d_ff
+        return Block(*sizes, self.output_gate, kernel.gates, self.mlp, self.norm_eps)
 
     def build(self, seed: int, vocab_size: int | None = None) -> "DecoderModel":
         """The decoder with initial weights, a pure function of the setting, the seed and the vocabulary.
@@ -244,7 +257,7 @@ class DecoderModel(nn.Module):
             self.coupling_embedding: nn.Module | None = None if coupling is None else coupling.build(config.d_model)
             self.id_heads = None if coupling is None else coupling.build_heads(config.d_model)
             self.blocks: Sequence[Block] = nn.ModuleList(config.block(kernel) for kernel in config.kernels)  # type: ignore[assignment]
-            self.final_norm = rms_norm(config.d_model)
+            self.final_norm = rms_norm(config.d_model, config.norm_eps)
             self.head = nn.Linear(config.d_model, vocab_size, bias=False)
         self.to_empty(device="cpu")
         initialize(self, seed)
