@@ -54,6 +54,22 @@ def test_what_people_see(data: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (data / "kept.png").stat().st_size > 5000
 
 
+def test_padding_is_noticed_and_said(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sixty sequences of independent tokens, filled up with 0: nothing is learned."""
+    draws = np.random.default_rng(0)
+    rows = np.zeros((60, 120), dtype=int)
+    for row in rows:
+        size = draws.integers(60, 120)
+        row[:size] = draws.integers(1, 9, size)
+    np.save(data / "padded.npy", rows)
+    code, out, _ = lab(capsys, str(data / "padded.npy"), *CHEAP)
+    assert code == 0
+    assert "Read 0 fills the ends of 60 sequences" in out
+    assert "taken as padding (--pad none keeps it as data)" in out
+    assert "learned something at the trained length (gain at least 5%): yes" not in out
+    assert "Length generalization on this data: not decided" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -65,6 +81,12 @@ def test_what_people_see(data: Path, capsys: pytest.CaptureFixture[str]) -> None
         (["{}/data.npy", "{}/data.npy", "--labels", "{}/marks.npy"], "--labels: expected a file for each of 2 data"),
         (["{}/data.npy", "--other", "RoPE()"], "other: expected another position scheme than RoPE()"),
         (["{}/data.npy", "--other", "Rope()"], "--other.kind: expected a position"),
+        (
+            ["{}/data.npy", "--pad", "zero"],
+            "--pad: expected a whole number, auto or none (one of auto, none), got 'zero'",
+        ),
+        (["{}/data.npy", "--format", "numpy"], "--format: expected a form of files (one of auto, numbers, text"),
+        (["{}/short.txt", "--format", "npy"], "{}/short.txt: expected an .npy array, got"),
         (["{}/data.npy", "--length", "x"], "--length: expected INT, got 'x'"),
         (["{}/data.npy", "--step", "3"], "--step: expected an option of sparsity-lab diagnose"),
         (["{}/data.npy", "--length", "12", "--steps", "0"], "steps: expected at least 1, got 0"),

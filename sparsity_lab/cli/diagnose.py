@@ -2,15 +2,20 @@
 
 # ruff: noqa: PLC0415
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from tyro.conf import Positional, UseAppendAction
 
 from sparsity_lab.cli.command import OptionalPath, Outcome, SettingsCommand, check_target
 from sparsity_lab.cli.output import plain_table, progress_bar
-from sparsity_lab.settings import from_text
+from sparsity_lab.settings import SettingError, from_text
+
+if TYPE_CHECKING:
+    from sparsity_lab.generators.padding import Pad
 
 __all__ = ["Diagnose"]
 
@@ -22,10 +27,18 @@ class Diagnose(SettingsCommand):
     position schemes."""
 
     paths: Positional[tuple[Path, ...]] = ()
-    """Files: .npy arrays of integers, .txt files with lines of whole numbers, or any others, read as bytes."""
+    """Files: text; whole numbers in lines, .jsonl or a .parquet column; .npy, .npz; .bin of 16 or 32 bits a token."""
     labels: UseAppendAction[tuple[Path, ...]] = ()
     """File with a 0 or 1 for each token, 1 for those that matter for the last token of the sequence; one for each
     data file, in their order."""
+    format: str = "auto"
+    """How to read the files; auto recognizes it, says it, and asks where it could be two things."""
+    column: str = ""
+    """Of .parquet, of the objects of .jsonl, or the array of an .npz."""
+    tokenizer: OptionalPath = None
+    """A tokenizer.json that makes tokens of text; without it, tokens are characters."""
+    pad: str = "auto"
+    """The ID that fills sequences up; auto finds it where it is obvious, none keeps all as data."""
     length: int = 32
     """Longest trained window, in tokens."""
     longest: int = 4
@@ -57,7 +70,14 @@ class Diagnose(SettingsCommand):
             for option, text in (("--position", self.position), ("--other", self.other))
         )
         model = from_text(Decoder, self.model, "--model")
-        data = read_tokens(self.paths, self.labels)
+        data = read_tokens(
+            self.paths,
+            self.labels,
+            format=self.format,
+            column=self.column,
+            tokenizer=self.tokenizer,
+            pad=_pad(self.pad),
+        )
         for form in data.forms:
             console.print(f"Read {form}")
         with progress_bar(console) as progress:
@@ -93,3 +113,11 @@ class Diagnose(SettingsCommand):
             figure.savefig(self.picture, dpi=150)
             console.print(f"Picture: {self.picture}")
         return Outcome({"status": "finished", "files": list(data.forms), **found.to_data()})
+
+
+def _pad(text: str) -> "Pad":
+    if text in ("auto", "none"):
+        return text  # type: ignore[return-value]
+    if not re.fullmatch(r"-?\d{1,18}", text):
+        raise SettingError("--pad", "a whole number, auto or none", text, ("auto", "none"))
+    return int(text)

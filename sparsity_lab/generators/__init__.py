@@ -54,6 +54,7 @@ from sparsity_lab.generators.task import Task as Task
 from sparsity_lab.generators.task import Truth as Truth
 from sparsity_lab.generators.task import ranks_of_distinct as ranks_of_distinct
 from sparsity_lab.generators.text_bytes import TextBytes as TextBytes
+from sparsity_lab.generators.token_file import TokenFile as TokenFile
 from sparsity_lab.generators.token_view import TokenView as TokenView
 from sparsity_lab.generators.token_view import sequence_html as sequence_html
 from sparsity_lab.generators.token_view import sequence_text as sequence_text

@@ -6,7 +6,7 @@ Shapes: B batch, T sequence positions, C kinds of position ID, K sources of a ta
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from operator import methodcaller
 from typing import NamedTuple
 
@@ -42,6 +42,12 @@ class Vocabulary:
     names: tuple[str, ...]
     roles: tuple[str, ...]
 
+    @classmethod
+    @cache
+    def numbered(cls, size: int) -> "Vocabulary":
+        """Tokens that are called by their numbers."""
+        return _Numbered(names=tuple(map(str, range(size))), roles=("data",) * size)
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -55,6 +61,13 @@ class Vocabulary:
         if name not in self.names:
             raise SettingError("token", "a token of this vocabulary", name, self.names)
         return self.names.index(name)
+
+
+class _Numbered(Vocabulary):
+    """Sent between processes as its size alone."""
+
+    def __reduce__(self) -> tuple[Callable[[int], Vocabulary], tuple[int]]:
+        return Vocabulary.numbered, (self.size,)
 
 
 class Batch:

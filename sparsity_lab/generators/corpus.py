@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 
 from sparsity_lab.settings import SettingError, Shown
 
-__all__ = ["END_OF_FILE", "Corpus", "check_corpus_fields", "find_files", "read_corpus", "split"]
+__all__ = [
+    "END_OF_FILE",
+    "Corpus",
+    "check_corpus_fields",
+    "find_files",
+    "hash_of",
+    "read_corpus",
+    "split",
+    "states_of",
+]
 
 END_OF_FILE = 0
 """The byte put after each file; text has none, and a file that does is read as it is."""
@@ -63,12 +72,15 @@ def read_corpus(path: Paths) -> Corpus:
     Raises:
         SettingError: there is no such file, one cannot be read, or there is too little text for two parts.
     """
-    files = find_files(path)
+    return _read(path, states_of(find_files(path)))
+
+
+def states_of(files: Iterable[Path]) -> tuple[tuple[Path, int, int], ...]:
+    """Each file with its size and the time of its last change, by which a changed one is known."""
     try:
-        states = tuple((file, (state := file.stat()).st_size, state.st_mtime_ns) for file in files)
+        return tuple((file, (state := file.stat()).st_size, state.st_mtime_ns) for file in files)
     except OSError as error:
         raise SettingError("path", "files that can be read", f"{error.filename} ({error.strerror})") from error
-    return _read(path, states)
 
 
 def find_files(path: Paths) -> list[Path]:
@@ -120,24 +132,30 @@ def _visible(files: Iterable[Path], folder: Path) -> list[Path]:
 
 @lru_cache(maxsize=8)
 def _read(path: Paths, states: tuple[tuple[Path, int, int], ...]) -> Corpus:
-    texts, of_all = [], hashlib.blake2b(digest_size=16)
-    for file, size, _ in states:
-        # What says that it is empty and is not, such as a file of the system's state, is no text.
-        if not size:
-            continue
-        try:
-            text = file.read_bytes()
-        except OSError as error:
-            raise SettingError("path", "files that can be read", f"{file} ({error.strerror})") from error
-        texts.append(np.frombuffer(text, dtype=np.uint8))
-        of_all.update(_digest(texts[-1]))
+    # What says that it is empty and is not, such as a file of the system's state, is no text.
+    texts = [np.frombuffer(_content(file), dtype=np.uint8) for file, size, _ in states if size]
     by, train, evaluation = split(texts)
     if not evaluation:
         total = sum(map(len, texts))
         expected = "text for a training and an evaluation part, at least 20 bytes"
         raise SettingError("path", expected, Shown(f"{total} bytes in {len(texts)} files of {_name(path)}"))
     joined = (np.concatenate([one for text in part for one in (text, _END)]) for part in (train, evaluation))
-    return Corpus(_name(path), len(texts), sum(map(len, texts)), of_all.hexdigest(), by, *joined)
+    return Corpus(_name(path), len(texts), sum(map(len, texts)), hash_of(texts), by, *joined)
+
+
+def hash_of(contents: Iterable[NDArray[np.uint8]]) -> str:
+    """Of the contents of files in their order."""
+    of_all = hashlib.blake2b(digest_size=16)
+    for content in contents:
+        of_all.update(_digest(content))
+    return of_all.hexdigest()
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise SettingError("path", "files that can be read", f"{file} ({error.strerror})") from error
 
 
 _END = np.array([END_OF_FILE], dtype=np.uint8)

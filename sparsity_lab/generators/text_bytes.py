@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache, partial
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from sparsity_lab.generators.stream import Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw, NotComputable, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["TextBytes"]
+__all__ = ["TextBytes", "fingerprints"]
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -166,7 +166,7 @@ class TextBytes(Task):
         """Where in its part the window begins, or a passage like it for the first time: in which of 16 equal ranges,
         or how near to the end, and whether at an even place."""
         passages, cells, law = _passages(self.corpus, name == "train", tokens.shape[1])
-        seen = _fingerprints(tokens[:, :_TELLING].T)
+        seen = fingerprints(tokens[:, :_TELLING].T)
         where = np.searchsorted(passages, seen).clip(0, len(passages) - 1)
         if not np.array_equal(passages[where], seen):
             raise ValueError("no passage of the text")
@@ -182,10 +182,10 @@ class TextBytes(Task):
         raise NotComputable("nobody knows the law of text")
 
 
-def _fingerprints(bytes_of_windows: NDArray[np.uint8] | Ints) -> NDArray[np.uint64]:
+def fingerprints(windows: NDArray[np.integer[Any]]) -> NDArray[np.uint64]:
     """A number for each column, equal for equal columns and hardly ever else."""
-    number = np.zeros(bytes_of_windows.shape[1], dtype=np.uint64)
-    for one in bytes_of_windows:
+    number = np.zeros(windows.shape[1], dtype=np.uint64)
+    for one in windows:
         number *= np.uint64(0x9E3779B97F4A7C15)
         number += one.astype(np.uint64) + np.uint64(1)
         number ^= number >> np.uint64(29)
@@ -199,7 +199,7 @@ def _passages(corpus: Corpus, training: bool, T: int) -> tuple[NDArray[np.uint64
     text = corpus.train if training else corpus.evaluation
     n, W = len(text) - T, min(T, _TELLING)
     windows = np.lib.stride_tricks.sliding_window_view(text[: n - 1 + W], W).T
-    passages, first, which = np.unique(_fingerprints(windows), return_index=True, return_inverse=True)
+    passages, first, which = np.unique(fingerprints(windows), return_index=True, return_inverse=True)
     from_end = n - first
     near = from_end < 1 << _NEAR_THE_END
     cells = 2 * np.where(near, np.log2(from_end).astype(np.int64), _NEAR_THE_END + first * _RANGES // n) + first % 2

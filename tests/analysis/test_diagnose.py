@@ -34,7 +34,7 @@ def test_forms_of_files(tmp_path: Path) -> None:
     assert rows.vocab_size == 3
     assert rows.forms == ("rows.npy: array, 6 tokens", "lines.txt: 2 lines of whole numbers, 6 tokens")
     words = read_tokens([tmp_path / "words.txt"])
-    assert words.forms == ("words.txt: bytes, 7 tokens",)
+    assert words.forms == ("words.txt: ASCII text, a token a byte, 7 tokens",)
     assert words.sequences[0].tolist() == [sorted(set(b"to be 9")).index(byte) for byte in b"to be 9"]
 
 
@@ -56,7 +56,11 @@ def test_labels_of_files(tmp_path: Path) -> None:
         (b"1 2\n3 4 5", b"1 0\n0 1", "{}/marks.txt, sequence 2: expected 3 labels, one a token, got 2"),
         (b"1 2\n3 4 5", b"1 0", "{}/marks.txt: expected labels of 2 sequences, got 1"),
         (b"1 2 3", b"1 0 2", "{}/marks.txt: expected labels 0 and 1, got 2"),
-        (b"1 2 3", b"yes no", "{}/marks.txt: expected labels 0 and 1: whole numbers"),
+        (
+            b"1 2 3",
+            b"yes no",
+            "{}/marks.txt: expected labels 0 and 1: whole numbers in a text, or an .npy array, got ASCII text",
+        ),
     ],
 )
 def test_bad_files(tmp_path: Path, data: bytes | None, labels: bytes | None, message: str) -> None:

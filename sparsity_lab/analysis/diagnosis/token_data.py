@@ -1,13 +1,8 @@
 """The user's own data: sequences of tokens from files, and marks of the important ones.
 
-A file is read as
-
-- an array (``.npy``): integers (n,), one sequence, or (N, n), N sequences;
-- lines of whole numbers, one sequence a line: a ``.txt`` file that holds nothing else;
-- bytes, one sequence: any other file.
-
-Labels have the same shape in numbers 0 and 1; those of a file of bytes have a number for each byte. In labeled data
-the last token of each sequence is taken as its answer.
+Files are read as ``TokenFile`` reads them: ``token_formats`` lists the forms, ``padding`` says what is taken away.
+Labels have the same shape in numbers 0 and 1; those of a text have a number for each token. In labeled data the last
+token of each sequence is taken as its answer.
 """
 
 from collections.abc import Sequence
@@ -17,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsity_lab.generators.padding import Pad, without_padding
+from sparsity_lab.generators.token_formats import Tokens, read_sequences
 from sparsity_lab.settings import SettingError, Shown
 
 __all__ = ["TokenData", "read_tokens"]
@@ -45,7 +42,7 @@ class TokenData:
 
     @classmethod
     def of(
-        cls, sequences: Sequence[Ints], labels: Sequence[Ints] | None = None, forms: Sequence[str] = ()
+        cls, sequences: Sequence[Tokens], labels: Sequence[Tokens] | None = None, forms: Sequence[str] = ()
     ) -> "TokenData":
         """Any integers as token data.
 
@@ -87,39 +84,50 @@ class TokenData:
         return [own[:cut] for own, cut in pairs], [own[cut:] for own, cut in pairs]
 
 
-def read_tokens(paths: Sequence[Path], labels: Sequence[Path] = ()) -> TokenData:
+def read_tokens(
+    paths: Sequence[Path],
+    labels: Sequence[Path] = (),
+    *,
+    format: str = "auto",
+    column: str = "",
+    tokenizer: Path | None = None,
+    pad: Pad = "auto",
+) -> TokenData:
     """The tokens of some files, and their labels.
 
     Args:
         labels: none, or a file for each of ``paths``.
+        format, column, tokenizer: as ``token_formats.read_sequences`` has them.
+        pad: the ID that fills sequences up; ``"auto"`` finds it where it is obvious, ``"none"`` keeps all as data.
 
     Raises:
-        SettingError: names the file, what was expected and what came.
+        SettingError: names the file, what was expected and what came; also where it could be two things.
     """
     if not paths:
         raise SettingError("paths", "at least one file", Shown("nothing"))
     if labels and len(labels) != len(paths):
         raise SettingError("--labels", f"a file for each of {len(paths)} data files", len(labels))
-    sequences: list[Ints] = []
-    marks: list[Ints] = []
+    sequences: list[Tokens] = []
+    marks: list[Tokens] = []
     forms = []
     for i, path in enumerate(paths):
-        own, form = _read(path)
-        if not any(len(sequence) for sequence in own):
-            raise SettingError(str(path), "a file with tokens", Shown("an empty file"))
-        sequences += own
-        forms.append(f"{path.name}: {form}, {sum(map(len, own))} tokens")
+        found = read_sequences(path, format, column, tokenizer)
+        if not any(len(sequence) for sequence in found.sequences):
+            raise SettingError(str(path), "a file with tokens", Shown("no tokens"))
+        sequences += found.sequences
+        forms.append(f"{path.name}: {found.form}, {sum(map(len, found.sequences))} tokens")
         if labels:
-            marks += _marks(labels[i], own)
-    return TokenData.of(sequences, marks if labels else None, forms)
+            marks += _marks(labels[i], found.sequences)
+    unpadded = without_padding(sequences, pad)
+    marks = [own[part] for own, part in zip(marks, unpadded.inside, strict=True)] if labels else []
+    return TokenData.of(unpadded.sequences, marks if labels else None, [*forms, *filter(None, [unpadded.note])])
 
 
-def _marks(path: Path, sequences: Sequence[Ints]) -> list[Ints]:
-    own, form = _read(path)
-    if form == "bytes":
-        raise SettingError(
-            str(path), "labels 0 and 1: whole numbers in a .txt file, or an .npy array", Shown("bytes")
-        )
+def _marks(path: Path, sequences: Sequence[Tokens]) -> list[Tokens]:
+    found = read_sequences(path)
+    own = found.sequences
+    if found.of_text:
+        raise SettingError(str(path), "labels 0 and 1: whole numbers in a text, or an .npy array", Shown(found.form))
     # A flat list of marks is as good as lines of them where there is one sequence.
     if len(sequences) == 1 and len(own) > 1:
         own = [np.concatenate(own)]
@@ -132,39 +140,3 @@ def _marks(path: Path, sequences: Sequence[Ints]) -> list[Ints]:
         if not np.isin(marks, (0, 1)).all():
             raise SettingError(where, "labels 0 and 1", int(marks[~np.isin(marks, (0, 1))][0]))
     return own
-
-
-def _read(path: Path) -> tuple[list[Ints], str]:
-    """Sequences of a file, and how it was read."""
-    try:
-        if path.suffix.lower() == ".npy":
-            return _array(path), "array"
-        content = path.read_bytes()
-    except OSError as error:
-        raise SettingError(str(path), "a file that can be read", Shown(error.strerror or str(error))) from None
-    if path.suffix.lower() == ".txt" and (lines := _numbers(content)) is not None:
-        return lines, f"{len(lines)} lines of whole numbers"
-    return [np.frombuffer(content, dtype=np.uint8).astype(np.int64)], "bytes"
-
-
-def _array(path: Path) -> list[Ints]:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise SettingError(str(path), "an .npy array", Shown(str(error).partition("\n")[0])) from None
-    whole = isinstance(array, np.ndarray) and (array.dtype == np.bool_ or np.issubdtype(array.dtype, np.integer))
-    if not whole or array.ndim not in (1, 2):
-        given = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise SettingError(str(path), "integers of shape (n,) or (N, n)", Shown(given))
-    if array.dtype == np.uint64 and array.max(initial=0) > np.iinfo(np.int64).max:
-        raise SettingError(str(path), "integers below 2^63", int(array.max()))
-    return list(np.atleast_2d(array.astype(np.int64)))
-
-
-def _numbers(content: bytes) -> list[Ints] | None:
-    """Lines of whole numbers, empty ones left out; None if it is something else."""
-    lines = [line.split() for line in content.splitlines()]
-    try:
-        return [np.array([int(word) for word in line], dtype=np.int64) for line in lines if line] or None
-    except (ValueError, OverflowError):
-        return None

@@ -1,0 +1,292 @@
+"""``TokenFile``: token arrays that others have made."""
+
+import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import ClassVar, NoReturn, Self
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from numpy.typing import NDArray
+
+from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
+from sparsity_lab.generators.corpus import check_corpus_fields, find_files, hash_of, split, states_of
+from sparsity_lab.generators.padding import Pad, without_padding
+from sparsity_lab.generators.stream import Stream, open_unit, whole
+from sparsity_lab.generators.task import Draw, NotComputable, Step, Task, Truth
+from sparsity_lab.generators.text_bytes import fingerprints
+from sparsity_lab.generators.token_formats import Format, Tokens, read_sequences
+from sparsity_lab.settings import SettingError, Shown, register
+
+__all__ = ["TokenFile"]
+
+Ints = NDArray[np.int64]
+
+_TELLING = 32  # first tokens of a window, by which it is found again
+_RANGES = 16
+_WINDOWS = 2**18  # at a time
+_EXAMPLE = str(Path(sysconfig.get_path("stdlib")) / "asyncio" / "*.py")
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPart:
+    """Some sequences, one after the other.
+
+    Attributes:
+        tokens: of all of them.
+        sizes: (N,) of each.
+    """
+
+    tokens: Tokens
+    sizes: Ints
+
+    @classmethod
+    def of(cls, sequences: Sequence[Tokens]) -> Self:
+        return cls(np.concatenate(sequences), np.array([len(own) for own in sequences], dtype=np.int64))
+
+    def num_windows(self, length: int) -> Ints:
+        """(N,) windows of l + 1 tokens inside each sequence; one of a shorter one, which is filled up."""
+        return np.maximum(self.sizes - length, 1)
+
+    def window(self, index: Ints, length: int, size: int) -> tuple[Tokens, NDArray[np.bool_]]:
+        """(B, size) the first tokens of some of all windows of l + 1, and where they are; elsewhere the sequence has
+        ended."""
+        ends = np.cumsum(self.num_windows(length))
+        which = np.searchsorted(ends, index, side="right")
+        last = np.cumsum(self.sizes)
+        first = last - self.sizes
+        first = first[which] + index - (ends - self.num_windows(length))[which]
+        at = first[:, None] + np.arange(size)
+        return self.tokens[np.minimum(at, len(self.tokens) - 1)], at < last[which][:, None]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenParts:
+    """What some files hold.
+
+    Attributes:
+        hash: of the files' contents, in their order.
+        forms: how each file was read, and what was taken for padding.
+        by: ``"files"`` if whole sequences are for evaluation, else ``"blocks"``.
+    """
+
+    hash: str
+    forms: tuple[str, ...]
+    by: str
+    train: TokenPart
+    evaluation: TokenPart
+
+
+@register
+class TokenFile(Task):
+    """Windows of l + 1 tokens inside the sequences of a file, each token after the first a target; T = l.
+
+    A window starts anywhere with equal probability. A sequence of fewer tokens is one window, filled up at its end:
+    nothing is scored there, and no token before it can attend to it. What fills sequences up in the file is taken
+    away. The stream named ``train`` draws from the training part, all others from the evaluation part: one sequence
+    in ten, by the hash of its content, or one block in ten where there are few.
+
+    Attributes:
+        path: a file, a folder, a pattern, or several of them: ``.npy``, ``.npz``, ``.bin`` with numbers of 16 or 32
+            bits, ``.jsonl``, ``.parquet``, text with whole numbers, or text. It is opened when data are made, and not
+            before. None is an example, the source of Python's package ``asyncio``.
+        vocab_size: V; all tokens are below.
+        format: ``"auto"`` recognizes it, and asks where it could be two things; else see ``token_formats``.
+        column: of a parquet file, of the objects of a ``.jsonl``, or the array of an ``.npz``.
+        pad: the ID that fills sequences up; ``"auto"`` finds it where it is obvious, ``"none"`` keeps all as data.
+            -100 is no token, and is always taken away.
+        corpus_hash: of the files' contents, as in ``TextBytes``.
+    """
+
+    extra_positions: ClassVar[int] = 0
+
+    path: str | tuple[str, ...] | None = None
+    vocab_size: int = 256
+    format: Format = "auto"
+    column: str = ""
+    pad: Pad = "auto"
+    corpus_hash: str = ""
+
+    @classmethod
+    def examples(cls) -> "tuple[TokenFile, ...]":
+        return (cls(format="bytes"),)
+
+    def check(self) -> None:
+        check_corpus_fields(self.path, self.corpus_hash)
+        if self.vocab_size < 2:
+            raise SettingError("vocab_size", "at least 2", self.vocab_size)
+
+    def check_length(self, length: int) -> None:
+        if length < 1:
+            raise SettingError("length", "at least 1", length)
+
+    def checked_length(self, length: int) -> int:
+        length = super().checked_length(length)
+        most = min(int(part.sizes.max()) for part in (self.parts.train, self.parts.evaluation)) - 1
+        if length > most:
+            raise SettingError("length", f"from 1 to {most}, below the longest sequence of each part", length)
+        return length
+
+    @property
+    def outside_id(self) -> tuple[str, ...]:
+        return ("path",) if self.corpus_hash else ()
+
+    @property
+    def is_planned(self) -> bool:
+        return self.path is None or bool(self.corpus_hash)
+
+    def planned(self, lengths: Sequence[int] = ()) -> Self:
+        for length in lengths:
+            self.checked_length(length)
+        return self if self.is_planned else self.replace(corpus_hash=self.parts.hash)
+
+    def unplanned(self) -> Self:
+        return self.replace(corpus_hash="")
+
+    @cached_property
+    def parts(self) -> TokenParts:
+        """The tokens, and how the files were read.
+
+        Raises:
+            SettingError: a file cannot be read or could be two things, holds a token that the vocabulary does not, or
+                other contents than ``corpus_hash`` says.
+        """
+        parts = _read(
+            states_of(find_files(self.path or _EXAMPLE)), self.vocab_size, self.format, self.column, self.pad
+        )
+        if self.corpus_hash not in ("", parts.hash):
+            expected = f"the tokens with this hash at {self.path}, which have the hash {parts.hash}"
+            raise SettingError("corpus_hash", expected, self.corpus_hash)
+        return parts
+
+    @property
+    def record(self) -> dict[str, object]:
+        forms = self.parts.forms
+        shown = [*forms[:8], *([f"and {len(forms) - 8} more"] if len(forms) > 8 else [])]
+        return {"files": shown, "hash": self.parts.hash, "by": self.parts.by}
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary.numbered(self.vocab_size)
+
+    def largest_position_id(self, length: int) -> int:
+        return 0
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        return 12, 100
+
+    @property
+    def _fill(self) -> int:
+        return self.pad if isinstance(self.pad, int) and 0 <= self.pad < self.vocab_size else 0
+
+    def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
+        length, count = self.checked_length(length), whole("count", count, 0)
+        part = self._part(stream.name)
+        unit = open_unit(stream.words("positions", length, start, count, 1)[:, 0])
+        index = (unit * part.num_windows(length).sum()).astype(np.int64)
+        window, there = part.window(index, length, length + 1)
+        tokens = np.where(there, window.astype(np.int64), self._fill)[:, :-1]
+        targets = np.where(there, window.astype(np.int64), IGNORE)[:, 1:]
+        return Batch(
+            torch.from_numpy(np.ascontiguousarray(tokens)),
+            torch.from_numpy(np.ascontiguousarray(targets)),
+            vocabulary=self.vocabulary,
+        )
+
+    def _part(self, name: str) -> TokenPart:
+        return self.parts.train if name == "train" else self.parts.evaluation
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        """In which of 16 equal ranges of all windows this one, or one like it for the first time, stands."""
+        passages, cells, law = _passages(self._part(name), tokens.shape[1], self._fill)
+        seen = fingerprints(tokens[:, :_TELLING].T)
+        where = np.searchsorted(passages, seen).clip(0, len(passages) - 1)
+        if not np.array_equal(passages[where], seen):
+            raise ValueError("no passage of the tokens")
+        return {"values": Draw(cells[where][:, None], law=law)}
+
+    def truth(self, length: int) -> Truth:
+        length = self.checked_length(length)
+        part = self.parts.evaluation
+        counts = np.bincount(
+            np.minimum(part.sizes - 1, length), weights=part.num_windows(length), minlength=length + 1
+        )
+        return Truth(num_targets=length if counts[:-1].sum() == 0 else counts / counts.sum())
+
+    def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
+        """Every token that is followed by one of its sequence, if they are a passage of the evaluation part."""
+        window = np.array(tokens, dtype=np.int64)
+        filled = len(window) - len(np.trim_zeros(window - self._fill, "b"))
+        for used in (len(window), *range(len(window) - filled, len(window))):
+            if (passage := window[:used].tobytes()) and self._is_there(passage, whole_one=used < len(window)):
+                return tuple(Step(t) for t in range(used if used == len(window) else used - 1))
+        raise ValueError("no passage of the tokens")
+
+    def _is_there(self, passage: bytes, whole_one: bool) -> bool:
+        if whole_one:
+            return passage in self._short
+        at = self._evaluation.find(passage)
+        while at % 8 > 0:  # between two tokens; -1 % 8 is 7
+            if at < 0:
+                return False
+            at = self._evaluation.find(passage, at + 1)
+        return True
+
+    @cached_property
+    def _evaluation(self) -> bytes:
+        return self.parts.evaluation.tokens.astype(np.int64).tobytes()
+
+    @cached_property
+    def _short(self) -> set[bytes]:
+        part, most = self.parts.evaluation, 2**12
+        sequences = np.split(part.tokens.astype(np.int64), np.cumsum(part.sizes)[:-1])
+        return {own.tobytes() for own in sequences if len(own) <= most}
+
+    def log_posterior(self, batch: Batch) -> NoReturn:
+        raise NotComputable("nobody knows the law of these tokens")
+
+
+@lru_cache(maxsize=8)
+def _passages(part: TokenPart, length: int, fill: int) -> tuple[NDArray[np.uint64], Ints, NDArray[np.float64]]:
+    """Fingerprints of all windows of a part, ascending, the range in which each comes first, and its law."""
+    size, total = min(length, _TELLING), int(part.num_windows(length).sum())
+    found = []
+    for first_row in range(0, total, _WINDOWS):
+        rows = np.arange(first_row, min(first_row + _WINDOWS, total))
+        window, there = part.window(rows, length, size)
+        found.append(fingerprints(np.where(there, window.astype(np.int64), fill).T))
+    passages, first, which = np.unique(np.concatenate(found), return_index=True, return_inverse=True)
+    cells = first * _RANGES // total
+    return passages, cells, np.bincount(cells[which], minlength=_RANGES) / total
+
+
+@lru_cache(maxsize=4)
+def _read(
+    states: tuple[tuple[Path, int, int], ...], vocab_size: int, form: Format, column: str, pad: Pad
+) -> TokenParts:
+    files = [file for file, size, _ in states if size]
+    sequences, forms = list[Tokens](), list[str]()
+    for file in files:
+        found = read_sequences(file, form, column)
+        sequences += found.sequences
+        forms.append(f"{file.name}: {found.form}")
+    unpadded = without_padding(sequences, pad)
+    sequences = [own for own in unpadded.sequences if len(own) > 1]
+    low, high = (int(edge([edge(own) for own in sequences], initial=0)) for edge in (np.min, np.max))
+    if low < 0:
+        raise SettingError("path", "tokens from 0 on (or pad, if it fills sequences up)", low)
+    if high >= vocab_size:
+        raise SettingError("vocab_size", f"at least {high + 1}, one more than the largest token", vocab_size)
+    by, train, evaluation = split(sequences)
+    train, evaluation = ([own for own in part if len(own) > 1] for part in (train, evaluation))
+    if not train or not evaluation:
+        total = sum(map(len, sequences))
+        raise SettingError("path", "tokens for a training and an evaluation part", Shown(f"{total} tokens"))
+    of_all = hash_of(np.fromfile(file, dtype=np.uint8) for file in files)
+    return TokenParts(
+        of_all, (*forms, *filter(None, [unpadded.note])), by, TokenPart.of(train), TokenPart.of(evaluation)
+    )
