@@ -105,14 +105,20 @@ class Context:
 
     def counts(self, q: Queries, k: Keys) -> Int64[Tensor, "#B 1 R"]:
         """n_i, how many keys each row sees, itself included; 1 where it sees none."""
+        return self.counts_of(q.shape[2], k.shape[2], q.device, self.query_start)
+
+    def counts_of(
+        self, num_rows: int, num_keys: int, device: torch.device, query_start: int = 0
+    ) -> Int64[Tensor, "#B 1 R"]:
+        """The same of rows that begin elsewhere."""
         return visible_counts(
-            self.query_start,
-            q.shape[2],
-            k.shape[2],
+            query_start,
+            num_rows,
+            num_keys,
             causal=self.causal,
             key_mask=self.key_mask,
             document_ids=self.document_ids,
-            device=q.device,
+            device=device,
         )
 
     # --- positions
@@ -148,3 +154,7 @@ class Context:
     def bias(self, queries: slice, keys: slice) -> Float[Tensor, "#B H R K"] | None:
         """(B or 1, H, R, K) bias of these scores where the position has one."""
         return None if self.position is None else self.position.bias(queries, keys)
+
+    def bias_at(self, queries: slice, places: Int64[Tensor, "#B K"]) -> Float[Tensor, "#B H R K"] | None:
+        """The same of keys at other positions in each sequence."""
+        return None if self.position is None else self.position.bias_at(queries, places)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sparsity_lab.kernels.cache import KernelState
 from sparsity_lab.kernels.context import AuxiliaryOutputs, Context, Keys, Outputs, Queries, Values, Weights
+from sparsity_lab.kernels.operator import attend_as_operator, is_watched
 from sparsity_lab.kernels.parts.arguments import (
     RowKind,
     check_covers,
@@ -31,7 +32,7 @@ from sparsity_lab.kernels.parts.arguments import (
     known_device,
 )
 from sparsity_lab.kernels.position import KernelPosition
-from sparsity_lab.settings import Setting, SettingError, Shown
+from sparsity_lab.settings import Setting, SettingError, Shown, is_registered
 
 __all__ = ["Kernel"]
 
@@ -62,6 +63,7 @@ class Kernel(Setting, family="kernel"):
             others keys and values are repeated before it sees them.
         reweightable: whether ``Reweighted`` takes it as its base: its rows weigh keys that are known before any
             score is.
+        tells_losses: whether it has auxiliary losses.
         benchmark_inputs: what ``sparsity-lab bench kernels`` measures it on; ``"structured"`` is for mechanisms
             whose work depends on what is attended to.
     """
@@ -72,6 +74,7 @@ class Kernel(Setting, family="kernel"):
     grouped: ClassVar[bool] = False
     reweightable: ClassVar[bool] = False
     benchmark_inputs: ClassVar[tuple[str, ...]] = ("random",)
+    tells_losses: ClassVar[bool] = False
 
     # --- what a mechanism defines
 
@@ -163,6 +166,10 @@ class Kernel(Setting, family="kernel"):
     def _check_implementation(self, implementation: str, q: Queries) -> None:
         """Raise ``SettingError`` at ``implementation`` if it was asked for and cannot run on queries like these."""
 
+    def _traceable(self, q: Queries, k: Keys, context: Context) -> bool:
+        """Whether a compiler can follow ``_attend`` by itself, in one graph for every length."""
+        return False
+
     # --- what others call
 
     def own_heads(self, num_heads: int, num_kv_heads: int) -> int:
@@ -206,7 +213,7 @@ class Kernel(Setting, family="kernel"):
         Args:
             q: (B, H, R, D), float16, bfloat16, float32 or float64; R >= 1.
             k: (B, G, K, D) of the same dtype and device, where G divides H.
-            v: (B, G, K, E).
+            v: (B, G, K, E). Under autocast dtypes may differ: all three then get that of autocast.
             causal: the row at position i sees keys 0 .. i only.
             training: of mechanisms that differ between training and inference.
             key_mask: (B, K) bool, True where a key may be seen.
@@ -222,7 +229,7 @@ class Kernel(Setting, family="kernel"):
         Raises:
             SettingError: names the argument, what was expected and what came.
         """
-        k, v = self._checked(q, k, v)
+        q, k, v = self._checked(q, k, v)
         documents = document_ids is not None
         start = check_query_start(query_start, q.shape[2], k.shape[2], causal=causal, documents=documents)
         context = self._context(
@@ -242,6 +249,8 @@ class Kernel(Setting, family="kernel"):
             auxiliary=auxiliary,
         )
         with _own_precision(q):
+            if is_watched(q) and not self._is_followed(q, k, context):
+                return attend_as_operator(self, q, k, v, context)
             return self._attend(q, k, v, context)
 
     def weights(
@@ -270,6 +279,7 @@ class Kernel(Setting, family="kernel"):
         Raises:
             SettingError: names the argument, what was expected and what came.
         """
+        q_rows, k = _cast_together(q_rows, k)
         check_rows("q_rows", q_rows)
         check_rows("k", k)
         check_keys("k", k, "q_rows", q_rows, (k.shape[1], k.shape[2], q_rows.shape[3]))
@@ -355,7 +365,7 @@ class Kernel(Setting, family="kernel"):
             SettingError: as ``attend``; or a state that another kernel made, that was made for rows of another batch,
                 heads, size, dtype or device, or that is too small. The state is then as it was before.
         """
-        k, v = self._checked(q, k, v)
+        q, k, v = self._checked(q, k, v)
         if k.shape[2] != q.shape[2]:
             raise SettingError("k", f"as many keys as rows, {q.shape[2]}", k.shape[2])
         self._check_state(state, k, v)
@@ -400,13 +410,19 @@ class Kernel(Setting, family="kernel"):
 
     # --- inside
 
-    def _checked(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Keys, Values]:
-        """Keys and values that fit the queries, as the mechanism takes them."""
+    def _is_followed(self, q: Queries, k: Keys, context: Context) -> bool:
+        """Whether ``_attend`` runs as it is under a compiler; a class that is not registered always does."""
+        registered = is_registered(type(self))
+        return not registered or (torch.compiler.is_compiling() and self._traceable(q, k, context))
+
+    def _checked(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Queries, Keys, Values]:
+        """Queries, and keys and values that fit them, as the mechanism takes them."""
+        q, k, v = _cast_together(q, k, v)
         for name, x in (("q", q), ("k", k), ("v", v)):
             check_rows(name, x)
         check_keys("k", k, "q", q, (k.shape[1], k.shape[2], q.shape[3]))
         check_keys("v", v, "q", q, (k.shape[1], k.shape[2], v.shape[3]))
-        return self._shared(k, q.shape[1]), self._shared(v, q.shape[1])
+        return q, self._shared(k, q.shape[1]), self._shared(v, q.shape[1])
 
     def _check_state(self, state: object, k: Keys, v: Values) -> None:
         if not isinstance(state, KernelState):
@@ -470,5 +486,19 @@ class Kernel(Setting, family="kernel"):
 
 def _own_precision(q: Tensor) -> AbstractContextManager[object]:
     """Autocast off: which dtype a step is computed in a mechanism decides itself, from that of its rows."""
-    kind = q.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    return torch.autocast(q.device.type, enabled=False) if _is_autocast(q) else nullcontext()
+
+
+def _is_autocast(x: Tensor) -> bool:
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def _cast_together(*rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows of several dtypes under autocast, in that of autocast, as ``scaled_dot_product_attention`` casts them;
+    float64 is never cast. Rows of one dtype stay as they are."""
+    kinds = {x.dtype for x in rows if isinstance(x, Tensor)}
+    mixed = len(kinds) > 1 and kinds <= {torch.float16, torch.bfloat16, torch.float32}
+    if not mixed or not _is_autocast(rows[0]):
+        return rows
+    return tuple(x.to(torch.get_autocast_dtype(x.device.type)) for x in rows)

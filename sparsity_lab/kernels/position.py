@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparsity_lab.settings import SettingError
 
-__all__ = ["BiasPosition", "KernelPosition", "RotaryPosition"]
+__all__ = ["BiasPosition", "BiasTable", "KernelPosition", "RotaryPosition"]
 
 
 class KernelPosition(ABC):
@@ -46,6 +46,15 @@ class KernelPosition(ABC):
         """What is added to the scores of these query rows on these keys; here None, nothing."""
         return None
 
+    def bias_at(self, queries: slice, places: Int64[Tensor, "#B K"]) -> Float[Tensor, "B H R K"] | None:
+        """``bias`` on keys at other positions in each sequence."""
+        bias = self.bias(queries, slice(0, self.length))
+        if bias is None:
+            return None
+        batch_size, (_, num_heads, num_rows, _) = max(len(bias), len(places)), bias.shape
+        at = places[:, None, None].expand(batch_size, num_heads, num_rows, -1)
+        return bias.expand(batch_size, -1, -1, -1).gather(3, at)
+
 
 class RotaryPosition(KernelPosition):
     """Rotary positions: coordinates 2j and 2j + 1 of a row at index m are turned by the angle m θ_j.
@@ -61,11 +70,24 @@ class RotaryPosition(KernelPosition):
     kind = "rotate"
 
     def __init__(self, angles: Float[Tensor, "B T half"], dtype: torch.dtype = torch.float32) -> None:
-        self.batch_size, self.length, _ = angles.shape
-        self.device = angles.device
         real = torch.float64 if dtype == torch.float64 else torch.float32
-        cos_sin = torch.stack([angles.cos(), angles.sin()], dim=-1).to(real)
-        self._turn = torch.view_as_complex(cos_sin).unsqueeze(1)  # (B, 1, T, D/2), for all heads
+        self._begin(torch.stack([angles.cos(), angles.sin()], dim=-1).to(real).unsqueeze(1))
+
+    def _begin(self, cos_sin: Float[Tensor, "#B 1 T half 2"]) -> None:
+        self.batch_size, _, self.length = cos_sin.shape[:3]
+        self.device = cos_sin.device
+        self._turn = torch.view_as_complex(cos_sin)  # (B, 1, T, D/2), for all heads
+
+    def parts(self) -> tuple[Tensor]:
+        """The tensors that ``of_parts`` makes it of."""
+        return (torch.view_as_real(self._turn),)
+
+    @classmethod
+    def of_parts(cls, cos_sin: Float[Tensor, "#B 1 T half 2"]) -> "RotaryPosition":
+        """Of what ``parts`` gave."""
+        made = cls.__new__(cls)
+        made._begin(cos_sin)
+        return made
 
     def check_heads(self, num_heads: int, head_dim: int) -> None:
         turned = 2 * self._turn.shape[-1]
@@ -114,10 +136,54 @@ class BiasPosition(KernelPosition):
         self._indices = indices
         self._slopes = slopes
 
+    def parts(self) -> tuple[Tensor, Tensor]:
+        """The tensors that ``of_parts`` makes it of."""
+        return self._indices, self._slopes
+
+    @classmethod
+    def of_parts(cls, indices: Int64[Tensor, "B T"], slopes: Float[Tensor, " H"]) -> "BiasPosition":
+        """Of what ``parts`` gave."""
+        return cls(indices, slopes)
+
     def check_heads(self, num_heads: int, head_dim: int) -> None:
         if len(self._slopes) != num_heads:
             raise SettingError("position", f"slopes of {num_heads} heads", len(self._slopes))
 
     def bias(self, queries: slice, keys: slice) -> Float[Tensor, "B H R K"]:
-        distance = (self._indices[:, queries, None] - self._indices[:, None, keys]).abs()
+        return self._bias(self._indices[:, queries], self._indices[:, keys])
+
+    def bias_at(self, queries: slice, places: Int64[Tensor, "#B K"]) -> Float[Tensor, "B H R K"]:
+        batch_size = max(len(places), self.batch_size)
+        keys = self._indices.expand(batch_size, -1).gather(1, places.expand(batch_size, -1))
+        return self._bias(self._indices[:, queries], keys)
+
+    def _bias(self, rows: Int64[Tensor, "#B R"], keys: Int64[Tensor, "#B K"]) -> Float[Tensor, "B H R K"]:
+        distance = (rows[:, :, None] - keys[:, None, :]).abs()
         return -self._slopes[:, None, None] * distance.unsqueeze(1)
+
+
+class BiasTable(KernelPosition):
+    """Any bias, as a table of what is added to each score.
+
+    Args:
+        table: (B or 1, H, rows, keys), of all rows and keys from 0 on.
+    """
+
+    kind = "bias"
+
+    def __init__(self, table: Float[Tensor, "B H R K"]) -> None:
+        self.batch_size, _, self.length, _ = table.shape
+        self.device = table.device
+        self._table = table
+
+    def parts(self) -> tuple[Tensor]:
+        """The tensors that ``of_parts`` makes it of."""
+        return (self._table,)
+
+    @classmethod
+    def of_parts(cls, table: Float[Tensor, "B H R K"]) -> "BiasTable":
+        """Of what ``parts`` gave."""
+        return cls(table)
+
+    def bias(self, queries: slice, keys: slice) -> Float[Tensor, "B H R K"]:
+        return self._table[:, :, queries, keys]

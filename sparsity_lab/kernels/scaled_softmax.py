@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sparsity_lab.kernels.cached import CachedKernel
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.parts.unit_rows import unit_rows
-from sparsity_lab.kernels.softmax import fused_attention, softmax_weights
+from sparsity_lab.kernels.softmax import fused_attention, is_one_call, softmax_weights
 from sparsity_lab.settings import SettingError, Shown, register
 
 __all__ = [
@@ -70,6 +70,9 @@ class ScaledSoftmax(CachedKernel):
             # A scaled query may leave float16: the kernel, which computes in float32, takes the largest scale.
             most = max(most, float(scale.detach().abs().max()))
         return fused_attention(scaled_rows(q, scale / most).to(q.dtype), k, v, context, factor=most)
+
+    def _traceable(self, q: Queries, k: Keys, context: Context) -> bool:
+        return is_one_call(q, k, context) and q.dtype != torch.float16
 
 
 @register

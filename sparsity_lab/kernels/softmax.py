@@ -21,7 +21,7 @@ from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
 from sparsity_lab.kernels.parts.tiles import masked_attention
 from sparsity_lab.settings import register
 
-__all__ = ["TILE_ROWS", "Softmax", "fused_attention", "softmax_weights"]
+__all__ = ["TILE_ROWS", "Softmax", "fused_attention", "is_one_call", "softmax_weights"]
 
 
 def softmax_weights(
@@ -76,6 +76,12 @@ def fused_attention(q: Queries, k: Keys, v: Values, context: Context, *, factor:
     return torch.cat(tiles, dim=2)
 
 
+def is_one_call(q: Queries, k: Keys, context: Context) -> bool:
+    """Whether ``fused_attention`` is one call of PyTorch's kernel."""
+    plain = context.implementation == "fused" and not context.hides and not context.has_bias
+    return plain and q.shape[2] > 1 and (q.shape[2] == k.shape[2] or not context.causal)
+
+
 def _by_products(q: Float[Tensor, "B H 1 D"]) -> bool:
     """Whether one row is faster as two products: the fused kernel works in blocks of rows. On a CPU products of half
     precision are slow, and less exact."""
@@ -96,7 +102,8 @@ def _last_row(q: Queries, k: Keys, v: Values, context: Context, scale: float) ->
 
 def _masked_rows(q: Queries, k: Keys, v: Values, context: Context, scale: float) -> Outputs:
     """(B, H, R, E): rows on the first K keys, under an explicit mask."""
-    return masked_attention(q, k, v, *context.visible_and_bias(q, k), scale=scale)
+    padded = context.key_mask is not None
+    return masked_attention(q, k, v, *context.visible_and_bias(q, k), padded=padded, scale=scale)
 
 
 @register
@@ -115,3 +122,6 @@ class Softmax(CachedKernel):
 
     def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
         return fused_attention(q, k, v, context)
+
+    def _traceable(self, q: Queries, k: Keys, context: Context) -> bool:
+        return is_one_call(q, k, context)

@@ -16,7 +16,16 @@ It imports nothing else from ``sparsity_lab``.
 
 from sparsity_lab.settings.errors import LARGEST_SIZE, SettingError, Shown
 from sparsity_lab.settings.frozen_mapping import FrozenMapping
-from sparsity_lab.settings.setting import Setting, families, from_data, from_text, kinds, register, with_shared_parts
+from sparsity_lab.settings.setting import (
+    Setting,
+    families,
+    from_data,
+    from_text,
+    is_registered,
+    kinds,
+    register,
+    with_shared_parts,
+)
 from sparsity_lab.settings.short_form import distinct
 from sparsity_lab.settings.texts import (
     canonical_json,
@@ -41,6 +50,7 @@ __all__ = [
     "from_data",
     "from_text",
     "identifier",
+    "is_registered",
     "kinds",
     "register",
     "replace_at",

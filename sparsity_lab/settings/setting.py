@@ -21,6 +21,7 @@ __all__ = [
     "field_hints",
     "from_data",
     "from_text",
+    "is_registered",
     "kinds",
     "register",
     "with_shared_parts",
@@ -192,6 +193,11 @@ def _known(family: str, kind: str) -> type[Setting] | None:
     """The class of a family that has this kind, or had it."""
     members = _registry.get(family, {})
     return members.get(kind) or next((cls for cls in members.values() if kind in cls.former_kinds), None)
+
+
+def is_registered(cls: type[Setting]) -> bool:
+    """Whether its kind names this very class."""
+    return _registry.get(cls.family, {}).get(cls.kind) is cls
 
 
 def families() -> list[str]:

@@ -302,6 +302,9 @@ def assert_same(name: str, got: Any, expected: Any) -> None:
         assert got.keys() == expected.keys(), name
         for key, value in expected.items():
             assert_same(f"{name}.{key}", got[key], value)
+    elif isinstance(expected, tuple):
+        for number, (one, other) in enumerate(zip(got, expected, strict=True)):
+            assert_same(f"{name}[{number}]", one, other)
     elif hasattr(expected, "__dict__") and not isinstance(expected, Setting):
         assert_same(name, vars(got), vars(expected))
     else:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from kernels.closeness import assert_close, random_rows
-from kernels.conditions import KERNELS
+from kernels.conditions import KERNELS, make_position
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
-from sparsity_lab.kernels import Kernel, Softmax
+from sparsity_lab.kernels import BiasPosition, Kernel, KernelPosition, RotaryPosition, ShiftedSparse, Softmax
 from sparsity_lab.settings import SettingError
 
 B, H, D = 2, 4, 8
@@ -92,3 +93,232 @@ def test_rows_without_a_place_are_refused(kernel: Kernel) -> None:
     with pytest.raises(SettingError, match="^query_start: expected the position of the first of 2 rows") as caught:
         kernel.attend(q, k, k, params=params_of(kernel))
     assert "\n" not in str(caught.value)
+
+
+# --- autocast
+
+
+@every_kernel
+def test_autocast_casts_rows_of_several_dtypes_together(kernel: Kernel) -> None:
+    """Rotated queries and keys in float32 and values in bfloat16 meet under autocast: outputs and gradients have the
+    dtypes that they have of ``scaled_dot_product_attention``, and are those of rows that were cast before."""
+    q, k = random_rows(B, H, 21, D, count=2, dtype=torch.float32)
+    (v,) = random_rows(B, H, 21, D, count=1, seed=1, dtype=torch.bfloat16)
+    params = params_of(kernel)
+
+    def under_autocast(call: Callable[..., Tensor], **options: Any) -> list[Tensor]:
+        def cast(*rows: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return call(*rows, **options)
+
+        return outcome(cast, q, k, v)
+
+    got = under_autocast(kernel.attend, params=params)
+    control = under_autocast(scaled_dot_product_attention, is_causal=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        weights = kernel.weights(q, k.bfloat16(), params=params, training=False)
+    assert [x.dtype for x in got] == [x.dtype for x in control]
+    cast = [x.detach().bfloat16().requires_grad_() for x in (q, k, v)]
+    expected = outcome(kernel.attend, *cast, params=params)
+    assert all(torch.equal(x, y.to(x.dtype)) for x, y in zip(got, expected, strict=True))
+    assert weights.dtype == torch.bfloat16
+    with pytest.raises(SettingError, match=r"v: expected the dtype of q, torch.float32, got torch.bfloat16"):
+        kernel.attend(q, k, v, params=params)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(SettingError, match="v: expected the dtype of q"):
+        kernel.attend(q, k, v.double(), params=params)  # float64 is never cast
+
+
+# --- padding
+
+
+def hidden_places() -> Tensor:
+    """(2, T) key mask: padding on the left and in the middle; in the middle and on the right."""
+    key_mask = torch.ones(B, 37, dtype=torch.bool)
+    key_mask[0, :4] = key_mask[0, 20] = key_mask[1, 8:11] = key_mask[1, -6:] = False
+    return key_mask
+
+
+@every_kernel
+@pytest.mark.parametrize("garbage", [1e13, -1e13])
+def test_what_stands_in_hidden_places_is_never_seen(kernel: Kernel, garbage: float) -> None:
+    """Any finite number: outputs and gradients of every form, and decoding, are as with zeros there."""
+    key_mask = hidden_places()
+    hidden = ~key_mask[:, None, :, None]
+    for implementation, dtype in [*forms(kernel), (kernel.implementations[0], torch.float32)]:
+        found = []
+        for fill in (0.0, garbage):
+            q, k, v = (x.detach() for x in random_rows(B, H, 37, D, dtype=dtype))
+            rows = [q, k.masked_fill(hidden, fill), v.masked_fill(hidden, fill)]
+            rows = [x.requires_grad_() for x in rows]
+            params = params_of(kernel, dtype)
+            options: dict[str, Any] = {"implementation": implementation, "key_mask": key_mask, "params": params}
+            of_call = outcome(kernel.attend, *rows, training=False, **options)
+            state = kernel.init_state(B, H, D, 37, dtype=dtype)
+            parts = [(0, 3), (3, 4), (4, 30), (30, 37)]
+            decoded = [
+                kernel.prefill(
+                    *(x.detach()[:, :, a:b] for x in rows), state=state, key_mask=key_mask[:, a:b], params=params
+                )
+                for a, b in parts
+            ]
+            found.append([*of_call, torch.cat(decoded, dim=2)])
+        for name, got, expected in zip(("output", *"qkv", "decoded"), found[1], found[0], strict=True):
+            assert_close(f"{implementation}, {name}", got, expected, 10 * tolerance_of(kernel, dtype))
+
+
+def padded_position(kind: str | None, length: int, padding: int, dtype: torch.dtype) -> KernelPosition | None:
+    """Of ``padding`` tokens, and after them a sequence whose indices begin at 0."""
+    indices = (torch.arange(padding + length) - padding).clamp_min(0)[None]
+    if kind == "rotate":
+        rates = 100.0 ** (-torch.arange(D // 2, dtype=torch.float64) / (D // 2))
+        return RotaryPosition(indices[..., None] * rates, dtype)
+    if kind == "bias":
+        return BiasPosition(indices, torch.tensor([0.5, 0.1, 0.02, 0.3], dtype=dtype))
+    return None
+
+
+@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel.kind != "AdaptiveSparse"], ids=str)
+def test_padding_on_the_left_changes_nothing(kernel: Kernel) -> None:
+    """At inference, in every form, with every kind of position, in one piece, in the last rows alone, in decoding:
+    what is counted, sinks and groups among it, is counted from the first visible key."""
+    length, padding, start = 31, 5, 20
+    key_mask = torch.ones(1, padding + length, dtype=torch.bool)
+    key_mask[:, :padding] = False
+    for implementation, dtype in forms(kernel):
+        alone = [x.detach()[:1] for x in random_rows(B, H, length, D, dtype=dtype)]
+        filled = [torch.cat([torch.full((1, H, padding, D), 3.0, dtype=dtype), x], dim=2) for x in alone]
+        q, k, v = filled
+        params = params_of(kernel, dtype)
+        for kind in (None, *sorted(kernel.positions)):
+            options: dict[str, Any] = {"implementation": implementation, "params": params, "training": False}
+            expected = kernel.attend(*alone, position=padded_position(kind, length, 0, dtype), **options)
+            position = padded_position(kind, length, padding, dtype)
+            options |= {"position": position, "key_mask": key_mask}
+            what, tolerance = f"{implementation}, {kind}", tolerance_of(kernel, dtype)
+            got = kernel.attend(q, k, v, **options)
+            assert not got[:, :, :padding].any()
+            assert_close(what, got[:, :, padding:], expected, tolerance)
+            first = padding + start
+            some = kernel.attend(q[:, :, first:], k, v, query_start=first, **options)
+            assert_close(f"{what}, last rows", some, expected[:, :, start:], tolerance)
+            if implementation == kernel.implementation(q):
+                state = kernel.init_state(1, H, D, padding + length, dtype=dtype)
+                rest = {"state": state, "position": position, "params": params}
+                borders = [(0, 3), (3, 7), (7, 8), (8, 30)]
+                parts = [
+                    kernel.prefill(*(x[:, :, a:b] for x in filled), key_mask=key_mask[:, a:b], **rest)
+                    for a, b in borders
+                ]
+                steps = range(30, padding + length)
+                parts += [kernel.decode(*(x[:, :, t : t + 1] for x in filled), **rest) for t in steps]
+                assert_close(f"{what}, decoded", torch.cat(parts, 2)[:, :, padding:], expected, tolerance)
+
+
+@pytest.mark.parametrize("field", [{"ratio": 0.25}, {"group": 4, "variant": "wrap_causal"}], ids=str)
+def test_groups_that_hang_on_the_length_take_no_mask_at_inference(field: dict[str, Any]) -> None:
+    kernel = ShiftedSparse(sparse_at_inference=True, **field)
+    rows = torch.zeros(3, B, H, 8, D).unbind()
+    with pytest.raises(SettingError, match="^key_mask: expected None, or group and variant='split'"):
+        kernel.attend(*rows, key_mask=torch.ones(B, 8, dtype=torch.bool), training=False)
+    with pytest.raises(SettingError, match="^document_ids: expected None at inference"):
+        kernel.attend(*rows, document_ids=torch.zeros(B, 8, dtype=torch.int64), training=False)
+
+
+# --- transforms, and the device without numbers
+
+
+@every_kernel
+def test_gradients_by_torch_func(kernel: Kernel) -> None:
+    """``torch.func.grad``, with parameters through ``functional_call``, gives what autograd does; masked too."""
+    for implementation, dtype in forms(kernel):
+        rows = tuple(x.detach() for x in random_rows(B, H, 37, D, dtype=dtype))
+        params = params_of(kernel, dtype)
+        weights = {} if params is None else {name: x.detach() for name, x in params.named_parameters()}
+        for key_mask in (None, hidden_places()):
+
+            def loss(
+                weights: dict[str, Tensor],
+                *rows: Tensor,
+                key_mask: Tensor | None = key_mask,
+                implementation: str = implementation,
+                params: nn.Module | None = params,
+            ) -> Tensor:
+                def attend(params: nn.Module | None) -> Tensor:
+                    options: dict[str, Any] = {"implementation": implementation, "key_mask": key_mask}
+                    return kernel.attend(*rows, params=params, **options).square().sum()
+
+                if params is None:
+                    return attend(None)
+                return functional_call(Called(params), {f"params.{k}": x for k, x in weights.items()}, (attend,))
+
+            of_weights, *found = torch.func.grad(loss, tuple(range(4)))(weights, *rows)
+            leaves = [x.clone().requires_grad_() for x in (*rows, *weights.values())]
+            total = loss(dict(zip(weights, leaves[3:], strict=True)), *leaves[:3])
+            expected = torch.autograd.grad(total, leaves, materialize_grads=True)
+            for got, wanted in zip((*found, *of_weights.values()), expected, strict=True):
+                assert_close(implementation, got, wanted, tolerance_of(kernel, dtype))
+
+
+class Called(nn.Module):
+    """Calls a function of a module, as ``torch.func.functional_call`` wants it."""
+
+    def __init__(self, params: nn.Module) -> None:
+        super().__init__()
+        self.params = params
+
+    def forward(self, function: Callable[[nn.Module], Tensor]) -> Tensor:
+        return function(self.params)
+
+
+@every_kernel
+def test_vmap_is_a_loop(kernel: Kernel) -> None:
+    """Over queries, keys and masks; and the gradients of each of a batch by itself."""
+    q, k = (x.detach() for x in random_rows(3, B, H, 21, D, count=2, dtype=torch.float32))
+    (v,) = (x.detach() for x in random_rows(B, H, 21, D, count=1, dtype=torch.float32))
+    key_mask = torch.rand(3, B, 21, generator=torch.Generator().manual_seed(4)) < 0.7
+    params = params_of(kernel)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor) -> Tensor:
+        return kernel.attend(q, k, v, key_mask=key_mask, params=params)
+
+    def gradients(*args: Tensor) -> tuple[Tensor, ...]:
+        return torch.func.grad(lambda *args: attend(*args).square().sum(), (0, 1, 2))(*args)
+
+    for function in (lambda *args: (attend(*args),), gradients):
+        got = torch.vmap(function, (0, 0, None, 0))(q, k, v, key_mask)
+        each = [function(*part, v, mask) for *part, mask in zip(q, k, key_mask, strict=True)]
+        for found, expected in zip(got, zip(*each, strict=True), strict=True):
+            assert_close("vmap", found, torch.stack(expected), 1e-6)
+
+
+@every_kernel
+@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
+def test_the_meta_device_tells_shapes(kernel: Kernel, training: bool) -> None:
+    """Outputs and gradients without numbers, with padding, documents where they are served, and every position."""
+    params = params_of(kernel)
+    params = None if params is None else params.to("meta")
+    for implementation in kernel.implementations:
+        q, k = (torch.empty(B, H, 37, D, device="meta", requires_grad=True) for _ in range(2))
+        v = torch.empty(B, H, 37, 12, device="meta", requires_grad=True)
+        for kind in (None, *sorted(kernel.positions)):
+            position = make_position(kind, 37, num_heads=H, dtype=torch.float32)
+            if position is not None:
+                position = type(position).of_parts(*(x.to("meta") for x in position.parts()))  # type: ignore[attr-defined]
+            for key_mask in (None, torch.empty(B, 37, dtype=torch.bool, device="meta")):
+                out = kernel.attend(
+                    q, k, v, implementation=implementation, training=training, params=params, key_mask=key_mask,
+                    position=position,
+                )  # fmt: skip
+                assert (out.shape, out.is_meta) == ((B, H, 37, 12), True)
+                gradients = torch.autograd.grad(out.sum(), (q, k, v))
+                assert [x.shape for x in gradients] == [q.shape, k.shape, v.shape]
+
+
+def test_a_second_derivative_under_a_transform_is_refused() -> None:
+    rows = torch.randn(3, B, H, 5, D, generator=torch.Generator().manual_seed(0)).unbind()
+
+    def loss(q: Tensor) -> Tensor:
+        return Softmax().attend(q, *rows[1:]).sum()
+
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        torch.func.grad(lambda q: torch.func.grad(loss)(q).square().sum())(rows[0])

@@ -18,10 +18,11 @@ from sparsity_lab.settings import SettingError, from_text
 WINDOWS = [SlidingWindow(width=1, sinks=0), SlidingWindow(width=3, sinks=0), SlidingWindow(width=4, sinks=2)]
 
 
-def seen_keys(i: int, length: int, window: SlidingWindow, causal: bool = True) -> list[int]:
+def seen_keys(i: int, visible: list[int], window: SlidingWindow, causal: bool = True) -> list[int]:
+    """Of the keys that may be seen: the first ones, and those in the window."""
     recent = range(i - window.width + 1, i + 1 if causal else i + window.width)
-    first = range(min(window.sinks, i + 1) if causal else window.sinks)
-    return sorted({j for j in (*first, *recent) if 0 <= j < length})
+    first = [j for j in visible[: window.sinks] if j <= i or not causal]
+    return [j for j in visible if j in first or j in recent]
 
 
 def test_keys_of_rows() -> None:
@@ -49,7 +50,8 @@ def test_rows_by_loops(implementation: str, kind: str | None, masked: bool, caus
         for b in range(2):
             for h in range(num_heads):
                 for i in range(length):
-                    seen = [j for j in seen_keys(i, length, window, causal) if key_mask is None or key_mask[b, j]]
+                    visible = [j for j in range(length) if key_mask is None or key_mask[b, j]]
+                    seen = seen_keys(i, visible, window, causal)
                     scores = [float(turned[0][b, h, i] @ turned[1][b, h, j]) / math.sqrt(head_dim) for j in seen]
                     if bias is not None:
                         scores = [x + float(bias[b % len(bias), h, i, j]) for x, j in zip(scores, seen, strict=True)]

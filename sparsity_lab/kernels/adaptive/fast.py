@@ -88,7 +88,8 @@ def tiled_attention(q: Rows, k: Keys, v: Values, query_start: int, selector: Sel
 def _masked_rows(q: Rows, k: Keys, v: Values, codes: Codes, positions: Positions, selector: Selector) -> RowOutputs:
     mask = selector.kept_tokens(codes, positions, k.shape[2]).flatten(0, 1).unsqueeze(1)
     keys, values = (x.flatten(0, 1).unsqueeze(1).expand(-1, q.shape[2], -1, -1) for x in (k, v))
-    out = torch.unflatten(masked_attention(q.flatten(0, 1), keys, values, mask, None), 0, q.shape[:2])
+    padded = selector.key_mask is not None
+    out = torch.unflatten(masked_attention(q.flatten(0, 1), keys, values, mask, None, padded=padded), 0, q.shape[:2])
     if selector.straight_through:
         # Zeros, with the reference's gradient to the weights of the score.
         through = weights_on(q.detach(), k.detach(), positions, codes, selector) @ v.detach().unsqueeze(2)
@@ -404,4 +405,5 @@ def decoded_row(q: Rows, state: AdaptiveState, selector: Selector) -> RowOutputs
     positions = torch.full((1, 1), row, device=q.device)
     block, seen = seen_blocks(selector.select(q, positions, row // block_size + 1, log_mass))
     seen = seen.expand(-1, -1, q.shape[2], -1)
-    return masked_attention(folded.squeeze(3), *gathered(block), seen, None).view(*q.shape[:4], -1)
+    padded = selector.key_mask is not None
+    return masked_attention(folded.squeeze(3), *gathered(block), seen, None, padded=padded).view(*q.shape[:4], -1)

@@ -78,6 +78,7 @@ class AdaptiveSparse(SelectionRule, Kernel):
     implementations = ("reference", "masked", "gather")
     positions = frozenset({"rotate"})
     grouped = True
+    tells_losses = True
     benchmark_inputs = ("random", "structured")
 
     beta: tuple[float, float] = (1.0, 0.0)

@@ -39,6 +39,7 @@ __all__ = [
     "continued_attention",
     "divisor",
     "recurrent_attention",
+    "seen_keys",
     "summed_attention",
 ]
 
@@ -335,7 +336,7 @@ def _features(
     key_start: int,
 ) -> tuple[Features, Features]:
     """Of queries, and of keys that may be seen."""
-    queries, keys = call.features.query(q, call.start), call.features.key(k, key_start)
+    queries, keys = call.features.query(q, call.start), call.features.key(seen_keys(k, key_mask), key_start)
     return queries, _seen(keys, key_mask)
 
 
@@ -348,9 +349,10 @@ def _of_block(
 ) -> tuple[tuple[Features, FeaturesPullback], tuple[Features, FeaturesPullback]]:
     """The same of these rows, with the ways back for their gradients."""
     start = call.start + rows.start
+    mask = None if key_mask is None else key_mask[:, rows]
     queries = call.features.differentiated_query(_wide(q, rows), start)
-    keys, to_k = call.features.differentiated_key(_wide(k, rows), start)
-    return queries, (_seen(keys, None if key_mask is None else key_mask[:, rows]), to_k)
+    keys, to_k = call.features.differentiated_key(seen_keys(_wide(k, rows), mask), start)
+    return queries, (_seen(keys, mask), to_k)
 
 
 def _wide(x: Float[Tensor, "B H T D"], rows: slice) -> Float[Tensor, "B H R D"]:
@@ -360,6 +362,11 @@ def _wide(x: Float[Tensor, "B H T D"], rows: slice) -> Float[Tensor, "B H R D"]:
 
 def _chunks(x: Float[Tensor, "B H R columns"], size: int) -> Float[Tensor, "chunks C columns"]:
     return x.view(-1, size, x.shape[-1])
+
+
+def seen_keys(k: Float[Tensor, "B H K D"], key_mask: Bool[Tensor, "B K"] | None) -> Float[Tensor, "B H K D"]:
+    """Zeros in place of keys that nobody may see: a power of what stands there may be infinite."""
+    return k if key_mask is None else k.masked_fill(~key_mask[:, None, :, None], 0.0)
 
 
 def _seen(features: Features, key_mask: Bool[Tensor, "B R"] | None) -> Features:

@@ -14,6 +14,7 @@ from sparsity_lab.kernels.linear.fast import (
     chunked_attention,
     continued_attention,
     recurrent_attention,
+    seen_keys,
     summed_attention,
 )
 from sparsity_lab.kernels.linear.formula import Elementwise, FeatureMap, Rotation, TurnedMap, linear_weights
@@ -74,7 +75,8 @@ class FeatureKernel(Kernel):
 
     def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
         wide, features = torch.promote_types(k.dtype, torch.float32), self._call(context).features
-        queries, keys = features.query(q.to(wide), context.query_start), features.key(k.to(wide), 0)
+        queries = features.query(q.to(wide), context.query_start)
+        keys = features.key(seen_keys(k.to(wide), context.key_mask), 0)
         return linear_weights(queries, keys, context.visible(q, k), self.eps)
 
     def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:

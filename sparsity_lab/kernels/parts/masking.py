@@ -1,10 +1,12 @@
 """Which keys a query row may see, and how many: the n of mechanisms that scale with length."""
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-__all__ = ["visible_counts", "visible_keys"]
+__all__ = ["FirstVisible", "first_visible", "visible_counts", "visible_keys"]
 
 
 def visible_keys(
@@ -62,6 +64,31 @@ def visible_counts(
     if causal:
         return torch.arange(query_start + 1, query_start + num_rows + 1, device=device)[None, None]
     return torch.full((1, 1, num_rows), num_keys, device=device)
+
+
+class FirstVisible(NamedTuple):
+    """The first visible keys of each sequence.
+
+    Attributes:
+        places: (B or 1, s), their positions.
+        there: (B or 1, s), False where a sequence has no such key.
+    """
+
+    places: Int64[Tensor, "#B s"]
+    there: Bool[Tensor, "#B s"]
+
+    def of(self, x: Float[Tensor, "B H K width"]) -> Float[Tensor, "B H s width"]:
+        """Their keys, or their values."""
+        index = self.places[:, None, :, None]
+        return x.gather(2, index.expand(len(x), x.shape[1], -1, x.shape[3]))
+
+
+def first_visible(key_mask: Bool[Tensor, "B K"], count: int) -> FirstVisible:
+    """The first ``count`` visible keys of each sequence, or K if that is less."""
+    seen = key_mask.long().cumsum(1)
+    number = torch.arange(1, min(count, key_mask.shape[1]) + 1, device=key_mask.device).expand(len(key_mask), -1)
+    places = torch.searchsorted(seen, number.contiguous()).clamp_max(key_mask.shape[1] - 1)
+    return FirstVisible(places, number <= seen[:, -1:])
 
 
 def _counts_in_documents(

@@ -56,18 +56,19 @@ def disjoint(ranges: Iterable[tuple[int, int]]) -> tuple[slice, ...]:
 
 def seen_in(
     tile: Tile,
-    sees: Callable[[Int64[Tensor, " R"], Int64[Tensor, " K"]], Bool[Tensor, "R K"]],
+    sees: Callable[[Int64[Tensor, " R"], Int64[Tensor, " K"]], Bool[Tensor, "*B R K"]],
     context: Context,
     device: torch.device,
 ) -> tuple[Bool[Tensor, "#B 1 R K"], Float[Tensor, "#B H R K"] | None]:
     """Which keys of its ranges the rows of a tile see, and the bias of their scores, None without one.
 
     Args:
-        sees: (R, K) of positions of rows and of keys; the context's key mask and documents come on top.
+        sees: (R, K) or (B, R, K) of positions of rows and of keys; the context's key mask and documents come on top.
     """
     rows = torch.arange(tile.rows.start, tile.rows.stop, device=device)
     keys = torch.cat([torch.arange(part.start, part.stop, device=device) for part in tile.keys])
-    visible = sees(rows, keys)[None, None]
+    visible = sees(rows, keys)
+    visible = visible.view(-1, 1, *visible.shape[-2:])
     if context.key_mask is not None:
         visible = visible & context.key_mask[:, None, None, keys]
     if context.document_ids is not None:
@@ -84,17 +85,24 @@ def masked_attention(
     visible: Bool[Tensor, "#B 1 R K"],
     bias: Float[Tensor, "#B H R K"] | None,
     *,
+    padded: bool,
     scale: float | None = None,
 ) -> Outputs:
     """Softmax attention by PyTorch's fused kernel under an explicit mask; a row that sees no key gives zeros.
 
     Args:
+        padded: whether there may be such rows: those of hidden tokens.
         scale: of the scores, before the bias; None is 1 / sqrt(D).
     """
-    # As in the reference: a row that sees nothing is computed on something and cleared.
+    if not padded:
+        mask = visible if bias is None else bias.to(q.dtype).masked_fill(~visible, -math.inf)
+        return scaled_dot_product(q, k, v, mask=mask, scale=scale)
+    # A row that sees nothing is computed on something and cleared. Its query is zero, or scores of hidden keys, which
+    # may be of any size, would enter its gradient.
     some = visible.any(-1, keepdim=True)
     mask = visible | ~some if bias is None else bias.to(q.dtype).masked_fill(some & ~visible, -math.inf)
-    return scaled_dot_product(q, k, v, mask=mask, scale=scale).masked_fill(~some, 0.0)
+    out = scaled_dot_product(q.masked_fill(~some, 0.0), k, v, mask=mask, scale=scale)
+    return out.masked_fill(~some, 0.0)
 
 
 def tiled_attention(
@@ -117,26 +125,30 @@ def tiled_attention(
         SettingError: the position's bias wants a gradient; this form has none for it.
     """
     context.check_constant_bias()
-    out: Tensor = _TiledAttention.apply(q, k, v, context.query_start, tiles, seen)  # type: ignore[no-untyped-call]
+    rest = context.query_start, tiles, seen, context.key_mask is not None
+    out: Tensor = _TiledAttention.apply(q, k, v, *rest)  # type: ignore[no-untyped-call]
     return out
 
 
 class _TiledAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, query_start: int, tiles: list[Tile], seen: Any) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, query_start: int, tiles: list[Tile], seen: Any, padded: bool
+    ) -> Tensor:
         ctx.save_for_backward(q, k, v)
-        ctx.tiling = query_start, tiles, seen
+        ctx.tiling = query_start, tiles, seen, padded
         out = v.new_empty(*q.shape[:3], v.shape[3])
         for tile in tiles:
             rows = _rows_of(tile, query_start)
-            out[:, :, rows] = masked_attention(q[:, :, rows], _keys_of(tile, k), _keys_of(tile, v), *seen(tile))
+            of_tile = q[:, :, rows], _keys_of(tile, k), _keys_of(tile, v)
+            out[:, :, rows] = masked_attention(*of_tile, *seen(tile), padded=padded)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
-        query_start, tiles, seen = ctx.tiling
+        query_start, tiles, seen, padded = ctx.tiling
         grad_q = torch.empty_like(q)
         # A key may be in many tiles: their parts are summed in float32 at least.
         wide = torch.promote_types(k.dtype, torch.float32)
@@ -145,13 +157,13 @@ class _TiledAttention(torch.autograd.Function):
             rows = _rows_of(tile, query_start)
             inputs = [x.detach().requires_grad_() for x in (q[:, :, rows], _keys_of(tile, k), _keys_of(tile, v))]
             with torch.enable_grad():
-                out = masked_attention(*inputs, *seen(tile))
+                out = masked_attention(*inputs, *seen(tile), padded=padded)
             grad_q[:, :, rows], *parts = torch.autograd.grad(out, inputs, grad[:, :, rows])
             sizes = [part.stop - part.start for part in tile.keys]
             for total, part in zip((grad_k, grad_v), parts, strict=True):
                 for keys, addend in zip(tile.keys, torch.split(part, sizes, dim=2), strict=True):
                     total[:, :, keys] += addend
-        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None, None
+        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None, None, None
 
 
 def _rows_of(tile: Tile, query_start: int) -> slice:

@@ -38,10 +38,21 @@ def group_attention(q: Queries, k: Keys, v: Values, groups: Groups) -> Outputs:
     return torch.cat([out_first, *_consecutive(middle, groups), out_last], dim=2)
 
 
-def group_tiles(query_start: int, num_rows: int, groups: Groups) -> list[Tile]:
-    """Tiles of the rows at positions ``query_start`` and on."""
+def group_tiles(query_start: int, num_rows: int, groups: Groups, *, moved: bool = False) -> list[Tile]:
+    """Tiles of the rows at positions ``query_start`` and on.
+
+    Args:
+        moved: the groups of each sequence begin somewhere else.
+    """
     stop = query_start + num_rows
     borders = [*range(query_start, stop, TILE_ROWS), stop]
+    if moved:
+        before = groups.size - 1
+        after = 0 if groups.causal else before
+        return [
+            Tile(slice(a, b), (slice(max(a - before, 0), min(b + after, groups.length)),))
+            for a, b in pairwise(borders)
+        ]
     return [Tile(slice(a, b), _keys_of(a, b, groups)) for a, b in pairwise(borders)]
 
 

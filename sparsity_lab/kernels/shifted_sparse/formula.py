@@ -44,9 +44,9 @@ class Groups:
     shifted: bool
     causal: bool
 
-    def sees(self, rows: Int64[Tensor, " R"], keys: Int64[Tensor, " K"]) -> Bool[Tensor, "R K"]:
+    def sees(self, rows: Int64[Tensor, "*B R"], keys: Int64[Tensor, "*B K"]) -> Bool[Tensor, "*B R K"]:
         """(R, K): True where the row at position i sees the key at position j."""
-        i, j = rows[:, None], keys[None, :]
+        i, j = rows[..., :, None], keys[..., None, :]
         if not self.shifted:
             sees = i // self.size == j // self.size
             return sees & (j <= i) if self.causal else sees

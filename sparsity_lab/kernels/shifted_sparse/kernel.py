@@ -6,7 +6,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from sparsity_lab.kernels.cache import KeyValueCache
@@ -14,6 +14,7 @@ from sparsity_lab.kernels.cached import CachedKernel
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.kernel import Kernel
 from sparsity_lab.kernels.parts.arguments import RowKind
+from sparsity_lab.kernels.parts.masking import first_visible
 from sparsity_lab.kernels.parts.tiles import Tile, seen_in, tiled_attention, whole_tile
 from sparsity_lab.kernels.shifted_sparse.fast import group_attention, group_tiles
 from sparsity_lab.kernels.shifted_sparse.formula import Groups, ShiftVariant
@@ -47,8 +48,9 @@ class ShiftedSparse(CachedKernel):
             rows: the first half sees the last, the future. It **leaks**, at depth 2 T / G and beyond even the
             very token to predict, and is here for comparison only.
         shift: False leaves all heads unshifted, so that nothing ever passes between groups: the control.
-        sparse_at_inference: keep the groups when ``training=False``. Decoding then needs groups that do not depend
-            on T: ``group`` and ``"split"``.
+        sparse_at_inference: keep the groups when ``training=False``. Decoding, and a key mask, then need groups that
+            do not depend on T: ``group`` and ``"split"``. They begin at the first key of a sequence that may be seen,
+            so that padding on the left changes nothing. In training groups lie by place, padding included.
     """
 
     group: int | None = None
@@ -101,7 +103,7 @@ class ShiftedSparse(CachedKernel):
         return max(2, 2 * math.ceil(round(self.ratio * length / 2, 9)))
 
     def _init_state(self, rows: RowKind, capacity: int) -> KeyValueCache:
-        if self.sparse_at_inference and (self.group is None or self.variant != "split"):
+        if self.sparse_at_inference and self._length_decides:
             path = "group" if self.group is None else "variant"
             expected = (
                 "a group and variant='split' for decoding with sparse_at_inference: other groups depend on the length"
@@ -112,14 +114,21 @@ class ShiftedSparse(CachedKernel):
     def _check_call(self, q: Queries, k: Keys, context: Context) -> None:
         if self._is_sparse(context) and self.shift and q.shape[1] < 2:
             raise SettingError("q", "at least 2 heads, of which half are shifted", q.shape[1])
+        if self.sparse_at_inference and not context.training:
+            begin = "groups begin at the first visible key"
+            if context.document_ids is not None:
+                raise SettingError("document_ids", f"None at inference: {begin}, not in each document", Shown("IDs"))
+            if context.key_mask is not None and self._length_decides:
+                expected = f"None, or group and variant='split': {begin}, and these depend on the length"
+                raise SettingError("key_mask", expected, Shown("a mask"))
 
     def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
         if not self._is_sparse(context):
             return softmax_weights(q, k, *context.visible_and_bias(q, k))
-        whole = whole_tile(q, k, context)
+        whole, first = whole_tile(q, k, context), self._first_places(context)
         return torch.cat(
             [
-                softmax_weights(q[:, heads], k[:, heads], *_seen(whole, groups, heads, context, q.device))
+                softmax_weights(q[:, heads], k[:, heads], *_seen(whole, groups, heads, context, first, q.device))
                 for heads, groups in self._halves(q.shape[1], k.shape[2], context)
             ],
             dim=1,
@@ -130,6 +139,7 @@ class ShiftedSparse(CachedKernel):
             return fused_attention(q, k, v, context)
         num_rows, num_keys = q.shape[2], k.shape[2]
         plain = not context.hides and not context.has_bias and num_rows == num_keys
+        first = self._first_places(context)
         halves = self._halves(q.shape[1], num_keys, context)
         sizes = [heads.stop - heads.start for heads, _ in halves]
         # Split, not sliced: the gradient of a split is one copy for both halves.
@@ -139,10 +149,21 @@ class ShiftedSparse(CachedKernel):
             if plain:
                 outs.append(group_attention(q_half, k_half, v_half, groups))
                 continue
-            seen = partial(_seen, groups=groups, heads=heads, context=context, device=q.device)
-            tiles = group_tiles(context.query_start, num_rows, groups)
+            seen = partial(_seen, groups=groups, heads=heads, context=context, first=first, device=q.device)
+            tiles = group_tiles(context.query_start, num_rows, groups, moved=first is not None)
             outs.append(tiled_attention(q_half, k_half, v_half, context, tiles, seen))
         return torch.cat(outs, dim=1)
+
+    @property
+    def _length_decides(self) -> bool:
+        """Whether the groups depend on the length of the sequence."""
+        return self.group is None or self.variant != "split"
+
+    def _first_places(self, context: Context) -> Int64[Tensor, "B 1"] | None:
+        """Where the groups of each sequence begin; None: at 0."""
+        if context.training or context.key_mask is None:
+            return None
+        return first_visible(context.key_mask, 1).places
 
     def _is_sparse(self, context: Context) -> bool:
         return context.training or self.sparse_at_inference
@@ -162,7 +183,15 @@ class ShiftedSparse(CachedKernel):
 
 
 def _seen(
-    tile: Tile, groups: Groups, heads: slice, context: Context, device: torch.device
+    tile: Tile,
+    groups: Groups,
+    heads: slice,
+    context: Context,
+    first: Int64[Tensor, "B 1"] | None,
+    device: torch.device,
 ) -> tuple[Bool[Tensor, "#B 1 R K"], Float[Tensor, "#B H R K"] | None]:
-    visible, bias = seen_in(tile, groups.sees, context, device)
+    def sees(rows: Int64[Tensor, " R"], keys: Int64[Tensor, " K"]) -> Bool[Tensor, "*B R K"]:
+        return groups.sees(rows, keys) if first is None else groups.sees(rows - first, keys - first)
+
+    visible, bias = seen_in(tile, sees, context, device)
     return visible, None if bias is None else bias[:, heads]
