@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,6 @@ from torch import Tensor, nn
 from sparsity_lab.kernels.context import AuxiliaryOutputs, Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.position import BiasPosition, BiasTable, KernelPosition, RotaryPosition
 from sparsity_lab.settings import Setting, SettingError, Shown, from_text, kinds
-
-if TYPE_CHECKING:
-    from sparsity_lab.kernels.kernel import Kernel
 
 __all__ = ["attend_as_operator", "is_watched"]
 
@@ -40,8 +37,11 @@ def is_watched(q: Tensor) -> bool:
     )
 
 
-def attend_as_operator(kernel: "Kernel", q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
+def attend_as_operator(kernel: Any, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
     """What the kernel's ``_attend`` gives; losses go to the context's ``auxiliary``, audit records do not.
+
+    Args:
+        kernel: of a registered class.
 
     Raises:
         SettingError: a rotation by another class than ``RotaryPosition``.
