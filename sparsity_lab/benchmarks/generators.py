@@ -7,16 +7,26 @@ from sparsity_lab.benchmarks.measure import alternate
 from sparsity_lab.generators import (
     Addition,
     AssociativeRecall,
+    CompareNumbers,
     Copy,
+    CountSymbol,
+    Dyck,
+    FlipFlop,
     InductionHeads,
+    MajorityOfAll,
+    Membership,
     Mixture,
+    Mode,
+    ModularArithmetic,
     Multiplication,
     ParityAnswer,
     ParityScratchpad,
     Passkey,
     Planted,
+    RandomAutomaton,
     Reverse,
     SelectiveCopy,
+    Sort,
     SparseMarkov,
     SparseParity,
     SparseParityScratchpad,
@@ -26,7 +36,9 @@ from sparsity_lab.generators import (
     Uniform,
     VariableAssignment,
     Window,
+    WordProblem,
 )
+from sparsity_lab.settings import SettingError
 
 __all__ = ["generators"]
 
@@ -53,6 +65,17 @@ def generators() -> pl.DataFrame:
         ("Copy", Copy()),
         ("Reverse", Reverse()),
         ("Multiplication", Multiplication()),
+        ("Sort", Sort()),
+        ("Mode", Mode()),
+        ("MajorityOfAll", MajorityOfAll()),
+        ("CountSymbol", CountSymbol(largest_count=256)),
+        ("ModularArithmetic", ModularArithmetic()),
+        ("CompareNumbers", CompareNumbers()),
+        ("WordProblem, S5", WordProblem()),
+        ("RandomAutomaton", RandomAutomaton()),
+        ("Membership, Tomita 4", Membership()),
+        ("Membership, Dyck", Membership(language=Dyck(kinds=2, depth=4))),
+        ("FlipFlop", FlipFlop()),
         ("AssociativeRecall, 16 pairs, V = 8192", AssociativeRecall(num_pairs=16, vocab_size=8192)),
         ("Passkey, 3 distractors", Passkey(distractors=3)),
         ("InductionHeads", InductionHeads(trigger="any")),
@@ -69,7 +92,16 @@ def generators() -> pl.DataFrame:
 
 def _length(task: Task) -> int:
     """The largest length of at most ``_POSITIONS`` positions."""
-    return max(length for length in range(1, _POSITIONS + 1) if task.sequence_length(length) <= _POSITIONS)
+    fitting = [length for length in range(1, _POSITIONS + 1) if task.sequence_length(length) <= _POSITIONS]
+    return next(length for length in reversed(fitting) if _has_length(task, length))
+
+
+def _has_length(task: Task, length: int) -> bool:
+    try:
+        task.check_length(length)
+    except SettingError:
+        return False
+    return True
 
 
 def _row(name: str, task: Task, length: int, count: int) -> dict[str, object]:

@@ -1,6 +1,8 @@
 """``Copy`` and ``Reverse``: the input again, forwards or backwards, with coupled position IDs.
 
-IDs as in the position-coupling code (arXiv 2405.20671), with start s. Each target depends on one token.
+The alphabet sets how ambiguous a copy is: among n symbols one comes again after n steps on average, and with
+``distinct`` it never does, so that a single token tells where the copy has got to. IDs as in the position-coupling
+code (arXiv 2405.20671), with start s. Each target depends on one token.
 """
 
 from functools import cached_property
@@ -9,48 +11,67 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, FixedFormat, drawn_tokens
+from sparsity_lab.generators.response_layout import (
+    END,
+    UniformPrompt,
+    distinct_tokens,
+    have_repeats,
+)
 from sparsity_lab.generators.stream import Stream
-from sparsity_lab.generators.task import Draw
+from sparsity_lab.generators.task import Draw, Truth, ranks_of_distinct
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["Copy", "Reverse"]
 
 
-class _Repetition(FixedFormat):
+class _Repetition(UniformPrompt):
     """What the two have in common: ``BOS x_1 .. x_n = r_1 .. r_n EOS`` with uniform symbols."""
 
     alphabet_size: int
-    label_free_bystanders = True
+    distinct: bool
 
     def check(self) -> None:
         if self.alphabet_size < 2:
             raise SettingError("alphabet_size", "a whole number of at least 2", self.alphabet_size)
+
+    def check_length(self, length: int) -> None:
+        super().check_length(length)
+        if self.distinct and length > self.alphabet_size:
+            raise SettingError("length", f"at most alphabet_size = {self.alphabet_size} for {self}", length)
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        return (min(3, self.alphabet_size), min(24, self.alphabet_size)) if self.distinct else (3, 24)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         symbols = tuple(str(value) for value in range(self.alphabet_size))
         return Vocabulary(names=(*symbols, "=", END), roles=("data",) * self.alphabet_size + ("query", "special"))
 
-    def prompt_length(self, length: int) -> int:
-        return length
+    @property
+    def num_inputs(self) -> int:
+        return self.alphabet_size
 
     def response_length(self, length: int) -> int:
         return length
 
     def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
-        out[:] = drawn_tokens(stream, length, start, len(out), length, self.alphabet_size)
+        if self.distinct:
+            out[:] = distinct_tokens(stream, length, start, len(out), out.shape[1], self.alphabet_size)
+        else:
+            super().draw_prompts(stream, start, out, length)
 
     def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
-        return bool(((prompts >= 0) & (prompts < self.alphabet_size)).all())
+        return super().are_prompts(prompts, length) and not (self.distinct and have_repeats(prompts))
 
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
-        return {"values": Draw(self.prompts_of(tokens)[0])}
+        prompts, _ = self.prompts_of(tokens)
+        return {"values": Draw(ranks_of_distinct(prompts) if self.distinct else prompts)}
 
-    def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
-        marginals = np.zeros((length, self.vocabulary.size))
-        marginals[:, : self.alphabet_size] = 1 / self.alphabet_size
-        return marginals
+    def truth(self, length: int) -> Truth:
+        # Where all are different, each tells what the others are not.
+        free = None if self.distinct else True
+        return self.truth_with(length, label_free_subsets=None, label_free_bystanders=free)
 
     def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
         return self.prompt_marginals(length)
@@ -65,13 +86,15 @@ class Copy(_Repetition):
 
     Attributes:
         alphabet_size: number of symbols, drawn uniformly.
+        distinct: no symbol comes twice.
     """
 
     alphabet_size: int = 10
+    distinct: bool = False
 
     @classmethod
     def examples(cls) -> "tuple[Copy, ...]":
-        return (cls(),)
+        return cls(), cls(alphabet_size=30, distinct=True)
 
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
         return prompts
@@ -103,9 +126,11 @@ class Reverse(_Repetition):
 
     Attributes:
         alphabet_size: number of symbols, drawn uniformly.
+        distinct: no symbol comes twice.
     """
 
     alphabet_size: int = 10
+    distinct: bool = False
 
     @classmethod
     def examples(cls) -> "tuple[Reverse, ...]":

@@ -11,9 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, FixedFormat, drawn_tokens
-from sparsity_lab.generators.stream import Stream
-from sparsity_lab.generators.task import Draw
+from sparsity_lab.generators.response_layout import END, UniformPrompt
 from sparsity_lab.settings import register
 
 __all__ = ["ParityAnswer", "ParityScratchpad"]
@@ -21,7 +19,7 @@ __all__ = ["ParityAnswer", "ParityScratchpad"]
 _EQUALS, _END = 2, 3
 
 
-class _BitString(FixedFormat):
+class _BitString(UniformPrompt):
     """What the two have in common: a prompt of n uniform bits, answered with bits."""
 
     label_free_subsets = True
@@ -31,20 +29,9 @@ class _BitString(FixedFormat):
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(names=("0", "1", "=", END), roles=("data", "data", "query", "special"))
 
-    def prompt_length(self, length: int) -> int:
-        return length
-
-    def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
-        out[:] = drawn_tokens(stream, length, start, len(out), length, 2)
-
-    def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
-        return bool(((prompts == 0) | (prompts == 1)).all())
-
-    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
-        return {"values": Draw(self.prompts_of(tokens)[0])}
-
-    def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
-        return np.tile([0.5, 0.5, 0.0, 0.0], (length, 1))
+    @property
+    def num_inputs(self) -> int:
+        return 2
 
     def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
         return np.tile([0.5, 0.5, 0.0, 0.0], (self.response_length(length), 1))

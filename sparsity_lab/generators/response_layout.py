@@ -22,11 +22,11 @@ from torch import Tensor
 from sparsity_lab.generators.batch import IGNORE, Batch
 from sparsity_lab.generators.position_laws import ListedSets
 from sparsity_lab.generators.query_layout import rows_of_chunks
-from sparsity_lab.generators.stream import Stream, bounded, whole
-from sparsity_lab.generators.task import Step, Task, Truth
+from sparsity_lab.generators.stream import Stream, bounded, permutations, whole
+from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError
 
-__all__ = ["END", "FixedFormat", "ResponseTask", "drawn_tokens"]
+__all__ = ["END", "FixedFormat", "ResponseTask", "UniformPrompt", "distinct_tokens", "drawn_tokens", "have_repeats"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -150,6 +150,14 @@ class ResponseTask(Task):
         return torch.from_numpy(spread)
 
     def truth(self, length: int) -> Truth:
+        return self.truth_with(
+            length, label_free_subsets=self.label_free_subsets, label_free_bystanders=self.label_free_bystanders
+        )
+
+    def truth_with(
+        self, length: int, *, label_free_subsets: bool | None, label_free_bystanders: bool | None
+    ) -> Truth:
+        """The truth of a task that declares these by its fields."""
         from scipy.special import xlogy  # noqa: PLC0415
 
         length = self.checked_length(length)
@@ -162,8 +170,8 @@ class ResponseTask(Task):
             bayes_loss=0.0,
             bayes_loss_by_slot=np.zeros(len(laws)),
             position_law=laws,
-            label_free_subsets=self.label_free_subsets,
-            label_free_bystanders=self.label_free_bystanders,
+            label_free_subsets=label_free_subsets,
+            label_free_bystanders=label_free_bystanders,
             largest_position_id=self.largest_position_id(length),
             build_marginals=partial(self._token_marginals, response, length),
         )
@@ -264,7 +272,43 @@ class FixedFormat(ResponseTask):
         return int(self.coupled_ids(length).max())
 
 
+class UniformPrompt(FixedFormat):
+    """A task whose prompt is independent tokens, uniform on 0 .. num_inputs - 1."""
+
+    @property
+    @abstractmethod
+    def num_inputs(self) -> int:
+        """The number of tokens that a prompt is made of, which are the first of the vocabulary."""
+
+    def prompt_length(self, length: int) -> int:
+        return length
+
+    def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
+        out[:] = drawn_tokens(stream, length, start, len(out), out.shape[1], self.num_inputs)
+
+    def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
+        return bool(((prompts >= 0) & (prompts < self.num_inputs)).all())
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        return {"values": Draw(self.prompts_of(tokens)[0])}
+
+    def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
+        marginals = np.zeros((self.prompt_length(length), self.vocabulary.size))
+        marginals[:, : self.num_inputs] = 1 / self.num_inputs
+        return marginals
+
+
 def drawn_tokens(stream: Stream, length: int, start: int, count: int, per_sequence: int, bound: int) -> Ints:
     """(count, per_sequence) tokens uniform on 0 .. bound - 1, from the words that other tasks' backgrounds use."""
     words = stream.words("background", length, start, count, (per_sequence + 1) // 2)
     return bounded(np.ascontiguousarray(words, dtype="<u8").view("<u4"), bound)[:, :per_sequence]
+
+
+def distinct_tokens(stream: Stream, length: int, start: int, count: int, per_sequence: int, bound: int) -> Ints:
+    """(count, per_sequence) tokens of 0 .. bound - 1, all different in a sequence, uniform among such rows."""
+    return permutations(stream.words("distinct", length, start, count, bound))[:, :per_sequence]
+
+
+def have_repeats(tokens: Ints) -> bool:
+    """Whether some row has a token twice."""
+    return bool((np.diff(np.sort(tokens, axis=1), axis=1) == 0).any())

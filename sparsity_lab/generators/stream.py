@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sparsity_lab.settings import SettingError
 from sparsity_lab.settings.words import bounded, open_unit
 
-__all__ = ["Stream", "bounded", "open_unit", "whole"]
+__all__ = ["Stream", "bounded", "open_unit", "permutations", "whole"]
 
 _WORDS_PER_COUNTER = 4  # Philox-4x64 makes four 64-bit words at each counter value.
 
@@ -64,6 +64,17 @@ def whole(name: str, value: Any, least: int | None) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or (least is not None and value < least):
         raise SettingError(name, expected, value)
     return int(value)
+
+
+def permutations(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """(B, n) words to uniform permutations of 0 .. n - 1: places in the order of their words.
+
+    The lowest bits of a word give way to its place, so that words can be sorted in place and none are equal.
+    """
+    bits = np.uint64(words.shape[1].bit_length())
+    marked = (words >> bits << bits) | np.arange(words.shape[1], dtype=np.uint64)
+    marked.sort(axis=1)
+    return (marked & ((np.uint64(1) << bits) - np.uint64(1))).view(np.int64)
 
 
 _local = threading.local()

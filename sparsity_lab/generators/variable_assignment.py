@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.position_laws import ListedSets
 from sparsity_lab.generators.response_layout import END, ResponseTask
-from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.generators.stream import Stream, bounded, permutations
 from sparsity_lab.generators.task import Draw, ranks_of_distinct
 from sparsity_lab.settings import SettingError, register
 
@@ -94,8 +94,8 @@ class VariableAssignment(ResponseTask):
 
     def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
         count, h = len(out), self.hops
-        names = _permutations(stream.words("names", length, start, count, self.num_names))[:, :length]
-        order = _permutations(stream.words("order", length, start, count, length))
+        names = permutations(stream.words("names", length, start, count, self.num_names))[:, :length]
+        order = permutations(stream.words("order", length, start, count, length))
         # Variable 0 has the constant, variable i <= h has i - 1, each later one a uniform choice of those before.
         words = stream.words("parents", length, start, count, length) >> np.uint64(32)
         words *= np.arange(length, dtype=np.uint64)
@@ -223,14 +223,3 @@ class VariableAssignment(ResponseTask):
         ids = [0] + [(place + 1) // 2 for place in range(1, equals - 1)]
         query, *response = (statement.get(token, 0) for token in (tokens[equals - 1], *tokens[equals + 1 : -1]))
         return [ids + ([query, query, *response, 0] if self.look_ahead else [0, 0, query, *response[:-1], 0])]
-
-
-def _permutations(words: NDArray[np.uint64]) -> Ints:
-    """(B, n) words to uniform permutations of 0 .. n - 1: places in the order of their words.
-
-    The lowest bits of a word give way to its place, so that words can be sorted in place and none are equal.
-    """
-    bits = np.uint64(words.shape[1].bit_length())
-    marked = (words >> bits << bits) | np.arange(words.shape[1], dtype=np.uint64)
-    marked.sort(axis=1)
-    return (marked & ((np.uint64(1) << bits) - np.uint64(1))).view(np.int64)

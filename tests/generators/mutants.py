@@ -384,10 +384,14 @@ def last_has_the_parity(drawn: Drawn) -> Drawn:
 
 
 def echoing(drawn: Drawn) -> Drawn:
-    """Each background token is the one before it."""
+    """Every other background token is the one before it. Where marks stand between them, every other pair is the pair
+    before it, so that it is seen across a source."""
     values = drawn["background"].values.copy()
-    both = (values[:, 1::2] >= 0) & (values[:, :-1:2][:, : values[:, 1::2].shape[1]] >= 0)
-    values[:, 1::2][both] = values[:, :-1:2][:, : both.shape[1]][both]
+    lag = 1 if ((values[:, 1:] >= 0) & (values[:, :-1] >= 0)).any() else 4
+    for late in range(values.shape[1]):
+        if late // lag % 2:
+            both = (values[:, late] >= 0) & (values[:, late - lag] >= 0)
+            values[both, late] = values[both, late - lag]
     return drawn | {"background": Draw(values)}
 
 

@@ -1,0 +1,291 @@
+"""Order and counting: ``Sort``, ``Mode``, ``MajorityOfAll`` and ``CountSymbol``. Each target needs the whole input.
+
+They are common probes of length generalization (Zhou et al., arXiv 2310.16028). The layout, the dials and the
+position IDs are this lab's.
+"""
+
+from functools import cached_property, lru_cache
+
+import numpy as np
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+
+from sparsity_lab.generators.batch import Vocabulary
+from sparsity_lab.generators.response_layout import END, UniformPrompt, distinct_tokens, have_repeats
+from sparsity_lab.generators.stream import Stream, whole
+from sparsity_lab.generators.task import Draw, ranks_of_distinct
+from sparsity_lab.settings import SettingError, register
+
+__all__ = ["CountSymbol", "MajorityOfAll", "Mode", "Sort"]
+
+Floats = NDArray[np.float64]
+
+
+class _OneAnswer(UniformPrompt):
+    """``BOS prompt = r EOS``, where r depends on all tokens of the prompt.
+
+    IDs: s for the prompt, s + 1 for ``=``, s for r. The sources of r are the whole prompt; that of EOS is ``=``.
+    """
+
+    def response_length(self, length: int) -> int:
+        return 1
+
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        return [[0, *[start] * self.prompt_length(length), start + 1, start, 0]]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        equals = self.prompt_length(length) + 1
+        return [list(range(1, equals)), [equals]]
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        return [(list(range(1, equals)), self.answer(tokens[1:equals])), ([equals], self.end)]
+
+    def answer(self, prompt: tuple[int, ...]) -> int:
+        """The answer to one prompt, by the definition."""
+        raise NotImplementedError
+
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        return [[{self.equals: 2, self.end: 0}.get(token, 1) for token in tokens]]
+
+
+@register
+class Sort(UniformPrompt):
+    """``BOS x_1 .. x_n = r_1 .. r_n EOS``: the same numbers in ascending order; the length is n.
+
+    IDs: s for all x and ``=``, s + j for r_j. All x are sources of each r; the source of EOS is ``=``.
+
+    Attributes:
+        num_values: the numbers are 0 .. num_values - 1, drawn uniformly.
+        distinct: no number comes twice.
+    """
+
+    num_values: int = 32
+    distinct: bool = False
+
+    @classmethod
+    def examples(cls) -> "tuple[Sort, ...]":
+        return cls(num_values=8), cls(distinct=True)
+
+    def check(self) -> None:
+        whole("num_values", self.num_values, 2)
+
+    def check_length(self, length: int) -> None:
+        super().check_length(length)
+        if self.distinct and length > self.num_values:
+            raise SettingError("length", f"at most num_values = {self.num_values} for {self}", length)
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        return (min(3, self.num_values), min(24, self.num_values)) if self.distinct else (3, 24)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        numbers = tuple(str(value) for value in range(self.num_values))
+        return Vocabulary(names=(*numbers, "=", END), roles=("data",) * self.num_values + ("query", "special"))
+
+    @property
+    def num_inputs(self) -> int:
+        return self.num_values
+
+    def response_length(self, length: int) -> int:
+        return length
+
+    def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
+        if self.distinct:
+            out[:] = distinct_tokens(stream, length, start, len(out), out.shape[1], self.num_values)
+        else:
+            super().draw_prompts(stream, start, out, length)
+
+    def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
+        return super().are_prompts(prompts, length) and not (self.distinct and have_repeats(prompts))
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        prompts, _ = self.prompts_of(tokens)
+        return {"values": Draw(ranks_of_distinct(prompts) if self.distinct else prompts)}
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        return np.sort(prompts, axis=1)
+
+    def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
+        from scipy.stats import binom, hypergeom  # noqa: PLC0415
+
+        # r_j is at most v if at least j of the numbers are.
+        R, below, j = self.num_values, np.arange(1, self.num_values + 1), np.arange(length)[:, None]
+        most = hypergeom.sf(j, R, below, length) if self.distinct else binom.sf(j, length, below / R)
+        marginals = np.zeros((length, self.vocabulary.size))
+        marginals[:, :R] = np.diff(most, axis=1, prepend=0.0)
+        return marginals
+
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        return [[0, *[start] * (length + 1), *range(start + 1, start + length + 1), 0]]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        return [list(range(1, length + 1))] * length + [[length + 1]]
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        ascending = sorted(tokens[1:equals])
+        return [*((list(range(1, equals)), number) for number in ascending), ([equals], self.end)]
+
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        equals = tokens.index(self.equals)
+        return [[0, *(max(1, t - equals + 1) for t in range(1, len(tokens) - 1)), 0]]
+
+
+@register
+class Mode(_OneAnswer):
+    """``BOS x_1 .. x_n = r EOS``: the commonest symbol, of several the lowest; the length is n.
+
+    IDs: s for all x, s + 1 for ``=``, s for r. All x are sources of r; the source of EOS is ``=``.
+
+    Attributes:
+        alphabet_size: number of symbols, drawn uniformly.
+    """
+
+    alphabet_size: int = 4
+
+    @classmethod
+    def examples(cls) -> "tuple[Mode, ...]":
+        return (cls(),)
+
+    def check(self) -> None:
+        whole("alphabet_size", self.alphabet_size, 2)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        symbols = tuple(str(value) for value in range(self.alphabet_size))
+        return Vocabulary(names=(*symbols, "=", END), roles=("data",) * self.alphabet_size + ("query", "special"))
+
+    @property
+    def num_inputs(self) -> int:
+        return self.alphabet_size
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        counts = np.stack([(prompts == symbol).sum(axis=1) for symbol in range(self.alphabet_size)], axis=1)
+        return np.asarray(counts.argmax(axis=1)[:, None])
+
+    def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
+        return np.append(_law_of_the_mode(self.alphabet_size, length), [0.0, 0.0])[None]
+
+    def answer(self, prompt: tuple[int, ...]) -> int:
+        return max(range(self.alphabet_size), key=lambda symbol: (prompt.count(symbol), -symbol))
+
+
+@register
+class MajorityOfAll(_OneAnswer):
+    """``BOS x_1 .. x_n = r EOS``: 1 if more than half of the bits are 1, else 0; the length is n.
+
+    IDs: s for all x, s + 1 for ``=``, s for r. All x are sources of r; the source of EOS is ``=``.
+    """
+
+    @classmethod
+    def examples(cls) -> "tuple[MajorityOfAll, ...]":
+        return (cls(),)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(names=("0", "1", "=", END), roles=("data", "data", "query", "special"))
+
+    @property
+    def num_inputs(self) -> int:
+        return 2
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        return np.asarray(2 * prompts.sum(axis=1, keepdims=True) > length, dtype=np.int64)
+
+    def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
+        from scipy.stats import binom  # noqa: PLC0415
+
+        more = float(binom.sf(length // 2, length, 0.5))
+        return np.array([[1 - more, more, 0.0, 0.0]])
+
+    def answer(self, prompt: tuple[int, ...]) -> int:
+        return int(prompt.count(1) > prompt.count(0))
+
+
+@register
+class CountSymbol(_OneAnswer):
+    """``BOS x_1 .. x_n q = r EOS``: how many of the x are q; the length is n.
+
+    Numbers are tokens of their own. IDs: s for all x and q, s + 1 for ``=``, s for r. The sources of r are all x and
+    q; that of EOS is ``=``.
+
+    Attributes:
+        alphabet_size: number of symbols. The x and q are drawn uniformly.
+        largest_count: the largest number that has a token, so the largest length.
+    """
+
+    alphabet_size: int = 4
+    largest_count: int = 64
+
+    @classmethod
+    def examples(cls) -> "tuple[CountSymbol, ...]":
+        return (cls(),)
+
+    def check(self) -> None:
+        whole("alphabet_size", self.alphabet_size, 2)
+        whole("largest_count", self.largest_count, 1)
+
+    def check_length(self, length: int) -> None:
+        super().check_length(length)
+        if length > self.largest_count:
+            raise SettingError("length", f"at most largest_count = {self.largest_count} for {self}", length)
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        return min(3, self.largest_count), min(24, self.largest_count)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        symbols = (f"s{i}" for i in range(self.alphabet_size))
+        numbers = (str(i) for i in range(self.largest_count + 1))
+        names = (*symbols, *numbers, "=", END)
+        return Vocabulary(names=names, roles=("data",) * (len(names) - 2) + ("query", "special"))
+
+    @property
+    def num_inputs(self) -> int:
+        return self.alphabet_size
+
+    def prompt_length(self, length: int) -> int:
+        return length + 1
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        return np.asarray(self.alphabet_size + (prompts[:, :-1] == prompts[:, -1:]).sum(axis=1, keepdims=True))
+
+    def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
+        from scipy.stats import binom  # noqa: PLC0415
+
+        marginals = np.zeros((1, self.vocabulary.size))
+        counts = np.arange(length + 1)
+        marginals[0, self.alphabet_size + counts] = binom.pmf(counts, length, 1 / self.alphabet_size)
+        return marginals
+
+    def answer(self, prompt: tuple[int, ...]) -> int:
+        return self.alphabet_size + prompt[:-1].count(prompt[-1])
+
+
+@lru_cache(maxsize=64)
+def _law_of_the_mode(symbols: int, n: int) -> Floats:
+    """(symbols,) probability that each is the commonest of n uniform symbols, and the lowest such.
+
+    Counts of uniform symbols are independent Poisson numbers given their sum. With p the series of the Poisson
+    probabilities, symbol s gets the sum over m of p_m times the coefficient n - m of (p below m)^s times
+    (p up to m)^(symbols - 1 - s), divided by that of all symbols.
+    """
+    from scipy.stats import poisson  # noqa: PLC0415
+
+    p = poisson.pmf(np.arange(n + 1), n / symbols)
+    law = np.zeros(symbols)
+    for m in range(-(-n // symbols), n + 1):
+        below, up_to = (np.where(np.arange(n + 1) < most, p, 0.0) for most in (m, m + 1))
+        lower, upper = _powers(below, symbols), _powers(up_to, symbols)
+        for s in range(symbols):
+            law[s] += p[m] * float(lower[s][: n - m + 1] @ upper[symbols - 1 - s][: n - m + 1][::-1])
+    return np.asarray(law / law.sum())
+
+
+def _powers(series: Floats, count: int) -> list[Floats]:
+    """Powers 0 .. count - 1 of a power series, up to its own order."""
+    powers = [np.eye(1, len(series))[0]]
+    for _ in range(count - 1):
+        powers.append(np.convolve(powers[-1], series)[: len(series)])
+    return powers
