@@ -29,6 +29,7 @@ from sparsity_lab.settings.setting import (
 from sparsity_lab.settings.short_form import distinct
 from sparsity_lab.settings.texts import (
     canonical_json,
+    column_types,
     flatten,
     identifier,
     replace_at,
@@ -44,6 +45,7 @@ __all__ = [
     "SettingError",
     "Shown",
     "canonical_json",
+    "column_types",
     "distinct",
     "families",
     "flatten",

@@ -3,14 +3,24 @@
 import dataclasses
 import hashlib
 import json
+import types
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from sparsity_lab.settings import short_form
 from sparsity_lab.settings.errors import SettingError, join
-from sparsity_lab.settings.setting import Setting, default_of, field_hints
+from sparsity_lab.settings.setting import Setting, default_of, field_hints, kinds
 
-__all__ = ["canonical_json", "flatten", "identifier", "replace_at", "settings_in", "to_data", "with_each"]
+__all__ = [
+    "canonical_json",
+    "column_types",
+    "flatten",
+    "identifier",
+    "replace_at",
+    "settings_in",
+    "to_data",
+    "with_each",
+]
 
 AnySetting = TypeVar("AnySetting", bound=Setting)
 
@@ -133,6 +143,42 @@ def flatten(setting: Setting, prefix: str = "") -> dict[str, str | int | float |
         else:
             row[path] = value
     return row
+
+
+def column_types(setting: Setting, prefix: str = "") -> dict[str, type]:
+    """The type of each value in ``flatten(setting)``: str, int, float or bool.
+
+    It is that of the field, in all registered classes of its family, and never that of the value: so frames of
+    different runs have columns of the same types. What is an integer in one class and a float in another is a float;
+    all other mixtures, tuples and settings are texts.
+
+    >>> from sparsity_lab.generators import Planted
+    >>> types = column_types(Planted())
+    >>> types["k"], types["noise"], types["locality"]
+    (<class 'int'>, <class 'float'>, <class 'str'>)
+    """
+    found: dict[str, type] = {}
+    classes = kinds(setting.family).values() if hasattr(setting, "family") else ()
+    for name in field_hints(type(setting)):
+        of_name = {_scalar(field_hints(cls)[name]) for cls in (type(setting), *classes) if name in field_hints(cls)}
+        found[path := join(prefix, name)] = _common(of_name)
+        if isinstance(value := getattr(setting, name), Setting):
+            found |= column_types(value, path)
+    return found
+
+
+def _scalar(hint: Any) -> type:
+    """The type of a column that holds what the hint allows."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return _common({_scalar(argument) for argument in arguments if argument is not type(None)})
+    if origin is Literal:
+        return _common({type(argument) for argument in arguments})
+    return hint if hint in (str, int, float, bool) else str
+
+
+def _common(found: set[type]) -> type:
+    return float if found == {int, float} else found.pop() if len(found) == 1 else str
 
 
 def replace_at(setting: AnySetting, path: str, value: Any) -> AnySetting:

@@ -12,7 +12,16 @@ from typing import Any, Literal, Self, get_args
 import polars as pl
 
 from sparsity_lab.generators import Task
-from sparsity_lab.settings import SettingError, Shown, flatten, from_data, settings_in, with_each, with_shared_parts
+from sparsity_lab.settings import (
+    SettingError,
+    Shown,
+    column_types,
+    flatten,
+    from_data,
+    settings_in,
+    with_each,
+    with_shared_parts,
+)
 from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.sweeps.sweep import Sweep, lineage
 from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, Status, run_labels, store, summarize
@@ -123,7 +132,8 @@ class Results:
             The column ``run`` (the id), a column for each setting by its dotted path (``task``, ``task.k``,
             ``model.position``), null where a run has no such setting, then the columns of the file. A column of the
             file that is also a setting's is called ``condition_<name>``: the task that was evaluated is
-            ``condition_task``.
+            ``condition_task``. The type of a column is that of the field and never that of the values, so frames of
+            several folders go together: ``pl.concat(frames, how="diagonal")``.
         """
         if name not in get_args(FrameName):
             raise SettingError("name", "a frame", name, get_args(FrameName))
@@ -249,8 +259,23 @@ class Results:
             return _SCHEMAS[name].to_frame()
 
     def _configs(self) -> pl.DataFrame:
-        rows = [{"run": run.id, **flatten(run)} for run in self.runs]
-        return pl.DataFrame(rows, infer_schema_length=None)
+        types: dict[str, type] = {}
+        for run in self.runs:
+            for name, kind in column_types(run).items():
+                types[name] = kind if types.get(name, kind) is kind else str
+        rows = [
+            {"run": run.id, **{name: _as_column(value, types[name]) for name, value in flatten(run).items()}}
+            for run in self.runs
+        ]
+        return pl.DataFrame(rows, schema={"run": pl.String(), **{name: _COLUMNS[own] for name, own in types.items()}})
+
+
+_COLUMNS = {str: pl.String(), int: pl.Int64(), float: pl.Float64(), bool: pl.Boolean()}
+
+
+def _as_column(value: Any, kind: type) -> Any:
+    """A value of a setting as its column has it."""
+    return value if value is None or type(value) is kind else kind(value)
 
 
 _STATE_SCHEMA = pl.Schema({"run": pl.String(), "status": pl.String(), "step": pl.Int64(), "reason": pl.String()})
