@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sparsity_lab.interop.extra import pretrained, required
 from sparsity_lab.kernels import AuxiliaryOutputs, Kernel
 from sparsity_lab.models.initial import named_seed
+from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError, Shown, from_text
 
 __all__ = ["AttachedKernel", "Visible", "attach", "attached_kernels", "detach", "load_attached"]
@@ -254,6 +255,7 @@ def _attention(
     *,
     auxiliary: AuxiliaryOutputs | None = None,
     generator: torch.Generator | None = None,
+    records: list[LayerRecord] | None = None,
     is_causal: bool | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
@@ -284,6 +286,9 @@ def _attention(
     own_scale = query.shape[3] ** -0.5
     if scaling is not None and not math.isclose(scaling, own_scale, rel_tol=1e-6):
         query = query * (scaling / own_scale)
+    if records is not None:
+        rows: dict[str, Any] = {"q": query, "k": key, "rotated_q": query, "rotated_k": key}
+        records.append(LayerRecord(**rows, kernel=attached.kernel, position=None, params=attached.params))
     out = attached.kernel.attend(
         query,
         key,

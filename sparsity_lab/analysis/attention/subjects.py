@@ -5,7 +5,7 @@ Every measure takes the same first arguments. ``models`` is one of
 - a ``Run``, or a ``RunVariant`` of one (``run.with_kernel(...)``), which know their task and trained lengths;
 - a ``Decoder``, for which ``data`` names the task or the batch;
 - a list of ``LayerRecord``, what a decoder's layers did with one batch, where queries and keys suffice;
-- a mapping of names to the first two, to compare several on the same sequences.
+- a mapping of names to any of these, to compare several on the same sequences.
 
 ``data`` is a task, a batch, or None for a run's own task. Sequences of a task come from the stream ``analysis``, so
 that all models see the same ones.
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 Model = Run | RunVariant | DecoderModel
-Models = Model | Sequence[LayerRecord] | Mapping[str, Model]
+Models = Model | Sequence[LayerRecord] | Mapping[str, Model | Sequence[LayerRecord]]
 Rows = Literal["all", "scored"]
 Found = TypeVar("Found")
 
@@ -137,11 +137,6 @@ def subjects_of(models: Models) -> list[Subject]:
     """
     if isinstance(models, Mapping):
         found = [_subject(model, str(name)) for name, model in models.items()]
-    elif isinstance(models, Sequence):
-        records = tuple(models)
-        if not all(isinstance(record, LayerRecord) for record in records):
-            raise SettingError("models", "records of layers; models to compare come in a mapping by name", models)
-        found = [Subject(label=_kernel_label(r.kernel for r in records), records=records)] if records else []
     else:
         found = [_subject(models, None)]
     if not found:
@@ -215,7 +210,14 @@ def counted_rows(sequences: Sequences, rows: Rows) -> Bool[Tensor, "B T"] | None
     return None if rows == "all" else sequences.known_batch().scored
 
 
-def _subject(model: Model, label: str | None) -> Subject:
+def _subject(model: Model | Sequence[LayerRecord], label: str | None) -> Subject:
+    if isinstance(model, Sequence):
+        records = tuple(model)
+        if not all(isinstance(record, LayerRecord) for record in records):
+            raise SettingError("models", "records of layers; models to compare come in a mapping by name", model)
+        if not records:
+            raise SettingError("models", "at least one model or record", model)
+        return Subject(label=label or _kernel_label(record.kernel for record in records), records=records)
     if isinstance(model, DecoderModel):
         return Subject(label=label or _kernel_label(model.config.kernels), model=model)
     if not isinstance(model, Run | RunVariant):

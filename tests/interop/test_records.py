@@ -1,0 +1,106 @@
+"""The lab's analysis on models of ``transformers``: the same numbers as on an equal decoder of the lab."""
+
+import doctest
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from interop.tiny_models import build, tokens
+from kernels.conditions import KERNELS
+from polars.testing import assert_frame_equal
+
+from sparsity_lab.analysis import (
+    attention_entropy,
+    attention_sink,
+    dependency_sparsity,
+    norm_sensitivity,
+    retained_mass,
+)
+from sparsity_lab.interop import as_predictor, attach, from_transformers, record
+from sparsity_lab.kernels import LSSAR, AdaptiveSparse, Kernel, Softmax, SSMax
+from sparsity_lab.settings import SettingError
+
+
+@pytest.mark.parametrize(
+    "kernel", [kernel for kernel in KERNELS if getattr(kernel, "rotation", "input") == "input"], ids=str
+)
+def test_weights_are_those_of_an_equal_decoder(kernel: Kernel) -> None:
+    model, ids = attach(build("Llama", initializer_range=0.1), kernel), tokens(24)
+    ours = from_transformers(model).record(ids)
+    theirs = record(model, ids)
+    assert len(theirs) == len(ours) == 2
+    for one, other in zip(theirs, ours, strict=True):
+        torch.testing.assert_close(one.weights(0, 24), other.weights(0, 24), rtol=0, atol=2e-5 * kernel.rounding)
+
+
+MEASURES: dict[str, Callable[[Any], pl.DataFrame]] = {
+    "entropy": lambda records: attention_entropy(records).frame(),
+    "norms": lambda records: norm_sensitivity(records).frame(),
+    "sink": lambda records: attention_sink(records, first=2).frame(),
+    "mass": lambda records: retained_mass(records, block_size=4, rows=4).frame(),
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("kernel", [Softmax(), SSMax(), AdaptiveSparse(block_size=4, n_local=1, k_free=1)], ids=str)
+def test_measures_are_those_of_an_equal_decoder(measure: str, kernel: Kernel) -> None:
+    model, ids = build("Llama", initializer_range=0.1), tokens(24)
+    if kernel != Softmax():
+        attach(model, kernel)
+    theirs, ours = (MEASURES[measure](one) for one in (record(model, ids), from_transformers(model).record(ids)))
+    assert set(theirs["layer"]) == {0, 1}
+    assert set(theirs["head"]) == {0, 1, 2, 3}
+    # Ranks may turn over between values that are equal up to rounding.
+    kept = [name for name in theirs.columns if "spearman" not in name]
+    assert_frame_equal(theirs.select(kept), ours.select(kept), abs_tol=1e-3, rel_tol=1e-3)
+
+
+def test_several_models_on_the_same_sequences() -> None:
+    """Records come in a mapping by name, as models do."""
+    model, ids = build("GPT2"), tokens(24)
+    own = record(model, ids)
+    sharp = record(attach(model, LSSAR()), ids)
+    frame = attention_entropy({"as it is": own, "LSSAR": sharp}).summary()
+    assert frame["arm"].unique(maintain_order=True).to_list() == ["as it is", "LSSAR"]
+    means = frame.group_by("arm", maintain_order=True).agg(pl.col("entropy").mean())["entropy"]
+    assert means[1] < means[0]
+    with pytest.raises(SettingError, match=r"models: expected at least one model or record"):
+        attention_entropy({"as it is": own, "LSSAR": []})
+
+
+def test_the_model_leaves_as_it_came() -> None:
+    model, ids = build("Llama"), tokens(16)
+    before = model(ids).logits
+    model.train()
+    record(model, ids)
+    as_predictor(model)(ids, torch.ones_like(ids, dtype=torch.bool))
+    assert model.training
+    assert torch.equal(model.eval()(ids).logits, before)
+    with pytest.raises(
+        SettingError, match=r"tokens: expected whole numbers of shape \(B, T\), got torch.int64 \(16,\)"
+    ):
+        record(model, ids[0])
+
+
+@pytest.mark.parametrize("kernel", [Softmax(), LSSAR(p=3)], ids=str)
+def test_dependencies_are_those_of_an_equal_decoder(kernel: Kernel) -> None:
+    model, ids = attach(build("Llama", initializer_range=0.1), kernel), tokens(13, batch_size=3)
+    decoder = from_transformers(model)
+    mask = torch.rand(3, 12, generator=torch.Generator().manual_seed(0)) < 0.5
+    mask[0] = False  # nothing may be seen, not even the last token
+    theirs = as_predictor(model)(ids[:, :-1], mask)
+    scored = torch.zeros_like(mask)
+    scored[:, -1] = True
+    torch.testing.assert_close(theirs, decoder(ids[:, :-1], scored=scored, key_mask=mask).logits, rtol=0, atol=1e-4)
+    found = [dependency_sparsity(one, ids, targets=2).frame() for one in (as_predictor(model), decoder)]
+    assert found[0].height > 0
+    columns = [name for name, dtype in found[0].schema.items() if dtype in (pl.Int64, pl.Boolean)]
+    assert_frame_equal(found[0].select(columns), found[1].select(columns))
+
+
+def test_the_examples_of_docstrings_run() -> None:
+    results = doctest.testmod(importlib.import_module("sparsity_lab.interop.records"))
+    assert (results.failed, results.attempted) == (0, 5)
