@@ -32,14 +32,6 @@ from sparsity_lab.settings import SettingError
 
 SERVED = [kernel for kernel in KERNELS if getattr(kernel, "rotation", "input") == "input"]
 """By models that rotate."""
-BY_PLACE = [
-    kernel
-    for kernel in SERVED
-    if isinstance(kernel, AdaptiveSparse)
-    or getattr(kernel, "sparse_at_inference", False)
-    or getattr(getattr(kernel, "base", kernel), "sinks", 0)
-]
-"""Of these a block, a group or a sink is a place in the tensor, so that left padding moves it."""
 SOME = [LSSAR(p=15), SSMax(), Reweighted(), AdaptiveSparse(block_size=4, n_local=1, k_free=2)]
 
 
@@ -90,7 +82,7 @@ def test_a_layer_computes_the_kernels_formula(kernel: Kernel) -> None:
     assert difference(seen["out"], expected) < 1e-4 * kernel.rounding * size
 
 
-@pytest.mark.parametrize("kernel", [kernel for kernel in SERVED if kernel not in BY_PLACE], ids=str)
+@pytest.mark.parametrize("kernel", SERVED, ids=str)
 def test_left_padding_changes_nothing(kernel: Kernel, llama: Any) -> None:
     attach(llama, kernel)
     ids = tokens(24)
@@ -121,8 +113,7 @@ def test_all_architectures(name: str, kernel: Kernel) -> None:
     pieces = torch.cat([first.logits, second.logits], dim=1)
     assert difference(pieces, whole.logits) < 5e-5 * kernel.rounding
     padded = model(ids, **left_padding(20, 6)).logits[0, 6:]
-    if not isinstance(kernel, AdaptiveSparse):
-        assert difference(padded, model(ids[:1, 6:]).logits[0]) < 5e-5 * kernel.rounding
+    assert difference(padded, model(ids[:1, 6:]).logits[0]) < 5e-5 * kernel.rounding
     mask = left_padding(20, 6)["attention_mask"]
     made = [
         model.generate(ids, attention_mask=mask, max_new_tokens=3, do_sample=False, use_cache=cache, pad_token_id=0)
@@ -322,8 +313,9 @@ def test_calls_that_are_refused() -> None:
         model(ids, attention_mask=torch.ones(2, 1, 12, 12, dtype=torch.bool))
     ratio = attach(build("Llama"), ShiftedSparse(ratio=0.5, sparse_at_inference=True))
     assert ratio(ids).logits.isfinite().all()
+    every = torch.ones_like(ids)
     with pytest.raises(SettingError, match=r"kernel.group: expected a group and variant='split' for decoding"):
-        ratio.generate(ids, max_new_tokens=2, do_sample=False, pad_token_id=0)
+        ratio.generate(ids, attention_mask=every, max_new_tokens=2, do_sample=False, pad_token_id=0)
 
 
 def test_sliding_windows_are_refused_once_they_hide_a_key() -> None:
