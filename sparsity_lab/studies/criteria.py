@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from sparsity_lab.settings import SettingError
 from sparsity_lab.studies.e_values import (
+    ALPHA,
     PRIOR_SCALE,
     bounded_interval,
     bounded_mean,
@@ -23,6 +24,8 @@ from sparsity_lab.studies.e_values import (
 )
 
 __all__ = ["BoundedMean", "Criterion", "Evidences", "MostSeeds", "NormalMean"]
+
+_BOTH_SIDES = 2 * ALPHA
 
 
 class Evidences(NamedTuple):
@@ -53,7 +56,8 @@ class Criterion(ABC):
 
     @abstractmethod
     def interval(self, numbers: Sequence[float]) -> tuple[float, float] | None:
-        """The 95 % confidence sequence of the estimate; None where there is none yet."""
+        """The confidence sequence of the estimate, with an error of 5 % on each side as the tests have; None where
+        there is none yet. So where an e-value decides, the bound that it was tested against is outside."""
 
     @property
     def unit(self) -> str:
@@ -147,7 +151,7 @@ class BoundedMean(_Mean):
         return more_than_half(sum(abs(number) <= margin for number in numbers), len(numbers))
 
     def interval(self, numbers: Sequence[float]) -> tuple[float, float] | None:
-        return bounded_interval(numbers, self.low, self.high)
+        return bounded_interval(numbers, self.low, self.high, _BOTH_SIDES)
 
     @property
     def words(self) -> str:
@@ -178,7 +182,7 @@ class NormalMean(_Mean):
         return min(self._above(numbers, -margin), self._below(numbers, margin))
 
     def interval(self, numbers: Sequence[float]) -> tuple[float, float] | None:
-        found = t_interval(numbers, scale=self.scale)
+        found = t_interval(numbers, _BOTH_SIDES, self.scale)
         # Too few numbers give infinite limits.
         return None if found is None or math.isinf(found[0]) else found
 
@@ -222,7 +226,7 @@ class MostSeeds(Criterion):
         return sum(self._successes(numbers)) / len(numbers)
 
     def interval(self, numbers: Sequence[float]) -> tuple[float, float] | None:
-        return share_interval(sum(self._successes(numbers)), len(numbers))
+        return share_interval(sum(self._successes(numbers)), len(numbers), _BOTH_SIDES)
 
     @property
     def unit(self) -> str:

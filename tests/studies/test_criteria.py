@@ -60,6 +60,26 @@ def test_an_estimate_lies_in_its_interval_and_the_words_name_the_bound(criterion
     assert " 0" in criterion.words
 
 
+@pytest.mark.parametrize("criterion", [BoundedMean(above=0.1), NormalMean(below=0.1), MostSeeds(at_least=0.1)])
+def test_the_bound_is_outside_the_interval_where_an_e_value_decides(criterion: Criterion) -> None:
+    """And inside where none does: brackets and verdicts never contradict each other."""
+    bound = 0.5 if isinstance(criterion, MostSeeds) else 0.1
+    rng, decided, open_still = np.random.default_rng(3), 0, 0
+    for _ in range(150):
+        numbers = list(rng.normal(rng.uniform(-0.5, 0.7), 0.2, int(rng.integers(4, 25))).clip(-1, 1))
+        evidence, interval = criterion.evidences(numbers), criterion.interval(numbers)
+        assert interval is not None
+        # A hair to either side of 1 / 5 % nothing is asked.
+        largest = max(evidence.held, evidence.did_not_hold)
+        if largest > 20.1:
+            decided += 1
+            assert not interval[0] <= bound <= interval[1]
+        elif largest < 19:
+            open_still += 1
+            assert interval[0] <= bound <= interval[1]
+    assert min(decided, open_still) > 30
+
+
 def test_no_interval_goes_beyond_the_range() -> None:
     assert BoundedMean(above=0.0, low=0.0 - 1, high=1.0).interval([1.0] * 30)[1] == 1.0  # type: ignore[index]
 
