@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from sparsity_lab.interop.attach import load_attached as load_attached
     from sparsity_lab.interop.convert import from_transformers as from_transformers
     from sparsity_lab.interop.convert import to_transformers as to_transformers
+    from sparsity_lab.interop.extend import ExtendedContext as ExtendedContext
+    from sparsity_lab.interop.extend import extend as extend
+    from sparsity_lab.interop.extend import interpolate_positions as interpolate_positions
     from sparsity_lab.interop.records import as_predictor as as_predictor
     from sparsity_lab.interop.records import record as record
     from sparsity_lab.interop.swap import SwapReport as SwapReport

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsity_lab.settings import SettingError, Shown
 
-__all__ = ["Text", "windows_of"]
+__all__ = ["Text", "tokens_of", "windows_of"]
 
 Text = str | Sequence[Any] | Tensor
 """Documents: texts, or whole numbers, the tokens of each; a single text or row of tokens is cut into parts."""
@@ -25,7 +25,7 @@ def windows_of(text: Text, tokenizer: Any, size: int, most: int, vocab_size: int
     Raises:
         SettingError: texts without a tokenizer, tokens that the model does not know, or fewer than two windows.
     """
-    single = isinstance(text, str) or (len(text) > 0 and not isinstance(text[0], str) and np.ndim(text[0]) == 0)
+    single = _is_single(text)
     documents = [_tokens(one, tokenizer) for one in ([text] if single else text)]
     if single:
         documents = list(torch.split(documents[0], size))
@@ -35,10 +35,33 @@ def windows_of(text: Text, tokenizer: Any, size: int, most: int, vocab_size: int
         got = Shown(f"{len(found)} such document{'s' * (len(found) != 1)}, the longest of {longest} tokens")
         raise SettingError("text", f"at least two documents of {size} tokens, one more than the largest length", got)
     windows = torch.stack(found)
-    low, high = int(windows.min()), int(windows.max())
+    _check_known(windows, vocab_size)
+    return windows
+
+
+def tokens_of(text: Text, tokenizer: Any, least: int, vocab_size: int) -> Int64[Tensor, " n"]:
+    """All documents as one row of tokens, at least so many.
+
+    Raises:
+        SettingError: as ``windows_of``; or fewer tokens.
+    """
+    documents = [text] if _is_single(text) else text
+    found = [_tokens(one, tokenizer) for one in documents]
+    row = torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
+    if len(row) < least:
+        raise SettingError("text", f"at least {least} tokens", len(row))
+    _check_known(row, vocab_size)
+    return row
+
+
+def _is_single(text: Text) -> bool:
+    return isinstance(text, str) or (len(text) > 0 and not isinstance(text[0], str) and np.ndim(text[0]) == 0)
+
+
+def _check_known(tokens: Int64[Tensor, "*shape"], vocab_size: int) -> None:
+    low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= vocab_size:
         raise SettingError("text", f"tokens 0 .. {vocab_size - 1} of the model", low if low < 0 else high)
-    return windows
 
 
 def _tokens(document: Any, tokenizer: Any) -> Int64[Tensor, " n"]:

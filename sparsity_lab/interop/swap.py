@@ -37,7 +37,7 @@ from sparsity_lab.kernels import Kernel, Reweighted
 from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.settings.markup import Markup, element, join, table
 
-__all__ = ["AS_IT_IS", "REWEIGHTED", "SwapProgress", "SwapReport", "swap_report"]
+__all__ = ["AS_IT_IS", "REWEIGHTED", "SwapProgress", "SwapReport", "swap_report", "token_losses"]
 
 AS_IT_IS = "as it is"
 """The model with its own attention."""
@@ -382,7 +382,7 @@ def _measured(
     groups = {length: torch.split(windows, max(1, longest // length)) for length in lengths}
     total = len(arms) * (sum(map(len, groups.values())) + 1)
     done, losses, seconds, space = 0, {arm: {} for arm in arms}, {}, {}  # type: ignore[var-annotated]
-    _losses(
+    token_losses(
         model, groups[longest][0], longest, 1
     )  # the first pass of a model pays for what all later ones find ready
     for length in lengths:
@@ -394,7 +394,7 @@ def _measured(
                 keep = longest if length == longest else targets
                 found[arm].append(_timed(model, group, length, keep))
                 if length == longest and group is groups[length][0]:
-                    space[arm] = peak_memory(lambda: _losses(model, group, longest, targets), windows.device)  # noqa: B023
+                    space[arm] = peak_memory(lambda: token_losses(model, group, longest, targets), windows.device)  # noqa: B023
                     done += 1
                 if kernel is not None:
                     detach(model)
@@ -424,12 +424,14 @@ def _timed(
 ) -> tuple[Float[Tensor, "B keep"], float]:
     """Losses, and the seconds that they took."""
     start = time.perf_counter()
-    found = _losses(model, windows, length, keep).cpu()
+    found = token_losses(model, windows, length, keep).cpu()
     return found, time.perf_counter() - start
 
 
 @torch.no_grad()
-def _losses(model: nn.Module, windows: Int64[Tensor, "B size"], length: int, keep: int) -> Float[Tensor, "B keep"]:
+def token_losses(
+    model: nn.Module, windows: Int64[Tensor, "B size"], length: int, keep: int
+) -> Float[Tensor, "B keep"]:
     """Of the last ``keep`` targets of windows, each read from ``length`` tokens before its end, in nats."""
     logits = model(windows[:, -length - 1 : -1], use_cache=False, logits_to_keep=keep).logits[:, -keep:]
     return nn.functional.cross_entropy(logits.transpose(1, 2).float(), windows[:, -keep:], reduction="none")

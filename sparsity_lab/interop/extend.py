@@ -1,0 +1,379 @@
+"""``extend``: a longer context for an existing model, in the way of LongLoRA (arXiv 2309.12307).
+
+Positions are interpolated through the model's own rope settings; low-rank maps on queries, keys, values and output
+are trained together with whole embeddings and norms, with sparse attention in shifted groups; the result attends
+densely.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+from jaxtyping import Int64
+from matplotlib.axes import Axes
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from sparsity_lab.analysis.length_axis import length_axis
+from sparsity_lab.analysis.measurement import Measurement
+from sparsity_lab.analysis.output import write_whole
+from sparsity_lab.analysis.statistics import mean_interval
+from sparsity_lab.analysis.style import look, new_axes, styled
+from sparsity_lab.interop.attach import AttachedKernel, attach, detach
+from sparsity_lab.interop.documents import Text, tokens_of, windows_of
+from sparsity_lab.interop.extra import pretrained, required
+from sparsity_lab.interop.swap import token_losses
+from sparsity_lab.kernels import Kernel, ShiftedSparse
+from sparsity_lab.models.initial import named_seed
+from sparsity_lab.settings import SettingError, Shown, to_data
+
+__all__ = ["ExtendedContext", "extend", "interpolate_positions"]
+
+BEFORE, AFTER = "before", "after"
+_CHECKPOINT = "checkpoint.safetensors"
+_KEY, _CUE = 8, 3
+_SPARSE = ShiftedSparse(ratio=0.25)
+
+
+@dataclass(frozen=True, repr=False)
+class ExtendedContext(Measurement):
+    """What ``extend`` made.
+
+    Attributes:
+        model: the model of ``peft``, with positions interpolated and its own dense attention.
+        context: tokens that it now declares.
+        declared: tokens that it declared before.
+        trained: number of weights that were trained.
+        folder: where the adapter and the extended config are.
+        losses: of training, by step.
+    """
+
+    model: nn.Module
+    context: int
+    declared: int
+    trained: int
+    folder: Path
+    losses: tuple[float, ...]
+    _frame: pl.DataFrame
+
+    def frame(self) -> pl.DataFrame:
+        """One row per ``when`` (before and after) and ``length`` of context: ``documents``; ``loss`` in nats a token
+        with its 95 % interval over documents, ``low`` and ``high``; ``perplexity``, its exponential; and ``passkey``,
+        the share of tokens of a key, hidden in a document of that length, that are told when the key's beginning
+        comes again at its end."""
+        return self._frame
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the loss by length of context, before and after; returns the axes."""
+        with styled():
+            ax = new_axes(5.0, 3.6) if ax is None else ax
+            for index, when in enumerate((BEFORE, AFTER)):
+                part, (color, marker, dash) = self._frame.filter(pl.col("when") == when), look(index)
+                line: Any = "-" if isinstance(dash, str) else (0, dash)
+                ax.plot(part["length"], part["loss"], color=color, marker=marker, linestyle=line, label=when)
+                ax.fill_between(part["length"], part["low"], part["high"], color=color, alpha=0.14, lw=0)
+            length_axis(ax, self._frame["length"], None, "context (tokens, log scale)")
+            ax.set_ylabel("loss (nats a token)")
+            ax.legend()
+        return ax
+
+
+def extend(
+    model: nn.Module,
+    context: int,
+    text: Text,
+    held_out: Text,
+    out: Path | str,
+    *,
+    tokenizer: Any = None,
+    kernel: Kernel = _SPARSE,
+    rank: int = 8,
+    alpha: float = 16.0,
+    whole: bool = True,
+    steps: int = 1000,
+    batch_size: int = 8,
+    learning_rate: float = 2e-5,
+    warmup: int = 20,
+    documents: int = 16,
+    checkpoint_every: int = 100,
+    seed: int = 0,
+    progress: Callable[[int, float], None] | None = None,
+) -> ExtendedContext:
+    """Extend the context of a model that rotates queries and keys, in place.
+
+    Training goes on from ``out`` if it was interrupted there, with the same bits. The folder is one of ``peft``, with
+    the extended config beside the adapter, so that it loads without this lab::
+
+        config = AutoConfig.from_pretrained(out)
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, config=config), out)
+
+    Args:
+        model: of ``transformers``, without a kernel attached.
+        context: tokens, more than the model declares.
+        text: what is trained on, as texts or tokens; all of it is one row of tokens.
+        held_out: documents that are measured before and after, each at least as long as the context and one more.
+        out: a folder.
+        tokenizer: for texts.
+        kernel: what attends in training. Inference is dense.
+        rank, alpha: of the low-rank maps.
+        whole: train embeddings and norms as well.
+        steps, batch_size, learning_rate: of AdamW with β = (0.9, 0.95), constant after ``warmup`` steps.
+        documents: at most so many are measured.
+        checkpoint_every: steps.
+        seed: of low-rank maps, batches and keys.
+        progress: called with the step and its loss.
+
+    Raises:
+        SettingError: a model without rotary positions or with other scaling than linear, a context that is not
+            longer, texts that are too short, or a folder with a training of other settings.
+    """
+    peft, base = required("peft"), pretrained(model)
+    config: Any = base.config
+    if any(isinstance(module, AttachedKernel) for module in model.modules()):
+        raise SettingError(
+            "model", "a model as it is; detach(model) comes first", Shown("one with a kernel attached")
+        )
+    declared, folder = _checked_context(config, context), Path(out)
+    stream = tokens_of(text, tokenizer, context + 1, config.vocab_size)
+    windows = windows_of(held_out, tokenizer, context + 1, documents, config.vocab_size)
+    lengths = sorted({max(2, declared // 2), declared, *_between(declared, context), context})
+    settings = json.dumps(
+        {
+            "context": context, "kernel": to_data(kernel), "rank": rank, "alpha": alpha, "whole": whole, "seed": seed,
+            "batch_size": batch_size, "learning_rate": learning_rate, "warmup": warmup,
+        },
+        sort_keys=True,
+    )  # fmt: skip
+    rows = _measured(BEFORE, model, windows, lengths, seed)
+    interpolate_positions(model, context / declared)
+    tied = {"ensure_weight_tying": True} if whole and config.tie_word_embeddings else {}
+    lora = peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=_projections(base),
+        modules_to_save=_whole_modules(base) if whole else None,
+        task_type="CAUSAL_LM",
+        **tied,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        adapted: nn.Module = peft.get_peft_model(model, lora)
+    folder.mkdir(parents=True, exist_ok=True)
+    attach(adapted, kernel, seed=seed)
+    losses = _train(
+        adapted,
+        stream,
+        folder / _CHECKPOINT,
+        settings,
+        context=context,
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        checkpoint_every=checkpoint_every,
+        seed=seed,
+        progress=progress,
+    )
+    detach(adapted).eval()
+    saved: Any = adapted
+    saved.save_pretrained(folder)
+    config.save_pretrained(folder)
+    rows += _measured(AFTER, adapted, windows, lengths, seed)
+    return ExtendedContext(
+        model=adapted,
+        context=context,
+        declared=declared,
+        trained=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
+        folder=folder,
+        losses=tuple(losses),
+        _frame=pl.DataFrame(rows),
+    )
+
+
+def interpolate_positions(model: nn.Module, factor: float) -> None:
+    """Divide positions by a factor, in place, through the model's rope settings (Chen et al., arXiv 2306.15595): the
+    config says so, and declares a context that many times as long. Interpolating again multiplies.
+
+    Raises:
+        SettingError: a model without rotary positions, or with other scaling than linear.
+    """
+    base: Any = pretrained(model)
+    config, parameters = base.config, _rope_parameters(base.config)
+    scale = float(parameters.get("factor", 1.0)) * factor
+    config.rope_parameters = {**parameters, "rope_type": "linear", "factor": scale}
+    config.max_position_embeddings = round(config.max_position_embeddings * factor)
+    for parent in list(base.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__.endswith("RotaryEmbedding"):
+                setattr(parent, name, type(child)(config).to(child.inv_freq.device))
+
+
+# --- what is checked and chosen
+
+
+def _rope_parameters(config: Any) -> dict[str, Any]:
+    parameters = getattr(config, "rope_parameters", None)
+    if parameters is None:
+        expected = "rotary positions, which can be interpolated"
+        raise SettingError("model.config.rope_parameters", expected, Shown(f"none, in a {config.model_type}"))
+    kind = parameters.get("rope_type", "default")
+    if kind not in ("default", "linear"):
+        raise SettingError("model.config.rope_parameters.rope_type", "'default' or 'linear'", kind)
+    return dict(parameters)
+
+
+def _checked_context(config: Any, context: int) -> int:
+    _rope_parameters(config)
+    declared = int(config.max_position_embeddings)
+    if context <= declared:
+        raise SettingError("context", f"more than {declared}, which the model declares", context)
+    return declared
+
+
+def _between(low: int, high: int) -> Sequence[int]:
+    return [low * 2**i for i in range(1, 32) if low * 2**i < high]
+
+
+def _projections(base: Any) -> list[str]:
+    found = {name.rpartition(".")[2] for name, module in base.named_modules() if isinstance(module, nn.Linear)}
+    wanted = [name for name in ("q_proj", "k_proj", "v_proj", "o_proj") if name in found]
+    if len(wanted) < 4:
+        expected = "linear maps q_proj, k_proj, v_proj and o_proj"
+        raise SettingError("model", expected, Shown(f"{type(base).__name__} with {', '.join(sorted(found))}"))
+    return wanted
+
+
+def _whole_modules(base: Any) -> list[str]:
+    """Names of embeddings and norms, as ``peft`` wants them."""
+    embedding = base.get_input_embeddings()
+    names = {
+        name.rpartition(".")[2]
+        for name, module in base.named_modules()
+        if module is embedding or (type(module).__name__.endswith("Norm") and list(module.parameters()))
+    }
+    return sorted(names)
+
+
+# --- training
+
+
+def _train(
+    model: nn.Module,
+    stream: Int64[Tensor, " n"],
+    file: Path,
+    settings: str,
+    *,
+    context: int,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    warmup: int,
+    checkpoint_every: int,
+    seed: int,
+    progress: Callable[[int, float], None] | None,
+) -> list[float]:
+    """The losses of all steps, those before an interruption too."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    device = next(iter(trained.values())).device
+    losses = _resumed(file, settings, trained, optimizer)
+    model.train()
+    for step in range(len(losses), steps):
+        generator = torch.Generator().manual_seed(named_seed(seed, f"step {step}"))
+        starts = torch.randint(0, len(stream) - context, (batch_size,), generator=generator)
+        batch = stream[starts[:, None] + torch.arange(context)].to(device)
+        loss = model(input_ids=batch, labels=batch, use_cache=False).loss
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise SettingError("learning_rate", f"one with which the loss stays finite to step {step}", learning_rate)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained.values(), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1.0, (step + 1) / max(1, warmup))
+        optimizer.step()
+        optimizer.zero_grad()
+        if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
+            write_whole(file, _packed(settings, trained, optimizer, losses))
+        if progress is not None:
+            progress(step, losses[-1])
+    return losses
+
+
+def _packed(
+    settings: str, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, losses: list[float]
+) -> bytes:
+    tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
+    for name, parameter in trained.items():
+        state = optimizer.state[parameter]
+        tensors[f"weight.{name}"] = parameter.detach()
+        tensors |= {f"{moment}.{name}": state[moment] for moment in ("exp_avg", "exp_avg_sq")}
+    return save({name: value.contiguous() for name, value in tensors.items()}, metadata={"settings": settings})
+
+
+def _resumed(
+    file: Path, settings: str, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> list[float]:
+    """Weights and moments of a checkpoint, put in place; the losses of its steps, none without one."""
+    if not file.is_file():
+        return []
+    try:
+        with safe_open(file, framework="pt") as saved:
+            if (saved.metadata() or {}).get("settings") != settings:
+                raise SettingError(
+                    "out", "a new folder, or one with a training of the same settings", str(file.parent)
+                )
+            losses: list[float] = saved.get_tensor("losses").tolist()
+            with torch.no_grad():
+                for name, parameter in trained.items():
+                    parameter.copy_(saved.get_tensor(f"weight.{name}"))
+                    moments = {one: saved.get_tensor(f"{one}.{name}") for one in ("exp_avg", "exp_avg_sq")}
+                    moments = {one: value.to(parameter.device) for one, value in moments.items()}
+                    optimizer.state[parameter] = {"step": torch.tensor(float(len(losses))), **moments}
+    except SafetensorError as error:
+        raise SettingError("out", "a folder with a whole checkpoint", Shown(f"{file} ({error})")) from None
+    return losses
+
+
+# --- measuring
+
+
+@torch.no_grad()
+def _measured(
+    when: str, model: nn.Module, windows: Int64[Tensor, "documents size"], lengths: Sequence[int], seed: int
+) -> list[dict[str, Any]]:
+    was_training = model.training
+    model.eval()
+    windows = windows.to(next(model.parameters()).device)
+    targets, rows = max(1, lengths[0] // 2), []
+    for length in lengths:
+        each = [token_losses(model, one, length, targets).double().mean().item() for one in windows.split(1)]  # type: ignore[no-untyped-call]
+        loss = mean_interval(each)
+        assert loss.estimate is not None
+        row: dict[str, Any] = {"when": when, "length": length, "documents": loss.count, "loss": loss.estimate}
+        row |= {"low": loss.low, "high": loss.high, "perplexity": math.exp(loss.estimate)}
+        rows.append(row | {"passkey": _passkey(model, windows, length, seed)})
+    model.train(was_training)
+    return rows
+
+
+def _passkey(model: nn.Module, windows: Int64[Tensor, "documents size"], length: int, seed: int) -> float | None:
+    """Share of the tokens of hidden keys that are told, each key in a document of its own at a random depth."""
+    if length < 3 * _KEY:
+        return None
+    generator = torch.Generator().manual_seed(named_seed(seed, f"passkey {length}"))
+    told: list[float] = []
+    for window in windows[:, :length]:
+        key = window[torch.randint(0, length, (_KEY,), generator=generator)]  # tokens that the document has
+        depth = int(torch.randint(0, length - 2 * _KEY + 1, (1,), generator=generator))
+        row = window.clone()
+        row[depth : depth + _KEY] = key
+        row[-_KEY:] = key
+        logits = model(input_ids=row[None], use_cache=False).logits[0]
+        told.append((logits[-_KEY + _CUE - 1 : -1].argmax(-1) == key[_CUE:]).double().mean().item())
+    return sum(told) / len(told)

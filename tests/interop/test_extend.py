@@ -1,0 +1,151 @@
+"""``extend``: positions, what is trained, resuming, what is saved, and that it helps."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from interop.tiny_models import build, tokens, transformers
+from interop.trained import TRAINED, byte_model, python_files
+
+from sparsity_lab.interop import ExtendedContext, attach, extend, from_transformers, interpolate_positions
+from sparsity_lab.kernels import Softmax
+from sparsity_lab.models import RoPE
+from sparsity_lab.settings import SettingError
+
+peft = pytest.importorskip("peft")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:transformers.*")
+
+CONTEXT = 32
+SMALL: dict[str, Any] = {"steps": 4, "batch_size": 2, "learning_rate": 1e-2, "warmup": 2, "checkpoint_every": 2}
+
+
+def short(name: str = "Llama", **changes: Any) -> Any:
+    return build(name, max_position_embeddings=16, **changes)
+
+
+def documents() -> list[Any]:
+    return list(tokens(40, batch_size=3, seed=5))
+
+
+def extended(model: Any, out: Path, **changes: Any) -> ExtendedContext:
+    return extend(model, CONTEXT, tokens(400, 1, seed=6)[0], documents(), out, **{**SMALL, **changes})
+
+
+def test_positions_are_interpolated_through_the_models_own_settings() -> None:
+    model = short()
+    interpolate_positions(model, 2.0)
+    assert model.config.rope_parameters["factor"] == 2.0
+    assert model.config.max_position_embeddings == 32
+    assert from_transformers(model).config.position == RoPE(scale=2.0)
+    interpolate_positions(model, 1.5)
+    fresh = build("Llama", rope_parameters={"rope_type": "linear", "factor": 3.0, "rope_theta": 10000.0})
+    assert torch.equal(model(tokens(12)).logits, fresh(tokens(12)).logits)
+
+
+@pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen3"])
+def test_what_is_trained_and_saved_loads_without_us(name: str, tmp_path: Path) -> None:
+    model = short(name)
+    untouched = copy.deepcopy(model.state_dict())
+    found = extended(model, tmp_path / "out")
+    moved = {name for name, p in found.model.named_parameters() if p.requires_grad}
+    assert all("lora_" in name or "norm" in name or "embed_tokens" in name for name in moved)
+    assert len([name for name in moved if "lora_A" in name]) == 8  # four maps of two layers
+    assert any("embed_tokens" in name for name in moved)
+    assert found.trained == sum(p.numel() for p in found.model.parameters() if p.requires_grad)
+    plain = getattr(transformers, f"{name}ForCausalLM")
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    base = plain(config)
+    base.load_state_dict(untouched)
+    again = peft.PeftModel.from_pretrained(base, tmp_path / "out").eval()
+    assert torch.equal(again(tokens(30)).logits, found.model(tokens(30)).logits)
+    assert config.max_position_embeddings == CONTEXT
+    frame = found.frame()
+    assert frame.select("when", "length").rows() == [(w, n) for w in ("before", "after") for n in (8, 16, 32)]
+    assert (frame["perplexity"] > 1).all()
+    assert frame["passkey"].is_null().to_list() == [True, True, False] * 2
+
+
+def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
+    found = extended(short(tie_word_embeddings=True), tmp_path)
+    assert found.model(tokens(12)).logits.isfinite().all()
+    inner = found.model.get_base_model()
+    head = inner.get_output_embeddings()
+    own = head.modules_to_save["default"] if hasattr(head, "modules_to_save") else head
+    embedding = inner.get_input_embeddings().modules_to_save["default"]
+    assert own.weight is embedding.weight
+
+
+def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(step: int, loss: float) -> None:
+        if step == 2:
+            raise Stop
+
+    whole = extended(short(), tmp_path / "whole")
+    with pytest.raises(Stop):
+        extended(short(), tmp_path / "parts", progress=stop)
+    seen: list[int] = []
+    parts = extended(short(), tmp_path / "parts", progress=lambda step, _: seen.append(step))
+    assert seen == [2, 3]
+    assert parts.losses == whole.losses
+    assert torch.equal(parts.model(tokens(30)).logits, whole.model(tokens(30)).logits)
+    with pytest.raises(
+        SettingError, match=r"out: expected a new folder, or one with a training of the same settings"
+    ):
+        extended(short(), tmp_path / "parts", rank=2)
+
+
+def test_low_rank_maps_alone(tmp_path: Path) -> None:
+    found = extended(short(), tmp_path, whole=False, kernel=Softmax())
+    assert all("lora_" in name for name, p in found.model.named_parameters() if p.requires_grad)
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    for model, context, words in [
+        (short(), 16, "context: expected more than 16, which the model declares, got 16"),
+        (
+            build("GPT2"),
+            256,
+            "model.config.rope_parameters: expected rotary positions, which can be inter.* in a gpt2",
+        ),
+        (
+            short(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}),
+            32,
+            "model.config.rope_parameters.rope_type: expected 'default' or 'linear', got 'dynamic'",
+        ),
+        (short(), 64, r"text: expected at least two documents of 65 tokens"),
+        (short(), 4096, r"text: expected at least 4097 tokens, got 400"),
+    ]:
+        with pytest.raises(SettingError, match=words):
+            extend(model, context, tokens(400, 1, seed=6)[0], documents(), tmp_path / "no", **SMALL)
+    assert not (tmp_path / "no").exists()
+    with pytest.raises(SettingError, match=r"learning_rate: expected one with which the loss stays finite"):
+        extended(short(), tmp_path / "far", learning_rate=1e30, warmup=0, steps=20)
+
+
+def test_figure(tmp_path: Path) -> None:
+    found = extended(short(), tmp_path, steps=1)
+    assert [line.get_label() for line in found.plot().get_lines()] == ["before", "after"]
+
+
+@pytest.mark.slow
+def test_a_trained_model_reads_four_times_as_far(tmp_path: Path) -> None:
+    """Before, loss rises beyond the trained length; after, it is lower there by an interval."""
+    context = 4 * TRAINED
+    model, text = byte_model(), torch.cat(python_files(40, 4000)[12:])
+    held_out = python_files(12, context + 1)
+    found = extend(
+        model, context, text, held_out, tmp_path, steps=40, batch_size=4, learning_rate=3e-3, warmup=5, documents=12
+    )
+    loss = {(row["when"], row["length"]): row["loss"] for row in found.frame().iter_rows(named=True)}
+    assert loss["before", context] > loss["before", TRAINED] + 0.1
+    assert loss["after", context] < loss["before", context] - 0.1
+
+
+def test_with_a_kernel_attached_the_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"model: expected a model as it is; detach\(model\) comes first"):
+        extended(attach(short(), Softmax()), tmp_path)
