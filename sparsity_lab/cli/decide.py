@@ -47,12 +47,13 @@ class Decide(SettingsCommand):
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.cli.sweep import chosen_engine
         from sparsity_lab.studies import decide, load_study, results_folder
+        from sparsity_lab.sweeps.sweep import folder_of
 
         if self.budget is None:
             raise SettingError("--budget", "core-minutes, as in --budget 60", Shown("nothing"))
         path = Path(self.study)
         study, engine = load_study(path), chosen_engine(self.engine, self.workers)
-        out = self.out or Path("runs") / study.name
+        out = self.out or folder_of(study.name)
         folder = self.results or results_folder(path)
 
         def run(sweep: "Sweep") -> "Results":

@@ -43,6 +43,7 @@ class SweepCommand(SettingsCommand):
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.studies import fix_rules, load_study
         from sparsity_lab.sweeps.config_file import is_config_file, load_sweep
+        from sparsity_lab.sweeps.sweep import folder_of
 
         if (self.sweep is None) == (self.status is None):
             raise SettingError(
@@ -56,7 +57,7 @@ class SweepCommand(SettingsCommand):
         is_file = is_config_file(path)
         study = None if is_file else load_study(path)
         sweep = load_sweep(path) if study is None else study.sweep(self.size)
-        out = self.out or Path("runs") / sweep.name
+        out = self.out or folder_of(sweep.name)
         if study is not None:
             fix_rules(study, out)
         results, seconds = swept(sweep, out, engine, console)

@@ -65,7 +65,7 @@ def run_sweep(
         _check_memory(every, root)
     prepare_folder(root)
     check_ids(root, every)
-    remove_abandoned(root)
+    remove_abandoned(root.resolve())
     try:
         write_file(root / SWEEP, canonical_json(sweep).encode())
     except OSError as error:

@@ -367,7 +367,7 @@ def _as_run(sweep: Sweep, folder: Path) -> Sweep:
 
 def _read_sweep(folder: Path) -> Sweep | None:
     try:
-        text = read_file(folder / SWEEP)
+        text = read_file(folder.resolve() / SWEEP)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from sparsity_lab.settings import Setting, SettingError, register, replace_at
 from sparsity_lab.training import RunConfig, run_labels
 
-__all__ = ["Sweep", "grid", "lineage", "waves"]
+__all__ = ["Sweep", "folder_of", "grid", "lineage", "waves"]
 
 
 @register
@@ -15,7 +16,7 @@ class Sweep(Setting, family="sweep"):
     """A named list of different runs, in the order in which tables show them.
 
     Attributes:
-        name: for people.
+        name: for people, and of its folder in ``runs`` where no other is given.
         runs: at least one. Two with the same id are refused: if they differ, they do so only in their evaluation,
             and a run has one.
     """
@@ -50,6 +51,18 @@ class Sweep(Setting, family="sweep"):
     def labels(self) -> dict[str, str]:
         """A short name for each run, by id: what differs among the runs of this sweep."""
         return {run: label or self.name for run, label in run_labels(self.runs).items()}
+
+
+def folder_of(name: str) -> Path:
+    """Where the runs of a sweep go for which no folder is given: ``runs/NAME``.
+
+    Raises:
+        SettingError: the name is not that of one folder there.
+    """
+    if not name or name in (".", "..") or any(sign in "/\\" or not sign.isprintable() for sign in name):
+        expected = "the name of one folder in runs, without / and control characters; or give --out"
+        raise SettingError("name", expected, name)
+    return Path("runs") / name
 
 
 def lineage(run: RunConfig) -> list[RunConfig]:

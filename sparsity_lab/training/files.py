@@ -20,6 +20,7 @@ from sparsity_lab.training.writers import Writer
 __all__ = [
     "Check",
     "DamagedFile",
+    "first_link",
     "open_file",
     "read_file",
     "remove",
@@ -52,14 +53,26 @@ class DamagedFile(ValueError):
         return f"{self.file} {self.what}"
 
 
+def first_link(*places: Path) -> Path | None:
+    """The first of these that is a symbolic link; None if none is.
+
+    A store may come from somebody else, and a link in it would let its author have this process read, overwrite or
+    remove files anywhere. So below the folder that the user names no link is followed.
+    """
+    return next((place for place in places if place.is_symlink()), None)
+
+
 def open_file(file: Path) -> BinaryIO:
-    """A file, opened for reading.
+    """A file of a run, opened for reading.
 
     Raises:
-        OSError: there is none, it cannot be read, or it is not a file: a pipe would have its reader wait for somebody
-            to write to it.
+        OSError: there is none, it cannot be read, it or its folder is a link, or it is not a file: a pipe would have
+            its reader wait for somebody to write to it.
     """
-    opened = open(file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK))  # noqa: SIM115
+    if link := first_link(file.parent):
+        raise OSError(errno.ELOOP, "A link, which is not followed", str(link))
+    flags = os.O_NONBLOCK | os.O_NOFOLLOW
+    opened = open(file, "rb", opener=lambda path, mode: os.open(path, mode | flags))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
         opened.close()
         raise OSError(errno.EINVAL, "Not a file", str(file))
@@ -142,6 +155,8 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def _unfinished(folder: Path) -> list[tuple[Path, Writer]]:
+    if first_link(folder):
+        return []
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):

@@ -11,7 +11,8 @@ from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.training.checkpoint import verify_checkpoint
 from sparsity_lab.training.config import RunConfig
 from sparsity_lab.training.evaluate import EVALUATION_SCHEMA
-from sparsity_lab.training.files import DamagedFile
+from sparsity_lab.training.files import DamagedFile, first_link
+from sparsity_lab.training.lease import LEASE
 from sparsity_lab.training.store import (
     CHECKPOINT,
     CONFIG,
@@ -87,6 +88,8 @@ def inspect(config: RunConfig, folder: Path, *, large: bool = True) -> Inspectio
         large: verify the weights and the checkpoint too, by far the largest files, and that frames are frames;
             otherwise whoever reads them finds out.
     """
+    if link := first_link(folder, folder / LEASE, (folder / evaluation_file(config)).parent):
+        return Inspection(Status.BROKEN, f"{link.relative_to(folder.parent)} is a link, which is not followed")
     marker = read_marker(folder)
     if marker is None:
         begun = (folder / CONFIG).exists() or (folder / CHECKPOINT).exists()

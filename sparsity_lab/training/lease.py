@@ -31,7 +31,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from sparsity_lab.training.files import open_file, remove, remove_unfinished, unfinished_name
+from sparsity_lab.training.files import first_link, open_file, remove, remove_unfinished, unfinished_name
 from sparsity_lab.training.writers import Writer
 
 __all__ = ["LEASE", "TERM", "Holder", "Lease", "LeaseLost", "Leased", "Watch", "drop_lease", "holder_of"]
@@ -48,7 +48,7 @@ _TRIES = 5
 """To take a lease that seems to be free, before it is looked at as one that is held."""
 _INNER = ("evaluation",)
 """Folders in a run's folder that hold files of the run."""
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ELOOP)
 """What a file system says of a file that is not there, or not there any more."""
 _NO_FILE = (errno.EISDIR, errno.EINVAL, errno.ENXIO)
 """What ``open_file`` says of folders, pipes and sockets."""
@@ -113,8 +113,10 @@ class Lease:
         """Hold the folder; None if another process does.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder is a link, or cannot be written.
         """
+        if first_link(folder):
+            raise OSError(errno.ELOOP, "A link, which is not followed", str(folder))
         mark = Writer.here().mark()
         try:
             return cls._take(folder, mark)
@@ -145,6 +147,8 @@ class Lease:
             shutil.rmtree(beside, ignore_errors=True)
         lease = cls(folder, mark)
         for place in (folder, *(folder / name for name in _INNER)):
+            if link := first_link(place):
+                link.unlink()
             remove_unfinished(place)
         return lease
 
@@ -235,6 +239,8 @@ class Watch:
 
 def holder_of(folder: Path) -> Holder | None:
     """Who holds the lease on a run, alive or not; None if nobody does."""
+    if first_link(folder, folder / LEASE):
+        return None
     try:
         marks = os.listdir(folder / LEASE)
     except (FileNotFoundError, NotADirectoryError):

@@ -198,9 +198,6 @@ def tidy(folder: Path) -> None:
 def discard(lease: Lease) -> None:
     """Forget a run: the markers go first, so that whatever happens next the folder is not taken for finished."""
     evaluation = lease.folder / _EVALUATION
-    if evaluation.is_symlink():
-        # What it shows is not this run's.
-        evaluation.unlink()
     frames = [f"{_EVALUATION}/{file.name}" for file in evaluation.glob("*.parquet")]
     for name in (FINISHED, TRAINED, CHECKPOINT, MODEL, METRICS, TIMING, TIMING_DIGEST, *frames):
         lease.check()

@@ -19,6 +19,7 @@ from sparsity_lab import cli
 from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.sweeps import Results, Serial, Sweep, grid, overview, run_sweep
 from sparsity_lab.training import Evaluation, Run, Status, status, store, train
+from sparsity_lab.training.writers import Writer
 
 PACKAGE = Path(sparsity_lab.__file__).parent
 EXECUTING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -290,3 +291,67 @@ def test_lost_environment_is_no_fault(tmp_path: Path) -> None:
     run = train(small_run(), tmp_path)
     (run.folder / "environment.json").unlink()
     assert status(run.config, tmp_path) is Status.FINISHED
+
+
+PLACES = ["run", "evaluation", "lease", "config.json", "finished.json", "metrics.parquet", "failed.json", "parent"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_link_in_a_store_reaches_nothing_outside(tmp_path: Path, place: str, finished: bool) -> None:
+    """Files of another store lie where the link leads, with all that would be read, overwritten or removed there."""
+    sweep = Sweep(name="links", runs=[small_run(parent=small_run(data_seed=3))])
+    run, parent = sweep.runs[0], sweep.runs[0].parent
+    assert parent is not None
+    out, precious = tmp_path / "out", tmp_path / "precious"
+    run_sweep(sweep, out, Serial())
+    before = contents(out)
+    shutil.copytree(out / run.id, precious)
+    # What a killed process of this machine leaves, and what its successor removes.
+    gone = Writer.here().mark().split(".")
+    mark = ".".join([gone[0], "999999", "1", gone[3]])
+    (precious / f".rows.{mark}.tmp").write_text("precious")
+    (precious / mark).write_text('{"host": "here", "process": 999999, "since": ""}')
+    (precious / "evaluation" / f".frame.{mark}.tmp").write_text("precious")
+    kept = {str(file.relative_to(precious)): file.read_bytes() for file in precious.rglob("*") if file.is_file()}
+    link = {"run": out / run.id, "parent": out / parent.id}.get(place, out / run.id / place)
+    if not finished:
+        (out / run.id / "finished.json").unlink()
+    if link.is_dir():
+        shutil.rmtree(link)
+    link.unlink(missing_ok=True)
+    link.symlink_to(precious if place in ("run", "parent", "lease") else precious / place)
+    results = Results(out, sweep)
+    results.frame("evaluation")
+    overview(results)
+    cli.run(["sweep", "--status", str(out)])
+    cli.run(["report", str(out), "--out", str(tmp_path / "report.html")])
+    failures = run_sweep(sweep, out, Serial()).failures
+    # A run's own folder is not ours to replace; all else is repaired.
+    if place == "run":
+        assert "A link, which is not followed" in failures[0].reason
+    elif place == "parent":
+        assert [failure.reason for failure in failures] == [f"its parent {parent.id} failed"] * (not finished)
+    else:
+        assert failures == ()
+        assert contents(out) == before
+    now = {str(file.relative_to(precious)): file.read_bytes() for file in precious.rglob("*") if file.is_file()}
+    assert now == kept
+
+
+def test_the_folder_that_the_user_names_may_be_a_link(tmp_path: Path) -> None:
+    sweep = Sweep(name="linked", runs=[small_run()])
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    assert run_sweep(sweep, tmp_path / "out", Serial()).failures == ()
+    assert Results(tmp_path / "out").frame("evaluation").height
+    assert (tmp_path / "disk" / sweep.runs[0].id / "finished.json").is_file()
+
+
+@pytest.mark.parametrize("name", ["../up", "/abs", "..", ".", "", "a/b", "a\\b", "a\x00b", "a\nb", "a\x1bb"])
+def test_a_sweeps_name_leads_out_of_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    (tmp_path / "sweep.json").write_text(canonical_json(Sweep(name=name, runs=[small_run()])))
+    assert cli.run(["sweep", "../sweep.json"]) == 2
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["inner", "sweep.json"]
