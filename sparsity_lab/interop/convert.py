@@ -122,8 +122,10 @@ def to_transformers(decoder: DecoderModel, *, max_position_embeddings: int = 204
             theirs.copy_(ours)
         for block, layer in zip(decoder.blocks, model.model.layers, strict=True):
             q, k, v = torch.split(block.qkv.weight, block.qkv_widths)
-            layer.self_attn.q_proj.weight.copy_(_halves(q, setting.num_heads))
-            layer.self_attn.k_proj.weight.copy_(_halves(k, setting.kv_heads))
+            if position.layout == "interleaved":
+                q, k = _halves(q, setting.num_heads), _halves(k, setting.kv_heads)
+            layer.self_attn.q_proj.weight.copy_(q)
+            layer.self_attn.k_proj.weight.copy_(k)
             layer.self_attn.v_proj.weight.copy_(v)
     if set(setting.kernels) != {Softmax()}:
         attach(model, setting.kernels)

@@ -36,6 +36,7 @@ from sparsity_lab.kernels.parts.masking import visible_keys as visible_keys
 from sparsity_lab.kernels.position import BiasPosition as BiasPosition
 from sparsity_lab.kernels.position import KernelPosition as KernelPosition
 from sparsity_lab.kernels.position import RotaryPosition as RotaryPosition
+from sparsity_lab.kernels.position import interleaved_order as interleaved_order
 from sparsity_lab.kernels.reweighted import Reweighted as Reweighted
 from sparsity_lab.kernels.scaled_softmax import CosineSoftmax as CosineSoftmax
 from sparsity_lab.kernels.scaled_softmax import EntropyInvariantSoftmax as EntropyInvariantSoftmax

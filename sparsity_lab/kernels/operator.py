@@ -7,9 +7,9 @@ backward pass. On plain tensors kernels run as they are.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from itertools import chain
 from typing import Any
 
@@ -22,8 +22,11 @@ from sparsity_lab.settings import Setting, SettingError, Shown, from_text, kinds
 
 __all__ = ["attend_as_operator", "is_watched"]
 
-_POSITIONS: dict[str, type[RotaryPosition | BiasPosition | BiasTable]] = {
-    cls.__name__: cls for cls in (RotaryPosition, BiasPosition, BiasTable)
+_POSITIONS: dict[str, Callable[..., KernelPosition]] = {
+    "interleaved": RotaryPosition.of_parts,
+    "half": partial(RotaryPosition.of_parts, layout="half"),
+    "distance": BiasPosition.of_parts,
+    "table": BiasTable.of_parts,
 }
 
 
@@ -55,9 +58,9 @@ def attend_as_operator(kernel: Any, q: Queries, k: Keys, v: Values, context: Con
         layout.append(f"gate:{name}")
         rows.append(context.gates[name])
     if context.position is not None:
-        position = _as_parts(context.position, context.query_start + q.shape[2], k.shape[2])
-        for part in position.parts():
-            layout.append(f"position:{type(position).__name__}")
+        kind, parts = _parts_of(context.position, context.query_start + q.shape[2], k.shape[2])
+        for part in parts:
+            layout.append(f"position:{kind}")
             rows.append(part)
     weights = [] if context.params is None else [x for _, x in _named(context.params)]
     told = context.auxiliary is not None and kernel.tells_losses
@@ -76,15 +79,17 @@ def attend_as_operator(kernel: Any, q: Queries, k: Keys, v: Values, context: Con
     return out
 
 
-def _as_parts(position: KernelPosition, num_rows: int, num_keys: int) -> RotaryPosition | BiasPosition | BiasTable:
-    """A position that is made of tensors alone; any other bias as a table of all scores."""
-    if isinstance(position, RotaryPosition | BiasPosition):
-        return position
+def _parts_of(position: KernelPosition, num_rows: int, num_keys: int) -> tuple[str, tuple[Tensor, ...]]:
+    """The kind and the tensors that make a position; of a foreign bias the table of all scores."""
+    if isinstance(position, RotaryPosition):
+        return position.layout, position.parts()
+    if isinstance(position, BiasPosition):
+        return "distance", position.parts()
     table = position.bias(slice(0, num_rows), slice(0, num_keys))
     if table is None:
         expected = "a RotaryPosition or a bias, where a compiler or a transform looks at the call"
         raise SettingError("position", expected, Shown(type(position).__name__))
-    return BiasTable(table)
+    return "table", (table,)
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -141,7 +146,7 @@ def _run(
         else:
             given[kind] = x
     for name, tensors in parts.items():
-        given["position"] = _POSITIONS[name].of_parts(*tensors)
+        given["position"] = _POSITIONS[name](*tensors)
     auxiliary = AuxiliaryOutputs() if told else None
 
     context = Context(

@@ -8,7 +8,7 @@ Shapes: B batch (1 where all sequences share their indices), T positions, H head
 """
 
 from abc import ABC
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int64
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparsity_lab.settings import SettingError
 
-__all__ = ["BiasPosition", "BiasTable", "KernelPosition", "RotaryPosition"]
+__all__ = ["BiasPosition", "BiasTable", "KernelPosition", "RotaryLayout", "RotaryPosition", "interleaved_order"]
 
 
 class KernelPosition(ABC):
@@ -56,8 +56,22 @@ class KernelPosition(ABC):
         return bias.expand(batch_size, -1, -1, -1).gather(3, at)
 
 
+RotaryLayout = Literal["interleaved", "half"]
+"""Which coordinates of a head of size D turn together: 2j and 2j + 1, or j and j + D/2."""
+
+
+def interleaved_order(head_dim: int) -> Int64[Tensor, " D"]:
+    """0, D/2, 1, D/2 + 1, ...: rows x in the layout ``"half"`` are ``x[..., interleaved_order(D)]`` in
+    ``"interleaved"``. Its ``argsort`` is the way back.
+
+    >>> interleaved_order(6).tolist()
+    [0, 3, 1, 4, 2, 5]
+    """
+    return torch.arange(head_dim).view(2, -1).T.flatten()
+
+
 class RotaryPosition(KernelPosition):
-    """Rotary positions: coordinates 2j and 2j + 1 of a row at index m are turned by the angle m θ_j.
+    """Rotary positions: pairs of coordinates of a row at index m are turned by the angles m θ_j.
 
     A score then depends on indices through their difference only. Norms are kept. The turn is one complex product,
     in float32 at least, and the result has the dtype of what came.
@@ -65,15 +79,23 @@ class RotaryPosition(KernelPosition):
     Args:
         angles: (B or 1, T, D/2) float64, m θ_j. Float64, because cos and sin of a large angle need its last digits.
         dtype: dtype of the rows that will be rotated; only float64 rows are turned in float64.
+        layout: ``"interleaved"`` turns coordinates 2j and 2j + 1, as in the source (arXiv 2104.09864); ``"half"``
+            turns j and j + D/2, as weights of Llama and GPT-NeoX want it.
     """
 
     kind = "rotate"
 
-    def __init__(self, angles: Float[Tensor, "B T half"], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        angles: Float[Tensor, "B T half"],
+        dtype: torch.dtype = torch.float32,
+        layout: RotaryLayout = "interleaved",
+    ) -> None:
         real = torch.float64 if dtype == torch.float64 else torch.float32
-        self._begin(torch.stack([angles.cos(), angles.sin()], dim=-1).to(real).unsqueeze(1))
+        self._begin(torch.stack([angles.cos(), angles.sin()], dim=-1).to(real).unsqueeze(1), layout)
 
-    def _begin(self, cos_sin: Float[Tensor, "#B 1 T half 2"]) -> None:
+    def _begin(self, cos_sin: Float[Tensor, "#B 1 T half 2"], layout: RotaryLayout) -> None:
+        self.layout = layout
         self.batch_size, _, self.length = cos_sin.shape[:3]
         self.device = cos_sin.device
         self._turn = torch.view_as_complex(cos_sin)  # (B, 1, T, D/2), for all heads
@@ -83,10 +105,12 @@ class RotaryPosition(KernelPosition):
         return (torch.view_as_real(self._turn),)
 
     @classmethod
-    def of_parts(cls, cos_sin: Float[Tensor, "#B 1 T half 2"]) -> "RotaryPosition":
+    def of_parts(
+        cls, cos_sin: Float[Tensor, "#B 1 T half 2"], *, layout: RotaryLayout = "interleaved"
+    ) -> "RotaryPosition":
         """Of what ``parts`` gave."""
         made = cls.__new__(cls)
-        made._begin(cos_sin)
+        made._begin(cos_sin, layout)
         return made
 
     def check_heads(self, num_heads: int, head_dim: int) -> None:
@@ -97,6 +121,10 @@ class RotaryPosition(KernelPosition):
     def rotate(self, x: Float[Tensor, "B H R D"], start: int = 0) -> Float[Tensor, "B H R D"]:
         turn = self._turn[:, :, start : start + x.shape[2]]
         rows = x.to(turn.real.dtype)
+        if self.layout == "half":
+            cos, sin = turn.real, turn.imag
+            a, b = rows.chunk(2, dim=-1)
+            return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
         if torch.compiler.is_compiling():
             # Compilers fuse real arithmetic; a complex view breaks the graph, and crashed at a second length.
             return _turned(rows, torch.view_as_real(turn)).to(x.dtype)
@@ -175,10 +203,6 @@ class BiasTable(KernelPosition):
         self.batch_size, _, self.length, _ = table.shape
         self.device = table.device
         self._table = table
-
-    def parts(self) -> tuple[Tensor]:
-        """The tensors that ``of_parts`` makes it of."""
-        return (self._table,)
 
     @classmethod
     def of_parts(cls, table: Float[Tensor, "B H R K"]) -> "BiasTable":

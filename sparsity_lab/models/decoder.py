@@ -293,7 +293,8 @@ class DecoderModel(nn.Module):
             generator: of kernels that draw at random in training.
 
         Raises:
-            SettingError: position IDs that are missing, or indices past the position scheme's limit.
+            SettingError: tokens that are not (B, T) whole numbers below V; position IDs that are missing, or indices
+                past the position scheme's limit.
         """
         of_layers = [AuxiliaryOutputs() for _ in self.blocks] if self.training or auxiliary is not None else None
         hidden = self._hidden(tokens, position_ids, indices, scored, key_mask, of_layers, generator)
@@ -332,6 +333,7 @@ class DecoderModel(nn.Module):
         position_ids: Int64[Tensor, "B C ids"] | None = None,
         *,
         end: int | None = None,
+        key_mask: Bool[Tensor, "B T"] | None = None,
     ) -> Int64[Tensor, "B all"]:
         """(B, T + num_tokens): the prompt and its greedy continuation, each token fed back, with caches.
 
@@ -342,11 +344,12 @@ class DecoderModel(nn.Module):
             position_ids: coupled IDs; needed with a coupling: (B, C, T), of the prompt, where the model predicts the
                 rest, else (B, C, T + num_tokens), of the whole sequence.
             end: the token that ends a sequence, and is all that follows it; None: there is none.
+            key_mask: of the prompt, as in ``forward``: False for padding, which stands before a shorter prompt.
 
         Raises:
             SettingError: as ``forward``; or IDs of another length.
         """
-        return free_run(self, tokens, num_tokens, position_ids, end=end)[0]
+        return free_run(self, tokens, num_tokens, position_ids, end=end, key_mask=key_mask)[0]
 
     def record(
         self,
@@ -392,7 +395,12 @@ class DecoderModel(nn.Module):
     def sequence_indices(
         self, tokens: Int64[Tensor, "B T"], indices: Int64[Tensor, "#B T"] | None
     ) -> Int64[Tensor, "#B T"]:
-        """The given indices, or 0 .. T - 1, within the limits of the position schemes."""
+        """The given indices, or 0 .. T - 1, within the limits of the position schemes.
+
+        Raises:
+            SettingError: an index past a limit, or no (B, T) of whole numbers.
+        """
+        _check_tokens(tokens)
         config = self.config
         if indices is None:
             config.check_index(tokens.shape[1] - 1)
@@ -419,8 +427,16 @@ class DecoderModel(nn.Module):
         position_ids: Int64[Tensor, "B C T"] | None,
         indices: Int64[Tensor, "#B T"],
     ) -> Float[Tensor, "B T d"]:
-        """The input of the first layer."""
-        x: Tensor = self.token_embedding(tokens)
+        """The input of the first layer.
+
+        Raises:
+            SettingError: tokens that are not below V; on a CPU, for a GPU would have to stop for a look.
+        """
+        try:
+            x: Tensor = self.token_embedding(tokens)
+        except IndexError:
+            expected = f"tokens 0 .. {self.vocab_size - 1}"
+            raise SettingError("tokens", expected, Shown(f"{tokens.min()} .. {tokens.max()}")) from None
         if self.position_embedding is not None:
             x = x + self.position_embedding(indices).to(x.dtype)
         if self.coupling_embedding is not None:
@@ -458,6 +474,16 @@ class DecoderModel(nn.Module):
             x = block(x, mix, rows if layer == last else None)
         hidden: Tensor = self.final_norm(x)
         return hidden
+
+
+def _check_tokens(tokens: Tensor) -> None:
+    if not isinstance(tokens, Tensor):
+        shown = Shown(f"{tokens!r:.60}, of type {type(tokens).__name__}")
+        raise SettingError("tokens", "a tensor (B, T) of int64", shown)
+    if tokens.dtype not in (torch.int64, torch.int32):
+        raise SettingError("tokens", "whole numbers, int64", tokens.dtype)
+    if tokens.ndim != 2:
+        raise SettingError("tokens", "shape (B, T)", tuple(tokens.shape))
 
 
 def _needed(position_ids: Tensor | None, config: Decoder) -> Tensor:

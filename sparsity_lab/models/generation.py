@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from sparsity_lab.kernels import Kernel, KernelState
@@ -26,6 +26,7 @@ def free_run(
     position_ids: Int64[Tensor, "B C ids"] | None = None,
     *,
     end: int | None = None,
+    key_mask: Bool[Tensor, "B T"] | None = None,
 ) -> tuple[Int64[Tensor, "B all"], Int64[Tensor, "B C all"] | None]:
     """The prompt and its continuation, (B, T + n), and all position IDs, (B, C, T + n), None without a coupling.
 
@@ -33,10 +34,12 @@ def free_run(
         position_ids: (B, C, T) of the prompt for a model that predicts IDs, else (B, C, T + n) of the whole.
         end: the token that ends a sequence: only itself follows it, without predicted IDs, and decoding stops when
             all sequences have come to it. None: there is none.
+        key_mask: of the prompt, False for tokens that are never seen.
 
     Raises:
         SettingError: no prompt, nothing to generate, missing IDs, or IDs of another length.
     """
+    model.sequence_indices(tokens, None)  # refuses what are no tokens
     size, total = tokens.shape[1], tokens.shape[1] + num_tokens
     if size < 1:
         raise SettingError("tokens", "a prompt of at least one token", size)
@@ -64,7 +67,9 @@ def free_run(
         x = model.embed(sequence[:, now], None if ids is None else ids[:, :, now], indices[:, now])
         for number, (block, kernel, position) in enumerate(layers):
             if start == 0:
-                mix: partial[Tensor] = partial(_prefill, states=states, capacity=total - 1, kernel=kernel)
+                mix: partial[Tensor] = partial(
+                    _prefill, states=states, capacity=total - 1, kernel=kernel, key_mask=key_mask
+                )
             else:
                 mix = partial(kernel.decode, state=states[number])
             x = block(x, partial(mix, position=position, params=block.kernel_params))

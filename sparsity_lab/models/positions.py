@@ -12,6 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sparsity_lab.kernels import BiasPosition, KernelPosition, RotaryPosition
+from sparsity_lab.kernels.position import RotaryLayout
 from sparsity_lab.models.initial import EMBEDDING_STD
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
@@ -121,21 +122,24 @@ class Learned(PositionScheme):
 
 @register
 class RoPE(PositionScheme):
-    """Rotary positions: coordinates 2j, 2j + 1 of queries and keys turn by (m / scale) θ_j, θ_j = base^(-2j / D).
+    """Rotary positions: pairs of coordinates of queries and keys turn by (m / scale) θ_j, θ_j = base^(-2j / D).
 
     Attributes:
         base: the longest period is about 2π base.
         scale: position interpolation; a model trained up to length L runs at N = scale L inside the angles it knows.
+        layout: which coordinates are pair j: ``"interleaved"``, 2j and 2j + 1; ``"half"``, j and j + D/2, as in the
+            weights of Llama and GPT-NeoX. ``kernels.interleaved_order`` takes rows from one to the other.
     """
 
     base: float = 10000.0
     scale: float = 1.0
+    layout: RotaryLayout = "interleaved"
     kernel_kind = "rotate"
     relative = True
 
     @classmethod
     def examples(cls) -> "tuple[RoPE, ...]":
-        return cls(), cls(base=100.0, scale=4.0)
+        return cls(), cls(base=100.0, scale=4.0), cls(layout="half")
 
     def check(self) -> None:
         _check_above("base", self.base, 1.0)
@@ -161,7 +165,7 @@ class RoPE(PositionScheme):
     def kernel_position(
         self, indices: Int64[Tensor, "B T"], num_heads: int, head_dim: int, dtype: torch.dtype
     ) -> RotaryPosition:
-        return RotaryPosition(_angles(indices, head_dim, self.base, self.scale), dtype)
+        return RotaryPosition(_angles(indices, head_dim, self.base, self.scale), dtype, self.layout)
 
 
 @register

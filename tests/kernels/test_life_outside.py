@@ -3,19 +3,31 @@
 It is the control: each test runs on it as well, behind the interface of kernels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from kernels.closeness import assert_close, random_rows
 from kernels.conditions import KERNELS, make_position
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.func import functional_call
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.parallel import DistributedDataParallel
 
-from sparsity_lab.kernels import BiasPosition, Kernel, KernelPosition, RotaryPosition, ShiftedSparse, Softmax
+from sparsity_lab.kernels import (
+    AuxiliaryOutputs,
+    BiasPosition,
+    Kernel,
+    KernelPosition,
+    RotaryPosition,
+    ShiftedSparse,
+    Softmax,
+    interleaved_order,
+)
+from sparsity_lab.models import Decoder, RoPE
 from sparsity_lab.settings import SettingError
 
 B, H, D = 2, 4, 8
@@ -322,3 +334,78 @@ def test_a_second_derivative_under_a_transform_is_refused() -> None:
 
     with pytest.raises(RuntimeError, match="differentiated once"):
         torch.func.grad(lambda q: torch.func.grad(loss)(q).square().sum())(rows[0])
+
+
+# --- training elsewhere
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[None]:
+    """A group of one process, which refuses what a larger one refuses."""
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+class Attention(nn.Module):
+    """A layer with a kernel and its parameters, which adds the auxiliary losses where it is told to."""
+
+    def __init__(self, kernel: Kernel, *, auxiliary: bool) -> None:
+        super().__init__()
+        self.kernel, self.auxiliary = kernel, auxiliary
+        self.qkv = nn.Linear(H * D, 3 * H * D)
+        self.params = params_of(kernel)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, H, D)).permute(2, 0, 3, 1, 4)
+        told = AuxiliaryOutputs() if self.auxiliary else None
+        loss: Tensor = self.kernel.attend(q, k, v, params=self.params, auxiliary=told).square().mean()
+        return loss if told is None else sum(told.losses, loss)
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize("auxiliary", [False, True])
+@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if params_of(kernel) is not None], ids=str)
+def test_distributed_training_finds_every_parameter(kernel: Kernel, auxiliary: bool) -> None:
+    """Parameters that only an auxiliary loss trains are in the graph without it too, or the next step is refused."""
+    model = DistributedDataParallel(Attention(kernel, auxiliary=auxiliary))
+    x = torch.randn(B, 24, H * D, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        model.zero_grad()
+        model(x).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    if auxiliary:
+        assert any(parameter.grad.any() for parameter in model.module.params.parameters())
+
+
+# --- rotary layouts
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_half_rotation_is_interleaved_rotation_of_permuted_rows(dtype: torch.dtype) -> None:
+    """By the formula of Llama's weights, x cos + rotate_half(x) sin, and by the documented permutation."""
+    angles = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    half, interleaved = RotaryPosition(angles, dtype, "half"), RotaryPosition(angles, dtype)
+    (x,) = (x.detach() for x in random_rows(2, H, 7, D, count=1, dtype=dtype))
+    order = interleaved_order(D)
+    got = half.rotate(x, 2)
+    cos, sin = (torch.cat([t, t], -1)[:, None, 2:] for t in (angles.cos(), angles.sin()))
+    turned = torch.cat([-x[..., D // 2 :], x[..., : D // 2]], -1)
+    tolerance = {torch.float32: 1e-6, torch.float64: 1e-14, torch.bfloat16: 1e-2}[dtype]
+    assert_close("formula", got, (x.double() * cos + turned.double() * sin).to(dtype), tolerance)
+    assert_close("permutation", got[..., order], interleaved.rotate(x[..., order], 2), tolerance)
+    assert torch.equal(x[..., order][..., order.argsort()], x)
+    assert got.dtype == dtype
+
+
+def test_a_decoder_reads_weights_of_either_layout() -> None:
+    """With the rows of W_q and W_k permuted it is the same model."""
+    half, interleaved = (Decoder(position=RoPE(layout=layout)).build(0) for layout in ("half", "interleaved"))
+    order = torch.cat([h * 16 + interleaved_order(16) for h in range(4)])
+    with torch.no_grad():
+        for block in interleaved.blocks:
+            for part in range(2):
+                rows = slice(part * 64, part * 64 + 64)
+                block.qkv.weight[rows] = block.qkv.weight[rows][order]
+    tokens = torch.randint(0, 16, (2, 20), generator=torch.Generator().manual_seed(0))
+    assert_close("logits", interleaved(tokens).logits, half(tokens).logits, 1e-5)

@@ -1,7 +1,7 @@
 """Adaptive sparse attention: the setting, its parameters, and what runs."""
 
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -209,7 +209,11 @@ class AdaptiveSparse(SelectionRule, Kernel):
         selector = self._selector(rotated_k, context)
         out = self._on_selected(rotated_q, rotated_k, v.to(rotated_q.dtype), selector, context)
         self._tell(rotated_q, rotated_k, selector, context)
-        return out.to(q.dtype)
+        out = out.to(q.dtype)
+        if context.auxiliary is None and context.params is not None and torch.is_grad_enabled():
+            # Without a loss nothing else may reach them, and some trainers refuse parameters outside of the graph.
+            out = _WithUnused.apply(out, *context.params.parameters())  # type: ignore[no-untyped-call]
+        return out
 
     def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
         if context.training and self.k_rand:
@@ -314,6 +318,19 @@ class AdaptiveSparse(SelectionRule, Kernel):
         if residual != wanted:
             raise SettingError("params", f"{expected}, with a residual of (3D, r) = {wanted}", residual)
         return params
+
+
+class _WithUnused(torch.autograd.Function):
+    """The first tensor; the others get gradients of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *unused: Tensor) -> Tensor:
+        ctx.save_for_backward(*unused)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return grad, *(torch.zeros_like(x) for x in ctx.saved_tensors)
 
 
 def _in_groups(q: Queries, k: Keys) -> Float[Tensor, "B G M R D"]:
