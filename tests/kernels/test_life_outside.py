@@ -3,6 +3,7 @@
 It is the control: each test runs on it as well, behind the interface of kernels.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from sparsity_lab.kernels import (
 )
 from sparsity_lab.models import Decoder, RoPE
 from sparsity_lab.settings import SettingError
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
+from kernels_outside import BEGIN, END, PAGE, table
 
 B, H, D = 2, 4, 8
 
@@ -409,3 +413,11 @@ def test_a_decoder_reads_weights_of_either_layout() -> None:
                 block.qkv.weight[rows] = block.qkv.weight[rows][order]
     tokens = torch.randint(0, 16, (2, 20), generator=torch.Generator().manual_seed(0))
     assert_close("logits", interleaved(tokens).logits, half(tokens).logits, 1e-5)
+
+
+# --- the page
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_the_page_tells_what_is_found() -> None:
+    assert f"{BEGIN}\n{table()}\n{END}" in PAGE.read_text(encoding="utf-8"), "python docs/kernels_outside.py"
