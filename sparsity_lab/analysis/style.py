@@ -7,7 +7,6 @@ an SVG all ink is ``currentColor`` and the ground is transparent, so that a figu
 """
 
 import hashlib
-import html
 import io
 import re
 import warnings
@@ -24,6 +23,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pandas.errors import Pandas4Warning
+
+from sparsity_lab.settings.markup import escape, visible
 
 __all__ = [
     "GRAY",
@@ -173,7 +174,7 @@ def figure_svg(figure: Figure, label: str = "", points: Sequence[Point] = ()) ->
     with styled():
         metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
-    text = buffer.getvalue()
+    text = visible(buffer.getvalue())
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     # Matplotlib's style element would reach the whole page; the root can say the same to its own children.
@@ -192,14 +193,14 @@ def figure_svg(figure: Figure, label: str = "", points: Sequence[Point] = ()) ->
     prefix = "f" + hashlib.blake2b(content, digest_size=4).hexdigest()
     text = _TAG.sub(lambda tag: _prefixed(tag[0], prefix), text)
     # The label comes last, for it is text too.
-    return text.replace("<svg ", f'<svg aria-label="{html.escape(label)}" ', 1) + "\n"
+    return text.replace("<svg ", f'<svg aria-label="{escape(label)}" ', 1) + "\n"
 
 
 def _target(figure: Figure, point: Point) -> str:
     """A transparent disc at the point, with its words; the SVG's unit is 1/72 inch and its y runs down."""
     across, up = figure.dpi_scale_trans.inverted().transform(point.ax.transData.transform((point.x, point.y)))
     x, y = 72 * across, 72 * (figure.get_figheight() - up)
-    words = html.escape(point.words)
+    words = escape(point.words)
     return (
         f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="9" style="fill: transparent" tabindex="0">'
         f"<title>{words}</title></circle>"

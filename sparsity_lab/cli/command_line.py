@@ -20,10 +20,10 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from sparsity_lab import __version__
 from sparsity_lab.cli.command import Command
+from sparsity_lab.cli.plain_console import PlainConsole
 from sparsity_lab.settings import SettingError, Shown
 
 __all__ = ["COMMANDS", "main", "run"]
@@ -94,8 +94,7 @@ def _run(arguments: Sequence[str]) -> int:
         return 0
     command = _parse(arguments)
     _load(command.needs)
-    # Texts of settings and failures may hold brackets and colons, which are neither markup nor emoji.
-    console = Console(quiet=command.json, soft_wrap=True, markup=False, emoji=False)
+    console = PlainConsole(quiet=command.json, soft_wrap=True)
     # What the user's own modules print is no part of the document.
     with contextlib.redirect_stdout(sys.stderr) if command.json else contextlib.nullcontext():
         command.prepare()

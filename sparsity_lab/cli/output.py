@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from sparsity_lab.cli.plain_console import PlainConsole
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -41,7 +43,7 @@ def progress_bar(console: Console, left: ProgressColumn | None = None) -> Progre
         TaskProgressColumn(),
         MofNCompleteColumn(),
     )
-    shown_on = Console(stderr=True, quiet=console.quiet, soft_wrap=True, markup=False, emoji=False)
+    shown_on = PlainConsole(stderr=True, quiet=console.quiet, soft_wrap=True)
     watched = shown_on.is_terminal and not console.quiet
     return Progress(*columns, left or TimeRemainingColumn(), console=shown_on, transient=True, disable=not watched)
 

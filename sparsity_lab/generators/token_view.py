@@ -4,13 +4,12 @@ Neither relies on color alone: sources and answers have a frame and heavy type o
 part in words, and square and angle brackets in a terminal.
 """
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.text import Text
 
-from sparsity_lab.settings.markup import Markup
+from sparsity_lab.settings.markup import Markup, escape
 
 __all__ = ["LONGEST_SHOWN", "TokenView", "legend_html", "sequence_html", "sequence_text"]
 
@@ -75,7 +74,7 @@ def _chip(token: TokenView, where: str = "") -> str:
     hint = f"{where} position {token.position}" if where else f"position {token.position}, {token.part}"
     ids = "".join(f'<sub style="{_ID}">{number or "·"}</sub>' for number in token.position_ids)
     css = _CHIP + _CSS.get(token.part, _PLAIN)
-    return f'<span style="{css}" title="{html.escape(hint)}">{html.escape(token.name)}{ids}</span>'
+    return f'<span style="{css}" title="{escape(hint)}">{escape(token.name)}{ids}</span>'
 
 
 def legend_html() -> str:

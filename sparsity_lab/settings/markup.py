@@ -4,10 +4,11 @@ It imports nothing else from ``sparsity_lab``, so that every part of the lab can
 """
 
 import html
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["Markup", "cell", "details", "element", "escape", "join", "number", "signed_interval", "table"]
+__all__ = ["Markup", "cell", "details", "element", "escape", "join", "number", "signed_interval", "table", "visible"]
 
 
 class Markup(str):
@@ -16,9 +17,22 @@ class Markup(str):
     __slots__ = ()
 
 
+def visible(text: str) -> str:
+    """A text in which characters that steer a terminal or turn the direction of writing are written out, as in
+    ``\\x1b``. Line ends and tabs stay."""
+    if text.isprintable():
+        return text
+    return "".join(repr(letter)[1:-1] if _steers(letter) else letter for letter in text)
+
+
+def _steers(letter: str) -> bool:
+    # Control, format, and half of a pair; separators of lines and paragraphs.
+    return letter not in "\n\t" and unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
 def escape(value: Any) -> Markup:
-    """Any value as HTML text, quotes included; ``Markup`` as it is."""
-    return value if isinstance(value, Markup) else Markup(html.escape(str(value)))
+    """Any value as HTML text, quotes included and made ``visible``; ``Markup`` as it is."""
+    return value if isinstance(value, Markup) else Markup(html.escape(visible(str(value))))
 
 
 def join(parts: Iterable[Any], between: str = "\n") -> Markup:
@@ -29,7 +43,7 @@ def join(parts: Iterable[Any], between: str = "\n") -> Markup:
 def element(tag: str, *children: Any, **attributes: str | None) -> Markup:
     """``<tag>`` around its children. Attribute names lose a trailing underscore (``class_``); None leaves one out."""
     shown = "".join(
-        f' {name.rstrip("_").replace("_", "-")}="{html.escape(value)}"'
+        f' {name.rstrip("_").replace("_", "-")}="{escape(value)}"'
         for name, value in attributes.items()
         if value is not None
     )

@@ -16,6 +16,7 @@ from training.test_train import contents
 
 import sparsity_lab
 from sparsity_lab import cli
+from sparsity_lab.generators import Planted
 from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.sweeps import Results, Serial, Sweep, grid, overview, run_sweep
 from sparsity_lab.training import Evaluation, Run, Status, status, store, train
@@ -211,6 +212,32 @@ def test_words_of_a_folder_leave_the_terminal_as_it_is(tmp_path: Path, capsys: p
         told = capsys.readouterr().out
         assert "\x1b" not in told
         assert "red \\x1b[31m\\n[bold]second line" in told
+
+
+EVIL = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202eb\u2066c\u200fd\u2028e"
+
+
+def test_names_steer_neither_a_terminal_nor_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation = small_run().evaluation.replace(conditions={EVIL: Planted(k=1, vocab_size=8)})
+    base = small_run(task=Planted(k=1, vocab_size=8), evaluation=evaluation)
+    sweep = Sweep(name=EVIL, runs=grid(base, {"seed": [0, 1]}))
+    file, out = tmp_path / "sweep.json", tmp_path / "out"
+    file.write_text(canonical_json(sweep))
+    page = tmp_path / "report.html"
+    for command in (
+        ["sweep", str(file), "--out", str(out)],
+        ["sweep", "--status", str(out)],
+        ["report", str(out), "--out", str(page)],
+        ["train", str(out / sweep.runs[0].id / "config.json"), "--out", str(out)],
+    ):
+        assert cli.run(command) == 0
+        told = capsys.readouterr()
+        assert not {*told.out, *told.err} & set(EVIL) - set("a[2J]0;title31mbcde")
+    written = page.read_text()
+    assert not set(written) & set(EVIL) - set("a[2J]0;title31mbcde")
+    assert "\\x1b[2J" in written
+    for figure in (repr(sweep.runs[0]), sweep.runs[0]._repr_html_(), Results(out)._repr_html_()):
+        assert not set(figure) & set(EVIL) - set("a[2J]0;title31mbcde")
 
 
 @pytest.mark.parametrize("step", [-1, 2**63])
