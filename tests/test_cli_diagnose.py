@@ -41,17 +41,30 @@ def test_json_with_labels(data: Path, capsys: pytest.CaptureFixture[str]) -> Non
         (scheme, length) for scheme in ("RoPE()", "NoPE()") for length in (12, 24, 48)
     ]
     assert found["verdict"] in ("expected", "not expected", "not decided")
-    assert [row["step"] for row in found["cost"]] == ["train RoPE()", "train NoPE()"]
-    assert all(row["tokens"] > 20 * 32 * 6 for row in found["cost"])
+    assert [row["step"] for row in found["cost"]] == ["look at the data", "train RoPE()", "train NoPE()"]
+    assert all(row["tokens"] > 20 * 32 * 6 for row in found["cost"][1:])
+    assert found["beyond"]["horizon"] == 12
+    assert {row["source"] for row in found["look"]} == {"pair", "repeat"}
+    assert found["horizon"][0].endswith("needs were counted from labels.")
 
 
 def test_what_people_see(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = lab(capsys, str(data / "data.npy"), *CHEAP, "--picture", str(data / "kept.png"))
+    code, out, _ = lab(
+        capsys, str(data / "data.npy"), *CHEAP, "--picture", str(data / "kept.png"), "--page", str(data / "all.html")
+    )
     assert code == 0
     for words in ("Read data.npy: array, 2000 tokens", "\n1. ", "\n2. ", "\n3. ", "\nCost", "seconds"):
         assert words in out
     assert "Length generalization on this data: " in out
     assert (data / "kept.png").stat().st_size > 5000
+    for words in ("\nHorizon: trained on up to 12 tokens", "\nWithout a model, up to 100 tokens: ", "\nAdvice: "):
+        assert words in out
+    page = (data / "all.html").read_text()
+    assert page.count("<svg") == 2
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    ).replace("https://matplotlib.org", "")
+    assert "Advice: " in page
 
 
 def test_padding_is_noticed_and_said(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

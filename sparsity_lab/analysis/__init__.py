@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from sparsity_lab.analysis.diagnosis import Thresholds as Thresholds
     from sparsity_lab.analysis.diagnosis import TokenData as TokenData
     from sparsity_lab.analysis.diagnosis import diagnose as diagnose
+    from sparsity_lab.analysis.diagnosis import look_at as look_at
     from sparsity_lab.analysis.diagnosis import read_tokens as read_tokens
+    from sparsity_lab.analysis.diagnosis import write_diagnosis as write_diagnosis
     from sparsity_lab.analysis.differences import Replicates as Replicates
     from sparsity_lab.analysis.differences import by_replicate as by_replicate
     from sparsity_lab.analysis.differences import by_seed as by_seed

@@ -29,8 +29,8 @@ class Diagnose(SettingsCommand):
     paths: Positional[tuple[Path, ...]] = ()
     """Files: text; whole numbers in lines, .jsonl or a .parquet column; .npy, .npz; .bin of 16 or 32 bits a token."""
     labels: UseAppendAction[tuple[Path, ...]] = ()
-    """File with a 0 or 1 for each token, 1 for those that matter for the last token of the sequence; one for each
-    data file, in their order."""
+    """File with a 0 or 1 for each token, 1 for those that matter for the last token of the sequence; or .jsonl with
+    the targets of each sequence, each [position, needed, needed, ..]. One for each data file, in their order."""
     format: str = "auto"
     """How to read the files; auto recognizes it, says it, and asks where it could be two things."""
     column: str = ""
@@ -56,15 +56,19 @@ class Diagnose(SettingsCommand):
     picture: OptionalPath = None
     """Also draw what is kept by length as a PNG file there."""
 
+    page: OptionalPath = None
+    """Also write all of it as a self-contained HTML page there."""
+
     def run(self, console: Console) -> Outcome:
         from matplotlib.figure import Figure
 
-        from sparsity_lab.analysis.diagnosis import diagnose, read_tokens
+        from sparsity_lab.analysis.diagnosis import diagnose, read_tokens, write_diagnosis
         from sparsity_lab.models import Decoder, PositionScheme
         from sparsity_lab.training import Diverged
 
-        if self.picture is not None:
-            check_target("--picture", self.picture)
+        for option, target in (("--picture", self.picture), ("--page", self.page)):
+            if target is not None:
+                check_target(option, target)
         position, other = (
             from_text(PositionScheme, text, option)
             for option, text in (("--position", self.position), ("--other", self.other))
@@ -107,11 +111,15 @@ class Diagnose(SettingsCommand):
         console.print(f"\nLength generalization on this data: {found.verdict}")
         for answer in found.answers:
             console.print(f"  {answer}")
+        for line in found.horizon():
+            console.print(line, soft_wrap=True)
         if self.picture is not None:
             figure = found.plot().get_figure(root=True)
             assert isinstance(figure, Figure)
             figure.savefig(self.picture, dpi=150)
             console.print(f"Picture: {self.picture}")
+        if self.page is not None:
+            console.print(f"Page: {write_diagnosis(found, self.page, files=data.forms)}")
         return Outcome({"status": "finished", "files": list(data.forms), **found.to_data()})
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from sparsity_lab.settings import SettingError, Shown
 
-__all__ = ["FORMATS", "FileTokens", "Format", "read_sequences", "text_tokens"]
+__all__ = ["FORMATS", "FileTokens", "Format", "json_lines", "read_sequences", "text_tokens"]
 
 Format = Literal["auto", "numbers", "text", "bytes", "npy", "npz", "uint16", "uint32", "jsonl", "parquet"]
 FORMATS: tuple[Format, ...] = ("numbers", "text", "bytes", "npy", "npz", "uint16", "uint32", "jsonl", "parquet")
@@ -76,14 +76,27 @@ def read_sequences(path: Path, form: str = "auto", column: str = "", tokenizer: 
     """
     if form not in ("auto", *FORMATS):
         raise SettingError("--format", "a form of files", form, ("auto", *FORMATS))
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise SettingError(str(path), "a file that can be read", Shown(error.strerror or str(error))) from None
+    content = _content(path)
     if not content:
         raise SettingError(str(path), "a file with tokens", Shown("an empty file"))
     recognized = _recognized(path, content) if form == "auto" else form
     return _READERS[recognized](_File(path, content, column, tokenizer))
+
+
+def json_lines(path: Path) -> list[Any]:
+    """The values of the lines of a file.
+
+    Raises:
+        SettingError: names the line that is no JSON.
+    """
+    return list(_json_lines(_File(path, _content(path), "", None)))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingError(str(path), "a file that can be read", Shown(error.strerror or str(error))) from None
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,27 @@ def test_split() -> None:
     assert len(train) == 10
 
 
+def test_labels_of_any_target(tmp_path: Path) -> None:
+    """Positions of targets and of what they need, moved with the padding that is taken away."""
+    rows = np.array([[0, 0, 0, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6, 7]])
+    np.save(tmp_path / "rows.npy", rows)
+    (tmp_path / "needs.jsonl").write_text("[[5, 3], [6, 3, 4]]\n[[1, 0], [6, 0, 2, 3]]\n")
+    data = read_tokens([tmp_path / "rows.npy"], [tmp_path / "needs.jsonl"], pad=0)
+    assert data.needs() == [((2, 0), (3, 0, 1)), ((1, 0), (6, 0, 2, 3))]
+    k, reach = _from_labels(data, Thresholds(local_share=0.5))
+    assert k.estimate == 1.0  # of 1, 2, 1, 3
+    assert reach.estimate == 3.0  # of 2, 3, 2, 1, 6, 4, 3
+    for text, message in (
+        ("[[5, 3]]\n", "expected labels of 2 sequences, got 1"),
+        ("[[5, 6]]\n[]\n", "sequence 1: expected what target 5 needs, before it, got 6"),
+        ("[[7, 6]]\n[]\n", "sequence 1: expected targets from 0 to 6, got 7"),
+        ("[5, 6]\n[]\n", r"sequence 1: expected a list of targets, each \[position, needed, needed, ..\]"),
+    ):
+        (tmp_path / "needs.jsonl").write_text(text)
+        with pytest.raises(SettingError, match=message):
+            read_tokens([tmp_path / "rows.npy"], [tmp_path / "needs.jsonl"])
+
+
 # --- windows
 
 
@@ -255,12 +276,19 @@ def test_planted_data_are_recognized(markov: list[np.ndarray]) -> None:
     kept = {row["position"]: row for row in found.frame().filter(length=64).to_dicts()}
     assert kept["ALiBi()"]["kept"] > 0.8 > 0.6 > kept["RoPE()"]["kept"]
     assert found.verdict == "expected"
-    assert found.cost()["tokens"].to_list()[1:] == [found._models["RoPE()"].tokens] * 2
+    assert found.cost()["tokens"].to_list()[2:] == [found._models["RoPE()"].tokens] * 2
     assert any(words.startswith("training with ALiBi()") for words in told)
     assert "searching dependencies" in told
     lines = {line.get_label() for line in found.plot().lines}
     assert {"RoPE()", "ALiBi()"} <= lines
     assert found.to_data()["verdict"] in repr(found)
+    first, second, *schemes, advice = found.horizon()
+    assert first.startswith("Horizon: trained on up to 16 tokens, tested on up to 64; needs were asked inside 16")
+    assert second == f"Without a model, up to 200 tokens: {found.beyond}."
+    assert "nothing found beyond 16 tokens" in second
+    assert [line.partition(" keeps ")[0] for line in schemes] == ["RoPE()", "ALiBi()"]
+    assert "at 4x" in schemes[0]
+    assert advice == "Advice: of these schemes ALiBi(), which keeps what it learned at the lowest loss."
 
 
 class Exact(nn.Module):

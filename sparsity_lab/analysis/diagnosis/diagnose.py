@@ -1,4 +1,5 @@
-"""Is length generalization to be expected on this data? Data first, in three steps.
+"""Is length generalization to be expected on this data? First a look at the data without a model (``look``), up to
+the longest sequence; then three steps inside a horizon, the trained length.
 
 1. How many earlier tokens does a target need (k), and how far away are they (locality)? With labels they are counted;
    without, ``dependency_sparsity`` asks the model of step 2.
@@ -10,8 +11,9 @@ not show without labels; and a larger model may learn and carry what this one do
 """
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +32,15 @@ from sparsity_lab.analysis.diagnosis.length_comparison import (
     compare_lengths,
     train_short,
 )
+from sparsity_lab.analysis.diagnosis.look import Beyond, DataLook, look_at
 from sparsity_lab.analysis.diagnosis.token_data import Ints, TokenData
 from sparsity_lab.analysis.diagnosis.verdict import Answer, Thresholds, at_least, data_answers, verdict_of
 from sparsity_lab.analysis.diagnosis.windows import TokenWindows
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.statistics import Interval
-from sparsity_lab.analysis.style import INK, look, new_axes, styled
+from sparsity_lab.analysis.style import INK, new_axes, styled
+from sparsity_lab.analysis.style import look as style_of
 from sparsity_lab.models import ALiBi, Decoder, PositionScheme, RoPE
 from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.training import Progress, Training, UniformLength
@@ -61,6 +65,8 @@ class Diagnosis(Measurement):
         reach: distance within which most of them lie.
         labeled: whether ``k`` and ``reach`` are counted from labels; else a model was asked.
         dependencies: what the model said; None with labels.
+        beyond: what lies farther than the trained length, where no model was asked.
+        look: what pairs of tokens and repeats could gain, without a model, at every distance.
         thresholds: of the answers.
     """
 
@@ -71,10 +77,50 @@ class Diagnosis(Measurement):
     reach: Interval
     labeled: bool
     dependencies: DependencySparsity | None
+    look: DataLook
+    beyond: Beyond
     thresholds: Thresholds
     _tests: dict[str, list[LengthComparison]]
     _models: dict[str, Trained]
     _search_seconds: float
+    _look_seconds: float
+
+    def horizon(self) -> list[str]:
+        """What belongs under the verdict: how far was looked, what lies beyond, what each scheme keeps and what that
+        costs, and what to do."""
+        longest = max(test.length for tests in self._tests.values() for test in tests)
+        source = "counted from labels" if self.labeled else f"asked inside {self.trained} tokens"
+        lines = [
+            f"Horizon: trained on up to {self.trained} tokens, tested on up to {longest}; needs were {source}.",
+            f"Without a model, up to {self.look.longest:,} tokens: {self.beyond}.",
+        ]
+        last = {position: tests[-1] for position, tests in self._tests.items()}
+        best = min(test.loss_short for test in last.values())
+        times = longest // self.trained
+        for position, test in last.items():
+            if not at_least(test.learned, self.thresholds.learned):
+                lines.append(f"{position} learned nothing that is sure (loss {test.loss_short:.2f} nats).")
+                continue
+            kept = "an unknown share" if test.kept.estimate is None else f"{test.kept.estimate:.0%}"
+            price = test.loss_short - best
+            cost = f"and costs {price:.2f} nats" if price > 0.005 else "with the lowest loss"
+            loss = f"{test.loss_short:.2f} nats a target"
+            lines.append(f"{position} keeps {kept} of its gain at {times}x, {cost} at the trained length ({loss}).")
+        return [*lines, self._advice(last)]
+
+    def _advice(self, last: Mapping[str, LengthComparison]) -> str:
+        learned = {name: test for name, test in last.items() if at_least(test.learned, self.thresholds.learned)}
+        keeping = {name: test for name, test in learned.items() if (test.kept.estimate or 0) >= self.thresholds.kept}
+        if self.beyond.matters:
+            far = self.beyond.distance if self.beyond.gain is self.beyond.repeats else self.beyond.lag
+            wanted = 2 ** math.ceil(math.log2(max(2, far or self.trained)))
+            return f"Advice: train on longer windows, --length {wanted} or more, to have what lies at {far:,} tokens."
+        if keeping:
+            name = min(keeping, key=lambda own: keeping[own].loss_short)
+            return f"Advice: of these schemes {name}, which keeps what it learned at the lowest loss."
+        if learned:
+            return "Advice: another position scheme (--other), or training on the lengths that will be met."
+        return "Advice: more steps or a larger model (--steps, --model), or more data; nothing sure was learned."
 
     def frame(self) -> pl.DataFrame:
         """One row per position scheme and test length.
@@ -105,9 +151,11 @@ class Diagnosis(Measurement):
             {"step": f"train {position}", "seconds": one.seconds, "parameters": one.parameters, "tokens": one.tokens}
             for position, one in self._models.items()
         ]
+        look: dict[str, Any] = {"step": "look at the data", "seconds": self._look_seconds}
+        rows.insert(0, look | {"parameters": None, "tokens": self.look.tokens})
         if not self.labeled:
             step = {"step": "search dependencies", "seconds": self._search_seconds}
-            rows.insert(0, step | {"parameters": None, "tokens": None})
+            rows.insert(1, step | {"parameters": None, "tokens": None})
         return pl.DataFrame(rows, infer_schema_length=None)
 
     def tables(self) -> dict[str, pl.DataFrame]:
@@ -121,7 +169,11 @@ class Diagnosis(Measurement):
         }
         title = f"1. Needs of targets, from {source} (k above {self.thresholds.most_tokens}: more than that)"
         needs = [{"": name, "estimate": v.estimate, "low": v.low, "high": v.high} for name, v in rows.items()]
-        found = {title: pl.DataFrame(needs, infer_schema_length=None)}
+        seen = self.look.frame()
+        far = pl.col("distance") > self.trained
+        most = [seen.filter(own).sort("gain", descending=True).head(4) for own in (~far, far)]
+        found = {"0. Without a model: what could gain most, near and beyond (nats a token)": pl.concat(most)}
+        found |= {title: pl.DataFrame(needs, infer_schema_length=None)}
         if self.dependencies is not None and len(self.dependencies.distances()):
             nearest = self.dependencies.distances().sort("tokens", descending=True, maintain_order=True).head(8)
             found["   Commonest distances of needed tokens"] = nearest.drop("cumulative")
@@ -134,6 +186,8 @@ class Diagnosis(Measurement):
         """All numbers as plain data."""
         return {
             "verdict": self.verdict,
+            "horizon": self.horizon(),
+            "beyond": dataclasses.asdict(self.beyond),
             "answers": [dataclasses.asdict(answer) for answer in self.answers],
             "trained_length": self.trained,
             "k": _as_data(self.k),
@@ -142,6 +196,7 @@ class Diagnosis(Measurement):
             "thresholds": dataclasses.asdict(self.thresholds),
             "needed": None if self.dependencies is None else self.dependencies.needed().to_dicts(),
             "distances": None if self.dependencies is None else self.dependencies.distances().to_dicts(),
+            "look": self.look.frame().to_dicts(),
             "tests": self.frame().to_dicts(),
             "cost": self.cost().to_dicts(),
         }
@@ -160,7 +215,7 @@ class Diagnosis(Measurement):
             for index, position in enumerate(self._tests):
                 part = frame.filter(pl.col("position") == position).drop_nulls("kept")
                 label = position if len(part) else f"{position}: nothing learned"
-                color, marker, dash = look(index)
+                color, marker, dash = style_of(index)
                 line: Any = "-" if isinstance(dash, str) else (0, dash)
                 ax.plot(part["length"], part["kept"], color=color, marker=marker, linestyle=line, label=label)
                 ax.fill_between(part["length"], part["kept_low"], part["kept_high"], color=color, alpha=0.18, lw=0)
@@ -181,7 +236,7 @@ class Diagnosis(Measurement):
     def __repr__(self) -> str:
         source = "labels" if self.labeled else "the trained model"
         lines = [f"Length generalization on this data: {self.verdict}", f"k and locality are from {source}."]
-        return "\n".join([*lines, *(f"  {answer}" for answer in self.answers)])
+        return "\n".join([*lines, *(f"  {answer}" for answer in self.answers), *self.horizon()])
 
 
 def diagnose(
@@ -230,6 +285,11 @@ def diagnose(
     curriculum = UniformLength(low=max(1, length // 2), high=length)
     training = Training(steps=steps, batch_size=batch_size, curriculum=curriculum)
     tell = progress or (lambda *_: None)
+    tell("looking at the data", 0, None)
+    started = time.perf_counter()
+    look = look_at(data, seed)
+    beyond = look.beyond(length)
+    look_seconds = time.perf_counter() - started
     models: dict[str, Trained] = {}
     tests: dict[str, list[LengthComparison]] = {}
     for scheme in (position, other):
@@ -258,10 +318,13 @@ def diagnose(
         reach=reach,
         labeled=data.labels is not None,
         dependencies=dependencies,
+        look=look,
+        beyond=beyond,
         thresholds=thresholds,
         _tests=tests,
         _models=models,
         _search_seconds=time.perf_counter() - begun,
+        _look_seconds=look_seconds,
     )
 
 
@@ -310,13 +373,13 @@ def _check_room(data: TokenData, train: TokenWindows, test: TokenWindows, length
 
 
 def _from_labels(data: TokenData, thresholds: Thresholds) -> tuple[Interval, Interval]:
-    """k and reach of marked tokens before the last one of each sequence, which is its answer."""
-    assert data.labels is not None
-    counts, distances, groups = [], [], []
-    for i, marks in enumerate(data.labels):
-        places = np.flatnonzero(marks[:-1])
-        counts.append(len(places))
-        distances.append(len(marks) - 1 - places)
-        groups.append(np.full(len(places), i))
-    k = quantile_over_groups(np.array(counts), np.arange(len(counts)), 0.5)
-    return k, quantile_over_groups(np.concatenate(distances), np.concatenate(groups), thresholds.local_share)
+    """k and reach of what the labels say that targets need."""
+    counts, distances, of_target, of_source = [], [], [], []
+    for i, targets in enumerate(data.needs()):
+        for target, *sources in targets:
+            counts.append(len(sources))
+            of_target.append(i)
+            distances += [target - source for source in sources]
+            of_source += [i] * len(sources)
+    k = quantile_over_groups(np.array(counts), np.array(of_target), 0.5)
+    return k, quantile_over_groups(np.array(distances), np.array(of_source), thresholds.local_share)

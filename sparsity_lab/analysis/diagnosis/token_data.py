@@ -1,24 +1,29 @@
 """The user's own data: sequences of tokens from files, and marks of the important ones.
 
 Files are read as ``TokenFile`` reads them: ``token_formats`` lists the forms, ``padding`` says what is taken away.
-Labels have the same shape in numbers 0 and 1; those of a text have a number for each token. In labeled data the last
-token of each sequence is taken as its answer.
+Labels have the same shape in numbers 0 and 1, a number for each token: the last token of each sequence is then its
+one target, and the tokens marked 1 are what it needs. For other targets, labels are JSON lines (``.jsonl``), a line
+for each sequence: a list of targets, each a list of its own position and then those of what it needs, from 0.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.padding import Pad, without_padding
-from sparsity_lab.generators.token_formats import Tokens, read_sequences
+from sparsity_lab.generators.token_formats import Tokens, json_lines, read_sequences
 from sparsity_lab.settings import SettingError, Shown
 
 __all__ = ["TokenData", "read_tokens"]
 
 Ints = NDArray[np.int64]
+Targets = tuple[tuple[int, ...], ...]
+"""Of a sequence: positions of a target and of what it needs, in this order."""
+Labels = NDArray[np.bool_] | Targets
 
 _MOST_DIFFERENT = 2**16
 _TEST_SHARE = 5  # one sequence in so many, or the last of so many parts of each
@@ -30,25 +35,26 @@ class TokenData:
 
     Attributes:
         sequences: of one dimension each.
-        labels: a bool array for each sequence, True for an important token; None without labels.
+        labels: for each sequence a bool array, True for an important token of the last one, or its targets, each
+            with what it needs (see ``needs``); None without labels.
         vocab_size: V, the number of different tokens; they are numbered in ascending order.
         forms: how each file was read, for people.
     """
 
     sequences: tuple[Ints, ...]
-    labels: tuple[NDArray[np.bool_], ...] | None
+    labels: tuple[Labels, ...] | None
     vocab_size: int
     forms: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, sequences: Sequence[Tokens], labels: Sequence[Tokens] | None = None, forms: Sequence[str] = ()
+        cls, sequences: Sequence[Tokens], labels: Sequence[Tokens | Labels] | None = None, forms: Sequence[str] = ()
     ) -> "TokenData":
         """Any integers as token data.
 
         Raises:
             SettingError: no tokens, fewer than two different ones or more than 65536, or labels that are not 0 and 1
-                or not one for each token.
+                or not one for each token, or of a target that needs what does not stand before it.
         """
         kept = [np.asarray(sequence) for sequence in sequences if len(sequence)]
         if not kept:
@@ -61,17 +67,24 @@ class TokenData:
         if labels is not None:
             if len(labels) != len(sequences):
                 raise SettingError("labels", f"labels of {len(sequences)} sequences", f"{len(labels)}")
-            for i, (sequence, own) in enumerate(zip(sequences, labels, strict=True)):
-                if len(own) != len(sequence):
-                    raise SettingError(f"labels[{i}]", f"{len(sequence)} labels, one a token", len(own))
-                if not np.isin(own, (0, 1)).all():
-                    raise SettingError(f"labels[{i}]", "labels 0 and 1", int(own[~np.isin(own, (0, 1))][0]))
-            marks = tuple(np.asarray(own, dtype=bool) for own in labels if len(own))
+            checked = [
+                _checked(own, len(sequence), f"labels[{i}]")
+                for i, (sequence, own) in enumerate(zip(sequences, labels, strict=True))
+            ]
+            marks = tuple(own for own, sequence in zip(checked, sequences, strict=True) if len(sequence))
         return cls(tuple(np.split(tokens.astype(np.int64), cuts)), marks, len(different), tuple(forms))
 
     @property
     def num_tokens(self) -> int:
         return sum(len(sequence) for sequence in self.sequences)
+
+    def needs(self) -> list[Targets]:
+        """The labeled targets of each sequence."""
+        assert self.labels is not None
+        return [
+            own if isinstance(own, tuple) else ((len(own) - 1, *np.flatnonzero(own[:-1]).tolist()),)
+            for own in self.labels
+        ]
 
     def split(self) -> tuple[list[Ints], list[Ints]]:
         """Training and test sequences: of at least ten, every fifth is for the test; of fewer, the last fifth of
@@ -108,7 +121,7 @@ def read_tokens(
     if labels and len(labels) != len(paths):
         raise SettingError("--labels", f"a file for each of {len(paths)} data files", len(labels))
     sequences: list[Tokens] = []
-    marks: list[Tokens] = []
+    marks: list[Labels] = []
     forms = []
     for i, path in enumerate(paths):
         found = read_sequences(path, format, column, tokenizer)
@@ -119,24 +132,58 @@ def read_tokens(
         if labels:
             marks += _marks(labels[i], found.sequences)
     unpadded = without_padding(sequences, pad)
-    marks = [own[part] for own, part in zip(marks, unpadded.inside, strict=True)] if labels else []
+    marks = [_cut(own, part) for own, part in zip(marks, unpadded.inside, strict=True)] if labels else []
     return TokenData.of(unpadded.sequences, marks if labels else None, [*forms, *filter(None, [unpadded.note])])
 
 
-def _marks(path: Path, sequences: Sequence[Tokens]) -> list[Tokens]:
-    found = read_sequences(path)
-    own = found.sequences
-    if found.of_text:
-        raise SettingError(str(path), "labels 0 and 1: whole numbers in a text, or an .npy array", Shown(found.form))
-    # A flat list of marks is as good as lines of them where there is one sequence.
-    if len(sequences) == 1 and len(own) > 1:
-        own = [np.concatenate(own)]
+def _marks(path: Path, sequences: Sequence[Tokens]) -> list[Labels]:
+    """The labels of a file's sequences."""
+    own: list[Tokens | Targets]
+    if path.suffix.lower() == ".jsonl":
+        own = [_targets(value, f"{path}, sequence {i}") for i, value in enumerate(json_lines(path), 1)]
+    else:
+        found = read_sequences(path)
+        if found.of_text:
+            expected = "labels 0 and 1: whole numbers in a text, or an .npy array"
+            raise SettingError(str(path), expected, Shown(found.form))
+        # A flat list of marks is as good as lines of them where there is one sequence.
+        joined = len(sequences) == 1 and len(found.sequences) > 1
+        own = [np.concatenate(found.sequences)] if joined else [*found.sequences]
     if len(own) != len(sequences):
         raise SettingError(str(path), f"labels of {len(sequences)} sequences", len(own))
-    for i, (sequence, marks) in enumerate(zip(sequences, own, strict=True)):
-        where = f"{path}, sequence {i + 1}" if len(own) > 1 else str(path)
-        if len(marks) != len(sequence):
-            raise SettingError(where, f"{len(sequence)} labels, one a token", len(marks))
-        if not np.isin(marks, (0, 1)).all():
-            raise SettingError(where, "labels 0 and 1", int(marks[~np.isin(marks, (0, 1))][0]))
-    return own
+    where = [f"{path}, sequence {i}" if len(own) > 1 else str(path) for i in range(1, len(own) + 1)]
+    return [_checked(labels, len(tokens), at) for labels, tokens, at in zip(own, sequences, where, strict=True)]
+
+
+def _targets(value: object, where: str) -> Targets:
+    lists = isinstance(value, list) and all(
+        isinstance(one, list) and one and all(type(place) is int for place in one) for one in value
+    )
+    if not lists:
+        raise SettingError(where, "a list of targets, each [position, needed, needed, ..]", str(value)[:60])
+    return tuple(tuple(one) for one in cast("list[list[int]]", value))
+
+
+def _checked(labels: Tokens | Labels, length: int, where: str) -> Labels:
+    """Labels of a sequence of so many tokens."""
+    if isinstance(labels, tuple):
+        for target, *needed in labels:
+            if not 0 <= target < length:
+                raise SettingError(where, f"targets from 0 to {length - 1}", target)
+            for place in needed:
+                if not 0 <= place < target:
+                    raise SettingError(where, f"what target {target} needs, before it", place)
+        return labels
+    if len(labels) != length:
+        raise SettingError(where, f"{length} labels, one a token", len(labels))
+    if not np.isin(labels, (0, 1)).all():
+        raise SettingError(where, "labels 0 and 1", int(labels[~np.isin(labels, (0, 1))][0]))
+    return np.asarray(labels, dtype=bool)
+
+
+def _cut(labels: Labels, part: slice) -> Labels:
+    """The labels of a part of a sequence."""
+    if not isinstance(labels, tuple):
+        return labels[part]
+    moved = [tuple(place - part.start for place in one) for one in labels]
+    return tuple(one for one in moved if min(one) >= 0 and one[0] < part.stop - part.start)

@@ -1,0 +1,51 @@
+"""A diagnosis as one HTML file."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from sparsity_lab.analysis.diagnosis.diagnose import Diagnosis
+from sparsity_lab.analysis.measurement import Measurement
+from sparsity_lab.analysis.output import write_whole
+from sparsity_lab.analysis.report_page import Section, page
+from sparsity_lab.analysis.style import figure_svg
+from sparsity_lab.settings.markup import Markup, details, element, join, table
+
+__all__ = ["write_diagnosis"]
+
+
+def write_diagnosis(found: Diagnosis, path: Path | str, *, files: tuple[str, ...] = ()) -> Path:
+    """Write the verdict with its horizon, both figures and all numbers as a page that needs nothing but itself.
+
+    Args:
+        files: how the data were read, for people.
+
+    Raises:
+        SettingError: a file that cannot be written.
+    """
+    answers = [
+        (one.question, {True: "yes", False: "no", None: "not decided"}[one.answer], one.found)
+        for one in found.answers
+    ]
+    verdict = join([
+        element("p", element("b", found.verdict)),
+        table(["question", "answer", "found"], answers),
+        element("ul", *(element("li", line) for line in found.horizon())),
+        element("p", "; ".join(files)),
+    ])  # fmt: skip
+    rows = {title.strip(): frame for title, frame in found.tables().items()}
+    tables = join(details(title, table(frame.columns, frame.iter_rows())) for title, frame in rows.items())
+    sections = [
+        Section("verdict", "Verdict and horizon", verdict),
+        Section("look", "Without a model", join([_figure(found.look, "What could gain, by distance"), element(
+            "p", f"From {found.look.tokens:,} tokens; the longest sequence has {found.look.longest:,}.")])),
+        Section("kept", "What is kept on long windows", _figure(found, "What is kept, by test length")),
+        Section("numbers", "Numbers", tables),
+    ]  # fmt: skip
+    return write_whole(Path(path), page("Diagnosis", sections).encode())
+
+
+def _figure(measurement: Measurement, title: str) -> Markup:
+    figure = measurement.plot().get_figure(root=True)
+    assert isinstance(figure, Figure)
+    return element("div", Markup(figure_svg(figure, title)))
