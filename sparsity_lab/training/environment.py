@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import torch
 
 from sparsity_lab.training.config import RunConfig
 
-__all__ = ["devices_of", "devices_words", "environment"]
+__all__ = ["devices_of", "devices_words", "environment", "kind_of_device"]
 
 _PACKAGE = Path(__file__).parents[1]
 _PACKAGES = ("sparsity-lab", "torch", "numpy", "scipy", "polars", "safetensors")
@@ -27,15 +28,17 @@ def environment(config: RunConfig, before: Mapping[str, object] | None = None) -
         before: the record of the process that this one goes on from. ``devices`` lists the kinds of device in order.
     """
     training = config.training
-    device = torch.device(training.device)
+    device, kind = torch.device(training.device), kind_of_device(config)
     earlier = devices_of(before)
     read = {str(task): record for task in (config.task, *config.conditions.values()) if (record := task.record)}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": training.device,
         "device_name": name,
-        "devices": [*earlier, *([device.type] if earlier[-1:] != [device.type] else [])],
+        "devices": [*earlier, *([kind] if earlier[-1:] != [kind] else [])],
         "threads": training.threads,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "blas": _blas(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "packages": _versions(),
@@ -43,6 +46,19 @@ def environment(config: RunConfig, before: Mapping[str, object] | None = None) -
         "git_modified": _git_modified(),
         **({"read": read} if read else {}),
     }
+
+
+def kind_of_device(config: RunConfig) -> str:
+    """The kind of device that a run is made on here, as in ``"cpu AVX512 with 1 thread"`` or ``"cuda"``.
+
+    Another kind may round differently: torch has other code for another capability of the processor, and sums in
+    another order with another number of threads.
+    """
+    training = config.training
+    if (device := torch.device(training.device).type) != "cpu":
+        return device
+    threads = f"{training.threads} thread{'s' * (training.threads != 1)}"
+    return f"cpu {torch.backends.cpu.get_cpu_capability()} with {threads}"
 
 
 def devices_of(record: Mapping[str, object] | None, evaluation: str | None = None) -> list[str]:
@@ -66,6 +82,13 @@ def devices_words(devices: Mapping[str, int]) -> str:
         return ""
     listed = ", ".join(f"{count} on {kind.replace(', ', ' and ')}" for kind, count in devices.items())
     return f"runs were made on different kinds of device ({listed}), so small differences can be due to that"
+
+
+@functools.cache
+def _blas() -> str | None:
+    """The library of matrix products that torch was built with; None if it does not say."""
+    found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    return found[1] if found else None
 
 
 @functools.cache

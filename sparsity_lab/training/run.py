@@ -19,7 +19,7 @@ from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.training import store
 from sparsity_lab.training.checkpoint import load_weights, save_weights
 from sparsity_lab.training.config import Evaluation, RunConfig
-from sparsity_lab.training.environment import devices_of, environment
+from sparsity_lab.training.environment import devices_of, environment, kind_of_device
 from sparsity_lab.training.evaluate import EVALUATION_SCHEMA, evaluate, summarize
 from sparsity_lab.training.failures import forget_failure, reason_of, record_failure
 from sparsity_lab.training.files import DamagedFile
@@ -369,7 +369,7 @@ def _evaluate(config: RunConfig, lease: Lease) -> None:
         evaluated = where.get("evaluated_on")
         where["evaluated_on"] = {
             **(evaluated if isinstance(evaluated, dict) else {}),
-            config.evaluation_id: torch.device(config.training.device).type,
+            config.evaluation_id: kind_of_device(config),
         }
         store.write_json(folder / store.ENVIRONMENT, where, check=lease.check)
     store.write_config(lease, config)
@@ -382,7 +382,7 @@ def _evaluate(config: RunConfig, lease: Lease) -> None:
 
 def _say_if_moved(config: RunConfig, before: list[str], what: str) -> None:
     """Warn if a run was made on another kind of device so far."""
-    kind = torch.device(config.training.device).type
+    kind = kind_of_device(config)
     if before and before[-1] != kind:
         words = "run %s was made on %s, and %s on %s: numbers may differ in their last digits"
         _LOG.warning(words, config.id, before[-1], what, kind)
