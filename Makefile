@@ -17,7 +17,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 	@touch $@
 
 .venv/notebooks: .venv/lab
-	$(INSTALL) -e ".[notebooks,docs]"
+	$(INSTALL) -e ".[notebooks,docs,transformers]"
 	@touch $@
 
 demo: .venv/lab

@@ -7,6 +7,7 @@ densely.
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,8 +162,9 @@ def extend(
         task_type="CAUSAL_LM",
         **tied,
     )
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(seed)
+        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.24 in an old way
         adapted: nn.Module = peft.get_peft_model(model, lora)
     folder.mkdir(parents=True, exist_ok=True)
     attach(adapted, kernel, seed=seed)
