@@ -16,8 +16,9 @@ from sparsity_lab import cli
 from sparsity_lab.cli import certify
 from sparsity_lab.cli.certify import certify_text
 from sparsity_lab.cli.output import progress_bar
-from sparsity_lab.generators import Parity, Planted
+from sparsity_lab.generators import Parity, Planted, TextBytes
 from sparsity_lab.settings.setting import _registry
+from sparsity_lab.sweeps.config_file import load_sweep
 
 
 def lab(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -228,6 +229,12 @@ def test_bad_run_files(
     [
         ('[base]\ntask = "Planted"\n[grid]\n"task.locl" = ["Uniform()"]\n', "task.locl: expected a field of Planted"),
         ('[base]\ntask = "Planted"\n[grid]\n"task.k" = 3\n', "task.k: expected a list of values, got 3"),
+        (
+            '[base]\ntask = "Planted"\n[grid]\ntask.k = [1, 2]\n',
+            'grid.task: expected a list of values; a path is written in quotes under [grid], as in "task.k" = [..]',
+        ),
+        ('[base]\ntask = "Planted"\n[grid.task]\nk = [1, 2]\n', "as in \"task.k\" = [..], got {'k': [1, 2]}"),
+        ('[base]\ntask = "None"\n', "base.task: expected a task"),
         ('[base]\ntask = "Planted"\n[grd]\n"task.k" = [3]\n', "grd: expected a field of a sweep made by a grid"),
         ('[base]\ntask = "Plantd"\n', "base.task.kind: expected a task"),
         ('name = "x"\nruns = []\n', "runs: expected at least one run"),
@@ -238,6 +245,16 @@ def test_bad_sweep_files(text: str, message: str, capsys: pytest.CaptureFixture[
     code, _, err = lab(capsys, "sweep", str(tmp_path / "s.toml"), "--out", str(tmp_path / "runs"))
     assert (code, message in err, err.count("\n")) == (2, True, 1), err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_mark_and_none_are_understood(tmp_path: Path) -> None:
+    """Of editors that begin a file with a mark; and TOML has no word for None."""
+    text = '\ufeff[base]\ntask = "Planted"\nadapter = "None"\n[grid]\n"model.vocab_size" = ["None", 16]\n'
+    (tmp_path / "s.toml").write_text(text, encoding="utf-8")
+    runs = load_sweep(tmp_path / "s.toml").runs
+    assert [run.adapter for run in runs] == [None, None]
+    assert [run.model.vocab_size for run in runs] == [None, 16]  # type: ignore[attr-defined]
+    assert TextBytes(path="None").path == "None"  # of a field that holds texts, it is one
 
 
 def test_a_file_where_the_folder_should_be(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -59,6 +59,9 @@ def _conform_union(hint: Any, arguments: tuple[Any, ...], value: Any, path: str)
     if value is None and type(None) in arguments:
         return None
     choices = [choice for choice in arguments if choice is not type(None)]
+    # TOML has no word for it. Of a field that holds texts, it is one.
+    if value == "None" and type(value) is str and len(choices) < len(arguments) and str not in choices:
+        return None
     sequences = [choice for choice in choices if get_origin(choice) is tuple]
     others = [choice for choice in choices if get_origin(choice) is not tuple]
     fitting = sequences if isinstance(value, list | tuple) and sequences else others or sequences

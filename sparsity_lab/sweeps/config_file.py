@@ -10,6 +10,8 @@ A run file holds the fields of a ``RunConfig``; a sweep file holds ``name`` and 
     "task.k" = [1, 2, 3]
     "task.locality" = ["Uniform()", "Window(width=8)"]
     seed = [0, 1, 2]
+
+``"None"`` is None in a field that may be None and holds no text.
 """
 
 import json
@@ -49,7 +51,7 @@ def read_data(path: Path) -> dict[str, Any]:
         raise SettingError(str(path), "a file that ends in .toml or .json", path.suffix or path.name)
     kind = path.suffix.lower()
     try:
-        data = _READERS[kind](path.read_text(encoding="utf-8"))
+        data = _READERS[kind](path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingError(str(path), "a file that can be read", error.strerror) from None
     except SettingError as error:
@@ -73,4 +75,9 @@ def load_sweep(path: Path) -> Sweep:
     axes = data.get("grid", {})
     if not isinstance(axes, dict):
         raise SettingError("grid", "a table of lists by field", axes)
+    for name, values in axes.items():
+        if isinstance(values, dict):
+            inner = next(iter(values), "name")
+            expected = f'a list of values; a path is written in quotes under [grid], as in "{name}.{inner}" = [..]'
+            raise SettingError(f"grid.{name}", expected, values)
     return Sweep(name=data.get("name", path.stem), runs=tuple(grid(base, axes)))

@@ -5,15 +5,20 @@ lies in the folder and nowhere else, so an engine may put its workers on any mac
 """
 
 import json
+import os
+import re
 import sys
 import traceback
 from abc import abstractmethod
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from sparsity_lab.settings import Setting, SettingError, from_data, register
+import torch
+
+from sparsity_lab.settings import Setting, SettingError, Shown, from_data, register
 from sparsity_lab.sweeps.workers import Worker, first_ready
 from sparsity_lab.training import Diverged, RunConfig
 from sparsity_lab.training.lease import Leased
@@ -108,13 +113,42 @@ class Processes(Engine):
     A run whose worker dies (killed, out of memory) is run again by another one, and given up when that has died too.
     If no worker can be started, all runs are given up.
 
+    With ``devices`` each process sees one GPU, as ``cuda``, so that a sweep whose runs have ``training.device =
+    "cuda"`` has one run on each, or several. A run is the same on whichever GPU of a kind it is made.
+
     Attributes:
-        workers: number of processes.
+        workers: number of processes, where no devices are given.
+        devices: numbers of the GPUs to use, or ``"auto"`` for all of this machine.
+        per_device: processes, and so runs at a time, on each of them.
     """
 
     workers: int = 2
+    devices: Literal["auto"] | tuple[int, ...] = ()
+    per_device: int = 1
+
+    @property
+    def slots(self) -> list[int | None]:
+        """The GPU of each process; None for one that sees all.
+
+        Raises:
+            SettingError: ``"auto"`` on a machine without a GPU.
+        """
+        devices = self.devices
+        if devices == "auto":
+            seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            numbers = [int(one) for one in seen.split(",")] if re.fullmatch(r"\d+(,\d+)*", seen) else None
+            devices = tuple(numbers or range(torch.cuda.device_count()))
+            if not devices:
+                raise SettingError("devices", "a machine with GPUs for 'auto'", Shown("no GPU"))
+        return [device for device in devices for _ in range(self.per_device)] or [None] * self.workers
 
     def check(self) -> None:
+        if self.per_device < 1:
+            raise SettingError("per_device", "at least 1", self.per_device)
+        if self.devices != "auto":
+            for i, device in enumerate(self.devices):
+                if device < 0 or device in self.devices[:i]:
+                    raise SettingError(f"devices[{i}]", "the number of a GPU, from 0, each once", device)
         if self.workers < 1:
             raise SettingError("workers", "at least 1", self.workers)
         if self.workers > _MOST_WORKERS:
@@ -130,12 +164,14 @@ class Processes(Engine):
         # Workers that died before they were up, since one was last seen to live.
         failed_starts = 0
         workers: list[Worker] = []
+        slots = self.slots
         try:
             while waiting or any(worker.run is not None for worker in workers):
                 if failed_starts < _LAST_DEATH:
                     idle = sum(worker.run is None for worker in workers)
-                    missing = min(self.workers - len(workers), len(waiting) - idle)
-                    workers += [Worker(execute, modules) for _ in range(missing)]
+                    free = Counter(slots) - Counter(worker.device for worker in workers)
+                    missing = max(0, len(waiting) - idle)
+                    workers += [Worker(execute, modules, slot) for slot in _in_turn(free, slots)[:missing]]
                 for worker in workers:
                     if waiting and worker.ready and worker.run is None:
                         index = waiting.popleft()
@@ -171,3 +207,9 @@ class Processes(Engine):
                 worker.stop()
             for worker in workers:
                 worker.join()
+
+
+def _in_turn(free: Mapping[int | None, int], slots: Sequence[int | None]) -> list[int | None]:
+    """Free slots, a device at a time, so that few runs are spread over all of them."""
+    order = list(dict.fromkeys(slots))
+    return [device for turn in range(len(slots)) for device in order if free.get(device, 0) > turn]

@@ -60,6 +60,8 @@ def run_sweep(
     sweep = sweep.planned()
     every = [run for wave in waves(sweep.runs) for run in wave]
     _check_known(every, engine)
+    if isinstance(engine, Processes) and engine.devices:
+        _check_devices(every)
     root = Path(out)
     if isinstance(engine, Serial | Processes):  # whose workers are on this machine
         _check_memory(every, root)
@@ -207,6 +209,14 @@ def _check_known(runs: Sequence[RunConfig], engine: Engine) -> None:
                 f"%%writefile my_settings.py, and import {cls.__name__} from there; or use Serial())"
             )
             raise SettingError("runs", expected, Shown(f"{cls.__name__}, which this session defines"))
+
+
+def _check_devices(runs: Sequence[RunConfig]) -> None:
+    """Raise ``SettingError`` if a run names a GPU, where each worker sees one and calls it ``cuda``."""
+    for run in runs:
+        if ":" in run.training.device:
+            expected = "cuda or cpu, for the engine says which GPU a run is on"
+            raise SettingError(f"{run.id}.training.device", expected, run.training.device)
 
 
 def _check_memory(runs: Sequence[RunConfig], root: Path) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import json
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -31,14 +32,15 @@ class Worker:
     Attributes:
         run: what the caller calls the run in progress; None for an idle worker.
         ready: it has answered once, so that it can live.
+        device: the number of the one GPU that it sees; None for all of them.
     """
 
-    def __init__(self, execute: Execute, modules: Sequence[str]) -> None:
+    def __init__(self, execute: Execute, modules: Sequence[str], device: int | None = None) -> None:
         context: Any = multiprocessing.get_context(START_METHOD)
         self.connection, far = context.Pipe()
         self.run: int | None = None
-        self.ready = False
-        self._process = context.Process(target=_serve, args=(far, execute, tuple(modules)))
+        self.ready, self.device = False, device
+        self._process = context.Process(target=_serve, args=(far, execute, tuple(modules), device))
         # Ctrl-C on a terminal goes to all its processes. A worker never gets it, from its first moment on: the one
         # that started it says what comes next.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -111,8 +113,11 @@ def first_ready(workers: Sequence[Worker]) -> list[Worker]:
     return [by_connection[connection] for connection in wait(list(by_connection))]
 
 
-def _serve(connection: Connection, execute: Execute, modules: Sequence[str]) -> None:
+def _serve(connection: Connection, execute: Execute, modules: Sequence[str], device: int | None) -> None:
     """What a worker does."""
+    if device is not None:
+        # Before anything asks for a GPU; to this process it is the first one.
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_after, args=(multiprocessing.parent_process(),), daemon=True).start()
     # Standard output belongs to the process that started this one.

@@ -72,3 +72,14 @@ class Filling(FixedLength):
         if step == 2:
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         return self.length
+
+
+@register
+class Seeing(FixedLength):
+    """Writes into the folder ``tally`` which GPU each process sees, in a file for each process."""
+
+    tally: str = "/nowhere"
+
+    def at(self, stream: Stream, step: int, steps: int | None) -> int:
+        (Path(self.tally) / str(os.getpid())).write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+        return self.length
