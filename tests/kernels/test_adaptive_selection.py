@@ -36,15 +36,17 @@ def log_sum(values: list[float]) -> float:
 
 
 class Plain:
-    """The sheet's rules in plain Python, one row at a time."""
+    """The sheet's rules in plain Python, one row at a time; blocks begin at the first visible key."""
 
     def __init__(self, kernel: AdaptiveSparse, q: Tensor, k: Tensor, key_mask: Tensor | None) -> None:
         self.kernel, self.q, self.k = kernel, q, k
         self.size, self.scale = kernel.block_size, 1 / math.sqrt(q.shape[-1])
         self.seen = torch.ones(len(q), q.shape[2], dtype=torch.bool) if key_mask is None else key_mask
+        self.start = [seen.index(True) for seen in self.seen.tolist()]
 
     def keys(self, b: int, j: int, t: int) -> list[int]:
-        return [i for i in range(j * self.size, min((j + 1) * self.size, t + 1)) if self.seen[b, i]]
+        first = self.start[b] + j * self.size
+        return [i for i in range(first, min(first + self.size, t + 1)) if self.seen[b, i]]
 
     def score(self, b: int, h: int, t: int, j: int) -> float:
         query, keys = self.q[b, h, t], self.k[b, h // M, self.keys(b, j, t)]
@@ -61,7 +63,7 @@ class Plain:
         return 1.0 if lost == -math.inf else 1 / (1 + math.exp(lost - log_sum(of_keys)))
 
     def row(self, b: int, g: int, t: int) -> dict[int, str]:
-        kernel, own = self.kernel, t // self.size
+        kernel, own = self.kernel, (t - self.start[b]) // self.size
         past = [j for j in range(own) if self.keys(b, j, t)]
         share = dict.fromkeys(past, 0.0)
         for h in range(g * M, g * M + M):
@@ -72,7 +74,7 @@ class Plain:
         reasons |= {j: "sink" for j in past if j < kernel.n_sink}
         ranked = sorted((j for j in past if j not in reasons), key=lambda j: (-share[j], j))
         kept = dict(reasons)
-        if t < kernel.dense_len:
+        if t - self.start[b] < kernel.dense_len:
             return self.taken(kept, ranked, share, 0) | dict.fromkeys(
                 ranked[kernel.k_free + kernel.k_slack :], "dense"
             )

@@ -193,7 +193,7 @@ def padded_position(kind: str | None, length: int, padding: int, dtype: torch.dt
     return None
 
 
-@pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS if kernel.kind != "AdaptiveSparse"], ids=str)
+@every_kernel
 def test_padding_on_the_left_changes_nothing(kernel: Kernel) -> None:
     """At inference, in every form, with every kind of position, in one piece, in the last rows alone, in decoding:
     what is counted, sinks and groups among it, is counted from the first visible key."""

@@ -49,6 +49,7 @@ class Audit:
 
     Attributes:
         rows: (B, R) positions of the audited rows.
+        starts: (B, 1) position of the first visible key, where block 0 begins.
         codes: (B, G, R, n) why a block is kept, indices into ``REASONS``; 0: dropped.
         probability: (B, G, R, n) π, importance of the complete past blocks; zeros where there are none.
         mass: (B, G, R, n) a, what dense attention gives to these blocks, of the mass on all of them, group mean.
@@ -65,6 +66,7 @@ class Audit:
     """
 
     rows: Int64[Tensor, "B R"]
+    starts: Int64[Tensor, "B 1"]
     codes: UInt8[Tensor, "B G R n"]
     probability: Float[Tensor, "B G R n"]
     mass: Float[Tensor, "B G R n"]
@@ -90,10 +92,11 @@ class Audit:
             sequence, head, row: indices into the batch, the heads of keys, and the audited rows.
         """
         place, size, stop = (sequence, head, row), self.block_size, int(self.rows[sequence, row]) + 1
+        start = int(self.starts[sequence, 0])
         return [
             {
                 "block": block,
-                "tokens": range(block * size, min((block + 1) * size, stop)),
+                "tokens": range(start + block * size, min(start + (block + 1) * size, stop)),
                 "reason": REASONS[int(self.codes[place][block])],
                 "probability": float(self.probability[place][block]),
                 "mass": float(self.mass[place][block]),
@@ -185,9 +188,18 @@ class SampledRows:
 
 @torch.no_grad()
 def look_at(
-    rows: Int64[Tensor, "B R"], q: Float[Tensor, "B G M T D"], k: Keys, query_start: int, selector: Selector
+    rows: Int64[Tensor, "B R"],
+    q: Float[Tensor, "B G M T D"],
+    k: Keys,
+    query_start: int,
+    selector: Selector,
+    starts: Int64[Tensor, "B 1"] | None = None,
 ) -> SampledRows:
-    """Look at rows of a call: ``q`` holds those at ``query_start`` and on."""
+    """Look at rows of a call: ``q`` holds those at ``query_start`` and on.
+
+    Args:
+        starts: where sequences begin in ``rows`` and ``q``; None: at 0.
+    """
     num_keys, block_size, key_mask = k.shape[2], selector.rule.block_size, selector.key_mask
     index = (rows - query_start)[:, None, None, :, None]
     q = q.gather(3, index.expand(-1, *q.shape[1:3], -1, q.shape[4]))
@@ -207,9 +219,11 @@ def look_at(
         return codes, log_mass, logits.amax(-1).double(), in_blocks(seen, False).sum(-1)
 
     size = max(CHUNK_LOGITS // (math.prod(q.shape[:3]) * num_keys), 1)
+    if starts is not None:
+        rows = rows - starts
     parts = map(look, torch.split(rows, size, 1), torch.split(q, size, 3))
     codes, log_mass, log_peak, tokens = (torch.cat(part, dim=-2) for part in zip(*parts, strict=True))
-    real = torch.ones_like(rows, dtype=torch.bool) if key_mask is None else key_mask.gather(1, rows)
+    real = rows >= 0 if key_mask is None else key_mask.gather(1, rows.clamp_min(0)) & (rows >= 0)
     return SampledRows(q=q, rows=rows, real=real, codes=codes, log_mass=log_mass, log_peak=log_peak, tokens=tokens)
 
 
@@ -238,8 +252,14 @@ def selector_loss(
 
 
 @torch.no_grad()
-def audit_of(sample: SampledRows, selector: Selector) -> Audit:
-    """The audit of the rows of a sample."""
+def audit_of(sample: SampledRows, selector: Selector, starts: Int64[Tensor, "B 1"] | None = None) -> Audit:
+    """The audit of the rows of a sample.
+
+    Args:
+        starts: where sequences begin; None: at 0.
+    """
+    if starts is None:
+        starts = torch.zeros_like(sample.rows[:, :1])
     codes, kept, num_blocks = sample.codes, sample.codes > 0, sample.codes.shape[-1]
     scores, past = selector.scores(sample.q, sample.rows, num_blocks)
     low, high = score_bounds(sample.q, selector.summaries.first(num_blocks))
@@ -258,7 +278,8 @@ def audit_of(sample: SampledRows, selector: Selector) -> Audit:
 
     chosen = (past & ~kept).unsqueeze(2), kept.unsqueeze(2)
     return Audit(
-        rows=sample.rows,
+        rows=sample.rows + starts,
+        starts=starts,
         codes=codes,
         probability=probability,
         mass=sample.target(past.expand_as(kept), "sum"),

@@ -40,10 +40,11 @@ from sparsity_lab.kernels.adaptive.formula import (
 from sparsity_lab.kernels.cache import KeyValueCache
 from sparsity_lab.kernels.context import Keys, Values
 from sparsity_lab.kernels.parts.arguments import RowKind
+from sparsity_lab.kernels.parts.masking import first_visible
 from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
 from sparsity_lab.kernels.parts.tiles import masked_attention
 
-__all__ = ["AdaptiveState", "decoded_row", "gathered_attention", "tiled_attention"]
+__all__ = ["AdaptiveState", "decoded_row", "gathered_attention", "moved", "tiled_attention"]
 
 TILE_ROWS = 128
 
@@ -67,17 +68,19 @@ RowOutputs = Float[Tensor, "B G M R E"]
 # --- under a mask
 
 
-def tiled_attention(q: Rows, k: Keys, v: Values, query_start: int, selector: Selector) -> RowOutputs:
-    """The output of rows ``query_start`` and on by PyTorch's fused kernel, in tiles of rows. A tile's scores are
-    computed again in the backward pass; of a tile its codes are kept, T n bytes in all."""
+def tiled_attention(
+    q: Rows, k: Keys, v: Values, query_start: int, positions: Positions, selector: Selector
+) -> RowOutputs:
+    """The output of rows at these positions, at most ``query_start`` and on, by PyTorch's fused kernel, in tiles of
+    rows. A tile's scores are computed again in the backward pass; of a tile its codes are kept, T n bytes in all."""
     tiles = []
     for first in range(0, q.shape[3], TILE_ROWS):
         rows = q[:, :, :, first : first + TILE_ROWS]
-        start, stop = query_start + first, query_start + first + rows.shape[3]
-        positions = torch.arange(start, stop, device=q.device)[None]
+        stop = query_start + first + rows.shape[3]
+        at = positions[:, first : first + TILE_ROWS]
         keys, values = k[:, :, :stop], v[:, :, :stop]
-        codes = select_densely(rows, keys, positions, selector)
-        run = partial(_masked_rows, codes=codes, positions=positions, selector=selector)
+        codes = select_densely(rows, keys, at, selector)
+        run = partial(_masked_rows, codes=codes, positions=at, selector=selector)
         if q.shape[3] <= TILE_ROWS:
             tiles.append(run(rows, keys, values))
         else:
@@ -329,7 +332,10 @@ class AdaptiveState(KeyValueCache):
     summary is made from them by the function that ``attend`` makes summaries with: so decoding selects as ``attend``
     does, also where the cache rounds keys to half precision.
 
+    Where tokens may be hidden, each sequence is kept from its first visible token on.
+
     Attributes:
+        skipped: (B, 1), how many hidden tokens stood before the first visible one; None while there was no mask.
         blocks: (B G n, b, D + E), each key followed by its value, so that a block is one piece of memory; zeros in
             free places.
         first_blocks: (B G, 1), where those of each head begin.
@@ -346,9 +352,11 @@ class AdaptiveState(KeyValueCache):
         self.blocks = pairs.view(-1, block_size, width)
         self.first_blocks = torch.arange(0, len(self.blocks), num_blocks, device=device).unsqueeze(1)
         self._waiting = torch.zeros(batch_size, num_heads, 0, head_dim, dtype=dtype, device=device)
-        log_count = torch.zeros(batch_size, num_blocks, dtype=torch.float64, device=device)
-        moments, box = log_count.new_zeros(2, batch_size, num_heads, num_blocks, 2 * head_dim)
+        # Two more than there are blocks: sequences that begin at several places fill up to so many.
+        log_count = torch.zeros(batch_size, num_blocks + 2, dtype=torch.float64, device=device)
+        moments, box = log_count.new_zeros(2, batch_size, num_heads, num_blocks + 2, 2 * head_dim)
         self.summaries = Summaries(log_count, moments, box)
+        self.skipped: Tensor | None = None
 
     def extend(self, k: Keys, v: Values, key_mask: Bool[Tensor, "B K"] | None) -> None:
         """Add R tokens, whose keys come in float32 at least.
@@ -356,23 +364,82 @@ class AdaptiveState(KeyValueCache):
         Raises:
             SettingError: as ``append``.
         """
-        self.append(k.to(v.dtype), v, key_mask)
+        if key_mask is not None or self.skipped is not None:
+            self._extend_apart(k, v, key_mask)
+            return
+        self.append(k.to(v.dtype), v)
         block_size = self.blocks.shape[1]
         keys = torch.cat([self._waiting.to(k.dtype), k], dim=2)
         stop, start = self.length // block_size * block_size, self.length - keys.shape[2]
         if start < stop:
-            mask = None if self.key_mask is None else self.key_mask[:, start:stop]
             blocks = slice(start // block_size, stop // block_size)
-            full = summarize(keys[:, :, : stop - start], mask, block_size)
+            full = summarize(keys[:, :, : stop - start], None, block_size)
             self.summaries.log_count[:, blocks] = full.log_count
             self.summaries.moments[:, :, blocks], self.summaries.box[:, :, blocks] = full.moments, full.box
             keys = keys[:, :, stop - start :].clone()
         self._waiting = keys
 
+    def _extend_apart(self, k: Keys, v: Values, key_mask: Bool[Tensor, "B K"] | None) -> None:
+        """The same where sequences begin at several places: a tensor of places takes the place of each slice, and all
+        blocks that may have changed are summarized."""
+        block_size, total, number = self.blocks.shape[1], self._keys.shape[2], k.shape[2]
+        if self.skipped is None:
+            self.skipped = torch.zeros(len(k), 1, dtype=torch.int64, device=k.device)
+            self._key_mask = torch.zeros(len(k), total, dtype=torch.bool, device=k.device)
+            self._key_mask[:, : self.length] = True
+            self._waiting = _filled(self._waiting, 0, block_size - self._waiting.shape[2])
+        assert self._key_mask is not None
+        mask = self._key_mask.new_ones(len(k), number) if key_mask is None else key_mask
+        start, new = self.length - self.skipped, torch.arange(number, device=k.device)
+        begin = first_visible(mask, 1)
+        hidden = begin.places.masked_fill(~begin.there, number).masked_fill(start > 0, 0)
+        # What comes after the last token is hidden too, until other tokens are written there.
+        source = new + hidden
+        there, source = source < number, source.clamp_max(number - 1)
+        k, v = _taken(k, source), _taken(v, source)
+        places = start + new
+        self._keys.scatter_(2, _as_index(places, self._keys), k.to(v.dtype))
+        self._values.scatter_(2, _as_index(places, self._values), v)
+        self._key_mask.scatter_(1, places, mask.gather(1, source) & there)
+        self.advance(number)
+        self.skipped = self.skipped + hidden
+
+        first = start // block_size * block_size
+        num_blocks = (number + 2 * block_size - 2) // block_size
+        place = torch.arange(num_blocks * block_size, device=k.device)
+        index = torch.where(place < start - first, place, block_size + (place - start + first).clamp_max(number - 1))
+        keys = _taken(torch.cat([self._waiting.to(k.dtype), k], dim=2), index)
+        valid = self._key_mask.gather(1, (first + place).clamp_max(total - 1)) & (first + place < total)
+        found = summarize(keys, valid, block_size)
+        blocks = first // block_size + torch.arange(num_blocks, device=k.device)
+        self.summaries.log_count.scatter_(1, blocks, found.log_count)
+        for table, part in ((self.summaries.moments, found.moments), (self.summaries.box, found.box)):
+            table.scatter_(2, _as_index(blocks, part), part)
+        waiting = (self.length - self.skipped) // block_size * block_size - first
+        rest = waiting + torch.arange(block_size, device=k.device)
+        self._waiting = _taken(keys, rest.clamp_max(keys.shape[2] - 1))
+
+
+def _as_index(places: Int64[Tensor, "B K"], x: Float[Tensor, "B G n D"]) -> Int64[Tensor, "B G K D"]:
+    return places[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])
+
+
+def _taken(x: Float[Tensor, "B G n D"], places: Int64[Tensor, "B K"]) -> Float[Tensor, "B G K D"]:
+    return x.gather(2, _as_index(places, x))
+
+
+def moved(x: Float[Tensor, "B G n D"], by: Int64[Tensor, "B 1"]) -> Float[Tensor, "B G n D"]:
+    """Rows of each sequence from place ``by`` on; before the first and after the last row come copies of it."""
+    return _taken(x, (torch.arange(x.shape[2], device=x.device) + by).clamp(0, x.shape[2] - 1))
+
 
 def decoded_row(q: Rows, state: AdaptiveState, selector: Selector) -> RowOutputs:
     """The output of the latest row, whose key and value the state already has. No gradient."""
     row, block_size, block = state.length - 1, selector.rule.block_size, selector.fixed_blocks(q, state.length - 1)
+    positions = torch.full((1, 1), row, device=q.device) - (0 if state.skipped is None else state.skipped)
+    own = (
+        positions.unsqueeze(-1) if state.skipped is None else positions.repeat_interleave(q.shape[1], 0).unsqueeze(-1)
+    )
     # Each head of keys is a sequence of its own.
     folded = q.flatten(0, 1).unsqueeze(1)
 
@@ -386,7 +453,7 @@ def decoded_row(q: Rows, state: AdaptiveState, selector: Selector) -> RowOutputs
         """The kept blocks, and which of their keys the row sees. Heads that keep fewer than others are filled up."""
         kept, block = codes.flatten(0, 2).topk(int((codes > 0).sum(-1).max()), dim=-1)
         position = block.unsqueeze(-1) * block_size + torch.arange(block_size, device=q.device)
-        seen = (kept > 0).unsqueeze(-1) & (position <= row)
+        seen = (kept > 0).unsqueeze(-1) & (position <= own)
         if selector.key_mask is not None:
             mask = selector.key_mask.repeat_interleave(q.shape[1], dim=0)
             seen = seen & mask.gather(1, position.clamp_max(row).flatten(1)).view(seen.shape)
@@ -402,7 +469,6 @@ def decoded_row(q: Rows, state: AdaptiveState, selector: Selector) -> RowOutputs
         return scaled_dot_product(folded.squeeze(3), keys[:, :, :length], values[:, :, :length]).view(
             *q.shape[:4], -1
         )
-    positions = torch.full((1, 1), row, device=q.device)
     block, seen = seen_blocks(selector.select(q, positions, row // block_size + 1, log_mass))
     seen = seen.expand(-1, -1, q.shape[2], -1)
     padded = selector.key_mask is not None

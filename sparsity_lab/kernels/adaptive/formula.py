@@ -23,6 +23,9 @@ and token by token: all forms select by ``Selector.select``.
 **Ties.** Blocks whose π agree in float32 are tied, and the lower index goes first. Scores are computed in float64:
 the order in which a matrix product sums differs between shapes and devices, and moves them far below that digit.
 
+**Padding.** Positions count from the first visible key of a sequence, so that padding on the left moves no block; a
+row before it has a negative one and sees nothing.
+
 Shapes: B batch, G heads of keys, M query heads that share one, R query rows, K keys, n blocks, D head size.
 """
 
@@ -249,7 +252,7 @@ class SelectionRule:
         """
         num_blocks, past = importance.shape[-1], importance > -math.inf
         forced = self.forced(positions, num_blocks)
-        own = (positions // self.block_size)[:, None, :, None]
+        own = (positions // self.block_size).clamp_min(0)[:, None, :, None]
         codes = forced.expand_as(past).masked_fill(~past, 0).scatter_(-1, own.expand(*past.shape[:3], 1), LOCAL)
         free = past & (forced == 0)
 
@@ -330,7 +333,7 @@ class Selector:
         scores, past = self.scores(q, positions, num_blocks)
         importance, draws = log_importance(scores, past), None
         if self.draws is not None:
-            at = positions.clamp_max(self.draws.shape[2] - 1)[:, None, :, None]
+            at = positions.clamp(0, self.draws.shape[2] - 1)[:, None, :, None]
             draws = self.draws.gather(2, at.expand(*importance.shape[:3], self.draws.shape[3]))
         codes = self.rule.select(importance, positions, draws=draws)
         if not self.rule.rho_min:
@@ -429,7 +432,6 @@ def weights_on(q: Rows, k: Keys, positions: Positions, codes: Codes, selector: S
     return torch.unflatten(softmax_weights(q.flatten(0, 1), keys, mask, gates), 0, q.shape[:2])
 
 
-def dense_weights(q: Rows, k: Keys, query_start: int, selector: Selector) -> DenseWeights:
-    """The reference: weights of rows ``query_start`` and on."""
-    positions = torch.arange(query_start, query_start + q.shape[3], device=q.device)[None]
+def dense_weights(q: Rows, k: Keys, positions: Positions, selector: Selector) -> DenseWeights:
+    """The reference: weights of rows at these positions."""
     return weights_on(q, k, positions, select_densely(q, k, positions, selector), selector)

@@ -4,15 +4,22 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sparsity_lab.kernels.adaptive.audit import Audit, audit_of, look_at, selector_loss, spread_rows
-from sparsity_lab.kernels.adaptive.fast import AdaptiveState, decoded_row, gathered_attention, tiled_attention
+from sparsity_lab.kernels.adaptive.fast import (
+    AdaptiveState,
+    decoded_row,
+    gathered_attention,
+    moved,
+    tiled_attention,
+)
 from sparsity_lab.kernels.adaptive.formula import BlockScore, SelectionRule, Selector, dense_weights, summarize
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.kernel import Kernel
 from sparsity_lab.kernels.parts.arguments import RowKind, check_keys, check_rows
+from sparsity_lab.kernels.parts.masking import first_visible
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import SettingError, Shown, register
 
@@ -179,8 +186,9 @@ class AdaptiveSparse(SelectionRule, Kernel):
         if int(rows.min()) < 0 or int(rows.max()) >= length:
             raise SettingError("rows", f"positions 0 .. {length - 1}", (int(rows.min()), int(rows.max())))
         q, k = self._prepare(q, k, context)
+        k, context, starts = _aligned(k, context)
         selector = self._selector(k, context)
-        return audit_of(look_at(rows, _in_groups(q, k), k, 0, selector), selector)
+        return audit_of(look_at(rows, _in_groups(q, k), k, 0, selector, starts), selector, starts)
 
     # --- inside
 
@@ -206,9 +214,11 @@ class AdaptiveSparse(SelectionRule, Kernel):
             mask = None if context.key_mask is None else context.key_mask[:, :stop]
             context = replace(context, key_mask=mask)
         rotated_q, rotated_k = self._prepare(q, k, context)
-        selector = self._selector(rotated_k, context)
-        out = self._on_selected(rotated_q, rotated_k, v.to(rotated_q.dtype), selector, context)
-        self._tell(rotated_q, rotated_k, selector, context)
+        rotated_k, context, starts = _aligned(rotated_k, context)
+        selector, v = self._selector(rotated_k, context), v.to(rotated_q.dtype)
+        v = v if starts is None else moved(v, starts)
+        out = self._on_selected(rotated_q, rotated_k, v, selector, context, starts)
+        self._tell(rotated_q, rotated_k, selector, context, starts)
         out = out.to(q.dtype)
         if context.auxiliary is None and context.params is not None and torch.is_grad_enabled():
             # Without a loss nothing else may reach them, and some trainers refuse parameters outside of the graph.
@@ -220,8 +230,14 @@ class AdaptiveSparse(SelectionRule, Kernel):
             raise SettingError("training", f"False: with k_rand = {self.k_rand} the weights are drawn", True)
         if not len(q):
             return q.new_zeros(*q.shape[:3], k.shape[2])
-        selector = self._selector(k, context)
-        return dense_weights(_in_groups(q, k), k, context.query_start, selector).flatten(1, 2)
+        k, context, starts = _aligned(k, context)
+        selector, positions = self._selector(k, context), _positions(q, context, starts)
+        weights = dense_weights(_in_groups(q, k), k, positions, selector).flatten(1, 2)
+        if starts is None:
+            return weights
+        place = torch.arange(k.shape[2], device=k.device) - starts
+        index = place.clamp_min(0)[:, None, None].expand_as(weights)
+        return weights.gather(3, index).masked_fill((place < 0)[:, None, None], 0.0)
 
     def _init_state(self, rows: RowKind, capacity: int) -> AdaptiveState:
         return AdaptiveState(rows, capacity, self.block_size)
@@ -238,23 +254,43 @@ class AdaptiveSparse(SelectionRule, Kernel):
         if form != "reference" and q.shape[2] == 1:
             out = decoded_row(_in_groups(rotated_q, k), state, selector).flatten(1, 2)
         else:
-            out = self._on_selected(rotated_q, state.keys.to(wide), state.values.to(wide), selector, context)
+            rows = rotated_q, state.keys.to(wide), state.values.to(wide)
+            out = self._on_selected(*rows, selector, context, state.skipped)
         if context.auxiliary is not None:
-            self._tell(rotated_q, state.keys.to(wide), selector, context)
+            self._tell(rotated_q, state.keys.to(wide), selector, context, state.skipped)
         return out.to(q.dtype)
 
-    def _on_selected(self, q: Queries, k: Keys, v: Values, selector: Selector, context: Context) -> Outputs:
-        """The output of all rows by ``context.implementation``."""
+    def _on_selected(
+        self,
+        q: Queries,
+        k: Keys,
+        v: Values,
+        selector: Selector,
+        context: Context,
+        starts: Int64[Tensor, "B 1"] | None,
+    ) -> Outputs:
+        """The output of all rows by ``context.implementation``.
+
+        Args:
+            k, v: from the first visible key of each sequence on.
+            starts: where that is among the rows; None: at 0.
+        """
         if k.shape[2] < self.block_size:
             # All rows are in one block that is not full: a block of just this length does less.
             selector = replace(selector, rule=self.replace(block_size=k.shape[2]))
-        grouped, start = _in_groups(q, k), context.query_start
+        start, positions = context.query_start, _positions(q, context, starts)
         if context.implementation == "reference":
-            return (dense_weights(grouped, k, start, selector) @ v.unsqueeze(2)).flatten(1, 2)
-        form = tiled_attention if context.implementation == "masked" else gathered_attention
-        return form(grouped, k, v, start, selector).flatten(1, 2)
+            return (dense_weights(_in_groups(q, k), k, positions, selector) @ v.unsqueeze(2)).flatten(1, 2)
+        if context.implementation == "masked" or (start and starts is not None):
+            return tiled_attention(_in_groups(q, k), k, v, start, positions, selector).flatten(1, 2)
+        if starts is None:
+            return gathered_attention(_in_groups(q, k), k, v, start, selector).flatten(1, 2)
+        out = gathered_attention(_in_groups(moved(q, starts), k), k, v, 0, selector).flatten(1, 2)
+        return moved(out, -starts).masked_fill((positions < 0)[:, None, :, None], 0.0)
 
-    def _tell(self, q: Queries, k: Keys, selector: Selector, context: Context) -> None:
+    def _tell(
+        self, q: Queries, k: Keys, selector: Selector, context: Context, starts: Int64[Tensor, "B 1"] | None
+    ) -> None:
         """Loss and audit of sampled rows, to ``auxiliary`` if there is one. In a whole sequence, rows without
         a complete block before them are skipped."""
         query_start = context.query_start
@@ -264,8 +300,8 @@ class AdaptiveSparse(SelectionRule, Kernel):
             return
         generator = context.generator if context.training else None
         rows = spread_rows(length, first, self.sampled_rows, len(q), generator, q.device)
-        sample = look_at(rows, _in_groups(q, k), k, query_start, selector)
-        context.auxiliary.records.append(audit_of(sample, selector).record())
+        sample = look_at(rows, _in_groups(q, k), k, query_start, selector, starts)
+        context.auxiliary.records.append(audit_of(sample, selector, starts).record())
         if context.training and isinstance(context.params, BlockScore) and self.lambda_sel:
             loss = selector_loss(sample, selector, self.kl_pooling, self.kl)
             context.auxiliary.losses.append(self.lambda_sel * loss.to(q.dtype))
@@ -318,6 +354,26 @@ class AdaptiveSparse(SelectionRule, Kernel):
         if residual != wanted:
             raise SettingError("params", f"{expected}, with a residual of (3D, r) = {wanted}", residual)
         return params
+
+
+def _aligned(k: Keys, context: Context) -> tuple[Keys, Context, Int64[Tensor, "B 1"] | None]:
+    """Keys from the first visible one of each sequence on, with their mask, and where that is; None: at 0."""
+    mask = context.key_mask
+    if mask is None:
+        return k, context, None
+    first = first_visible(mask, 1)
+    starts = first.places.masked_fill(~first.there, 0)
+    place = torch.arange(mask.shape[1], device=mask.device) + starts
+    there = place < mask.shape[1]
+    seen = mask.gather(1, place.clamp_max(mask.shape[1] - 1)) & there
+    return moved(k, starts), replace(context, key_mask=seen), starts
+
+
+def _positions(q: Queries, context: Context, starts: Int64[Tensor, "B 1"] | None) -> Int64[Tensor, "#B R"]:
+    """Those of all rows, counted from ``starts``."""
+    first = context.query_start
+    positions = torch.arange(first, first + q.shape[2], device=q.device)[None]
+    return positions if starts is None else positions - starts
 
 
 class _WithUnused(torch.autograd.Function):
