@@ -7,6 +7,7 @@ The model finishes its queries and keys, rotation included, and hands them to a 
 Shapes: B batch, R query rows, K keys, H query heads, G heads of keys and values, D head size, E width of values.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -107,13 +108,13 @@ def attach(model: Model, kernel: Kernel | Sequence[Kernel], *, seed: int = 0) ->
     'sdpa'
     """
     base: Any = pretrained(model)
+    _register()
     layers = _attention_layers(base)
     kernels: list[Any] = list(kernel) if isinstance(kernel, list | tuple) else [kernel] * len(layers)
     if len(kernels) != len(layers):
         raise SettingError("kernel", f"one kernel, or one for each of {len(layers)} layers", len(kernels))
     for i, one in enumerate(kernels):
         _check_kernel(one, f"kernel[{i}]" if isinstance(kernel, list | tuple) else "kernel", base.config)
-    _register()
     if (before := base.config._attn_implementation) == _NAME:
         before = attached_kernels(base)[0].before
     made = []
@@ -239,9 +240,9 @@ def _register() -> None:
     Raises:
         SettingError: a version without them.
     """
-    transformers = required("transformers")
-    if not hasattr(transformers, "AttentionInterface") or not hasattr(transformers, "AttentionMaskInterface"):
-        expected = "a version with AttentionInterface and AttentionMaskInterface (5.0 or later)"
+    transformers, masking = required("transformers"), required("transformers.masking_utils")
+    if not hasattr(masking, "sdpa_mask") or "q_offset" not in inspect.signature(masking.sdpa_mask).parameters:
+        expected = "a version whose masks are made by AttentionMaskInterface from q_length and q_offset (5.24 does)"
         raise SettingError("transformers", expected, transformers.__version__)
     transformers.AttentionInterface.register(_NAME, _attention)
     transformers.AttentionMaskInterface.register(_NAME, _visible)

@@ -32,7 +32,8 @@ from sparsity_lab.settings import SettingError
 
 SERVED = [kernel for kernel in KERNELS if getattr(kernel, "rotation", "input") == "input"]
 """By models that rotate."""
-SOME = [LSSAR(p=15), SSMax(), Reweighted(), AdaptiveSparse(block_size=4, n_local=1, k_free=2)]
+SOME = [LSSAR(p=15), SSMax(), Reweighted(), AdaptiveSparse(block_size=4, n_local=1, k_free=2, sampled_rows=64)]
+"""Tried at once on all architectures."""
 
 
 def difference(a: Any, b: Any) -> float:
@@ -103,7 +104,9 @@ def test_generation_is_the_same_with_and_without_a_cache(kernel: Kernel, llama: 
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kernel", SOME, ids=str)
+@pytest.mark.parametrize(
+    "kernel", [pytest.param(one, id=str(one), marks=() if one in SOME else pytest.mark.slow) for one in SERVED]
+)
 def test_all_architectures(name: str, kernel: Kernel) -> None:
     """Padding, generation, and logits of the next tokens from the cache equal those of the whole."""
     model, ids = attach(build(name), kernel), tokens(20)
@@ -357,6 +360,18 @@ def test_without_transformers_one_line_says_what_to_install(monkeypatch: pytest.
     assert str(error.value).startswith(
         'transformers: expected the package transformers (pip install "sparsity-lab[transformers]"), got '
     )
+
+
+def test_another_version_of_transformers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def sdpa_mask(batch_size: int, cache_position: Any, kv_length: int) -> None:
+        """As it was before."""
+
+    monkeypatch.setattr(transformers.masking_utils, "sdpa_mask", sdpa_mask)
+    words = refused(build("Llama"), LSSAR())
+    assert words.startswith(
+        "transformers: expected a version whose masks are made by AttentionMaskInterface from q_le"
+    )
+    assert transformers.__version__ in words
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers.*")
