@@ -65,7 +65,7 @@ class Train(SettingsCommand):
             "run": run.id,
             "status": "finished",
             "folder": str(run.folder),
-            "config": to_data(config),
+            "config": to_data(run.config),
             "evaluation": run.evaluation.to_dicts(),
             "summary": run.summary.to_dicts(),
         }

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from sparsity_lab.training.evaluate import summarize as summarize
     from sparsity_lab.training.inspection import Status as Status
     from sparsity_lab.training.inspection import status as status
+    from sparsity_lab.training.loggers import CSVLogger as CSVLogger
+    from sparsity_lab.training.loggers import Logger as Logger
+    from sparsity_lab.training.loggers import TensorBoardLogger as TensorBoardLogger
     from sparsity_lab.training.run import Run as Run
     from sparsity_lab.training.run import RunVariant as RunVariant
     from sparsity_lab.training.run import train as train

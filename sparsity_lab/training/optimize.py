@@ -104,6 +104,7 @@ def optimize(
     checkpoint: Path,
     progress: Progress | None = None,
     check: Check | None = None,
+    log: Callable[[dict[str, float]], None] | None = None,
 ) -> None:
     """Train ``model`` in place, from ``checkpoint`` on if there is one.
 
@@ -113,6 +114,7 @@ def optimize(
             much as none: training starts at the beginning, and a warning in the log says so.
         check: called at each logged step and before a checkpoint is put in its place; what it raises ends the
             training.
+        log: called with each row of the metrics.
 
     Raises:
         Diverged: the loss, the gradient or the weights are not finite; ``records`` then hold the logged steps
@@ -120,7 +122,7 @@ def optimize(
     """
     with threads_and_device(config.training) as device:
         model.to(device).train()
-        _Loop(config, model, records, device).run(checkpoint, progress, check)
+        _Loop(config, model, records, device).run(checkpoint, progress, check, log)
 
 
 class _Loop:
@@ -144,7 +146,13 @@ class _Loop:
         self.unseen: list[tuple[Tensor, Tensor]] = []
         self.tokens, self.clock = 0, time.perf_counter()
 
-    def run(self, checkpoint: Path, progress: Progress | None, check: Check | None) -> None:
+    def run(
+        self,
+        checkpoint: Path,
+        progress: Progress | None,
+        check: Check | None,
+        log: Callable[[dict[str, float]], None] | None,
+    ) -> None:
         training = self.config.training
         start = self._resume(checkpoint)
         for step, batch in enumerate(_batches(self.config, start, self.device), start):
@@ -159,6 +167,8 @@ class _Loop:
                 self._record(step, batch.length, float(loss), accuracy, float(norm), rate)
                 if check:
                     check()
+                if log:
+                    log(self.records.metrics[-1])
                 if progress:
                     progress(step + 1, training.steps, float(loss), accuracy)
             keep = training.checkpoint_every and (step + 1) % training.checkpoint_every == 0

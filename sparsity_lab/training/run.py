@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from sparsity_lab.kernels import Kernel
 from sparsity_lab.models import DecoderModel, merged
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError
 from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.training import store
 from sparsity_lab.training.checkpoint import load_weights, save_weights
@@ -25,8 +25,10 @@ from sparsity_lab.training.failures import forget_failure, reason_of, record_fai
 from sparsity_lab.training.files import DamagedFile
 from sparsity_lab.training.inspection import Status, inspect, status
 from sparsity_lab.training.lease import Lease, LeaseLost
+from sparsity_lab.training.loggers import Logger
 from sparsity_lab.training.optimize import Diverged, Progress, Records, optimize
 from sparsity_lab.training.store import evaluation_file
+from sparsity_lab.training.weights import build, build_plain, check_weights
 
 __all__ = ["Run", "RunVariant", "train"]
 
@@ -97,7 +99,7 @@ class Run:
 
     def model(self) -> nn.Module:
         """The trained model on the CPU, in evaluation mode; with its adapter if it has one (see ``merged``)."""
-        model = _build(self.config)
+        model = build(self.config)
         load_weights(self.folder / store.MODEL, model)
         return model.eval()
 
@@ -175,7 +177,14 @@ _LOG = logging.getLogger(__name__)
 _UNTRAINED = (Status.MISSING, Status.INTERRUPTED, Status.BROKEN)
 
 
-def train(config: RunConfig, out: Path | str, *, progress: Progress | None = None, wait: bool = True) -> Run:
+def train(
+    config: RunConfig,
+    out: Path | str,
+    *,
+    progress: Progress | None = None,
+    loggers: Sequence[Logger] = (),
+    wait: bool = True,
+) -> Run:
     """Make a run in ``out/<id>/``, or as much of it as is missing there.
 
     A finished, intact run is only loaded; one without this evaluation is only evaluated; an interrupted one goes on
@@ -188,6 +197,7 @@ def train(config: RunConfig, out: Path | str, *, progress: Progress | None = Non
     Args:
         out: the store, a folder for many runs; made if it does not exist.
         progress: called at each logged step with (steps done, steps in all, loss, accuracy).
+        loggers: told each logged step, the evaluation and the end, of parents that are made as well.
         wait: until a run that another process makes is over, rather than raise ``Leased``.
 
     Raises:
@@ -207,25 +217,31 @@ def train(config: RunConfig, out: Path | str, *, progress: Progress | None = Non
         config.check_memory()
         config.planned()  # opens the texts
         # What is wrong with the config or the parent is said before anything is written.
-        model = _initial_model(config, root, progress, wait) if found in _UNTRAINED else None
+        model = _initial_model(config, root, progress, wait, loggers) if found in _UNTRAINED else None
         store.prepare_folder(folder)
         with Lease.hold(folder, wait=wait) as lease:
             try:
-                _complete(config, model, lease, root, progress)
+                _complete(config, model, lease, root, progress, loggers)
             except LeaseLost as error:
                 # This process was stopped for so long that another one has taken the run over.
                 _LOG.warning("%s", error)
                 continue
-            store.tidy(folder)
-            return Run(config, folder)
+            break
     store.tidy(folder)
     if found is Status.DIVERGED:
         raise _recorded_divergence(config, folder)
+    for logger in loggers:
+        logger.on_finish(config, folder)
     return Run(config, folder)
 
 
 def _complete(
-    config: RunConfig, model: nn.Module | None, lease: Lease, root: Path, progress: Progress | None
+    config: RunConfig,
+    model: nn.Module | None,
+    lease: Lease,
+    root: Path,
+    progress: Progress | None,
+    loggers: Sequence[Logger],
 ) -> None:
     """Make what is missing of a run whose lease this process holds."""
     # Another process may have been here since the model was made.
@@ -241,10 +257,10 @@ def _complete(
         if found.status is Status.BROKEN:
             store.discard(lease)
         if found.status in _UNTRAINED:
-            model = model or _initial_model(config, root, progress, wait=True)
+            model = model or _initial_model(config, root, progress, True, loggers)
             goes_on = found.damage is None and (lease.folder / store.CHECKPOINT).exists()
-            _train(config, model, lease, progress, goes_on=goes_on)
-        _evaluate(config, lease)
+            _train(config, model, lease, progress, loggers, goes_on=goes_on)
+        _evaluate(config, lease, loggers)
     except (LeaseLost, Diverged):
         raise
     except Exception as error:
@@ -262,28 +278,18 @@ def _check_device(config: RunConfig) -> None:
         raise SettingError("training.device", "a device of this machine", config.training.device)
 
 
-def _build(config: RunConfig) -> nn.Module:
-    """The model of a run, with its adapter, to be filled with weights."""
-    model = _build_plain(config)
-    if config.adapter:
-        config.adapter.attach(model, config.model_seed)
-    return model
-
-
-def _build_plain(config: RunConfig) -> nn.Module:
-    return config.model.build(config.model_seed, vocab_size=config.task.vocabulary.size)
-
-
-def _initial_model(config: RunConfig, root: Path, progress: Progress | None, wait: bool) -> nn.Module:
+def _initial_model(
+    config: RunConfig, root: Path, progress: Progress | None, wait: bool, loggers: Sequence[Logger]
+) -> nn.Module:
     """The model before training: with the parent's weights if there is one, its adapter merged into them, and then
     with an adapter of its own."""
-    model = _build_plain(config)
+    model = build_plain(config)
     if config.parent:
-        parent = _build(config.parent)
-        _check_weights(model, merged(parent), config)
+        parent = build(config.parent)
+        check_weights(model, merged(parent), config)
         # Its weights are all that is needed: how it was evaluated is its own affair.
         if not inspect(config.parent, root / config.parent.id).evaluated:
-            train(config.parent, root, progress=progress, wait=wait)
+            train(config.parent, root, progress=progress, loggers=loggers, wait=wait)
         load_weights(root / config.parent.id / store.MODEL, parent)
         model.load_state_dict(merged(parent).state_dict())
     if config.adapter:
@@ -291,27 +297,15 @@ def _initial_model(config: RunConfig, root: Path, progress: Progress | None, wai
     return model
 
 
-def _check_weights(model: nn.Module, parent: nn.Module, config: RunConfig) -> None:
-    """Raise ``SettingError`` if a model cannot take its parent's weights, naming the first weight that differs in its
-    shape, or that is one with another in the model and not in its parent."""
-    assert config.parent
-    wanted, found = (
-        {name: tuple(tensor.shape) for name, tensor in one.state_dict().items()} for one in (model, parent)
-    )
-    for name in dict.fromkeys((*wanted, *found)):
-        if wanted.get(name) != found.get(name):
-            shown = Shown(f"{found.get(name, 'none')} in {config.parent.model}")
-            raise SettingError("parent.model", f"{name} of shape {wanted.get(name, 'none')}, as the child's", shown)
-    given = parent.state_dict()
-    first: dict[int, str] = {}
-    for name, tensor in model.state_dict().items():
-        other = first.setdefault(tensor.data_ptr(), name)
-        if given[name].data_ptr() != given[other].data_ptr():
-            shown = Shown(f"two weights in {config.parent.model}")
-            raise SettingError("parent.model", f"{other} and {name} tied, as the child's", shown)
-
-
-def _train(config: RunConfig, model: nn.Module, lease: Lease, progress: Progress | None, *, goes_on: bool) -> None:
+def _train(
+    config: RunConfig,
+    model: nn.Module,
+    lease: Lease,
+    progress: Progress | None,
+    loggers: Sequence[Logger],
+    *,
+    goes_on: bool,
+) -> None:
     """Train, and leave the files of training with ``trained.json``, or of a divergence with ``finished.json``.
 
     Args:
@@ -324,8 +318,13 @@ def _train(config: RunConfig, model: nn.Module, lease: Lease, progress: Progress
     store.write_json(lease.folder / store.ENVIRONMENT, where, check=lease.check)
     records = Records()
     diverged = None
+
+    def log(values: dict[str, float]) -> None:
+        for logger in loggers:
+            logger.on_step(config, values)
+
     try:
-        optimize(config, model, records, lease.folder / store.CHECKPOINT, progress, lease.check)
+        optimize(config, model, records, lease.folder / store.CHECKPOINT, progress, lease.check, log)
     except Diverged as error:
         diverged = error
     metrics = pl.DataFrame(records.metrics, schema=store.METRICS_SCHEMA)
@@ -343,7 +342,7 @@ def _train(config: RunConfig, model: nn.Module, lease: Lease, progress: Progress
         raise diverged
 
 
-def _evaluate(config: RunConfig, lease: Lease) -> None:
+def _evaluate(config: RunConfig, lease: Lease, loggers: Sequence[Logger]) -> None:
     """Evaluate the weights in the folder, unless an intact frame is there, and mark the run as finished."""
     folder = lease.folder
     marker = store.read_marker(folder)
@@ -354,10 +353,12 @@ def _evaluate(config: RunConfig, lease: Lease) -> None:
         begun = time.perf_counter()
         where = store.read_environment(folder) or environment(config)
         _say_if_moved(config, devices_of(where), "it is evaluated")
-        model = _build(config)
+        model = build(config)
         load_weights(folder / store.MODEL, model)
         frame = evaluate(model, config)
         store.write_frame(lease, file, frame)
+        for logger in loggers:
+            logger.on_evaluation(config, frame)
         row = {
             "phase": "evaluation",
             "step": None,

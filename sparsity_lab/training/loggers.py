@@ -1,0 +1,111 @@
+"""What a training tells while it goes on: one protocol, with files of CSV and with TensorBoard.
+
+Nothing of it is part of a run: its folder holds the same bytes with any loggers and without.
+"""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.training.config import RunConfig
+
+__all__ = ["CSVLogger", "Logger", "TensorBoardLogger"]
+
+
+class Logger:
+    """Told what happens to a run; a logger of one's own overrides what it wants to hear.
+
+    What it raises ends the training, which goes on from its checkpoint in the next call.
+
+    Example:
+        >>> class Loud(Logger):
+        ...     def on_step(self, config, values):
+        ...         print(values["step"], values["loss"])
+    """
+
+    def on_step(self, config: RunConfig, values: Mapping[str, float]) -> None:
+        """A logged step: the columns of the metrics by name, ``step`` among them. A run that was interrupted begins
+        again at its checkpoint, so that steps after that come twice."""
+
+    def on_evaluation(self, config: RunConfig, evaluation: pl.DataFrame) -> None:
+        """The run has been evaluated: the frame of ``Run.evaluation``."""
+
+    def on_finish(self, config: RunConfig, folder: Path) -> None:
+        """The run is finished, and lies in this folder. Also where nothing was left to do."""
+
+
+class CSVLogger(Logger):
+    """``<folder>/<id>/steps.csv`` and ``evaluation.csv``, for each run."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._begun: set[str] = set()
+
+    def on_step(self, config: RunConfig, values: Mapping[str, float]) -> None:
+        file = self._place(config) / "steps.csv"
+        rows: list[Mapping[str, Any]] = [values]
+        first = config.id not in self._begun
+        if first and file.is_file():
+            # Of an interrupted run: what comes again now is not kept.
+            with file.open(newline="") as old:
+                rows = [row for row in csv.DictReader(old) if int(row["step"]) < values["step"]] + rows
+        with file.open("w" if first else "a", newline="") as new:
+            writer = csv.DictWriter(new, list(values))
+            if first:
+                writer.writeheader()
+            writer.writerows(rows)
+        self._begun.add(config.id)
+
+    def on_evaluation(self, config: RunConfig, evaluation: pl.DataFrame) -> None:
+        evaluation.write_csv(self._place(config) / "evaluation.csv")
+
+    def _place(self, config: RunConfig) -> Path:
+        place = self.folder / config.id
+        place.mkdir(parents=True, exist_ok=True)
+        return place
+
+
+class TensorBoardLogger(Logger):
+    """Curves for TensorBoard in ``<folder>/<id>``: ``training/<measure>`` by step, and by length
+    ``evaluation/<condition>/<measure>``.
+
+    Raises:
+        SettingError: the package ``tensorboard`` is not installed.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+        except ImportError as error:
+            expected = 'the package tensorboard (pip install "sparsity-lab[tensorboard]")'
+            raise SettingError("tensorboard", expected, Shown(str(error))) from None
+        self.folder, self._make = Path(folder), SummaryWriter
+        self._writers: dict[str, Any] = {}
+
+    def on_step(self, config: RunConfig, values: Mapping[str, float]) -> None:
+        step = int(values["step"])
+        for name, value in values.items():
+            if name != "step":
+                self._writer(config, step).add_scalar(f"training/{name}", value, step)
+
+    def on_evaluation(self, config: RunConfig, evaluation: pl.DataFrame) -> None:
+        writer = self._writer(config, None)
+        measures = [name for name, kind in evaluation.schema.items() if kind == pl.Float64()]
+        for row in evaluation.iter_rows(named=True):
+            for name in measures:
+                if row[name] is not None:
+                    writer.add_scalar(f"evaluation/{row['condition']}/{name}", row[name], row["length"])
+
+    def on_finish(self, config: RunConfig, folder: Path) -> None:
+        if writer := self._writers.pop(config.id, None):
+            writer.close()
+
+    def _writer(self, config: RunConfig, step: int | None) -> Any:
+        if config.id not in self._writers:
+            # What an interrupted run wrote from this step on comes again.
+            self._writers[config.id] = self._make(str(self.folder / config.id), purge_step=step)
+        return self._writers[config.id]
