@@ -10,7 +10,6 @@ Shapes: B batch, R query rows, K keys, H query heads, G heads of keys and values
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from sparsity_lab.interop.extra import pretrained, required
-from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs, Kernel
+from sparsity_lab.kernels import AuxiliaryOutputs, Kernel
 from sparsity_lab.models.initial import named_seed
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError, Shown, from_text
@@ -42,13 +41,11 @@ class Visible(NamedTuple):
         query_start: position of the first row.
         key_mask: (B, K), False for padding; None: there is none.
         document_ids: (B, K), of packed sequences; None: there is one document.
-        first_keys: place of the first visible key of each sequence, where there is padding before any.
     """
 
     query_start: int
     key_mask: Bool[Tensor, "B K"] | None = None
     document_ids: Int64[Tensor, "B K"] | None = None
-    first_keys: tuple[int, ...] | None = None
 
 
 class AttachedKernel(nn.Module):
@@ -293,46 +290,19 @@ def _attention(
     if records is not None:
         rows: dict[str, Any] = {"q": query, "k": key, "rotated_q": query, "rotated_k": key}
         records.append(LayerRecord(**rows, kernel=attached.kernel, position=None, params=attached.params))
-    attend: Callable[..., Tensor] = partial(
-        attached.kernel.attend, training=module.training, params=attached.params, generator=generator
+    out = attached.kernel.attend(
+        query,
+        key,
+        value,
+        training=module.training,
+        key_mask=attention_mask.key_mask,
+        document_ids=attention_mask.document_ids,
+        query_start=attention_mask.query_start,
+        params=attached.params,
+        generator=generator,
+        auxiliary=auxiliary,
     )
-    if attention_mask.first_keys is not None and isinstance(attached.kernel, AdaptiveSparse):
-        out = _each_from_its_first_key(attend, query, key, value, attention_mask, auxiliary)
-    else:
-        seen = {"key_mask": attention_mask.key_mask, "document_ids": attention_mask.document_ids}
-        out = attend(query, key, value, query_start=attention_mask.query_start, auxiliary=auxiliary, **seen)
     return out.transpose(1, 2), None
-
-
-def _each_from_its_first_key(
-    attend: Callable[..., Tensor],
-    query: Float[Tensor, "B H R D"],
-    key: Float[Tensor, "B G K D"],
-    value: Float[Tensor, "B G K E"],
-    seen: Visible,
-    auxiliary: AuxiliaryOutputs | None,
-) -> Float[Tensor, "B H R E"]:
-    """Attention of one sequence after the other, each without the padding before it: blocks of keys lie by place, and
-    padding would move them. Rows of padding are zero."""
-    assert seen.key_mask is not None
-    assert seen.first_keys is not None
-    out = query.new_zeros(*query.shape[:3], value.shape[3])
-    each: list[Tensor] = []
-    for i, first in enumerate(seen.first_keys):
-        one, row = slice(i, i + 1), max(0, first - seen.query_start)
-        if row >= query.shape[2]:
-            continue
-        own = None if auxiliary is None else AuxiliaryOutputs()
-        rows = query[one, :, row:], key[one, :, first:], value[one, :, first:]
-        start = seen.query_start + row - first
-        found = attend(*rows, query_start=start, key_mask=seen.key_mask[one, first:], auxiliary=own)
-        out = torch.cat([out[:i], torch.nn.functional.pad(found, (0, 0, row, 0)), out[i + 1 :]])
-        if own is not None and auxiliary is not None:
-            each += own.losses
-            auxiliary.records += own.records
-    if auxiliary is not None and each:
-        auxiliary.losses.append(torch.stack(each).mean())
-    return out
 
 
 def _visible(
@@ -361,13 +331,10 @@ def _visible(
     if attention_mask is None:
         return Visible(q_offset, document_ids=documents)
     mask = nn.functional.pad(attention_mask, (0, max(0, kv_length - attention_mask.shape[1])))[:, :kv_length]
-    if torch.compiler.is_compiling():
-        return Visible(q_offset, mask, documents)  # compilers cannot look
-    # To look is to wait for the device; without padding kernels are faster.
-    if bool(mask.all()):
+    # To look is to wait for the device; without padding kernels are faster. Compilers cannot look.
+    if not torch.compiler.is_compiling() and bool(mask.all()):
         return Visible(q_offset, document_ids=documents)
-    first_keys = tuple(mask.int().argmax(1).tolist())
-    return Visible(q_offset, mask, documents, first_keys if any(first_keys) else None)
+    return Visible(q_offset, mask, documents)
 
 
 def _documents(
