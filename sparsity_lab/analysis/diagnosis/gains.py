@@ -17,6 +17,7 @@ __all__ = [
     "match_length",
     "pair_gain",
     "repeat_gains",
+    "share_of_class",
     "spread",
 ]
 
@@ -27,9 +28,11 @@ BLOCKS = 40
 _MOST_CLASSES = 64
 MOST_PAIRS = 2_000_000
 _NEAR_LAGS, _PEAKS, _PROJECTIONS = 32, 24, 3
-_MOST_BESIDE = 50_000
-_WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_MOST_BESIDE = 400_000
+_WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
 _PER_OCTAVE = 4
+_LEVELS = 3
+"""Of repeats: m, 2 m and 4 m tokens."""
 _ORDERS = (1, 2, 3, 4)
 _TABLE = 2**22
 _WEIGHT = 4.0
@@ -47,6 +50,13 @@ def common_classes(tokens: Ints, vocab_size: int) -> Ints:
     rank[order] = np.arange(vocab_size)
     classes: Ints = np.minimum(rank, most - 1)[tokens]
     return classes
+
+
+def share_of_class(tokens: Ints, classes: Ints) -> Floats:
+    """Of each token, how common it is among those of its class."""
+    of_token, of_class = np.bincount(tokens), np.bincount(classes)
+    shares: Floats = of_token[tokens] / of_class[classes]
+    return shares
 
 
 def spread(total: int, most: int) -> NDArray[np.bool_]:
@@ -94,38 +104,48 @@ def pair_gain(classes: Ints, age: Ints, block: Ints, sampled: Ints, lag: int) ->
     return gains, table.sum((1, 2))
 
 
-def gain_beside(classes: Ints, age: Ints, block: Ints, near: int, far: int) -> tuple[Floats, Floats]:
-    """What the token at a far lag gains where the one at a near lag is known, by block, and of how many tokens.
+def gain_beside(
+    classes: Ints, inside: Floats, known: Floats, age: Ints, block: Ints, near: int, far: int
+) -> tuple[Floats, Floats]:
+    """What the token at a far lag gains beside counts of the last tokens and the one at a near lag, by block, and of
+    how many tokens.
 
-    It is the gain of p(y | near) (p(y | far) / p(y))^w, made to sum to one, over p(y | near), with w the best in the
-    other half. In a chain it is nothing, for there the far token tells no more than the near one.
+    The near one is mixed with the counts, p = (1 - w) p(y | counts) + w p(y | near), and the far one with that, each
+    with the w that is best in the other half. In a chain the gain is nothing: there the far token tells no more than
+    the near one.
+
+    Args:
+        inside: of each token, its share of its class.
+        known: its probability from counts.
     """
     K = int(classes.max()) + 1
     at = np.flatnonzero(age >= far)
     at = at[spread(len(at), _MOST_BESIDE)]
-    target, half = classes[at], block[at] % 2
-    logs = []
-    for own in (0, 1):
-        other = half != own
-        tables = [
-            np.bincount(classes[at - lag][other] * K + target[other], minlength=K * K).reshape(K, K)
-            for lag in (near, far)
-        ]
-        alone = (tables[0].sum(0) + 1 / K) / (tables[0].sum() + 1)
-        given = [(one + K * alone) / (one.sum(1, keepdims=True) + K) for one in tables]
-        before = np.log(given[0])[classes[at - near][~other]]
-        more = (np.log(given[1]) - np.log(alone))[classes[at - far][~other]]
-        rows, own_target = np.arange(len(before)), target[~other]
-        scores = []
-        for weight in _WEIGHTS:
-            mixed = before + weight * more
-            scores.append(mixed[rows, own_target] - np.logaddexp.reduce(mixed, axis=1) - before[rows, own_target])
-        logs.append(np.array(scores))
-    gains = np.empty(len(at))
-    for own in (0, 1):
-        other_half = logs[1 - own]
-        gains[half == own] = logs[own][int(other_half.mean(1).argmax()) if other_half.size else 0]
+    half = block[at] % 2
+    mixed: Floats = known[at].astype(np.float64)
+    for lag in (near, far):
+        own = np.empty(len(at))
+        for mine in (0, 1):
+            here, other = half == mine, half != mine
+            table = np.bincount(classes[at - lag][other] * K + classes[at][other], minlength=K * K).reshape(K, K)
+            alone = (table.sum(0) + 1 / K) / (table.sum() + 1)
+            given = (table + K * alone) / (table.sum(1, keepdims=True) + K)
+            own[here] = given[classes[at - lag][here], classes[at][here]] * inside[at][here]
+        before, mixed = mixed, _mixed(mixed, own, half)
+    gains = np.log(mixed) - np.log(before)
     return _by_block(block[at], gains), _by_block(block[at], np.ones(len(at)))
+
+
+def _mixed(first: Floats, second: Floats, half: Ints) -> Floats:
+    """(1 - w) first + w second, with the w of the larger mean logarithm in the other half."""
+    found = first.copy()
+    for mine in (0, 1):
+        here, other = half == mine, half != mine
+        if here.any() and other.any():
+            scores = [np.log((1 - w) * first[other] + w * second[other]).mean() for w in _WEIGHTS]
+            w = _WEIGHTS[int(np.argmax(scores))]
+            found[here] = (1 - w) * first[here] + w * second[here]
+    return found
 
 
 def _by_block(block: Ints, values: Floats) -> Floats:
@@ -139,7 +159,7 @@ def _hashes(tokens: Ints, orders: tuple[int, ...]) -> Iterator[tuple[int, NDArra
     """For each order n, ascending, a number for the n tokens that end at each position."""
     found, done = np.zeros(len(tokens), dtype=np.uint64), 0
     for order in orders:
-        for back in range(done, order):
+        for back in range(done, min(order, len(tokens))):
             shifted = np.zeros(len(tokens), dtype=np.uint64)
             shifted[back:] = tokens[: len(tokens) - back].astype(np.uint64) + np.uint64(1)
             shifted *= np.uint64((0x9E3779B97F4A7C15 * (2 * back + 1)) % 2**64)
@@ -189,7 +209,7 @@ def repeat_gains(
     edges = np.ceil(2.0 ** (np.arange(bins + 1) / _PER_OCTAVE) - 1e-9).astype(np.int64)
     distance = np.zeros(len(tokens), dtype=np.int64)
     level = np.zeros(len(tokens), dtype=np.int64)
-    for longer, (size, ends) in enumerate(_hashes(tokens, (match, 2 * match))):
+    for longer, (size, ends) in enumerate(_hashes(tokens, (match, 2 * match, 4 * match))):
         gap = _since(ends)
         # The guess is for the token after the repeat, inside one sequence.
         here = np.zeros(len(tokens), dtype=np.int64)
@@ -204,8 +224,8 @@ def repeat_gains(
     half = block[at] % 2
     for own in (0, 1):
         other, mine = half != own, half == own
-        hits = np.bincount(cell[other], weights=right[other], minlength=2 * bins)
-        h = np.clip((hits / (np.bincount(cell[other], minlength=2 * bins) + 2))[cell[mine]], 0.0, 0.999)
+        hits = np.bincount(cell[other], weights=right[other], minlength=_LEVELS * bins)
+        h = np.clip((hits / (np.bincount(cell[other], minlength=_LEVELS * bins) + 2))[cell[mine]], 0.0, 0.999)
         p = known[at[mine]]
         gain[mine] = np.log1p(-h + np.where(right[mine], h / p, 0.0))
     place, size = which * BLOCKS + block[at], bins * BLOCKS

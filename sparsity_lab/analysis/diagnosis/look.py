@@ -6,9 +6,9 @@ than chance gains nothing on average. Intervals are bootstraps over the blocks.
 - *Pairs*: the gain of log p(x_t | x_{t-d}) over log p(x_t), a lower bound of the mutual information at lag d. The
   commonest tokens count one by one, all others as one. Lags are 1 .. 32, a grid up to the longest sequence, and those
   that stand out in the cross-correlation of random numbers given to the tokens.
-- *Repeats*: where the last m tokens stood before, the token after them is guessed to come again. With h the share of
-  right guesses at such a distance, the gain is that of (1 - h) p(x_t) + h [guess right] over p(x_t), where p is a
-  mixture of counts of up to four tokens before. The nearest such place counts.
+- *Repeats*: where the last m, 2 m or 4 m tokens stood before, the token after them is guessed to come again. With h
+  the share of right guesses at such a distance, the gain is that of (1 - h) p(x_t) + h [guess right] over p(x_t),
+  where p is a mixture of counts of up to four tokens before. The nearest such place counts.
 
 It sees no rule that needs several far tokens at once, such as a parity.
 """
@@ -31,6 +31,7 @@ from sparsity_lab.analysis.diagnosis.gains import (
     match_length,
     pair_gain,
     repeat_gains,
+    share_of_class,
     spread,
 )
 from sparsity_lab.analysis.diagnosis.token_data import TokenData
@@ -57,7 +58,8 @@ class Beyond:
         repeats: nats a token that repeats farther away could gain.
         share: of all tokens, guessed right from there.
         distance: the median of those; None if there are none.
-        pair: nats a token that one far token could gain beside the best near one, at the best lag.
+        pair: nats a token that one far token could gain beside the best near one and counts of the last ones, at the
+            best lag.
         lag: that lag; None if no sequence is so long.
         loss: nats a token without anything far.
     """
@@ -78,20 +80,22 @@ class Beyond:
     @property
     def matters(self) -> bool:
         """Whether something that is worth a twentieth of the loss surely lies there."""
-        return (self.gain.low or 0.0) > 0.05 * self.loss
+        return (self.gain.low or 0.0) > self._least
+
+    @property
+    def _least(self) -> float:
+        return 0.05 * self.loss
 
     def __str__(self) -> str:
-        if not self.matters:
+        parts = []
+        if (self.repeats.low or 0.0) > self._least:
+            where = f"{self.share:.0%} of tokens at a median distance of {self.distance:,}"
+            parts.append(f"repeats worth {_words(self.repeats)} nats a token, {where}")
+        if (self.pair.low or 0.0) > self._least:
+            parts.append(f"a token at lag {self.lag:,} worth {_words(self.pair)} nats")
+        if not parts:
             return f"nothing found beyond {self.horizon} tokens that is worth a twentieth of the loss"
-        if self.gain is self.repeats:
-            return (
-                f"beyond {self.horizon} tokens lie repeats worth {_words(self.repeats)} nats a token, of a loss of "
-                f"{self.loss:.2f}: {self.share:.0%} of tokens, at a median distance of {self.distance:,}"
-            )
-        return (
-            f"beyond {self.horizon} tokens lies a token that is worth {_words(self.pair)} nats, of a loss of "
-            f"{self.loss:.2f}, at lag {self.lag:,}"
-        )
+        return f"found beyond {self.horizon} tokens: {' and '.join(parts)}, of a loss of {self.loss:.2f} without it"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -115,9 +119,7 @@ class DataLook(Measurement):
     _repeat_gains: Floats  # (bins, blocks), nats
     _repeat_right: Floats  # (bins, blocks)
     _counts: Floats  # (blocks,) tokens
-    _classes: Ints
-    _age: Ints
-    _block: Ints
+    _data: tuple[Ints, Floats, Floats, Ints, Ints]  # classes, shares of them, probabilities from counts, age, block
 
     def frame(self) -> pl.DataFrame:
         """One row for each lag of pairs and each range of distances of repeats.
@@ -149,7 +151,7 @@ class DataLook(Measurement):
         near, *distant = (np.flatnonzero(own) for own in (self._lags <= horizon, self._lags > horizon))
         for at in distant[0][np.argsort(-gain[distant[0]])[:_TRIED]]:
             beside = int(self._lags[near[gain[near].argmax()]])
-            found = _bootstrap(*gain_beside(self._classes, self._age, self._block, beside, int(self._lags[at])))
+            found = _bootstrap(*gain_beside(*self._data, beside, int(self._lags[at])))
             if best.low is None or (found.low or 0.0) > best.low:
                 best, lag = found, int(self._lags[at])
         return Beyond(
@@ -233,9 +235,7 @@ def look_at(data: TokenData, seed: int = 0) -> DataLook:
         _repeat_gains=gains,
         _repeat_right=right,
         _counts=counts,
-        _classes=classes,
-        _age=age,
-        _block=block,
+        _data=(classes, share_of_class(tokens, classes), known, age, block),
     )
 
 
