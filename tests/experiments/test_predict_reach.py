@@ -34,7 +34,7 @@ def evidence(
         for length in LONG
     ]
     begun = pl.DataFrame([{"arm": arm, "seed": seed, "learned": True} for arm in CELLS for seed in SEEDS])
-    return Evidence(begun, pl.DataFrame(rows, schema=columns, orient="row"))
+    return Evidence(begun, pl.DataFrame(rows))
 
 
 def falls(length: int) -> float:
