@@ -1,6 +1,9 @@
 """``Addition``: sums of padded numbers, written backwards, with coupled position IDs.
 
-Formats and IDs as in the position-coupling code (arXiv 2405.20671, and 2410.15787 for running sums), with start s.
+For two operands, format and IDs are those of the position-coupling code (arXiv 2405.20671), with start s. Running
+sums follow arXiv 2410.15787 in their first kind of ID; their second kind and the width of operands are this lab's. In
+the published code operand i has the second ID s + i - 1 and the sum of the first i has s + i, so that both addends of
+the next sum share an ID, and operands are padded to the width of the sums.
 """
 
 from functools import lru_cache
@@ -31,8 +34,7 @@ class Addition(ArithmeticTask):
     running sums; without them it is BOS, which stands above the highest place of a.
 
     IDs: kind 1 gives place j the ID s + 1 + j in operands and sums alike, and s to the symbols. With running sums
-    kind 2 gives s + i to operand i and running sum i, and to the symbol before each (the symbols' share in kind 2 is
-    this lab's choice).
+    kind 2, which is this lab's, gives s + i to operand i and running sum i, and to the symbol before each.
 
     Attributes:
         num_operands: N.
