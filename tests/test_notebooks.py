@@ -1,12 +1,15 @@
 """The notebooks: every source runs in its small size, one of them in a real kernel, and what is committed beside the
 sources is what they say."""
 
+import base64
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jupytext
 import nbformat
@@ -61,8 +64,25 @@ def test_a_notebook_runs_in_a_kernel_and_shows_its_progress(copied: Path, monkey
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     pages = ["".join(output["data"].get("text/html", "")) for output in outputs if "data" in output]
     assert any("<progress" in page and "2 of 2 runs" in page for page in pages)
-    assert any("<svg" in page for page in pages)
+    assert any('<img alt="' in page for page in pages)
+    assert not any("<svg" in page for page in pages)
     assert not any("<script" in page for page in pages)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_figures_are_images_that_an_untrusted_notebook_shows(source: Path) -> None:
+    """JupyterLab removes SVG elements from the pages of a notebook that it does not trust, as a fresh clone is."""
+    notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert not any("<svg" in data.get("text/html", "") or "image/svg+xml" in data for data in shown)
+    for page in (data["text/html"] for data in shown if "<img" in data.get("text/html", "")):
+        for image in re.findall(r"<img [^>]*>", page):
+            url = re.search(r'src="data:image/svg\+xml;base64,([^"]*)"', image)
+            assert url
+            root = ElementTree.fromstring(base64.b64decode(url[1]))
+            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+            assert int(root.get("width", "0")) > 200
+            assert re.search(r'alt="[^"]{5,}"', image)
 
 
 @pytest.mark.committed

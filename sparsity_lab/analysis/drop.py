@@ -23,7 +23,7 @@ from sparsity_lab.analysis.runs import (
     pooled_by,
 )
 from sparsity_lab.analysis.statistics import mean_interval
-from sparsity_lab.analysis.style import INK, figure_svg, look, new_axes, styled
+from sparsity_lab.analysis.style import INK, figure_image, look, new_axes, styled
 from sparsity_lab.settings import SettingError
 from sparsity_lab.settings.markup import Markup, element, join, number, signed_interval, table
 
@@ -130,8 +130,8 @@ class Drop:
         return "\n".join([head, *lines])
 
     def _repr_html_(self) -> str:
-        svg = figure_svg(self.plot().get_figure(root=True), f"drop of {self.measure.words}")  # type: ignore[arg-type]
-        return join([element("div", Markup(svg)), drop_table(self)])
+        image = figure_image(self.plot().get_figure(root=True), f"drop of {self.measure.words}")  # type: ignore[arg-type]
+        return join([element("div", image), drop_table(self)])
 
 
 def drop(

@@ -32,8 +32,8 @@ from sparsity_lab.analysis.runs import (
     trained_range,
 )
 from sparsity_lab.analysis.statistics import median_interval
-from sparsity_lab.analysis.style import GRAY, INK, figure_svg, look, new_axes, seaborn_plot, styled
-from sparsity_lab.settings.markup import Markup, details, element, join, table
+from sparsity_lab.analysis.style import GRAY, INK, figure_image, look, new_axes, seaborn_plot, styled
+from sparsity_lab.settings.markup import details, element, join, table
 
 __all__ = ["ExtrapolationCurve", "extrapolation_curve"]
 
@@ -237,11 +237,11 @@ class ExtrapolationCurve:
 
     def _repr_html_(self) -> str:
         columns = ["arm", "length", "trained", "used", "median", "low", "high"]
-        svg = figure_svg(self.figure(), f"{self.measure.words} against length")
+        image = figure_image(self.figure(), f"{self.measure.words} against length")
         head = ["arm", "runs", "judged", "learned", "reach", "interval of the median (coverage)", "runs censored"]
         return join(
             [
-                element("div", Markup(svg)),
+                element("div", image),
                 table(head, self.summary().iter_rows()),
                 details("values", table(columns, self._frame.select(columns).iter_rows())),
             ]

@@ -22,9 +22,9 @@ from sparsity_lab.analysis.runs import (
     pooled_by,
     short_name,
 )
-from sparsity_lab.analysis.style import GRAY, INK, figure_svg, new_axes, relative_luminance, seaborn_plot, styled
+from sparsity_lab.analysis.style import GRAY, INK, figure_image, new_axes, relative_luminance, seaborn_plot, styled
 from sparsity_lab.settings import SettingError
-from sparsity_lab.settings.markup import Markup, element, number
+from sparsity_lab.settings.markup import element, number
 
 __all__ = ["HeatMap", "heat_map"]
 
@@ -118,7 +118,7 @@ class HeatMap:
     def _repr_html_(self) -> str:
         figure = self.plot().get_figure(root=True)
         assert figure is not None
-        return element("div", Markup(figure_svg(figure, self.title)))
+        return element("div", figure_image(figure, self.title))
 
 
 def heat_map(

@@ -6,8 +6,8 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis.style import figure_svg
-from sparsity_lab.settings.markup import Markup, details, element, join, table
+from sparsity_lab.analysis.style import figure_image
+from sparsity_lab.settings.markup import details, element, join, table
 
 __all__ = ["Measurement"]
 
@@ -38,5 +38,5 @@ class Measurement(ABC):
         figure = self.plot().get_figure(root=True)
         assert isinstance(figure, Figure)
         summary = self.summary()
-        svg = element("div", Markup(figure_svg(figure, type(self).__name__)))
-        return join([svg, details("values", table(summary.columns, summary.iter_rows()))])
+        image = element("div", figure_image(figure, type(self).__name__))
+        return join([image, details("values", table(summary.columns, summary.iter_rows()))])

@@ -6,6 +6,7 @@ contrast of at least 3 to 1 on white and on a dark page; marks and dashes repeat
 an SVG all ink is ``currentColor`` and the ground is transparent, so that a figure follows its page's light or dark.
 """
 
+import base64
 import hashlib
 import io
 import re
@@ -24,7 +25,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pandas.errors import Pandas4Warning
 
-from sparsity_lab.settings.markup import escape, visible
+from sparsity_lab.settings.markup import Markup, escape, visible
 
 __all__ = [
     "GRAY",
@@ -33,6 +34,7 @@ __all__ = [
     "Look",
     "Point",
     "draw_cells",
+    "figure_image",
     "figure_svg",
     "look",
     "new_axes",
@@ -194,6 +196,29 @@ def figure_svg(figure: Figure, label: str = "", points: Sequence[Point] = ()) ->
     text = _TAG.sub(lambda tag: _prefixed(tag[0], prefix), text)
     # The label comes last, for it is text too.
     return text.replace("<svg ", f'<svg aria-label="{escape(label)}" ', 1) + "\n"
+
+
+def figure_image(figure: Figure, label: str) -> Markup:
+    """The figure as one ``<img>``, for notebooks: JupyterLab removes SVG elements from one that it does not trust, as
+    a fresh copy is, and leaves their text. Ink is black, on a white ground.
+
+    Args:
+        label: what the figure shows, for screen readers.
+    """
+    return image_of(figure_svg(figure, label))
+
+
+def image_of(svg: str) -> Markup:
+    """What ``figure_svg`` gave, as one ``<img>`` that holds it."""
+    end = svg.index(">") + 1
+    opening, inner = svg[:end], svg[end:]
+    found = re.search(r'aria-label="([^"]*)".* viewBox="0 0 ([\d.]+) ([\d.]+)"', opening, flags=re.DOTALL)
+    assert found is not None
+    width, height = (round(float(points) * 96 / 72) for points in found.groups()[1:])
+    opening = re.sub(r' style="[^"]*"', f' width="{width}" height="{height}" color="#000000"', opening, count=1)
+    standing = f'{opening}<rect width="100%" height="100%" fill="#ffffff"/>{inner}'
+    url = "data:image/svg+xml;base64," + base64.b64encode(standing.encode()).decode()
+    return Markup(f'<img alt="{found[1]}" width="{width}" src="{url}">')
 
 
 def _target(figure: Figure, point: Point) -> str:

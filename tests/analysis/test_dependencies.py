@@ -182,7 +182,7 @@ def test_figures_draw_the_frame() -> None:
     bars = found.plot_distances().patches
     drawn = [bar.get_x() + bar.get_width() / 2 for bar in bars if isinstance(bar, mpl.patches.Rectangle)]
     assert drawn == pytest.approx(task.lags)
-    assert "<svg" in found._repr_html_()
+    assert "<img" in found._repr_html_()
 
 
 def test_intervals_over_groups() -> None:
