@@ -132,8 +132,11 @@ def test_autocast_casts_rows_of_several_dtypes_together(kernel: Kernel) -> None:
     got = under_autocast(kernel.attend, params=params)
     control = under_autocast(scaled_dot_product_attention, is_causal=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = outcome(kernel.attend, q, k, v, params=params)
         weights = kernel.weights(q, k.bfloat16(), params=params, training=False)
     assert [x.dtype for x in got] == [x.dtype for x in control]
+    for x, y in zip(inside, got, strict=True):  # the backward pass inside too
+        assert_close("inside", x, y, 3e-2)
     cast = [x.detach().bfloat16().requires_grad_() for x in (q, k, v)]
     expected = outcome(kernel.attend, *cast, params=params)
     assert all(torch.equal(x, y.to(x.dtype)) for x, y in zip(got, expected, strict=True))

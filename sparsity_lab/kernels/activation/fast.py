@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from sparsity_lab.kernels.activation.formula import EXP_CEILING, Form
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
+from sparsity_lab.kernels.parts.backward import own_backward
 from sparsity_lab.kernels.parts.masking import visible_keys
 
 __all__ = ["TILE_ROWS", "tiled_activation"]
@@ -60,7 +60,7 @@ class _TiledActivation(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @own_backward
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out = ctx.saved_tensors
         context, form = ctx.rest

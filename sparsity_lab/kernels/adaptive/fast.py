@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
@@ -40,6 +39,7 @@ from sparsity_lab.kernels.adaptive.formula import (
 from sparsity_lab.kernels.cache import KeyValueCache
 from sparsity_lab.kernels.context import Keys, Values
 from sparsity_lab.kernels.parts.arguments import RowKind
+from sparsity_lab.kernels.parts.backward import own_backward
 from sparsity_lab.kernels.parts.masking import first_visible
 from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
 from sparsity_lab.kernels.parts.tiles import masked_attention
@@ -270,7 +270,7 @@ class _Gathered(torch.autograd.Function):
         return out, log_mass
 
     @staticmethod
-    @once_differentiable
+    @own_backward
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None, Tensor | None]:
         """With P̂ = exp(score - lse), dP̂ = grad vᵀ and dS = P̂ (dP̂ - Σ_i P̂_ti <∂L/∂o_t, v_i>)."""
         q, k, v, out, log_mass = ctx.saved_tensors

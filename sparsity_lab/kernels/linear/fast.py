@@ -25,9 +25,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sparsity_lab.kernels.linear.formula import Features, FeaturesPullback, TurnedMap
+from sparsity_lab.kernels.parts.backward import own_backward
 
 __all__ = [
     "LinearCall",
@@ -268,12 +268,9 @@ class _Chunked(torch.autograd.Function):
         return made.out
 
     @staticmethod
-    @once_differentiable
+    @own_backward
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        # The forward pass runs inside a kernel, which switches autocast off. It would make the products of float32
-        # rows in half the digits, and the sums with them.
-        with torch.autocast(gradient.device.type, enabled=False):
-            return *_backward(gradient, ctx.call, *ctx.saved_tensors), None, None
+        return *_backward(gradient, ctx.call, *ctx.saved_tensors), None, None
 
 
 def _backward(

@@ -30,11 +30,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.lssar.formula import EQUAL, thresholds
+from sparsity_lab.kernels.parts.backward import own_backward
 
 __all__ = ["TILE_ROWS", "power_and_slope", "tiled_rows"]
 
@@ -244,7 +244,7 @@ class _TiledRows(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @own_backward
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, out, norms, *numbers = ctx.saved_tensors
         rows: _RowForm = ctx.rows

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
+from sparsity_lab.kernels.parts.backward import own_backward
 from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
 
 __all__ = ["TILE_ROWS", "Tile", "disjoint", "masked_attention", "seen_in", "tiled_attention", "whole_tile"]
@@ -145,7 +145,7 @@ class _TiledAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @own_backward
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         query_start, tiles, seen, padded = ctx.tiling

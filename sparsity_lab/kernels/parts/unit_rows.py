@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.linalg import vector_norm
+
+from sparsity_lab.kernels.parts.backward import own_backward
 
 __all__ = ["scaled_unit_rows", "unit_rows"]
 
@@ -35,7 +36,7 @@ class _UnitRows(torch.autograd.Function):
         return unit
 
     @staticmethod
-    @once_differentiable
+    @own_backward
     def backward(ctx: Any, g: Tensor) -> Tensor:
         unit, norm, zero = ctx.saved_tensors
         across = torch.addcmul(g, unit, (unit * g).sum(-1, keepdim=True), value=-1.0)
@@ -65,7 +66,7 @@ class _ScaledUnitRows(torch.autograd.Function):
         return x * (scale / norm) if ctx.usual else unit_rows(x) * scale
 
     @staticmethod
-    @once_differentiable
+    @own_backward
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         x, scale, norm = ctx.saved_tensors
         if ctx.usual:
