@@ -1,5 +1,6 @@
 """Text from local files, split into a training part and an evaluation part."""
 
+import codecs
 import difflib
 import glob
 import hashlib
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparsity_lab.generators.token_formats import packed_with
 from sparsity_lab.settings import SettingError, Shown
 
 __all__ = [
@@ -153,9 +155,14 @@ def hash_of(contents: Iterable[NDArray[np.uint8]]) -> str:
 
 def _content(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        content = file.read_bytes()
     except OSError as error:
         raise SettingError("path", "files that can be read", f"{file} ({error.strerror})") from error
+    if name := packed_with(content):
+        raise SettingError("path", "text as it is: unpack it first", f"{file} (packed with {name})")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise SettingError("path", "text whose bytes are ASCII or UTF-8", f"{file} (UTF-16)")
+    return content
 
 
 _END = np.array([END_OF_FILE], dtype=np.uint8)

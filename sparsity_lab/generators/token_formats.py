@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from sparsity_lab.settings import SettingError, Shown
 
-__all__ = ["FORMATS", "FileTokens", "Format", "json_lines", "read_sequences", "text_tokens"]
+__all__ = ["FORMATS", "FileTokens", "Format", "json_lines", "packed_with", "read_sequences", "text_tokens"]
 
 Format = Literal["auto", "numbers", "text", "bytes", "npy", "npz", "uint16", "uint32", "jsonl", "parquet"]
 FORMATS: tuple[Format, ...] = ("numbers", "text", "bytes", "npy", "npz", "uint16", "uint32", "jsonl", "parquet")
@@ -83,6 +83,11 @@ def read_sequences(path: Path, form: str = "auto", column: str = "", tokenizer: 
     return _READERS[recognized](_File(path, content, column, tokenizer))
 
 
+def packed_with(content: bytes) -> str | None:
+    """What a file is packed with, by its first bytes; None if it is not."""
+    return next((name for mark, name in _PACKED.items() if content.startswith(mark)), None)
+
+
 def json_lines(path: Path) -> list[Any]:
     """The values of the lines of a file.
 
@@ -119,9 +124,8 @@ class _File:
 
 def _recognized(path: Path, content: bytes) -> Format:
     file = _File(path, content, "", None)
-    for mark, name in _PACKED.items():
-        if content.startswith(mark):
-            raise file.error("a file as it is: unpack it first", f"one packed with {name}")
+    if name := packed_with(content):
+        raise file.error("a file as it is: unpack it first", f"one packed with {name}")
     if content.startswith(b"\x93NUMPY") or path.suffix.lower() == ".npy":
         return "npy"
     if content.startswith(b"PAR1") or path.suffix.lower() == ".parquet":

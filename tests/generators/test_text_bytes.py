@@ -1,5 +1,6 @@
 """TextBytes: where its bytes come from, and what is refused."""
 
+import gzip
 import os
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,14 @@ def test_refusals(tmp_path: Path, folder: Path) -> None:
     task = TextBytes(path=str(folder))
     with pytest.raises(SettingError, match="length: expected from 1 to"):
         task.sample(Stream(), 0, 1, 10_000)
+    (tmp_path / "log.gz").write_bytes(gzip.compress(BOOK.encode()))
+    with pytest.raises(
+        SettingError, match=r"path: expected text as it is: unpack it first, got .*log.gz .packed with"
+    ):
+        opened(tmp_path / "log.gz")
+    (tmp_path / "wide.txt").write_text(BOOK, encoding="utf-16")
+    with pytest.raises(SettingError, match=r"path: expected text whose bytes are ASCII or UTF-8, got .*wide.txt"):
+        opened(tmp_path / "wide.txt")
 
 
 # --- files, and how they are split
