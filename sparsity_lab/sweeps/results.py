@@ -174,8 +174,8 @@ class Results:
     @property
     def devices(self) -> dict[str, int]:
         """Finished runs by the kinds of device that they were made on, as in
-        ``{"cpu AVX2 with 1 thread": 3, "cuda": 1}``. Where there are several, small differences between runs can be due
-        to them."""
+        ``{"cpu AVX2 with 1 thread": 3, "cuda": 1}``. Where there are several, small differences between runs can be
+        due to them."""
         environments = (
             (run, store.read_environment(self.folder / run.id))
             for run in self.runs
