@@ -8,7 +8,6 @@ from sparsity_lab.analysis import GRAY, INK, Replicates, by_replicate, predict_r
 from sparsity_lab.generators import Planted
 from sparsity_lab.kernels import LSSA, LSSAR, Kernel, Softmax
 from sparsity_lab.models import Decoder, NoPE, PositionScheme, RoPE
-from sparsity_lab.settings import SettingError
 from sparsity_lab.studies import Arm, Claim, Evidence, MostSeeds, Outcomes, Size, Study, panels, same_height, seeded
 from sparsity_lab.training import Evaluation, Run, RunConfig, Training, UniformLength
 
@@ -16,6 +15,8 @@ __all__ = ["study"]
 
 TRAINED, HELD = 16, 0.9
 LONG = (32, 64, 128, 256, 512)
+FIRST_SEED = 10
+"""The cells were changed after a look at seeds 0 to 6."""
 
 # Kernel, position scheme, layers and k.
 CELLS: dict[str, tuple[Kernel, PositionScheme, int, int]] = {
@@ -43,7 +44,7 @@ def arms(size: Size) -> dict[str, Arm]:
                         num_layers=layers, num_heads=heads, d_model=d_model, kernel=kernel, position=position
                     ),
                     training=Training(
-                        steps=steps,
+                        steps=steps * 5 // 2 if isinstance(kernel, LSSAR) else steps,
                         batch_size=batch_size,
                         learning_rate=3e-3,
                         curriculum=UniformLength(low=8, high=TRAINED),
@@ -52,6 +53,7 @@ def arms(size: Size) -> dict[str, Arm]:
                 )
             ),
             2 if size == "smoke" else 7,
+            first=FIRST_SEED,
         )
         for name, (kernel, position, layers, k) in CELLS.items()
     }
@@ -59,12 +61,9 @@ def arms(size: Size) -> dict[str, Arm]:
 
 def measure(run: Run) -> pl.DataFrame:
     """``predicted`` and ``measured`` normalized accuracy at each long length; nothing of a run that never learned."""
-    try:
-        found = predict_reach(run, sequences=run.config.evaluation.sequences, seed=run.config.evaluation.seed)
-    except SettingError as error:
-        if error.path != "run":
-            raise
+    if not any(run.summary["learned"].to_list()):
         return pl.DataFrame(schema={"length": pl.Int64, "predicted": pl.Float64, "measured": pl.Float64})
+    found = predict_reach(run, sequences=run.config.evaluation.sequences, seed=run.config.evaluation.seed)
     return found.select("length", "predicted", "measured")
 
 
@@ -120,8 +119,8 @@ LENGTHS = f"lengths from {LONG[0]} to {LONG[-1]}"
 CLAIMS = (
     Claim(
         name="error",
-        statement="Without positions, accuracy at up to 32 times the trained length is foretold from sequences of "
-        "the trained length with a mean error of at most .05.",
+        statement="Without positions, the accuracy of parity at up to 32 times the trained length is foretold from "
+        "sequences of the trained length with an error of at most .05 on average over five models and five lengths.",
         source="this lab",
         outcome=f"Predicted minus measured normalized accuracy, without its sign, mean over {LENGTHS} and the five "
         "models without positions; 1 for a model that never learned.",
@@ -131,7 +130,8 @@ CLAIMS = (
     ),
     Claim(
         name="reach",
-        statement="The length up to which each of these models holds is foretold to within a factor of two.",
+        statement="The length up to which each of these models holds is foretold to within one step of the lengths "
+        "32, 64, .., 512; 512 stands for all beyond.",
         source="this lab",
         outcome=f"The share of the five models for which the number of {LENGTHS} that are held at {HELD:g} before "
         "the first that is not is foretold to within one; 0 for a model that never learned.",
@@ -141,7 +141,7 @@ CLAIMS = (
     ),
     Claim(
         name="better_than_carrying_on",
-        statement="For softmax the forecast is closer by at least .1 than to expect that accuracy stays.",
+        statement="For softmax the forecast is closer by at least .1 than to expect no error at any length.",
         source="this lab",
         outcome=f"One minus the measured accuracy, without its sign, mean over {LENGTHS}, minus the forecast's "
         "error; mean over the three softmax models without positions; 0 for a model that never learned.",
@@ -151,20 +151,19 @@ CLAIMS = (
     ),
     Claim(
         name="residue_of_rope",
-        statement="With RoPE the forecast is too high by at least .2: what is lost there is due to untrained "
-        "distances.",
+        statement="With RoPE the forecast is too high by at least .1: more is lost than too many keys explain.",
         source="this lab",
         outcome=f"Predicted minus measured normalized accuracy, mean over {LENGTHS}; 0 for a model that never "
         "learned.",
         numbers=_residue,
-        criterion=MostSeeds(at_least=0.2),
+        criterion=MostSeeds(at_least=0.1),
         arms=(ROPE,),
     ),
 )
 
 
 def figure(evidence: Evidence) -> Figure:
-    """What was foretold and what came, by length: a line for each seed, a panel for each model that has a run."""
+    """What was foretold and what came, by length: a line for each seed, a panel for each model with a measure."""
     shown = [name for name in CELLS if name in set(evidence.measured["arm"])] or [*CELLS]
     with styled():
         chart, axes = panels(len(shown), columns=3, width=3.2)
@@ -194,9 +193,9 @@ study = Study(
     title="Failure at long lengths, foretold from sequences of the trained length",
     question=(
         "A decoder learns the parity of k marked tokens among 8 to 16. Then it reads sequences of length 16 in which "
-        "attention counts every background token as often as a longer sequence has background tokens. Is its "
-        "accuracy then that at the longer length, which it has never seen? If positions play no part it should be. "
-        "What is left measures positions."
+        "every background key counts several times, as many in all as a longer sequence has background tokens. Is "
+        "its accuracy then that at the longer length, which it has never seen? If positions play no part, it should "
+        "be. The rest measures positions."
     ),
     arms=arms,
     claims=CLAIMS,

@@ -62,6 +62,8 @@ def predict_reach(
     for length in wanted:
         if length <= trained:
             raise SettingError("lengths", f"longer than the trained {trained}", length)
+        if task.sequence_length(length) - task.sequence_length(trained) != length - trained:
+            raise SettingError("run", "a task with one background token more for each unit of length", str(task))
         right: list[Bool[Tensor, " N"]] = []
         for _, pieces in sequences_of(subject, None, (trained,), sequences, seed):
             right += [_right(subject, piece, trained, length) for piece in pieces]

@@ -1,8 +1,8 @@
 """``Copy`` and ``Reverse``: the input again, forwards or backwards, with coupled position IDs.
 
-The alphabet sets how ambiguous a copy is: among n symbols one comes again after n steps on average, and with
-``distinct`` it never does, so that a single token tells where the copy has got to. IDs as in the position-coupling
-code (arXiv 2405.20671), with start s. Each target depends on one token.
+The alphabet sets how ambiguous a copy is. A symbol recurs every n tokens on average if there are n symbols, and never
+with ``distinct``, so that one token tells how far the copy has come. IDs as in the position-coupling code (arXiv
+2405.20671), with start s. Each target depends on one token.
 """
 
 from functools import cached_property
@@ -14,6 +14,7 @@ from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.response_layout import (
     END,
     UniformPrompt,
+    check_distinct,
     distinct_tokens,
     have_repeats,
 )
@@ -33,6 +34,8 @@ class _Repetition(UniformPrompt):
     def check(self) -> None:
         if self.alphabet_size < 2:
             raise SettingError("alphabet_size", "a whole number of at least 2", self.alphabet_size)
+        if self.distinct:
+            check_distinct("alphabet_size", self.alphabet_size)
 
     def check_length(self, length: int) -> None:
         super().check_length(length)

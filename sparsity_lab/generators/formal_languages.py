@@ -1,7 +1,7 @@
 """``Membership``: is a word in a language? Words of the language and of its complement, each uniform at its length.
 
-A language is a finite automaton: Tomita's seven, and bracket languages of bounded depth (of one kind of bracket they
-are star-free). Words are drawn exactly, by counting over the automaton. The layout is this lab's.
+A language is a finite automaton: Tomita's seven, and bracket languages of bounded depth, which are star-free. Words
+are drawn exactly, by counting over the automaton. The layout is this lab's.
 """
 
 import itertools
@@ -24,7 +24,8 @@ __all__ = ["Dyck", "Language", "Membership", "Tomita"]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_MOST_STATES = 5000
+_MOST_STATES = 2000
+_MOST_CELLS = 10_000_000  # of positions, states and symbols: 160 MB of probabilities
 _MOST_BITS = 16
 _SPARE_BITS = 12  # so that the highest bits of a rank are uniform to 2^-12
 
@@ -138,12 +139,14 @@ class Dyck(Language):
     def check(self) -> None:
         whole("kinds", self.kinds, 1)
         whole("depth", self.depth, 1)
-        if self.kinds > 4 or self._num_stacks() > _MOST_STATES:
-            raise SettingError("depth", f"at most {_MOST_STATES} stacks of at most 4 kinds", self.depth)
+        if self.kinds > 4:
+            raise SettingError("kinds", "at most 4", self.kinds)
+        if self._num_stacks(self.depth) > _MOST_STATES:
+            deepest = max(depth for depth in range(_MOST_STATES) if self._num_stacks(depth) <= _MOST_STATES)
+            raise SettingError("depth", f"at most {deepest} for {self.kinds} kinds", self.depth)
 
-    def _num_stacks(self) -> int:
-        most = min(self.depth, _MOST_STATES)
-        return most + 1 if self.kinds == 1 else sum(self.kinds**i for i in range(min(most, 16) + 1))
+    def _num_stacks(self, depth: int) -> int:
+        return depth + 1 if self.kinds == 1 else sum(self.kinds**i for i in range(min(depth, 16) + 1))
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -194,6 +197,9 @@ class Membership(FixedFormat):
 
     def check_length(self, length: int) -> None:
         super().check_length(length)
+        longest = _MOST_CELLS // self.language.automaton.transitions.size
+        if length > longest:
+            raise SettingError("length", f"at most {longest} for {self}", length)
         if not self._has_both(length):
             near = (n for step in range(1, 50) for n in (length - step, length + step) if n > 0)
             nearest = next((n for n in near if self._has_both(n)), None)
@@ -304,7 +310,7 @@ class _Laws:
     marginals: Floats
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4)
 def _counts(language: Language, length: int) -> tuple[Floats, Floats]:
     """(length + 1, 2, states) share of the strings that lead from each state outside, and inside, after so many more
     symbols, divided by the largest share of each number; and (length + 1, 2) the logarithms of these to base 2."""
@@ -329,7 +335,7 @@ def _log2_sizes(language: Language, length: int) -> tuple[float, float]:
     return float(outside), float(inside)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def _laws(language: Language, length: int) -> _Laws:
     transitions = language.automaton.transitions
     shares, _ = _counts(language, length)

@@ -20,6 +20,7 @@ __all__ = ["CompareNumbers", "ModularArithmetic"]
 
 Ints = NDArray[np.int64]
 _OPERATORS = "+-*"
+_LARGEST_MODULUS = 128  # the law of the value takes its cube
 
 
 @register
@@ -41,7 +42,8 @@ class ModularArithmetic(FixedFormat):
         return cls(), cls(modulus=3, operators="+-")
 
     def check(self) -> None:
-        whole("modulus", self.modulus, 2)
+        if whole("modulus", self.modulus, 2) > _LARGEST_MODULUS:
+            raise SettingError("modulus", f"at most {_LARGEST_MODULUS}", self.modulus)
         if (
             not self.operators
             or set(self.operators) - set(_OPERATORS)

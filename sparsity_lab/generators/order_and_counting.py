@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, UniformPrompt, distinct_tokens, have_repeats
+from sparsity_lab.generators.response_layout import END, UniformPrompt, check_distinct, distinct_tokens, have_repeats
 from sparsity_lab.generators.stream import Stream, whole
 from sparsity_lab.generators.task import Draw, ranks_of_distinct
 from sparsity_lab.settings import SettingError, register
@@ -19,6 +19,8 @@ from sparsity_lab.settings import SettingError, register
 __all__ = ["CountSymbol", "MajorityOfAll", "Mode", "Sort"]
 
 Floats = NDArray[np.float64]
+
+_MOST_SYMBOLS, _LONGEST = 32, 1000  # the law of the commonest takes a second and more beyond
 
 
 class _OneAnswer(UniformPrompt):
@@ -68,6 +70,8 @@ class Sort(UniformPrompt):
 
     def check(self) -> None:
         whole("num_values", self.num_values, 2)
+        if self.distinct:
+            check_distinct("num_values", self.num_values)
 
     def check_length(self, length: int) -> None:
         super().check_length(length)
@@ -148,7 +152,13 @@ class Mode(_OneAnswer):
         return (cls(),)
 
     def check(self) -> None:
-        whole("alphabet_size", self.alphabet_size, 2)
+        if whole("alphabet_size", self.alphabet_size, 2) > _MOST_SYMBOLS:
+            raise SettingError("alphabet_size", f"at most {_MOST_SYMBOLS}", self.alphabet_size)
+
+    def check_length(self, length: int) -> None:
+        super().check_length(length)
+        if length > _LONGEST:
+            raise SettingError("length", f"at most {_LONGEST} for {self}", length)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -207,7 +217,7 @@ class CountSymbol(_OneAnswer):
     """``BOS x_1 .. x_n q = r EOS``: how many of the x are q; the length is n.
 
     Numbers are tokens of their own. IDs: s for all x and q, s + 1 for ``=``, s for r. The sources of r are all x and
-    q; that of EOS is ``=``.
+    q; the source of EOS is ``=``.
 
     Attributes:
         alphabet_size: number of symbols. The x and q are drawn uniformly.

@@ -26,10 +26,21 @@ from sparsity_lab.generators.stream import Stream, bounded, permutations, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError
 
-__all__ = ["END", "FixedFormat", "ResponseTask", "UniformPrompt", "distinct_tokens", "drawn_tokens", "have_repeats"]
+__all__ = [
+    "END",
+    "FixedFormat",
+    "ResponseTask",
+    "UniformPrompt",
+    "check_distinct",
+    "distinct_tokens",
+    "drawn_tokens",
+    "have_repeats",
+]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+_MOST_DISTINCT = 4096
 
 END = "BOS/EOS"
 """Name of the token at either end of a sequence."""
@@ -307,6 +318,12 @@ def drawn_tokens(stream: Stream, length: int, start: int, count: int, per_sequen
 def distinct_tokens(stream: Stream, length: int, start: int, count: int, per_sequence: int, bound: int) -> Ints:
     """(count, per_sequence) tokens of 0 .. bound - 1, all different in a sequence, uniform among such rows."""
     return permutations(stream.words("distinct", length, start, count, bound))[:, :per_sequence]
+
+
+def check_distinct(name: str, bound: int) -> None:
+    """Raise ``SettingError`` at a field if there are too many tokens to draw from without repeats."""
+    if bound > _MOST_DISTINCT:
+        raise SettingError(name, f"at most {_MOST_DISTINCT} where all are different", bound)
 
 
 def have_repeats(tokens: Ints) -> bool:

@@ -19,7 +19,7 @@ from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.response_layout import END, UniformPrompt
 from sparsity_lab.generators.stream import Stream, bounded, permutations, whole
 from sparsity_lab.generators.task import Truth
-from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
+from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, Shown, register
 
 __all__ = ["Alternating", "Cyclic", "Generated", "Group", "RandomAutomaton", "Symmetric", "WordProblem"]
 
@@ -130,13 +130,15 @@ class Generated(Group):
     """The group that permutations of your own generate.
 
     Attributes:
-        generators: permutations in one-line notation, as in ``((2, 1, 3), (2, 3, 1))``.
+        generators: permutations in one-line notation, the images of 1, 2, .., as in ``((2, 1, 3), (2, 3, 1))``.
     """
 
     generators: tuple[tuple[int, ...], ...] = ((2, 1, 3, 4), (2, 3, 4, 1))
 
     def check(self) -> None:
         size = len(self.generators[0]) if self.generators else 0
+        if self.generators and size < 2:
+            raise SettingError("generators[0]", "a permutation of two points or more", self.generators[0])
         if not self.generators or len(set(self.generators)) < len(self.generators):
             raise SettingError("generators", "one permutation or more, all different", self.generators)
         for i, generator in enumerate(self.generators):
@@ -153,7 +155,7 @@ class _StateTracking(UniformPrompt):
 
     scratchpad: bool
 
-    @property
+    @cached_property
     @abstractmethod
     def transitions(self) -> Ints:
         """(states, inputs), the next state."""
@@ -259,12 +261,16 @@ class WordProblem(_StateTracking):
             cls(group=Alternating(n=4), letters="generators"),
         )
 
+    def check(self) -> None:
+        if self.letters == "generators" and len(self.group.generating_set()) < 2:
+            raise SettingError("letters", "'elements', where a group has one generator", self.letters)
+
     @cached_property
     def vocabulary(self) -> Vocabulary:
         names = tuple(self.group.name(element) for element in self.group.elements())
         return Vocabulary(names=(*names, "=", END), roles=("data",) * len(names) + ("query", "special"))
 
-    @property
+    @cached_property
     def transitions(self) -> Ints:
         count = len(self.group.elements() if self.letters == "elements" else self.group.generating_set())
         return _products(self.group.elements(), count)
@@ -323,8 +329,8 @@ class RandomAutomaton(_StateTracking):
         _check_between("num_states", self.num_states, 2, _LARGEST_GROUP)
         for name in ("permutations", "resets", "maps"):
             _check_between(name, getattr(self, name), 0, _LARGEST_GROUP)
-        if not self.permutations + self.resets + self.maps:
-            raise SettingError("permutations", "at least one input of any kind", 0)
+        if (inputs := self.permutations + self.resets + self.maps) < 2:
+            raise SettingError("permutations", "at least two inputs of any kind", inputs)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -372,12 +378,18 @@ def _closure(generators: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
                 found[product] = None
                 new.append(product)
         if len(found) > _LARGEST_GROUP:
-            raise SettingError("group", f"at most {_LARGEST_GROUP} elements", f"more than {_LARGEST_GROUP}")
+            raise SettingError("generators", f"a group of at most {_LARGEST_GROUP} elements", Shown("more"))
     return tuple(found)
 
 
 @lru_cache(maxsize=64)
 def _products(elements: tuple[Permutation, ...], letters: int) -> Ints:
     """(elements, letters): the index of each element times each of the first ones."""
-    index = {element: i for i, element in enumerate(elements)}
-    return np.array([[index[tuple(letter[i] for i in one)] for letter in elements[:letters]] for one in elements])
+    images = np.array(elements, dtype=np.int32)
+    # One number for each element, different for all: its images, weighted.
+    weights = np.random.Generator(np.random.Philox(0)).integers(1, 2**40, images.shape[1])
+    keys = images @ weights
+    order = np.argsort(keys)
+    assert (np.diff(keys[order]) > 0).all()
+    products = np.stack([letter[images] @ weights for letter in images[:letters]], axis=1)
+    return np.asarray(order[np.searchsorted(keys[order], products)])

@@ -78,7 +78,7 @@ class Decision:
         verdict: one of four.
         outcomes: what each seed gave.
         evidences: the three e-values.
-        estimate, low, high: with its confidence sequence, 5 % on each side; None without one.
+        estimate, low, high: with its 90 % confidence sequence; None without one.
         primary: whether it was decided together with the study's other primary claims, at one false discovery rate.
         cannot_tell: why these runs cannot decide, whatever the number of seeds.
     """

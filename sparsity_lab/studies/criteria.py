@@ -28,6 +28,12 @@ __all__ = ["BoundedMean", "Criterion", "Evidences", "MostSeeds", "NormalMean"]
 _BOTH_SIDES = 2 * ALPHA
 
 
+def _check_finite(**numbers: float | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and not math.isfinite(number):
+            raise SettingError(name, "a finite number", number)
+
+
 class Evidences(NamedTuple):
     """Three e-values. Each is evidence against the opposite of what its name says.
 
@@ -57,7 +63,7 @@ class Criterion(ABC):
     @abstractmethod
     def interval(self, numbers: Sequence[float]) -> tuple[float, float] | None:
         """The confidence sequence of the estimate, with an error of 5 % on each side as the tests have; None where
-        there is none yet. So where an e-value decides, the bound that it was tested against is outside."""
+        there is none yet. So where a claim held or did not, its bound is outside."""
 
     @property
     def unit(self) -> str:
@@ -90,7 +96,8 @@ class _Mean(Criterion):
     def __post_init__(self) -> None:
         if (self.above is None) == (self.below is None):
             raise SettingError("above, below", "one of them", (self.above, self.below))
-        if self.matters is not None and not self.matters > 0:
+        _check_finite(above=self.above, below=self.below)
+        if self.matters is not None and not 0 < self.matters < math.inf:
             raise SettingError("matters", "a number above 0", self.matters)
 
     @abstractmethod
@@ -171,6 +178,11 @@ class NormalMean(_Mean):
 
     scale: float = PRIOR_SCALE
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.scale < math.inf:
+            raise SettingError("scale", "a number above 0", self.scale)
+
     def _above(self, numbers: Sequence[float], bound: float) -> float:
         return t_mean(numbers, bound, self.scale)
 
@@ -211,6 +223,9 @@ class MostSeeds(Criterion):
     def __post_init__(self) -> None:
         if self.at_least is None and self.at_most is None:
             raise SettingError("at_least, at_most", "at least one of them", None)
+        _check_finite(at_least=self.at_least, at_most=self.at_most)
+        if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
+            raise SettingError("at_most", f"at least at_least={self.at_least:g}", self.at_most)
 
     def _successes(self, numbers: Sequence[float]) -> list[bool]:
         return [

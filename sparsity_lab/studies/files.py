@@ -23,7 +23,7 @@ from sparsity_lab.studies.evidence import Evidence
 from sparsity_lab.studies.loading import load_study, results_folder, studies_in
 from sparsity_lab.studies.outlook import core_minutes_of_a_seed, outlook, total_core_minutes
 from sparsity_lab.studies.page import FRONT_TITLE, front_page, page
-from sparsity_lab.studies.rules import changed_rules, fixed_rules
+from sparsity_lab.studies.rules import came_after_runs, changed_rules, fixed_rules
 from sparsity_lab.studies.study import Size, Study
 from sparsity_lab.sweeps import Results, Sweep
 from sparsity_lab.training import store
@@ -66,7 +66,7 @@ def read_found(study: Study, folder: Path) -> FoundResult:
     if rows is None:
         return FoundResult(None, {})
     record = folder / RECORD
-    facts = json.loads(record.read_text())["run"] if record.is_file() else {}
+    facts = _facts_of(record) if record.is_file() else {}
     if study.measure is None:
         return FoundResult(Evidence(rows), facts)
     measures = _read(folder / MEASURES)
@@ -74,6 +74,16 @@ def read_found(study: Study, folder: Path) -> FoundResult:
         raise SettingError(str(folder / MEASURES), "the frame that belongs to the rows", Shown("none"))
     # A writer that was stopped between the two left measures of runs that have no rows yet.
     return FoundResult(Evidence(rows, measures.filter(pl.col("run").is_in(rows["run"].unique().to_list()))), facts)
+
+
+def _facts_of(record: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(record.read_text(encoding="utf-8"))["run"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict):
+        raise SettingError(str(record), "the record of a result", Shown("a damaged file"))
+    return facts
 
 
 def write_found(study: Study, found: FoundResult, folder: Path, *, pages: bool = True) -> None:
@@ -131,7 +141,8 @@ def _without(found: FoundResult, study: Study, size: Size, results: Results) -> 
         if arm in arms and arms[arm].run(seed).id == run and not (results.folder / run / store.FINISHED).is_file()
     ]
     if not kept:
-        return FoundResult(None, {})
+        fixed = ("size", "rules", "rules_after_runs")
+        return FoundResult(None, {name: found.facts[name] for name in fixed if name in found.facts})
     of = pl.col("run").is_in(kept)
     measures = found.evidence.measures
     return FoundResult(Evidence(rows.filter(of), None if measures is None else measures.filter(of)), found.facts)
@@ -266,8 +277,9 @@ def _facts(
             if name in recorded and recorded[name] not in values:
                 values.append(recorded[name])
     failed = [{"run": one.run.id, "reason": one.reason} for one in here.failures]
-    rules = fixed_rules(results.folder) or before.facts.get("rules")
-    late = before.facts.get("rules_after_runs", before.evidence is not None and not before.facts.get("rules"))
+    # What the first runs were made under counts, also where their folder is gone and another one was begun.
+    rules = before.facts.get("rules") or fixed_rules(results.folder)
+    late = before.facts.get("rules_after_runs", rules is None or came_after_runs(results.folder))
     return {
         "command": command,
         "size": size,

@@ -5,10 +5,12 @@ somebody looks. Each direction is a family of its own: that claims hold, that th
 than what matters. The other claims are exploratory, and each is judged alone.
 """
 
+import math
 from collections.abc import Sequence
 
 import polars as pl
 
+from sparsity_lab.settings import SettingError
 from sparsity_lab.studies.claim import CannotTell, Claim, Decision, Outcomes, Verdict
 from sparsity_lab.studies.criteria import BoundedMean, Evidences, NormalMean
 from sparsity_lab.studies.e_values import e_bh
@@ -68,7 +70,13 @@ def _outcomes(claim: Claim, evidence: Evidence) -> Outcomes:
     """What each seed gave; nothing while an arm has no finished run."""
     have = set(evidence.rows["arm"])
     missing = [arm for arm in claim.arms if arm not in have]
-    return Outcomes({}, "", f"No run yet of {', '.join(missing)}.") if missing else claim.numbers(evidence)
+    if missing:
+        return Outcomes({}, "", f"No run yet of {', '.join(missing)}.")
+    outcomes = claim.numbers(evidence)
+    for seed, number in outcomes.numbers.items():
+        if not math.isfinite(number):
+            raise SettingError(f"claim {claim.name!r}", f"a finite number of seed {seed}", number)
+    return outcomes
 
 
 def _cannot_tell(claim: Claim, outcomes: Outcomes, rows: pl.DataFrame) -> CannotTell | None:

@@ -58,9 +58,9 @@ _PRIMARY = (
 )
 _EXPLORATORY = "Exploratory claims were not run for. Each is judged alone at 5 %."
 _ESTIMATES = (
-    "Brackets hold the confidence sequence. At all looks together, the true value is below its lower end with "
-    "probability 5 % at most, and above its upper end with 5 % at most. The e-values are the evidence that a claim "
-    "held, that it did not, and that the effect is smaller than what matters."
+    "Brackets hold the 90 % confidence sequence, which covers the true value at all looks together. Where a claim "
+    "held or did not hold, its bound lies outside. The e-values are the evidence that a claim held, that it did not, "
+    "and that the effect is smaller than what matters."
 )
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.training.files import write_file
-from sparsity_lab.training.store import prepare_folder, read_object
+from sparsity_lab.training.store import FINISHED, prepare_folder, read_object
 
 if TYPE_CHECKING:
     from sparsity_lab.studies.study import Study
 
-__all__ = ["changed_rules", "check_rules", "fix_rules", "fixed_rules"]
+__all__ = ["came_after_runs", "changed_rules", "check_rules", "fix_rules", "fixed_rules"]
 
 _RULES = "rules.json"
 
@@ -21,10 +21,17 @@ Rules = Mapping[str, str]
 
 
 def fix_rules(study: "Study", out: Path) -> None:
-    """Record the study's rules in the store of its runs, if none are there."""
+    """Record the study's rules in the store of its runs, if none are there; and whether runs were there before."""
     if fixed_rules(out) is None:
         prepare_folder(out)
-        write_file(out / _RULES, json.dumps({"study": study.name, "rules": study.rules()}, indent=1).encode())
+        late = any(True for _ in out.glob(f"*/{FINISHED}"))
+        record = {"study": study.name, "rules": study.rules(), **({"after_runs": True} if late else {})}
+        write_file(out / _RULES, json.dumps(record, indent=1).encode())
+
+
+def came_after_runs(out: Path) -> bool:
+    """Whether a store had finished runs when rules were recorded in it."""
+    return bool((read_object(out / _RULES) or {}).get("after_runs"))
 
 
 def fixed_rules(out: Path) -> dict[str, str] | None:
@@ -35,10 +42,16 @@ def fixed_rules(out: Path) -> dict[str, str] | None:
 
 
 def changed_rules(study: "Study", fixed: Rules | None) -> list[str]:
-    """Names of the claims whose rules are not those that were fixed, claims added later among them."""
+    """Names of the claims whose rules are not those that were fixed, claims added later among them. All primary ones
+    are where others were primary: how much evidence decides one depends on how many there are."""
     if fixed is None:
         return [claim.name for claim in study.claims]
-    return [claim.name for claim in study.claims if fixed.get(claim.name) != claim.rule_id]
+    others = fixed.get("primary") != study.rules()["primary"]
+    return [
+        claim.name
+        for claim in study.claims
+        if fixed.get(claim.name) != claim.rule_id or (others and claim.name in study.primary)
+    ]
 
 
 def check_rules(study: "Study", fixed: Rules | None, place: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_forecast_of_no_failure_is_wrong_in_its_reach_and_no_better_than_carry
     assert late["reach"] == "held"
 
 
-def test_a_model_that_never_learned_counts_against_every_claim() -> None:
+def test_a_model_that_never_learned_counts_against_what_is_said_of_it() -> None:
     never = {arm: tuple(SEEDS) for arm in (DILUTED[0], ROPE)}
     found = evidence(dict.fromkeys(CELLS, falls) | {ROPE: lambda length: 1.0}, falls, never)
     assert verdicts(found) == {

@@ -81,8 +81,9 @@ def test_lengths_without_words_are_refused_with_the_nearest_that_has_some() -> N
             Membership(language=language).check_length(length)
     for make, message in [
         (lambda: Tomita(number=8), "number: expected one of Tomita's languages, 1 to 7, got 8"),
-        (lambda: Dyck(kinds=5), "stacks of at most 4 kinds"),
-        (lambda: Dyck(kinds=4, depth=9), "depth: expected at most 5000 stacks"),
+        (lambda: Dyck(kinds=5), "kinds: expected at most 4, got 5"),
+        (lambda: Dyck(kinds=4, depth=9), "depth: expected at most 5 for 4 kinds, got 9"),
+        (lambda: Membership(language=Dyck(depth=900)).truth(20_000), "length: expected at most 5543 for Membership"),
         (lambda: Dyck(depth=0), "depth: expected a whole number of at least 1, got 0"),
     ]:
         with pytest.raises(SettingError, match=message):

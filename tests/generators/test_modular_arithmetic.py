@@ -56,6 +56,7 @@ def test_refusals() -> None:
         (lambda: ModularArithmetic(operators="+/"), "operators: expected one or more"),
         (lambda: ModularArithmetic(operators="++"), "operators: expected one or more"),
         (lambda: ModularArithmetic(modulus=1), "modulus: expected a whole number of at least 2, got 1"),
+        (lambda: ModularArithmetic(modulus=400), "modulus: expected at most 128, got 400"),
         (lambda: CompareNumbers(base=1), "base: expected a whole number of at least 2, got 1"),
     ]:
         with pytest.raises(SettingError, match=message):

@@ -48,6 +48,8 @@ def matrix(element: tuple[int, ...]) -> np.ndarray:
 @pytest.mark.parametrize("letters", ["elements", "generators"])
 @pytest.mark.parametrize(("group", "order"), GROUPS[:-3], ids=str)
 def test_products_of_matrices(group: Group, order: int, letters: str) -> None:
+    if letters == "generators" and len(group.generating_set()) == 1:
+        pytest.skip("one letter says nothing")
     task = WordProblem(group=group, letters=letters)  # type: ignore[arg-type]
     elements = group.elements()
     for row in task.sample(Stream(seed=3), 0, 10, 9).tokens.tolist():
@@ -98,8 +100,8 @@ def test_laws_by_hand() -> None:
     assert one_step[:2].tolist() == [0.5, 0.5]
     # Swap twice, or rotate twice, or one after the other: four products, all different.
     assert sorted(two_steps[:6].tolist()) == [0.0, 0.0, 0.25, 0.25, 0.25, 0.25]
-    reset = RandomAutomaton(num_states=4, permutations=0, resets=1)
-    assert reset.response_marginals(5)[:, reset.first_state_token :].max() == 1.0
+    reset = RandomAutomaton(num_states=4, permutations=0, resets=2)
+    assert (np.sort(reset.response_marginals(5)[:, reset.first_state_token :])[:, -2:] == 0.5).all()
 
 
 def test_refusals() -> None:
@@ -108,8 +110,20 @@ def test_refusals() -> None:
         (lambda: Cyclic(n=1), "n: expected a whole number of at least 2, got 1"),
         (lambda: Generated(generators=((1, 3),)), r"generators\[0\]: expected the numbers 1 to 2 in some order"),
         (lambda: Generated(generators=()), "generators: expected one permutation or more"),
-        (lambda: Generated(generators=((2, 3, 4, 5, 6, 7, 1), (2, 1, 3, 4, 5, 6, 7))), "at most 1000 elements"),
-        (lambda: RandomAutomaton(permutations=0, resets=0), "permutations: expected at least one input of any kind"),
+        (
+            lambda: Generated(generators=((2, 3, 4, 5, 6, 7, 1), (2, 1, 3, 4, 5, 6, 7))),
+            "generators: expected a group of at most 1000 elements, got more",
+        ),
+        (
+            lambda: RandomAutomaton(permutations=0, resets=0),
+            "permutations: expected at least two inputs of any kind, got 0",
+        ),
+        (lambda: RandomAutomaton(permutations=0, resets=1), "expected at least two inputs of any kind, got 1"),
+        (
+            lambda: WordProblem(group=Cyclic(), letters="generators"),
+            "letters: expected 'elements', where a group has",
+        ),
+        (lambda: Generated(generators=((1,),)), r"generators\[0\]: expected a permutation of two points or more"),
         (lambda: RandomAutomaton(num_states=1), "num_states: expected a whole number of at least 2, got 1"),
     ]:
         with pytest.raises(SettingError, match=message):

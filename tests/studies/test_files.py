@@ -14,8 +14,9 @@ from studies.rates.study import measure, study
 
 from sparsity_lab.settings import SettingError
 from sparsity_lab.studies import check_results, fix_rules, relabel_results, render_results, write_result
-from sparsity_lab.studies.files import record
+from sparsity_lab.studies.files import read_found, record
 from sparsity_lab.studies.page import page
+from sparsity_lab.studies.rules import changed_rules
 from sparsity_lab.sweeps import Results, Serial, run_sweep
 from sparsity_lab.training import Run
 
@@ -145,11 +146,53 @@ def test_a_page_says_which_rules_are_younger_than_their_runs(runs: Path, folder:
         assert "## Rules\n\nThese rules were written after the runs." in text
         assert is_changed
     # The store says which rules were fixed; another text of the same study is found by it.
-    shutil.copytree(runs, folder / "runs")
     fix_rules(changed, folder / "runs")
+    shutil.copytree(runs, folder / "runs", dirs_exist_ok=True)
     results = Results(folder / "runs", study.sweep("small"))
     written = write_result(study, results, "small", folder / "rates").read_text()
     assert "**Changed or added after the first run:** rate." in written
+
+
+def test_rules_that_nothing_fixed_before_the_runs_are_said_to_be_late(runs: Path, folder: Path) -> None:
+    results = Results(runs, study.sweep("small"))
+    late = "These rules were written after the runs."
+    assert late in write_result(study, results, "small", folder / "a").read_text()
+    # Recording them afterwards changes nothing.
+    shutil.copytree(runs, folder / "runs")
+    fix_rules(study, folder / "runs")
+    results = Results(folder / "runs", study.sweep("small"))
+    assert late in write_result(study, results, "small", folder / "b").read_text()
+
+
+def test_another_store_makes_no_changed_rule_a_fixed_one(runs: Path, folder: Path) -> None:
+    """The record of the first result counts, whatever the store says in which the next runs are made."""
+    (claim,) = study.claims
+    exploratory = dataclasses.replace(study, primary=())
+    changed = dataclasses.replace(exploratory, claims=(dataclasses.replace(claim, outcome="Another number."),))
+    for one in (exploratory, changed):
+        store = folder / f"runs {one is changed}"
+        fix_rules(one, store)
+        shutil.copytree(runs, store, dirs_exist_ok=True)
+        written = write_result(one, Results(store, one.sweep("small")), "small", folder / "rates").read_text()
+        assert ("**Changed or added after the first run:** rate." in written) == (one is changed)
+
+
+def test_other_primary_claims_are_a_change(runs: Path, folder: Path) -> None:
+    """How much evidence decides a claim depends on how many are primary."""
+    (claim,) = study.claims
+    second = dataclasses.replace(claim, name="second")
+    both = dataclasses.replace(study, claims=(claim, second), primary=(claim.name, "second"))
+    fewer = dataclasses.replace(both, primary=(claim.name,))
+    assert changed_rules(both, both.rules()) == []
+    assert changed_rules(fewer, both.rules()) == [claim.name]
+
+
+@pytest.mark.parametrize("text", ["<<<<<<< ours", "{}", "[]", '{"run": 3}'])
+def test_a_damaged_record_is_named(runs: Path, folder: Path, text: str) -> None:
+    write(runs, folder)
+    (folder / "rates" / "result.json").write_text(text)
+    with pytest.raises(SettingError, match=r"result.json: expected the record of a result, got a damaged file"):
+        read_found(study, folder / "rates")
 
 
 @pytest.mark.parametrize("name", ["rates/result.md", "rates/result.json", "rates/result.svg", "README.md"])
