@@ -1,6 +1,7 @@
 """What objects show in a notebook: plain HTML that loads nothing, with what their text says, and their text with what
 the HTML says."""
 
+import base64
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,6 +17,8 @@ from sparsity_lab.sweeps import Results, Serial, Sweep, grid, run_sweep
 from sparsity_lab.sweeps.live import _line
 from sparsity_lab.training import Evaluation, FixedLength, Run, RunConfig, Training
 
+IMAGE = "data:image/svg+xml;base64,"
+
 
 class Page(HTMLParser):
     """Text, tags and addresses of a piece of HTML, checked for balance."""
@@ -24,15 +27,20 @@ class Page(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.tags: set[str] = set()
-        self.loads: list[str | None] = []
+        self.loads: list[str] = []
         self.words: list[str] = []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.open.append(tag)
-        self.loads += [value for name, value in attrs if name in ("src", "href") and not str(value).startswith("#")]
+        loads = [str(value) for name, value in attrs if name in ("src", "href") and not str(value).startswith("#")]
+        if tag != "img":
+            self.open.append(tag)
+        elif loads[0].startswith(IMAGE):
+            # A figure: its text is text.
+            self.words += Page(base64.b64decode(loads.pop().removeprefix(IMAGE)).decode()).words
+        self.loads += loads
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)

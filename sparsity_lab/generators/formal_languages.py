@@ -200,19 +200,20 @@ class Membership(FixedFormat):
         longest = _MOST_CELLS // self.language.automaton.transitions.size
         if length > longest:
             raise SettingError("length", f"at most {longest} for {self}", length)
-        if not self._has_both(length):
+        if not self.has_length(length):
             near = (n for step in range(1, 50) for n in (length - step, length + step) if n > 0)
-            nearest = next((n for n in near if self._has_both(n)), None)
+            nearest = next((n for n in near if self.has_length(n)), None)
             expected = "a length with words in the language and others"
             raise SettingError("length", expected + (f", such as {nearest}" if nearest else ""), length)
 
-    def _has_both(self, length: int) -> bool:
+    def has_length(self, length: int) -> bool:
+        """Whether there are words of this length in the language, and others."""
         return all(np.isfinite(size) for size in _log2_sizes(self.language, length))
 
     @property
     def certified_lengths(self) -> tuple[int, ...]:
         def next_from(length: int) -> int:
-            return next(n for n in range(length, length + 200) if self._has_both(n))
+            return next(n for n in range(length, length + 200) if self.has_length(n))
 
         return next_from(4), next_from(24)
 
@@ -250,7 +251,7 @@ class Membership(FixedFormat):
         return automaton.accepting[state].astype(np.int64)
 
     def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
-        return bool(((prompts >= 0) & (prompts < self._no)).all()) and (length == 0 or self._has_both(length))
+        return bool(((prompts >= 0) & (prompts < self._no)).all()) and (length == 0 or self.has_length(length))
 
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
         prompts, length = self.prompts_of(tokens)

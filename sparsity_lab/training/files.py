@@ -59,7 +59,7 @@ def first_link(*places: Path) -> Path | None:
     A store may come from somebody else, and a link in it would let its author have this process read, overwrite or
     remove files anywhere. So below the folder that the user names no link is followed.
     """
-    return next((place for place in places if place.is_symlink()), None)
+    return next((place for place in places if os.path.islink(place)), None)
 
 
 def open_file(file: Path) -> BinaryIO:

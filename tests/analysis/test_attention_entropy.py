@@ -122,7 +122,7 @@ def test_the_figure_is_by_length_or_else_by_n():
     assert list(ax.lines[0].get_ydata()) == pytest.approx([1.0] * len(ax.lines[0].get_xdata()))
     with pytest.raises(SettingError, match="layer"):
         one.plot(layer=1)
-    assert "<svg" in one._repr_html_()
+    assert "<img" in one._repr_html_()
     assert "entropy" in repr(one)
 
 
@@ -134,7 +134,7 @@ def test_the_smallest_sequences_have_figures(T):
     assert [text.get_text() for text in ax.texts] == ["no row with weight on two keys"] * (T == 1)
     assert [list(line.get_ydata()) for line in ax.lines] == [[pytest.approx(1.0)]] * (T == 2)
     assert found.summary().height == (T == 2)
-    assert "<svg" in found._repr_html_()
+    assert "<img" in found._repr_html_()
     norms = norm_sensitivity([uniform(T)])
     assert len(norms.plot().texts) == (T == 1)
     assert norms.frame()["entropy"].to_list() == [None if T == 1 else pytest.approx(math.log(2))]

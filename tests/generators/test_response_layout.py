@@ -44,6 +44,8 @@ FIXED = [task for task in TASKS if isinstance(task, FixedFormat)]
 def test_layout_and_largest_id(task: ResponseTask) -> None:
     shortest = task.certified_lengths[0]
     for length in range(shortest, shortest + 12, 3):
+        if isinstance(task, Membership):
+            length = next(n for n in range(length, length + 4) if task.has_length(n))  # noqa: PLW2901
         batch = task.sample(Stream(), 0, 50, length)
         P, T = task.prompt_length(length), task.sequence_length(length)
         ends = torch.tensor([task.end, task.equals, task.end])
