@@ -5,22 +5,14 @@ with ``distinct``, so that one token tells how far the copy has come. IDs as in 
 2405.20671), with start s. Each target depends on one token.
 """
 
-from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int64
 
-from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import (
-    END,
-    UniformPrompt,
-    check_distinct,
-    distinct_tokens,
-    have_repeats,
-)
-from sparsity_lab.generators.stream import Stream
-from sparsity_lab.generators.task import Draw, Truth, ranks_of_distinct
-from sparsity_lab.settings import SettingError, register
+from sparsity_lab.generators.task import Truth
+from sparsity_lab.generators.uniform_prompt import UniformPrompt
+from sparsity_lab.settings import register
 
 __all__ = ["Copy", "Reverse"]
 
@@ -28,48 +20,10 @@ __all__ = ["Copy", "Reverse"]
 class _Repetition(UniformPrompt):
     """What the two have in common: ``BOS x_1 .. x_n = r_1 .. r_n EOS`` with uniform symbols."""
 
-    alphabet_size: int
-    distinct: bool
-
-    def check(self) -> None:
-        if self.alphabet_size < 2:
-            raise SettingError("alphabet_size", "a whole number of at least 2", self.alphabet_size)
-        if self.distinct:
-            check_distinct("alphabet_size", self.alphabet_size)
-
-    def check_length(self, length: int) -> None:
-        super().check_length(length)
-        if self.distinct and length > self.alphabet_size:
-            raise SettingError("length", f"at most alphabet_size = {self.alphabet_size} for {self}", length)
-
-    @property
-    def certified_lengths(self) -> tuple[int, ...]:
-        return (min(3, self.alphabet_size), min(24, self.alphabet_size)) if self.distinct else (3, 24)
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        symbols = tuple(str(value) for value in range(self.alphabet_size))
-        return Vocabulary(names=(*symbols, "=", END), roles=("data",) * self.alphabet_size + ("query", "special"))
-
-    @property
-    def num_inputs(self) -> int:
-        return self.alphabet_size
+    size_field: ClassVar[str] = "alphabet_size"
 
     def response_length(self, length: int) -> int:
         return length
-
-    def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
-        if self.distinct:
-            out[:] = distinct_tokens(stream, length, start, len(out), out.shape[1], self.alphabet_size)
-        else:
-            super().draw_prompts(stream, start, out, length)
-
-    def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
-        return super().are_prompts(prompts, length) and not (self.distinct and have_repeats(prompts))
-
-    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
-        prompts, _ = self.prompts_of(tokens)
-        return {"values": Draw(ranks_of_distinct(prompts) if self.distinct else prompts)}
 
     def truth(self, length: int) -> Truth:
         # Where all are different, each tells what the others are not.

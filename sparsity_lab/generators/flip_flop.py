@@ -13,9 +13,9 @@ from torch import Tensor
 from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.position_laws import OneBlock
 from sparsity_lab.generators.query_layout import noisy_log_posterior, query_batch, rows_of_chunks
-from sparsity_lab.generators.response_layout import drawn_tokens
 from sparsity_lab.generators.stream import Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
+from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["FlipFlop"]

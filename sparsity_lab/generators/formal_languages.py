@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, FixedFormat
+from sparsity_lab.generators.response_layout import END, OneAnswer
 from sparsity_lab.generators.stream import Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
@@ -177,7 +177,7 @@ class Dyck(Language):
 
 
 @register
-class Membership(FixedFormat):
+class Membership(OneAnswer):
     """``BOS x_1 .. x_n = r EOS``: whether x is a word of a language; the length is n.
 
     Half of the words are in the language. They are uniform among its words of length n, and the other half among all
@@ -228,9 +228,6 @@ class Membership(FixedFormat):
 
     def prompt_length(self, length: int) -> int:
         return length
-
-    def response_length(self, length: int) -> int:
-        return 1
 
     def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
         of = _laws(self.language, length)
@@ -283,18 +280,8 @@ class Membership(FixedFormat):
     def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
         return np.array([[0.0] * self._no + [0.5, 0.5, 0.0, 0.0]])
 
-    def ids_from(self, start: int, length: int) -> list[list[int]]:
-        return [[0, *[start] * length, start + 1, start, 0]]
-
-    def slot_sources(self, length: int) -> list[list[int]]:
-        return [list(range(1, length + 1)), [length + 1]]
-
-    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
-        word = tuple(self.language.symbols[token] for token in tokens[1:equals])
-        return [(list(range(1, equals)), self._no + self.language.contains(word)), ([equals], self.end)]
-
-    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
-        return [[{self.equals: 2, self.end: 0}.get(token, 1) for token in tokens]]
+    def answer(self, prompt: tuple[int, ...]) -> int:
+        return self._no + self.language.contains(tuple(self.language.symbols[token] for token in prompt))
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, FixedFormat, drawn_tokens
+from sparsity_lab.generators.response_layout import END, FixedFormat, OneAnswer
 from sparsity_lab.generators.stream import Stream, bounded, whole
 from sparsity_lab.generators.task import Draw
+from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["CompareNumbers", "ModularArithmetic"]
@@ -24,7 +25,7 @@ _LARGEST_MODULUS = 128  # the law of the value takes its cube
 
 
 @register
-class ModularArithmetic(FixedFormat):
+class ModularArithmetic(OneAnswer):
     """``BOS x_1 o_1 x_2 .. o_(n-1) x_n = r EOS``: the value modulo m, products first; the length is n.
 
     IDs: s for the expression, s + 1 for ``=``, s for r. The whole expression is r's sources; that of EOS is ``=``.
@@ -58,9 +59,6 @@ class ModularArithmetic(FixedFormat):
 
     def prompt_length(self, length: int) -> int:
         return 2 * length - 1
-
-    def response_length(self, length: int) -> int:
-        return 1
 
     def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
         out[:, ::2] = drawn_tokens(stream, length, start, len(out), length, self.modulus)
@@ -110,24 +108,15 @@ class ModularArithmetic(FixedFormat):
             law = times * multiplied + (1 - times) * summed
         return np.append(np.bincount(closed.reshape(-1), law.reshape(-1), m), np.zeros(len(self.operators) + 2))[None]
 
-    def ids_from(self, start: int, length: int) -> list[list[int]]:
-        return [[0, *[start] * self.prompt_length(length), start + 1, start, 0]]
-
-    def slot_sources(self, length: int) -> list[list[int]]:
-        return [list(range(1, 2 * length)), [2 * length]]
-
-    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
-        expression = "".join(self.vocabulary.names[token] for token in tokens[1:equals])
+    def answer(self, prompt: tuple[int, ...]) -> int:
+        expression = "".join(self.vocabulary.names[token] for token in prompt)
         total = 0
         for term in expression.replace("-", "+-").split("+"):
             product = 1
             for factor in term.split("*"):
                 product *= int(factor)
             total += product
-        return [(list(range(1, equals)), total % self.modulus), ([equals], self.end)]
-
-    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
-        return [[{self.equals: 2, self.end: 0}.get(token, 1) for token in tokens]]
+        return total % self.modulus
 
 
 @register

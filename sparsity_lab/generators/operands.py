@@ -15,9 +15,10 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, FixedFormat, drawn_tokens
+from sparsity_lab.generators.response_layout import END, FixedFormat
 from sparsity_lab.generators.stream import Stream, bounded
 from sparsity_lab.generators.task import Draw
+from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import SettingError
 
 __all__ = ["ArithmeticTask", "OperandDigits", "carried", "from_digits", "to_digits"]

@@ -5,15 +5,16 @@ position IDs are this lab's.
 """
 
 from functools import cached_property, lru_cache
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, UniformPrompt, check_distinct, distinct_tokens, have_repeats
-from sparsity_lab.generators.stream import Stream, whole
-from sparsity_lab.generators.task import Draw, ranks_of_distinct
+from sparsity_lab.generators.response_layout import END, OneAnswer
+from sparsity_lab.generators.stream import whole
+from sparsity_lab.generators.uniform_prompt import UniformPrompt
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["CountSymbol", "MajorityOfAll", "Mode", "Sort"]
@@ -21,33 +22,6 @@ __all__ = ["CountSymbol", "MajorityOfAll", "Mode", "Sort"]
 Floats = NDArray[np.float64]
 
 _MOST_SYMBOLS, _LONGEST = 32, 1000  # the law of the commonest takes a second and more beyond
-
-
-class _OneAnswer(UniformPrompt):
-    """``BOS prompt = r EOS``, where r depends on all tokens of the prompt.
-
-    IDs: s for the prompt, s + 1 for ``=``, s for r. The sources of r are the whole prompt; that of EOS is ``=``.
-    """
-
-    def response_length(self, length: int) -> int:
-        return 1
-
-    def ids_from(self, start: int, length: int) -> list[list[int]]:
-        return [[0, *[start] * self.prompt_length(length), start + 1, start, 0]]
-
-    def slot_sources(self, length: int) -> list[list[int]]:
-        equals = self.prompt_length(length) + 1
-        return [list(range(1, equals)), [equals]]
-
-    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
-        return [(list(range(1, equals)), self.answer(tokens[1:equals])), ([equals], self.end)]
-
-    def answer(self, prompt: tuple[int, ...]) -> int:
-        """The answer to one prompt, by the definition."""
-        raise NotImplementedError
-
-    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
-        return [[{self.equals: 2, self.end: 0}.get(token, 1) for token in tokens]]
 
 
 @register
@@ -61,6 +35,8 @@ class Sort(UniformPrompt):
         distinct: no number comes twice.
     """
 
+    size_field: ClassVar[str] = "num_values"
+
     num_values: int = 32
     distinct: bool = False
 
@@ -68,44 +44,8 @@ class Sort(UniformPrompt):
     def examples(cls) -> "tuple[Sort, ...]":
         return cls(num_values=8), cls(distinct=True)
 
-    def check(self) -> None:
-        whole("num_values", self.num_values, 2)
-        if self.distinct:
-            check_distinct("num_values", self.num_values)
-
-    def check_length(self, length: int) -> None:
-        super().check_length(length)
-        if self.distinct and length > self.num_values:
-            raise SettingError("length", f"at most num_values = {self.num_values} for {self}", length)
-
-    @property
-    def certified_lengths(self) -> tuple[int, ...]:
-        return (min(3, self.num_values), min(24, self.num_values)) if self.distinct else (3, 24)
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        numbers = tuple(str(value) for value in range(self.num_values))
-        return Vocabulary(names=(*numbers, "=", END), roles=("data",) * self.num_values + ("query", "special"))
-
-    @property
-    def num_inputs(self) -> int:
-        return self.num_values
-
     def response_length(self, length: int) -> int:
         return length
-
-    def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
-        if self.distinct:
-            out[:] = distinct_tokens(stream, length, start, len(out), out.shape[1], self.num_values)
-        else:
-            super().draw_prompts(stream, start, out, length)
-
-    def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
-        return super().are_prompts(prompts, length) and not (self.distinct and have_repeats(prompts))
-
-    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
-        prompts, _ = self.prompts_of(tokens)
-        return {"values": Draw(ranks_of_distinct(prompts) if self.distinct else prompts)}
 
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
         return np.sort(prompts, axis=1)
@@ -136,7 +76,7 @@ class Sort(UniformPrompt):
 
 
 @register
-class Mode(_OneAnswer):
+class Mode(OneAnswer, UniformPrompt):
     """``BOS x_1 .. x_n = r EOS``: the commonest symbol, of several the lowest; the length is n.
 
     IDs: s for all x, s + 1 for ``=``, s for r. All x are sources of r; the source of EOS is ``=``.
@@ -145,6 +85,8 @@ class Mode(_OneAnswer):
         alphabet_size: number of symbols, drawn uniformly.
     """
 
+    size_field: ClassVar[str] = "alphabet_size"
+
     alphabet_size: int = 4
 
     @classmethod
@@ -152,22 +94,14 @@ class Mode(_OneAnswer):
         return (cls(),)
 
     def check(self) -> None:
-        if whole("alphabet_size", self.alphabet_size, 2) > _MOST_SYMBOLS:
+        super().check()
+        if self.alphabet_size > _MOST_SYMBOLS:
             raise SettingError("alphabet_size", f"at most {_MOST_SYMBOLS}", self.alphabet_size)
 
     def check_length(self, length: int) -> None:
         super().check_length(length)
         if length > _LONGEST:
             raise SettingError("length", f"at most {_LONGEST} for {self}", length)
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        symbols = tuple(str(value) for value in range(self.alphabet_size))
-        return Vocabulary(names=(*symbols, "=", END), roles=("data",) * self.alphabet_size + ("query", "special"))
-
-    @property
-    def num_inputs(self) -> int:
-        return self.alphabet_size
 
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
         counts = np.stack([(prompts == symbol).sum(axis=1) for symbol in range(self.alphabet_size)], axis=1)
@@ -181,7 +115,7 @@ class Mode(_OneAnswer):
 
 
 @register
-class MajorityOfAll(_OneAnswer):
+class MajorityOfAll(OneAnswer, UniformPrompt):
     """``BOS x_1 .. x_n = r EOS``: 1 if more than half of the bits are 1, else 0; the length is n.
 
     IDs: s for all x, s + 1 for ``=``, s for r. All x are sources of r; the source of EOS is ``=``.
@@ -190,10 +124,6 @@ class MajorityOfAll(_OneAnswer):
     @classmethod
     def examples(cls) -> "tuple[MajorityOfAll, ...]":
         return (cls(),)
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        return Vocabulary(names=("0", "1", "=", END), roles=("data", "data", "query", "special"))
 
     @property
     def num_inputs(self) -> int:
@@ -213,7 +143,7 @@ class MajorityOfAll(_OneAnswer):
 
 
 @register
-class CountSymbol(_OneAnswer):
+class CountSymbol(OneAnswer, UniformPrompt):
     """``BOS x_1 .. x_n q = r EOS``: how many of the x are q; the length is n.
 
     Numbers are tokens of their own. IDs: s for all x and q, s + 1 for ``=``, s for r. The sources of r are all x and
@@ -224,6 +154,8 @@ class CountSymbol(_OneAnswer):
         largest_count: the largest number that has a token, so the largest length.
     """
 
+    size_field: ClassVar[str] = "alphabet_size"
+
     alphabet_size: int = 4
     largest_count: int = 64
 
@@ -232,7 +164,7 @@ class CountSymbol(_OneAnswer):
         return (cls(),)
 
     def check(self) -> None:
-        whole("alphabet_size", self.alphabet_size, 2)
+        super().check()
         whole("largest_count", self.largest_count, 1)
 
     def check_length(self, length: int) -> None:
@@ -250,10 +182,6 @@ class CountSymbol(_OneAnswer):
         numbers = (str(i) for i in range(self.largest_count + 1))
         names = (*symbols, *numbers, "=", END)
         return Vocabulary(names=names, roles=("data",) * (len(names) - 2) + ("query", "special"))
-
-    @property
-    def num_inputs(self) -> int:
-        return self.alphabet_size
 
     def prompt_length(self, length: int) -> int:
         return length + 1

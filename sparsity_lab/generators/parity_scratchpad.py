@@ -5,13 +5,11 @@ in total. The answer alone depends on all n bits, and is the negative control. I
 (arXiv 2405.20671), with start s. The bits of both are the same sequences of the same stream.
 """
 
-from functools import cached_property
-
 import numpy as np
 from jaxtyping import Float, Int64
 
-from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, UniformPrompt
+from sparsity_lab.generators.response_layout import OneAnswer
+from sparsity_lab.generators.uniform_prompt import UniformPrompt
 from sparsity_lab.settings import register
 
 __all__ = ["ParityAnswer", "ParityScratchpad"]
@@ -24,10 +22,6 @@ class _BitString(UniformPrompt):
 
     label_free_subsets = True
     label_free_bystanders = True
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        return Vocabulary(names=("0", "1", "=", END), roles=("data", "data", "query", "special"))
 
     @property
     def num_inputs(self) -> int:
@@ -79,7 +73,7 @@ class ParityScratchpad(_BitString):
 
 
 @register
-class ParityAnswer(_BitString):
+class ParityAnswer(OneAnswer, _BitString):
     """``BOS x_1 .. x_n = r EOS`` with r = x_1 + .. + x_n mod 2; the length is n.
 
     IDs: s for all bits, s + 1 for ``=``, s for the answer. All bits are sources of the answer, k = n; the source of
@@ -90,20 +84,8 @@ class ParityAnswer(_BitString):
     def examples(cls) -> "tuple[ParityAnswer, ...]":
         return (cls(),)
 
-    def response_length(self, length: int) -> int:
-        return 1
-
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
         return np.asarray(prompts.sum(axis=1, keepdims=True) & 1)
 
-    def ids_from(self, start: int, length: int) -> list[list[int]]:
-        return [[0, *[start] * length, start + 1, start, 0]]
-
-    def slot_sources(self, length: int) -> list[list[int]]:
-        return [list(range(1, length + 1)), [length + 1]]
-
-    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
-        return [(list(range(1, equals)), tokens[1:equals].count(1) % 2), ([equals], _END)]
-
-    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
-        return [[{_EQUALS: 2, _END: 0}.get(token, 1) for token in tokens]]
+    def answer(self, prompt: tuple[int, ...]) -> int:
+        return prompt.count(1) % 2

@@ -22,25 +22,14 @@ from torch import Tensor
 from sparsity_lab.generators.batch import IGNORE, Batch
 from sparsity_lab.generators.position_laws import ListedSets
 from sparsity_lab.generators.query_layout import rows_of_chunks
-from sparsity_lab.generators.stream import Stream, bounded, permutations, whole
-from sparsity_lab.generators.task import Draw, Step, Task, Truth
+from sparsity_lab.generators.stream import Stream, whole
+from sparsity_lab.generators.task import Step, Task, Truth
 from sparsity_lab.settings import SettingError
 
-__all__ = [
-    "END",
-    "FixedFormat",
-    "ResponseTask",
-    "UniformPrompt",
-    "check_distinct",
-    "distinct_tokens",
-    "drawn_tokens",
-    "have_repeats",
-]
+__all__ = ["END", "FixedFormat", "OneAnswer", "ResponseTask"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-_MOST_DISTINCT = 4096
 
 END = "BOS/EOS"
 """Name of the token at either end of a sequence."""
@@ -283,49 +272,28 @@ class FixedFormat(ResponseTask):
         return int(self.coupled_ids(length).max())
 
 
-class UniformPrompt(FixedFormat):
-    """A task whose prompt is independent tokens, uniform on 0 .. num_inputs - 1."""
+class OneAnswer(FixedFormat):
+    """``BOS prompt = r EOS``, where r depends on all tokens of the prompt.
 
-    @property
+    IDs: s for the prompt, s + 1 for ``=``, s for r. The sources of r are the whole prompt; that of EOS is ``=``.
+    """
+
+    def response_length(self, length: int) -> int:
+        return 1
+
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        return [[0, *[start] * self.prompt_length(length), start + 1, start, 0]]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        equals = self.prompt_length(length) + 1
+        return [list(range(1, equals)), [equals]]
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        return [(list(range(1, equals)), self.answer(tokens[1:equals])), ([equals], self.end)]
+
     @abstractmethod
-    def num_inputs(self) -> int:
-        """The number of tokens that a prompt is made of, which are the first of the vocabulary."""
+    def answer(self, prompt: tuple[int, ...]) -> int:
+        """The answer to one prompt, by the definition; written apart from ``respond``, for the certificate."""
 
-    def prompt_length(self, length: int) -> int:
-        return length
-
-    def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
-        out[:] = drawn_tokens(stream, length, start, len(out), out.shape[1], self.num_inputs)
-
-    def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
-        return bool(((prompts >= 0) & (prompts < self.num_inputs)).all())
-
-    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
-        return {"values": Draw(self.prompts_of(tokens)[0])}
-
-    def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
-        marginals = np.zeros((self.prompt_length(length), self.vocabulary.size))
-        marginals[:, : self.num_inputs] = 1 / self.num_inputs
-        return marginals
-
-
-def drawn_tokens(stream: Stream, length: int, start: int, count: int, per_sequence: int, bound: int) -> Ints:
-    """(count, per_sequence) tokens uniform on 0 .. bound - 1, from the words that other tasks' backgrounds use."""
-    words = stream.words("background", length, start, count, (per_sequence + 1) // 2)
-    return bounded(np.ascontiguousarray(words, dtype="<u8").view("<u4"), bound)[:, :per_sequence]
-
-
-def distinct_tokens(stream: Stream, length: int, start: int, count: int, per_sequence: int, bound: int) -> Ints:
-    """(count, per_sequence) tokens of 0 .. bound - 1, all different in a sequence, uniform among such rows."""
-    return permutations(stream.words("distinct", length, start, count, bound))[:, :per_sequence]
-
-
-def check_distinct(name: str, bound: int) -> None:
-    """Raise ``SettingError`` at a field if there are too many tokens to draw from without repeats."""
-    if bound > _MOST_DISTINCT:
-        raise SettingError(name, f"at most {_MOST_DISTINCT} where all are different", bound)
-
-
-def have_repeats(tokens: Ints) -> bool:
-    """Whether some row has a token twice."""
-    return bool((np.diff(np.sort(tokens, axis=1), axis=1) == 0).any())
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        return [[{self.equals: 2, self.end: 0}.get(token, 1) for token in tokens]]

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.locality import Uniform
 from sparsity_lab.generators.position_laws import ListedSets
-from sparsity_lab.generators.response_layout import END, ResponseTask, drawn_tokens
+from sparsity_lab.generators.response_layout import END, ResponseTask
 from sparsity_lab.generators.stream import Stream, bounded
 from sparsity_lab.generators.task import Draw
+from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["SparseParityScratchpad"]

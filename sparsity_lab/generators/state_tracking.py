@@ -16,9 +16,10 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, UniformPrompt
+from sparsity_lab.generators.response_layout import END, OneAnswer
 from sparsity_lab.generators.stream import Stream, bounded, permutations, whole
 from sparsity_lab.generators.task import Truth
+from sparsity_lab.generators.uniform_prompt import UniformPrompt
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, Shown, register
 
 __all__ = ["Alternating", "Cyclic", "Generated", "Group", "RandomAutomaton", "Symmetric", "WordProblem"]
@@ -150,7 +151,7 @@ class Generated(Group):
         return tuple(tuple(i - 1 for i in generator) for generator in self.generators)
 
 
-class _StateTracking(UniformPrompt):
+class _StateTracking(OneAnswer, UniformPrompt):
     """``BOS x_1 .. x_n = q_1 .. q_n EOS`` with q_j = transitions[q_(j-1), x_j]; without ``scratchpad`` only q_n."""
 
     scratchpad: bool
@@ -199,33 +200,38 @@ class _StateTracking(UniformPrompt):
 
     def ids_from(self, start: int, length: int) -> list[list[int]]:
         if not self.scratchpad:
-            return [[0, *[start] * length, start + 1, start, 0]]
+            return super().ids_from(start, length)
         places = range(start + 1, start + length + 1)
         return [[0, *places, start, *places, 0]]
 
     def slot_sources(self, length: int) -> list[list[int]]:
-        equals = length + 1
         if not self.scratchpad:
-            return [list(range(1, equals)), [equals]]
+            return super().slot_sources(length)
+        equals = length + 1
         return [[1], *([1 + j, equals + j] for j in range(1, length)), [equals]]
 
     @abstractmethod
     def take_steps(self, word: tuple[int, ...]) -> list[int]:
         """The states after each input, by the definition."""
 
-    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
-        word = tokens[1:equals]
+    def _answers(self, word: tuple[int, ...]) -> list[int]:
         if not all(0 <= letter < self.num_inputs for letter in word):
             raise ValueError(f"expected inputs from 0 to {self.num_inputs - 1}, got {word}")
-        answers = [self.first_state_token + state for state in self.take_steps(word)]
+        return [self.first_state_token + state for state in self.take_steps(word)]
+
+    def answer(self, prompt: tuple[int, ...]) -> int:
+        return self._answers(prompt)[-1]
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
         if not self.scratchpad:
-            return [(list(range(1, equals)), answers[-1]), ([equals], self.end)]
+            return super().work_out(tokens, equals)
+        answers = self._answers(tokens[1:equals])
         steps = [([1 + j, equals + j] if j else [1], answer) for j, answer in enumerate(answers)]
         return [*steps, ([equals], self.end)]
 
     def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
         if not self.scratchpad:
-            return [[{self.equals: 2, self.end: 0}.get(token, 1) for token in tokens]]
+            return super().define_position_ids(tokens)
         ids, next_id = [], 0
         for token in tokens:
             next_id = 1 if token == self.equals else next_id + 1

@@ -1,0 +1,88 @@
+"""Prompts of uniform tokens, independent or all different, for the layout ``BOS prompt = response EOS``."""
+
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+
+from sparsity_lab.generators.batch import Vocabulary
+from sparsity_lab.generators.response_layout import END, FixedFormat
+from sparsity_lab.generators.stream import Stream, bounded, permutations, whole
+from sparsity_lab.generators.task import Draw, ranks_of_distinct
+from sparsity_lab.settings import SettingError
+
+__all__ = ["UniformPrompt", "drawn_tokens"]
+
+Ints = NDArray[np.int64]
+
+_MOST_DISTINCT = 4096
+
+
+class UniformPrompt(FixedFormat):
+    """A task whose prompt is tokens uniform on 0 .. num_inputs - 1: independent, or all different if ``distinct``.
+
+    A subclass with a field for the number of tokens names it in ``size_field``, and may declare ``distinct`` as a
+    field. The vocabulary is these tokens, ``=`` and BOS/EOS if it does not say otherwise.
+    """
+
+    size_field: ClassVar[str] = ""
+    distinct: bool = False
+
+    @property
+    def num_inputs(self) -> int:
+        """The number of tokens that a prompt is made of, which are the first of the vocabulary."""
+        return int(getattr(self, self.size_field))
+
+    def check(self) -> None:
+        if self.size_field:
+            whole(self.size_field, self.num_inputs, 2)
+        if self.distinct and self.num_inputs > _MOST_DISTINCT:
+            expected = f"at most {_MOST_DISTINCT} where all are different"
+            raise SettingError(self.size_field, expected, self.num_inputs)
+
+    def check_length(self, length: int) -> None:
+        super().check_length(length)
+        if self.distinct and length > self.num_inputs:
+            raise SettingError("length", f"at most {self.size_field} = {self.num_inputs} for {self}", length)
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        return (min(3, self.num_inputs), min(24, self.num_inputs)) if self.distinct else (3, 24)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        numbers = tuple(str(value) for value in range(self.num_inputs))
+        return Vocabulary(names=(*numbers, "=", END), roles=("data",) * self.num_inputs + ("query", "special"))
+
+    def prompt_length(self, length: int) -> int:
+        return length
+
+    def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
+        count, P = out.shape
+        if self.distinct:
+            words = stream.words("distinct", length, start, count, self.num_inputs)
+            out[:] = permutations(words)[:, :P]
+        else:
+            out[:] = drawn_tokens(stream, length, start, count, P, self.num_inputs)
+
+    def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
+        inside = ((prompts >= 0) & (prompts < self.num_inputs)).all()
+        repeats = self.distinct and (np.diff(np.sort(prompts, axis=1), axis=1) == 0).any()
+        return bool(inside and not repeats)
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        prompts, _ = self.prompts_of(tokens)
+        return {"values": Draw(ranks_of_distinct(prompts) if self.distinct else prompts)}
+
+    def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
+        marginals = np.zeros((self.prompt_length(length), self.vocabulary.size))
+        marginals[:, : self.num_inputs] = 1 / self.num_inputs
+        return marginals
+
+
+def drawn_tokens(stream: Stream, length: int, start: int, count: int, per_sequence: int, bound: int) -> Ints:
+    """(count, per_sequence) tokens uniform on 0 .. bound - 1, from the words that other tasks' backgrounds use."""
+    words = stream.words("background", length, start, count, (per_sequence + 1) // 2)
+    return bounded(np.ascontiguousarray(words, dtype="<u8").view("<u4"), bound)[:, :per_sequence]
