@@ -48,7 +48,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     package = ROOT / "sparsity_lab"
     expected = {file.relative_to(ROOT).as_posix() for file in package.rglob("*") if file.is_file()}
     expected = {name for name in expected if "__pycache__" not in name}
-    assert {"sparsity_lab/py.typed", "sparsity_lab/analysis/report.css"} <= expected
+    assert {"sparsity_lab/py.typed", "sparsity_lab/analysis/report/page.css"} <= expected
     about = {f"{STEM}.dist-info/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")}
     with ZipFile(wheel) as archive:
         assert set(archive.namelist()) == expected | about | {f"{STEM}.dist-info/licenses/LICENSE"}
@@ -80,7 +80,7 @@ def test_wheel_works_by_itself(wheel: Path, tmp_path: Path) -> None:
     listed, trained, _ = (json.loads(line) for line in said.splitlines())
     assert "RayEngine" in listed["engine"]
     assert trained["status"] == "finished"
-    style = (ROOT / "sparsity_lab" / "analysis" / "report.css").read_text().split("{")[0].strip()
+    style = (ROOT / "sparsity_lab" / "analysis" / "report" / "page.css").read_text().split("{")[0].strip()
     assert style in (tmp_path / "runs" / "report.html").read_text()
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sparsity_lab.analysis.length_axis import length_axis
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.output import write_whole
-from sparsity_lab.analysis.report_page import Section, page
+from sparsity_lab.analysis.report.page import Section, page
 from sparsity_lab.analysis.statistics import Interval, mean_interval
 from sparsity_lab.analysis.style import GRAY, figure_svg, look, new_axes, styled
 from sparsity_lab.settings import SettingError

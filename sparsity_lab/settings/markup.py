@@ -16,6 +16,10 @@ class Markup(str):
 
     __slots__ = ()
 
+    def __html__(self) -> "Markup":
+        """How template engines know that it is HTML already."""
+        return self
+
 
 def visible(text: str) -> str:
     """A text in which characters that steer a terminal or turn the direction of writing are written out, as in

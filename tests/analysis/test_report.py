@@ -101,18 +101,34 @@ def test_the_page_is_well_formed_and_loads_nothing(page, results, tmp_path):
     assert "url(" not in page.replace("url(#", "")
 
 
-def test_the_page_speaks_first_of_what_was_seen(page):
-    text = "".join(Checker(page).text)
-    assert "9 runs in all: 8 finished, 1 failed. Of the finished, 7 learned" in text
-    assert "and 1 never did" in text
-    assert "With RoPE, Recent(width=8) drops by 0.20" in text.replace("0.205", "0.20")
-    assert "With RoPE, Recent(width=8) dropped less than Anchored(width=8) by 0.79" in text
-    assert "(2 seeds paired), as expected." in text
-    assert text.count("drops are from length 24 to 96.") == 2
-    assert "With RoPE, k=2 drops by 0.60 (one run, so no interval) (1 of 2 runs learned" in text
-    assert "one pair has no interval, so the expected order is not established here." in text
-    order = ["Summary", "Extrapolation curves", "Drop at 4 x", "k by locality", "Reach", "All measurements",
-             "Sample sequences", "Configurations", "Environment and commands"]  # fmt: skip
+def rows_after(page, heading):
+    """The rows of the first table after a heading, as lists of texts."""
+    table = page[page.index(f"<h3>{heading}") :].partition("<tbody>")[2].partition("</tbody>")[0]
+    return [[re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?>(.*?)</td>", row)] for row in table.split("\n")]
+
+
+def pairs(page):
+    """The rows of all tables of pairs."""
+    tables = re.findall(r"expected to drop less</th>.*?<tbody>(.*?)</tbody>", page, flags=re.DOTALL)
+    return [re.findall("<td.*?>(.*?)</td>", row) for table in tables for row in table.split("\n")]
+
+
+def test_the_summary_comes_first_with_counts_drops_and_pairs(page):
+    text = " ".join("".join(Checker(page).text).split())
+    assert "9 runs: 8 finished, 1 failed, 0 not finished. 7 of 8 learned the task" in text
+    assert "is at least 0.9 at every evaluated trained length" in text
+    assert "Runs that did not learn are left out" in text
+    assert text.count("Trained lengths: 8 to 24. Measure: normalized accuracy.") == 2
+    token, position = (rows_after(page, f"{rule}, {marking} marking") for rule, marking in
+                       (("Parity", "token"), ("Majority", "position")))  # fmt: skip
+    assert token[1][:6] == ["k=2", "0.60", "no interval", "1 of 2", "24", "1.00"]
+    assert position[1][:4] == ["Recent(width=8)", "0.20", "[0.14, 0.27]", "2 of 2"]
+    assert pairs(page) == [
+        ["k=1", "k=2", "k=1", "0.60", "no interval", "1", "undecided: one pair only"],
+        ["Recent(width=8)", "Anchored(width=8)", "Recent(width=8)", "0.79", "[0.66, 0.92]", "2", "as expected"],
+    ]
+    order = ["Summary", "Extrapolation curves", "k by locality", "Reach", "All measurements", "Sample sequences",
+             "Configurations", "Environment and commands"]  # fmt: skip
     places = [page.index(f"<h2>{heading}") for heading in order]
     assert places == sorted(places)
 
@@ -122,13 +138,13 @@ def test_the_page_holds_figures_tables_samples_and_configurations(page, results)
     assert "≥ 96" in page
     for config in results.runs:
         assert config.id in page
-        assert str(config).replace("'", "&#x27;") in page
+        assert str(config).replace("'", "&#39;") in page
     found = re.findall(r"<pre>(\{.*?\})</pre>", page, flags=re.DOTALL)
     assert len(found) == len(results.runs)
-    assert json.loads(found[0].replace("&quot;", '"'))["task"]["k"] == 1
+    assert json.loads(found[0].replace("&#34;", '"'))["task"]["k"] == 1
     # But for the task of the run that failed.
     assert page.count('class="sequence"') == 3 * (len({str(config.task) for config in results.runs}) - 1)
-    assert "lab --out &#x27;&lt;here&gt;&#x27;" in page
+    assert "lab --out &#39;&lt;here&gt;&#39;" in page
 
 
 def test_failures_are_listed_and_escaped(page):
@@ -154,7 +170,7 @@ def test_names_are_escaped(tmp_path):
 def test_a_sweep_without_a_finished_run_still_has_a_page(tmp_path):
     results = SyntheticResults(pl.DataFrame(), [token(1, 0), token(1, 1)], [Failed(token(1, 0), "diverged", 3)])
     page = write_report(results, tmp_path / "r.html").read_text()
-    assert "2 runs in all: none finished, 1 failed, 1 not finished yet." in page
+    assert "2 runs: 0 finished, 1 failed, 1 not finished." in page
     assert "diverged" in page
     assert "Sample sequences" in page
 
@@ -174,20 +190,25 @@ def test_real_results_with_environment(tmp_path):
     )
     run_sweep(Sweep(name="tiny", runs=(run,)), tmp_path / "out", engine=Serial())
     page = write_report(Results(tmp_path / "out"), tmp_path / "r.html").read_text()
-    assert "1 run in all: 1 finished, none failed. Of the finished, none learned their task" in page
-    assert "With RoPE, no run learned (0 of 1), so nothing is said of drops." in page
-    assert "Trained on lengths 8 to 24.</p>" in page
+    assert "1 run: 1 finished, 0 failed, 0 not finished." in page
+    assert "0 of 1 learned the task" in page
+    assert "Trained lengths: 8 to 24." in page
     assert "nothing to draw" in page
     assert "packages: torch" in page
 
 
-def test_several_comparisons_are_summed_up_and_listed_in_brief(tmp_path):
+def test_neighboring_k_are_compared_seed_by_seed(tmp_path):
     values = {1: 0.9, 2: 0.7, 3: 0.5}
     runs = [(token(k, seed), [1, 1, 1, value + 0.01 * seed]) for k, value in values.items() for seed in (0, 1)]
     page = write_report(results_of(runs), tmp_path / "r.html").read_text()
-    assert "With RoPE, the smaller k dropped less than the larger in all 2 pairs" in page
-    assert "<summary>2 pairs of arms, compared by seed</summary>" in page
-    assert page.count("dropped less than k=") == 2
+    assert [row[:4] for row in pairs(page)] == [["k=1", "k=2", "k=1", "0.20"], ["k=2", "k=3", "k=2", "0.20"]]
+
+
+def test_a_pair_with_the_opposite_order_has_its_signs_turned(tmp_path):
+    runs = [(token(k, seed), [1, 1, 1, k / 4 + k * 0.01 * seed]) for k in (1, 2) for seed in (0, 1)]
+    (row,) = pairs(write_report(results_of(runs), tmp_path / "r.html").read_text())
+    assert row[:4] == ["k=2", "k=1", "k=1", "0.26"]
+    assert row[4:] == ["[0.19, 0.32]", "2", "the opposite of what is expected"]
 
 
 def test_a_sweep_over_fixed_sets_and_seeds_has_a_page(tmp_path):
@@ -196,26 +217,26 @@ def test_a_sweep_over_fixed_sets_and_seeds_has_a_page(tmp_path):
         (config(task.replace(position_seed=place), seed), [1, 1, 0.9, 0.5]) for place in (0, 1) for seed in (0, 1)
     ]
     page = write_report(results_of(runs), tmp_path / "r.html").read_text()
-    assert "(4 of 4 runs learned" in page
+    assert "<td>4 of 4</td>" in page
     assert '<th scope="col" class="number">position seed</th>' in page
 
 
 def test_parents_that_differ_in_their_seed_are_replicates(tmp_path):
     runs = [(token(1, 0).replace(parent=token(2, seed)), [1, 1, 0.9, 0.5]) for seed in (5, 6)]
     page = write_report(results_of(runs), tmp_path / "r.html").read_text()
-    assert "With RoPE, k=1 drops by 0.50 [0.50, 0.50] (2 of 2 runs learned" in page
+    (row,) = rows_after(page, "Parity")
+    assert row[:4] == ["k=1", "0.50", "[0.50, 0.50]", "2 of 2"]
 
 
 def test_tasks_without_an_optimum_are_not_judged_and_their_accuracy_is_drawn(tmp_path):
     runs = [(token(k, seed), [1, 1, 0.9, 0.4]) for k in (1, 2) for seed in (0, 1)]
     results = results_of(runs, judged=False)
     page = write_report(results, tmp_path / "r.html").read_text()
-    assert "The finished are not judged (no optimum declared)." in page
-    assert "never learned" not in page
+    assert "Whether they learned the task is not known: no optimum is declared." in page
+    assert "did not learn" not in page
     assert "nothing to draw" not in page
-    assert "k=1: 2 runs not judged (no optimum declared)" in page
-    assert "With RoPE, k=1 drops by 0.30 [0.30, 0.30] (2 runs not judged (no optimum declared))." in page
-    assert "Drops are of accuracy." in page
+    assert rows_after(page, "Parity")[0][:4] == ["k=1", "0.30", "[0.30, 0.30]", "not judged (no optimum declared)"]
+    assert "Measure: accuracy." in page
     assert "2 not judged" in page
     assert "</code> not judged (no optimum declared): " in page
 
@@ -230,7 +251,7 @@ def test_damaged_environments_are_passed_over(results, tmp_path, monkeypatch):
 
 def test_runs_of_other_sweeps_are_named(results, tmp_path):
     page = write_report(replace(results, others=("a", "b")), tmp_path / "r.html").read_text()
-    assert "2 finished runs in this folder belong to other sweeps and are not shown." in page
+    assert "Finished runs of other sweeps in this folder, which are not shown: 2." in page
     assert "other sweeps" not in write_report(results, tmp_path / "r.html").read_text()
 
 

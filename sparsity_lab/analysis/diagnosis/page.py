@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from sparsity_lab.analysis.diagnosis.diagnose import Diagnosis
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.output import write_whole
-from sparsity_lab.analysis.report_page import Section, page
+from sparsity_lab.analysis.report.page import Section, page
 from sparsity_lab.analysis.style import figure_svg
 from sparsity_lab.settings.markup import Markup, details, element, join, table
 

@@ -1,0 +1,55 @@
+"""A page that needs nothing but itself: one HTML file with its style and script inside.
+
+The script sorts tables and shows the values of curves at once. Without it, tables keep their order, and browsers show
+the values themselves after a moment.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, cast
+
+import jinja2
+
+from sparsity_lab.settings.markup import Markup, details, signed_interval, table, visible
+
+__all__ = ["Section", "macros", "page"]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page, with the name under which its links find it."""
+
+    anchor: str
+    heading: str
+    content: Markup
+
+
+def page(title: str, sections: Sequence[Section]) -> str:
+    """The whole HTML document. It loads nothing, and is light or dark as the reader's system says."""
+    return _templates().get_template("page.html").render(title=title, sections=sections)
+
+
+def macros(name: str) -> Any:
+    """The macros of a template, as functions that give ``Markup``."""
+    return cast(ModuleType, _templates().get_template(name).module)
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    templates = jinja2.Environment(
+        loader=jinja2.PackageLoader("sparsity_lab.analysis", "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    templates.globals |= {"table": table, "details": details, "interval": signed_interval}
+    return templates
+
+
+def _shown(value: Any) -> Any:
+    """HTML as it is. In all else, characters that steer a terminal or the direction of writing are written out."""
+    return value if hasattr(value, "__html__") else visible(str(value))
