@@ -124,7 +124,7 @@ def test_the_summary_comes_first_with_counts_drops_and_pairs(page):
     assert token[1][:6] == ["k=2", "0.60", "no interval", "1 of 2", "24", "1.00"]
     assert position[1][:4] == ["Recent(width=8)", "0.20", "[0.14, 0.27]", "2 of 2"]
     assert pairs(page) == [
-        ["k=1", "k=2", "k=1", "0.60", "no interval", "1", "undecided: one pair only"],
+        ["k=1", "k=2", "k=1", "0.60", "no interval", "1", "undecided"],
         ["Recent(width=8)", "Anchored(width=8)", "Recent(width=8)", "0.79", "[0.66, 0.92]", "2", "as expected"],
     ]
     order = ["Summary", "Extrapolation curves", "k by locality", "Reach", "All measurements", "Sample sequences",

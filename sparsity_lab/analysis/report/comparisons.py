@@ -30,7 +30,7 @@ class Comparison:
         if interval.estimate is None:
             return f"not compared: {self.difference.reason}"
         if not interval.decided:
-            return "undecided: one pair only" if interval.low is None else "undecided: the interval contains 0"
+            return "undecided"
         if self.expected is None:
             less = self.difference.minus if interval.estimate > 0 else self.difference.of
             return f"{less} drops less"
