@@ -19,7 +19,7 @@
 # %%
 import os
 
-from sparsity_lab.analysis import attention_entropy, dilution, extrapolation_curve, planted_mass
+from sparsity_lab.analysis import attention_entropy, attention_map, dilution, extrapolation_curve, planted_mass
 from sparsity_lab.generators import Planted
 from sparsity_lab.kernels import LSSAR, Softmax
 from sparsity_lab.models import Decoder, RoPE
@@ -46,6 +46,18 @@ results = run_sweep(
 )
 extrapolation_curve(results, by="model.kernel")
 
+# %%
+models = {str(run.model.kernel): Run.load(results.folder / run.id) for run in results.runs[:: len(SEEDS)]}
+
+# %% [markdown]
+# ## What the heads look at
+#
+# One sequence, at the largest trained length and at four times that. The sources of the answer are framed, in the
+# row of the query, which is the last one.
+
+# %%
+attention_map(models["Softmax()"])
+
 # %% [markdown]
 # ## Entropy
 #
@@ -53,7 +65,6 @@ extrapolation_curve(results, by="model.kernel")
 # all rows by all keys is ever made.
 
 # %%
-models = {str(run.model.kernel): Run.load(results.folder / run.id) for run in results.runs[:: len(SEEDS)]}
 attention_entropy(models, rows="scored", sequences=32)
 
 # %% [markdown]

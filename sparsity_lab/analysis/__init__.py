@@ -7,12 +7,14 @@ from sparsity_lab.settings import lazy
 if TYPE_CHECKING:
     from sparsity_lab.analysis.arm_table import arm_table as arm_table
     from sparsity_lab.analysis.attention import AttentionEntropy as AttentionEntropy
+    from sparsity_lab.analysis.attention import AttentionMap as AttentionMap
     from sparsity_lab.analysis.attention import AttentionSink as AttentionSink
     from sparsity_lab.analysis.attention import Dilution as Dilution
     from sparsity_lab.analysis.attention import DistractorRobustness as DistractorRobustness
     from sparsity_lab.analysis.attention import NormSensitivity as NormSensitivity
     from sparsity_lab.analysis.attention import PlantedMass as PlantedMass
     from sparsity_lab.analysis.attention import attention_entropy as attention_entropy
+    from sparsity_lab.analysis.attention import attention_map as attention_map
     from sparsity_lab.analysis.attention import attention_sink as attention_sink
     from sparsity_lab.analysis.attention import diluted_mass as diluted_mass
     from sparsity_lab.analysis.attention import dilution as dilution

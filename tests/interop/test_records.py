@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 
 from sparsity_lab.analysis import (
     attention_entropy,
+    attention_map,
     attention_sink,
     dependency_sparsity,
     norm_sensitivity,
@@ -40,6 +41,7 @@ MEASURES: dict[str, Callable[[Any], pl.DataFrame]] = {
     "entropy": lambda records: attention_entropy(records).frame(),
     "norms": lambda records: norm_sensitivity(records).frame(),
     "sink": lambda records: attention_sink(records, first=2).frame(),
+    "map": lambda records: attention_map(records).frame(),
     "mass": lambda records: retained_mass(records, block_size=4, rows=4).frame(),
 }
 

@@ -1,6 +1,8 @@
 """What attention does, by layer, head and length: entropy, norms, planted mass, dilution, sinks, distractors."""
 
 from sparsity_lab.analysis.attention.accounting import extrapolation_accounting as extrapolation_accounting
+from sparsity_lab.analysis.attention.attention_map import AttentionMap as AttentionMap
+from sparsity_lab.analysis.attention.attention_map import attention_map as attention_map
 from sparsity_lab.analysis.attention.dilution import Dilution as Dilution
 from sparsity_lab.analysis.attention.dilution import diluted_mass as diluted_mass
 from sparsity_lab.analysis.attention.dilution import dilution as dilution

@@ -151,12 +151,14 @@ def sequences_of(
     count: int,
     seed: int,
     multiple: int = 1,
+    first: int = 0,
 ) -> Iterator[tuple[int, Iterator[Sequences]]]:
     """Each length, ascending, with its sequences, a few thousand tokens at a time.
 
     Args:
         count: number of sequences of each length; of a batch, all.
         multiple: the sequences come in groups of so many, which are never separated.
+        first: index of the first sequence of a task.
 
     Raises:
         SettingError: no task or lengths to take, or lengths of a batch.
@@ -177,7 +179,7 @@ def sequences_of(
         raise SettingError("sequences", f"a positive multiple of {multiple}", count)
     for length in sorted(set(wanted)):
         task.check_length(length)
-        yield length, _sampled(subject, subject.model, task, stream, length, count, multiple)
+        yield length, _sampled(subject, subject.model, task, stream, length, range(first, first + count), multiple)
 
 
 def measured_layers(
@@ -277,11 +279,11 @@ def _rows_of(batch: Batch, rows: slice) -> Batch:
 
 
 def _sampled(
-    subject: Subject, model: DecoderModel, task: Task, stream: Stream, length: int, count: int, multiple: int
+    subject: Subject, model: DecoderModel, task: Task, stream: Stream, length: int, wanted: range, multiple: int
 ) -> Iterator[Sequences]:
     size = _together(task.sequence_length(length), multiple)
-    for start in range(0, count, size):
-        batch = task.sample(stream, start, min(size, count - start), length)
+    for start in wanted[::size]:
+        batch = task.sample(stream, start, min(size, wanted.stop - start), length)
         words = partial(stream.words, length=length, start=start, count=len(batch))
         yield Sequences(
             subject=subject,

@@ -14,7 +14,7 @@ import jinja2
 
 from sparsity_lab.settings.markup import Markup, details, signed_interval, table, visible
 
-__all__ = ["Section", "macros", "page"]
+__all__ = ["Section", "document", "macros", "page"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,12 @@ class Section:
 
 def page(title: str, sections: Sequence[Section]) -> str:
     """The whole HTML document. It loads nothing, and is light or dark as the reader's system says."""
-    return _templates().get_template("page.html").render(title=title, sections=sections)
+    return document("page.html", title=title, sections=sections)
+
+
+def document(name: str, **values: Any) -> str:
+    """A template with these values."""
+    return _templates().get_template(name).render(values)
 
 
 def macros(name: str) -> Any:

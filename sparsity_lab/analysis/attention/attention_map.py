@@ -1,0 +1,354 @@
+"""The attention map: one sequence, the weights of every head, and where the true sources are.
+
+A cell is the share of a query row's absolute weight that a key has (``tiles``). Three things that look alike are told
+apart: a key that the row may not see, because it comes later; a key that it sees and gives a weight of exactly zero,
+as sparse attention does; and a small weight.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from sparsity_lab.analysis.attention.map_figure import draw_map, map_figure
+from sparsity_lab.analysis.attention.map_page import map_page
+from sparsity_lab.analysis.attention.map_view import Head, MapView
+from sparsity_lab.analysis.attention.subjects import Model, Models, Sequences, Subject, sequences_of, subjects_of
+from sparsity_lab.analysis.attention.tiles import row_tiles
+from sparsity_lab.analysis.measurement import Measurement
+from sparsity_lab.analysis.output import write_whole
+from sparsity_lab.analysis.runs import nearest_length
+from sparsity_lab.analysis.style import figure_image
+from sparsity_lab.generators import Batch, Task
+from sparsity_lab.generators.token_view import TokenView
+from sparsity_lab.models.record import LayerRecord
+from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings.markup import Markup, details, element, escape, join, table
+from sparsity_lab.training import Run, RunVariant
+
+__all__ = ["AttentionMap", "attention_map"]
+
+MOST_HEADS, MOST_ROWS, MOST_VIEWS = 16, 48, 4
+_MOST_CELLS = 48 * 512
+"""Of one head: beyond 512 tokens fewer rows are shown."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class AttentionMap(Measurement):
+    """The maps of some heads at some lengths. Made by ``attention_map``.
+
+    Attributes:
+        views: one for each model and length.
+        left_out: how many heads are not shown, because there are more than 16 and none were named.
+    """
+
+    views: tuple[MapView, ...]
+    left_out: int = 0
+
+    def frame(self) -> pl.DataFrame:
+        """One row per cell: query row and key that it sees.
+
+        Columns: ``arm``, ``length``, ``layer``, ``head``, ``row`` and ``key`` (positions), ``query`` and ``token``
+        (their names), ``share`` (of the row's absolute weight, negative where the weight is), ``distance`` (row -
+        key), ``source`` (whether the key enters the rule for the row's target).
+        """
+        return pl.concat([view.frame() for view in self.views])
+
+    def summary(self) -> pl.DataFrame:
+        """One row per model, length and head: ``mass``, the share of the scored rows shown that is on their sources,
+        and ``uniform``, what uniform attention would put there; null for a sequence without sources."""
+        rows = [
+            (view.arm, view.length, layer, head, view.source_mass(layer, head), view.uniform)
+            for view in self.views
+            for layer, head in view.heads
+        ]
+        columns = {"arm": pl.String, "length": pl.Int64, "layer": pl.Int64, "head": pl.Int64}
+        return pl.DataFrame(rows, schema={**columns, "mass": pl.Float64, "uniform": pl.Float64}, orient="row")
+
+    @cached_property
+    def finding(self) -> str:
+        """What the maps show, in one sentence: the head with most of its weight on the sources, and what becomes of
+        it in the other views."""
+        first = self.views[0]
+        learned = f" ({first.learned})" if first.learned else ""
+        masses = self.summary().drop_nulls("mass").sort("mass", descending=True, maintain_order=True)
+        if masses.is_empty():
+            return f"What each head looks at, {' and '.join(view.name for view in self.views)}{learned}"
+        layer, head, mass, uniform = masses.select("layer", "head", "mass", "uniform").row(0)
+        if mass < 2 * uniform:
+            return f"No head gives the sources twice what uniform attention would{learned}"
+        each = [(view.source_mass(layer, head), view.name) for view in self.views]
+        parts = ", ".join(f"{mass:.2f} {name}" for mass, name in each if mass is not None)
+        return f"Share of layer {layer}, head {head} on the sources: {parts}{learned}"
+
+    def plot(self, ax: Axes | None = None, *, view: int = 0, layer: int | None = None, head: int = 0) -> Axes:
+        """Draw the map of one head; returns the axes. ``figure`` draws all of them.
+
+        Args:
+            ax: where to draw; by default axes of a new figure of their own.
+            view: number of the model and length, in the order of ``views``.
+            layer: by default the last one.
+
+        Raises:
+            SettingError: what is not in the map.
+        """
+        if not 0 <= view < len(self.views):
+            raise SettingError("view", f"0 to {len(self.views) - 1}", view)
+        shown = self.views[view]
+        layer = shown.heads[-1][0] if layer is None else layer
+        if (layer, head) not in shown.weights:
+            known = [f"{one[0]}, {one[1]}" for one in shown.heads]
+            raise SettingError("layer and head", "a pair that is in the map", Shown(f"{layer}, {head}"), known)
+        return draw_map(ax, shown, (layer, head), self.largest)
+
+    def figure(self) -> Figure:
+        """All maps: layers below each other, heads beside each other, one block for each model and length."""
+        return map_figure(self.views, self.largest, self.finding, self.left_out)
+
+    def page(self) -> str:
+        """All maps as one HTML document that needs nothing but itself: a pointer or the arrow keys tell the token,
+        weight and distance of a cell, and whether it is a source."""
+        return map_page(self.views, self.largest, self.finding, self.left_out)
+
+    def write(self, path: Path | str) -> Path:
+        """Write ``page`` to a file; returns its path.
+
+        Raises:
+            SettingError: the file cannot be written.
+        """
+        return write_whole(Path(path), self.page().encode(errors="backslashreplace"))
+
+    @property
+    def largest(self) -> float:
+        """The end of the scale, which all maps share."""
+        found = [np.nanmax(np.abs(weights)) for view in self.views for weights in view.weights.values()]
+        return max(float(max(found)), 1e-9)
+
+    def _repr_html_(self) -> str:
+        summary = self.summary()
+        shown = element("div", figure_image(self.figure(), self.finding))
+        # A notebook that is not trusted shows no frame inside it, and the words instead.
+        words = 'Where nothing stands below, `.write("map.html")` makes a page that any browser opens.'
+        frame = Markup(
+            f'<iframe title="{escape(self.finding)}" style="width: 100%; height: 640px; border: 0" '
+            f'srcdoc="{escape(self.page())}"></iframe>'
+        )
+        inside = details("point at cells", element("p", words), frame)
+        return join([shown, inside, details("values", table(summary.columns, summary.iter_rows()))])
+
+
+def attention_map(
+    models: Models,
+    sequence: int = 0,
+    data: Task | Batch | None = None,
+    lengths: Iterable[int] | None = None,
+    *,
+    layers: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
+    rows: Iterable[int] | None = None,
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+) -> AttentionMap:
+    """What every head looks at in one sequence, at a trained length beside a longer one.
+
+    Args:
+        models: see ``subjects``: a run, a decoder, records of layers (``interop.record`` makes them of a model of
+            ``transformers``), or several by name. Models and lengths together make four views at most.
+        sequence: its index in the stream, or in the batch.
+        data: a task, a batch, or None for a run's own task; records without a batch have no tokens to name.
+        lengths: of the task; by default a run's largest trained length and the evaluated one nearest to four times
+            that.
+        layers, heads: which; by default all, or of more than 16 in all those with most weight on the sources, or
+            without sources the most concentrated ones.
+        rows: positions of queries; by default all of up to 48 tokens, and else the scored ones and others between.
+        names: of the tokens by number, where the data have no vocabulary.
+        seed: of the sequences.
+
+    Raises:
+        SettingError: names the argument, what was expected and what came.
+
+    >>> from sparsity_lab.generators import Planted
+    >>> from sparsity_lab.models import Decoder
+    >>> task = Planted(k=2)
+    >>> model = Decoder(num_layers=1, num_heads=2, d_model=16).build(0, vocab_size=task.vocab_size)
+    >>> found = attention_map(model, 0, task, (8, 32))
+    >>> found.summary().select("length", "layer", "head").rows()
+    [(8, 0, 0), (8, 0, 1), (32, 0, 0), (32, 0, 1)]
+    """
+    if sequence < 0:
+        raise SettingError("sequence", "at least 0", sequence)
+    subjects = subjects_of(models)
+    learned = _learned_words(models)
+    views = []
+    for subject in subjects:
+        wanted = _lengths(subject, data) if lengths is None else lengths
+        for length, pieces in sequences_of(subject, data, wanted, 1, seed, first=sequence):
+            piece = next((one for one in pieces if one.start <= sequence < one.start + _size(one)), None)
+            if piece is None:
+                raise SettingError("sequence", "a sequence of the batch", sequence)
+            several = len(subjects) > 1
+            name = _name(subject, length, several, isinstance(data, Batch) or subject.model is None)
+            views.append(_view(piece, sequence, layers, heads, rows, names, name, learned.get(subject.label, "")))
+            if len(views) > MOST_VIEWS:
+                raise SettingError("lengths", f"at most {MOST_VIEWS} models and lengths together", Shown("more"))
+    picked, left_out = _picked(views, layers is None and heads is None)
+    return AttentionMap(views=tuple(picked), left_out=left_out)
+
+
+def _learned_words(models: Models) -> dict[str, str]:
+    """What is to be said of runs that did not learn, by label."""
+    named: Mapping[Any, Model | Sequence[LayerRecord]] = (
+        models if isinstance(models, Mapping) else {subjects_of(models)[0].label: models}
+    )
+    found = {}
+    for label, model in named.items():
+        if isinstance(model, Run | RunVariant):
+            run = model if isinstance(model, Run) else model.run
+            if not all(run.summary["learned"].drop_nulls()):
+                rows = run.evaluation.filter(pl.col("trained")).drop_nulls("accuracy")
+                worst = min(rows["accuracy"].to_list())
+                found[str(label)] = f"the run did not learn: accuracy {worst:.2f} at the trained lengths"
+    return found
+
+
+def _lengths(subject: Subject, data: Task | Batch | None) -> list[int] | None:
+    if isinstance(data, Batch) or subject.model is None or subject.trained is None:
+        return None
+    high = subject.trained[1]
+    longer = nearest_length([length for length in subject.lengths if length > high], 4 * high)
+    return [high, *([] if longer is None else [longer])]
+
+
+def _size(piece: Sequences) -> int:
+    return len(piece.batch) if piece.batch is not None else piece.subject.records[0].q.shape[0]
+
+
+def _name(subject: Subject, length: int, several: bool, own_length: bool) -> str:
+    trained = subject.trained is not None and subject.trained[0] <= length <= subject.trained[1]
+    where = f"{'over' if own_length else 'at length'} {length}{' tokens' if own_length else ''}"
+    return f"{where}{' (trained)' if trained else ''}{f' with {subject.label}' if several else ''}"
+
+
+def _view(
+    piece: Sequences,
+    sequence: int,
+    layers: Iterable[int] | None,
+    heads: Iterable[int] | None,
+    rows: Iterable[int] | None,
+    names: Sequence[str] | None,
+    name: str,
+    learned: str,
+) -> MapView:
+    at = sequence - piece.start
+    records = list(piece.records())
+    num_tokens = records[0].q.shape[2]
+    sources = _sources(piece.batch, at)
+    shown = _rows(rows, num_tokens, list(sources))
+    wanted_layers = _known("layers", layers, len(records))
+    weights: dict[Head, NDArray[np.float64]] = {}
+    for layer in wanted_layers:
+        of_layer = _weights(records[layer], at, shown)
+        for head in _known("heads", heads, len(of_layer)):
+            weights[layer, head] = of_layer[head]
+    return MapView(
+        arm=piece.subject.label,
+        length=piece.length,
+        name=name,
+        learned=learned,
+        tokens=_tokens(piece.batch, at, num_tokens, names),
+        rows=tuple(shown),
+        sources={row: own for row, own in sources.items() if row in shown},
+        weights=weights,
+    )
+
+
+def _tokens(batch: Batch | None, at: int, count: int, names: Sequence[str] | None) -> tuple[TokenView, ...]:
+    if batch is None:
+        return tuple(TokenView(f"token {place}", "data", place) for place in range(count))
+    found = [token for token in batch.view(at) if not token.after]
+    if names is not None:
+        numbers = batch.tokens[at].tolist()
+        if len(names) <= max(numbers):
+            raise SettingError("names", f"a name for each token up to {max(numbers)}", Shown(f"{len(names)} names"))
+        found = [TokenView(names[n], one.part, one.position) for n, one in zip(numbers, found, strict=True)]
+    return tuple(found)
+
+
+def _sources(batch: Batch | None, at: int) -> dict[int, tuple[int, ...]]:
+    """The sources of each scored row, ascending; of tasks without a rule none."""
+    if batch is None:
+        return {}
+    scored: list[int] = batch.scored[at].nonzero()[:, 0].tolist()
+    if batch.sources is None:
+        return dict.fromkeys(scored, ())
+    places = batch.sources[at].tolist()
+    return {row: tuple(place for place in places[row] if place >= 0) for row in scored}
+
+
+def _rows(rows: Iterable[int] | None, count: int, scored: Sequence[int]) -> list[int]:
+    if rows is not None:
+        return _known("rows", rows, count)
+    most = min(MOST_ROWS, max(8, _MOST_CELLS // count))
+    if count <= most:
+        return list(range(count))
+    kept = set(_spread(scored, most if len(scored) > count // 2 else most // 2))
+    others = [row for row in range(count) if row not in kept]
+    return sorted(kept | set(_spread(others, most - len(kept))))
+
+
+def _spread(places: Sequence[int], count: int) -> list[int]:
+    """So many of them, evenly, the last one among them."""
+    if len(places) <= count:
+        return list(places)
+    return [places[int(at)] for at in np.linspace(len(places) - 1, 0, count).round()] if count else []
+
+
+def _known(path: str, wanted: Iterable[int] | None, count: int) -> list[int]:
+    """The wanted numbers, ascending; all if None.
+
+    Raises:
+        SettingError: none, or one that does not exist.
+    """
+    found = sorted(set(range(count) if wanted is None else wanted))
+    for number in found:
+        if not 0 <= number < count:
+            raise SettingError(path, f"numbers from 0 to {count - 1}", number)
+    if not found:
+        raise SettingError(path, "at least one number", Shown("none"))
+    return found
+
+
+def _weights(record: LayerRecord, at: int, rows: Sequence[int]) -> list[NDArray[np.float64]]:
+    """(R, T) shares of each head, with the sign of the weight; NaN where a row may not see a key."""
+    batch_size, num_heads, num_tokens, _ = record.q.shape
+    counted = torch.zeros(batch_size, num_tokens, dtype=torch.bool)
+    counted[at, list(rows)] = True
+    found = np.full((num_heads, len(rows), num_tokens), np.nan)
+    place = {row: index for index, row in enumerate(rows)}
+    for tile in row_tiles(record, counted):
+        total = tile.total.masked_fill(tile.total == 0, 1.0)
+        share: Float[torch.Tensor, "H R T"] = (tile.weights / total[..., None])[at]
+        for offset, row in enumerate(range(tile.rows.start, tile.rows.stop)):
+            if row in place:
+                found[:, place[row], : row + 1] = share[:, offset, : row + 1].double().cpu().numpy()
+    return list(found)
+
+
+def _picked(views: Sequence[MapView], free: bool) -> tuple[list[MapView], int]:
+    """The views with at most so many heads, the same in each; and how many were left out."""
+    known = [head for head in views[0].heads if all(head in view.weights for view in views)]
+    if not free or len(known) <= MOST_HEADS:
+        return list(views), 0
+    first = views[0]
+    ranked = sorted(known, key=lambda head: (-first.interest(*head), head))
+    kept = sorted(ranked[:MOST_HEADS])
+    return [view.of_heads(kept) for view in views], len(known) - MOST_HEADS
