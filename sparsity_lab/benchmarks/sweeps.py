@@ -13,7 +13,7 @@ from sparsity_lab.benchmarks.measure import alternate, seconds
 from sparsity_lab.generators import Planted
 from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.sweeps import Ended, Engine, Processes, Results, Sweep, SweepEvent, grid, run_sweep
-from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training, store, train
+from sparsity_lab.training import Evaluation, FixedLength, Logger, RunConfig, Training, store, train
 
 __all__ = ["sweeps"]
 
@@ -90,7 +90,9 @@ class _Planned(Exception):
 class _Planner(Engine):
     """Begins nothing."""
 
-    def run(self, runs: Sequence[str], out: Path, modules: Sequence[str] = ()) -> Iterator[Ended]:
+    def run(
+        self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence[Logger] = ()
+    ) -> Iterator[Ended]:
         raise _Planned
 
 

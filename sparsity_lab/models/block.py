@@ -1,4 +1,4 @@
-"""One layer of the decoder.
+"""One layer of the decoder, and dropout.
 
 Shapes: B batch, T positions, H query heads, G heads of keys and values, D head size, N kept rows, d = H D.
 """
@@ -6,11 +6,12 @@ Shapes: B batch, T positions, H query heads, G heads of keys and values, D head 
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["NORM_EPS", "Block", "Mix", "MlpKind", "rms_norm"]
+__all__ = ["NORM_EPS", "Block", "Mix", "MlpKind", "dropout", "rms_norm"]
 
 NORM_EPS = 2.0**-23
 """The eps of float32."""
@@ -28,9 +29,19 @@ def rms_norm(d_model: int, eps: float = NORM_EPS) -> nn.RMSNorm:
     return nn.RMSNorm(d_model, eps=eps)
 
 
+def dropout(x: Float[Tensor, "*shape"], share: float, generator: torch.Generator | None) -> Float[Tensor, "*shape"]:
+    """Each number is 0 with this probability, and else divided by one minus it (Srivastava et al. 2014).
+
+    Args:
+        generator: what is drawn from; None is torch's own.
+    """
+    return x * torch.empty_like(x).bernoulli_(1 - share, generator=generator) / (1 - share) if share else x
+
+
 class Block(nn.Module):
     """Pre-norm layer: x + W_o attention(norm(x)), then x + W_down gelu(W_up norm(x)), or with ``"swiglu"``
-    x + W_down (silu(W_mlp_gate norm(x)) W_up norm(x)), element by element. No biases, no dropout.
+    x + W_down (silu(W_mlp_gate norm(x)) W_up norm(x)), element by element. No biases. In training mode what is added
+    to x has dropout.
 
     With the output gate, the attention output is multiplied by silu(W_g norm(x)) before W_o. Gates that the attention
     mechanism declares are one linear map of norm(x) to a logit for each name, head and position.
@@ -50,9 +61,10 @@ class Block(nn.Module):
         gates: tuple[str, ...] = (),
         mlp: MlpKind = "gelu",
         norm_eps: float = NORM_EPS,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.gates = gates
+        self.gates, self.dropout = gates, dropout
         self.head_dim = d_model // num_heads
         self.qkv_widths = [d_model, num_kv_heads * self.head_dim, num_kv_heads * self.head_dim]
         self.attention_norm = rms_norm(d_model, norm_eps)
@@ -74,9 +86,14 @@ class Block(nn.Module):
         return whole | {"qkv": dict(zip("qkv", self.qkv_widths, strict=True))}
 
     def forward(
-        self, x: Float[Tensor, "B T d"], mix: Mix, rows: Int64[Tensor, " N"] | None = None
+        self,
+        x: Float[Tensor, "B T d"],
+        mix: Mix,
+        rows: Int64[Tensor, " N"] | None = None,
+        generator: torch.Generator | None = None,
     ) -> Float[Tensor, "*rows d"]:
-        """(B, T, d), or (N, d) where only some ``rows`` of the flattened (B T, d) are wanted.
+        """(B, T, d), or (N, d) where only some ``rows`` of the flattened (B T, d) are wanted. The ``generator`` is of
+        dropout.
 
         Attention needs the keys of all positions, but what follows it is done on the wanted rows alone.
         """
@@ -88,9 +105,9 @@ class Block(nn.Module):
             x, attended = _take(x, rows), _take(attended, rows)
         if self.gate is not None:
             attended = attended * functional.silu(self.gate(normed if rows is None else _take(normed, rows)))
-        x = x + self.output(attended)
-        out: Tensor = x + self.down(self._hidden_units(self.mlp_norm(x)))
-        return out
+        share = self.dropout if self.training else 0.0
+        x = x + dropout(self.output(attended), share, generator)
+        return x + dropout(self.down(self._hidden_units(self.mlp_norm(x))), share, generator)
 
     def _hidden_units(self, normed: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d_ff"]:
         if self.mlp_gate is None:

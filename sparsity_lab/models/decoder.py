@@ -1,6 +1,6 @@
 """A small decoder-only transformer with a swappable attention mechanism in each layer.
 
-- pre-norm with RMSNorm, GELU or SwiGLU, no biases, no dropout, final norm, a head of its own unless it is tied;
+- pre-norm with RMSNorm, GELU or SwiGLU, no biases, final norm, a head of its own unless it is tied;
 - one projection for queries, keys and values;
 - three separate choices of position: the scheme, the sampling of indices in training, the coupling;
 - with ``scored``, the last layer after attention, the norm and the head run on scored rows only.
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from sparsity_lab.kernels import AuxiliaryOutputs, Kernel, KernelPosition, Softmax
-from sparsity_lab.models.block import NORM_EPS, Block, MlpKind, rms_norm
+from sparsity_lab.models.block import NORM_EPS, Block, MlpKind, dropout, rms_norm
 from sparsity_lab.models.config import ModelConfig, ModelOutput
 from sparsity_lab.models.generation import free_run
 from sparsity_lab.models.index_sampling import IndexSampling, Plain
@@ -57,6 +57,8 @@ class Decoder(ModelConfig):
         tied_head: the head is the token embedding: one weight, two uses.
         mlp: ``"gelu"``, two maps; ``"swiglu"``, three, the hidden units gated by a SiLU, as in Llama.
         norm_eps: eps of all norms.
+        dropout: in training, share of the numbers that are dropped of the embedded input and of what attention and
+            MLP add to it; not of attention weights.
     """
 
     former_fields: ClassVar[Mapping[str, str]] = {"schedule": "index_sampling"}
@@ -75,6 +77,7 @@ class Decoder(ModelConfig):
     tied_head: bool = False
     mlp: MlpKind = "gelu"
     norm_eps: float = NORM_EPS
+    dropout: float = 0.0
 
     def check(self) -> None:
         for name in ("vocab_size", "num_layers", "num_heads", "d_model", "d_ff", "num_kv_heads"):
@@ -83,6 +86,8 @@ class Decoder(ModelConfig):
                 raise SettingError(name, "at least 1", size)
         if not self.norm_eps > 0:
             raise SettingError("norm_eps", "more than 0", self.norm_eps)
+        if not 0 <= self.dropout < 1:
+            raise SettingError("dropout", "a share of at least 0, below 1", self.dropout)
         if self.num_layers > _MOST_LAYERS:
             raise SettingError("num_layers", f"at most {_MOST_LAYERS}", self.num_layers)
         count = self.num_parameters(self.vocab_size or DEFAULT_VOCAB_SIZE)
@@ -169,7 +174,7 @@ class Decoder(ModelConfig):
         """A layer for this mechanism."""
         d_ff = self.d_ff or 4 * self.d_model
         sizes = self.num_heads, self.kv_heads, self.d_model, d_ff
-        return Block(*sizes, self.output_gate, kernel.gates, self.mlp, self.norm_eps)
+        return Block(*sizes, self.output_gate, kernel.gates, self.mlp, self.norm_eps, self.dropout)
 
     def build(self, seed: int, vocab_size: int | None = None) -> "DecoderModel":
         """The decoder with initial weights, a pure function of the setting, the seed and the vocabulary.
@@ -290,7 +295,7 @@ class DecoderModel(nn.Module):
             key_mask: False for tokens that no layer's attention may see, not even from their own position; the others
                 keep their indices.
             auxiliary: collects the kernels' audit records; their losses are in the output.
-            generator: of kernels that draw at random in training.
+            generator: of dropout, and of kernels that draw at random in training.
 
         Raises:
             SettingError: tokens that are not (B, T) whole numbers below V; position IDs that are missing, or indices
@@ -458,7 +463,9 @@ class DecoderModel(nn.Module):
         """(B, T, d), or (N, d) of the scored positions: what the heads read. ``auxiliary`` has one of each
         layer."""
         indices = self.sequence_indices(tokens, indices)
-        x = self.embed(tokens, position_ids, indices)
+        x = dropout(
+            self.embed(tokens, position_ids, indices), self.config.dropout if self.training else 0.0, generator
+        )
         rows = None if scored is None else scored.flatten().nonzero().squeeze(1)
         last = len(self.blocks) - 1
         for layer, (block, kernel, position) in enumerate(self.layers(indices)):
@@ -471,7 +478,7 @@ class DecoderModel(nn.Module):
                 generator=generator,
                 auxiliary=None if auxiliary is None else auxiliary[layer],
             )
-            x = block(x, mix, rows if layer == last else None)
+            x = block(x, mix, rows if layer == last else None, generator)
         hidden: Tensor = self.final_norm(x)
         return hidden
 

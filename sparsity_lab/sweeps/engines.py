@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,7 @@ import torch
 
 from sparsity_lab.settings import Setting, SettingError, Shown, from_data, register
 from sparsity_lab.sweeps.workers import Worker, first_ready
-from sparsity_lab.training import Diverged, RunConfig
+from sparsity_lab.training import Diverged, Logger, RunConfig
 from sparsity_lab.training.lease import Leased
 
 __all__ = ["Ended", "Engine", "Processes", "Serial", "execute"]
@@ -50,13 +51,16 @@ class Engine(Setting, family="engine"):
     """Executes runs. A new engine defines ``run`` and calls ``execute`` wherever its workers are."""
 
     @abstractmethod
-    def run(self, runs: Sequence[str], out: Path, modules: Sequence[str] = ()) -> Iterator[Ended]:
+    def run(
+        self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence[Logger] = ()
+    ) -> Iterator[Ended]:
         """Call ``execute`` for every run, in any order, and yield each as it ends.
 
         Args:
             runs: canonical JSON of configs that do not depend on each other.
             out: folder that all workers see.
             modules: to be imported by a worker first, since they register settings of the user.
+            loggers: for ``execute``; each worker process has copies of its own.
         """
 
     def knows_main(self) -> bool:
@@ -64,8 +68,11 @@ class Engine(Setting, family="engine"):
         return False
 
 
-def execute(run: str, out: str) -> str | None:
+def execute(run: str, out: str, loggers: Sequence[Logger] = ()) -> str | None:
     """Train one run, unless another process is at it. Its outcome, failures included, goes to its folder.
+
+    Args:
+        loggers: told what happens; what one raises is a failure of the run.
 
     Returns:
         Why it failed, in one line; None if it finished or diverged, or another process makes it.
@@ -75,7 +82,7 @@ def execute(run: str, out: str) -> str | None:
 
     config = from_data(RunConfig, json.loads(run))
     try:
-        train(config, out, wait=False)
+        train(config, out, loggers=loggers, wait=False)
     except Leased:
         return None
     except Diverged as error:
@@ -97,9 +104,11 @@ def execute(run: str, out: str) -> str | None:
 class Serial(Engine):
     """One run after the other, in this process."""
 
-    def run(self, runs: Sequence[str], out: Path, modules: Sequence[str] = ()) -> Iterator[Ended]:
+    def run(
+        self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence[Logger] = ()
+    ) -> Iterator[Ended]:
         for index, run in enumerate(runs):
-            yield Ended(index, execute(run, str(out)))
+            yield Ended(index, execute(run, str(out), loggers))
 
     def knows_main(self) -> bool:
         """It is the session itself."""
@@ -159,7 +168,10 @@ class Processes(Engine):
         main = sys.modules["__main__"]
         return hasattr(main, "__file__") or getattr(main, "__spec__", None) is not None
 
-    def run(self, runs: Sequence[str], out: Path, modules: Sequence[str] = ()) -> Iterator[Ended]:
+    def run(
+        self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence[Logger] = ()
+    ) -> Iterator[Ended]:
+        told = partial(execute, loggers=tuple(loggers))
         waiting, deaths = deque(range(len(runs))), [0] * len(runs)
         # Workers that died before they were up, since one was last seen to live.
         failed_starts = 0
@@ -171,7 +183,7 @@ class Processes(Engine):
                     idle = sum(worker.run is None for worker in workers)
                     free = Counter(slots) - Counter(worker.device for worker in workers)
                     missing = max(0, len(waiting) - idle)
-                    workers += [Worker(execute, modules, slot) for slot in _in_turn(free, slots)[:missing]]
+                    workers += [Worker(told, modules, slot) for slot in _in_turn(free, slots)[:missing]]
                 for worker in workers:
                     if waiting and worker.ready and worker.run is None:
                         index = waiting.popleft()

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import pickle
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from sparsity_lab.sweeps.engines import Engine, Processes, Serial
 from sparsity_lab.sweeps.progress import Estimate, SweepEvent, SweepProgress
 from sparsity_lab.sweeps.results import SWEEP, Results, check_ids
 from sparsity_lab.sweeps.sweep import Sweep, lineage, waves
-from sparsity_lab.training import RunConfig, status
+from sparsity_lab.training import Logger, RunConfig, status
 from sparsity_lab.training.failures import leave_failure, read_failure
 from sparsity_lab.training.files import remove_abandoned, write_file
 from sparsity_lab.training.inspection import inspect
@@ -30,6 +31,7 @@ def run_sweep(
     out: Path | str,
     engine: Engine = Processes(workers=2),  # noqa: B008
     progress: SweepProgress | None = None,
+    loggers: Sequence[Logger] = (),
 ) -> Results:
     """Bring every run of a sweep to an end in the folder ``out``.
 
@@ -45,13 +47,15 @@ def run_sweep(
         out: the store, shared by all workers; also gets ``sweep.json``, the canonical form of the sweep, with the
             hashes of all texts.
         progress: called once for each run.
+        loggers: told what happens to each run that is made now, where it is made: a worker process has copies, so
+            that a logger must be one that ``pickle`` can copy, of a class that the workers can import.
 
     Returns:
         The runs of this sweep, whatever else is in the folder.
 
     Raises:
         SettingError: ``out`` cannot be a folder or be written, or holds a run under the id that an earlier release
-            gave it; or a setting is defined in this notebook, and the engine's workers cannot know it; or this
+            gave it; or a setting or logger is of this notebook, and the engine's workers cannot know it; or this
             machine, if they are on it, has too little memory for a run; or a text whose hash is not yet a field
             cannot be read. Nothing has been run then.
         RuntimeError: a worker process got here while it imported the script that started it.
@@ -60,6 +64,8 @@ def run_sweep(
     sweep = sweep.planned()
     every = [run for wave in waves(sweep.runs) for run in wave]
     _check_known(every, engine)
+    if not isinstance(engine, Serial):
+        _check_loggers(loggers, engine)
     if isinstance(engine, Processes) and engine.devices:
         _check_devices(every)
     root = Path(out)
@@ -73,7 +79,7 @@ def run_sweep(
     except OSError as error:
         raise SettingError("out", f"a folder that can be written ({error.strerror})", str(root)) from None
     for wave in (report := _Report(sweep, root, progress)).waves:
-        _run_wave(wave, root, engine, report)
+        _run_wave(wave, root, engine, report, loggers)
     return Results(root, sweep, unrecorded=report.failed)
 
 
@@ -103,7 +109,9 @@ class _Report:
             self._progress(SweepEvent(self._finished, self._total, label, outcome, reason, left, damage))
 
 
-def _run_wave(wave: Sequence[RunConfig], root: Path, engine: Engine, report: _Report) -> None:
+def _run_wave(
+    wave: Sequence[RunConfig], root: Path, engine: Engine, report: _Report, loggers: Sequence[Logger]
+) -> None:
     """Bring runs that do not depend on each other to an end."""
     pending, elsewhere = [], dict[str, _Awaited]()
     for run in wave:
@@ -121,7 +129,7 @@ def _run_wave(wave: Sequence[RunConfig], root: Path, engine: Engine, report: _Re
             pending.append(run)
     attempts: dict[str, int] = {}
     while pending:
-        for run, failure in _executed(pending, root, engine):
+        for run, failure in _executed(pending, root, engine, loggers):
             if failure:
                 report.over(run, "failed", failure)
             elif (ended := status(run, root)).over:
@@ -146,10 +154,14 @@ def _run_wave(wave: Sequence[RunConfig], root: Path, engine: Engine, report: _Re
                 time.sleep(_LOOKS_AGAIN)
 
 
-def _executed(runs: Sequence[RunConfig], root: Path, engine: Engine) -> Iterator[tuple[RunConfig, str | None]]:
+def _executed(
+    runs: Sequence[RunConfig], root: Path, engine: Engine, loggers: Sequence[Logger]
+) -> Iterator[tuple[RunConfig, str | None]]:
     """Each run that the engine is done with, and why it failed."""
+    texts = [canonical_json(run) for run in runs]
     try:
-        for ended in engine.run([canonical_json(run) for run in runs], root, _modules(runs)):
+        # An engine that knows no loggers serves a sweep without.
+        for ended in engine.run(texts, root, _modules(runs), *([loggers] if loggers else [])):
             yield runs[ended.index], ended.failure
     except BaseException:
         # Interrupted: what processes of this machine left that were stopped on the way goes now.
@@ -209,6 +221,19 @@ def _check_known(runs: Sequence[RunConfig], engine: Engine) -> None:
                 f"%%writefile my_settings.py, and import {cls.__name__} from there; or use Serial())"
             )
             raise SettingError("runs", expected, Shown(f"{cls.__name__}, which this session defines"))
+
+
+def _check_loggers(loggers: Sequence[Logger], engine: Engine) -> None:
+    """Raise ``SettingError`` if a logger cannot be copied to the engine's workers."""
+    for i, logger in enumerate(loggers):
+        name = type(logger).__name__
+        expected = f"a logger that can be copied to the workers of {engine.kind}; Serial() takes any"
+        if type(logger).__module__ == "__main__" and not engine.knows_main():
+            raise SettingError(f"loggers[{i}]", expected, Shown(f"{name}, which this session defines"))
+        try:
+            pickle.dumps(logger)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise SettingError(f"loggers[{i}]", expected, Shown(f"{name} ({error})")) from None
 
 
 def _check_devices(runs: Sequence[RunConfig]) -> None:

@@ -1,10 +1,10 @@
 """``RayEngine``: the runs of a sweep on a Ray cluster, one machine or many.
 
 Ray gives a run to a node and says when it is over; everything that a run found goes through the shared folder. What
-Ray itself carries is small: to a worker, the name of ``execute_in_worker``, the run as JSON text and some paths;
-back, the one line that ``execute`` returned. Ray wraps these in its own serialization, which is pickle where msgpack
-does not do, and whoever may use a Ray cluster can run code in it. So a cluster belongs in a trusted network, or asks
-for a token (``RAY_AUTH_MODE=token``). The folder needs no such trust: nothing in it was ever pickled.
+Ray itself carries is small: to a worker, the name of ``execute_in_worker``, the run as JSON text, some paths and the
+loggers; back, the one line that ``execute`` returned. Ray wraps these in its own serialization, which is pickle where
+msgpack does not do, and whoever may use a Ray cluster can run code in it. So a cluster belongs in a trusted network,
+or asks for a token (``RAY_AUTH_MODE=token``). The folder needs no such trust: nothing in it was ever pickled.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from typing import Any
 
 from sparsity_lab.settings import SettingError, Shown, register
 from sparsity_lab.sweeps.engines import Ended, Engine, execute
+from sparsity_lab.training import Logger
 
 __all__ = ["RayEngine", "execute_in_worker"]
 
@@ -78,7 +79,9 @@ class RayEngine(Engine):
         if not 0 < self.patience < math.inf:
             raise SettingError("patience", "a number of seconds above 0", self.patience)
 
-    def run(self, runs: Sequence[str], out: Path, modules: Sequence[str] = ()) -> Iterator[Ended]:
+    def run(
+        self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence[Logger] = ()
+    ) -> Iterator[Ended]:
         """As ``Engine.run``.
 
         Raises:
@@ -91,14 +94,16 @@ class RayEngine(Engine):
         with self._connected(ray):
             if not self._fits(ray):
                 raise SettingError("engine", "a cluster with a node that has room for a run", Shown(self._no_room()))
-            yield from self._run(ray, runs, out, modules)
+            yield from self._run(ray, runs, out, modules, loggers)
 
-    def _run(self, ray: Any, runs: Sequence[str], out: Path, modules: Sequence[str]) -> Iterator[Ended]:
+    def _run(
+        self, ray: Any, runs: Sequence[str], out: Path, modules: Sequence[str], loggers: Sequence[Logger]
+    ) -> Iterator[Ended]:
         # Ray would know no run's deaths from another's reasons to try again, so it is told to try once.
         task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(execute_in_worker)
         # A worker has a working directory of its own.
         paths = [os.path.abspath(entry) for entry in sys.path]
-        same_for_all = (str(out.absolute()), list(modules), paths)
+        same_for_all = (str(out.absolute()), list(modules), paths, list(loggers))
         waiting, deaths, losses = deque(range(len(runs))), Counter[int](), Counter[int]()
         running: dict[Any, int] = {}
         last_seen_room = time.monotonic()
@@ -171,12 +176,14 @@ class RayEngine(Engine):
         return f"none with {self.cpus:g} CPUs and {self.gpus:g} GPUs"
 
 
-def execute_in_worker(run: str, out: str, modules: Sequence[str], paths: Sequence[str]) -> str | None:
+def execute_in_worker(
+    run: str, out: str, modules: Sequence[str], paths: Sequence[str], loggers: Sequence[Logger] = ()
+) -> str | None:
     """``execute``, in a worker that first learns where the sweep's process finds modules, and imports the user's."""
     sys.path.extend(path for path in paths if path not in sys.path)
     for module in modules:
         importlib.import_module(module)
-    return execute(run, out)
+    return execute(run, out, loggers)
 
 
 def _reach(host: str, port: int, seconds: float) -> None:

@@ -6,17 +6,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import field
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from sparsity_lab.generators import Planted, Task
 from sparsity_lab.models import Adapter, Decoder, ModelConfig
 from sparsity_lab.settings import Setting, SettingError, Shown, identifier, register, settings_in, with_each
 from sparsity_lab.training.curriculum import Curriculum, UniformLength
 
-__all__ = ["TRAINED_CONDITION", "Evaluation", "RunConfig", "Training"]
+__all__ = ["LEARNED", "TRAINED_CONDITION", "Evaluation", "RunConfig", "Training"]
 
 TRAINED_CONDITION = "trained"
 """Name of the condition that evaluates the training task itself."""
+LEARNED = 0.9
+"""Normalized accuracy that counts as learned."""
 _LONGEST_TRAINED = 2**20
 _MOST_TOKENS = 2**26
 """Of a training step, and of what is evaluated at a time."""
@@ -48,9 +50,14 @@ class Training(Setting, family="training"):
         warmup: share of the steps in which the rate rises linearly to its peak; never the last step.
         final_fraction: rate of the last step, as a share of the peak; a run of one step has the peak.
         betas, weight_decay: of AdamW.
+        weight_decay_by: another decay for the parameters whose names match a pattern, as in ``{"*norm*": 0.0}``; of
+            several patterns that match, the longest counts.
         clip: largest gradient norm; a larger gradient is scaled down to it.
         checkpoint_every: steps between two checkpoints; 0 writes none, and an interrupted run starts again.
         log_every: steps between two rows of the metrics; the last step always has one.
+        validate_every: steps between two validations, of which loggers are told; 0: none. See ``validate``.
+        stop_when: ``"learned"`` ends the training at the first validation that finds a normalized accuracy of at
+            least 0.9 at every length.
         threads: CPU threads of torch, for training and evaluation.
         device: ``cpu``, ``cuda``, ``cuda:1`` and so on. Like ``threads`` it is not part of a run's id: a sweep that
             began on one device can go on on another, and its numbers may then differ in their last digits.
@@ -66,17 +73,25 @@ class Training(Setting, family="training"):
     final_fraction: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
+    weight_decay_by: Mapping[str, float] = field(default_factory=dict)
     clip: float = 1.0
     checkpoint_every: int = 0
     log_every: int = 10
+    validate_every: int = 0
+    stop_when: Literal["learned"] | None = None
     threads: int = 1
     device: str = "cpu"
 
     def check(self) -> None:
         _at_least(self, 1, "batch_size", "log_every", "threads")
-        _at_least(self, 0, "steps", "checkpoint_every", "weight_decay")
+        _at_least(self, 0, "steps", "checkpoint_every", "validate_every", "weight_decay")
         _at_most(self, _MOST_SEQUENCES, "batch_size")
         _at_most(self, _MOST_THREADS, "threads")
+        for pattern, decay in self.weight_decay_by.items():
+            if decay < 0:
+                raise SettingError(f"weight_decay_by.{pattern}", "at least 0", decay)
+        if self.stop_when and not self.validate_every:
+            raise SettingError("validate_every", f"at least 1 with stop_when = {self.stop_when!r}", 0)
         for name in ("learning_rate", "clip"):
             if getattr(self, name) <= 0:
                 raise SettingError(name, "a positive number", getattr(self, name))
@@ -122,7 +137,7 @@ class Evaluation(Setting, family="evaluation"):
     batch_tokens: int = 16_384
     seed: int = 0
     conditions: Mapping[str, Task] = field(default_factory=dict)
-    threshold: float = 0.9
+    threshold: float = LEARNED
 
     def check(self) -> None:
         if not self.lengths:
@@ -206,9 +221,16 @@ class RunConfig(Setting, family="run"):
             _check_opened("task" if task == run.task else f"evaluation.conditions.{name}", task, lengths)
         return run
 
+    @property
+    def validated_lengths(self) -> tuple[int, ...]:
+        """The shortest trained length, the middle one and the longest."""
+        low, high = self.training.curriculum.range()
+        return tuple(sorted({low, (low + high) // 2, high}))
+
     def check(self) -> None:
         self._check_vocabulary()
         self._check_lengths()
+        self._check_stop()
         self._check_coupling()
         self._check_adapter()
 
@@ -252,6 +274,15 @@ class RunConfig(Setting, family="run"):
             self.model.check_length(self._longest(), trained=self.task.sequence_length(high))
         except SettingError as error:
             raise error.inside("model") from None
+
+    def _check_stop(self) -> None:
+        if self.training.stop_when is None:
+            return
+        for length in self.validated_lengths:
+            truth = self.task.truth(length)
+            if truth.chance_accuracy is None or truth.bayes_accuracy is None:
+                expected = "None for a task that does not declare the accuracies of chance and optimum"
+                raise SettingError("training.stop_when", expected, self.training.stop_when)
 
     def _check_coupling(self) -> None:
         longest = max(self.training.curriculum.range()[1], self.evaluation.lengths[-1])

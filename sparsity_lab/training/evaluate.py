@@ -17,11 +17,15 @@ from torch import Tensor, nn
 
 from sparsity_lab.generators import Batch, NotComputable, Stream, Task
 from sparsity_lab.models import DecoderModel, ModelOutput
+from sparsity_lab.settings.words import Words
 from sparsity_lab.training.config import Evaluation, RunConfig
 from sparsity_lab.training.free_running import free_running
 from sparsity_lab.training.optimize import threads_and_device
 
-__all__ = ["EVALUATION_SCHEMA", "evaluate", "summarize"]
+__all__ = ["EVALUATION_SCHEMA", "evaluate", "summarize", "validate"]
+
+_VALIDATED = 256
+"""Sequences of each length in a validation."""
 
 EVALUATION_SCHEMA = pl.Schema(
     {
@@ -69,10 +73,22 @@ room to move them."""
 Values = NDArray[np.float64]
 
 
-def evaluate(model: nn.Module, config: RunConfig) -> pl.DataFrame:
+def validate(model: nn.Module, config: RunConfig) -> pl.DataFrame:
+    """Measure a model while it is trained: on the training task, at the shortest trained length, the middle one and
+    the longest, 256 sequences each. They come from the stream ``validation`` of the data seed, which neither the
+    training nor the evaluation ever sees, so that a training that it stops is not fitted to its evaluation.
+
+    Returns:
+        As ``evaluate``. It depends on nothing that is not part of the run's id.
+    """
+    grid = Evaluation(lengths=config.validated_lengths, sequences=_VALIDATED, seed=config.data_seed)
+    return evaluate(model, config.replace(evaluation=grid), stream="validation")
+
+
+def evaluate(model: nn.Module, config: RunConfig, *, stream: str = "evaluation") -> pl.DataFrame:
     """Measure a model on the grid of conditions and lengths of ``config.evaluation``.
 
-    Every sequence comes from the stream ``evaluation``, so all models and arms see the same ones.
+    Every sequence comes from the ``stream`` of this name, so all models and arms see the same ones.
 
     Returns:
         One row for each condition and length, with the columns of ``EVALUATION_SCHEMA``. *Normalized* accuracy is
@@ -86,7 +102,7 @@ def evaluate(model: nn.Module, config: RunConfig) -> pl.DataFrame:
         model.to(device).eval()
         for name, task in config.conditions.items():
             for length in config.evaluation.lengths:
-                row = _measure(model, task, length, config, device)
+                row = _measure(model, task, length, config, device, Stream(seed=config.evaluation.seed, name=stream))
                 named = {"condition": name, "task": str(task), "attention": _attention(model)}
                 rows.append({**named, "trained": low <= length <= high, **row})
     model.train(was_training)
@@ -128,12 +144,13 @@ def _attention(model: nn.Module) -> str | None:
 
 
 def _measure(
-    model: nn.Module, task: Task, length: int, config: RunConfig, device: torch.device
+    model: nn.Module, task: Task, length: int, config: RunConfig, device: torch.device, stream: Stream
 ) -> dict[str, float | int | None]:
     """One row of the frame, without what names it."""
     parts: dict[str, list[Values]] = {}
-    for start, batch in _batches(task, length, config.evaluation):
-        for name, values in _by_sequence(model, task, start, batch, length, config, device).items():
+    for start, batch in _batches(task, length, config.evaluation, stream):
+        words = partial(stream.words, length=length, start=start, count=len(batch))
+        for name, values in _by_sequence(model, task, batch, config, device, words).items():
             parts.setdefault(name, []).append(values)
     columns = {name: np.concatenate(values) for name, values in parts.items()}
     accuracy = columns["accuracy"]
@@ -158,34 +175,20 @@ def _measure(
     return row
 
 
-def _batches(task: Task, length: int, evaluation: Evaluation) -> Iterator[tuple[int, Batch]]:
+def _batches(task: Task, length: int, evaluation: Evaluation, stream: Stream) -> Iterator[tuple[int, Batch]]:
     """Batches, and the stream index of the first sequence of each."""
-    stream = _stream(evaluation)
     size = max(1, evaluation.batch_tokens // task.sequence_length(length))
     for start in range(0, evaluation.sequences, size):
         yield start, task.sample(stream, start, min(size, evaluation.sequences - start), length)
 
 
-def _stream(evaluation: Evaluation) -> Stream:
-    """The stream of all evaluated sequences."""
-    return Stream(seed=evaluation.seed, name="evaluation")
-
-
 def _by_sequence(
-    model: nn.Module,
-    task: Task,
-    start: int,
-    batch: Batch,
-    length: int,
-    config: RunConfig,
-    device: torch.device,
+    model: nn.Module, task: Task, batch: Batch, config: RunConfig, device: torch.device, words: Words
 ) -> dict[str, Values]:
     """What is measured of each sequence that has a scored target; no excess loss where the task says that its Bayes
     predictor is not computable, and nothing of free running where the model predicts no position IDs."""
     scored = batch.scored
     targets = batch.targets[scored]
-    stream = _stream(config.evaluation)
-    words = partial(stream.words, length=length, start=start, count=len(batch))
     ids = config.model.arranged_ids(words, batch.position_ids, training=False)
     output = model(batch.tokens.to(device), None if ids is None else ids.to(device), scored=scored.to(device))
     logits = ModelOutput.checked(output).logits.cpu().double()

@@ -4,7 +4,7 @@ Nothing of it is part of a run: its folder holds the same bytes with any loggers
 """
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,37 +31,44 @@ class Logger:
         """A logged step: the columns of the metrics by name, ``step`` among them. A run that was interrupted begins
         again at its checkpoint, so that steps after that come twice."""
 
-    def on_evaluation(self, config: RunConfig, evaluation: pl.DataFrame) -> None:
-        """The run has been evaluated: the frame of ``Run.evaluation``."""
+    def on_evaluation(self, config: RunConfig, evaluation: pl.DataFrame, step: int | None) -> None:
+        """The model has been measured: after the training the frame of ``Run.evaluation``, with ``step`` None; while
+        it goes on, a validation after so many steps (``Training.validate_every``), with the same columns."""
 
     def on_finish(self, config: RunConfig, folder: Path) -> None:
         """The run is finished, and lies in this folder. Also where nothing was left to do."""
 
 
 class CSVLogger(Logger):
-    """``<folder>/<id>/steps.csv`` and ``evaluation.csv``, for each run."""
+    """``<folder>/<id>/steps.csv``, ``validation.csv`` and ``evaluation.csv``, for each run."""
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
-        self._begun: set[str] = set()
+        self._begun: set[Path] = set()
 
     def on_step(self, config: RunConfig, values: Mapping[str, float]) -> None:
-        file = self._place(config) / "steps.csv"
-        rows: list[Mapping[str, Any]] = [values]
-        first = config.id not in self._begun
+        self._append(self._place(config) / "steps.csv", [values])
+
+    def on_evaluation(self, config: RunConfig, evaluation: pl.DataFrame, step: int | None) -> None:
+        if step is None:
+            evaluation.write_csv(self._place(config) / "evaluation.csv")
+        else:
+            rows = ({"step": step, **row} for row in evaluation.iter_rows(named=True))
+            self._append(self._place(config) / "validation.csv", list(rows))
+
+    def _append(self, file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows of one step to a file."""
+        first, before = file not in self._begun, list[Mapping[str, Any]]()
         if first and file.is_file():
             # Of an interrupted run: what comes again now is not kept.
             with file.open(newline="") as old:
-                rows = [row for row in csv.DictReader(old) if int(row["step"]) < values["step"]] + rows
+                before = [row for row in csv.DictReader(old) if int(row["step"]) < rows[0]["step"]]
         with file.open("w" if first else "a", newline="") as new:
-            writer = csv.DictWriter(new, list(values))
+            writer = csv.DictWriter(new, list(rows[0]))
             if first:
                 writer.writeheader()
-            writer.writerows(rows)
-        self._begun.add(config.id)
-
-    def on_evaluation(self, config: RunConfig, evaluation: pl.DataFrame) -> None:
-        evaluation.write_csv(self._place(config) / "evaluation.csv")
+            writer.writerows([*before, *rows])
+        self._begun.add(file)
 
     def _place(self, config: RunConfig) -> Path:
         place = self.folder / config.id
@@ -70,8 +77,8 @@ class CSVLogger(Logger):
 
 
 class TensorBoardLogger(Logger):
-    """Curves for TensorBoard in ``<folder>/<id>``: ``training/<measure>`` by step, and by length
-    ``evaluation/<condition>/<measure>``.
+    """Curves for TensorBoard in ``<folder>/<id>``: ``training/<measure>`` and ``validation/<length>/<measure>`` by
+    step, and ``evaluation/<condition>/<measure>`` by length.
 
     Raises:
         SettingError: the package ``tensorboard`` is not installed.
@@ -92,13 +99,15 @@ class TensorBoardLogger(Logger):
             if name != "step":
                 self._writer(config, step).add_scalar(f"training/{name}", value, step)
 
-    def on_evaluation(self, config: RunConfig, evaluation: pl.DataFrame) -> None:
-        writer = self._writer(config, None)
+    def on_evaluation(self, config: RunConfig, evaluation: pl.DataFrame, step: int | None) -> None:
+        writer = self._writer(config, step)
         measures = [name for name, kind in evaluation.schema.items() if kind == pl.Float64()]
         for row in evaluation.iter_rows(named=True):
+            length = row["length"]
+            curve, at = (f"evaluation/{row['condition']}", length) if step is None else (f"validation/{length}", step)
             for name in measures:
                 if row[name] is not None:
-                    writer.add_scalar(f"evaluation/{row['condition']}/{name}", row[name], row["length"])
+                    writer.add_scalar(f"{curve}/{name}", row[name], at)
 
     def on_finish(self, config: RunConfig, folder: Path) -> None:
         if writer := self._writers.pop(config.id, None):

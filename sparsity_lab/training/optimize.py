@@ -6,6 +6,7 @@ uninterrupted one would, bit for bit.
 """
 
 import contextlib
+import fnmatch
 import logging
 import math
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +23,12 @@ from torch.nn.functional import cross_entropy
 
 from sparsity_lab.generators import Stream
 from sparsity_lab.models import ModelOutput
+from sparsity_lab.settings import SettingError
 from sparsity_lab.training.checkpoint import load_checkpoint, save_checkpoint
 from sparsity_lab.training.config import RunConfig, Training
 from sparsity_lab.training.files import Check, DamagedFile
 
-__all__ = ["Diverged", "Progress", "Records", "optimize", "threads_and_device"]
+__all__ = ["Diverged", "Progress", "Records", "optimize", "parameter_groups", "threads_and_device"]
 
 _LOG = logging.getLogger(__name__)
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -105,6 +108,7 @@ def optimize(
     progress: Progress | None = None,
     check: Check | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
+    validate: Callable[[int], bool] | None = None,
 ) -> None:
     """Train ``model`` in place, from ``checkpoint`` on if there is one.
 
@@ -115,6 +119,8 @@ def optimize(
         check: called at each logged step and before a checkpoint is put in its place; what it raises ends the
             training.
         log: called with each row of the metrics.
+        validate: called with the number of steps done, every ``validate_every`` steps; whether the training ends
+            there. It leaves the model as it was.
 
     Raises:
         Diverged: the loss, the gradient or the weights are not finite; ``records`` then hold the logged steps
@@ -122,7 +128,27 @@ def optimize(
     """
     with threads_and_device(config.training) as device:
         model.to(device).train()
-        _Loop(config, model, records, device).run(checkpoint, progress, check, log)
+        _Loop(config, model, records, device).run(checkpoint, progress, check, log, validate)
+
+
+def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, Any]]:
+    """The trained parameters, in groups of one weight decay each, for an optimizer.
+
+    Raises:
+        SettingError: a pattern of ``weight_decay_by`` matches no parameter of this model.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in training.weight_decay_by:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            expected = "a pattern that some parameter's name matches"
+            raise SettingError(f"training.weight_decay_by.{pattern}", expected, pattern, names)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            own = [pattern for pattern in training.weight_decay_by if fnmatch.fnmatchcase(name, pattern)]
+            decay = training.weight_decay_by[max(own, key=len)] if own else training.weight_decay
+            groups.setdefault(decay, []).append(parameter)
+    return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
 
 
 class _Loop:
@@ -133,11 +159,7 @@ class _Loop:
         self.config, self.model, self.records, self.device = config, model, records, device
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=training.learning_rate,
-            betas=training.betas,
-            weight_decay=training.weight_decay,
-            fused=True,
+            parameter_groups(model, training), lr=training.learning_rate, betas=training.betas, fused=True
         )
         # Kernels that draw at random get words of their own at every step, so that a step can be repeated.
         self.kernel_stream = Stream(seed=config.data_seed, name="train")
@@ -152,6 +174,7 @@ class _Loop:
         progress: Progress | None,
         check: Check | None,
         log: Callable[[dict[str, float]], None] | None,
+        validate: Callable[[int], bool] | None,
     ) -> None:
         training = self.config.training
         start = self._resume(checkpoint)
@@ -160,7 +183,13 @@ class _Loop:
             logits, loss, norm = self._update(step, batch, rate)
             self.unseen.append((loss, norm))
             self.tokens += batch.tokens.numel()
-            last = step + 1 == training.steps
+            ends = False
+            if validate and training.validate_every and (step + 1) % training.validate_every == 0:
+                self._look(step)
+                begun = time.perf_counter()
+                ends = validate(step + 1)
+                self.clock += time.perf_counter() - begun
+            last = ends or step + 1 == training.steps
             if step % training.log_every == 0 or last:
                 self._look(step)
                 accuracy = float((logits.argmax(-1) == batch.targets).float().mean())
@@ -179,6 +208,8 @@ class _Loop:
                 rows = {"metrics": self.records.metrics, "timing": self.records.timing}
                 record = {"run": self.config.id, "step": step + 1, **rows}
                 save_checkpoint(checkpoint, self.model, self.optimizer, record, check)
+            if ends:
+                return
 
     def _update(self, step: int, batch: "_Batch", rate: float) -> tuple[Tensor, Tensor, Tensor]:
         """One update; logits (N, V), loss and gradient norm before it."""

@@ -18,15 +18,15 @@ from sparsity_lab.settings import SettingError
 from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.training import store
 from sparsity_lab.training.checkpoint import load_weights, save_weights
-from sparsity_lab.training.config import Evaluation, RunConfig
+from sparsity_lab.training.config import LEARNED, Evaluation, RunConfig
 from sparsity_lab.training.environment import devices_of, environment, kind_of_device
-from sparsity_lab.training.evaluate import EVALUATION_SCHEMA, evaluate, summarize
+from sparsity_lab.training.evaluate import EVALUATION_SCHEMA, evaluate, summarize, validate
 from sparsity_lab.training.failures import forget_failure, reason_of, record_failure
 from sparsity_lab.training.files import DamagedFile
 from sparsity_lab.training.inspection import Status, inspect, status
 from sparsity_lab.training.lease import Lease, LeaseLost
 from sparsity_lab.training.loggers import Logger
-from sparsity_lab.training.optimize import Diverged, Progress, Records, optimize
+from sparsity_lab.training.optimize import Diverged, Progress, Records, optimize, parameter_groups
 from sparsity_lab.training.store import evaluation_file
 from sparsity_lab.training.weights import build, build_plain, check_weights
 
@@ -197,7 +197,7 @@ def train(
     Args:
         out: the store, a folder for many runs; made if it does not exist.
         progress: called at each logged step with (steps done, steps in all, loss, accuracy).
-        loggers: told each logged step, the evaluation and the end, of parents that are made as well.
+        loggers: told each logged step, the validations, the evaluation and the end, of parents that are made as well.
         wait: until a run that another process makes is over, rather than raise ``Leased``.
 
     Raises:
@@ -294,6 +294,7 @@ def _initial_model(
         model.load_state_dict(merged(parent).state_dict())
     if config.adapter:
         config.adapter.attach(model, config.model_seed)
+    parameter_groups(model, config.training)  # refuses patterns that match none
     return model
 
 
@@ -323,8 +324,15 @@ def _train(
         for logger in loggers:
             logger.on_step(config, values)
 
+    def validated(step: int) -> bool:
+        frame = validate(model, config)
+        for logger in loggers:
+            logger.on_evaluation(config, frame, step)
+        return config.training.stop_when is not None and bool(summarize(frame, LEARNED)["learned"].item())
+
+    heard = validated if loggers or config.training.stop_when else None
     try:
-        optimize(config, model, records, lease.folder / store.CHECKPOINT, progress, lease.check, log)
+        optimize(config, model, records, lease.folder / store.CHECKPOINT, progress, lease.check, log, heard)
     except Diverged as error:
         diverged = error
     metrics = pl.DataFrame(records.metrics, schema=store.METRICS_SCHEMA)
@@ -358,7 +366,7 @@ def _evaluate(config: RunConfig, lease: Lease, loggers: Sequence[Logger]) -> Non
         frame = evaluate(model, config)
         store.write_frame(lease, file, frame)
         for logger in loggers:
-            logger.on_evaluation(config, frame)
+            logger.on_evaluation(config, frame, None)
         row = {
             "phase": "evaluation",
             "step": None,

@@ -20,7 +20,8 @@ class Heard(Logger):
     def on_step(self, config: RunConfig, values: Mapping[str, float]) -> None:
         self.steps.append((config.id, int(values["step"])))
 
-    def on_evaluation(self, config: RunConfig, evaluation: pl.DataFrame) -> None:
+    def on_evaluation(self, config: RunConfig, evaluation: pl.DataFrame, step: int | None) -> None:
+        assert step is None
         assert evaluation["length"].to_list() == list(config.evaluation.lengths)
         self.others.append((config.id, "evaluation"))
 
