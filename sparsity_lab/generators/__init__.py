@@ -27,6 +27,7 @@ from sparsity_lab.generators.locality import Window as Window
 from sparsity_lab.generators.mixture import Mixture as Mixture
 from sparsity_lab.generators.modular_arithmetic import CompareNumbers as CompareNumbers
 from sparsity_lab.generators.modular_arithmetic import ModularArithmetic as ModularArithmetic
+from sparsity_lab.generators.multiple_addition import MultipleAddition as MultipleAddition
 from sparsity_lab.generators.multiplication import Multiplication as Multiplication
 from sparsity_lab.generators.order_and_counting import CountSymbol as CountSymbol
 from sparsity_lab.generators.order_and_counting import MajorityOfAll as MajorityOfAll

@@ -1,9 +1,8 @@
 """``Addition``: sums of padded numbers, written backwards, with coupled position IDs.
 
-For two operands, format and IDs are those of the position-coupling code (arXiv 2405.20671), with start s. Running
-sums follow arXiv 2410.15787 in their first kind of ID; their second kind and the width of operands are this lab's. In
-the published code operand i has the second ID s + i - 1 and the sum of the first i has s + i, so that both addends of
-the next sum share an ID, and operands are padded to the width of the sums.
+For two operands, format and IDs are those of the position-coupling code (arXiv 2405.20671), with start s. The running
+sums of ``Addition`` are this lab's in their second kind of ID and in the width of operands; ``MultipleAddition`` has
+those of arXiv 2410.15787.
 """
 
 from functools import lru_cache
@@ -16,22 +15,146 @@ from numpy.typing import NDArray
 from sparsity_lab.generators.operands import ArithmeticTask, OperandDigits, carried, from_digits, to_digits
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["Addition"]
+__all__ = ["Addition", "SumTask"]
+
+Floats = NDArray[np.float64]
+
+
+class SumTask(ArithmeticTask):
+    """Base of the tasks that add: the sum of N operands, or all running sums.
+
+    The sources of the digit at place j are the addends' digits at place j and, for the carry, at place j - 1, with
+    the sum's own digit there: the carry is (the addends' digits - the own digit) / base, rounded up. The addends of a
+    running sum are the one before it and an operand; a digit of the sum of none has the source ``=``, and those of
+    the sum of one, where it is the first, the operand's own digits. The source of ``>`` is the symbol behind the last
+    operand in the sum before it, BOS if there is none, and so is that of EOS with running sums; without them it is
+    BOS, which stands above the highest place of a.
+    """
+
+    operator: ClassVar[str] = "+"
+
+    num_operands: int
+    scratchpad: bool | None
+
+    def check(self) -> None:
+        super().check()
+        if self.num_operands < 2:
+            raise SettingError("num_operands", "a whole number of at least 2", self.num_operands)
+        if not self.has_scratchpad and self.num_operands > self.base:
+            # Else the place before does not tell the carry.
+            raise SettingError("num_operands", f"at most base={self.base} without running sums", self.num_operands)
+
+    @property
+    def has_scratchpad(self) -> bool:
+        """Whether running sums are written."""
+        return self.num_operands > 2 if self.scratchpad is None else self.scratchpad
+
+    @property
+    def summed(self) -> range:
+        """Of how many operands each sum of the response is."""
+        return range(self.num_operands + 1) if self.has_scratchpad else range(self.num_operands, self.num_operands + 1)
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        return (2, 7) if self.has_scratchpad else (2, 12)
+
+    @property
+    def separators(self) -> tuple[str, ...]:
+        return (">",) if self.has_scratchpad else ()
+
+    @property
+    def num_kinds(self) -> int:
+        return 2 if self.has_scratchpad else 1
+
+    def operand_places(self, length: int) -> tuple[int, ...]:
+        return (length,) * self.num_operands
+
+    def sum_places(self, length: int) -> int:
+        """The number of places of a sum."""
+        carry, places = self.num_operands - 1, length
+        while carry:
+            carry, places = carry // self.base, places + 1
+        return places
+
+    def digits_of(self, places: int) -> int:
+        """The length of a sequence whose operands have so many places."""
+        return places
+
+    def response_length(self, length: int) -> int:
+        return len(self.summed) * (self.sum_places(length) + 1) - 1
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        operands, places = self.operands(prompts, length), self.sum_places(length)
+        sums = np.zeros((places, len(self.summed), len(prompts)), dtype=np.int64)
+        for i, operand in enumerate(operands):
+            # The first sum that this operand enters.
+            sums[: operand.shape[1], max(0, i + 1 - self.summed[0])] += operand.T
+        sums = carried(np.cumsum(sums, axis=1), self.base)
+        # Between the sums, and behind the last, where it is cut off.
+        response = np.full((len(prompts), len(self.summed), places + 1), self.base + 1)
+        response[:, :, :-1] = sums.transpose(2, 1, 0)
+        return response.reshape(len(prompts), len(self.summed) * (places + 1))[:, :-1]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        n, places, N = self.padded_places(length)[0], self.sum_places(length), self.num_operands
+        equals = N * (n + 1)
+        operands = [[1 + i * (n + 1) + n - 1 - j for j in range(n)] for i in range(N)]
+        sums = [[equals + 1 + i * (places + 1) + j for j in range(places)] for i in range(len(self.summed))]
+        if not self.has_scratchpad:
+            return [*_digit_sources(operands, sums[0]), [0]]
+        slots: list[list[int]] = []
+        for i, count in enumerate(self.summed):
+            if count == 0:
+                slots += [[equals]] * places
+            elif i == 0:
+                slots += [[position] for position in operands[0]]
+            else:
+                slots += _digit_sources([sums[i - 1], operands[count - 1]], sums[i])
+            slots.append([count * (n + 1)])
+        return slots
+
+    def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
+        places = self.sum_places(length)
+        marginals = np.zeros((len(self.summed), places + 1, self.vocabulary.size))
+        marginals[:, -1, self.base + 1] = 1
+        for i, count in enumerate(self.summed):
+            law = _sum_digits(count, self.num_operands, length, places, self.base, self.operand_digits)
+            marginals[i, :-1, : self.base] = law
+        return marginals.reshape(-1, self.vocabulary.size)[:-1]
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        operands = self.split_operands(tokens, equals)
+        values = [from_digits((tokens[t] for t in operand), self.base) for operand in operands]
+        places = self.sum_places(self.digits_of(len(operands[0])))
+        steps: list[tuple[list[int], int]] = []
+        before: list[int] = []
+        for count in self.summed:
+            own = [equals + 1 + len(steps) + j for j in range(places)]
+            addends = [before, *operands[count - 1 : count]] if self.has_scratchpad else operands
+            copied = self.has_scratchpad and count == 1 and not before
+            for j, digit in enumerate(to_digits(sum(values[:count]), self.base, places)):
+                near = [addend[i] for addend in addends for i in (j - 1, j) if 0 <= i < len(addend)]
+                near += own[max(0, j - 1) : j]
+                if copied:
+                    near = operands[0][j : j + 1]
+                steps.append((near if count else [equals], digit))
+            last = count == len(operands)
+            behind = operands[count - 1][0] + 1 if count and self.has_scratchpad else 0
+            steps.append(([behind], self.end if last else self.vocabulary.token(">")))
+            before = own
+        return steps
 
 
 @register
-class Addition(ArithmeticTask):
+class Addition(SumTask):
     """``BOS a + b = c EOS``, as in ``653+049=2070``; the length is the number n of places of the operands.
 
     The sum is reversed, so that carries go along with the response, and has as many places more as N - 1, the most
     that can be carried, has digits: one for up to ``base`` operands. With running sums N operands are answered with
     N + 1 sums, ``57+48+96=000>750>501>102``: of none of them, of the first, of the first two, .. , of all.
 
-    The sources of the digit at place j are the addends' digits at place j and, for the carry, at place j - 1, with
-    the sum's own digit there: the carry is (the addends' digits - the own digit) / base, rounded up. The addends of a
-    running sum are the one before it and an operand; a digit of the sum of none has the source ``=``. The source of
-    ``>`` is the symbol behind the last operand in the sum before it, BOS if there is none, and so is that of EOS with
-    running sums; without them it is BOS, which stands above the highest place of a.
+    A digit's sources are the addends' digits at its place and the one before, and the sum's own digit there; that of
+    ``>`` and EOS is the symbol behind the last operand so far, BOS if there is none.
 
     IDs: kind 1 gives place j the ID s + 1 + j in operands and sums alike, and s to the symbols. With running sums
     kind 2, which is this lab's, gives s + i to operand i and running sum i, and to the symbol before each.
@@ -40,14 +163,14 @@ class Addition(ArithmeticTask):
         num_operands: N.
         scratchpad: write running sums. None: only for more than two operands.
         operand_digits: ``"fixed"``, n uniform digits each; ``"uniform"``, each operand has its own number of digits,
-            uniform on 1 .. n, which are uniform, and zeros above.
+            uniform on 1 .. n, which are uniform, and zeros above; ``"published"``, the same among those whose longest
+            operand has n digits, with no number that begins with 0 but 0 itself: the position-coupling code at the
+            width n.
         base: of the digits.
         end_ids: give the symbol before each operand the ID in kind 1 of the place above its highest, s + 1 + n: as if
             a zero stood there. The search for the place above then finds something at the end too, where otherwise
             it has to notice that there is nothing. This lab's variant; the published rule gives ``+`` s, BOS none.
     """
-
-    operator: ClassVar[str] = "+"
 
     num_operands: int = 2
     scratchpad: bool | None = None
@@ -65,114 +188,20 @@ class Addition(ArithmeticTask):
             cls(num_operands=4, scratchpad=False, base=5, operand_digits="uniform"),
         )
 
-    def check(self) -> None:
-        super().check()
-        if self.num_operands < 2:
-            raise SettingError("num_operands", "a whole number of at least 2", self.num_operands)
-        if not self.has_scratchpad and self.num_operands > self.base:
-            # Else the place before does not tell the carry.
-            raise SettingError("num_operands", f"at most base={self.base} without running sums", self.num_operands)
-
-    @property
-    def has_scratchpad(self) -> bool:
-        """Whether running sums are written."""
-        return self.num_operands > 2 if self.scratchpad is None else self.scratchpad
-
-    @property
-    def certified_lengths(self) -> tuple[int, ...]:
-        return (2, 7) if self.has_scratchpad else (2, 12)
-
-    @property
-    def separators(self) -> tuple[str, ...]:
-        return (">",) if self.has_scratchpad else ()
-
-    @property
-    def num_kinds(self) -> int:
-        return 2 if self.has_scratchpad else 1
-
-    @property
-    def num_sums(self) -> int:
-        """The number of sums in the response."""
-        return self.num_operands + 1 if self.has_scratchpad else 1
-
-    def operand_places(self, length: int) -> tuple[int, ...]:
-        return (length,) * self.num_operands
-
-    def sum_places(self, length: int) -> int:
-        """The number of places of a sum."""
-        carry, places = self.num_operands - 1, length
-        while carry:
-            carry, places = carry // self.base, places + 1
-        return places
-
-    def response_length(self, length: int) -> int:
-        return self.num_sums * (self.sum_places(length) + 1) - 1
-
-    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
-        operands, places = self.operands(prompts, length), self.sum_places(length)
-        sums = np.zeros((places, self.num_sums, len(prompts)), dtype=np.int64)
-        for i, operand in enumerate(operands):
-            # Running sum i + 1 is the first with this operand.
-            sums[:length, min(i + 1, self.num_sums - 1)] += operand.T
-        sums = carried(np.cumsum(sums, axis=1), self.base)
-        # Between the sums, and behind the last, where it is cut off.
-        response = np.full((len(prompts), self.num_sums, places + 1), self.base + 1)
-        response[:, :, :-1] = sums.transpose(2, 1, 0)
-        return response.reshape(len(prompts), self.num_sums * (places + 1))[:, :-1]
-
     def ids_from(self, start: int, length: int) -> list[list[int]]:
         places = self.sum_places(length)
         of_operand = [start + 1 + length if self.end_ids else start, *range(start + length, start, -1)]
         of_sum = [start, *range(start + 1, start + 1 + places)]
         # The symbol before the first operand is BOS.
-        significance = [*of_operand * self.num_operands, *of_sum * self.num_sums, 0]
+        significance = [*of_operand * self.num_operands, *of_sum * len(self.summed), 0]
         if not self.end_ids:
             significance[0] = 0
         if not self.has_scratchpad:
             return [significance]
         # A symbol belongs to what it stands before.
         operands = [start + i for i in range(1, self.num_operands + 1) for _ in range(length + 1)][1:]
-        sums = [start + i for i in range(self.num_sums) for _ in range(places + 1)]
+        sums = [start + i for i in self.summed for _ in range(places + 1)]
         return [significance, [0, *operands, *sums, 0]]
-
-    def slot_sources(self, length: int) -> list[list[int]]:
-        n, places, N = length, self.sum_places(length), self.num_operands
-        equals = N * (n + 1)
-        operands = [[1 + i * (n + 1) + n - 1 - j for j in range(n)] for i in range(N)]
-        sums = [[equals + 1 + i * (places + 1) + j for j in range(places)] for i in range(self.num_sums)]
-        if not self.has_scratchpad:
-            return [*_digit_sources(operands, sums[0]), [0]]
-        slots = [[equals]] * places + [[0]]
-        for i in range(N):
-            slots += [*_digit_sources([sums[i], operands[i]], sums[i + 1]), [(i + 1) * (n + 1)]]
-        return slots
-
-    def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
-        places, uniform = self.sum_places(length), self.operand_digits == "uniform"
-        marginals = np.zeros((self.num_sums, places + 1, self.vocabulary.size))
-        marginals[:, -1, self.base + 1] = 1
-        for i in range(self.num_sums):
-            of_operands = i if self.has_scratchpad else self.num_operands
-            marginals[i, :-1, : self.base] = _sum_digits(of_operands, length, places, self.base, uniform)
-        return marginals.reshape(-1, self.vocabulary.size)[:-1]
-
-    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
-        operands = self.split_operands(tokens, equals)
-        values = [from_digits((tokens[t] for t in operand), self.base) for operand in operands]
-        places = self.sum_places(len(operands[0]))
-        steps: list[tuple[list[int], int]] = []
-        before: list[int] = []
-        for count in range(len(operands) + 1) if self.has_scratchpad else [len(operands)]:
-            own = [equals + 1 + len(steps) + j for j in range(places)]
-            addends = [before, *operands[count - 1 : count]] if self.has_scratchpad else operands
-            for j, digit in enumerate(to_digits(sum(values[:count]), self.base, places)):
-                near = [addend[i] for addend in addends for i in (j - 1, j) if 0 <= i < len(addend)]
-                steps.append((near + own[max(0, j - 1) : j] if count else [equals], digit))
-            last = count == len(operands)
-            behind = operands[count - 1][0] + 1 if count and self.has_scratchpad else 0
-            steps.append(([behind], self.end if last else self.vocabulary.token(">")))
-            before = own
-        return steps
 
     def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
         equals = tokens.index(self.equals)
@@ -200,34 +229,56 @@ def _digit_sources(addends: list[list[int]], own: list[int]) -> list[list[int]]:
 
 
 @lru_cache(maxsize=256)
-def _sum_digits(num: int, n: int, places: int, base: int, uniform: bool) -> NDArray[np.float64]:
-    """(places, base): law of each digit of the sum of ``num`` operands of n places.
+def _sum_digits(count: int, num_operands: int, n: int, places: int, base: int, drawn: OperandDigits) -> Floats:
+    """(places, base): law of each digit of the sum of the first ``count`` of the operands, of n places."""
+    if drawn != "published" or n == 1:
+        return _independent_sum(count, n, places, base, drawn)
+    # Of operands of any sizes up to n, those with a longest: all, but for those of any sizes up to n - 1.
+    shorter = ((n - 1) / n) ** num_operands
+    every, short = (_independent_sum(count, size, places, base, drawn) for size in (n, n - 1))
+    return np.asarray((every - shorter * short) / (1 - shorter))
+
+
+def _independent_sum(count: int, n: int, places: int, base: int, drawn: OperandDigits) -> Floats:
+    """(places, base): law of each digit of the sum of ``count`` independent operands with up to n digits.
 
     Place by place, with the joint law of the carry and of the number of operands that still have digits. An operand
-    that has a digit at place j - 1 has one at place j with probability (n - j) / (n - j + 1) if its number of digits
-    is uniform, and else surely, until j = n.
+    that has a digit at place j has one at place j + 1 with probability (n - j - 1) / (n - j) if its number of digits
+    is uniform, and else surely, until j = n - 1.
     """
     from scipy.stats import binom  # noqa: PLC0415
 
     digits = np.zeros((places, base))
-    if num == 0:
+    if count == 0:
         digits[:, 0] = 1
         return digits
-    sums = [np.ones(1)]
-    for _ in range(num):
-        sums.append(np.convolve(sums[-1], np.full(base, 1 / base)))
-    state = np.zeros((num + 1, num))
-    state[num, 0] = 1
+    inner = _powers(np.full(base, 1 / base), count)
+    lowest = np.append(0.0, np.full(base - 1, 1 / (base - 1)))
+    highest = _powers(lowest, count) if drawn == "published" else inner
+    state = np.zeros((count + 1, count))
+    state[count, 0] = 1
     for j in range(places):
-        if 0 < j <= n:
-            stay = (n - j) / (n - j + 1) if uniform else float(j < n)
-            counts = np.arange(num + 1)
-            state = binom.pmf(counts[:, None], counts, stay) @ state
-        for left in range(num + 1):
-            # The largest total, num (base - 1) + num - 1, still fits: rows are the next carry, columns the digit.
-            total = np.zeros(num * base)
-            total[: left * (base - 1) + num] = np.convolve(sums[left], state[left])
-            by_carry = total.reshape(num, base)
-            digits[j] += by_carry.sum(axis=0)
-            state[left] = by_carry.sum(axis=1)
+        stay = 0.0 if j >= n - 1 else 1.0 if drawn == "fixed" else (n - j - 1) / (n - j)
+        following = np.zeros_like(state)
+        for left in range(count + 1):
+            for more, share in enumerate(binom.pmf(np.arange(left + 1), left, stay)):
+                if share == 0 or not state[left].any():
+                    continue
+                # Those whose number ends here show their highest digit.
+                own = np.convolve(inner[more], (highest if j else inner)[left - more])
+                # The largest total, count (base - 1) + count - 1, still fits: rows are the next carry, columns the digit.
+                total = np.zeros(count * base)
+                total[: left * (base - 1) + count] = share * np.convolve(own, state[left])
+                by_carry = total.reshape(count, base)
+                digits[j] += by_carry.sum(axis=0)
+                following[more] += by_carry.sum(axis=1)
+        state = following
     return digits
+
+
+def _powers(law: Floats, count: int) -> list[Floats]:
+    """Laws of the sums of 0 .. count independent digits."""
+    powers = [np.ones(1)]
+    for _ in range(count):
+        powers.append(np.convolve(powers[-1], law))
+    return powers

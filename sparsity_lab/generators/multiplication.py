@@ -5,13 +5,13 @@ Format and IDs as in the position-coupling code (arXiv 2405.20671), with start s
 
 from functools import lru_cache
 from math import gcd
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
-from sparsity_lab.generators.operands import ArithmeticTask, OperandDigits, carried, from_digits, to_digits
+from sparsity_lab.generators.operands import ArithmeticTask, carried, from_digits, to_digits
 from sparsity_lab.settings import SettingError, register
 
 __all__ = ["Multiplication"]
@@ -44,7 +44,7 @@ class Multiplication(ArithmeticTask):
     operator: ClassVar[str] = "*"
 
     multiplier_digits: int = 2
-    operand_digits: OperandDigits = "fixed"
+    operand_digits: Literal["fixed", "uniform"] = "fixed"
     base: int = 10
 
     @classmethod

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.response_layout import END, FixedFormat
-from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.generators.stream import Stream, bounded, open_unit
 from sparsity_lab.generators.task import Draw
 from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import SettingError
@@ -24,15 +24,18 @@ from sparsity_lab.settings import SettingError
 __all__ = ["ArithmeticTask", "OperandDigits", "carried", "from_digits", "to_digits"]
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
-OperandDigits = Literal["fixed", "uniform"]
+OperandDigits = Literal["fixed", "uniform", "published"]
 
 
 class ArithmeticTask(FixedFormat):
     """Base of the tasks whose prompt is numbers with an operator between them. Token d < base is the digit d.
 
-    With ``operand_digits="fixed"`` all digits of an operand are uniform. With ``"uniform"`` each operand has its own
-    number of digits, uniform from 1 to its places; these are uniform, and all above are zero.
+    ``operand_digits`` says how numbers are drawn. ``"fixed"``: all digits of an operand are uniform. ``"uniform"``: each
+    operand has its own number of digits, uniform from 1 to its places; these are uniform, and all above are zero.
+    ``"published"``, as in the position-coupling code at the width of the longest operand: the same, but the longest
+    has all the places, and the highest digit of a number is not 0 unless it is the only one.
     """
 
     operator: ClassVar[str]
@@ -41,7 +44,11 @@ class ArithmeticTask(FixedFormat):
 
     @abstractmethod
     def operand_places(self, length: int) -> tuple[int, ...]:
-        """The number of places of each operand."""
+        """The number of places of each operand that digits are drawn for."""
+
+    def padded_places(self, length: int) -> tuple[int, ...]:
+        """The number of places of each operand as it is written, with zeros above those that are drawn."""
+        return self.operand_places(length)
 
     def check(self) -> None:
         if self.base < 2:
@@ -60,33 +67,45 @@ class ArithmeticTask(FixedFormat):
         return Vocabulary(names=(*digits, *symbols, "=", END), roles=(*roles, "query", "special"))
 
     def prompt_length(self, length: int) -> int:
-        places = self.operand_places(length)
+        places = self.padded_places(length)
         return sum(places) + len(places) - 1
 
     def _columns(self, length: int) -> list[slice]:
         """Where each operand stands in the prompt."""
-        ends = np.cumsum([n + 1 for n in self.operand_places(length)]) - 1
-        return [slice(end - n, end) for n, end in zip(self.operand_places(length), ends.tolist(), strict=True)]
+        ends = np.cumsum([n + 1 for n in self.padded_places(length)]) - 1
+        return [slice(end - n, end) for n, end in zip(self.padded_places(length), ends.tolist(), strict=True)]
 
     def operands(self, prompts: Int64[np.ndarray, "B P"], length: int) -> list[Int64[np.ndarray, "B places"]]:
         """The digits of each operand, place 0 first."""
         return [prompts[:, columns][:, ::-1] for columns in self._columns(length)]
 
     def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
-        columns = self._columns(length)
-        places = self.operand_places(length)
+        columns, places = self._columns(length), self.operand_places(length)
         digits = drawn_tokens(stream, length, start, len(out), sum(places), self.base)
+        if self.padded_places(length) != places:
+            out[:] = 0
         starts = np.cumsum([0, *places]).tolist()
         for own, (first, last) in zip(columns, pairwise(starts), strict=True):
-            out[:, own] = digits[:, first:last]
+            out[:, own.stop - (last - first) : own.stop] = digits[:, first:last]
             out[:, own.stop : own.stop + 1] = self.vocabulary.token(self.operator)
         if self.operand_digits == "uniform":
             words = stream.words("operand digits", length, start, len(out), len(columns))
             for own, word, n in zip(columns, words.T, places, strict=True):
-                out[:, own] *= np.arange(n)[::-1] <= bounded(word, n)[:, None]
+                out[:, own.stop - n : own.stop] *= np.arange(n)[::-1] <= bounded(word, n)[:, None]
+        elif self.operand_digits == "published":
+            words = stream.words("published digits", length, start, len(out), 3 * len(columns))
+            sizes = _sizes_with_a_longest(words[:, : 2 * len(columns)], length)
+            highest = 1 + bounded(words[:, 2 * len(columns) :], self.base - 1)
+            index = np.arange(len(out))
+            for own, size, top in zip(columns, sizes.T, highest.T, strict=True):
+                out[:, own.stop - length : own.stop] *= np.arange(length)[::-1] < size[:, None]
+                at = own.stop - size
+                out[index, at] = np.where(size > 1, top, out[index, at])
 
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
-        operands = self.operands(*self.prompts_of(tokens))
+        prompts, length = self.prompts_of(tokens)
+        drawn = zip(self.operands(prompts, length), self.operand_places(length), strict=True)
+        operands = [digits[:, :n] for digits, n in drawn]
         if self.operand_digits == "fixed":
             return {"values": Draw(np.concatenate(operands, axis=1))}
         # Below its highest digit other than 0 an operand's digits are uniform, whatever that digit's place is.
@@ -94,26 +113,52 @@ class ArithmeticTask(FixedFormat):
         for digits in operands:
             from_above = np.maximum.accumulate(digits[:, ::-1] > 0, axis=1)[:, ::-1]
             above = np.append(from_above[:, 1:], np.zeros((len(digits), 1), dtype=bool), axis=1)
-            columns += [np.where(above, digits, -1), from_above.sum(axis=1, keepdims=True)]
+            size = from_above.sum(axis=1, keepdims=True)
+            if self.operand_digits == "uniform":
+                columns += [np.where(above, digits, -1), size]
+                continue
+            # So is the highest; and so is the only one, 0 included. The sizes depend on each other: one of them is told.
+            size = np.maximum(size, 1)
+            top = np.take_along_axis(digits, size - 1, axis=1)
+            columns += [np.where(above, digits, -1), np.where(size > 1, top, -1), np.where(size == 1, top, -1)]
+            columns += [size] if digits is operands[0] else []
         return {"values": Draw(np.concatenate(columns, axis=1))}
 
     def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
         template = np.full(prompts.shape[1], self.vocabulary.token(self.operator))
-        for own in self._columns(length):
-            template[own] = -1
+        longest = np.zeros(len(prompts), dtype=bool)
+        for own, n in zip(self._columns(length), self.operand_places(length), strict=True):
+            template[own] = -2
+            template[own.stop - n : own.stop] = -1
+            longest |= prompts[:, own.stop - n] > 0 if n else False
         digits = (prompts >= 0) & (prompts < self.base)
-        return bool(np.where(template < 0, digits, prompts == template).all())
+        fits = np.where(template == -1, digits, prompts == np.where(template == -2, 0, template)).all()
+        return bool(fits and (self.operand_digits != "published" or length == 1 or longest.all()))
 
     def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
         marginals = np.zeros((self.prompt_length(length), self.vocabulary.size))
         marginals[:, self.vocabulary.token(self.operator)] = 1
         for own, n in zip(self._columns(length), self.operand_places(length), strict=True):
-            # Place j is drawn if the number of digits, uniform on 1 .. n, is more than j.
-            drawn = np.arange(1, n + 1) / n if self.operand_digits == "uniform" else np.ones(n)
             marginals[own] = 0
-            marginals[own, : self.base] = drawn[:, None] / self.base
-            marginals[own, 0] += 1 - drawn
+            marginals[own, 0] = 1
+            law = self._digit_law(n, len(self.operand_places(length)))
+            marginals[own.stop - n : own.stop, : self.base] = law[::-1]
         return marginals
+
+    def _digit_law(self, n: int, num_operands: int) -> Floats:
+        """(n, base): probability of each digit at each place of one operand, place 0 first."""
+        if self.operand_digits == "published":
+            law = _numbers_without_zeros(n, self.base)
+            if n > 1:  # the shorter ones are taken away
+                rest, short = ((n - 1) / n) ** num_operands, np.eye(1, self.base).repeat(n, axis=0)
+                short[:-1] = _numbers_without_zeros(n - 1, self.base)
+                law = (law - rest * short) / (1 - rest)
+            return law
+        # Place j is drawn if the number of digits, uniform on 1 .. n, is more than j.
+        drawn = np.arange(n, 0, -1) / n if self.operand_digits == "uniform" else np.ones(n)
+        law = np.repeat(drawn[:, None] / self.base, self.base, axis=1)
+        law[:, 0] += 1 - drawn
+        return law
 
     def split_operands(self, tokens: tuple[int, ...], equals: int) -> list[list[int]]:
         """For ``work_out``: the positions of each operand's digits, place 0 first."""
@@ -123,6 +168,35 @@ class ArithmeticTask(FixedFormat):
         if not all(operands):
             raise ValueError(f"expected digits on either side of each {self.operator}, got {tokens}")
         return operands
+
+
+def _sizes_with_a_longest(words: NDArray[np.uint64], n: int) -> Ints:
+    """(B, N) whole numbers from 1 to n, uniform among rows that have an n, from (B, 2 N) words."""
+    count, N = len(words), words.shape[1] // 2
+    sizes, found = np.empty((count, N), dtype=np.int64), np.zeros(count, dtype=bool)
+    for i in range(N):
+        left = N - i
+        # Of the rows of n's with one among the places left, so many begin with it.
+        share = n ** (left - 1) / (n**left - (n - 1) ** left)
+        longest = ~found & (open_unit(words[:, 2 * i]) < share)
+        shorter = 1 + bounded(words[:, 2 * i + 1], max(1, n - 1))
+        sizes[:, i] = np.where(longest, n, np.where(found, 1 + bounded(words[:, 2 * i + 1], n), shorter))
+        found |= longest
+    return sizes
+
+
+def _numbers_without_zeros(n: int, base: int) -> Floats:
+    """(n, base): law of the digits of a number with 1 to n of them, each as likely, that does not begin with 0."""
+    law = np.zeros((n, base))
+    for j in range(n):
+        inner, highest = (n - 1 - j) / n, 1 / n
+        law[j] = inner / base
+        if j:
+            law[j, 1:] += highest / (base - 1)
+        else:
+            law[j] += highest / base
+        law[j, 0] += j / n
+    return law
 
 
 def carried(sums: Int64[np.ndarray, "places *rest"], base: int) -> Int64[np.ndarray, "places *rest"]:

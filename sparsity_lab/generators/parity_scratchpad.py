@@ -37,34 +37,48 @@ class ParityScratchpad(_BitString):
 
     IDs: s + 1 .. s + n for the bits, s for ``=``, s + 1 .. s + n for the prefix parities. The sources of r_j are x_j
     and r_(j-1), of r_1 just x_1; that of EOS is ``=``, which stands where x_(n+1) would.
+
+    Attributes:
+        reverse: begin with the last bit, r_j = x_n + .. + x_(n+1-j) mod 2. IDs are then s .. s + n - 1 for the bits,
+            s + n for ``=``, s + n - 1 down to s for the parities; the sources of r_j are x_(n+1-j) and r_(j-1), and
+            that of EOS is BOS, which stands where x_0 would.
     """
+
+    reverse: bool = False
 
     @classmethod
     def examples(cls) -> "tuple[ParityScratchpad, ...]":
-        return (cls(),)
+        return cls(), cls(reverse=True)
 
     def response_length(self, length: int) -> int:
         return length
 
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
-        return np.asarray(np.bitwise_xor.accumulate(prompts, axis=1))
+        return np.asarray(np.bitwise_xor.accumulate(prompts[:, ::-1] if self.reverse else prompts, axis=1))
 
     def ids_from(self, start: int, length: int) -> list[list[int]]:
+        if self.reverse:
+            return [[0, *range(start, start + length + 1), *range(start + length - 1, start - 1, -1), 0]]
         places = range(start + 1, start + length + 1)
         return [[0, *places, start, *places, 0]]
 
     def slot_sources(self, length: int) -> list[list[int]]:
         equals = length + 1
-        return [[1], *([1 + j, equals + j] for j in range(1, length)), [equals]]
+        bits = range(length, -1, -1) if self.reverse else range(1, equals + 1)
+        return [[bits[0]], *([bits[j], equals + j] for j in range(1, length)), [bits[length]]]
 
     def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
-        steps = []
-        for place in range(1, equals):
-            sources = [place, equals + place - 1] if place > 1 else [place]
-            steps.append((sources, tokens[1 : place + 1].count(1) % 2))
-        return [*steps, ([equals], _END)]
+        steps: list[tuple[list[int], int]] = []
+        for done in range(1, equals):
+            place = equals - done if self.reverse else done
+            summed = tokens[place:equals] if self.reverse else tokens[1 : place + 1]
+            steps.append(([place, equals + done - 1] if done > 1 else [place], summed.count(1) % 2))
+        return [*steps, ([0 if self.reverse else equals], _END)]
 
     def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        if self.reverse:
+            equals = tokens.index(_EQUALS)
+            return [[min(t, 2 * equals - t) for t in range(len(tokens))]]
         ids, next_id = [], 0
         for token in tokens:
             next_id = 1 if token == _EQUALS else next_id + 1

@@ -14,6 +14,17 @@ def test_fixture() -> None:
     assert ids_between(ParityScratchpad(), 4, start=1) == [[2, 3, 4, 5, 1, 2, 3, 4, 5]]
 
 
+def test_reversed_by_hand() -> None:
+    """From the last bit on; a bit and the parity that it enters share an ID, as in ``Reverse``."""
+    task = ParityScratchpad(reverse=True)
+    assert answered(task, "1011", 4) == "1011=1001"
+    assert ids_between(task, 4, start=1) == [[1, 2, 3, 4, 5, 4, 3, 2, 1]]
+    assert task.slot_sources(3) == [[3], [2, 5], [1, 6], [0]]
+    for text in written(task, task.sample(Stream(seed=2), 0, 100, 13)):
+        bits, parities = text.split("=")
+        assert parities == "".join(str(bits[-j:].count("1") % 2) for j in range(1, 14))
+
+
 def test_answer_by_hand() -> None:
     """All bits s, ``=`` s + 1, answer s: the dense control, whose IDs say nothing of places."""
     assert answered(ParityAnswer(), "1011", 4) == "1011=1"

@@ -19,6 +19,7 @@ from sparsity_lab.generators import (
     Membership,
     Mode,
     ModularArithmetic,
+    MultipleAddition,
     Multiplication,
     ParityAnswer,
     ParityScratchpad,
@@ -136,6 +137,7 @@ def undetermined(task: ResponseTask, length: int, sequences: int) -> int:
         (Copy(), 5),
         (Reverse(), 5),
         (ParityScratchpad(), 9),
+        (ParityScratchpad(reverse=True), 9),
         (ParityAnswer(), 6),
         (SparseParityScratchpad(), 20),
         (VariableAssignment(num_names=8, num_constants=3), 7),
@@ -143,6 +145,8 @@ def undetermined(task: ResponseTask, length: int, sequences: int) -> int:
         (Addition(base=3, num_operands=3), 4),
         (Addition(base=3, num_operands=3, scratchpad=False), 4),
         (Addition(base=2, num_operands=4), 4),
+        (MultipleAddition(base=3), 3),
+        (MultipleAddition(base=3, num_operands=4, start_with_zeros=False), 2),
         (Multiplication(base=3, multiplier_digits=2), 5),
         (Sort(num_values=4), 4),
         (Mode(alphabet_size=3), 6),
@@ -255,7 +259,7 @@ REFUSALS: list[tuple[Callable[[], object], str]] = [
         "num_operands: expected at most base=3 without running",
     ),
     (lambda: Addition(base=1), "base: expected a whole number of at least 2, got 1"),
-    (lambda: Addition(operand_digits="any"), "operand_digits: expected 'fixed' or 'uniform', got 'any'"),  # type: ignore[arg-type]
+    (lambda: Addition(operand_digits="any"), "operand_digits: expected 'fixed', 'uniform' or"),  # type: ignore[arg-type]
     (lambda: Multiplication(multiplier_digits=0), "multiplier_digits: expected from 1 to base=10, got 0"),
     (lambda: Multiplication(multiplier_digits=3, base=2), "multiplier_digits: expected from 1 to base=2, got 3"),
 ]

@@ -1,0 +1,95 @@
+"""``MultipleAddition``: sums of several numbers with running sums, as published.
+
+Format and IDs are those of the position-coupling code for several operands (arXiv 2410.15787), with start s.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from sparsity_lab.generators.addition import SumTask
+from sparsity_lab.generators.operands import OperandDigits
+from sparsity_lab.settings import register
+
+__all__ = ["MultipleAddition"]
+
+
+@register
+class MultipleAddition(SumTask):
+    """``BOS a + b + c = 0 > a > a + b > a + b + c EOS``; the length is the number n of digits of the longest operand.
+
+    As in ``057+048+096=000>750>501>102``: sums are reversed, and operands and sums all have as many places as the
+    largest sum, N (base^n - 1), has digits.
+
+    A digit's sources are the addends' digits at its place and the one before, and the sum's own digit there; that of
+    ``>`` and EOS is the symbol behind the last operand so far, BOS if there is none.
+
+    IDs: kind 1 gives place j the ID s + 1 + j in operands and sums alike, and s to the symbols. Kind 2, with running
+    sums alone, gives s + i - 1 to operand i and to the ``+`` after it, and s + i to the sum of the first i and the
+    symbol before it, or s + i - 1 if the sum of none is left out. So both addends of the next sum share an ID.
+
+    Attributes:
+        num_operands: N.
+        scratchpad: write running sums. Without, the answer is the last sum.
+        start_with_zeros: begin with the sum of none.
+        operand_digits: as in ``Addition``.
+        base: of the digits.
+    """
+
+    num_operands: int = 3
+    scratchpad: bool = True
+    start_with_zeros: bool = True
+    operand_digits: OperandDigits = "published"
+    base: int = 10
+
+    @classmethod
+    def examples(cls) -> "tuple[MultipleAddition, ...]":
+        return (
+            cls(base=4),
+            cls(num_operands=2, start_with_zeros=False, base=3),
+            cls(scratchpad=False, base=5, operand_digits="fixed"),
+        )
+
+    @property
+    def summed(self) -> range:
+        first = 1 - self.start_with_zeros if self.scratchpad else self.num_operands
+        return range(first, self.num_operands + 1)
+
+    def sum_places(self, length: int) -> int:
+        largest, places = self.num_operands * (self.base**length - 1), 0
+        while largest:
+            largest, places = largest // self.base, places + 1
+        return places
+
+    def padded_places(self, length: int) -> tuple[int, ...]:
+        return (self.sum_places(length),) * self.num_operands
+
+    def digits_of(self, places: int) -> int:
+        for n in range(1, places + 1):
+            if self.sum_places(n) == places:
+                return n
+        raise ValueError(f"expected operands as wide as a sum, got {places} places")
+
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        places, N = self.sum_places(length), self.num_operands
+        of_operand, of_sum = [start, *range(start + places, start, -1)], range(start, start + places + 1)
+        significance = [0, *(of_operand * N)[1:], *list(of_sum) * len(self.summed), 0]
+        if not self.scratchpad:
+            return [significance]
+        # A symbol belongs to the operand before it, and to the sum after it.
+        operands = [start + i for i in range(N) for _ in range(places + 1)][:-1]
+        sums = [start + i for i in range(len(self.summed)) for _ in range(places + 1)]
+        return [significance, [0, *operands, *sums, 0]]
+
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        equals = tokens.index(self.equals)
+        significance, number = [0] * len(tokens), [0] * len(tokens)
+        place = 0
+        for t in [*range(equals, 0, -1), *range(equals, len(tokens) - 1)]:
+            place = significance[t] = 1 if tokens[t] >= self.base else place + 1
+        which = 1
+        for t in range(1, len(tokens) - 1):
+            # `=` and `>` begin what they stand before, `+` ends it.
+            which = 1 if t == equals else which + (t > equals and tokens[t] >= self.base)
+            number[t] = which
+            which += t < equals and tokens[t] >= self.base
+        return [significance, number] if self.scratchpad else [significance]
