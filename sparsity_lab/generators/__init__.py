@@ -7,6 +7,7 @@ from sparsity_lab.generators.associative_recall import AssociativeRecall as Asso
 from sparsity_lab.generators.batch import IGNORE as IGNORE
 from sparsity_lab.generators.batch import Batch as Batch
 from sparsity_lab.generators.batch import Vocabulary as Vocabulary
+from sparsity_lab.generators.bracketed_arithmetic import BracketedArithmetic as BracketedArithmetic
 from sparsity_lab.generators.copying import Copy as Copy
 from sparsity_lab.generators.copying import Reverse as Reverse
 from sparsity_lab.generators.dataset import TaskDataset as TaskDataset

@@ -52,7 +52,7 @@ class SumTask(ArithmeticTask):
     @property
     def summed(self) -> range:
         """Of how many operands each sum of the response is."""
-        return range(self.num_operands + 1) if self.has_scratchpad else range(self.num_operands, self.num_operands + 1)
+        return range(0 if self.has_scratchpad else self.num_operands, self.num_operands + 1)
 
     @property
     def certified_lengths(self) -> tuple[int, ...]:
@@ -266,7 +266,7 @@ def _independent_sum(count: int, n: int, places: int, base: int, drawn: OperandD
                     continue
                 # Those whose number ends here show their highest digit.
                 own = np.convolve(inner[more], (highest if j else inner)[left - more])
-                # The largest total, count (base - 1) + count - 1, still fits: rows are the next carry, columns the digit.
+                # The largest total, count (base - 1) + count - 1, still fits: a row is the next carry.
                 total = np.zeros(count * base)
                 total[: left * (base - 1) + count] = share * np.convolve(own, state[left])
                 by_carry = total.reshape(count, base)

@@ -17,11 +17,19 @@ from sparsity_lab.generators.task import Draw
 from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["CompareNumbers", "ModularArithmetic"]
+__all__ = ["OPERATORS", "CompareNumbers", "ModularArithmetic", "check_modulus"]
 
 Ints = NDArray[np.int64]
-_OPERATORS = "+-*"
+OPERATORS = "+-*"
 _LARGEST_MODULUS = 128  # the law of the value takes its cube
+
+
+def check_modulus(modulus: int, operators: str) -> None:
+    """Raise ``SettingError`` if there is no arithmetic with these operators modulo this number."""
+    if whole("modulus", modulus, 2) > _LARGEST_MODULUS:
+        raise SettingError("modulus", f"at most {_LARGEST_MODULUS}", modulus)
+    if not operators or set(operators) - set(OPERATORS) or len(set(operators)) < len(operators):
+        raise SettingError("operators", "one or more of + - *, each once", operators)
 
 
 @register
@@ -36,21 +44,14 @@ class ModularArithmetic(OneAnswer):
     """
 
     modulus: int = 5
-    operators: str = _OPERATORS
+    operators: str = OPERATORS
 
     @classmethod
     def examples(cls) -> "tuple[ModularArithmetic, ...]":
         return cls(), cls(modulus=3, operators="+-")
 
     def check(self) -> None:
-        if whole("modulus", self.modulus, 2) > _LARGEST_MODULUS:
-            raise SettingError("modulus", f"at most {_LARGEST_MODULUS}", self.modulus)
-        if (
-            not self.operators
-            or set(self.operators) - set(_OPERATORS)
-            or len(set(self.operators)) < len(self.operators)
-        ):
-            raise SettingError("operators", "one or more of + - *, each once", self.operators)
+        check_modulus(self.modulus, self.operators)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -78,7 +79,7 @@ class ModularArithmetic(OneAnswer):
 
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
         total, product = np.zeros(len(prompts), dtype=np.int64), prompts[:, 0].copy()
-        names = np.array([_OPERATORS.index(operator) for operator in self.operators])
+        names = np.array([OPERATORS.index(operator) for operator in self.operators])
         for j in range(1, length):
             operator, number = names[prompts[:, 2 * j - 1] - self.modulus], prompts[:, 2 * j]
             times = operator == 2

@@ -3,9 +3,6 @@
 Format and IDs are those of the position-coupling code for several operands (arXiv 2410.15787), with start s.
 """
 
-import numpy as np
-from jaxtyping import Float
-
 from sparsity_lab.generators.addition import SumTask
 from sparsity_lab.generators.operands import OperandDigits
 from sparsity_lab.settings import register

@@ -32,8 +32,8 @@ OperandDigits = Literal["fixed", "uniform", "published"]
 class ArithmeticTask(FixedFormat):
     """Base of the tasks whose prompt is numbers with an operator between them. Token d < base is the digit d.
 
-    ``operand_digits`` says how numbers are drawn. ``"fixed"``: all digits of an operand are uniform. ``"uniform"``: each
-    operand has its own number of digits, uniform from 1 to its places; these are uniform, and all above are zero.
+    ``operand_digits`` says how numbers are drawn. ``"fixed"``: all digits of an operand are uniform. ``"uniform"``:
+    each operand has its own number of digits, uniform from 1 to its places; these are uniform, all above are zero.
     ``"published"``, as in the position-coupling code at the width of the longest operand: the same, but the longest
     has all the places, and the highest digit of a number is not 0 unless it is the only one.
     """
@@ -117,7 +117,7 @@ class ArithmeticTask(FixedFormat):
             if self.operand_digits == "uniform":
                 columns += [np.where(above, digits, -1), size]
                 continue
-            # So is the highest; and so is the only one, 0 included. The sizes depend on each other: one of them is told.
+            # So is the highest, and the only one, 0 included. Sizes depend on each other, so one of them is told.
             size = np.maximum(size, 1)
             top = np.take_along_axis(digits, size - 1, axis=1)
             columns += [np.where(above, digits, -1), np.where(size > 1, top, -1), np.where(size == 1, top, -1)]

@@ -1,4 +1,4 @@
-"""MultipleAddition: the published IDs written out, numbers as the position-coupling code draws them, laws, mutants."""
+"""MultipleAddition: the published IDs written out, numbers as the published code draws them, laws, and mutants."""
 
 import itertools
 from collections import Counter
