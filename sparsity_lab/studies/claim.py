@@ -12,7 +12,7 @@ from sparsity_lab.studies.evidence import Evidence
 __all__ = ["CannotTell", "Claim", "Decision", "Outcomes", "Verdict"]
 
 Verdict = Literal["held", "did not hold", "smaller than matters", "not decided"]
-CannotTell = Literal["at the ceiling or floor", "never learned"]
+CannotTell = Literal["at the ceiling or floor", "never learned", "not every run learned"]
 
 
 @dataclass(frozen=True)

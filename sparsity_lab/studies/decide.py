@@ -197,7 +197,9 @@ def _chosen(
     named = {claim.name: claim for claim in claims}
     for claim in (named[name] for name in look.open):
         own = [arms[name] for name in claim.arms]
-        wanted = at_once or _seeds_at_once(look, claim)
+        # Until the cost of a seed is known, one seed must do: more of them could go far beyond the budget.
+        known_cost = None not in [look.minutes[name] for name in claim.arms]
+        wanted = (at_once if known_cost else 1) or _seeds_at_once(look, claim)
         added = failures = 0
         for seed in itertools.count(max(arm.first for arm in own)):
             runs = {name: arm.run(seed) for name, arm in zip(claim.arms, own, strict=True)}

@@ -12,7 +12,7 @@ import polars as pl
 
 from sparsity_lab.settings import SettingError
 from sparsity_lab.studies.claim import CannotTell, Claim, Decision, Outcomes, Verdict
-from sparsity_lab.studies.criteria import BoundedMean, Evidences, NormalMean
+from sparsity_lab.studies.criteria import Evidences, MostSeeds, NormalMean
 from sparsity_lab.studies.e_values import e_bh
 from sparsity_lab.studies.evidence import Evidence
 
@@ -83,12 +83,18 @@ def _cannot_tell(claim: Claim, outcomes: Outcomes, rows: pl.DataFrame) -> Cannot
     """Why these runs cannot decide, if they cannot."""
     runs = rows.filter(pl.col("arm").is_in(claim.arms)).drop_nulls("learned")
     learned = runs.group_by("arm", "seed").agg(pl.col("learned").any())["learned"]
-    # The mean of losses is no normal number where some runs failed. Where none learned, nothing is lost with length.
-    if len(learned) and not (learned.all() if isinstance(claim.criterion, NormalMean) else learned.any()):
+    # Where nothing was learned, nothing is lost with length.
+    if len(learned) and not learned.any():
         return "never learned"
+    # With a run that failed, losses and their differences are not near a normal distribution.
+    if isinstance(claim.criterion, NormalMean) and not learned.all():
+        return "not every run learned"
     levels = [number for arm in outcomes.levels.values() for number in arm.values()]
+    if len(outcomes.levels) < 2 or not levels or isinstance(claim.criterion, NormalMean):
+        return None
     edge = _EDGE * (outcomes.ceiling - outcomes.floor)
-    at_an_end = levels and (min(levels) >= outcomes.ceiling - edge or max(levels) <= outcomes.floor + edge)
-    if isinstance(claim.criterion, BoundedMean) and len(outcomes.levels) > 1 and at_an_end:
+    # Arms that all solve the task are close to each other, and this is a result.
+    is_within = isinstance(claim.criterion, MostSeeds) and claim.criterion.at_most is not None
+    if max(levels) <= outcomes.floor + edge or (min(levels) >= outcomes.ceiling - edge and not is_within):
         return "at the ceiling or floor"
     return None

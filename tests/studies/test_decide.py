@@ -104,13 +104,14 @@ def recorded(tmp_path: Path) -> dict[str, str]:
 
 
 def test_seeds_go_where_claims_are_open(tmp_path: Path) -> None:
-    """Two claims: 6 seeds decide the one that always succeeds, alone at 40. Then its own arm gets no more."""
+    """Two claims: 6 seeds decide the one that always succeeds, alone at 40. Then its own arm gets no more. The first
+    look has one seed, since the cost is not known yet, and each later one has three."""
     run = Runner(tmp_path / "runs")
     found = looks(study(QUICK, SLOW), tmp_path, run, at_once=3)
     assert [look.decisions[name].verdict for look in found[-1:] for name in ("quick", "slow")] == ["held", "held"]
     rows = pl.read_parquet(tmp_path / "result" / "rows.parquet")
     seeds = dict(rows.group_by("arm").agg(pl.col("seed").n_unique()).iter_rows())
-    assert seeds["a"] == 6
+    assert seeds["a"] == 1 + 3 + 3
     assert seeds["b"] == seeds["c"] > 6
     assert len(run.asked) == len(set(run.asked)) == sum(seeds.values())
     assert recorded(tmp_path) == {"quick": "held", "slow": "held"}
