@@ -8,7 +8,6 @@ applies positions itself.
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -31,6 +30,7 @@ from sparsity_lab.kernels.parts.arguments import (
     check_type,
     known_device,
 )
+from sparsity_lab.kernels.parts.backward import is_autocast, own_precision
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import Setting, SettingError, Shown, is_registered
 
@@ -248,7 +248,7 @@ class Kernel(Setting, family="kernel"):
             generator=generator,
             auxiliary=auxiliary,
         )
-        with _own_precision(q):
+        with own_precision(q):
             if is_watched(q) and not self._is_followed(q, k, context):
                 return attend_as_operator(self, q, k, v, context)
             return self._attend(q, k, v, context)
@@ -298,7 +298,7 @@ class Kernel(Setting, family="kernel"):
             position=position,
             params=params,
         )
-        with _own_precision(q_rows):
+        with own_precision(q_rows):
             return self._weights(*self._prepare(q_rows, k, context), context).to(q_rows.dtype)
 
     def init_state(
@@ -382,7 +382,7 @@ class Kernel(Setting, family="kernel"):
             params=params,
             auxiliary=auxiliary,
         )
-        with _own_precision(q):
+        with own_precision(q):
             return self._extend(q, k, v, state, context)
 
     def decode(
@@ -484,21 +484,11 @@ class Kernel(Setting, family="kernel"):
         return implementation
 
 
-def _own_precision(q: Tensor) -> AbstractContextManager[object]:
-    """Autocast off: which dtype a step is computed in a mechanism decides itself, from that of its rows."""
-    return torch.autocast(q.device.type, enabled=False) if _is_autocast(q) else nullcontext()
-
-
-def _is_autocast(x: Tensor) -> bool:
-    kind = x.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
 def _cast_together(*rows: Tensor) -> tuple[Tensor, ...]:
     """Rows of several dtypes under autocast, in that of autocast, as ``scaled_dot_product_attention`` casts them;
     float64 is never cast. Rows of one dtype stay as they are."""
     kinds = {x.dtype for x in rows if isinstance(x, Tensor)}
     mixed = len(kinds) > 1 and kinds <= {torch.float16, torch.bfloat16, torch.float32}
-    if not mixed or not _is_autocast(rows[0]):
+    if not mixed or not is_autocast(rows[0]):
         return rows
     return tuple(x.to(torch.get_autocast_dtype(x.device.type)) for x in rows)

@@ -17,14 +17,12 @@ from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.kernel import Kernel
 from sparsity_lab.kernels.lssar.fast import tiled_rows
 from sparsity_lab.kernels.lssar.formula import amplification, check_power, reweight
+from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.sliding_window import SlidingWindow
 from sparsity_lab.kernels.softmax import Softmax
 from sparsity_lab.settings import SettingError, Shown, register
 
-__all__ = ["TILE_ROWS", "Reweighted", "weighted_rows"]
-
-
-TILE_ROWS = 128
+__all__ = ["Reweighted", "weighted_rows"]
 
 
 def weighted_rows(
@@ -41,9 +39,10 @@ def weighted_rows(
         w = weights(q_rows, keys, context.at(start))
         return (w @ values.to(w.dtype)).to(q_rows.dtype)
 
-    tiles = []
-    for first in range(0, q.shape[2], TILE_ROWS):
-        q_rows = q[:, :, first : first + TILE_ROWS]
+    tiles, profile = [], profile_of(q.device)
+    size = profile.rows(profile.weighted_rows, math.prod(q.shape[:2]) * k.shape[2] * 4)
+    for first in range(0, q.shape[2], size):
+        q_rows = q[:, :, first : first + size]
         start = context.query_start + first
         seen = start + q_rows.shape[2] if context.causal else k.shape[2]
         # Nothing random runs inside, so the global generator is left alone.

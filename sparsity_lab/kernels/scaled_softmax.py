@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sparsity_lab.kernels.cached import CachedKernel
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
+from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.parts.unit_rows import unit_rows
 from sparsity_lab.kernels.softmax import fused_attention, is_one_call, softmax_weights
 from sparsity_lab.settings import SettingError, Shown, register
@@ -67,7 +68,10 @@ class ScaledSoftmax(CachedKernel):
     def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
         scale, most = self._scale(context.counts(q, k), q, context), 1.0
         if q.dtype == torch.float16 and scale.numel():
-            # A scaled query may leave float16: the kernel, which computes in float32, takes the largest scale.
+            # A scaled query may leave float16. The kernel, which computes in float32, takes the largest scale, or on
+            # an accelerator, where a look at it would wait, all rows in float32.
+            if profile_of(q.device).asynchronous:
+                return fused_attention(scaled_rows(q, scale), k.float(), v.float(), context).to(q.dtype)
             most = max(most, float(scale.detach().abs().max()))
         return fused_attention(scaled_rows(q, scale / most).to(q.dtype), k, v, context, factor=most)
 

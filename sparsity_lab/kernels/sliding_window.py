@@ -6,6 +6,7 @@ padding on its left is as without. Sinks: Xiao et al., "Efficient Streaming Lang
 arXiv 2309.17453.
 """
 
+import math
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -19,9 +20,9 @@ from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.kernel import Kernel
 from sparsity_lab.kernels.parts.arguments import RowKind
 from sparsity_lab.kernels.parts.masking import FirstVisible, first_visible
+from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
 from sparsity_lab.kernels.parts.tiles import (
-    TILE_ROWS,
     Tile,
     disjoint,
     masked_attention,
@@ -140,16 +141,18 @@ class SlidingWindow(Kernel):
             sinks = first_visible(context.key_mask, self.sinks)
             seen = partial(self._seen_with_sinks, sinks=sinks, context=context, device=q.device)
             k, v = torch.cat([sinks.of(k), k], dim=2), torch.cat([sinks.of(v), v], dim=2)
-            return tiled_attention(q, k, v, context, self._tiles(num_rows, num_keys, context, apart=sinks), seen)
+            return tiled_attention(q, k, v, context, self._tiles(q, num_keys, context, apart=sinks), seen)
         seen = partial(self._seen, context=context, device=q.device)
-        return tiled_attention(q, k, v, context, self._tiles(num_rows, num_keys, context), seen)
+        return tiled_attention(q, k, v, context, self._tiles(q, num_keys, context), seen)
 
     def _key_counts(self, q: Queries, k: Keys, context: Context) -> Int64[Tensor, "#B 1 R"]:
         visible, _ = self._seen(whole_tile(q, k, context), context, q.device)
         return visible.sum(-1).clamp_min(1)
 
     def _extend(self, q: Queries, k: Keys, v: Values, state: WindowState, context: Context) -> Outputs:
-        at_once = max(self.width, TILE_ROWS)  # a long prompt goes in pieces, so that the state stays small
+        at_once = max(
+            self.width, profile_of(q.device).window_rows
+        )  # a long prompt goes in pieces, so that the state stays small
         outs = []
         for start in range(0, q.shape[2], at_once):
             piece = slice(start, start + at_once)
@@ -167,14 +170,16 @@ class SlidingWindow(Kernel):
                 outs.append(masked_attention(rows, state.keys, state.values, visible, bias, padded=padded))
         return torch.cat(outs, dim=2)
 
-    def _tiles(self, num_rows: int, num_keys: int, context: Context, apart: FirstVisible | None = None) -> list[Tile]:
+    def _tiles(self, q: Queries, num_keys: int, context: Context, apart: FirstVisible | None = None) -> list[Tile]:
         """Tiles of all rows. Wide windows want large tiles: a tile costs a call, and reads its rows' keys beside the
         window's.
 
         Args:
             apart: sinks that stand before all keys once more.
         """
-        tile_rows = max(TILE_ROWS, min(self.width, 256))
+        num_rows, profile = q.shape[2], profile_of(q.device)
+        most_rows = max(profile.window_rows, min(self.width, 256))
+        tile_rows = profile.rows(most_rows, math.prod(q.shape[:2]) * num_keys * 4)
         num_apart = 0 if apart is None else apart.places.shape[1]
         tiles = []
         first, end = context.query_start, context.query_start + num_rows

@@ -17,11 +17,12 @@ from torch.utils.checkpoint import checkpoint
 
 from sparsity_lab.kernels.cached import CachedKernel
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
+from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
 from sparsity_lab.kernels.parts.tiles import masked_attention
 from sparsity_lab.settings import register
 
-__all__ = ["TILE_ROWS", "Softmax", "fused_attention", "is_one_call", "softmax_weights"]
+__all__ = ["Softmax", "fused_attention", "is_one_call", "softmax_weights"]
 
 
 def softmax_weights(
@@ -42,9 +43,6 @@ def softmax_weights(
     return weights.masked_fill(~visible, 0.0)
 
 
-TILE_ROWS = 128
-
-
 def fused_attention(q: Queries, k: Keys, v: Values, context: Context, *, factor: float = 1.0) -> Outputs:
     """(B, H, R, E) output; queries and keys come rotated.
 
@@ -63,14 +61,16 @@ def fused_attention(q: Queries, k: Keys, v: Values, context: Context, *, factor:
             return scaled_dot_product(q, k, v, is_causal=context.causal, scale=scale)
         if last_row or not context.causal:
             return scaled_dot_product(q, k, v, scale=scale)
-    if num_rows <= TILE_ROWS:
+    profile = profile_of(q.device)
+    size = profile.rows(profile.softmax_rows, math.prod(q.shape[:2]) * num_keys * 4)
+    if num_rows <= size:
         return _masked_rows(q, k, v, context, scale)
     tiles = []
-    for first in range(0, num_rows, TILE_ROWS):
-        start, stop = query_start + first, query_start + min(first + TILE_ROWS, num_rows)
+    for first in range(0, num_rows, size):
+        start, stop = query_start + first, query_start + min(first + size, num_rows)
         last = stop if context.causal else num_keys
         rows = partial(_masked_rows, context=context.at(start), scale=scale)
-        tile = q[:, :, first : first + TILE_ROWS], k[:, :, :last], v[:, :, :last]
+        tile = q[:, :, first : first + size], k[:, :, :last], v[:, :, :last]
         # Nothing random runs inside, so the global generator is left alone.
         tiles.append(checkpoint(rows, *tile, use_reentrant=False, preserve_rng_state=False))
     return torch.cat(tiles, dim=2)

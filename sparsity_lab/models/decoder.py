@@ -291,7 +291,7 @@ class DecoderModel(nn.Module):
         Args:
             position_ids: coupled IDs, 0 = none; needed with a coupling, ignored without.
             indices: (B or 1, T) sequence indices from the index sampling; None is 0 .. T - 1.
-            scored: where logits are wanted.
+            scored: where logits are wanted; best on the CPU, for a GPU would have to stop for a look at its own.
             key_mask: False for tokens that no layer's attention may see, not even from their own position; the others
                 keep their indices.
             auxiliary: collects the kernels' audit records; their losses are in the output.
@@ -310,7 +310,9 @@ class DecoderModel(nn.Module):
             if auxiliary is not None:
                 auxiliary.records.extend(own.records)
         if self.id_heads is not None and self.training:
-            next_ids = _kept(next_position_ids(_needed(position_ids, self.config)), scored)
+            next_ids = next_position_ids(_needed(position_ids, self.config))
+            if scored is not None:
+                next_ids = next_ids.flatten(0, 1).index_select(0, _scored_rows(scored, next_ids.device))
             losses["position_ids"] = self.id_heads.loss(hidden.flatten(0, -2), next_ids.flatten(0, -2))
         return ModelOutput(self.head(hidden), losses)
 
@@ -466,7 +468,7 @@ class DecoderModel(nn.Module):
         x = dropout(
             self.embed(tokens, position_ids, indices), self.config.dropout if self.training else 0.0, generator
         )
-        rows = None if scored is None else scored.flatten().nonzero().squeeze(1)
+        rows = None if scored is None else _scored_rows(scored, x.device)
         last = len(self.blocks) - 1
         for layer, (block, kernel, position) in enumerate(self.layers(indices)):
             mix = partial(
@@ -499,8 +501,13 @@ def _needed(position_ids: Tensor | None, config: Decoder) -> Tensor:
     return position_ids
 
 
-def _kept(x: Int64[Tensor, "B T C"], scored: Bool[Tensor, "B T"] | None) -> Int64[Tensor, "*rows C"]:
-    return x if scored is None else x[scored]
+def _scored_rows(scored: Bool[Tensor, "B T"], device: torch.device) -> Int64[Tensor, " N"]:
+    """Rows of the flattened (B T, d) where ``scored`` is true, on the device of the model, which need not wait for a
+    mask on the CPU."""
+    rows = scored.flatten().nonzero().squeeze(1)
+    if device.type == "cuda" and not rows.is_cuda:
+        rows = rows.pin_memory()
+    return rows.to(device, non_blocking=True)
 
 
 def _shapes(module: nn.Module | None) -> dict[str, torch.Size]:

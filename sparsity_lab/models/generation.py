@@ -17,6 +17,9 @@ from sparsity_lab.settings import SettingError
 
 __all__ = ["free_run"]
 
+_LOOKS_EVERY = 16
+"""Tokens between two looks at whether all sequences have ended, which an accelerator has to stop for."""
+
 
 @torch.no_grad()
 def free_run(
@@ -60,6 +63,7 @@ def free_run(
     layers = model.layers(indices)
     states: list[KernelState] = []
     ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+    looks_every = 1 if tokens.device.type == "cpu" else _LOOKS_EVERY
     for stop in range(size, total):
         # The prompt in one piece, then one token at a time.
         start = 0 if stop == size else stop - 1
@@ -78,11 +82,11 @@ def free_run(
         if model.id_heads is not None and ids is not None:
             ids[:, :, stop] = model.id_heads(hidden).argmax(-1)
         if end is not None:
-            sequence[ended, stop] = end
+            sequence[:, stop].masked_fill_(ended, end)
             if predicts and ids is not None:
-                ids[ended, :, stop] = 0
+                ids[:, :, stop].masked_fill_(ended[:, None], 0)
             ended |= sequence[:, stop] == end
-            if ended.all():
+            if (stop - size) % looks_every == 0 and ended.all():
                 break
     return sequence, ids
 

@@ -180,18 +180,19 @@ class ALiBi(PositionScheme):
     ) -> BiasPosition:
         # Scores are biased in float32 at least: a distance of some hundreds has no place in bfloat16's eight bits.
         wide = torch.promote_types(dtype, torch.float32)
-        return BiasPosition(indices, torch.tensor(alibi_slopes(num_heads), dtype=wide, device=indices.device))
+        return BiasPosition(indices, alibi_slopes(num_heads, indices.device).to(wide))
 
 
-def alibi_slopes(num_heads: int) -> list[float]:
-    """Slopes of ALiBi: 2^(-8 h / H), h = 1 .. H, where H is a power of two.
+def alibi_slopes(num_heads: int, device: torch.device | None = None) -> Float[Tensor, " H"]:
+    """Slopes of ALiBi in float64: 2^(-8 h / H), h = 1 .. H, where H is a power of two.
 
-    Otherwise, as published: the slopes of the next smaller power of two, P, then those of odd h for 2 P heads.
+    Otherwise, as published: the slopes of the next smaller power of two, P, then those of odd h for 2 P heads. They
+    are computed where they are needed: a copy would wait for the device.
     """
     power = 1 << (num_heads.bit_length() - 1)
-    slopes = [2.0 ** (-8 * h / power) for h in range(1, power + 1)]
-    between = [2.0 ** (-8 * h / (2 * power)) for h in range(1, 2 * power + 1, 2)]
-    return slopes + between[: num_heads - power]
+    of_power = 2 * torch.arange(1, power + 1, device=device)
+    between = 2 * torch.arange(num_heads - power, device=device) + 1
+    return torch.exp2(torch.cat([of_power, between]).double() * (-4 / power))
 
 
 class _SinusoidalEmbedding(nn.Module):

@@ -1,15 +1,24 @@
 """Positions and masks under which all kernels are tested."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import Tensor
 
 from sparsity_lab.kernels import BiasPosition, Kernel, KernelPosition, RotaryPosition
+from sparsity_lab.kernels.parts.profile import PROFILES
 from sparsity_lab.settings import kinds
 
-__all__ = ["KERNELS", "linear_bias", "make_position", "padding", "rotary"]
+__all__ = ["KERNELS", "cut_tiles", "linear_bias", "make_position", "padding", "rotary"]
 
 KERNELS = [example for kind in kinds("kernel").values() if issubclass(kind, Kernel) for example in kind.examples()]
 """Every example of every registered kernel."""
+
+
+def cut_tiles(monkeypatch: pytest.MonkeyPatch, **sizes: int) -> None:
+    """Tiles of these sizes on the CPU, by the fields of its profile."""
+    monkeypatch.setitem(PROFILES, "cpu", replace(PROFILES["cpu"], **sizes))
 
 
 def rotary(length: int, head_dim: int = 8, dtype: torch.dtype = torch.float64, offset: int = 0) -> RotaryPosition:

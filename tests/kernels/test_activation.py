@@ -18,10 +18,13 @@ from sparsity_lab.kernels import (
     SlidingWindow,
     Softmax,
 )
-from sparsity_lab.kernels.activation.fast import TILE_ROWS
+from sparsity_lab.kernels.parts.profile import PROFILES
 from sparsity_lab.settings import SettingError
 
 B, H, D = 2, 3, 8
+
+TILE_ROWS = PROFILES["cpu"].activation_rows
+
 
 PHI: dict[str, Callable[[float], float]] = {
     "exp": math.exp,

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernels.closeness import assert_close, random_rows
-from kernels.conditions import padding, rotary
+from kernels.conditions import cut_tiles, padding, rotary
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -265,7 +265,7 @@ def test_forms_agree(
     kernel: Kernel, dtype: torch.dtype, tolerance: float, turned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """recurrent = chunked = parallel over several blocks with a ragged end, padded rows among them."""
-    monkeypatch.setattr(fast, "BLOCK_ROWS", 400)
+    cut_tiles(monkeypatch, linear_rows=400)
     length = 141
     qkv = random_rows(2, 2, length, 16, dtype=dtype)
     wide = tuple(x.detach().double().requires_grad_() for x in qkv)
@@ -359,7 +359,7 @@ def test_both_ways_is_one_sum(kernel: Kernel) -> None:
 def test_causal_to_the_bit(kernel: Kernel, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another key, value and query at position t and after leave the rows before t as they are, bit by bit, in every
     form: inside a chunk, over chunks and over blocks. Row t changes."""
-    monkeypatch.setattr(fast, "BLOCK_ROWS", 12)
+    cut_tiles(monkeypatch, linear_rows=12)
     kernel, length = replace(kernel, chunk=3), 14  # blocks of two chunks
     qkv = tuple(x.detach() for x in random_rows(1, 2, length, 8, dtype=dtype))
     other = tuple(x.detach() for x in random_rows(1, 2, length, 8, dtype=dtype, seed=7))

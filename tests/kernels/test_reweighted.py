@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from kernels.closeness import assert_close, random_rows
-from kernels.conditions import make_position, padding
+from kernels.conditions import cut_tiles, make_position, padding
 from torch import Tensor
 
 from sparsity_lab.kernels import (
@@ -21,9 +21,7 @@ from sparsity_lab.kernels import (
     SlidingWindow,
     Softmax,
     SSMax,
-    reweighted,
 )
-from sparsity_lab.kernels.lssar import fast
 from sparsity_lab.settings import SettingError
 
 
@@ -114,8 +112,7 @@ def test_tiles_are_the_reference(
     base: Kernel, kind: str | None, masked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both tiled forms over several tiles, outputs and all gradients, those of the base's parameters too."""
-    monkeypatch.setattr(fast, "POWER_ROWS", 8)
-    monkeypatch.setattr(reweighted, "TILE_ROWS", 8)
+    cut_tiles(monkeypatch, power_rows=8, weighted_rows=8)
     T = 21
     rows = random_rows(2, 3, T, 8)
     grad = random_rows(2, 3, T, 8, count=1, seed=1)[0].detach()

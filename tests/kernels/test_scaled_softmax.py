@@ -17,13 +17,15 @@ from sparsity_lab.kernels import (
     Softmax,
     SSMax,
 )
+from sparsity_lab.kernels.parts.profile import PROFILES
 from sparsity_lab.kernels.parts.unit_rows import unit_rows
-from sparsity_lab.kernels.softmax import TILE_ROWS
 from sparsity_lab.settings import SettingError
 
 B, H, D = 2, 3, 8
 EVERY = [LogNSoftmax(), EntropyInvariantSoftmax(trained_length=6), SSMax(initial=0.25), CosineSoftmax()]
 every_kernel = pytest.mark.parametrize("kernel", EVERY, ids=str)
+
+TILE_ROWS = PROFILES["cpu"].softmax_rows
 
 
 def scale_of(kernel: Kernel, n: int) -> float:

@@ -12,8 +12,11 @@ from kernels.conditions import make_position, padding
 from torch import Tensor
 
 from sparsity_lab.kernels import ShiftedSparse, Softmax
-from sparsity_lab.kernels.parts.tiles import TILE_ROWS
+from sparsity_lab.kernels.parts.profile import PROFILES
 from sparsity_lab.settings import SettingError, from_text
+
+TILE_ROWS = PROFILES["cpu"].window_rows
+
 
 VARIANTS = ["split", "wrap_causal", "wrap_rolled"]
 every_variant = pytest.mark.parametrize("variant", VARIANTS)

@@ -12,8 +12,11 @@ from kernels.conditions import make_position, padding
 from torch import Tensor
 
 from sparsity_lab.kernels import SlidingWindow, Softmax
-from sparsity_lab.kernels.parts.tiles import TILE_ROWS
+from sparsity_lab.kernels.parts.profile import PROFILES
 from sparsity_lab.settings import SettingError, from_text
+
+TILE_ROWS = PROFILES["cpu"].window_rows
+
 
 WINDOWS = [SlidingWindow(width=1, sinks=0), SlidingWindow(width=3, sinks=0), SlidingWindow(width=4, sinks=2)]
 

@@ -8,10 +8,12 @@ from kernels.closeness import assert_close, random_rows
 from kernels.conditions import make_position, padding, rotary
 
 from sparsity_lab.kernels import BiasPosition, Softmax
-from sparsity_lab.kernels.softmax import TILE_ROWS
+from sparsity_lab.kernels.parts.profile import PROFILES
 from sparsity_lab.settings import SettingError
 
 B, H, D = 2, 3, 8
+
+TILE_ROWS = PROFILES["cpu"].softmax_rows
 
 
 def test_weights_by_hand() -> None:

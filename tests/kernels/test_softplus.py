@@ -8,12 +8,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from kernels.closeness import assert_close, random_rows
-from kernels.conditions import linear_bias, padding
+from kernels.conditions import cut_tiles, linear_bias, padding
 from torch import Tensor
 
 from sparsity_lab.kernels import LSSA, LSSAR, Kernel, Reweighted
 from sparsity_lab.kernels.context import Context
-from sparsity_lab.kernels.lssar import fast
 from sparsity_lab.kernels.lssar.fast import power_and_slope, tiled_rows
 from sparsity_lab.kernels.lssar.formula import softplus_scores
 from sparsity_lab.settings import SettingError
@@ -260,11 +259,7 @@ def both_passes(kernel: Kernel, rows: tuple[Tensor, ...], grad: Tensor, **option
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
 def test_tiles_are_the_reference(kernel: Kernel, causal: bool, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several tiles of rows, keys and heads that do not divide them: outputs and all gradients in float64."""
-    monkeypatch.setattr(fast, "TILE_ROWS", 8)
-    monkeypatch.setattr(fast, "TILE_KEYS", 5)
-    monkeypatch.setattr(fast, "POWER_ROWS", 8)
-    monkeypatch.setattr(fast, "POWER_KEYS", 5)
-    monkeypatch.setattr(fast, "_TILE_ENTRIES", 8 * 21 * 4)
+    cut_tiles(monkeypatch, softplus_rows=8, softplus_keys=5, power_rows=8, power_keys=5, heads_entries=8 * 21 * 4)
     T = 21
     rows = random_rows(2, 3, T, 8)
     grad = random_rows(2, 3, T, 8, count=1, seed=1)[0].detach()
@@ -278,9 +273,7 @@ def test_tiles_are_the_reference(kernel: Kernel, causal: bool, masked: bool, mon
 @pytest.mark.parametrize("kernel", [LSSA(), LSSAR(p=3), LSSAR(p=15)], ids=str)
 def test_long_prompts_in_pieces(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that start in the middle, over several tiles."""
-    monkeypatch.setattr(fast, "TILE_ROWS", 8)
-    monkeypatch.setattr(fast, "TILE_KEYS", 6)
-    monkeypatch.setattr(fast, "POWER_ROWS", 8)
+    cut_tiles(monkeypatch, softplus_rows=8, softplus_keys=6, power_rows=8)
     T = 50
     qkv = tuple(x.detach() for x in random_rows(2, 2, T, 8, dtype=torch.float32))
     whole = kernel.attend(*(x.double() for x in qkv), training=False)
@@ -291,8 +284,7 @@ def test_long_prompts_in_pieces(kernel: Kernel, monkeypatch: pytest.MonkeyPatch)
 
 def test_gradcheck_over_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The closed-form backward pass by finite differences, all of them, with masked keys and rows before others."""
-    monkeypatch.setattr(fast, "TILE_ROWS", 3)
-    monkeypatch.setattr(fast, "POWER_ROWS", 3)
+    cut_tiles(monkeypatch, softplus_rows=3, power_rows=3)
     rows = random_rows(1, 1, 7, 2)
     key_mask = torch.tensor([[True, True, False, True, True, True, True]])
     for kernel in (LSSA(), LSSAR(p=3), LSSAR(p=15)):

@@ -19,10 +19,9 @@ from sparsity_lab.kernels.activation.formula import EXP_CEILING, Form
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.parts.backward import own_backward
 from sparsity_lab.kernels.parts.masking import visible_keys
+from sparsity_lab.kernels.parts.profile import profile_of
 
-__all__ = ["TILE_ROWS", "tiled_activation"]
-
-TILE_ROWS = 64
+__all__ = ["tiled_activation"]
 
 _LINEAR = 40.0
 """Beyond, softplus(x) is x to the last digit of float64."""
@@ -89,8 +88,9 @@ def _tile(q: Tensor, k: Tensor, v: Tensor, rows: slice, context: Context, form: 
 
 def _tiles(q: Tensor, k: Tensor, context: Context) -> list[tuple[slice, int]]:
     """Rows, counted from the first that is given, and the number of keys that they may see."""
-    num_rows, num_keys = q.shape[2], k.shape[2]
-    tiles = [slice(start, min(start + TILE_ROWS, num_rows)) for start in range(0, num_rows, TILE_ROWS)]
+    num_rows, num_keys, profile = q.shape[2], k.shape[2], profile_of(q.device)
+    size = profile.rows(profile.activation_rows, math.prod(q.shape[:2]) * num_keys * k.itemsize)
+    tiles = [slice(start, min(start + size, num_rows)) for start in range(0, num_rows, size)]
     return [(rows, context.query_start + rows.stop if context.causal else num_keys) for rows in tiles]
 
 
@@ -135,7 +135,7 @@ def _values(x: Tensor, rows: slice, context: Context, form: Form) -> tuple[Tenso
     if form.phi == "relu":
         return f, Z.masked_fill_(Z == 0, 1.0), None
     low = Z < _UNDERFLOW
-    if not low.any():
+    if not profile_of(x.device).asynchronous and not low.any():
         return f, Z, None
     return torch.where(low, _softmax(x, context), f), Z.masked_fill_(low, 1.0), low
 

@@ -41,12 +41,11 @@ from sparsity_lab.kernels.context import Keys, Values
 from sparsity_lab.kernels.parts.arguments import RowKind
 from sparsity_lab.kernels.parts.backward import own_backward
 from sparsity_lab.kernels.parts.masking import first_visible
+from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
 from sparsity_lab.kernels.parts.tiles import masked_attention
 
 __all__ = ["AdaptiveState", "decoded_row", "gathered_attention", "moved", "tiled_attention"]
-
-TILE_ROWS = 128
 
 TILE_PAIRS = 32
 """Larger tiles are hardly faster, and waste more where a block has few pairs."""
@@ -73,15 +72,16 @@ def tiled_attention(
 ) -> RowOutputs:
     """The output of rows at these positions, at most ``query_start`` and on, by PyTorch's fused kernel, in tiles of
     rows. A tile's scores are computed again in the backward pass; of a tile its codes are kept, T n bytes in all."""
-    tiles = []
-    for first in range(0, q.shape[3], TILE_ROWS):
-        rows = q[:, :, :, first : first + TILE_ROWS]
+    tiles, profile = [], profile_of(q.device)
+    size = profile.rows(profile.selected_rows, math.prod(q.shape[:3]) * k.shape[2] * 4)
+    for first in range(0, q.shape[3], size):
+        rows = q[:, :, :, first : first + size]
         stop = query_start + first + rows.shape[3]
-        at = positions[:, first : first + TILE_ROWS]
+        at = positions[:, first : first + size]
         keys, values = k[:, :, :stop], v[:, :, :stop]
         codes = select_densely(rows, keys, at, selector)
         run = partial(_masked_rows, codes=codes, positions=at, selector=selector)
-        if q.shape[3] <= TILE_ROWS:
+        if q.shape[3] <= size:
             tiles.append(run(rows, keys, values))
         else:
             tiles.append(checkpoint(run, rows, keys, values, use_reentrant=False, preserve_rng_state=False))
@@ -451,7 +451,9 @@ def decoded_row(q: Rows, state: AdaptiveState, selector: Selector) -> RowOutputs
 
     def seen_blocks(codes: Tensor) -> tuple[Tensor, Tensor]:
         """The kept blocks, and which of their keys the row sees. Heads that keep fewer than others are filled up."""
-        kept, block = codes.flatten(0, 2).topk(int((codes > 0).sum(-1).max()), dim=-1)
+        waits = profile_of(q.device).asynchronous
+        most = selector.rule.most_kept(codes.shape[-1]) if waits else int((codes > 0).sum(-1).max())
+        kept, block = codes.flatten(0, 2).topk(most, dim=-1)
         position = block.unsqueeze(-1) * block_size + torch.arange(block_size, device=q.device)
         seen = (kept > 0).unsqueeze(-1) & (position <= own)
         if selector.key_mask is not None:

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from sparsity_lab.kernels.context import Keys
+from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.softmax import softmax_weights
 
 __all__ = [
@@ -139,9 +140,12 @@ class BlockScore(nn.Module):
         head_dim: int = 0,
         rank: int = 0,
         seed: int = 0,
+        device: torch.device | None = None,
     ) -> None:
         super().__init__()
-        initial = torch.tensor([beta] * num_heads)
+        # Filled where it lies: a copy would wait for the device.
+        initial = torch.stack([torch.full((num_heads,), value, device=device) for value in beta], dim=1)
+        self._fixed_box = None if learn_beta else beta[1] != 0
         if learn_beta:
             self.beta = nn.Parameter(initial)
         else:
@@ -167,7 +171,7 @@ class BlockScore(nn.Module):
         learned = torch.is_grad_enabled() and self.beta.requires_grad
         of_mean, of_box = scale * (1.0 - box) * q, None
         # Where β₂ is zero and stays it, the box would add zeros.
-        if self.key is not None or learned or bool(self.beta[:, 1].any()):
+        if self.key is not None or learned or self._has_box():
             of_box = scale * box * _corners(q)
         if self.query is not None and self.key is not None and of_box is not None:
             # The low rank lies between the two products; a (3D, 3D) table would cost more.
@@ -177,6 +181,12 @@ class BlockScore(nn.Module):
         of_moments = torch.cat([of_mean, (0.5 * scale**2) * variance * q.square()], dim=-1)
         scores = _products(of_moments, summaries.moments) + summaries.log_count[:, None, None, None]
         return scores if of_box is None else scores + _products(of_box, summaries.box)
+
+    def _has_box(self) -> bool:
+        """Whether β₂ may be other than zero."""
+        if self._fixed_box is not None:
+            return self._fixed_box
+        return profile_of(self.beta.device).asynchronous or bool(self.beta[:, 1].any())
 
 
 @torch.no_grad()
@@ -235,6 +245,13 @@ class SelectionRule:
     rho_min: float = 0.0
     k_esc: int | None = None
     dense_len: int = 0
+
+    def most_kept(self, num_blocks: int) -> int:
+        """A row keeps at most so many of the first blocks at inference."""
+        free = self.k_free if self.mode == "topk" else self.k_max
+        if free is None or self.rho_min or self.dense_len:
+            return num_blocks
+        return min(self.n_sink + self.n_local + free + self.k_slack, num_blocks)
 
     def forced(self, positions: Positions, num_blocks: int) -> UInt8[Tensor, "#B 1 R n"]:
         """Codes of sinks and of local blocks; blocks after the row's own are among the latter."""
@@ -361,7 +378,7 @@ class Selector:
         past = torch.ones(len(q), 1, 1, own, dtype=torch.bool, device=q.device)
         importance = log_importance(self.score(q, self.summaries.first(own)), past)
         best = _ranked(importance[:, :, 0, rule.n_sink : local], count) + rule.n_sink
-        forced = torch.tensor([*range(rule.n_sink), *range(local, own + 1)], device=q.device)
+        forced = torch.cat([torch.arange(*ends, device=q.device) for ends in ((0, rule.n_sink), (local, own + 1))])
         return torch.cat([best, forced.expand(*best.shape[:2], -1)], dim=-1)
 
     def seen_tokens(self, positions: Positions, num_keys: int) -> Bool[Tensor, "B 1 R K"]:

@@ -20,6 +20,7 @@ from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.kernel import Kernel
 from sparsity_lab.kernels.parts.arguments import RowKind, check_keys, check_rows
 from sparsity_lab.kernels.parts.masking import first_visible
+from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import SettingError, Shown, register
 
@@ -139,8 +140,9 @@ class AdaptiveSparse(SelectionRule, Kernel):
     def build(self, num_heads: int, head_dim: int, seed: int) -> BlockScore | None:
         if not (self.learn_beta or self.rank):
             return None
-        size = {"head_dim": head_dim, "rank": self.rank, "seed": seed}
-        return BlockScore(num_heads, self.beta, learn_beta=self.learn_beta, **size)
+        return BlockScore(
+            num_heads, self.beta, learn_beta=self.learn_beta, head_dim=head_dim, rank=self.rank, seed=seed
+        )
 
     def check_position(self, kind: str | None, path: str = "position") -> None:
         if kind == "bias":
@@ -309,7 +311,9 @@ class AdaptiveSparse(SelectionRule, Kernel):
     def _fitting(self, q: Tensor, num_keys: int) -> str:
         if q.dtype == torch.float64:
             return "reference"
-        return "masked" if num_keys <= MASKED_LENGTH else "gather"
+        # What is gathered depends on numbers, for which an accelerator would have to wait.
+        waits = profile_of(q.device).asynchronous
+        return "masked" if waits or num_keys <= MASKED_LENGTH else "gather"
 
     def _selector(self, k: Keys, context: Context, state: AdaptiveState | None = None) -> Selector:
         """What selects in a call on these rotated keys, or those of a state."""
@@ -343,7 +347,7 @@ class AdaptiveSparse(SelectionRule, Kernel):
         """
         num_heads, head_dim = k.shape[1], k.shape[3]
         if params is None:
-            return BlockScore(num_heads, self.beta, learn_beta=False).to(k.device)
+            return BlockScore(num_heads, self.beta, learn_beta=False, device=k.device)
         expected = f"what build({num_heads}, ...) gives"
         if not isinstance(params, BlockScore):
             raise SettingError("params", expected, type(params).__name__)

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from sparsity_lab.kernels.linear.formula import Features, FeaturesPullback, TurnedMap
 from sparsity_lab.kernels.parts.backward import own_backward
+from sparsity_lab.kernels.parts.profile import profile_of
 
 __all__ = [
     "LinearCall",
@@ -150,6 +151,11 @@ def _running_sums(
 ) -> tuple[Float[Tensor, "chunks F E"], Float[Tensor, "N F E"]]:
     """S plus the sum Σ_i K_i U_iᵀ over all rows before each chunk, and over all rows; ``backwards``: after each."""
     own = torch.bmm(K.mT, U).view(len(S), -1, *S.shape[1:])
+    if profile_of(S.device).asynchronous:
+        parts = torch.cat([own, S[:, None]], dim=1).flip(1) if backwards else torch.cat([S[:, None], own], dim=1)
+        sums = parts.cumsum(1)
+        before = sums[:, :-1].flip(1) if backwards else sums[:, :-1]
+        return before.flatten(0, 1), sums[:, -1]
     order = list(range(own.shape[1]))
     if backwards:
         order.reverse()
@@ -158,11 +164,6 @@ def _running_sums(
     for i, following in pairwise(order):
         torch.add(sums[:, i], own[:, i], out=sums[:, following])
     return sums.flatten(0, 1), sums[:, order[-1]] + own[:, order[-1]]
-
-
-BLOCK_ROWS = 2048
-"""Rows of all sequences together that are worked on at once: few enough that a block's features stay in the cache,
-many enough that the calls cost little beside the work."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ def _forward(
     z: Float[Tensor, "N F"],
 ) -> _ForwardPass:
     made = _ForwardPass(q.new_empty(*q.shape[:3], v.shape[3]), z.new_empty(*q.shape[:3], 1), [(S, z)])
-    for rows, size in _blocks(q, call.chunk):
+    for rows, size in _blocks(q, call):
         ((above, below), _), ((key_above, key_below), _) = _of_block(q, k, key_mask, call, rows)
         U = _chunks(_wide(v, rows), size)
         out, S = causal_product(_chunks(above, size), _chunks(key_above, size), U, S)
@@ -292,7 +293,7 @@ def _backward(
     if not before:  # an empty batch
         return dq, dk, dv
     dS, dz = torch.zeros_like(before[0]), torch.zeros_like(before[1])
-    blocks = zip(_blocks(q, call.chunk), before[::2], before[1::2], strict=True)
+    blocks = zip(_blocks(q, call), before[::2], before[1::2], strict=True)
     for (rows, size), S, z in reversed(list(blocks)):
         ((above, below), to_q), ((key_above, key_below), to_k) = _of_block(q, k, key_mask, call, rows)
         # o = m / n: dm = do / n, and dn = - <dm, o> = - <Q, dQ> / n, for m is linear in Q. The last form needs no
@@ -311,13 +312,16 @@ def _backward(
     return dq, dk, dv
 
 
-def _blocks(q: Float[Tensor, "B H T D"], chunk: int) -> Iterator[tuple[slice, int]]:
+def _blocks(q: Float[Tensor, "B H T D"], call: LinearCall) -> Iterator[tuple[slice, int]]:
     """Rows of each block and its chunk length: whole chunks, and at the end one chunk of what is left. An empty batch
     has no blocks."""
-    batch_size, num_heads, length, _ = q.shape
+    (batch_size, num_heads, length, head_dim), chunk = q.shape, call.chunk
     if not batch_size:
         return
-    step = max(1, BLOCK_ROWS // (batch_size * num_heads * chunk)) * chunk
+    profile, num_features = profile_of(q.device), call.features.feature_map.parts * head_dim
+    # Some twenty tensors of features are there at a time: they take five budgets.
+    most = profile.rows(profile.linear_rows, 4 * num_features * 4)
+    step = max(1, most // (batch_size * num_heads * chunk)) * chunk
     whole = length - length % chunk
     for start in range(0, whole, step):
         yield slice(start, min(start + step, whole)), chunk

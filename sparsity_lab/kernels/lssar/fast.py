@@ -35,16 +35,9 @@ from torch.nn.functional import softplus
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.lssar.formula import EQUAL, thresholds
 from sparsity_lab.kernels.parts.backward import own_backward
+from sparsity_lab.kernels.parts.profile import profile_of
 
-__all__ = ["TILE_ROWS", "power_and_slope", "tiled_rows"]
-
-TILE_ROWS = 256
-TILE_KEYS = 1024
-POWER_ROWS = 128
-POWER_KEYS = 4096
-"""With powers a tile holds all keys of its rows; beyond so many it has half the rows."""
-_TILE_ENTRIES = 2**20
-"""A tile takes as many heads as keep it below this size, where there are more heads than threads."""
+__all__ = ["power_and_slope", "tiled_rows"]
 
 _LOG2_E = math.log2(math.e)
 """Scores of a tile come in units of log 2, since exp2 is several times faster than exp on a CPU."""
@@ -124,13 +117,16 @@ class _RowForm:
 
     def tiles(self, q: Tensor, num_keys: int, num_buffers: int) -> Iterator[_Tile]:
         """All tiles, on the same memory one after another."""
-        num_heads, num_rows, _ = q.shape
+        (num_heads, num_rows, _), profile = q.shape, profile_of(q.device)
         # Powers need a row's mean and maximum before they can begin.
-        tile_rows = TILE_ROWS if self.p is None else POWER_ROWS if num_keys <= POWER_KEYS else POWER_ROWS // 2
-        tile_rows = min(tile_rows, num_rows)
-        tile_keys = min(num_keys, TILE_KEYS * max(1, TILE_ROWS // tile_rows)) if self.p is None else num_keys
+        most_rows, tile_keys = profile.softplus_rows, num_keys
+        if self.p is not None:
+            most_rows = profile.power_rows // (1 if num_keys <= profile.power_keys else 2)
+        tile_rows = min(profile.rows(most_rows, num_heads * num_keys * q.itemsize), num_rows)
+        if self.p is None:
+            tile_keys = min(num_keys, profile.softplus_keys * max(1, profile.softplus_rows // tile_rows))
         # The products of a tile run over heads in parallel.
-        most_heads = max(torch.get_num_threads(), _TILE_ENTRIES // (tile_rows * tile_keys))
+        most_heads = max(torch.get_num_threads(), profile.heads_entries // (tile_rows * tile_keys))
         tile_heads = max(1, min(num_heads, most_heads))  # or there is no sequence
         memory = q.new_empty(num_buffers, tile_heads * tile_rows * tile_keys)
         later = q.new_full((tile_rows, tile_rows), -math.inf).tril_(-1)
@@ -286,7 +282,7 @@ def _powers(f: Tensor, statistics: _Statistics, p: float, spare: tuple[Tensor, T
     """r^p and r^(p-1) of a tile, in its memory; r and 1 in rows whose f are all equal."""
     mean, inverse, equal = statistics
     r = f.sub_(mean).mul_(inverse).relu_()
-    if not equal.any():
+    if not profile_of(f.device).asynchronous and not equal.any():
         return power_and_slope(r, p, spare)
     plain = r.clone()
     y, slope = power_and_slope(r, p, spare)

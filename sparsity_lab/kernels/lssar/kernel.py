@@ -111,8 +111,7 @@ class LSSAR(SoftplusKernel):
 
 def _unit(x: Keys) -> Keys:
     """Rows of norm one, in float32 at least; zero rows stay zero."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return scaled_unit_rows(wide, wide.new_ones(1, 1, 1, 1))
+    return scaled_unit_rows(x.to(torch.promote_types(x.dtype, torch.float32)))
 
 
 def _counts(q: Queries, k: Keys, context: Context) -> Float[Tensor, "#B 1 R 1"]:

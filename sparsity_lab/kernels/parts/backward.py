@@ -1,6 +1,7 @@
-"""How the backward pass of a mechanism runs."""
+"""In which precision a mechanism runs, forward and backward."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any
 
@@ -8,9 +9,20 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["own_backward"]
+__all__ = ["is_autocast", "own_backward", "own_precision"]
 
 Backward = Callable[..., Any]
+
+
+def own_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Autocast off: which dtype a step is computed in a mechanism decides itself, from that of its rows."""
+    return torch.autocast(x.device.type, enabled=False) if is_autocast(x) else nullcontext()
+
+
+def is_autocast(x: Tensor) -> bool:
+    """Whether autocast is on for tensors like this."""
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def own_backward(backward: Backward) -> Backward:
@@ -19,7 +31,7 @@ def own_backward(backward: Backward) -> Backward:
 
     @wraps(backward)
     def run(ctx: Any, *gradients: Tensor) -> Any:
-        with torch.autocast(gradients[0].device.type, enabled=False):
+        with own_precision(gradients[0]):
             return backward(ctx, *gradients)
 
     once: Backward = once_differentiable(run)

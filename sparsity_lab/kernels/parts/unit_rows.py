@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from sparsity_lab.kernels.parts.backward import own_backward
+from sparsity_lab.kernels.parts.profile import profile_of
 
 __all__ = ["scaled_unit_rows", "unit_rows"]
 
@@ -47,28 +48,34 @@ _USUAL_NORMS = 1e-12, 1e12
 """Between these no square under- or overflows that matters, and x / ||x|| needs no care."""
 
 
-def scaled_unit_rows(x: Float[Tensor, "B H R D"], scale: Float[Tensor, "#B 1 #R 1"]) -> Float[Tensor, "B H R D"]:
+def scaled_unit_rows(
+    x: Float[Tensor, "B H R D"], scale: Float[Tensor, "#B 1 #R 1"] | float = 1.0
+) -> Float[Tensor, "B H R D"]:
     """c_i x_i / ||x_i||; a zero row stays zero and gets no gradient.
 
     With x^ = x / ||x|| and the gradient g of c x^, the gradient of x is c (g - x^ <x^, g>) / ||x||.
     """
+    if profile_of(x.device).asynchronous:
+        unit = unit_rows(x)
+        return unit if isinstance(scale, float) else unit * scale
     out: Tensor = _ScaledUnitRows.apply(x, scale)  # type: ignore[no-untyped-call]
     return out
 
 
 class _ScaledUnitRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor | float) -> Tensor:
         norm = vector_norm(x, dim=-1, keepdim=True)
         low, high = _USUAL_NORMS
         ctx.usual = bool(((norm > low) & (norm < high)).all())
-        ctx.save_for_backward(x, scale, norm)
+        ctx.save_for_backward(x, norm)
+        ctx.scale = scale
         return x * (scale / norm) if ctx.usual else unit_rows(x) * scale
 
     @staticmethod
     @own_backward
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        x, scale, norm = ctx.saved_tensors
+        (x, norm), scale = ctx.saved_tensors, ctx.scale
         if ctx.usual:
             along = (x * g).sum(-1, keepdim=True) / norm.square()
             return torch.addcmul(g, x, along, value=-1.0).mul_(scale / norm), None

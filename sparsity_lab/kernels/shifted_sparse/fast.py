@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparsity_lab.kernels.context import Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
-from sparsity_lab.kernels.parts.tiles import TILE_ROWS, Tile, disjoint
+from sparsity_lab.kernels.parts.tiles import Tile, disjoint
 from sparsity_lab.kernels.shifted_sparse.formula import Groups
 
 __all__ = ["group_attention", "group_tiles"]
@@ -38,14 +38,16 @@ def group_attention(q: Queries, k: Keys, v: Values, groups: Groups) -> Outputs:
     return torch.cat([out_first, *_consecutive(middle, groups), out_last], dim=2)
 
 
-def group_tiles(query_start: int, num_rows: int, groups: Groups, *, moved: bool = False) -> list[Tile]:
+def group_tiles(
+    query_start: int, num_rows: int, groups: Groups, tile_rows: int, *, moved: bool = False
+) -> list[Tile]:
     """Tiles of the rows at positions ``query_start`` and on.
 
     Args:
         moved: the groups of each sequence begin somewhere else.
     """
     stop = query_start + num_rows
-    borders = [*range(query_start, stop, TILE_ROWS), stop]
+    borders = [*range(query_start, stop, tile_rows), stop]
     if moved:
         before = groups.size - 1
         after = 0 if groups.causal else before

@@ -15,6 +15,7 @@ from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.kernel import Kernel
 from sparsity_lab.kernels.parts.arguments import RowKind
 from sparsity_lab.kernels.parts.masking import first_visible
+from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.parts.tiles import Tile, seen_in, tiled_attention, whole_tile
 from sparsity_lab.kernels.shifted_sparse.fast import group_attention, group_tiles
 from sparsity_lab.kernels.shifted_sparse.formula import Groups, ShiftVariant
@@ -142,6 +143,8 @@ class ShiftedSparse(CachedKernel):
         first = self._first_places(context)
         halves = self._halves(q.shape[1], num_keys, context)
         sizes = [heads.stop - heads.start for heads, _ in halves]
+        profile = profile_of(q.device)
+        tile_rows = profile.rows(profile.window_rows, math.prod(q.shape[:2]) * num_keys * 4)
         # Split, not sliced: the gradient of a split is one copy for both halves.
         rows = zip(*(torch.split(x, sizes, dim=1) for x in (q, k, v)), strict=True)
         outs = []
@@ -150,7 +153,7 @@ class ShiftedSparse(CachedKernel):
                 outs.append(group_attention(q_half, k_half, v_half, groups))
                 continue
             seen = partial(_seen, groups=groups, heads=heads, context=context, first=first, device=q.device)
-            tiles = group_tiles(context.query_start, num_rows, groups, moved=first is not None)
+            tiles = group_tiles(context.query_start, num_rows, groups, tile_rows, moved=first is not None)
             outs.append(tiled_attention(q_half, k_half, v_half, context, tiles, seen))
         return torch.cat(outs, dim=1)
 
