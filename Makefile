@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint types certify lab notebooks docs architecture clean
+.PHONY: demo test test-slow lint types certify lab notebooks docs architecture size clean
 
 .venv/lab: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -35,6 +35,9 @@ docs: .venv/notebooks
 
 architecture:
 	$(PYTHON) docs/architecture_picture.py
+
+size:
+	@$(PYTHON) docs/size.py
 
 test: .venv/test lint types
 	$(PYTEST) -m "not slow"
