@@ -416,3 +416,17 @@ def test_a_setting_can_be_edited_while_a_notebook_uses_it(tmp_path: Path) -> Non
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_unknown_fields_are_told_with_what_may_be_meant() -> None:
+    """In Python as in texts; of a part's field the path, of a class the call."""
+    for wrong in (lambda: Painting(titel="x"), lambda: from_text(Picture, "Painting(titel='x')")):
+        with pytest.raises(SettingError, match=r"titel: expected a field of Painting .*; did you mean 'title'\?"):
+            wrong()
+    with pytest.raises(SettingError, match=r"^depth: expected a field of Painting .*; did you mean 'ground.depth'\?"):
+        Painting(depth=3)  # type: ignore[call-arg]
+    with pytest.raises(SettingError, match=r"^depth: .*; did you mean 'ground.depth'\?"):
+        replace_at(Painting(), "depth", 3)
+    with pytest.raises(SettingError, match=r"^ground: .*got the class Blue; did you mean 'Blue\(\)'\?"):
+        Painting(ground=Blue)  # type: ignore[arg-type]
+    assert str(pickle.loads(pickle.dumps(SettingError("a", "b", "c", ("d",), "e")))).endswith("did you mean 'e'?")

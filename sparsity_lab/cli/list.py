@@ -2,8 +2,11 @@
 
 # ruff: noqa: PLC0415
 
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -17,31 +20,64 @@ __all__ = ["List"]
 
 @dataclass(frozen=True, kw_only=True)
 class List(SettingsCommand):
-    """List what there is: tasks, laws, kernels, positions and benchmarks, one line each, as long as the
-    terminal is wide; --json has all of it."""
+    """List what there is: tasks, laws, kernels, positions and benchmarks, in a few words each; "sparsity-lab show
+    NAME" says more. Of a folder, its studies with their runs and minutes."""
 
-    family: Positional[Annotated[str | None, arg(metavar="[FAMILY]")]] = None
-    """Only this family, as in "sparsity-lab list kernel"."""
+    family: Positional[Annotated[str | None, arg(metavar="[FAMILY|FOLDER]")]] = None
+    """Only this family, as in "sparsity-lab list kernel"; or a folder of studies, as in "sparsity-lab list
+    experiments/"."""
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.benchmarks import benchmarks
         from sparsity_lab.settings import families, kinds
 
-        found = {name: {kind: cls.__doc__ for kind, cls in kinds(name).items()} for name in families()}
+        if self.family is not None and (Path(self.family).is_dir() or "/" in self.family):
+            return Outcome(_studies(Path(self.family), console))
+        found: dict[str, Mapping[str, str | None]] = {
+            name: {kind: cls.__doc__ for kind, cls in kinds(name).items()} for name in families()
+        }
         found["benchmark"] = dict(benchmarks())
         if self.family is not None:
             if self.family not in found:
-                raise SettingError("family", "a family", self.family, found)
+                raise SettingError("family", "a family, or a folder of studies", self.family, found)
             found = {self.family: found[self.family]}
-        listed = {
-            family: {name: " ".join((doc or "").split("\n\n")[0].split()) for name, doc in members.items()}
-            for family, members in found.items()
-        }
-        widest = max(len(name) for members in listed.values() for name in members)
-        for family, members in listed.items():
-            console.print(Text(family, style="bold"))
-            for name, doc in members.items():
-                line = Text(f"  {name:{widest}}  ").append(doc, style="dim")
-                line.truncate(console.width, overflow="ellipsis")
-                console.print(line)
-        return Outcome(listed)
+        return Outcome({family: _members(family, members, found, console) for family, members in found.items()})
+
+
+def _members(
+    family: str, members: Mapping[str, str | None], found: Mapping[str, Mapping[str, str | None]], console: Console
+) -> dict[str, str]:
+    """Print the members of a family; the first paragraph of each docstring, by name."""
+    from sparsity_lab.settings.descriptions import in_words, paragraphs
+
+    widest = max(len(name) for each in found.values() for name in each)
+    console.print(Text(family, style="bold"))
+    for name, doc in members.items():
+        room = max(20, console.width - widest - 4)
+        first, *more = textwrap.wrap(in_words(doc, room), room) or [""]
+        console.print(Text(f"  {name:{widest}}  ").append(first, style="dim"), soft_wrap=True)
+        for line in more:
+            console.print(Text(f"{'':{widest + 4}}").append(line, style="dim"), soft_wrap=True)
+    return {name: next(iter(paragraphs(doc)), "") for name, doc in members.items()}
+
+
+def _studies(folder: Path, console: Console) -> list[dict[str, Any]]:
+    """Print the studies in a folder: runs, minutes and verdicts so far; the same as data."""
+    from sparsity_lab.studies.overview import studies_overview
+
+    found = studies_overview(folder)
+    widest = max(len(one["study"]) for one in found)
+    for one in found:
+        console.print(Text(f"{one['study']:{widest}}  ", style="bold").append(_runs_words(one), style="not bold"))
+        for line in textwrap.wrap(one["title"], max(20, console.width - widest - 2)):
+            console.print(Text(f"{'':{widest}}  ").append(line, style="dim"), soft_wrap=True)
+    return found
+
+
+def _runs_words(one: Mapping[str, Any]) -> str:
+    planned = f"{one['arms']} arms, {one['runs']} runs planned"
+    if one["finished"] is None:
+        return f"{planned}, no result yet"
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in one["verdicts"].items())
+    minutes = f"{one['finished']} runs, {one['core_minutes']:.0f} core-minutes"
+    return f"{one['arms']} arms, {minutes}; {verdicts or 'no primary claims'}"

@@ -19,6 +19,8 @@ __all__ = ["Train"]
 class Train(SettingsCommand):
     """Train one run, evaluate it by length, and show how far it carries."""
 
+    goes_on = True
+
     config: Positional[Annotated[Path | None, arg(metavar="[FILE]")]] = None
     """TOML or JSON file with the fields of a run; the options below override it."""
     task: OptionalText = None

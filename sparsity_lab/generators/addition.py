@@ -147,7 +147,7 @@ class SumTask(ArithmeticTask):
 
 @register
 class Addition(SumTask):
-    """``BOS a + b = c EOS``, as in ``653+049=2070``; the length is the number n of places of the operands.
+    """Addition: ``BOS a + b = c EOS``, as in ``653+049=2070``; the length is the number n of places of the operands.
 
     The sum is reversed, so that carries go along with the response, and has as many places more as N - 1, the most
     that can be carried, has digits: one for up to ``base`` operands. With running sums N operands are answered with

@@ -29,8 +29,8 @@ Floats = NDArray[np.float64]
 
 @register
 class AssociativeRecall(Task):
-    """``k_1 v_1 .. k_n v_n`` and then filler, in which each key stands once more with its value after it; those
-    values are scored.
+    """Recall of pairs: ``k_1 v_1 .. k_n v_n`` and then filler, in which each key stands once more with its value
+    after it; those values are scored.
 
     T = l. After the pairs come s = (l - 2n) // 2 *slots* of two tokens, and one token more if l is odd. The gap of a
     slot is its number, 1 .. s, counted from the pairs. The n slots with queries are a set drawn from the law of the

@@ -32,7 +32,8 @@ Shape = Literal["published", "uniform"]
 
 @register
 class BracketedArithmetic(OneAnswer):
-    """``BOS x_1 .. x_n = r EOS``: the value modulo m of the expression x; the length is n, its number of tokens.
+    """The value of an expression with brackets modulo m: ``BOS x_1 .. x_n = r EOS``; the length is n, the number of
+    tokens of x.
 
     Expressions of up to four tokens are ``d``, ``-d``, ``(d)`` and ``(-d)`` with a digit d; longer ones are two
     expressions in brackets with an operator between them, ``((2*3)--4)`` for one.

@@ -36,7 +36,7 @@ class _Repetition(UniformPrompt):
 
 @register
 class Copy(_Repetition):
-    """``BOS x_1 .. x_n = x_1 .. x_n EOS``; the length is n.
+    """The sequence once more: ``BOS x_1 .. x_n = x_1 .. x_n EOS``; the length is n.
 
     IDs: s + 1 .. s + n for the input, s for ``=``, s + 1 .. s + n for the response. The source of r_j is x_j; that of
     EOS is ``=``, which stands where x_(n+1) would.
@@ -76,7 +76,7 @@ class Copy(_Repetition):
 
 @register
 class Reverse(_Repetition):
-    """``BOS x_1 .. x_n = x_n .. x_1 EOS``; the length is n.
+    """The sequence backwards: ``BOS x_1 .. x_n = x_n .. x_1 EOS``; the length is n.
 
     IDs: s .. s + n - 1 for the input, s + n for ``=``, s + n - 1 down to s for the response. The source of r_j is
     x_(n+1-j); that of EOS is BOS, which stands where x_0 would.

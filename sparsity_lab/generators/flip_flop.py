@@ -26,7 +26,8 @@ _WRITE, _IGNORE, _READ, _BOS = 2, 3, 4, 5
 
 @register
 class FlipFlop(Task):
-    """``BOS i_1 b_1 .. i_l b_l read``: the answer is the bit after the last ``write``; the length is l.
+    """The bit that was written last: ``BOS i_1 b_1 .. i_l b_l read``, the bit after the last ``write``; the length
+    is l.
 
     Each instruction i is ``write`` or ``ignore``, the first one ``write``. Bits are fair. The sources are the last
     ``write`` and its bit. T = 2 l + 2.

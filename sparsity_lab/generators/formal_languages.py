@@ -178,7 +178,7 @@ class Dyck(Language):
 
 @register
 class Membership(OneAnswer):
-    """``BOS x_1 .. x_n = r EOS``: whether x is a word of a language; the length is n.
+    """Whether a word belongs to a language: ``BOS x_1 .. x_n = r EOS``; the length is n.
 
     Half of the words are in the language. They are uniform among its words of length n, and the other half among all
     other strings of length n.

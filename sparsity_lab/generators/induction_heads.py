@@ -34,7 +34,8 @@ Floats = NDArray[np.float64]
 
 @register
 class InductionHeads(Task):
-    """``BOS x_1 .. x_l q``: the target is the token after the one earlier place where q stands.
+    """What came after this token before: ``BOS x_1 .. x_l q``, the target is the token after the one earlier place
+    where q stands.
 
     Attributes:
         data_vocab: number of ordinary tokens, 0 .. data_vocab - 1.

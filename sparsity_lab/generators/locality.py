@@ -112,7 +112,11 @@ class Uniform(ProductLaw):
 
 @register
 class Recent(ProductLaw):
-    """Uniform over sets whose distances from the query are at most ``width``."""
+    """Uniform over sets whose distances from the query are at most ``width``.
+
+    Attributes:
+        width: the largest distance from the query; the token before it has distance 1.
+    """
 
     width: int = 8
 
@@ -132,7 +136,11 @@ class Recent(ProductLaw):
 
 @register
 class PowerLaw(ProductLaw):
-    """w(distance) = distance^-alpha: heavy-tailed in the distance from the query."""
+    """Heavy-tailed in the distance from the query: w(distance) = distance^-alpha.
+
+    Attributes:
+        alpha: the exponent: 0 is uniform, and a negative one prefers far places.
+    """
 
     alpha: float = 1.0
 
@@ -150,7 +158,11 @@ class PowerLaw(ProductLaw):
 
 @register
 class Geometric(ProductLaw):
-    """w(distance) = exp(-distance / scale): exponential in the distance from the query."""
+    """Exponential in the distance from the query: w(distance) = exp(-distance / scale).
+
+    Attributes:
+        scale: distance over which the weight falls by a factor of e.
+    """
 
     scale: float = 8.0
 
@@ -168,7 +180,11 @@ class Geometric(ProductLaw):
 
 @register
 class Anchored(ProductLaw):
-    """Uniform over sets whose places from the start are at most ``width``: far from the query when l grows."""
+    """Uniform over sets whose places from the start are at most ``width``: far from the query when l grows.
+
+    Attributes:
+        width: the last place, counted from 1 at the start.
+    """
 
     anchor: ClassVar[str | None] = "start"
     width: int = 8
@@ -189,10 +205,13 @@ class Anchored(ProductLaw):
 
 @register
 class Window(Law):
-    """Uniform over sets of span max - min + 1 <= ``width``, anywhere in the sequence.
+    """Uniform over sets that fit in a window, anywhere in the sequence: span max - min + 1 <= ``width``.
 
     A set is its first place a and k - 1 of the m_a = min(width - 1, l - a) places after it, so a has weight
     C(m_a, k - 1) and the rest is uniform.
+
+    Attributes:
+        width: of the window, in tokens.
     """
 
     anchor: ClassVar[str | None] = None

@@ -26,7 +26,7 @@ _TRIED = 256
 
 @register
 class Mixture(Task):
-    """Sequence i of a stream is sequence i of one of the tasks, which a word of its own picks.
+    """Several tasks in one: sequence i of a stream is sequence i of one of the tasks, which a word of its own picks.
 
     All tasks must have the same vocabulary and sequence length. Every task draws its whole batch, of which the picked
     rows are kept: n tasks cost n times as much as one.

@@ -34,7 +34,8 @@ def check_modulus(modulus: int, operators: str) -> None:
 
 @register
 class ModularArithmetic(OneAnswer):
-    """``BOS x_1 o_1 x_2 .. o_(n-1) x_n = r EOS``: the value modulo m, products first; the length is n.
+    """The value of an expression modulo m, products first: ``BOS x_1 o_1 x_2 .. o_(n-1) x_n = r EOS``; the
+    length is n.
 
     IDs: s for the expression, s + 1 for ``=``, s for r. The whole expression is r's sources; that of EOS is ``=``.
 
@@ -122,7 +123,8 @@ class ModularArithmetic(OneAnswer):
 
 @register
 class CompareNumbers(FixedFormat):
-    """``BOS a_1 .. a_n < b_1 .. b_n = r EOS``: whether a is smaller than b; the length is n, the number of digits.
+    """Whether one number is smaller: ``BOS a_1 .. a_n < b_1 .. b_n = r EOS``, r = 1 if a < b; the length is n, the
+    number of digits.
 
     IDs: s - 1 + j for digit j of either number, s + n for ``<`` and ``=``, s for r. All digits are sources of r; that
     of EOS is ``=``.

@@ -21,7 +21,7 @@ _MOST_MULTIPLIERS = 128  # for which the law of the product's digits is worked o
 
 @register
 class Multiplication(ArithmeticTask):
-    """``BOS a * b = c EOS``, as in ``123*45=53550``; the length is the number n of places of a.
+    """Multiplication: ``BOS a * b = c EOS``, as in ``123*45=53550``; the length is the number n of places of a.
 
     The product is reversed and padded to n + M places, where M is the number of places of b.
 

@@ -26,7 +26,7 @@ _MOST_SYMBOLS, _LONGEST = 32, 1000  # the law of the commonest takes a second an
 
 @register
 class Sort(UniformPrompt):
-    """``BOS x_1 .. x_n = r_1 .. r_n EOS``: the same numbers in ascending order; the length is n.
+    """The same numbers in ascending order: ``BOS x_1 .. x_n = r_1 .. r_n EOS``; the length is n.
 
     IDs: s for all x and ``=``, s + j for r_j. All x are sources of each r; the source of EOS is ``=``.
 
@@ -77,7 +77,7 @@ class Sort(UniformPrompt):
 
 @register
 class Mode(OneAnswer, UniformPrompt):
-    """``BOS x_1 .. x_n = r EOS``: the commonest symbol, of several the lowest; the length is n.
+    """The commonest symbol, of several the lowest: ``BOS x_1 .. x_n = r EOS``; the length is n.
 
     IDs: s for all x, s + 1 for ``=``, s for r. All x are sources of r; the source of EOS is ``=``.
 
@@ -116,7 +116,7 @@ class Mode(OneAnswer, UniformPrompt):
 
 @register
 class MajorityOfAll(OneAnswer, UniformPrompt):
-    """``BOS x_1 .. x_n = r EOS``: 1 if more than half of the bits are 1, else 0; the length is n.
+    """Whether most bits are 1: ``BOS x_1 .. x_n = r EOS``, r = 1 if more than half are 1, else 0; the length is n.
 
     IDs: s for all x, s + 1 for ``=``, s for r. All x are sources of r; the source of EOS is ``=``.
     """
@@ -144,7 +144,7 @@ class MajorityOfAll(OneAnswer, UniformPrompt):
 
 @register
 class CountSymbol(OneAnswer, UniformPrompt):
-    """``BOS x_1 .. x_n q = r EOS``: how many of the x are q; the length is n.
+    """How often a symbol occurs: ``BOS x_1 .. x_n q = r EOS``, r of the x are q; the length is n.
 
     Numbers are tokens of their own. IDs: s for all x and q, s + 1 for ``=``, s for r. The sources of r are all x and
     q; the source of EOS is ``=``.

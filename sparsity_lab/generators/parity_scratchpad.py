@@ -33,7 +33,8 @@ class _BitString(UniformPrompt):
 
 @register
 class ParityScratchpad(_BitString):
-    """``BOS x_1 .. x_n = r_1 .. r_n EOS`` with r_j = x_1 + .. + x_j mod 2; the length is n.
+    """The parity of all bits, with every running parity: ``BOS x_1 .. x_n = r_1 .. r_n EOS`` with
+    r_j = x_1 + .. + x_j mod 2; the length is n.
 
     IDs: s + 1 .. s + n for the bits, s for ``=``, s + 1 .. s + n for the prefix parities. The sources of r_j are x_j
     and r_(j-1), of r_1 just x_1; that of EOS is ``=``, which stands where x_(n+1) would.
@@ -88,7 +89,7 @@ class ParityScratchpad(_BitString):
 
 @register
 class ParityAnswer(OneAnswer, _BitString):
-    """``BOS x_1 .. x_n = r EOS`` with r = x_1 + .. + x_n mod 2; the length is n.
+    """The parity of all bits: ``BOS x_1 .. x_n = r EOS`` with r = x_1 + .. + x_n mod 2; the length is n.
 
     IDs: s for all bits, s + 1 for ``=``, s for the answer. All bits are sources of the answer, k = n; the source of
     EOS is ``=``, which no other bit follows.

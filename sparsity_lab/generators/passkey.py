@@ -34,7 +34,8 @@ _UNIFORM = Uniform()
 
 @register
 class Passkey(Task):
-    """``BOS x_1 .. x_l = d_1 .. d_m``: the x are filler, but for a block ``# d_1 .. d_m``; every digit is scored.
+    """Digits hidden in filler: ``BOS x_1 .. x_l = d_1 .. d_m``, the x are filler, but for a block ``# d_1 .. d_m``;
+    every digit is scored.
 
     Distractors are blocks ``! e_1 .. e_m`` with digits of their own, independent of the passkey's: they have another
     mark, so that the answer stays determined. With each block counted as one, the x are s items; the passkey's item

@@ -40,7 +40,7 @@ Floats = NDArray[np.float64]
 
 @register
 class Planted(Task):
-    """Last-token prediction on ``BOS x_1 .. x_l =``: the target is a rule of the k planted tokens.
+    """A rule of k planted tokens among l: last-token prediction on ``BOS x_1 .. x_l =``.
 
     Attributes:
         k: number of planted tokens.

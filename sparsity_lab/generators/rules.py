@@ -90,7 +90,11 @@ class Parity(_ResidueRule):
 
 @register
 class SumMod(_ResidueRule):
-    """Sum of the planted values modulo ``m``."""
+    """Sum of the planted values modulo ``m``.
+
+    Attributes:
+        m: the modulus, which is also the number of labels.
+    """
 
     m: int = 3
 
@@ -158,9 +162,12 @@ class First(Rule):
 
 @register
 class Lookup(Rule):
-    """A random table on q^k entries with labels uniform on 0 .. q - 1, fixed by ``seed``.
+    """A random table of labels, fixed by ``seed``: q^k entries, uniform on 0 .. q - 1.
 
     The entry of values z_1 .. z_k has index sum_j z_j q^(k - j). Tables above 2^20 entries are refused.
+
+    Attributes:
+        seed: of the table.
     """
 
     seed: int = 0

@@ -31,7 +31,8 @@ Floats = NDArray[np.float64]
 
 @register
 class SelectiveCopy(Task):
-    """``BOS x_1 .. x_l = y_1 .. y_m``: y are the m data tokens among the x, in their order; every y is scored.
+    """The data tokens among filler, in their order: ``BOS x_1 .. x_l = y_1 .. y_m``, y are the m data tokens among
+    the x; every y is scored.
 
     T = l + m + 1: the last answer is no token.
 

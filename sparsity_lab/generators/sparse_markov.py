@@ -38,7 +38,8 @@ Words = NDArray[np.uint32]
 
 @register
 class SparseMarkov(Task):
-    """``x_0 .. x_{l-1}`` with every next token scored, x_l included; T = l.
+    """Sequences in which a token depends on a few earlier ones: ``x_0 .. x_{l-1}`` with every next token scored, x_l
+    included; T = l.
 
     Attributes:
         k: number of lags.

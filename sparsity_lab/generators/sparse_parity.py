@@ -38,11 +38,14 @@ _UNIFORM = Uniform()
 
 @register
 class SparseParity(Task):
-    """Last-token prediction on ``BOS x_1 .. x_l =``: the parity of the planted bits.
+    """The parity of planted bits, for several k: last-token prediction on ``BOS x_1 .. x_l =``.
 
     Tokens 0 and 1 are planted bits, 2 and 3 distractor bits, so no position is needed to tell them apart. Each
     sequence has its own number of planted bits, uniform on ``min_k .. max_k``, at a uniformly drawn set of places.
     For an evaluation at one k, set both to it.
+
+    Attributes:
+        min_k, max_k: the smallest and the largest number of planted bits.
     """
 
     extra_positions: ClassVar[int] = EXTRA_POSITIONS

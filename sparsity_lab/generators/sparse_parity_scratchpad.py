@@ -31,7 +31,8 @@ _UNIFORM = Uniform()
 
 @register
 class SparseParityScratchpad(ResponseTask):
-    """``BOS x_1 .. x_l = r_1 .. r_m EOS``: r_j is the parity of the first j of m planted bits; the length is l.
+    """The running parities of planted bits: ``BOS x_1 .. x_l = r_1 .. r_m EOS``, r_j is the parity of the first j of
+    m; the length is l.
 
     Tokens 0 and 1 are planted bits, 2 and 3 distractor bits; the planted places s_1 < .. < s_m are a uniform set. The
     sources of r_j are the j-th planted bit and r_(j-1), of r_1 just the bit; that of EOS is ``=``, where the search

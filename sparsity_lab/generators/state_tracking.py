@@ -241,7 +241,8 @@ class _StateTracking(OneAnswer, UniformPrompt):
 
 @register
 class WordProblem(_StateTracking):
-    """``BOS x_1 .. x_n = q_1 .. q_n EOS`` with q_j = x_1 x_2 .. x_j in a group; the length is n.
+    """Products in a group, one factor after the other: ``BOS x_1 .. x_n = q_1 .. q_n EOS`` with q_j = x_1 x_2 .. x_j;
+    the length is n.
 
     A product xy of permutations takes i to y(x(i)): x acts first.
 
@@ -306,7 +307,7 @@ class WordProblem(_StateTracking):
 
 @register
 class RandomAutomaton(_StateTracking):
-    """``BOS x_1 .. x_n = q_1 .. q_n EOS``, the states of a random automaton that reads x; the length is n.
+    """The states of a random automaton that reads x: ``BOS x_1 .. x_n = q_1 .. q_n EOS``; the length is n.
 
     The automaton is drawn once, by ``automaton_seed``, and starts in state 0. Inputs are uniform. IDs and sources are
     those of ``WordProblem``.

@@ -24,7 +24,8 @@ Ints = NDArray[np.int64]
 
 @register
 class VariableAssignment(ResponseTask):
-    """``BOS a_1 b_1 .. a_n b_n v = r_1 .. r_(h+1) EOS``: what v is, and what that is, down to a constant.
+    """Chains of variables down to a constant: ``BOS a_1 b_1 .. a_n b_n v = r_1 .. r_(h+1) EOS``, what v is, and what
+    that is.
 
     Statement i assigns b_i to the variable a_i; the length is n. Every variable is assigned once, one of them a
     constant, the others each a variable that leads to it. The queried v is h hops from the variable that has the

@@ -41,7 +41,7 @@ _MOST_PARAMETERS = 2**34
 
 @register
 class Decoder(ModelConfig):
-    """A decoder-only transformer: the setting. ``build(seed)`` makes the ``DecoderModel``.
+    """A decoder-only transformer. This is the setting: ``build(seed)`` makes the ``DecoderModel``.
 
     Attributes:
         vocab_size: None takes the task's, given to ``build``.

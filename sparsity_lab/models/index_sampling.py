@@ -113,7 +113,7 @@ class _Within(IndexSampling):
 
 @register
 class RandomOffset(_Within):
-    """Indices o .. o + n - 1 with o uniform on 0 .. size - n.
+    """Indices that begin anywhere in training: o .. o + n - 1 with o uniform on 0 .. size - n.
 
     Attributes:
         size: number of indices there are.

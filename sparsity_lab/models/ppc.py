@@ -246,7 +246,7 @@ class _Moving(EmbeddedCoupling):
 
 @register
 class Oracle(_Moving):
-    """Position coupling: the task's own IDs, in training and at inference."""
+    """The task's own position IDs, in training and at inference: position coupling."""
 
     version = 2
 
@@ -285,8 +285,8 @@ class Predicted(_Moving):
 
 @register
 class Shuffled(EmbeddedCoupling):
-    """The control: the same IDs on the same tokens, but dealt out at random in every sequence, in training and at
-    inference. What still works with it does not come from the coupling."""
+    """The control of coupling, shuffled IDs: the same IDs on the same tokens, but dealt out at random in every
+    sequence, in training and at inference. What still works with it does not come from the coupling."""
 
     max_id: int
     num_kinds: int = 1

@@ -25,17 +25,21 @@ class SettingError(ValueError):
         expected: what would have been right, in words.
         got: what came, as shown to the user.
         known: the names that would have been right, if it is a matter of names.
+        meant: what was meant, where that can be told; by default the known name that is most like the one that came.
     """
 
-    def __init__(self, path: str, expected: str, got: object, known: Iterable[str] = ()) -> None:
+    def __init__(
+        self, path: str, expected: str, got: object, known: Iterable[str] = (), meant: str | None = None
+    ) -> None:
         self.path = path
         self.expected = expected
         self.got = got if isinstance(got, Shown) else _shown(got)
         self.known = tuple(known)
-        super().__init__(path, expected, self.got, self.known)
+        self.meant = meant
+        super().__init__(path, expected, self.got, self.known, meant)
 
     def __str__(self) -> str:
-        nearest = self._nearest()
+        nearest = self.meant or self._nearest()
         hint = f"; did you mean {nearest!r}?" if nearest else ""
         known = f" (one of {', '.join(self.known)})" if self.known else ""
         where = f"{_short(self.path)}: " if self.path else ""
@@ -43,7 +47,7 @@ class SettingError(ValueError):
 
     def inside(self, path: str) -> "SettingError":
         """The same error seen from an enclosing object, where this one sits at ``path``."""
-        return SettingError(join(path, self.path), self.expected, self.got, self.known)
+        return SettingError(join(path, self.path), self.expected, self.got, self.known, self.meant)
 
     def _nearest(self) -> str | None:
         """The known name that is most like the one that came, if a name came and none is the same."""

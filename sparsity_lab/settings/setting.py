@@ -4,8 +4,8 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_type_hints
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_args, get_type_hints
 
 from sparsity_lab.settings import short_form
 from sparsity_lab.settings.errors import SettingError, Shown
@@ -24,6 +24,7 @@ __all__ = [
     "is_registered",
     "kinds",
     "register",
+    "unknown_field",
     "with_shared_parts",
 ]
 
@@ -122,7 +123,7 @@ class Setting(Conforming):
         hints = field_hints(type(self))
         for name in changes:
             if name not in hints:
-                raise SettingError(name, f"a field of {self.kind}", name, hints)
+                raise unknown_field(type(self), name, name)
         return dataclasses.replace(cast(Any, self), **changes)  # type: ignore[no-any-return]
 
     @classmethod
@@ -132,8 +133,11 @@ class Setting(Conforming):
         if isinstance(value, str):
             return from_text(cls, value, path)
         if not isinstance(value, Mapping):
-            shown = Shown(f"{value.kind}, a {value.family}") if isinstance(value, Setting) else value
-            raise SettingError(path, f"a {cls.family}", shown, kinds(cls.family))
+            if isinstance(value, type) and issubclass(value, cls):
+                shown = Shown(f"the class {value.__name__}")
+                raise SettingError(path, f"a {cls.family}", shown, meant=f"{value.__name__}()")
+            got = Shown(f"{value.kind}, a {value.family}") if isinstance(value, Setting) else value
+            raise SettingError(path, f"a {cls.family}", got, kinds(cls.family))
         return _made(cls, value, path)
 
 
@@ -149,6 +153,8 @@ def register(cls: type[AnySetting]) -> type[AnySetting]:
     imported and objects that were made before go on with the new code. So does a class that moves from a cell of the
     notebook to a module.
 
+    An unknown field is a ``SettingError`` that names the nearest one, and not the ``TypeError`` of a dataclass.
+
     Raises:
         TypeError: another class already has this kind in this family, or had it; the class has no family; a former
             field is still a field, or now called by what is none; or a field is a mapping whose keys are neither
@@ -157,6 +163,7 @@ def register(cls: type[AnySetting]) -> type[AnySetting]:
     if not hasattr(cls, "family"):
         raise TypeError(f"{cls.__qualname__} belongs to no family: one of its bases must be declared with family=")
     cls = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    _refuse_unknown_fields(cls)
     if "kind" not in cls.__dict__:
         cls.kind = cls.__name__
     if "former_kinds" not in cls.__dict__:
@@ -172,6 +179,35 @@ def register(cls: type[AnySetting]) -> type[AnySetting]:
         return cast(type[AnySetting], other)
     members[cls.kind] = cls
     return cls
+
+
+def _refuse_unknown_fields(cls: type[Setting]) -> None:
+    """Give the class an ``__init__`` that says which field may have been meant."""
+    made: Callable[..., None] = cls.__init__
+
+    @functools.wraps(made)
+    def __init__(self: Setting, *args: Any, **fields: Any) -> None:  # noqa: N807
+        known = type(self).__dataclass_fields__  # type: ignore[attr-defined]
+        for name in fields:
+            if name not in known:
+                raise unknown_field(type(self), name, name)
+        made(self, *args, **fields)
+
+    cls.__init__ = __init__  # type: ignore[method-assign, assignment]
+
+
+def unknown_field(cls: type[Setting], name: Any, path: str) -> SettingError:
+    """The error for a field that a class does not have. Where a part of the class has such a field, it says so:
+    ``task.k`` for the k of a run."""
+    inner = [f"{outer}.{name}" for outer, hint in field_hints(cls).items() if name in _fields_below(hint)]
+    return SettingError(path, f"a field of {cls.kind}", name, field_hints(cls), next(iter(inner), None))
+
+
+def _fields_below(hint: Any) -> set[str]:
+    """Names of the fields that a setting of this field may have."""
+    families = [one for one in (hint, *get_args(hint)) if isinstance(one, type) and issubclass(one, Setting)]
+    members = [kind for one in families if hasattr(one, "family") for kind in kinds(one.family).values()]
+    return {name for kind in members for name in field_hints(kind)}
 
 
 def _check_names(cls: type[Setting]) -> None:
@@ -316,7 +352,7 @@ def _made(target: type[AnySetting], value: Mapping[Any, Any], path: str) -> AnyS
             data[new] = data.pop(old)
     for name in data:
         if name not in hints:
-            raise SettingError(join_path(path, str(name)), f"a field of {cls.kind}", name, hints)
+            raise unknown_field(cls, name, join_path(path, str(name)))
     for name in _required(cls):
         if name not in data:
             raise SettingError(join_path(path, name), f"a value ({cls.kind} needs one)", Shown("nothing"))

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from sparsity_lab.settings import short_form
 from sparsity_lab.settings.errors import SettingError, join
-from sparsity_lab.settings.setting import Setting, default_of, field_hints, kinds
+from sparsity_lab.settings.setting import Setting, default_of, field_hints, kinds, unknown_field
 
 __all__ = [
     "canonical_json",
@@ -193,7 +193,7 @@ def replace_at(setting: AnySetting, path: str, value: Any) -> AnySetting:
     name = setting.former_fields.get(name, name)
     hints = field_hints(type(setting))
     if name not in hints:
-        raise SettingError(path, f"a field of {setting.kind}", name, hints)
+        raise unknown_field(type(setting), name, path)
     if rest:
         inner = getattr(setting, name)
         if not isinstance(inner, Setting):

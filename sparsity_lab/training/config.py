@@ -121,7 +121,7 @@ class Training(Setting, family="training"):
 
 @register
 class Evaluation(Setting, family="evaluation"):
-    """What is measured after training: a grid of conditions and lengths.
+    """What is measured after training, a grid of conditions and lengths.
 
     Attributes:
         lengths: evaluated lengths, ascending.
@@ -158,7 +158,7 @@ class Evaluation(Setting, family="evaluation"):
 
 @register
 class RunConfig(Setting, family="run"):
-    """One run: a model, trained on a task, evaluated by length.
+    """A model, trained on a task, evaluated by length: one run.
 
     Attributes:
         task: the training task.

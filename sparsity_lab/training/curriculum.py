@@ -28,7 +28,11 @@ class Curriculum(Setting, family="curriculum"):
 
 @register
 class FixedLength(Curriculum):
-    """Every step at the same length."""
+    """Every step at the same length.
+
+    Attributes:
+        length: of every step.
+    """
 
     length: int = 16
 
@@ -45,7 +49,11 @@ class FixedLength(Curriculum):
 
 @register
 class UniformLength(Curriculum):
-    """Every step at a length drawn uniformly from ``low`` to ``high``, both included."""
+    """Every step at a length drawn uniformly from ``low`` to ``high``, both included.
+
+    Attributes:
+        low, high: the smallest and the largest length.
+    """
 
     low: int = 8
     high: int = 24
@@ -69,6 +77,12 @@ class GrowingLength(Curriculum):
 
     The bound rises linearly from ``start`` at the first step to ``high`` after the share ``growth`` of the steps, and
     stays there.
+
+    Attributes:
+        low: the smallest length.
+        start: the bound at the first step.
+        high: the bound in the end, the largest length.
+        growth: share of the steps over which the bound rises.
     """
 
     low: int = 8
@@ -98,7 +112,7 @@ class GrowingLength(Curriculum):
 
 @register
 class MixedLengths(Curriculum):
-    """Every step from one of several curricula, picked by a word of its own.
+    """Every step from one of several curricula, picked at random.
 
     Attributes:
         curricula: the components; each sees the step and the number of steps of the whole run.
