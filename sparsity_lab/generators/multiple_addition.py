@@ -12,8 +12,8 @@ __all__ = ["MultipleAddition"]
 
 @register
 class MultipleAddition(SumTask):
-    """Sums of several numbers, with every running sum: ``BOS a + b + c = 0 > a > a + b > a + b + c EOS``; the length is
-    the number n of digits of the longest operand.
+    """Sums of several numbers, with every running sum: ``BOS a + b + c = 0 > a > a + b > a + b + c EOS``; the length
+    is the number n of digits of the longest operand.
 
     As in ``057+048+096=000>750>501>102``: sums are reversed, and operands and sums all have as many places as the
     largest sum, N (base^n - 1), has digits.
