@@ -12,11 +12,13 @@ from sparsity_lab.generators.copying import Copy as Copy
 from sparsity_lab.generators.copying import Reverse as Reverse
 from sparsity_lab.generators.dataset import TaskDataset as TaskDataset
 from sparsity_lab.generators.flip_flop import FlipFlop as FlipFlop
-from sparsity_lab.generators.formal_languages import Dyck as Dyck
-from sparsity_lab.generators.formal_languages import Language as Language
+from sparsity_lab.generators.formal_languages import FormalLanguage as FormalLanguage
 from sparsity_lab.generators.formal_languages import Membership as Membership
-from sparsity_lab.generators.formal_languages import Tomita as Tomita
 from sparsity_lab.generators.induction_heads import InductionHeads as InductionHeads
+from sparsity_lab.generators.languages import Dyck as Dyck
+from sparsity_lab.generators.languages import Language as Language
+from sparsity_lab.generators.languages import Runs as Runs
+from sparsity_lab.generators.languages import Tomita as Tomita
 from sparsity_lab.generators.locality import Anchored as Anchored
 from sparsity_lab.generators.locality import Geometric as Geometric
 from sparsity_lab.generators.locality import Law as Law
