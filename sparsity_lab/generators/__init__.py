@@ -68,6 +68,7 @@ from sparsity_lab.generators.state_tracking import WordProblem as WordProblem
 from sparsity_lab.generators.stream import Stream as Stream
 from sparsity_lab.generators.stream import bounded as bounded
 from sparsity_lab.generators.stream import open_unit as open_unit
+from sparsity_lab.generators.successive_law import SuccessivePower as SuccessivePower
 from sparsity_lab.generators.task import Draw as Draw
 from sparsity_lab.generators.task import NotComputable as NotComputable
 from sparsity_lab.generators.task import PositionLaw as PositionLaw

@@ -198,7 +198,8 @@ class Batch:
         }
 
     def view(self, row: int, vocabulary: Vocabulary | None = None) -> list[TokenView]:
-        """The tokens of one sequence for people, and last the answer that comes after its end, if there is one.
+        """The tokens of one sequence for people, and behind a token its answer where that does not follow it: at the
+        end, or if it is hidden.
 
         Where more than nine tenths of the tokens are scored, as in text, none is marked as an answer, and sources are
         those of the last target.
@@ -214,7 +215,9 @@ class Batch:
         if self.sources is not None:
             marking = scored[-1:] if dense else scored
             sources = set(self.sources[row, marking].flatten().tolist())
-        answers = set() if dense else {at + 1 for at in scored}
+        # Where an answer is not the next token, it is shown behind the token that it belongs to.
+        hidden = {at for at in scored if at + 1 == len(tokens) or tokens[at + 1] != targets[at]}
+        answers = set() if dense else {at + 1 for at in scored} - {at + 1 for at in hidden}
         ids = [] if self.position_ids is None else self.position_ids[row].T.tolist()
 
         def part(at: int, token: int) -> str:
@@ -226,12 +229,12 @@ class Batch:
         def name(token: int) -> str:
             return vocabulary.names[token] if vocabulary else str(token)
 
-        shown = [
-            TokenView(name(token), part(at, token), at, tuple(ids[at]) if ids else ())
-            for at, token in enumerate(tokens)
-        ]
-        last = len(tokens) - 1
-        return [*shown, TokenView(name(targets[last]), "answer", last, after=True)] if last in scored else shown
+        shown = []
+        for at, token in enumerate(tokens):
+            shown.append(TokenView(name(token), part(at, token), at, tuple(ids[at]) if ids else ()))
+            if at in hidden:
+                shown.append(TokenView(name(targets[at]), "answer", at, after=True))
+        return shown
 
     def __repr__(self) -> str:
         if not len(self):

@@ -107,6 +107,7 @@ class Truth:
             other tokens but marks are independent of each other and of the sources; for tasks with one target.
         independent_background: True if tokens with the role ``"background"`` are independent of each other and of
             where they stand.
+        shown_answers: False if a scored target is not the token that comes next.
         largest_position_id: the largest coupled position ID, 0 if there are none.
     """
 
@@ -129,6 +130,7 @@ class Truth:
     value_distribution: NDArray[np.float64] | None = None
     independent_values: bool | None = None
     independent_background: bool | None = None
+    shown_answers: bool = True
     largest_position_id: int = 0
 
     @cached_property

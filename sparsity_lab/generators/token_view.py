@@ -43,9 +43,9 @@ class TokenView:
     Attributes:
         name: as the vocabulary has it.
         part: ``"answer"`` for a token that is scored, ``"planted"`` for a source of one, else its role.
-        position: in the sequence; of the last answer, which may be no token of it, that of the query.
+        position: in the sequence; of an answer that is no token of it, that of its query.
         position_ids: coupled IDs, one of each kind; empty without coupling.
-        after: True for the last answer, which comes after the sequence's end.
+        after: True for an answer that is no token of the sequence: it comes after the end, or is hidden.
     """
 
     name: str
@@ -57,7 +57,7 @@ class TokenView:
 
 def sequence_html(view: Sequence[TokenView]) -> Markup:
     """One sequence, as ``Batch.view`` gives it, as HTML that needs no style sheet: a chip for each token with its
-    coupled IDs beneath, and after an arrow the answer at the end. Hovering shows position and part."""
+    coupled IDs beneath, and after an arrow the answers that are no tokens of it. Hovering shows position and part."""
     tokens, after = [token for token in view if not token.after], [token for token in view if token.after]
     chips = [_chip(token) for token in tokens]
     if len(chips) > LONGEST_SHOWN:

@@ -104,7 +104,9 @@ def target_places(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def next_token(sample: DrawnSequences) -> Iterator[Finding]:
-    """A scored target is the token that comes next, where the sequence goes on."""
+    """A scored target is the token that comes next, where the sequence goes on and answers are shown."""
+    if not sample.truth.shown_answers:
+        return
     inside = np.flatnonzero(sample.positions + 1 < sample.tokens.shape[1])
     if len(inside):
         following = sample.tokens[sample.rows[inside], sample.positions[inside] + 1]

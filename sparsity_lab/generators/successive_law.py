@@ -1,0 +1,120 @@
+"""``SuccessivePower``: a locality law whose places are drawn one after the other without replacement.
+
+Successive draws with weights w are the first k arrivals of independent exponential waiting times with rates w. With W
+the weight outside a set S, which is all that has come when the first place outside does,
+
+    pmf(S) = int_0^inf W exp(-W t) prod_{i in S} (1 - exp(-w_i t)) dt.
+
+In log t the integrand is analytic and falls off at both ends, so that the trapezoidal rule is exact to rounding.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+
+from sparsity_lab.generators.locality import Law
+from sparsity_lab.generators.stream import open_unit
+from sparsity_lab.settings import SettingError, register
+
+__all__ = ["SuccessivePower"]
+
+Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+_STEP = 0.15
+_LOG_TIMES = np.arange(-45.0, 45.0, _STEP)
+_SETS_AT_ONCE = 4096
+
+
+@register
+class SuccessivePower(Law):
+    """Places drawn one after the other, each with weight distance^(power_a - 1) among those that are left.
+
+    The gaps of zoology's recall task (Arora et al., arXiv 2312.04927), where ``power_a`` is 0.01. At 1 it is
+    ``Uniform``.
+
+    Attributes:
+        power_a: the smaller, the nearer.
+    """
+
+    power_a: float = 0.01
+
+    def check(self) -> None:
+        if not -20 <= self.power_a <= 20:
+            raise SettingError("power_a", "a number from -20 to 20", self.power_a)
+
+    def draw(self, words: NDArray[np.uint64], length: int) -> Places:
+        count, k = words.shape
+        weights = self._weights(length)
+        cumulative = np.cumsum(weights)
+        places, index = np.empty((count, 0), dtype=np.int64), np.arange(count)
+        unit = open_unit(words)
+        for j in range(k):
+            left = cumulative[-1] - weights[places].sum(axis=1)
+            point = unit[:, j] * left
+            # From the first place on: past each place that is taken.
+            for taken in places.T:
+                point = np.where(point >= cumulative[taken] - weights[taken], point + weights[taken], point)
+            found = np.minimum(np.searchsorted(cumulative, point, side="right"), length - 1)
+            places = np.sort(np.column_stack([places, found[index]]), axis=1)
+        return places + 1
+
+    def _weights(self, length: int) -> Floats:
+        """(l,): the weight of each place over the largest."""
+        logs = (self.power_a - 1) * np.log(np.arange(length, 0, -1.0))
+        return np.asarray(np.exp(logs - logs.max()))
+
+    def order_pmf(self, k: int, length: int) -> Float[np.ndarray, "k l"]:
+        if k == length:
+            return np.eye(length)
+        return _order_pmf(self, k, length)
+
+    def log_pmf(self, places: Int64[np.ndarray, "N k"], length: int) -> Float[np.ndarray, " N"]:
+        if places.shape[1] == length:
+            return np.zeros(len(places))
+        weights, times = self._weights(length), np.exp(_LOG_TIMES)
+        found = np.empty(len(places))
+        for start in range(0, len(places), _SETS_AT_ONCE):
+            own = weights[places[start : start + _SETS_AT_ONCE] - 1]
+            outside = weights.sum() - own.sum(axis=1, keepdims=True)
+            logs = np.log(outside * times) - outside * times
+            for one in own.T:
+                logs += np.log(-np.expm1(-one[:, None] * times))
+            found[start : start + _SETS_AT_ONCE] = np.logaddexp.reduce(logs, axis=1) + np.log(_STEP)
+        return found
+
+    def support_size(self, k: int, length: int) -> int:
+        return math.comb(length, k)
+
+
+@lru_cache(maxsize=64)
+def _order_pmf(law: SuccessivePower, k: int, length: int) -> Floats:
+    """Place by place: how many have come at time t, and whether the first one outside is among these places."""
+    times, weights = np.exp(_LOG_TIMES), law._weights(length)
+    here = -np.expm1(-weights[:, None] * times)
+    not_yet = np.exp(-weights[:, None] * times)
+    last = weights[:, None] * times * not_yet * _STEP
+
+    def begun(order: range) -> list[Floats]:
+        """(2, k, times) after each number of places: the flag, and how many have come."""
+        tables = [np.zeros((2, k + 1, len(times)))]
+        tables[0][0, 0] = 1.0
+        for i in order:
+            before = tables[-1]
+            after = before * not_yet[i]
+            after[:, 1:] += before[:, :-1] * here[i]
+            after[1] += before[0] * last[i]
+            tables.append(after)
+        return tables
+
+    prefix, suffix = begun(range(length)), begun(range(length - 1, -1, -1))[::-1]
+    pmf = np.empty((k, length))
+    for i in range(length):
+        left, right = prefix[i], suffix[i + 1]
+        for j in range(k):
+            both = left[0, j] * right[1, k - 1 - j] + left[1, j] * right[0, k - 1 - j]
+            pmf[j, i] = both @ here[i]
+    return pmf
