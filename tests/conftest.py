@@ -8,6 +8,7 @@ from typing import Any
 import jaxtyping
 import pytest
 import shape_checker
+import torch
 from browser import chromium
 from hypothesis import settings
 
@@ -18,6 +19,14 @@ settings.load_profile("lab")
 if "SHAPES_UNCHECKED" not in os.environ:
     studies = [file.parent.name for file in (Path(__file__).parents[1] / "experiments").glob("*/study.py")]
     shape_checker.install(["sparsity_lab", *studies])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of a GPU are skipped where there is none."""
+    here = torch.cuda.is_available()
+    for item in items:
+        if not here and item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
 @pytest.fixture(autouse=True)

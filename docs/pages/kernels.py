@@ -2,7 +2,6 @@
 measured, and its section of docs/kernels.md."""
 
 import inspect
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 
 from pages.markdown import autodoc, fenced, page, raw, summary, table
 from sparsity_lab.analysis.style import figure_svg, styled
-from sparsity_lab.benchmarks.kernel_page import kernel_table
+from sparsity_lab.benchmarks.kernel_page import kernel_table, measured_rows
 from sparsity_lab.kernels import Kernel, RotaryPosition, Softmax
 from sparsity_lab.settings import kinds
 
@@ -24,7 +23,7 @@ _T, _D = 32, 16
 
 def pages(source: Path) -> dict[str, str]:
     sections = _sections((source / "kernels.md").read_text(encoding="utf-8"))
-    measured = json.loads((source.parent / "benchmarks" / "kernels.json").read_text(encoding="utf-8"))["rows"]
+    measured = measured_rows(source.parent / "benchmarks")
     found = {name: cls for name, cls in kinds("kernel").items() if issubclass(cls, Kernel)}
     made = {f"kernels/{name}.md": _page(cls, sections, measured) for name, cls in found.items()}
     rows = [(f"[`{name}`]({name}.md)", summary(cls)) for name, cls in found.items()]
@@ -37,11 +36,15 @@ def pages(source: Path) -> dict[str, str]:
     return made
 
 
-def _page(cls: type[Kernel], sections: dict[str, str], measured: list[dict[str, Any]]) -> str:
+def _page(
+    cls: type[Kernel], sections: dict[str, str], measured: tuple[list[dict[str, Any]], list[dict[str, Any]]]
+) -> str:
     name = f"sparsity_lab.kernels.{cls.kind}"
     heading, text = _section_of(cls, sections)
-    rows = [row for row in measured if row["kernel"].partition("(")[0] == cls.kind]
-    cost = kernel_table(rows) if rows else "It is not among those that `sparsity-lab bench kernels` measured."
+    rows, on_cuda = ([row for row in part if row["kernel"].partition("(")[0] == cls.kind] for part in measured)
+    cost = (
+        kernel_table(rows, on_cuda) if rows else "It is not among those that `sparsity-lab bench kernels` measured."
+    )
     return page(
         f"# {cls.kind}",
         autodoc("autoclass", name, "no-index"),

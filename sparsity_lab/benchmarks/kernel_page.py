@@ -2,6 +2,8 @@
 
 sparsity-lab bench kernels --json > benchmarks/kernels.json
 python -m sparsity_lab.benchmarks.kernel_page
+
+``make gpu`` writes benchmarks/cuda/kernels.json, where the last column is from.
 """
 
 import json
@@ -11,16 +13,18 @@ from typing import Any
 
 from sparsity_lab.settings import SettingError
 
-__all__ = ["BEGIN", "END", "kernel_table", "with_table", "write_page"]
+__all__ = ["BEGIN", "END", "NOT_MEASURED", "kernel_table", "measured_rows", "with_table", "write_page"]
 
 BEGIN = "<!-- table from benchmarks/kernels.json -->"
 END = "<!-- end of the table -->"
+NOT_MEASURED = "not measured"
 
 Row = dict[str, Any]
 
 
-def kernel_table(rows: list[Row]) -> str:
-    """Markdown: a line for each kernel and input, from the rows of ``sparsity-lab bench kernels --json``."""
+def kernel_table(rows: list[Row], on_cuda: list[Row]) -> str:
+    """Markdown: a line for each kernel and input, from the rows of ``sparsity-lab bench kernels --json``, and those
+    with ``--device cuda``, which may be none."""
     lengths = sorted({row["T"] for row in rows if row["pass"] == "both"})
     decoded = sorted({row["T"] for row in rows if row["pass"] == "decode"})
     longest = lengths[-1]
@@ -48,12 +52,22 @@ def kernel_table(rows: list[Row]) -> str:
                 _ratio(found.get(("forward", longest)), "over SDPA"),
                 _ratio(both[-1], "peak over SDPA"),
                 *(_ratio(row, "over SDPA") + _step(row) for row in decode),
-                "; ".join(dict.fromkeys(row["CUDA bf16"] for row in both if row)),
+                _cuda_ratios(kernel, name, on_cuda),
             ]
         )
     where = ", ".join(dict.fromkeys(row["where"] for row in rows))
     caption = f"Ratios over `scaled_dot_product_attention(is_causal=True)` in the same run; B=1, H=4, D=64; {where}."
     return "\n\n".join([caption, _markdown(lines), *_retained(rows)])
+
+
+def _cuda_ratios(kernel: str, name: str, rows: list[Row]) -> str:
+    """Of one kernel and input: by head size, and by length in order."""
+    found: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda row: int(row["T"])):
+        given, _, head_size = row["input"].partition(", ")
+        if (row["kernel"], given) == (kernel, name):
+            found.setdefault(head_size, []).append(_ratio(row, "over SDPA"))
+    return "; ".join(f"{', '.join(ratios)} ({size})" for size, ratios in sorted(found.items())) or NOT_MEASURED
 
 
 def _retained(rows: list[Row]) -> list[str]:
@@ -87,7 +101,7 @@ def _ratio(row: Row | None, column: str, digits: int = 2) -> str:
     return f"{row[column]:.{digits}g}" if row[column] < 1 else f"{row[column]:.2f}"
 
 
-def with_table(page: str, rows: list[Row]) -> str:
+def with_table(page: str, rows: list[Row], on_cuda: list[Row]) -> str:
     """The page with the table of these rows between its marks.
 
     Raises:
@@ -97,14 +111,26 @@ def with_table(page: str, rows: list[Row]) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise SettingError("page", f"a page with {BEGIN} and {END}", "neither or one")
-    return f"{before}{BEGIN}\n{kernel_table(rows)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{kernel_table(rows, on_cuda)}\n{END}{after}"
 
 
-def write_page(measured: Path, page: Path) -> None:
-    """Put the table of a JSON file into a page."""
-    rows = json.loads(measured.read_text(encoding="utf-8"))["rows"]
-    page.write_text(with_table(page.read_text(encoding="utf-8"), rows), encoding="utf-8")
+def measured_rows(folder: Path) -> tuple[list[Row], list[Row]]:
+    """What was measured of kernels on a CPU, and on CUDA, which is nothing where no device was there.
+
+    Args:
+        folder: the benchmarks'.
+    """
+    files = folder / "kernels.json", folder / "cuda" / "kernels.json"
+    on_cpu, on_cuda = (
+        json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else [] for file in files
+    )
+    return on_cpu, on_cuda
+
+
+def write_page(folder: Path, page: Path) -> None:
+    """Put the table of what was measured into a page."""
+    page.write_text(with_table(page.read_text(encoding="utf-8"), *measured_rows(folder)), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write_page(*map(Path, sys.argv[1:] or ("benchmarks/kernels.json", "docs/kernels.md")))
+    write_page(*map(Path, sys.argv[1:] or ("benchmarks", "docs/kernels.md")))

@@ -14,17 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
-from sparsity_lab.benchmarks.measure import alternate, seconds
+from sparsity_lab.benchmarks.measure import alternate, measured_device, seconds, wait_for
 from sparsity_lab.benchmarks.memory import peak_memory
 from sparsity_lab.kernels import AdaptiveSparse, Audit, Kernel, KernelState, KeyValueCache
 from sparsity_lab.kernels.adaptive.audit import spread_rows
 from sparsity_lab.settings import SettingError, from_text, kinds
 
-__all__ = ["DECODED_LENGTHS", "LENGTHS", "NOT_MEASURED", "kernels"]
+__all__ = ["DECODED_LENGTHS", "LENGTHS", "kernels"]
 
 LENGTHS = (2048, 4096, 8192)
 DECODED_LENGTHS = (1024, 131_072)
-NOT_MEASURED = "not measured"
 
 _H, _D = 4, 64
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 21
@@ -41,7 +40,6 @@ _COLUMNS = {
     "kernel": pl.String,
     "runs": pl.String,
     "where": pl.String,
-    "CUDA bf16": pl.String,
     "input": pl.String,
     "T": pl.Int64,
     "pass": pl.String,
@@ -66,12 +64,13 @@ class AttendInputs:
     grad: Tensor
 
 
-def kernels(only: Sequence[str] = (), lengths: Sequence[int] = LENGTHS) -> pl.DataFrame:
+def kernels(only: Sequence[str] = (), lengths: Sequence[int] = LENGTHS, device: str = "cpu") -> pl.DataFrame:
     """Attention mechanisms beside fused softmax (SDPA): time and peak memory, forward, with backward, and decoding.
 
-    B=1, H=4, D=64, float32, causal, in training; on CUDA, where there is one, bfloat16 with D=64 and 128.
+    B=1, H=4, D=64, float32, causal, in training. On ``cuda`` forward + backward in bfloat16, with D=64 and 128, which
+    ``input`` names.
 
-    - ``runs`` is the implementation that ran; ``CUDA bf16`` is its time over SDPA's there, with backward.
+    - ``runs`` is the implementation that ran.
     - ``pass`` is ``forward``; ``both``, forward + backward, with gradients of queries, keys, values and parameters;
       or ``decode``, one step on a state of T tokens: its ratio from a few steps in turn with as many single queries
       of SDPA on T keys, its time from steps without such a break.
@@ -87,10 +86,12 @@ def kernels(only: Sequence[str] = (), lengths: Sequence[int] = LENGTHS) -> pl.Da
     Args:
         only: kinds of kernels, or kernels in short form; nothing means all.
         lengths: T of the forward and backward passes.
+        device: ``cpu`` or ``cuda``.
 
     Raises:
-        SettingError: no such kernel, or a length below 1.
+        SettingError: no such kernel or device, or a length below 1.
     """
+    accelerated = measured_device(device).type != "cpu"
     for length in lengths:
         if length < 1:
             raise SettingError("--lengths", "at least 1", length)
@@ -98,8 +99,8 @@ def kernels(only: Sequence[str] = (), lengths: Sequence[int] = LENGTHS) -> pl.Da
     for kernel in chosen(only):
         for name in kernel.benchmark_inputs:
             for T in lengths:
-                rows += _attend_rows(kernel, name, T)
-        rows += [_decode_row(kernel, T) for T in DECODED_LENGTHS]
+                rows += _device_rows(kernel, name, T, device) if accelerated else _attend_rows(kernel, name, T)
+        rows += [] if accelerated else [_decode_row(kernel, T) for T in DECODED_LENGTHS]
     return pl.DataFrame(rows, schema=_COLUMNS)
 
 
@@ -171,7 +172,7 @@ def _attend_rows(kernel: Kernel, name: str, T: int) -> list[dict[str, object]]:
                 "peak over SDPA": peak / _sdpa_peak(which, T),
             }
         )
-    measured[-1] |= {"first, s": first_call, "CUDA bf16": _cuda_ratios(kernel, name, T)}
+    measured[-1] |= {"first, s": first_call}
     if isinstance(kernel, AdaptiveSparse):
         audit = _audit(kernel, rows)
         measured[-1] |= {"retained": float(audit.retained.mean()), "over oracle": audit.over_oracle()}
@@ -255,7 +256,7 @@ def _attention(kernel: Kernel, rows: AttendInputs) -> _Passes:
 
 def _passes(attend: Callable[[], Tensor], rows: AttendInputs, parameters: Sequence[Tensor]) -> _Passes:
     leaves = (rows.q, rows.k, rows.v, *parameters)
-    wait = torch.cuda.synchronize if rows.q.is_cuda else _no_wait
+    wait = functools.partial(wait_for, rows.q.device)
 
     @torch.no_grad()
     def forward() -> None:
@@ -270,21 +271,29 @@ def _passes(attend: Callable[[], Tensor], rows: AttendInputs, parameters: Sequen
     return _Passes(forward, both)
 
 
-def _no_wait() -> None:
-    """The CPU is done when a call returns."""
-
-
-def _cuda_ratios(kernel: Kernel, name: str, T: int) -> str:
-    """Forward + backward over SDPA in bfloat16 on CUDA, where there is one, for two sizes of a head."""
-    if not torch.cuda.is_available():
-        return NOT_MEASURED
-    ratios = []
+def _device_rows(kernel: Kernel, name: str, T: int, device: str) -> list[dict[str, object]]:
+    """Forward + backward in bfloat16 on a GPU, for two sizes of a head."""
+    measured: list[dict[str, object]] = []
     for D in (64, 128):
-        rows = _rows(name, T, D, torch.bfloat16, "cuda")
+        rows = _rows(name, T, D, torch.bfloat16, device)
         dense, own = _sdpa(rows), _attention(kernel, rows)
-        own.both()
-        ratios.append(f"{_alternated(dense.both, own.both)[2]:.2f} (D={D})")
-    return ", ".join(ratios)
+        first_call = seconds(own.both)
+        dense_time, time, ratio = _alternated(dense.both, own.both)
+        peaks = [_peak_on_device(passes.both, rows.q.device) for passes in (own, dense)]
+        times = {"ms": 1e3 * time, "SDPA ms": 1e3 * dense_time, "over SDPA": ratio, "first, s": first_call}
+        memory = {"peak MiB": peaks[0] / 2**20, "peak over SDPA": peaks[0] / peaks[1]}
+        measured.append(
+            _common(kernel, rows.q) | {"input": f"{name}, D={D}", "T": T, "pass": "both"} | times | memory
+        )
+    return measured
+
+
+def _peak_on_device(function: Callable[[], object], device: torch.device) -> int:
+    """Bytes that a call needs beside what is there already."""
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    function()
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _params(kernel: Kernel, q: Tensor) -> nn.Module | None:
@@ -303,6 +312,5 @@ def _common(kernel: Kernel, q: Tensor) -> dict[str, object]:
     return {
         "kernel": str(kernel),
         "runs": kernel.implementation(q),
-        "where": f"{q.device.type} {dtype}, {torch.get_num_threads()} threads",
-        "CUDA bf16": None if torch.cuda.is_available() else NOT_MEASURED,
+        "where": f"{q.device.type} {dtype}" + (f", {torch.get_num_threads()} threads" if not q.is_cuda else ""),
     }

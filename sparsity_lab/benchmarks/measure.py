@@ -9,7 +9,9 @@ from collections.abc import Callable
 import polars as pl
 import torch
 
-__all__ = ["Benchmark", "alternate", "machine", "seconds"]
+from sparsity_lab.settings import SettingError
+
+__all__ = ["Benchmark", "alternate", "machine", "measured_device", "seconds", "wait_for"]
 
 Benchmark = Callable[..., pl.DataFrame]
 """Keyword arguments, if it has any, are options of the command line that it takes, each with a default."""
@@ -21,6 +23,7 @@ def machine() -> dict[str, object]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "capability": torch.backends.cpu.get_cpu_capability(),
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         "torch": torch.__version__,
     }
 
@@ -34,6 +37,24 @@ def _processor() -> str:
         lines = {}
     models = (value.strip() for name, value in lines.items() if name.strip() == "model name")
     return next(models, platform.processor() or platform.machine())
+
+
+def measured_device(name: str) -> torch.device:
+    """The device of this name.
+
+    Raises:
+        SettingError: at ``--device``, neither cpu nor a GPU that is here.
+    """
+    if name != "cpu" and not (name == "cuda" and torch.cuda.is_available()):
+        here = "cpu or cuda" if torch.cuda.is_available() else "cpu, for PyTorch finds no CUDA device here"
+        raise SettingError("--device", here, name)
+    return torch.device(name)
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device is done with all that it was given; a CPU is done when a call returns."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def alternate(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float, float]:

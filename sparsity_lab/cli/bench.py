@@ -26,12 +26,15 @@ class Bench(Command):
     lengths: OptionalNumbers = None
     """Lengths of the sequences, of a benchmark with lengths to choose, as in "--lengths 2048 4096"."""
 
+    device: str | None = None
+    """Where it is measured, cpu or cuda, of a benchmark with a device to choose."""
+
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.benchmarks import find_benchmark, machine
         from sparsity_lab.benchmarks.terminal import tables
 
         measure = find_benchmark(self.name)
-        options = {name: value for name in ("only", "lengths") if (value := getattr(self, name))}
+        options = {name: value for name in ("only", "lengths", "device") if (value := getattr(self, name))}
         for name in options.keys() - inspect.signature(measure).parameters.keys():
             raise SettingError(f"--{name}", f"a benchmark with {name} to choose", self.name)
         frame = measure(**options)

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,8 +56,6 @@ def test_every_kernel_takes_part() -> None:
     told = frame.filter(pl.col("retained").is_not_null())
     assert set(told["kernel"]) == {str(ADAPTIVE)}
     assert told.select((pl.col("retained") > 0) & (pl.col("over oracle") <= 1.0))["retained"].all()
-    if not torch.cuda.is_available():
-        assert frame["CUDA bf16"].unique().to_list() == [bench.NOT_MEASURED]
 
 
 @pytest.mark.usefixtures("small")
@@ -95,6 +95,8 @@ def test_tables_fit_a_narrow_terminal() -> None:
         (("kernels", "--only", "Softmx"), "did you mean 'Softmax'"),
         (("kernels", "--lengths", "0"), "--lengths: expected at least 1, got 0"),
         (("training", "--only", "NoPE"), "--only: expected a benchmark with only to choose, got 'training'"),
+        (("kernels", "--device", "tpu"), "--device: expected cpu"),
+        (("startup", "--device", "cpu"), "--device: expected a benchmark with device to choose, got 'startup'"),
     ],
 )
 def test_refusals(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,16 +120,33 @@ def test_structured_rows() -> None:
 
 @pytest.mark.committed
 def test_the_page_shows_what_was_measured() -> None:
-    rows = json.loads((ROOT / "benchmarks" / "kernels.json").read_text(encoding="utf-8"))["rows"]
-    assert kernel_page.with_table(PAGE, rows) == PAGE, "run python -m sparsity_lab.benchmarks.kernel_page"
+    rows, on_cuda = kernel_page.measured_rows(ROOT / "benchmarks")
+    assert kernel_page.with_table(PAGE, rows, on_cuda) == PAGE, "run python -m sparsity_lab.benchmarks.kernel_page"
     with pytest.raises(SettingError, match="page: expected a page with"):
-        kernel_page.with_table("no marks", rows)
+        kernel_page.with_table("no marks", rows, on_cuda)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("name", ["kernels", "training", "generation"])
+def test_no_device_is_told(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", name, "--device", "cuda"]) == 2
+    told = "--device: expected cpu, for PyTorch finds no CUDA device here, got 'cuda'"
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a CUDA device")
+def test_make_gpu_ends_at_once_without_a_device() -> None:
+    """In one line and with exit code 2, before anything is installed."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    told = subprocess.run(["make", "gpu"], cwd=ROOT, env=outside, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout) == (2, "")
+    assert re.fullmatch(r".*no CUDA device here.*\n", told.stderr)
 
 
 def test_the_table_of_known_rows() -> None:
     def row(T: int, what: str, ratio: float, **more: object) -> dict[str, object]:
         common = {"kernel": "K()", "runs": "tiled", "where": "cpu float32, 2 threads", "input": "random"}
-        none = {"peak over SDPA": None, "CUDA bf16": "not measured"}
+        none = {"peak over SDPA": None}
         return {**common, **none, "T": T, "pass": what, "ms": 10 * ratio, "over SDPA": ratio, **more}
 
     rows = [
@@ -137,7 +156,7 @@ def test_the_table_of_known_rows() -> None:
         row(4, "both", 0.12345, **{"peak over SDPA": 2.5}),
         row(9, "decode", 0.0123),
     ]
-    caption, _, header, _, line = kernel_page.kernel_table(rows).split("\n")
+    caption, _, header, _, line = kernel_page.kernel_table(rows, []).split("\n")
     assert caption.endswith("cpu float32, 2 threads.")
     assert (
         "| forward + backward, T=2 | forward + backward, T=4 | forward, T=4 | peak memory, T=4 | decode, T=9 |"
@@ -146,11 +165,14 @@ def test_the_table_of_known_rows() -> None:
     assert line == "| `K()` | tiled | random | 1.23 | 0.12 | 0.5 | 2.50 | 0.012 (0.12 ms) | not measured |"
     rows[-1] |= {"SDPA ms": 9.87}
     rows[1] |= {"retained": 0.4567, "over oracle": 0.98765}
-    *_, line, _, caption, _, header, _, kept = kernel_page.kernel_table(rows).split("\n")
+    *_, line, _, caption, _, header, _, kept = kernel_page.kernel_table(rows, []).split("\n")
     assert "| 0.012 (0.12 ms; SDPA 9.9 ms) |" in line
     assert caption == "What is kept of the mass of dense attention:"
     assert header == "| kernel | input | T | retained mass | over that of oracle blocks |"
     assert kept == "| `K()` | random | 2 | 0.46 | 0.988 |"
+    on_cuda = [row(4, "both", 2.5, input="random, D=64"), row(2, "both", 1.5, input="random, D=64")]
+    on_cuda += [row(2, "both", 3.0, input="random, D=128"), row(2, "both", 9.0, input="structured, D=64")]
+    assert "| 3.00 (D=128); 1.50, 2.50 (D=64) |" in kernel_page.kernel_table(rows, on_cuda)
 
 
 def test_code_of_the_page_runs(tmp_path: Path) -> None:
