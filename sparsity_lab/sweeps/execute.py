@@ -231,8 +231,9 @@ def _check_loggers(loggers: Sequence[Logger], engine: Engine) -> None:
         if type(logger).__module__ == "__main__" and not engine.knows_main():
             raise SettingError(f"loggers[{i}]", expected, Shown(f"{name}, which this session defines"))
         try:
-            pickle.dumps(logger)
-        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            pickle.loads(pickle.dumps(logger))
+        except Exception as error:
+            # Whatever the class of a user raises when it is copied.
             raise SettingError(f"loggers[{i}]", expected, Shown(f"{name} ({error})")) from None
 
 
