@@ -62,7 +62,7 @@ def _laws() -> str:
         for ax, law in zip(figure.subplots(2, 3, sharex=True, sharey=True).flat, laws, strict=True):
             _draw_sets(ax, law, _LENGTH)
             ax.set_title(_full(law), fontsize=9.5, loc="left")
-        figure.supxlabel("place in the sequence (the query stands after the last)", fontsize=9.5)
+        figure.supxlabel("place in the sequence (the query follows the last)", fontsize=9.5)
         figure.supylabel("sampled sequence", fontsize=9.5)
         return figure_svg(figure, "Ten sampled sets of three places under each locality law")
 
@@ -85,7 +85,7 @@ def _lengths() -> str:
             ax.set_xlabel("distance from the query (tokens, log scale)")
         axes[0].set_ylabel("share of sequences with\na planted token there")
         axes[1].legend(fontsize=9)
-        return figure_svg(figure, "Where planted tokens stand at two lengths, by law")
+        return figure_svg(figure, "Where planted tokens are at two lengths, by law")
 
 
 def _full(law: Law) -> str:

@@ -1,8 +1,9 @@
 """The package's docstrings as the markup that Sphinx reads.
 
-They are written for people at a prompt: Google sections, double backticks around code, *italics* where a word is
-defined, formulas in Unicode, and indented lines for a formula of its own. What else reStructuredText would take for
-markup (bars, lone stars, a trailing underscore) is escaped, and indented formulas stay as they are written.
+Docstrings are written for people at a prompt. They have Google sections, double backticks around code, *italics*
+where a word is defined, formulas in Unicode, and displayed formulas on indented lines. Other text that
+reStructuredText would take for markup (bars, lone stars, a trailing underscore) is escaped. Indented formulas stay
+unchanged.
 """
 
 import re

@@ -28,8 +28,8 @@ def pages(source: Path) -> dict[str, str]:
     made = {f"kernels/{name}.md": _page(cls, sections, measured) for name, cls in found.items()}
     rows = [(f"[`{name}`]({name}.md)", summary(cls)) for name, cls in found.items()]
     words = (
-        "One page for each mechanism, from the class itself. [Attention kernels](../../kernels.md) has the contract "
-        "that all keep, how to use them without the lab, and the table of all costs."
+        "One page for each mechanism, made from its class. [Attention kernels](../../kernels.md) has the contract, "
+        "the use outside the lab, and the table of all costs."
     )
     tree = fenced("toctree", "\n".join(found), hidden="", maxdepth="1")
     made["kernels/index.md"] = page("# Mechanisms", words, table(["kernel", "formula"], rows), tree)
@@ -42,17 +42,15 @@ def _page(
     name = f"sparsity_lab.kernels.{cls.kind}"
     heading, text = _section_of(cls, sections)
     rows, on_cuda = ([row for row in part if row["kernel"].partition("(")[0] == cls.kind] for part in measured)
-    cost = (
-        kernel_table(rows, on_cuda) if rows else "It is not among those that `sparsity-lab bench kernels` measured."
-    )
+    cost = kernel_table(rows, on_cuda) if rows else "`sparsity-lab bench kernels` has not measured it."
     return page(
         f"# {cls.kind}",
         autodoc("autoclass", name, "no-index"),
         _facts(cls),
-        "## What it does with the same queries and keys",
+        "## Its weights, next to those of softmax",
         raw(_weights_picture(cls)),
-        "Weights of one head, row by row, each row relative to its largest weight; queries and keys with rotary "
-        "positions, a few keys alike to the last query. Left, softmax.",
+        "Weights of one head. Each row is divided by its largest weight. Queries and keys have rotary positions, and "
+        "a few keys are similar to the last query. Softmax is on the left.",
         "## Cost",
         cost,
         "## Source",
@@ -71,7 +69,7 @@ def _facts(cls: type[Kernel]) -> str:
         ("positions", " or ".join(f"`{kind}`" for kind in sorted(example.positions)) or "none"),
         ("implementations", ", ".join(f"`{one}`" for one in example.implementations)),
         ("trainable parts", "none" if trainable is None else f"`{type(trainable).__name__}`"),
-        ("fewer heads of keys", "read as they are" if example.grouped else "repeated before it sees them"),
+        ("fewer heads of keys", "used directly" if example.grouped else "repeated first"),
     ]
     return table(["", ""], rows)
 
@@ -129,7 +127,7 @@ def _weights_picture(cls: type[Kernel]) -> str:
             ax.set_title(str(one), fontsize=9.5, loc="left")
             ax.set_xlabel("key")
             ax.set_ylabel("query")
-        return figure_svg(figure, f"Weights of {kernel} beside softmax")
+        return figure_svg(figure, f"Weights of {kernel} next to those of softmax")
 
 
 def _rotation() -> RotaryPosition:

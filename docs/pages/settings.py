@@ -20,8 +20,8 @@ def pages(source: Path) -> dict[str, str]:
         rows = [(_link(cls, name), summary(cls)) for name, cls in members.items()]
         parts.append(f"## {family}\n\n{table(['kind', 'what it is'], rows)}")
     words = (
-        "Everything that a run chooses, by family, as `sparsity-lab list` shows it. Tasks and kernels have "
-        "[pages](tasks.md) [of their own](kernels/index.md)."
+        "All other settings of a run, by family, as `sparsity-lab list` shows them. [Tasks](tasks.md) and "
+        "[kernels](kernels/index.md) have their own pages."
     )
     return {"settings.md": page("# Settings", words, *parts)}
 

@@ -18,9 +18,9 @@ def pages(source: Path) -> dict[str, str]:
     found = {name: cls for name, cls in kinds("task").items() if issubclass(cls, Task)}
     made = {f"tasks/{name}.md": _page(cls) for name, cls in found.items()}
     words = (
-        "Every registered task. The sequences are samples of this build; framed tokens are the sources of an answer, "
-        "answers are those that are scored, and small numbers beneath are coupled position IDs. `sparsity-lab "
-        "sample` shows more of them, and `sparsity-lab certify` tests all that a task declares."
+        "Every registered task. The build of this site sampled the sequences. Framed tokens are the sources of an "
+        "answer, and answers are the scored tokens. Small numbers below are coupled position IDs. `sparsity-lab "
+        "sample` shows more, and `sparsity-lab certify` tests everything that a task declares."
     )
     parts = [
         f"## [{name}](tasks/{name}.md)\n\n{summary(cls)}\n\n{raw(_samples(cls.examples()[0], 1))}"
@@ -71,7 +71,7 @@ def _declared(truth: Truth) -> list[tuple[str, str]]:
         "Bayes loss (nats)": truth.bayes_loss,
         "label noise": truth.label_noise or None,
         "largest position ID": truth.largest_position_id or None,
-        "no smaller set of sources tells anything": truth.label_free_subsets and "yes",
+        "no smaller set of sources carries information": truth.label_free_subsets and "yes",
     }
     return [
         (name, f"{value:.4g}" if isinstance(value, float) else str(value))
