@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 01 Planted correlations and their certificate
 #
-# What the lab's main task looks like, what it declares about itself, and how that is tested.
+# This notebook shows the lab's main task, what the task declares about itself, and how the certificate tests it.
 
 # %%
 import os
@@ -24,7 +24,7 @@ SEQUENCES = 2_000 if SMOKE else 100_000
 # %% [markdown]
 # ## A task is a setting
 #
-# It prints as it is written, here, in tables and on the command line. Click to see all its fields.
+# You type a task as it prints: here, in tables and on the command line. Click to see all its fields.
 
 # %%
 task = Planted(k=3, locality=Recent(width=8))
@@ -33,8 +33,8 @@ task
 # %% [markdown]
 # ## Sequences
 #
-# A sequence is a pure function of (task, seed, stream name, length, index). Framed tokens enter the rule,
-# here parity; the answer stands after the arrow. Hover over a token to read its part.
+# A sequence is a pure function of (task, seed, stream name, length, index). Framed tokens enter the rule, here
+# parity. The answer follows the arrow. Hover over a token to read its role.
 
 # %%
 stream = Stream(seed=0, name="notebook")
@@ -42,23 +42,22 @@ batch = task.sample(stream, start=0, count=4, length=24)
 batch
 
 # %% [markdown]
-# Sequences 2 and 3 of the stream are the same, whoever asks for them and in whatever batch.
+# Sequences 2 and 3 of the stream are the same in every batch.
 
 # %%
 bool((task.sample(stream, start=2, count=2, length=24).tokens == batch.tokens[2:]).all())
 
 # %% [markdown]
-# `sources` are the positions that decide an answer; everything that is measured later can be compared with
-# them.
+# `sources` are the positions that decide an answer. Later measurements are compared with them.
 
 # %%
 batch.sources[:, -1]
 
 # %% [markdown]
-# ## The same task, marked in three ways
+# ## The same task with three markings
 #
-# By *token* (planted tokens have their own alphabet), by *cue* (a cue stands before each), by *position* (the
-# same places in every sequence).
+# By *token*: planted tokens have their own alphabet. By *cue*: a cue precedes each planted token. By *position*:
+# the same places are planted in every sequence.
 
 # %%
 task.replace(marking="cue").sample(stream, 0, 3, 24)
@@ -67,9 +66,10 @@ task.replace(marking="cue").sample(stream, 0, 3, 24)
 task.replace(marking="position").sample(stream, 0, 3, 24)
 
 # %% [markdown]
-# ## What is declared
+# ## What the task declares
 #
-# All in closed form: chance and Bayes levels, the law of the places, how each position goes with the label.
+# Everything is in closed form: chance and Bayes levels, the distribution of the places, and the joint
+# distribution of each position and the label.
 
 # %%
 truth = task.truth(24)
@@ -93,15 +93,15 @@ with styled():
 # %% [markdown]
 # ## The certificate
 #
-# It draws sequences and tests everything that is declared, the rule worked out independently among it, at a
-# family-wise false-alarm rate of one in a million.
+# The certificate draws sequences and tests everything that the task declares. It also recomputes the rule
+# independently. The family-wise false-alarm rate is one in a million.
 
 # %%
 certificate = certify(task, sequences=SEQUENCES, lengths=(24,))
 certificate
 
 # %% [markdown]
-# A test that cannot fail says nothing. Here is a task that tells one lie: it declares no noise, and replaces
+# A test that cannot fail proves nothing. This task makes one false statement: it declares no noise, but replaces
 # one label in fifty.
 
 # %%
@@ -121,7 +121,7 @@ certify(Liar(k=3, locality=Recent(width=8)), sequences=SEQUENCES, lengths=(24,))
 # %% [markdown]
 # ## Chance and Bayes
 #
-# With noise the optimum is below 1, and every accuracy in the lab is shown between chance (0) and Bayes (1).
+# With noise the optimum is below 1. Every accuracy in the lab is shown between chance (0) and Bayes (1).
 
 # %%
 noisy = Planted(k=2, rule=SumMod(m=3), planted_vocab=3, noise=0.2)
@@ -129,7 +129,7 @@ declared = noisy.truth(24)
 print(f"accuracy: chance {declared.chance_accuracy:.3f}, Bayes {declared.bayes_accuracy:.3f}")
 
 # %% [markdown]
-# The exact Bayes predictor is there to compare a model with, target by target:
+# You can compare a model with the exact Bayes predictor, target by target:
 
 # %%
 sequences = noisy.sample(stream, 0, 2000, 24)

@@ -11,8 +11,8 @@
 # %% [markdown]
 # # 02 Length generalization over k and locality
 #
-# Small decoders are trained on lengths 8 to 24 and tested on up to 192: how far do they carry, by the number
-# of tokens that decide the answer, and by where these stand?
+# Small decoders are trained on lengths 8 to 24 and tested up to 192. How far do they extrapolate? Two things
+# vary: the number k of tokens that decide the answer, and their places.
 
 # %%
 import os
@@ -30,8 +30,8 @@ ENGINE = Serial() if SMOKE else Processes(workers=2)
 # %% [markdown]
 # ## k: planted tokens in an alphabet of their own
 #
-# A grid is a list of runs. Every run has an id, a hash of all its settings; running the cell again trains
-# nothing anew.
+# A grid is a list of runs. Every run has an id, a hash of all its settings. If you run the cell again, nothing is
+# trained again.
 
 # %%
 base = RunConfig(
@@ -48,8 +48,8 @@ results
 extrapolation_curve(results, by="task.k")
 
 # %% [markdown]
-# Runs that never learned at the trained lengths are counted, and not averaged in: a curve of failures would
-# look like a curve that falls.
+# Runs that never learned at the trained lengths are counted but not averaged in. Otherwise a curve of failures
+# would look like a curve that falls.
 #
 # ## Locality: the same places in every sequence
 #
@@ -67,7 +67,7 @@ results = run_sweep(by_law, "runs/02_locality", ENGINE, progress=sweep_progress(
 extrapolation_curve(results, by="task.locality")
 
 # %% [markdown]
-# The same as numbers: what each arm loses between the longest trained length and four times that.
+# The same as numbers: the loss of each arm between the longest trained length and four times that length.
 
 # %%
 drop(results, by="task.locality", factor=4)
@@ -76,11 +76,11 @@ drop(results, by="task.locality", factor=4)
 heat_map(results, rows="task.k", columns="task.locality", factor=4)
 
 # %% [markdown]
-# All of it is one polars frame, with every setting as a column:
+# All data are in one polars frame, with every setting as a column:
 
 # %%
 results.frame("evaluation").select("task.locality", "data_seed", "length", "accuracy", "normalized_accuracy").head(6)
 
 # %% [markdown]
-# One or two seeds and two hundred steps show the method and are no result. The studies under Results have the
-# seeds, the rules that were fixed before the runs, and the sizes.
+# One or two seeds and two hundred steps show the method. They are not a result. The studies under Results have
+# more seeds, larger sizes, and rules that were fixed before the runs.

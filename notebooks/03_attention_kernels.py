@@ -11,10 +11,10 @@
 # %% [markdown]
 # # 03 Attention kernels and length extrapolation
 #
-# Softmax attention spreads as sequences grow. Softplus attention with re-weighting (LSSAR) scales scores with
-# log n and cuts off what lies below the mean. Both are trained on the same sequences; then we look at
-# accuracy, at entropy, and at what the planted tokens get. Which of the two carries further is for the curve
-# to say; with two seeds and three hundred steps it says little.
+# Softmax attention spreads out as sequences grow. Softplus attention with re-weighting (LSSAR) scales scores with
+# log n and removes weights below the mean. Both are trained on the same sequences. We compare their accuracy,
+# their entropy, and their attention to the planted tokens. Two seeds and three hundred steps cannot show which
+# one extrapolates farther.
 
 # %%
 import os
@@ -50,10 +50,10 @@ extrapolation_curve(results, by="model.kernel")
 models = {str(run.model.kernel): Run.load(results.folder / run.id) for run in results.runs[:: len(SEEDS)]}
 
 # %% [markdown]
-# ## What the heads look at
+# ## What the heads attend to
 #
-# One sequence, at the largest trained length and at four times that. The sources of the answer are framed, in the
-# row of the query, which is the last one.
+# This is one sequence at the largest trained length and at four times that length. The sources of the answer are
+# framed, in the row of the query, which is the last one.
 
 # %%
 attention_map(models["Softmax()"])
@@ -61,17 +61,17 @@ attention_map(models["Softmax()"])
 # %% [markdown]
 # ## Entropy
 #
-# H / ln n of the rows that answer: 1 is uniform attention. Weights come a tile of rows at a time; no map of
-# all rows by all keys is ever made.
+# H / ln n of the rows that answer: 1 is uniform attention. Weights are computed for a tile of rows at a time. A
+# map of all rows by all keys is never made.
 
 # %%
 attention_entropy(models, rows="scored", sequences=32)
 
 # %% [markdown]
-# ## What the planted tokens get
+# ## Attention to the planted tokens
 #
-# `uniform` is k / n. A low mass need not mean failure: an earlier layer may have moved the information. Here
-# there is one layer.
+# `uniform` is k / n. A low mass need not mean failure, because an earlier layer may have moved the information.
+# Here there is only one layer.
 
 # %%
 planted_mass(models, sequences=32)
@@ -79,8 +79,8 @@ planted_mass(models, sequences=32)
 # %% [markdown]
 # ## Dilution
 #
-# If the sources' scores stand out by G, a softmax row gives them k e^G / (k e^G + n - k). What is lost down
-# to that is dilution, what is lost below it went to wrong places.
+# If the scores of the sources are higher by G, a softmax row gives them k e^G / (k e^G + n - k). The loss down to
+# this value is dilution. Any further loss went to wrong places.
 
 # %%
 dilution(models["Softmax()"], sequences=32)
@@ -88,7 +88,7 @@ dilution(models["Softmax()"], sequences=32)
 # %% [markdown]
 # ## The same weights under another mechanism
 #
-# `with_kernel` exchanges the mechanism of a trained model, for instance to re-weight at test time only.
+# `with_kernel` exchanges the mechanism of a trained model, for example to re-weight only at test time.
 
 # %%
 softmax = models["Softmax()"]

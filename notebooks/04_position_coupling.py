@@ -11,10 +11,10 @@
 # %% [markdown]
 # # 04 Position coupling, given and predicted
 #
-# Coupled position IDs say which tokens belong together. With them a task whose sources are ever further away
-# in places is local in IDs, which may carry a model past the trained lengths and does not make it exact at every
-# length. The IDs can be given by the task, or predicted by the model along with the next token; and dealt out at
-# random they are the control.
+# Coupled position IDs say which tokens belong together. The sources of a task may be farther and farther apart in
+# places, but they are close in IDs. This can help a model beyond the trained lengths, but does not make it exact
+# at every length. The task gives the IDs, or the model predicts them along with the next token. IDs in random
+# order are the control.
 
 # %%
 import os
@@ -32,9 +32,9 @@ ENGINE = Serial() if SMOKE else Processes(workers=2)
 # %% [markdown]
 # ## The task
 #
-# Running parities are written out after the bits: r_j = x_1 + .. + x_j mod 2. Each r_j needs two tokens,
-# r_(j-1) and x_j, and x_j is n + 1 places back. The IDs, beneath the tokens, give x_j and the place where r_j
-# is predicted the same number. Every r is scored.
+# Running parities follow the bits: r_j = x_1 + .. + x_j mod 2. Each r_j needs two tokens, r_(j-1) and x_j, and
+# x_j is n + 1 places back. The IDs are below the tokens. x_j and the place where r_j is predicted have the same
+# ID. Every r is scored.
 
 # %%
 task = ParityScratchpad()
@@ -43,8 +43,8 @@ task.sample(Stream(), 0, 3, 8)
 # %% [markdown]
 # ## Four couplings of the same model
 #
-# `max_id` bounds the IDs: a learned table cannot leave its range. A random offset in training teaches all of
-# its rows.
+# `max_id` bounds the IDs, because a learned table cannot go beyond its range. A random offset in training trains
+# all rows of the table.
 
 # %%
 largest = task.largest_position_id(LENGTHS[-1])
@@ -64,7 +64,7 @@ results = run_sweep(
 results
 
 # %% [markdown]
-# Accuracy of single targets, given the right ones before them:
+# Accuracy of single targets, given the correct previous ones:
 
 # %%
 extrapolation_curve(results, by="model.coupling", measure="accuracy", only_learned=False)
@@ -72,14 +72,15 @@ extrapolation_curve(results, by="model.coupling", measure="accuracy", only_learn
 # %% [markdown]
 # ## Free-running
 #
-# What counts is the whole answer when nothing but the prompt is given: `free_exact_match`. The model with
-# predicted IDs feeds back its own tokens with its own IDs; `id_accuracy` says how often those are right.
+# The real test is the whole answer from the prompt alone: `free_exact_match`. The model with predicted IDs feeds
+# back its own tokens with its own IDs. `id_accuracy` says how often those are right.
 
 # %%
 columns = ["model.coupling", "length", "accuracy", "exact_match", "free_exact_match", "id_accuracy"]
 results.frame("evaluation").select(columns)
 
 # %% [markdown]
-# One seed and a few hundred steps show the method and are no result: the study of coupling
+# One seed and a few hundred steps show the method. They are not a result. The study of coupling
 # (`sparsity-lab sweep coupling`, with its page among the results) has seeds, controls and rules that were fixed
-# before its runs, and asks what fails first where coupling, too, ends: the place that is found, or the mass on it.
+# before its runs. It also asks what fails first where coupling stops working: finding the place, or the attention
+# mass on it.

@@ -12,8 +12,8 @@
 # # 05 Norm sensitivity and linear attention
 #
 # In softmax attention a longer query is sharper: its entropy falls. In linear attention the norm of a query
-# cancels. Norm-aware linear attention gives it back as an exponent. We measure all three, on random rows and
-# on trained models.
+# cancels. Norm-aware linear attention puts it back as an exponent. We measure all three, on random rows and on
+# trained models.
 
 # %%
 import os
@@ -36,8 +36,7 @@ ENGINE = Serial() if SMOKE else Processes(workers=2)
 # %% [markdown]
 # ## The same queries, longer and shorter
 #
-# `kernel.weights` gives the dense weights of a few rows. We scale the queries by r and look at the mean
-# entropy.
+# `kernel.weights` gives the dense weights of a few rows. We scale the queries by r and plot the mean entropy.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -64,8 +63,8 @@ with styled():
     ax.legend()
 
 # %% [markdown]
-# Softmax sharpens without end; linear attention does not notice; the norm-aware form sharpens up to a norm of
-# about 3, where its exponent is at its limit.
+# Softmax gets sharper without limit. Linear attention does not change. The norm-aware form gets sharper up to a
+# norm of about 3, where its exponent reaches its limit.
 #
 # ## In trained models
 
@@ -87,9 +86,8 @@ sensitivity = norm_sensitivity(models, lengths=LENGTHS[1:2], sequences=16)
 sensitivity
 
 # %% [markdown]
-# `query_slope` is the change of the entropy with the logarithm of the query norm. For softmax it must be what
-# the exact law says, -Cov(r a, s), which is computed beside it. `.sweep()` has what rescaled norms do to the
-# loss:
+# `query_slope` is the change of the entropy with the logarithm of the query norm. For softmax it must equal the
+# exact law, -Cov(r a, s), which is computed too. `.sweep()` shows how rescaled norms change the loss:
 
 # %%
 sweep = sensitivity.sweep()
@@ -98,7 +96,7 @@ sweep.head(6)
 # %% [markdown]
 # ## Constant memory in decoding
 #
-# A linear mechanism decodes from sums of a fixed size, with exactly the outputs that it has in one pass.
+# A linear mechanism decodes from sums of a fixed size. Its outputs are exactly those of one pass.
 
 # %%
 kernel = NormAwareLinear()

@@ -11,9 +11,10 @@
 # %% [markdown]
 # # 06 Context extension
 #
-# A model trained on short windows of text is trained a little further on longer ones: with all its attention,
-# with shifted sparse attention (groups of neighbors in training, all keys in use), and with low-rank
-# adapters beside whole embeddings and norms. What does each make of the longer context, and at what cost?
+# A model is trained on short windows of text. Then it is fine-tuned on longer windows in three ways. The first
+# uses full attention. The second uses shifted sparse attention: groups of neighbors in training, all keys at
+# inference. The third trains low-rank adapters with whole embeddings and norms. How well does each use the longer
+# context, and at what cost?
 
 # %%
 import os
@@ -30,7 +31,7 @@ SHORT, LONG = (16, 64) if SMOKE else (64, 256)
 ENGINE = Serial() if SMOKE else Processes(workers=2)
 
 # %% [markdown]
-# ## A parent, trained short
+# ## A parent, trained on short windows
 
 # %%
 parent = RunConfig(
@@ -42,12 +43,12 @@ parent = RunConfig(
 parent
 
 # %% [markdown]
-# ## Its children, trained further at four times the length
+# ## Its children, fine-tuned at four times the length
 #
-# `extended` makes the run that goes on from a parent: longer sequences, positions interpolated so that no
-# rotation lies outside the trained range, and a mechanism or an adapter of your choice. Interpolation alone is
-# no gift: neighbors come closer than the parent ever saw them, and it takes the further training to make up for
-# that. The parent is made once and shared.
+# `extended` makes a run that continues from a parent. It has longer sequences, interpolated positions (so no
+# rotation is outside the trained range), and a mechanism or an adapter of your choice. Interpolation alone has a
+# cost: neighbors are closer than the parent ever saw them, and fine-tuning must make up for this. The parent is
+# trained once and shared.
 
 # %%
 tuning = Training(steps=TUNING, batch_size=4, learning_rate=1e-3)
@@ -62,8 +63,8 @@ results = run_sweep(sweep, "runs/06", ENGINE, progress=sweep_progress())
 results
 
 # %% [markdown]
-# Loss by length, in nats a byte. The parent is the arm without a kernel or adapter of its own at its own
-# length; beyond it the rotations are new to it.
+# Loss by length, in nats per byte. The parent is the arm without a kernel or an adapter, at its own length.
+# Beyond that length the rotations are new to it.
 
 # %%
 names = {run.id: name for name, run in {"parent": parent, **children}.items()}
@@ -74,11 +75,10 @@ table.pivot("run", index="length", values="loss")
 # %% [markdown]
 # ## How far a shift lets a model see
 #
-# Groups that do not shift never see beyond themselves, however many layers there are. With the shift,
-# information moves back at most G - 1 positions in the first layer and G / 2 more in each further one. With G =
-# T / 2 a model of three layers sees everything; with G = T / 4 it would take seven layers, and a shallower model
-# never gets a gradient for the longest dependencies. Whether that shows in the loss is another question: it
-# needs a text with something to find that far back.
+# Groups without a shift never see beyond themselves, at any depth. With the shift, information moves back at most
+# G - 1 positions in the first layer and G / 2 more in each further one. With G = T / 2 a model of three layers
+# sees everything. With G = T / 4 it would take seven layers, and a shallower model never gets a gradient for the
+# longest dependencies. The loss shows this only if the text has dependencies that long.
 
 # %%
 depth, group = 3, LONG // 2
@@ -88,16 +88,16 @@ print(f"{depth} layers, groups of {group}: the last token can depend on {reach} 
 # %% [markdown]
 # ## What it costs
 #
-# The share of query-key pairs that training computes, r - r^2 / 4 for groups of r T tokens. A step's time falls
-# by less, since attention is a part of it:
+# The share of query-key pairs that training computes is r - r^2 / 4 for groups of r T tokens. The time of a step
+# falls by less, because attention is only part of it:
 
 # %%
 for ratio in (0.125, 0.25, 0.5):
     print(f"groups of {ratio} T: {ratio - ratio**2 / 4:.3f} of the pairs of dense attention")
 
 # %% [markdown]
-# One seed and a few steps show the method and are no result. The study of context extension
+# One seed and a few steps show the method. They are not a result. The study of context extension
 # (`sparsity-lab sweep context_extension`, with its page among the results) has seeds, learning rates for every
-# arm and rules that were fixed before its runs. At its scale not all that larger models made plausible came out:
-# shifted sparse fine-tuning cost a little against dense, embeddings and norms beside the adapters made up for
-# a part of what full fine-tuning is better by, and short contexts and the passkey suffered.
+# arm and rules that were fixed before its runs. At its scale, not everything known from larger models was
+# confirmed. Shifted sparse fine-tuning was slightly worse than dense. Training embeddings and norms with the
+# adapters closed part of the gap to full fine-tuning. Short contexts and the passkey got worse.

@@ -11,9 +11,8 @@
 # %% [markdown]
 # # 07 Adaptive sparse attention and its audit
 #
-# A row scores blocks of earlier keys by their summaries, and attends exactly to the blocks that it chooses.
-# The audit says how much of the dense attention that keeps, and whether the mechanism knows when it keeps too
-# little.
+# A row scores blocks of earlier keys by their summaries, and attends exactly to the blocks that it selects. The
+# audit says how much of the dense attention this keeps, and whether the mechanism knows when it keeps too little.
 
 # %%
 import os
@@ -35,8 +34,8 @@ STEPS, SEQUENCES, LENGTHS = (2, 16, (24, 48)) if SMOKE else (300, 512, (24, 48, 
 # %% [markdown]
 # ## What a row sees
 #
-# Weights of one head on random rows in which a few keys answer to the last query: softmax, and the blocks
-# that are left of it.
+# The figure shows the weights of one head on random rows, with a few keys similar to the last query: softmax, and
+# the blocks that remain.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -54,9 +53,9 @@ with styled():
     axes[0].set_ylabel("query (position)")
 
 # %% [markdown]
-# ## Without training: the same weights, sparse in use
+# ## Without training: the same weights, sparse at inference
 #
-# A dense model is trained on short sequences; then its mechanism is exchanged.
+# A dense model is trained on short sequences. Then its mechanism is exchanged.
 
 # %%
 config = RunConfig(
@@ -83,9 +82,9 @@ table
 # %% [markdown]
 # ## The audit
 #
-# `retained_mass` compares the keys that a mechanism sees with dense softmax on the same queries and keys: the
-# mass that is kept, the share of rows below p, the budget. For the adaptive mechanism it adds the mechanism's
-# own estimate and its *silent misses*: rows below p that it believes to be above.
+# `retained_mass` compares the keys that a mechanism sees with dense softmax on the same queries and keys. It
+# reports the retained mass, the share of rows below p, and the budget. For the adaptive mechanism it adds the
+# mechanism's own estimate and its *silent misses*: rows below p that it estimates above p.
 
 # %%
 retained_mass(variants, lengths=LENGTHS, p=0.9, block_size=8)
@@ -93,8 +92,8 @@ retained_mass(variants, lengths=LENGTHS, p=0.9, block_size=8)
 # %% [markdown]
 # ## Escalation
 #
-# With `rho_min` a row that estimates its retained mass to be too low takes more blocks, or all of them. A
-# trace collects the audit of sampled rows.
+# With `rho_min`, a row that estimates its retained mass to be too low takes more blocks, or all of them.
+# `auxiliary` collects the audit of sampled rows.
 
 # %%
 escalating = AdaptiveSparse(block_size=8, n_local=1, k_free=1, rho_min=0.8)

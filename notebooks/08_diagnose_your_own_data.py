@@ -11,9 +11,9 @@
 # %% [markdown]
 # # 08 Diagnose your own data
 #
-# Is length generalization to be expected on data of yours? `diagnose` asks how many tokens a prediction needs
-# and how far away they are, and trains a small model on short windows to see how much it keeps on long ones,
-# under two position schemes. Here on data whose answer is known, then on text.
+# Estimate whether models will length-generalize on your data. `diagnose` measures how many tokens a prediction
+# needs and how far away they are. It trains a small model on short windows, and measures how much of its gain
+# remains on long ones, under two position schemes. First we use data with a known answer, then text.
 
 # %%
 import os
@@ -29,8 +29,7 @@ STEPS, LENGTH = (2, 12) if SMOKE else (200, 24)
 # %% [markdown]
 # ## Known data: every token depends on one token six places back
 #
-# In such a chain the tokens six and twelve places back stand in for each other, so that a model may use
-# either or both.
+# In such a chain the tokens six and twelve places back can replace each other. A model may use either or both.
 
 # %%
 known = SparseMarkov(k=1, lag_seed=1)
@@ -39,8 +38,8 @@ found = diagnose(list(tokens), length=LENGTH, steps=STEPS)
 found
 
 # %% [markdown]
-# The verdict rests on questions with fixed thresholds; each is answered yes or no only if its whole interval
-# is on one side.
+# The verdict rests on questions with fixed thresholds. Each is answered yes or no only if its whole interval is
+# on one side.
 
 # %%
 for answer in found.answers:
@@ -49,8 +48,8 @@ for answer in found.answers:
 # %% [markdown]
 # ## Your own files
 #
-# `.npy` arrays of integers, `.txt` files with lines of whole numbers, or any other file, read as bytes. Here
-# the source of this package, a corpus that everyone has who runs this.
+# `diagnose` reads `.npy` arrays of integers, `.txt` files with lines of whole numbers, and any other file as
+# bytes. Here it reads the source of this package, which everyone has who runs this.
 
 # %%
 files = sorted(Path(sparsity_lab.__file__).parent.glob("generators/*.py"))
@@ -65,6 +64,6 @@ if not SMOKE:
         print(answer)
 
 # %% [markdown]
-# On the command line: `sparsity-lab diagnose FILE ...`. What it does not tell is in the documentation under
-# Analysis: dependencies longer than the trained length stay unseen without labels, and one seed of one small
-# model is used.
+# On the command line: `sparsity-lab diagnose FILE ...`. The documentation under Analysis lists its limits.
+# Without labels, dependencies longer than the trained length stay invisible. Only one seed of one small model is
+# used.

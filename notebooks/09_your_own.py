@@ -11,8 +11,8 @@
 # %% [markdown]
 # # 09 Your own task, attention kernel and position scheme
 #
-# Each is one file with one decorator line. They must live in modules that can be imported, so that worker
-# processes and the command line know them: here the three files in the folder `own` beside this notebook.
+# Each is one file with one decorator line. Worker processes and the command line import it, so it must be a
+# module that can be imported. Here the three files are in the folder `own` next to this notebook.
 
 # %%
 import os
@@ -41,8 +41,7 @@ ENGINE = Serial() if SMOKE else Processes(workers=2)
 # %% [markdown]
 # ## A task
 #
-# `own/look_back.py`: the answer is the letter at a fixed distance before the query. What it says of its
-# sampling:
+# `own/look_back.py`: the answer is the letter at a fixed distance before the query. This part samples sequences:
 
 # %%
 source = Path("own/look_back.py").read_text()
@@ -53,14 +52,14 @@ task = look_back.LookBack(distance=1)
 task.sample(Stream(), 0, 3, 16)
 
 # %% [markdown]
-# The certificate holds `sample`, `truth` and `solve` against each other:
+# The certificate checks that `sample`, `truth` and `solve` agree:
 
 # %%
 certify(task, sequences=2_000 if SMOKE else 50_000)
 
 # %% [markdown]
-# Registered, it can be written as it prints, in files and on the command line (`sparsity-lab sample
-# "LookBack(distance=1)" --import look_back`):
+# A registered task can be typed as it prints, in files and on the command line
+# (`sparsity-lab sample "LookBack(distance=1)" --import look_back`):
 
 # %%
 from sparsity_lab.generators import Task
@@ -70,8 +69,8 @@ from_text(Task, "LookBack(distance=4, num_letters=5)")
 # %% [markdown]
 # ## A kernel
 #
-# `own/sharp_softmax.py`: one method, the weights of some rows. Decoding comes
-# with the base class, and is exact:
+# `own/sharp_softmax.py` has one method, the weights of some rows. Decoding comes with the base class, and is
+# exact:
 
 # %%
 kernel = sharp_softmax.SharpSoftmax(sharpness=2)
@@ -85,7 +84,7 @@ print(f"weights times values:       {(kernel.weights(q, k) @ v - whole).abs().ma
 # %% [markdown]
 # ## A position scheme
 #
-# `own/log_distance.py`: a bias that falls with the logarithm of the distance.
+# `own/log_distance.py` is a bias that falls with the logarithm of the distance.
 
 # %%
 scheme = log_distance.LogDistance(slope=4)
@@ -95,7 +94,7 @@ bias.bias(slice(5, 6), slice(0, 6))[0, 0]
 # %% [markdown]
 # ## All three in a sweep
 #
-# Nothing else has to be told about them.
+# No further registration is needed.
 
 # %%
 base = RunConfig(
@@ -112,5 +111,5 @@ results
 extrapolation_curve(results, by=("model.position", "model.kernel"))
 
 # %% [markdown]
-# What the lab asks of its own classes, `check_task`, `check_position` and the others of `sparsity_lab.testing`
-# ask of yours, in one line each. See "How to" in the documentation.
+# `check_task`, `check_position` and the others of `sparsity_lab.testing` run the lab's own tests on your classes,
+# in one line each. See "How to" in the documentation.

@@ -11,9 +11,9 @@
 # %% [markdown]
 # # 10 Your own model
 #
-# A model that exists keeps its weights, and its attention is exchanged: does that help, and at which length? Here
-# with a small Llama of `transformers` that is trained in the first cell, on bytes of the standard library's source.
-# A checkpoint of yours takes its place: `AutoModelForCausalLM.from_pretrained(...)`.
+# An existing model keeps its weights, and its attention is exchanged. Does this help, and at which length? The
+# first cell trains a small `transformers` Llama on bytes of the standard library's source. You can use your own
+# checkpoint instead: `AutoModelForCausalLM.from_pretrained(...)`.
 
 # %%
 import os
@@ -56,8 +56,8 @@ print(f"loss of the last batch: {loss.item():.2f} nats a byte")
 # %% [markdown]
 # ## Attach, and detach
 #
-# `attach` puts a kernel in place of the attention of every layer, and `detach` gives the model back as it was, bit
-# for bit. Generation with a cache works as before.
+# `attach` puts a kernel in place of the attention of every layer. `detach` restores the model, bit for bit.
+# Generation with a cache works as before.
 
 # %%
 prompt = test_part[0][None, :40]
@@ -70,8 +70,9 @@ assert torch.equal(detach(model)(prompt).logits, before)
 # %% [markdown]
 # ## The verdict
 #
-# The model as it is, three mechanisms in its place, and its own attention re-weighted at test time alone. The same
-# tokens are predicted with every length of context, and differences are paired by document.
+# We compare the original model, three mechanisms in place of its attention, and its own attention re-weighted
+# only at test time. The same tokens are predicted at every context length, and differences are paired by
+# document.
 
 # %%
 lengths = (64, 128, 256)
@@ -89,7 +90,7 @@ found
 #
 # ## What attention does
 #
-# The lab's measures read records of a model of `transformers` as they read a decoder of the lab.
+# The lab's measures read records of a `transformers` model in the same way as a decoder of the lab.
 
 # %%
 batch = torch.stack([document[:128] for document in test_part[:4]])
@@ -103,8 +104,8 @@ attention_sink(records).summary()
 # %% [markdown]
 # ## The same model as a decoder
 #
-# Llama is a `Decoder` with SwiGLU. The logits are equal up to rounding, and everything that the lab does with
-# decoders can be done with it.
+# Llama is a `Decoder` with SwiGLU. The logits are equal up to rounding. Everything that the lab does with
+# decoders works with it.
 
 # %%
 decoder = from_transformers(model)
@@ -114,8 +115,8 @@ decoder.config
 # %% [markdown]
 # ## A longer context
 #
-# In the way of LongLoRA: positions interpolated, low-rank maps trained with whole embeddings and norms, sparse
-# attention in training and dense attention at inference.
+# This follows LongLoRA: positions are interpolated, and low-rank maps are trained with whole embeddings and
+# norms. Attention is sparse in training and dense at inference.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -136,5 +137,5 @@ long.frame()
 long
 
 # %% [markdown]
-# A model class of your own, in runs and sweeps or in a training loop of your own, is in the documentation under
-# "How to": existing models.
+# For your own model class, in runs and sweeps or in your own training loop, see "How to" in the documentation:
+# existing models.

@@ -1,6 +1,7 @@
 """Prose that is understood at one reading: no sentence over 30 words, and no phrase that reads as translated."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -18,7 +19,12 @@ PHRASES = re.compile(
 )
 """Phrases that were here once, and their kin."""
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "how_to").glob("*.md"))]
+OTHERS = {"CHANGELOG.md", "CONTRIBUTING.md", "result.md"}
+"""A history, rules for this project, and pages that are made from studies and their notes."""
+
+FOLDERS = (".", "docs", "docs/how_to", "experiments/*")
+PAGES = [page for folder in FOLDERS for page in sorted(ROOT.glob(f"{folder}/*.md")) if page.name not in OTHERS]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
 def sentences(text: str) -> list[str]:
@@ -39,8 +45,9 @@ def sentences(text: str) -> list[str]:
 
 def faults(text: str) -> list[str]:
     """Sentences that are too long, and phrases that are not said any more."""
-    long = [one for one in sentences(text) if sum(bool(re.search(r"\w", word)) for word in one.split()) > LONGEST]
-    return long + [match.group() for match in PHRASES.finditer(text)]
+    found = sentences(text)
+    long = [one for one in found if sum(bool(re.search(r"\w", word)) for word in one.split()) > LONGEST]
+    return long + [match.group() for one in found for match in PHRASES.finditer(one)]
 
 
 def strings(source: str) -> list[str]:
@@ -52,6 +59,13 @@ def strings(source: str) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_pages(page: Path) -> None:
     assert faults(page.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_notebooks(notebook: Path) -> None:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    assert [fault for text in texts for fault in faults(text)] == []
 
 
 @pytest.mark.parametrize("module", sorted((ROOT / "docs" / "pages").glob("*.py")), ids=lambda module: module.stem)
