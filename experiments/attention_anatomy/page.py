@@ -130,7 +130,7 @@ def _legend(evidence: Evidence) -> list[Line2D]:
             learned = by_seed.filter("learned").height
             words = f"{learned} of {by_seed.height} learned" if learned else "never learned, not drawn"
             handles.append(Line2D([], [], **line_style(style), label=f"{arm} ({words})"))
-    words = "line: median over the seeds that learned; bars: smallest to largest"
+    words = "median and range of what learned"
     handles.append(Line2D([], [], color=GRAY, linewidth=1.0, label=words))
     return handles
 
