@@ -1,4 +1,4 @@
-"""A position scheme of one's own: a penalty that grows with the logarithm of the distance."""
+"""Your own position scheme: a penalty that grows with the logarithm of the distance."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -33,7 +33,7 @@ class LogDistance(PositionScheme):
 
 
 class LogBias(KernelPosition):
-    """What kernels get: the bias of some rows on some keys, made when it is asked for."""
+    """The bias of some rows on some keys, computed when a kernel requests it."""
 
     kind = "bias"
 

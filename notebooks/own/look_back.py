@@ -1,4 +1,4 @@
-"""A task of one's own: the answer is the token at a fixed distance before the query."""
+"""Your own task: the answer is the token at a fixed distance before the query."""
 
 from functools import cached_property, partial
 from typing import ClassVar
@@ -59,8 +59,8 @@ class LookBack(Task):
     def certified_lengths(self) -> tuple[int, ...]:
         return self.distance + 5, self.distance + 40
 
-    # Sequence i is a function of (seed, name, length, i) alone: all randomness is words of the stream, a fixed number
-    # of them for each sequence. `checked_length` refuses what is no length of this task, and what is no whole number.
+    # Sequence i depends only on (seed, name, length, i). All randomness is words of the stream, a fixed number
+    # for each sequence. `checked_length` refuses a number that is not whole or not a length of this task.
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
         length = self.checked_length(length)
         tokens = np.empty((count, length + 2), dtype=np.int64)
@@ -92,7 +92,7 @@ class LookBack(Task):
         )
 
     def _joint(self, length: int) -> np.ndarray:
-        """(T, V, labels): how each position goes with the label."""
+        """(T, V, labels): the joint distribution of each position and the label."""
         m = self.num_letters
         joint = np.zeros((length + 2, self.vocabulary.size, m))
         joint[1:-1, :m] = 1 / m**2
@@ -100,7 +100,7 @@ class LookBack(Task):
         joint[0, self.vocabulary.token("BOS")] = joint[-1, self.vocabulary.token("=")] = 1 / m
         return joint
 
-    # The definition again, as one would say it: the certificate holds it against `sample`.
+    # The definition again, for one sequence. The certificate compares it with `sample`.
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
         source = len(tokens) - 1 - self.distance
         return (Step(len(tokens) - 1, (source,), tokens[source]),)

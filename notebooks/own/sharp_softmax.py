@@ -1,4 +1,4 @@
-"""An attention mechanism of one's own: softmax whose scores are multiplied by a constant."""
+"""Your own attention mechanism: softmax with scores multiplied by a constant."""
 
 from sparsity_lab.kernels import CachedKernel, Context, Keys, Queries, Weights, softmax_weights
 from sparsity_lab.settings import SettingError, register
@@ -18,6 +18,6 @@ class SharpSoftmax(CachedKernel):
         if self.sharpness <= 0:
             raise SettingError("sharpness", "a positive number", self.sharpness)
 
-    # Queries and keys come rotated; the context says which keys a row sees, and the bias of their scores.
+    # Queries and keys are already rotated. The context says which keys a row sees, and the bias of their scores.
     def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
         return softmax_weights(self.sharpness * q, k, *context.visible_and_bias(q, k))

@@ -75,12 +75,12 @@ def _retained(rows: list[Row]) -> list[str]:
     chosen = [row for row in rows if row.get("retained") is not None]
     if not chosen:
         return []
-    header = ["kernel", "input", "T", "retained mass", "over that of oracle blocks"]
+    header = ["kernel", "input", "T", "retained mass", "over oracle blocks"]
     lines = [
         [f"`{row['kernel']}`", row["input"], str(row["T"]), _ratio(row, "retained"), _ratio(row, "over oracle", 3)]
         for row in chosen
     ]
-    return ["What is kept of the mass of dense attention:", _markdown([header, ["---"] * 2 + ["---:"] * 3, *lines])]
+    return ["Retained share of the dense attention mass:", _markdown([header, ["---"] * 2 + ["---:"] * 3, *lines])]
 
 
 def _markdown(lines: list[list[str]]) -> str:

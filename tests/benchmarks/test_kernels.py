@@ -167,8 +167,8 @@ def test_the_table_of_known_rows() -> None:
     rows[1] |= {"retained": 0.4567, "over oracle": 0.98765}
     *_, line, _, caption, _, header, _, kept = kernel_page.kernel_table(rows, []).split("\n")
     assert "| 0.012 (0.12 ms; SDPA 9.9 ms) |" in line
-    assert caption == "What is kept of the mass of dense attention:"
-    assert header == "| kernel | input | T | retained mass | over that of oracle blocks |"
+    assert caption == "Retained share of the dense attention mass:"
+    assert header == "| kernel | input | T | retained mass | over oracle blocks |"
     assert kept == "| `K()` | random | 2 | 0.46 | 0.988 |"
     on_cuda = [row(4, "both", 2.5, input="random, D=64"), row(2, "both", 1.5, input="random, D=64")]
     on_cuda += [row(2, "both", 3.0, input="random, D=128"), row(2, "both", 9.0, input="structured, D=64")]
