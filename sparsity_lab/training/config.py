@@ -58,6 +58,11 @@ class Training(Setting, family="training"):
         validate_every: steps between two validations, of which loggers are told; 0: none. See ``validate``.
         stop_when: ``"learned"`` ends the training at the first validation that finds a normalized accuracy of at
             least 0.9 at every length.
+        accumulation: parts of equal size that a step's batch is computed in, one after the other, and whose gradients
+            are added up: a batch that is too large for the memory as a whole.
+        precision: of training; weights, their updates and all evaluation are in float32. ``"float32"``; ``"tf32"``,
+            products of float32 matrices with ten bits of mantissa on GPUs that have it, elsewhere as float32;
+            ``"bf16"``, autocast to bfloat16.
         threads: CPU threads of torch, for training and evaluation.
         device: ``cpu``, ``cuda``, ``cuda:1`` and so on. Like ``threads`` it is not part of a run's id: a sweep that
             began on one device can go on on another, and its numbers may then differ in their last digits.
@@ -79,11 +84,13 @@ class Training(Setting, family="training"):
     log_every: int = 10
     validate_every: int = 0
     stop_when: Literal["learned"] | None = None
+    accumulation: int = 1
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
     threads: int = 1
     device: str = "cpu"
 
     def check(self) -> None:
-        _at_least(self, 1, "batch_size", "log_every", "threads")
+        _at_least(self, 1, "batch_size", "log_every", "accumulation", "threads")
         _at_least(self, 0, "steps", "checkpoint_every", "validate_every", "weight_decay")
         _at_most(self, _MOST_SEQUENCES, "batch_size")
         _at_most(self, _MOST_THREADS, "threads")
@@ -102,8 +109,11 @@ class Training(Setting, family="training"):
         for i, beta in enumerate(self.betas):
             if not 0 <= beta < 1:
                 raise SettingError(f"betas[{i}]", "at least 0 and below 1", beta)
-        if not re.fullmatch(r"cpu|mps|cuda(:[0-9]{1,2})?", self.device):
-            raise SettingError("device", "cpu, cuda, cuda:N or mps", self.device)
+        if self.batch_size % self.accumulation:
+            raise SettingError("accumulation", f"a divisor of the batch_size {self.batch_size}", self.accumulation)
+        if not re.fullmatch(r"cpu|cuda(:[0-9]{1,2})?", self.device):
+            why = ": mps has no float64, in which positions are computed" if self.device.startswith("mps") else ""
+            raise SettingError("device", f"cpu, cuda or cuda:N{why}", self.device)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step: linear to the peak at the end of the warm-up, then a half cosine down to

@@ -190,7 +190,7 @@ def _by_sequence(
     scored = batch.scored
     targets = batch.targets[scored]
     ids = config.model.arranged_ids(words, batch.position_ids, training=False)
-    output = model(batch.tokens.to(device), None if ids is None else ids.to(device), scored=scored.to(device))
+    output = model(batch.tokens.to(device), None if ids is None else ids.to(device), scored=scored)
     logits = ModelOutput.checked(output).logits.cpu().double()
     losses = _losses(torch.log_softmax(logits, dim=-1), targets)
     right = (logits.argmax(-1) == targets).double()

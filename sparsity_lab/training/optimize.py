@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -70,32 +70,40 @@ class Records:
 
 @contextlib.contextmanager
 def threads_and_device(training: Training) -> Iterator[torch.device]:
-    """Torch's thread count, and on a GPU its deterministic algorithms, as the settings want them; restored after."""
+    """Torch's thread count, and on a GPU its deterministic algorithms and the digits of products of float32 matrices,
+    as the settings want them; restored after."""
     threads = torch.get_num_threads()
     device = torch.device(training.device)
     torch.set_num_threads(training.threads)
     try:
-        with _deterministic() if device.type == "cuda" else contextlib.nullcontext():
+        with _deterministic(training.precision) if device.type == "cuda" else contextlib.nullcontext():
             yield device
     finally:
         torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager
-def _deterministic() -> Iterator[None]:
-    """Deterministic algorithms, and the cuBLAS workspace that they need."""
+def _deterministic(precision: str) -> Iterator[None]:
+    """Deterministic algorithms, the cuBLAS workspace that they need, and TF32 where it is asked for. Memory without
+    meaning is not filled: nothing reads it."""
     enabled, warn_only = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
+    deterministic: Any = torch.utils.deterministic
+    products, fills = torch.get_float32_matmul_precision(), deterministic.fill_uninitialized_memory
     workspace = os.environ.get(_WORKSPACE)
     # Without a fixed workspace cuBLAS may choose another order of summation each time, and torch refuses it.
     os.environ.setdefault(_WORKSPACE, ":4096:8")
     torch.use_deterministic_algorithms(True)
+    deterministic.fill_uninitialized_memory = False
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        deterministic.fill_uninitialized_memory = fills
+        torch.set_float32_matmul_precision(products)
         if workspace is None:
             os.environ.pop(_WORKSPACE, None)
 
@@ -178,9 +186,13 @@ class _Loop:
     ) -> None:
         training = self.config.training
         start = self._resume(checkpoint)
-        for step, batch in enumerate(_batches(self.config, start, self.device), start):
-            rate = training.rate(step)
+        batches = _batches(self.config, start, self.device)
+        following = next(batches, None)
+        for step in range(start, training.steps):
+            assert following is not None
+            batch, rate = following, training.rate(step)
             logits, loss, norm = self._update(step, batch, rate)
+            following = next(batches, None)  # made while a GPU is busy with this step
             self.unseen.append((loss, norm))
             self.tokens += batch.tokens.numel()
             ends = False
@@ -214,23 +226,35 @@ class _Loop:
     def _update(self, step: int, batch: "_Batch", rate: float) -> tuple[Tensor, Tensor, Tensor]:
         """One update; logits (N, V), loss and gradient norm before it."""
         (word,) = self.kernel_stream.words("kernel", 0, step, 1, 1)[0].tolist()
-        output = self.model(
-            batch.tokens,
-            batch.position_ids,
-            indices=batch.indices,
-            scored=batch.scored,
-            generator=self.generator.manual_seed(word >> 1),
-        )
-        logits, auxiliary_losses = ModelOutput.checked(output)
-        loss = cross_entropy(logits, batch.targets)
-        total: Tensor = sum(auxiliary_losses.values(), loss)
-        total.backward()  # type: ignore[no-untyped-call]
+        self.generator.manual_seed(word >> 1)
+        parts = batch.parts(self.config.training.accumulation)
+        found = [self._gradients(part, len(batch.targets), len(parts)) for part in parts]
+        logits, losses = (list(x) for x in zip(*found, strict=True))
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.training.clip, foreach=True)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return logits.detach(), loss.detach(), norm
+        return torch.cat(logits), torch.stack(losses).sum(), norm
+
+    def _gradients(self, part: "_Batch", num_targets: int, num_parts: int) -> tuple[Tensor, Tensor]:
+        """Add up the gradients of a part of a step; its logits, and its share of the loss of all targets."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.training.precision == "bf16"):
+            output = self.model(
+                part.tokens,
+                part.position_ids,
+                indices=part.indices,
+                scored=part.scored,
+                generator=self.generator,
+            )
+            logits, auxiliary_losses = ModelOutput.checked(output)
+            if num_parts == 1:
+                loss = cross_entropy(logits, part.targets)
+            else:
+                loss = cross_entropy(logits, part.targets, reduction="sum") / num_targets
+        total: Tensor = sum((x / num_parts if num_parts > 1 else x for x in auxiliary_losses.values()), loss)
+        total.backward()  # type: ignore[no-untyped-call]
+        return logits.detach(), loss.detach()
 
     def _look(self, step: int) -> None:
         """Raise ``Diverged`` if a step since the last look was not finite."""
@@ -282,7 +306,8 @@ class _Loop:
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """What a step needs, on its device: tokens (B, T), targets (N,) of the scored positions, scored (B, T)."""
+    """What a step needs, on its device: tokens (B, T), targets (N,) of the scored positions. Which these are, scored
+    (B, T), stays on the CPU, where a look at it waits for nothing."""
 
     length: int
     tokens: Tensor
@@ -290,6 +315,30 @@ class _Batch:
     scored: Tensor
     position_ids: Tensor | None
     indices: Tensor | None
+
+    def parts(self, number: int) -> "list[_Batch]":
+        """The same sequences in parts of equal size, one after the other."""
+        if number == 1:
+            return [self]
+        size = len(self.scored) // number
+        counts = self.scored.view(number, -1).sum(1).tolist()
+
+        def of_each(x: Tensor | None) -> Sequence[Tensor | None]:
+            return [x] * number if x is None or len(x) == 1 else torch.split(x, size)
+
+        fields = (
+            torch.split(self.tokens, size),
+            torch.split(self.targets, counts),
+            torch.split(self.scored, size),
+            of_each(self.position_ids),
+            of_each(self.indices),
+        )
+        return [_Batch(self.length, *part) for part in zip(*fields, strict=True)]
+
+
+def _on(device: torch.device, x: Tensor) -> Tensor:
+    """On the device; what a GPU does goes on while it is copied."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def _batches(config: RunConfig, start: int, device: torch.device) -> Iterator[_Batch]:
@@ -306,9 +355,9 @@ def _batches(config: RunConfig, start: int, device: torch.device) -> Iterator[_B
         position_ids = config.model.arranged_ids(words, batch.position_ids, training=True)
         yield _Batch(
             length,
-            batch.tokens.to(device),
-            batch.targets[scored].to(device),
-            scored.to(device),
-            None if position_ids is None else position_ids.to(device),
-            None if indices is None else indices.to(device),
+            _on(device, batch.tokens),
+            _on(device, batch.targets[scored]),
+            scored,
+            None if position_ids is None else _on(device, position_ids),
+            None if indices is None else _on(device, indices),
         )

@@ -273,8 +273,7 @@ def _complete(
 
 def _check_device(config: RunConfig) -> None:
     device = torch.device(config.training.device)
-    backend = {"cpu": None, "cuda": torch.cuda, "mps": torch.mps}[device.type]
-    if backend is not None and (device.index or 0) >= backend.device_count():
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise SettingError("training.device", "a device of this machine", config.training.device)
 
 

@@ -1,5 +1,6 @@
 """What the loop hands to a model beside the batch, and what it makes of the output."""
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,25 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from training.small_runs import small_run
+from training.small_runs import Alternating, small_run
 
-from sparsity_lab.generators import Planted
-from sparsity_lab.models import Coupling, IndexSampling, ModelConfig, ModelOutput, Oracle, Plain, PoSE, RandomOffset
+from sparsity_lab.generators import Planted, Task
+from sparsity_lab.kernels import AdaptiveSparse
+from sparsity_lab.models import (
+    Coupling,
+    Decoder,
+    IndexSampling,
+    ModelConfig,
+    ModelOutput,
+    Oracle,
+    Plain,
+    PoSE,
+    RandomOffset,
+)
 from sparsity_lab.settings import SettingError, register
 from sparsity_lab.settings.words import Words
-from sparsity_lab.training import Training, evaluate
-from sparsity_lab.training.optimize import Records, optimize, threads_and_device
+from sparsity_lab.training import RunConfig, Training, evaluate
+from sparsity_lab.training.optimize import Records, _batches, _Loop, optimize, threads_and_device
 
 
 class Drawing(nn.Module):
@@ -179,3 +191,94 @@ def test_determinism_on_a_gpu_ends_with_the_run(monkeypatch: pytest.MonkeyPatch,
         assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == workspace
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+# --- parts of a step, and precision
+
+
+def weights_after(run: RunConfig, tmp_path: Path) -> dict[str, Tensor]:
+    model = run.model.build(0, run.task.vocabulary.size)
+    optimize(run, model, Records(), tmp_path / "none")
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("task", [Planted(k=1), Alternating()], ids=str)
+def test_parts_of_a_step_are_the_whole(task: Task) -> None:
+    """Logits, loss and gradients, of sequences with one scored target and with two, and of an auxiliary loss."""
+    run = small_run(task=task, model=Decoder(d_model=16, num_heads=2, kernel=AdaptiveSparse(block_size=2)))
+    (batch,) = itertools.islice(_batches(run, 0, torch.device("cpu")), 1)
+    found = []
+    for number in (1, 4):
+        model = run.model.build(0, run.task.vocabulary.size)
+        loop = _Loop(run, model, Records(), torch.device("cpu"))
+        parts = batch.parts(number)
+        assert [len(part.tokens) for part in parts] == [4 // number] * number
+        logits, losses = zip(*(loop._gradients(part, len(batch.targets), number) for part in parts), strict=True)
+        gradients = {name: x.grad for name, x in model.named_parameters() if "kernel_params" not in name}
+        found.append((torch.cat(logits), sum(losses), gradients))
+    (logits, loss, gradients), (of_parts, loss_of_parts, gradients_of_parts) = found
+    torch.testing.assert_close(of_parts, logits)
+    torch.testing.assert_close(loss_of_parts, loss)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradients_of_parts[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_each_part_is_seen_once(tmp_path: Path) -> None:
+    whole, parts = Drawing(), Drawing()
+    run = small_run()
+    optimize(run, whole, Records(), tmp_path / "none")
+    optimize(run.replace(training=run.training.replace(accumulation=2)), parts, Records(), tmp_path / "none")
+    assert parts.lengths == [length for length in whole.lengths for _ in range(2)]
+    assert parts.drawn[::2] == whole.drawn
+    assert parts.drawn[1] not in whole.drawn
+    torch.testing.assert_close(parts.pulled, whole.pulled)
+
+
+def test_the_next_batch_is_made_after_the_step_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a GPU is busy with a step; and before its numbers are looked at, which would wait for it."""
+    told: list[str] = []
+    sample, forward = Planted.sample, Drawing.forward
+    monkeypatch.setattr(Planted, "sample", lambda *args: told.append("batch") or sample(*args))
+    monkeypatch.setattr(Drawing, "forward", lambda *args, **options: told.append("step") or forward(*args, **options))
+    run = small_run(training=small_run().training.replace(log_every=1, steps=3))
+    optimize(run, Drawing(), Records(), tmp_path / "none", lambda *_: told.append("look"))
+    assert told == ["batch", "step", "batch", "look", "step", "batch", "look", "step", "look"]
+
+
+def test_bfloat16(tmp_path: Path) -> None:
+    """Autocast in the forward pass; weights stay in float32, and are about those of float32."""
+    run = small_run()
+    exact = weights_after(run, tmp_path)
+    half = weights_after(run.replace(training=run.training.replace(precision="bf16")), tmp_path)
+    assert all(weight.dtype == torch.float32 for weight in half.values())
+    differences = [float((half[name] - exact[name]).abs().max()) for name in exact]
+    assert 0 < max(differences) < 0.05
+
+
+def test_tf32_is_for_gpus_alone(tmp_path: Path) -> None:
+    """On a CPU it is float32 to the bit; on a GPU a setting, which ends with the run."""
+    run = small_run()
+    exact = weights_after(run, tmp_path)
+    other = weights_after(run.replace(training=run.training.replace(precision="tf32")), tmp_path)
+    assert all(torch.equal(exact[name], other[name]) for name in exact)
+    before = torch.get_float32_matmul_precision()
+    for precision, products in (("tf32", "high"), ("float32", "highest"), ("bf16", "highest")):
+        with threads_and_device(Training(device="cuda", precision=precision)):
+            assert torch.get_float32_matmul_precision() == products
+            assert not torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.get_float32_matmul_precision() == before
+    assert torch.utils.deterministic.fill_uninitialized_memory
+
+
+def test_refusals() -> None:
+    with pytest.raises(SettingError, match="accumulation: expected a divisor of the batch_size 64, got 3"):
+        Training(accumulation=3)
+    with pytest.raises(SettingError, match="device: expected cpu, cuda or cuda:N: mps has no float64"):
+        Training(device="mps")
+
+
+def test_what_is_new_changes_no_id() -> None:
+    """At its default; elsewhere it does."""
+    run = small_run()
+    for changed in ({"accumulation": 2}, {"precision": "bf16"}):
+        assert run.replace(training=run.training.replace(**changed)).id != run.id
