@@ -21,7 +21,7 @@ html_title = "sparsity_lab"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 # Parts of other pages.
-exclude_patterns = ["_build", "generated/pictures", "generated/command_line.md", "generated/claims.md"]
+exclude_patterns = ["_build", "generated/pictures", "generated/command_line.md", "generated/headlines.md"]
 
 # What is not marked as code of some language is a formula or what a command prints.
 highlight_language = "text"

@@ -1,14 +1,17 @@
 """The documentation site builds without a warning, and would not with a broken link or name."""
 
+import json
 import re
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = Path(sys.executable).parent
+sys.path.insert(0, str(ROOT / "docs"))
 
 
 def build(source: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -64,3 +67,27 @@ def test_broken_links_fail_the_build(tmp_path: Path) -> None:
     assert done.returncode != 0
     for name in BROKEN:
         assert f"{name}.md" in done.stderr, f"a broken {name} was not seen"
+
+
+def test_headlines_and_claims_are_those_of_the_records(tmp_path: Path) -> None:
+    """Every claim of every study stands on the page of all claims with its verdict, and each verdict comes with its
+    estimate and what was asked of it."""
+    from pages import results  # noqa: PLC0415
+
+    made = results.pages(ROOT / "docs")
+    rows = re.findall(r"<tr data-verdict=.*?</tr>", made["claims.md"])
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in ROOT.glob("experiments/*/result.json")]
+    claims = [claim for record in records for claim in record["claims"]]
+    for claim in claims:
+        (row,) = [row for row in rows if escape(claim["statement"]) in row and claim["verdict"] in row]
+        assert f'data-verdict="{claim["verdict"]}"' in row
+        assert escape(results.threshold(claim)) in row
+        if claim["estimate"] is not None:
+            assert f"{claim['estimate']:.3f}" in row
+    cards = re.findall(r'<section class="card">.*?</section>', made["headlines.md"])
+    assert len(cards) == len(results.HEADLINES) + len(results.EXACT)
+    headlines = [claim for claim in claims if claim["id"].startswith("headline_")]
+    for claim in headlines:
+        (card,) = [card for card in cards if escape(claim["statement"]) in card]
+        assert f">{claim['verdict']}</strong> {escape(claim['statement'])}" in card
+        assert f"{claim['estimate']:.2f} [{claim['low']:.2f}, {claim['high']:.2f}]" in card
