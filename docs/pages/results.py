@@ -1,5 +1,5 @@
 """Result pages and figures of the studies in ``experiments/``, the page of all claims, and the headlines of the front
-page. Verdicts, numbers and thresholds come from the records beside the frames."""
+page. Verdicts, numbers and thresholds come from the records of the studies."""
 
 import json
 import re
@@ -160,9 +160,9 @@ def _claims_page(experiments: Path) -> str:
     )
     return page(
         "# All claims",
-        "Every claim of every study, with its verdict and the reason for it, the estimate with its 90 % confidence "
-        "sequence, and the threshold that was fixed before the runs. Seeds are added for primary "
-        "claims; the others are exploratory.",
+        "Every claim of every study, with its verdict, the reason for the verdict, and the estimate with its 90 % "
+        "confidence sequence. The criterion was fixed before the runs. Seeds are added for primary claims. The other "
+        "claims are exploratory.",
         raw(
             f'<div class="filters">{_FILTERS}</div><div class="scroll claims" tabindex="0" role="region" '
             f'aria-label="All claims"><table><thead><tr>{head}</tr></thead>{rows}</table></div>'
