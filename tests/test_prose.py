@@ -19,11 +19,8 @@ PHRASES = re.compile(
 )
 """Phrases that were here once, and their kin."""
 
-OTHERS = {"CHANGELOG.md", "result.md"}
-"""A history, and pages that are made from studies and their notes."""
-
 FOLDERS = (".", "docs", "docs/how_to", "experiments/*", "benchmarks")
-PAGES = [page for folder in FOLDERS for page in sorted(ROOT.glob(f"{folder}/*.md")) if page.name not in OTHERS]
+PAGES = [page for folder in FOLDERS for page in sorted(ROOT.glob(f"{folder}/*.md")) if page.name != "result.md"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
