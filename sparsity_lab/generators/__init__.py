@@ -32,6 +32,7 @@ from sparsity_lab.generators.modular_arithmetic import CompareNumbers as Compare
 from sparsity_lab.generators.modular_arithmetic import ModularArithmetic as ModularArithmetic
 from sparsity_lab.generators.multiple_addition import MultipleAddition as MultipleAddition
 from sparsity_lab.generators.multiplication import Multiplication as Multiplication
+from sparsity_lab.generators.needles import Needles as Needles
 from sparsity_lab.generators.order_and_counting import CountSymbol as CountSymbol
 from sparsity_lab.generators.order_and_counting import MajorityOfAll as MajorityOfAll
 from sparsity_lab.generators.order_and_counting import Mode as Mode

@@ -99,12 +99,13 @@ def query_batch(
 
 
 def recited_batch(vocabulary: Vocabulary, tokens: Ints, answers: Ints, places: Callable[[], Ints]) -> Batch:
-    """The batch whose m answers, from the query on, each repeat one token of the prompt.
+    """The batch whose m answers, from the query on, each repeat a token of the prompt.
 
     Args:
         tokens: (B, T) with the prompt filled in; the m - 1 positions after the query are filled here.
         answers: (B, m).
-        places: makes the (B, m) positions that are repeated; no lambda, see ``Batch``.
+        places: makes the (B, m) positions that are repeated, or (B, m, K) the ascending sources of each answer; no
+            lambda, see ``Batch``.
     """
     count, T = tokens.shape
     m = answers.shape[1]
@@ -129,8 +130,9 @@ def _at_the_query(sources: Callable[[], Ints], T: int) -> Int64[Tensor, "B T K"]
 
 
 def _from_the_query_on(places: Callable[[], Ints], T: int) -> Int64[Tensor, "B T K"]:
-    """The one source of each of the m last targets, from (B, m)."""
+    """The sources of each of the m last targets, from (B, m) or (B, m, K)."""
     each = places()
-    spread = np.full((len(each), T, 1), -1, dtype=np.int64)
-    spread[:, T - each.shape[1] :, 0] = each
+    each = each[:, :, None] if each.ndim == 2 else each
+    spread = np.full((len(each), T, each.shape[2]), -1, dtype=np.int64)
+    spread[:, T - each.shape[1] :] = each
     return torch.from_numpy(spread)
