@@ -14,6 +14,7 @@ from sparsity_lab.generators import (
     Dyck,
     FlipFlop,
     FormalLanguage,
+    InContextMarkov,
     InductionHeads,
     MajorityOfAll,
     Membership,
@@ -89,6 +90,7 @@ def generators() -> pl.DataFrame:
         ("InductionHeads", InductionHeads(trigger="any")),
         ("SelectiveCopy", SelectiveCopy(num_tokens=16, data_vocab=16)),
         ("SparseMarkov", SparseMarkov()),
+        ("InContextMarkov", InContextMarkov()),
         ("TextBytes", TextBytes()),
         ("Mixture of two", Mixture(tasks=(Planted(k=2), Planted(k=4)))),
     ]

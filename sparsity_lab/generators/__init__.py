@@ -14,6 +14,7 @@ from sparsity_lab.generators.dataset import TaskDataset as TaskDataset
 from sparsity_lab.generators.flip_flop import FlipFlop as FlipFlop
 from sparsity_lab.generators.formal_languages import FormalLanguage as FormalLanguage
 from sparsity_lab.generators.formal_languages import Membership as Membership
+from sparsity_lab.generators.in_context_markov import InContextMarkov as InContextMarkov
 from sparsity_lab.generators.induction_heads import InductionHeads as InductionHeads
 from sparsity_lab.generators.languages import Dyck as Dyck
 from sparsity_lab.generators.languages import Language as Language

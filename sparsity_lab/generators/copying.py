@@ -1,8 +1,8 @@
 """``Copy`` and ``Reverse``: the input again, forwards or backwards, with coupled position IDs.
 
-The alphabet sets how ambiguous a copy is. A symbol recurs every n tokens on average if there are n symbols, and never
-with ``distinct``, so that one token tells how far the copy has come. IDs as in the position-coupling code (arXiv
-2405.20671), with start s. Each target depends on one token.
+How ambiguous a copy is: a symbol recurs every n tokens on average if there are n symbols, and never if ``distinct``,
+so that one token tells how far the copy has come. With ``ngram`` it takes so many tokens to tell. IDs as in the
+position-coupling code (arXiv 2405.20671), with start s. Each target depends on one token.
 """
 
 from typing import ClassVar
@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, Int64
 
+from sparsity_lab.generators.stream import whole
 from sparsity_lab.generators.task import Truth
 from sparsity_lab.generators.uniform_prompt import UniformPrompt
-from sparsity_lab.settings import register
+from sparsity_lab.settings import SettingError, register
 
 __all__ = ["Copy", "Reverse"]
 
@@ -21,6 +22,34 @@ class _Repetition(UniformPrompt):
     """What the two have in common: ``BOS x_1 .. x_n = r_1 .. r_n EOS`` with uniform symbols."""
 
     size_field: ClassVar[str] = "alphabet_size"
+    alphabet_size: int
+    ngram: int
+
+    def check(self) -> None:
+        super().check()
+        if whole("ngram", self.ngram, 1) > 1 and not self.distinct:
+            raise SettingError("ngram", "1 where symbols are not distinct", self.ngram)
+        if self.ngram > self.alphabet_size:
+            raise SettingError("ngram", f"at most alphabet_size = {self.alphabet_size}", self.ngram)
+
+    def check_length(self, length: int) -> None:
+        if self.ngram > 1 and length > self._longest:
+            raise SettingError("length", f"at most {self._longest} for {self}", length)
+        super().check_length(length)
+
+    @property
+    def _longest(self) -> int:
+        """Of prompts with as many different symbols as there are."""
+        return (self.alphabet_size - self.ngram + 2) * self.ngram - 1
+
+    @property
+    def certified_lengths(self) -> tuple[int, ...]:
+        return (min(5, self._longest), min(24, self._longest)) if self.ngram > 1 else super().certified_lengths
+
+    def pattern(self, length: int) -> Int64[np.ndarray, " P"]:
+        # One new symbol after ngram - 1 that recur.
+        block, place = np.divmod(np.arange(length), self.ngram)
+        return np.where(place < self.ngram - 1, place, self.ngram - 1 + block)
 
     def response_length(self, length: int) -> int:
         return length
@@ -44,14 +73,17 @@ class Copy(_Repetition):
     Attributes:
         alphabet_size: number of symbols, drawn uniformly.
         distinct: no symbol comes twice.
+        ngram: with distinct symbols, the least n for which no n-gram comes twice in long prompts: the same n - 1
+            symbols stand before every symbol that comes once, as in ``u v a u v b u v c`` for n = 3.
     """
 
     alphabet_size: int = 10
     distinct: bool = False
+    ngram: int = 1
 
     @classmethod
     def examples(cls) -> "tuple[Copy, ...]":
-        return cls(), cls(alphabet_size=30, distinct=True)
+        return cls(), cls(alphabet_size=30, distinct=True), cls(alphabet_size=12, distinct=True, ngram=3)
 
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
         return prompts
@@ -84,10 +116,13 @@ class Reverse(_Repetition):
     Attributes:
         alphabet_size: number of symbols, drawn uniformly.
         distinct: no symbol comes twice.
+        ngram: with distinct symbols, the least n for which no n-gram comes twice in long prompts: the same n - 1
+            symbols stand before every symbol that comes once, as in ``u v a u v b u v c`` for n = 3.
     """
 
     alphabet_size: int = 10
     distinct: bool = False
+    ngram: int = 1
 
     @classmethod
     def examples(cls) -> "tuple[Reverse, ...]":

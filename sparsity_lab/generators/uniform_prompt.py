@@ -24,7 +24,8 @@ class UniformPrompt(FixedFormat):
     """A task whose prompt is tokens uniform on 0 .. num_inputs - 1: independent, or all different if ``distinct``.
 
     A subclass with a field for the number of tokens names it in ``size_field``, and may declare ``distinct`` as a
-    field. The vocabulary is these tokens, ``=`` and BOS/EOS if it does not say otherwise.
+    field, and which of the different symbols recur in ``pattern``. The vocabulary is these tokens, ``=`` and BOS/EOS
+    if it does not say otherwise.
     """
 
     size_field: ClassVar[str] = ""
@@ -44,7 +45,7 @@ class UniformPrompt(FixedFormat):
 
     def check_length(self, length: int) -> None:
         super().check_length(length)
-        if self.distinct and length > self.num_inputs:
+        if self.distinct and int(self.pattern(length).max()) >= self.num_inputs:
             raise SettingError("length", f"at most {self.size_field} = {self.num_inputs} for {self}", length)
 
     @property
@@ -59,22 +60,33 @@ class UniformPrompt(FixedFormat):
     def prompt_length(self, length: int) -> int:
         return length
 
+    def pattern(self, length: int) -> Int64[np.ndarray, " P"]:
+        """Where symbols are ``distinct``, which of them stands at each place of a prompt: all are different."""
+        return np.arange(self.prompt_length(length))
+
+    def _symbols(self, prompts: Ints, length: int) -> Ints:
+        """(B, n) the different symbols of each prompt, where each is first seen."""
+        return prompts[:, np.unique(self.pattern(length), return_index=True)[1]]
+
     def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
         count, P = out.shape
         if self.distinct:
             words = stream.words("distinct", length, start, count, self.num_inputs)
-            out[:] = permutations(words)[:, :P]
+            out[:] = permutations(words)[:, self.pattern(length)]
         else:
             out[:] = drawn_tokens(stream, length, start, count, P, self.num_inputs)
 
     def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
-        inside = ((prompts >= 0) & (prompts < self.num_inputs)).all()
-        repeats = self.distinct and (np.diff(np.sort(prompts, axis=1), axis=1) == 0).any()
-        return bool(inside and not repeats)
+        inside = bool(((prompts >= 0) & (prompts < self.num_inputs)).all())
+        if not self.distinct:
+            return inside
+        symbols = self._symbols(prompts, length)
+        different = (np.diff(np.sort(symbols, axis=1), axis=1) != 0).all()
+        return bool(inside and different and (symbols[:, self.pattern(length)] == prompts).all())
 
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
-        prompts, _ = self.prompts_of(tokens)
-        return {"values": Draw(ranks_of_distinct(prompts) if self.distinct else prompts)}
+        prompts, length = self.prompts_of(tokens)
+        return {"values": Draw(ranks_of_distinct(self._symbols(prompts, length)) if self.distinct else prompts)}
 
     def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
         marginals = np.zeros((self.prompt_length(length), self.vocabulary.size))

@@ -6,6 +6,7 @@ from generators.mutants import catches, mutant
 from generators.written import answered, ids_between, written
 
 from sparsity_lab.generators import Copy, Reverse, Stream
+from sparsity_lab.settings import SettingError
 
 
 def test_fixture() -> None:
@@ -50,6 +51,30 @@ def test_chance_is_a_digit_for_each_symbol_and_certainty_for_eos() -> None:
     assert (truth.bayes_accuracy, truth.bayes_loss) == (1.0, 0.0)
 
 
+@pytest.mark.parametrize("ngram", [1, 2, 3, 5])
+def test_an_ngram_comes_once_and_what_is_shorter_comes_again(ngram: int) -> None:
+    task = Copy(alphabet_size=30, distinct=True, ngram=ngram)
+    for row in task.sample(Stream(seed=3), 0, 100, 24).tokens[:, 1:25].tolist():
+        grams = {n: [tuple(row[i : i + n]) for i in range(25 - n)] for n in (ngram - 1, ngram)}
+        assert len(set(grams[ngram])) == len(grams[ngram])
+        if ngram > 1:
+            # As often as there are blocks.
+            most = max(grams[ngram - 1].count(gram) for gram in grams[ngram - 1])
+            assert most >= 24 // ngram
+
+
+def test_ngrams_that_cannot_be() -> None:
+    for make, message in [
+        (lambda: Copy(ngram=2), "ngram: expected 1 where symbols are not distinct, got 2"),
+        (lambda: Copy(distinct=True, ngram=11), "ngram: expected at most alphabet_size = 10, got 11"),
+        (lambda: Copy(distinct=True, ngram=3).truth(27), "length: expected at most 26 for Copy"),
+        (lambda: Reverse(distinct=True, ngram=0), "ngram: expected a whole number of at least 1, got 0"),
+    ]:
+        with pytest.raises(SettingError, match=message):
+            make()
+    assert Copy(distinct=True, ngram=3).truth(26).k == 1
+
+
 def last_two_swapped(self: Copy, prompts: np.ndarray, length: int) -> np.ndarray:
     return np.concatenate([prompts[:, :-2], prompts[:, :-3:-1]], axis=1)
 
@@ -74,3 +99,15 @@ def test_mutants() -> None:
         ({"ids_from": ids_one_short}, "position_ids"),
     ]:
         assert catches(check, mutant(Copy(), **methods))  # type: ignore[arg-type]
+
+
+def other_prefix(self: Copy, stream: Stream, start: int, out: np.ndarray, length: int) -> None:
+    """In some sequences the second block begins with another symbol."""
+    Copy.draw_prompts(self, stream, start, out, length)
+    rows = np.arange(start, start + len(out)) % 10 == 0
+    out[rows, 3] = (out[rows, 3] + 1) % self.alphabet_size
+
+
+def test_mutants_of_ngrams() -> None:
+    task = Copy(alphabet_size=12, distinct=True, ngram=3)
+    assert catches("bayes", mutant(task, draw_prompts=other_prefix))
