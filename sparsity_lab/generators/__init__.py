@@ -71,6 +71,9 @@ from sparsity_lab.generators.stream import Stream as Stream
 from sparsity_lab.generators.stream import bounded as bounded
 from sparsity_lab.generators.stream import open_unit as open_unit
 from sparsity_lab.generators.successive_law import SuccessivePower as SuccessivePower
+from sparsity_lab.generators.suites import Suite as Suite
+from sparsity_lab.generators.suites import SuiteTask as SuiteTask
+from sparsity_lab.generators.suites import suite as suite
 from sparsity_lab.generators.task import Draw as Draw
 from sparsity_lab.generators.task import NotComputable as NotComputable
 from sparsity_lab.generators.task import PositionLaw as PositionLaw
