@@ -279,7 +279,9 @@ def _facts(
     failed = [{"run": one.run.id, "reason": one.reason} for one in here.failures]
     # What the first runs were made under counts, also where their folder is gone and another one was begun.
     rules = before.facts.get("rules") or fixed_rules(results.folder)
-    late = before.facts.get("rules_after_runs", rules is None or came_after_runs(results.folder))
+    # Frames without rules are older than rules, which a new store does not change.
+    older = before.evidence is not None and not before.facts.get("rules")
+    late = before.facts.get("rules_after_runs", older or rules is None or came_after_runs(results.folder))
     return {
         "command": command,
         "size": size,

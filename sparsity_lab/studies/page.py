@@ -95,7 +95,7 @@ def _why_not(claim: dict[str, Any]) -> str:
 def _changes(data: dict[str, Any]) -> Iterator[str]:
     """Which rules are not those that were fixed before the runs."""
     if data["run"].get("rules_after_runs") or not data["run"].get("rules"):
-        yield "These rules were written after the runs."
+        yield "These rules were written after the first runs."
         return
     changed = [one["id"] for one in data["claims"] if one["rule_changed"]]
     if changed:

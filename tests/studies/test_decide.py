@@ -266,3 +266,19 @@ def test_frames_of_other_runs_or_of_another_size_are_refused(tmp_path: Path) -> 
     pl.read_parquet(file).with_columns(run=pl.lit("other")).write_parquet(file)
     with pytest.raises(SettingError, match="expected rows of runs that the study has, got 'a, seed 0'"):
         looks(study(QUICK), tmp_path, run)
+
+
+def test_frames_that_are_older_than_rules_stay_so_under_a_new_store(tmp_path: Path) -> None:
+    """A result whose record names no rules: seeds that are added in a new store do not make its rules older."""
+    run = Runner(tmp_path / "runs")
+    looks(study(QUICK), tmp_path, run, budget=1e-6)
+    file = tmp_path / "result" / "result.json"
+    data = json.loads(file.read_text())
+    assert not data["claims"][0]["rule_changed"]
+    del data["run"]["rules"]
+    file.write_text(json.dumps(data))
+    shutil.rmtree(tmp_path / "runs")
+    looks(study(QUICK), tmp_path, run)
+    data = json.loads(file.read_text())
+    assert (data["run"]["rules_after_runs"], data["claims"][0]["rule_changed"]) == (True, True)
+    assert data["claims"][0]["verdict"] == "held"

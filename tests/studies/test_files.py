@@ -143,7 +143,7 @@ def test_a_page_says_which_rules_are_younger_than_their_runs(runs: Path, folder:
     assert is_changed
     for facts in ({}, {"rules": study.rules(), "rules_after_runs": True}):
         text, is_changed = told(facts)
-        assert "## Rules\n\nThese rules were written after the runs." in text
+        assert "## Rules\n\nThese rules were written after the first runs." in text
         assert is_changed
     # The store says which rules were fixed; another text of the same study is found by it.
     fix_rules(changed, folder / "runs")
@@ -155,7 +155,7 @@ def test_a_page_says_which_rules_are_younger_than_their_runs(runs: Path, folder:
 
 def test_rules_that_nothing_fixed_before_the_runs_are_said_to_be_late(runs: Path, folder: Path) -> None:
     results = Results(runs, study.sweep("small"))
-    late = "These rules were written after the runs."
+    late = "These rules were written after the first runs."
     assert late in write_result(study, results, "small", folder / "a").read_text()
     # Recording them afterwards changes nothing.
     shutil.copytree(runs, folder / "runs")
