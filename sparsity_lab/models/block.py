@@ -11,6 +11,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sparsity_lab.models.norm import RMSNorm
+
 __all__ = ["NORM_EPS", "Block", "Mix", "MlpKind", "dropout", "rms_norm"]
 
 NORM_EPS = 2.0**-23
@@ -26,7 +28,7 @@ with gates also gives it ``gates``, their logits (B, H, T) by name."""
 def rms_norm(d_model: int, eps: float = NORM_EPS) -> nn.RMSNorm:
     """x / sqrt(mean x² + eps), times a weight. PyTorch's own eps is that of the dtype of x: a copy of a model in
     another dtype would compute something else."""
-    return nn.RMSNorm(d_model, eps=eps)
+    return RMSNorm(d_model, eps=eps)
 
 
 def dropout(x: Float[Tensor, "*shape"], share: float, generator: torch.Generator | None) -> Float[Tensor, "*shape"]:
