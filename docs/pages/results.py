@@ -14,26 +14,26 @@ from sparsity_lab.studies.loading import results_folder
 __all__ = ["pages"]
 
 HEADLINES = {
-    "Sparsity": ("What is lost with length grows with k, how many tokens an answer needs.", "sparse_parity"),
-    "Predicted position coupling": ("Predicted position IDs carry as far as given ones.", "coupling"),
-    "Softplus attention": ("Re-weighted, its loss stays beyond the trained length.", "softplus_extrapolation"),
-    "Norm-aware linear attention": ("Longer queries look at fewer keys, as in softmax attention.", "norm_aware"),
-    "Longer contexts": ("Fine-tuned with shifted sparse attention, tested dense.", "context_extension"),
+    "Sparsity": ("Accuracy falls more with length if k, the number of needed tokens, is larger.", "sparse_parity"),
+    "Predicted position coupling": ("Predicted position IDs extrapolate as far as given ones.", "coupling"),
+    "Softplus attention": ("With re-weighting, the loss is stable beyond the trained length.", "softplus_extrapolation"),
+    "Norm-aware linear attention": ("Longer queries attend to fewer keys, as in softmax attention.", "norm_aware"),
+    "Longer contexts": ("Fine-tuning with shifted sparse attention, tested dense.", "context_extension"),
     "Adaptive sparse attention": ("A quarter of the pairs is enough for recall at 2048 tokens.", "adaptive_budget"),
 }  # fmt: skip
 """What each line of work claims, and the study whose claims named ``headline_`` test it."""
 
 EXACT = {
-    "How far a model will carry, foretold at the trained length": (
-        "Background tokens of short sequences count as often as a longer sequence has them. What goes wrong at the "
-        "longer length beyond that is due to positions.", "predict_reach", None,
+    "Reach, predicted at the trained length": (
+        "Background tokens of short sequences get the weight that they have in a longer sequence. Any further error "
+        "at the longer length comes from positions.", "predict_reach", None,
     ),
-    "What attention gives to the tokens that decide": (
-        "The true sources are known, so that the mass on them can be followed as sequences grow.",
+    "Attention to the tokens that decide": (
+        "The true sources are known, so the mass on them can be measured as sequences grow.",
         "attention_anatomy", "mass kept",
     ),
-    "What one wrong key does": (
-        "A key that is known to be no source is made to score like the best one, with the same weights.",
+    "The effect of one wrong key": (
+        "A key that is known not to be a source gets the score of the best key. The weights stay the same.",
         "swap_attention", "distractors, passkey",
     ),
 }  # fmt: skip
@@ -71,7 +71,7 @@ def _headlines(experiments: Path) -> str:
     )
     return page(
         raw(f'<div class="cards">{first}</div>'),
-        "## What only data with a known truth can show",
+        "## Results that need a known truth",
         raw(f'<div class="cards">{second}</div>'),
     )
 
@@ -155,8 +155,7 @@ def _claims_page(experiments: Path) -> str:
     studies = sorted(file.parent.name for file in experiments.glob("*/study.py"))
     rows = "".join(_group(experiments, name) for name in studies)
     head = "".join(
-        f'<th scope="col">{word}</th>'
-        for word in ("claim", "verdict and its reason", "estimate, and what is asked of it")
+        f'<th scope="col">{word}</th>' for word in ("claim", "verdict and its reason", "estimate and criterion")
     )
     return page(
         "# All claims",
