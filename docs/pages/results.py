@@ -16,7 +16,7 @@ __all__ = ["pages"]
 HEADLINES = {
     "Sparsity": ("Accuracy falls more with length if k, the number of needed tokens, is larger.", "sparse_parity"),
     "Predicted position coupling": ("Predicted position IDs extrapolate as far as given ones.", "coupling"),
-    "Softplus attention": ("With re-weighting, the loss is stable beyond the trained length.", "softplus_extrapolation"),
+    "Softplus attention": ("Re-weighted, the loss is stable beyond the trained length.", "softplus_extrapolation"),
     "Norm-aware linear attention": ("Longer queries attend to fewer keys, as in softmax attention.", "norm_aware"),
     "Longer contexts": ("Fine-tuning with shifted sparse attention, tested dense.", "context_extension"),
     "Adaptive sparse attention": ("A quarter of the pairs is enough for recall at 2048 tokens.", "adaptive_budget"),

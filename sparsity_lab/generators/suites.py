@@ -1,8 +1,8 @@
 """``suite``: what this lab has of a peer's set of tasks, under its published settings, and what it does not have.
 
-Tasks are the lab's: its layout, its streams, its truth. Where a peer draws otherwise, ``differs`` says so. The settings
-were read in the peers' repositories in late 2026, but for those of ``rasp-l``, whose alphabets and lengths are left
-open. Lengths are counted as the lab counts them.
+Tasks have the lab's layout, streams and truth. ``differs`` says where a peer samples differently. The settings were
+read in the peers' repositories in late 2026, except those of ``rasp-l``: its alphabets and lengths are left open.
+Lengths are counted as the lab counts them.
 """
 
 from collections.abc import Sequence
