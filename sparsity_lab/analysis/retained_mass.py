@@ -34,7 +34,14 @@ from torch.nn.functional import pad
 
 from sparsity_lab.analysis.attention.averages import head_rows
 from sparsity_lab.analysis.attention.figure import plot_mass, reference_lines
-from sparsity_lab.analysis.attention.subjects import Models, Sequences, measured_layers, subjects_of
+from sparsity_lab.analysis.attention.subjects import (
+    Models,
+    Sequences,
+    measured_layers,
+    module_names,
+    subjects_of,
+    with_module_names,
+)
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
 from sparsity_lab.analysis.length_axis import TrainedRange
 from sparsity_lab.analysis.measurement import Measurement
@@ -76,7 +83,8 @@ class RetainedMass(Measurement):
     def summary(self) -> pl.DataFrame:
         """Means over heads."""
         names = [*_MEASURES[:5], "gap", *_MEASURES[5:]]
-        return self._frame.group_by("arm", "length", "layer", maintain_order=True).agg(pl.col(names).mean())
+        keys = [name for name in ("arm", "length", "layer", "module") if name in self._frame.columns]
+        return self._frame.group_by(keys, maintain_order=True).agg(pl.col(names).mean())
 
     def plot(self, ax: Axes | None = None, *, layer: int | None = None) -> Axes:
         """Draw the retained mass against length, and the oracle's; returns the axes.
@@ -142,7 +150,8 @@ def retained_mass(
     frame = pl.DataFrame(found, schema_overrides=schema).with_columns(gap=pl.col("oracle") - pl.col("mass"))
     names = ("sequences", "rows", "block_size", "mass", "mass_se", "below", "budget", "recall", "oracle", "gap")
     frame = frame.select("arm", "length", "layer", "head", *names, "estimated", "silent_misses")
-    return RetainedMass(p=p, k=k, trained=TrainedRange.of(one.trained for one in subjects), _frame=frame)
+    trained = TrainedRange.of(one.trained for one in subjects)
+    return RetainedMass(p=p, k=k, trained=trained, _frame=with_module_names(frame, module_names(subjects)))
 
 
 def _spread(length: int, block_size: int, count: int) -> list[int]:

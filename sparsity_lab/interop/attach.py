@@ -55,14 +55,18 @@ class AttachedKernel(nn.Module):
         kernel: the mechanism.
         params: its learned parameters, registered on the model; None: it has none.
         before: the name of the attention that the model had.
+        layer: the name of the attention module, such as ``model.layers.0.self_attn``.
         undecodable: why the kernel cannot decode with a cache; None: it can.
     """
 
-    def __init__(self, kernel: Kernel, before: str, num_heads: int, num_kv_heads: int, head_dim: int, seed: int):
+    def __init__(
+        self, kernel: Kernel, before: str, layer: str, num_heads: int, num_kv_heads: int, head_dim: int, seed: int
+    ) -> None:
         super().__init__()
         own_heads = kernel.own_heads(num_heads, num_kv_heads)
         self.kernel = kernel
         self.before = before
+        self.layer = layer
         self.params = kernel.build(own_heads, head_dim, seed)
         self.undecodable: SettingError | None = None
         try:
@@ -117,7 +121,7 @@ def attach(model: Model, kernel: Kernel | Sequence[Kernel], *, seed: int = 0) ->
     made = []
     for (name, layer), one in zip(layers.items(), kernels, strict=True):
         sizes = layer.config.num_attention_heads, _num_kv_heads(layer.config), layer.head_dim
-        attached = AttachedKernel(one, before, *sizes, named_seed(seed, name))
+        attached = AttachedKernel(one, before, name, *sizes, named_seed(seed, name))
         weight = next(layer.parameters())
         made.append(attached.to(weight.device, weight.dtype).train(layer.training))
     for layer, attached in zip(layers.values(), made, strict=True):
@@ -289,7 +293,9 @@ def _attention(
         query = query * (scaling / own_scale)
     if records is not None:
         rows: dict[str, Any] = {"q": query, "k": key, "rotated_q": query, "rotated_k": key}
-        records.append(LayerRecord(**rows, kernel=attached.kernel, position=None, params=attached.params))
+        records.append(
+            LayerRecord(**rows, kernel=attached.kernel, position=None, params=attached.params, name=attached.layer)
+        )
     out = attached.kernel.attend(
         query,
         key,

@@ -21,8 +21,9 @@ def record(model: nn.Module, tokens: Tensor) -> list[LayerRecord]:
     """Queries and keys of every layer on a batch, (B, T) whole numbers: what ``attention_entropy``,
     ``norm_sensitivity``, ``attention_sink``, ``retained_mass`` and all other measures of records take.
 
-    Layers and heads have the numbers that the model gives them. Queries and keys are those that attention gets, after
-    the model's own rotation, and so no position is left to be applied; norms are the same before and after it. A
+    Layers and heads have the numbers that the model gives them, and frames have a column ``module``, the layer's name
+    in the model, such as ``model.layers.0.self_attn``. Queries and keys are those that attention gets, after the
+    model's own rotation, and so no position is left to be applied; norms are the same before and after it. A
     model without a kernel attached is recorded with its softmax attention.
 
     Raises:

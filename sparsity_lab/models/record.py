@@ -23,6 +23,7 @@ class LayerRecord:
         rotated_q, rotated_k: the same, rotated where the position rotates, else equal to ``q`` and ``k``.
         gates: (B, H, T) logits by name, where the mechanism has any.
         kernel, position, params: what the layer ran with.
+        name: what a model of others calls the layer; None in a decoder of the lab, whose layers have numbers.
     """
 
     q: Float[Tensor, "B H T D"]
@@ -33,6 +34,7 @@ class LayerRecord:
     position: KernelPosition | None
     params: nn.Module | None
     gates: Mapping[str, Float[Tensor, "B H T"]] = field(default_factory=dict)
+    name: str | None = None
 
     def weights(self, start: int, stop: int) -> Float[Tensor, "B H R T"]:
         """(B, H, stop - start, T): reference attention weights of query rows ``start .. stop - 1`` at inference."""

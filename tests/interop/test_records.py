@@ -56,8 +56,38 @@ def test_measures_are_those_of_an_equal_decoder(measure: str, kernel: Kernel) ->
     assert set(theirs["layer"]) == {0, 1}
     assert set(theirs["head"]) == {0, 1, 2, 3}
     # Ranks may turn over between values that are equal up to rounding.
-    kept = [name for name in theirs.columns if "spearman" not in name]
+    kept = [name for name in theirs.columns if "spearman" not in name and name != "module"]
     assert_frame_equal(theirs.select(kept), ours.select(kept), abs_tol=1e-3, rel_tol=1e-3)
+
+
+NAMES = {
+    "Llama": "model.layers.{}.self_attn",
+    "GPT2": "transformer.h.{}.attn",
+    "Qwen2": "model.layers.{}.self_attn",
+    "Mistral": "model.layers.{}.self_attn",
+}
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("kind", NAMES)
+def test_layers_have_the_names_of_the_model(kind: str, measure: str) -> None:
+    """A column that the frames of the lab's own decoders have not; each name leads to the layer's own module."""
+    model = build(kind)
+    frame = MEASURES[measure](record(model, tokens(24)))
+    assert frame.columns[frame.columns.index("layer") + 1] == "module"
+    pairs = frame.select("layer", "module").unique(maintain_order=True).rows()
+    assert pairs == [(layer, NAMES[kind].format(layer)) for layer in (0, 1)]
+    for layer, name in pairs:
+        assert model.get_submodule(name).layer_idx == layer
+    assert frame["head"].n_unique() == model.config.num_attention_heads
+
+
+def test_models_with_and_without_names_together() -> None:
+    model, ids = build("Llama"), tokens(24)
+    frame = attention_entropy({"theirs": record(model, ids), "ours": from_transformers(model).record(ids)}).frame()
+    names = frame.group_by("arm", maintain_order=True).agg(pl.col("module").drop_nulls().n_unique())["module"]
+    assert names.to_list() == [2, 0]
+    assert "module" not in attention_entropy(from_transformers(model).record(ids)).frame().columns
 
 
 def test_several_models_on_the_same_sequences() -> None:

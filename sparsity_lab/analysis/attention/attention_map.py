@@ -6,7 +6,7 @@ as sparse attention does; and a small weight.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 from sparsity_lab.analysis.attention.map_figure import draw_map, map_figure
 from sparsity_lab.analysis.attention.map_page import map_page
 from sparsity_lab.analysis.attention.map_view import Head, MapView
-from sparsity_lab.analysis.attention.subjects import Model, Models, Sequences, Subject, sequences_of, subjects_of
+from sparsity_lab.analysis.attention.subjects import (
+    Model,
+    Models,
+    Sequences,
+    Subject,
+    module_names,
+    sequences_of,
+    subjects_of,
+    with_module_names,
+)
 from sparsity_lab.analysis.attention.tiles import row_tiles
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.output import write_whole
@@ -53,6 +62,7 @@ class AttentionMap(Measurement):
 
     views: tuple[MapView, ...]
     left_out: int = 0
+    _modules: pl.DataFrame = field(default_factory=pl.DataFrame)
 
     def frame(self) -> pl.DataFrame:
         """One row per cell: query row and key that it sees.
@@ -61,7 +71,7 @@ class AttentionMap(Measurement):
         (their names), ``share`` (of the row's absolute weight, negative where the weight is), ``distance`` (row -
         key), ``source`` (whether the key enters the rule for the row's target).
         """
-        return pl.concat([view.frame() for view in self.views])
+        return with_module_names(pl.concat([view.frame() for view in self.views]), self._modules)
 
     def summary(self) -> pl.DataFrame:
         """One row per model, length and head: ``mass``, the share of the scored rows shown that is on their sources,
@@ -72,7 +82,8 @@ class AttentionMap(Measurement):
             for layer, head in view.heads
         ]
         columns = {"arm": pl.String, "length": pl.Int64, "layer": pl.Int64, "head": pl.Int64}
-        return pl.DataFrame(rows, schema={**columns, "mass": pl.Float64, "uniform": pl.Float64}, orient="row")
+        found = pl.DataFrame(rows, schema={**columns, "mass": pl.Float64, "uniform": pl.Float64}, orient="row")
+        return with_module_names(found, self._modules)
 
     @cached_property
     def finding(self) -> str:
@@ -201,7 +212,7 @@ def attention_map(
             if len(views) > MOST_VIEWS:
                 raise SettingError("lengths", f"at most {MOST_VIEWS} models and lengths together", Shown("more"))
     picked, left_out = _picked(views, layers is None and heads is None)
-    return AttentionMap(views=tuple(picked), left_out=left_out)
+    return AttentionMap(views=tuple(picked), left_out=left_out, _modules=module_names(subjects))
 
 
 def _learned_words(models: Models) -> dict[str, str]:

@@ -19,7 +19,15 @@ import torch
 from matplotlib.axes import Axes
 
 from sparsity_lab.analysis.attention.figure import draw_lines, note_if_empty, of_layer, own_axes
-from sparsity_lab.analysis.attention.subjects import Models, Rows, counted_rows, sequences_of, subjects_of
+from sparsity_lab.analysis.attention.subjects import (
+    Models,
+    Rows,
+    counted_rows,
+    module_names,
+    sequences_of,
+    subjects_of,
+    with_module_names,
+)
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
 from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
 from sparsity_lab.analysis.measurement import Measurement
@@ -59,7 +67,7 @@ class AttentionEntropy(Measurement):
         """One row per model, length, layer and head: the same columns, averaged over positions with n >= 2."""
         weight = pl.col("sequences")
         means = [((pl.col(name) * weight).sum() / weight.sum()).fill_nan(None).alias(name) for name in _MEASURED]
-        keys = ["arm", "length", "layer", "head"]
+        keys = [name for name in ("arm", "length", "layer", "module", "head") if name in self._frame.columns]
         rows = self._frame.filter(pl.col("keys") > 1)
         return rows.group_by(keys, maintain_order=True).agg(*means, pl.col("empty_share").mean())
 
@@ -134,7 +142,9 @@ def attention_entropy(
                     sums.setdefault(layer, _Sums(record)).add(seen, counted)
             parts += [sums[layer].frame(subject.label, length, layer) for layer in sums]
     return AttentionEntropy(
-        rows=rows, trained=TrainedRange.of(one.trained for one in subjects), _frame=pl.concat(parts)
+        rows=rows,
+        trained=TrainedRange.of(one.trained for one in subjects),
+        _frame=with_module_names(pl.concat(parts), module_names(subjects)),
     )
 
 

@@ -36,7 +36,16 @@ from torch import Tensor
 from sparsity_lab.analysis.attention.altered import losses, scaled_queries
 from sparsity_lab.analysis.attention.averages import by_sequence, head_rows, mean_and_error
 from sparsity_lab.analysis.attention.figure import draw_lines, note_if_empty, of_layer, own_axes
-from sparsity_lab.analysis.attention.subjects import Models, Rows, Sequences, counted_rows, sequences_of, subjects_of
+from sparsity_lab.analysis.attention.subjects import (
+    Models,
+    Rows,
+    Sequences,
+    counted_rows,
+    module_names,
+    sequences_of,
+    subjects_of,
+    with_module_names,
+)
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
 from sparsity_lab.analysis.length_axis import TrainedRange, legend_below
 from sparsity_lab.analysis.measurement import Measurement
@@ -199,8 +208,8 @@ def norm_sensitivity(
                 sweep += [place | row for row in _sweep_rows(measured, every_factor, layer, lost)]
     return NormSensitivity(
         trained=TrainedRange.of(one.trained for one in subjects),
-        _frame=_table(frame),
-        _sweep=_table(sweep),
+        _frame=with_module_names(_table(frame), module_names(subjects)),
+        _sweep=with_module_names(_table(sweep), module_names(subjects)),
     )
 
 

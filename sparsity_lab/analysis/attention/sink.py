@@ -22,7 +22,9 @@ from sparsity_lab.analysis.attention.subjects import (
     Sequences,
     counted_rows,
     measured_layers,
+    module_names,
     subjects_of,
+    with_module_names,
 )
 from sparsity_lab.analysis.attention.tiles import row_tiles
 from sparsity_lab.analysis.length_axis import TrainedRange
@@ -111,7 +113,11 @@ def attention_sink(
             for row in head_rows({"mass": mass, "uniform": uniform}, errors=("mass",)):
                 found.append(place | row | {"sequences": int(known[row["head"]])})
     frame = pl.DataFrame(found).with_columns((pl.col("mass") / pl.col("uniform")).alias("ratio"))
-    return AttentionSink(first=first, trained=TrainedRange.of(one.trained for one in subjects), _frame=frame)
+    return AttentionSink(
+        first=first,
+        trained=TrainedRange.of(one.trained for one in subjects),
+        _frame=with_module_names(frame, module_names(subjects)),
+    )
 
 
 def _means(record: LayerRecord, counted: torch.Tensor | None, first: int) -> _Means:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar, get_args
 
+import polars as pl
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
@@ -36,8 +37,10 @@ __all__ = [
     "Subject",
     "counted_rows",
     "measured_layers",
+    "module_names",
     "sequences_of",
     "subjects_of",
+    "with_module_names",
 ]
 
 Model = Run | RunVariant | DecoderModel
@@ -199,6 +202,27 @@ def measured_layers(
                 found.setdefault(layer, []).append(measure(piece, record))
         for layer, parts in found.items():
             yield length, layer, parts
+
+
+def module_names(subjects: Sequence[Subject]) -> pl.DataFrame:
+    """What models of others call their layers: ``arm``, ``layer`` and ``module``; no row of a model of the lab, whose
+    layers have numbers."""
+    rows = [
+        (subject.label, layer, record.name)
+        for subject in subjects
+        for layer, record in enumerate(subject.records)
+        if record.name is not None
+    ]
+    return pl.DataFrame(rows, schema={"arm": pl.String, "layer": pl.Int64, "module": pl.String}, orient="row")
+
+
+def with_module_names(frame: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
+    """A frame with the column ``module`` after ``layer``, or the frame itself where there are no names."""
+    if names.is_empty():
+        return frame
+    joined = frame.join(names, on=["arm", "layer"], how="left", maintain_order="left")
+    place = frame.columns.index("layer") + 1
+    return joined.select(*frame.columns[:place], "module", *frame.columns[place:])
 
 
 def counted_rows(sequences: Sequences, rows: Rows) -> Bool[Tensor, "B T"] | None:
