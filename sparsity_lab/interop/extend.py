@@ -47,11 +47,12 @@ class ExtendedContext(Measurement):
     """What ``extend`` made.
 
     Attributes:
-        model: the model of ``peft``, with positions interpolated and its own dense attention.
+        model: the model of ``peft``, or the model itself where all weights were trained, with positions interpolated
+            and its own dense attention.
         context: tokens that it now declares.
         declared: tokens that it declared before.
         trained: number of weights that were trained.
-        folder: where the adapter and the extended config are.
+        folder: where the adapter, or the whole model, and the extended config are.
         losses: of training, by step.
     """
 
@@ -94,7 +95,7 @@ def extend(
     *,
     tokenizer: Any = None,
     kernel: Kernel = _SPARSE,
-    rank: int = 8,
+    rank: int | None = 8,
     alpha: float = 16.0,
     whole: bool = True,
     steps: int = 1000,
@@ -122,8 +123,8 @@ def extend(
         out: a folder.
         tokenizer: for texts.
         kernel: what attends in training. Inference is dense.
-        rank, alpha: of the low-rank maps.
-        whole: train embeddings and norms as well.
+        rank, alpha: of the low-rank maps; without a rank all weights are trained, and ``out`` is a usual checkpoint.
+        whole: train embeddings and norms as well as the low-rank maps.
         steps, batch_size, learning_rate: of AdamW with β = (0.9, 0.95), constant after ``warmup`` steps.
         documents: at most so many are measured.
         checkpoint_every: steps.
@@ -134,7 +135,7 @@ def extend(
         SettingError: a model without rotary positions or with other scaling than linear, a context that is not
             longer, texts that are too short, or a folder with a training of other settings.
     """
-    peft, base = required("peft"), pretrained(model)
+    base = pretrained(model)
     config: Any = base.config
     if any(isinstance(module, AttachedKernel) for module in model.modules()):
         raise SettingError(
@@ -153,19 +154,7 @@ def extend(
     )  # fmt: skip
     rows = _measured(BEFORE, model, windows, lengths, seed)
     interpolate_positions(model, context / declared)
-    tied = {"ensure_weight_tying": True} if whole and config.tie_word_embeddings else {}
-    lora = peft.LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        target_modules=_projections(base),
-        modules_to_save=_whole_modules(base) if whole else None,
-        task_type="CAUSAL_LM",
-        **tied,
-    )
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        torch.manual_seed(seed)
-        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.24 in an old way
-        adapted: nn.Module = peft.get_peft_model(model, lora)
+    adapted = model if rank is None else _with_low_rank_maps(model, rank, alpha, whole, seed)
     folder.mkdir(parents=True, exist_ok=True)
     attach(adapted, kernel, seed=seed)
     losses = _train(
@@ -260,6 +249,26 @@ def _whole_modules(base: Any) -> list[str]:
         if module is embedding or (type(module).__name__.endswith("Norm") and list(module.parameters()))
     }
     return sorted(names)
+
+
+def _with_low_rank_maps(model: nn.Module, rank: int, alpha: float, whole: bool, seed: int) -> nn.Module:
+    """The model of ``peft`` around a model."""
+    peft, base = required("peft"), pretrained(model)
+    config: Any = base.config
+    tied = {"ensure_weight_tying": True} if whole and config.tie_word_embeddings else {}
+    settings = peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        target_modules=_projections(base),
+        modules_to_save=_whole_modules(base) if whole else None,
+        task_type="CAUSAL_LM",
+        **tied,
+    )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        torch.manual_seed(seed)  # peft takes no generator
+        warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.24 in an old way
+        adapted: nn.Module = peft.get_peft_model(model, settings)
+    return adapted
 
 
 # --- training

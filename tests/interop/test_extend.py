@@ -67,6 +67,18 @@ def test_what_is_trained_and_saved_loads_without_us(name: str, tmp_path: Path) -
     assert frame["passkey"].is_null().to_list() == [True, True, False] * 2
 
 
+def test_without_a_rank_all_weights_are_trained_and_saved(tmp_path: Path) -> None:
+    model = short()
+    before = copy.deepcopy(model.state_dict())
+    found = extended(model, tmp_path / "out", rank=None)
+    assert found.model is model
+    assert found.trained == sum(p.numel() for p in model.parameters())
+    assert not any(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert again.config.max_position_embeddings == CONTEXT
+    assert torch.equal(again(tokens(30)).logits, model(tokens(30)).logits)
+
+
 def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
     found = extended(short(tie_word_embeddings=True), tmp_path)
     assert found.model(tokens(12)).logits.isfinite().all()
