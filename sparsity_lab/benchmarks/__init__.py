@@ -1,4 +1,5 @@
-"""Benchmarks: speed as ratios within one run, since times alone say more of the machine than of the code.
+"""Benchmarks: speed as ratios within one run, since times alone say more of the machine than of the code; and
+``verdicts``, how often ``diagnose`` is right.
 
 One file for each part of the lab. A benchmark is a function that returns a frame, in a file of its name.
 """

@@ -74,6 +74,12 @@ def two_far_lags(draws: Generator) -> Sequences:
     return [tokens]
 
 
+def near_sum(draws: Generator) -> Sequences:
+    """A sum of two near tokens: neither tells alone, and what stood after the same four tokens is no news."""
+    task = SparseMarkov(k=2, lag_seed=26, max_lag=4, vocab_size=3)
+    return list(task.sample(Stream(int(draws.integers(1 << 30)), "look"), 0, 40, 400).tokens.numpy())
+
+
 def non_ascii(draws: Generator) -> Sequences:
     """Words of Greek letters, each word any of fifty."""
     words = ["".join(map(chr, draws.integers(945, 970, draws.integers(3, 9)))) for _ in range(50)]
@@ -88,6 +94,7 @@ ANSWERS: dict[Callable[[Generator], Sequences], str | None] = {
     near_lag: None,
     near_copies: None,
     two_far_lags: None,
+    near_sum: None,
     non_ascii: None,
     far_lag: "pair",
     far_copies: "repeats",

@@ -35,6 +35,8 @@ _LEVELS = 3
 """Of repeats: m, 2 m and 4 m tokens."""
 _ORDERS = (1, 2, 3, 4)
 _TABLE = 2**22
+_SEEN = 64
+"""How often tokens before must be seen on average, where fewer of them told nothing."""
 _WEIGHT = 4.0
 """Of what is known with fewer tokens, in tokens."""
 
@@ -177,10 +179,13 @@ def known_from_counts(tokens: Ints, age: Ints, block: Ints) -> Floats:
     for own in (0, 1):
         other = np.bincount(tokens[half != own], minlength=V) + 0.5
         known[half == own] = (other / other.sum())[tokens[half == own]]
-    places = min(_TABLE, 2 ** (8 * len(tokens)).bit_length())
+    places, skipped = min(_TABLE, 2 ** (8 * len(tokens)).bit_length()), False
     for order, before in _hashes(tokens, _ORDERS):
         context = np.zeros(len(tokens), dtype=np.int64)
         context[1:] = (before[:-1] % np.uint64(places)).astype(np.int64)
+        # Many tokens together are rarely seen twice but in a repeat, which is not to be counted here.
+        if skipped and np.count_nonzero(np.bincount(context)) > len(tokens) / _SEEN:
+            break
         joint = (context * 0x2545F491 + tokens * 0x9E3779B1) % places
         there, better = age >= order, known.copy()
         for own in (0, 1):
@@ -189,9 +194,11 @@ def known_from_counts(tokens: Ints, age: Ints, block: Ints) -> Floats:
             together = np.bincount(joint[of_other], minlength=places)[joint[mine]]
             together = np.minimum(together, seen)  # of two that share a place in the table
             better[mine] = (together + _WEIGHT * known[mine]) / (seen + _WEIGHT)
-        if np.log(better).mean() <= np.log(known).mean():
-            break  # counts of so many tokens are too few
-        known = better
+        # A sum is known from all its tokens and from none alone, so that more of them can tell where fewer do not.
+        if np.log(better).mean() > np.log(known).mean():
+            known = better
+        else:
+            skipped = True
     return known
 
 
