@@ -173,12 +173,13 @@ class Batch:
     def __getstate__(self) -> dict[str, object]:
         # A loader's worker sends arrays in one piece. Tensors would pass through shared memory, each with a file
         # descriptor of its own, which takes longer than it takes to make a small batch.
-        packed = {name: _packed(value) for name, value in self.__dict__.items()}
-        if isinstance(targets := packed["targets"], np.ndarray):
+        state = dict(self.__dict__)
+        if self.targets.device.type == "cpu":
+            targets = self.targets.numpy()
             scored = np.flatnonzero(targets != IGNORE)
             if 4 * len(scored) < targets.size:
-                packed["targets"] = _Scored(targets.shape, scored.astype(np.int32), targets.flat[scored])
-        return packed
+                state["targets"] = _Scored(targets.shape, scored.astype(np.int32), targets.flat[scored])
+        return {name: _packed(value) for name, value in state.items()}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         if isinstance(scored := state["targets"], _Scored):

@@ -221,7 +221,7 @@ def _of_texts(texts: Sequence[str], encoding: str, file: _File) -> FileTokens:
     many = f"{len(texts)} texts" if len(texts) != 1 else "text"
     if file.tokenizer is not None:
         return FileTokens(_tokenized(texts, file.tokenizer), f"{many} in {encoding}, tokens of {file.tokenizer.name}")
-    ascii_alone = all(text.isascii() for text in texts)
+    ascii_alone = encoding == "UTF-8" and all(text.isascii() for text in texts)
     form = f"ASCII {many}, a token a byte" if ascii_alone else f"{many} in {encoding}, a token a character"
     return FileTokens([text_tokens(text) for text in texts], form, of_text=True)
 

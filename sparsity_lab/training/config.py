@@ -89,6 +89,10 @@ class Training(Setting, family="training"):
     threads: int = 1
     device: str = "cpu"
 
+    @classmethod
+    def examples(cls) -> "tuple[Training, ...]":
+        return (cls(), cls(weight_decay_by={"*norm*": 0.0}, validate_every=100, stop_when="learned"))
+
     def check(self) -> None:
         _at_least(self, 1, "batch_size", "log_every", "accumulation", "threads")
         _at_least(self, 0, "steps", "checkpoint_every", "validate_every", "weight_decay")

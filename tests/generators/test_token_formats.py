@@ -48,6 +48,8 @@ def test_whole_numbers_are_recognized_however_they_are_written(tmp_path: Path, c
         ("to be 9", "ASCII text, a token a byte", list(b"to be 9")),
         ("größer", "text in UTF-8, a token a character", [ord(letter) for letter in "größer"]),
         ("日本語😀".encode("utf-16"), "text in UTF-16, a token a character", [ord(one) for one in "日本語😀"]),
+        ("to be".encode("utf-16"), "text in UTF-16, a token a character", list(b"to be")),
+        (codecs.BOM_UTF8 + b"to be", "text in UTF-8 with a mark, a token a character", list(b"to be")),
         (codecs.BOM_UTF8 + "né".encode(), "text in UTF-8 with a mark, a token a character", [110, 233]),
         ("# one\n# two\nthree\n", "ASCII text, a token a byte", None),
     ],
