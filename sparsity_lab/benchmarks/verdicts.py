@@ -27,7 +27,7 @@ def verdicts(
 
     One row for each source and seed: the verdict, whether something was ``learned``, ``k``, whether the needed tokens
     are ``near``, the distance of what lies ``beyond`` the horizon, and what of this is ``wrong``; null where all is
-    right. Three quarters of an hour of processor time; with ``--out`` a call goes on where the one before ended.
+    right. Half an hour of processor time; with ``--out`` a call goes on where the one before ended.
 
     Args:
         out: folder that keeps what each diagnosis said and gives it to later calls. It knows the data and not the
