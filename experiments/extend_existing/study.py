@@ -74,7 +74,7 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Scale:
+class ExtendScale:
     """Sizes: of the parent, its training, and the training of each method."""
 
     layers: int
@@ -89,10 +89,10 @@ class Scale:
 
 
 # With groups of a quarter of the context, the last byte depends on all of it from seven layers on.
-SCALES: dict[Size, Scale] = {
-    "smoke": Scale(1, 16, 2, 16, 2, 1, 128, 2, 1),
-    "small": Scale(7, 64, 4, 64, 2000, 400, 2048, 64, 7),
-    "full": Scale(8, 256, 8, 256, 40_000, 1000, 65_536, 256, 7),
+SCALES: dict[Size, ExtendScale] = {
+    "smoke": ExtendScale(1, 16, 2, 16, 2, 1, 128, 2, 1),
+    "small": ExtendScale(7, 64, 4, 64, 2000, 400, 2048, 64, 7),
+    "full": ExtendScale(8, 256, 8, 256, 40_000, 1000, 65_536, 256, 7),
 }
 
 
@@ -140,7 +140,7 @@ def measure(run: Run) -> pl.DataFrame:
 
 
 def _extended(
-    model: nn.Module, how: Method, context: int, read: Tensor, documents: list[Tensor], scale: Scale, seed: int
+    model: nn.Module, how: Method, context: int, read: Tensor, documents: list[Tensor], scale: ExtendScale, seed: int
 ) -> tuple[pl.DataFrame, int]:
     with tempfile.TemporaryDirectory() as folder:
         found = extend(
