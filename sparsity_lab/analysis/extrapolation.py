@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import ScaledTranslation
 
 from sparsity_lab.analysis.curve_difference import CurveDifference, curve_difference
+from sparsity_lab.analysis.findings import curve_finding, titled
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
 from sparsity_lab.analysis.reach import reach_of
 from sparsity_lab.analysis.replicates import seed_columns
@@ -70,11 +71,11 @@ class ExtrapolationCurve:
 
         Columns: ``arm`` (label), those of ``by``, ``length``, ``trained``, ``runs``, ``judged`` and ``learned`` (of
         the arm), ``used`` (runs in this median), ``median`` with its interval ``low``, ``high`` (the band; null with
-        fewer than two runs) and the ``coverage`` of that (see ``median_interval``), ``chance``, ``bayes`` (levels of
-        this measure), and of the arm ``reach`` (median over learned runs), ``reach_censored`` (how many of them held
-        to the grid's end), ``reach_at_least`` (the median is a lower bound), and an interval for the median that
-        ``Reach.of`` explains: ``reach_low``, ``reach_high``, ``reach_high_at_least`` (the interval has no upper end)
-        and ``reach_coverage``.
+        fewer than two runs) and the ``coverage`` of that (see ``median_interval``), ``unlearned`` (median over the
+        runs that did not learn), ``chance``, ``bayes`` (levels of this measure), and of the arm ``reach`` (median
+        over learned runs), ``reach_censored`` (how many of them held to the grid's end), ``reach_at_least`` (the
+        median is a lower bound), and an interval for the median that ``Reach.of`` explains: ``reach_low``,
+        ``reach_high``, ``reach_high_at_least`` (the interval has no upper end) and ``reach_coverage``.
         """
         return self._frame
 
@@ -169,6 +170,9 @@ class ExtrapolationCurve:
             state = (
                 f"never learned (0 of {runs} run{'s' if runs != 1 else ''})" if never else f"no {self.measure.words}"
             )
+            reached = part.filter("trained")["unlearned"].drop_nulls().to_list()
+            if never and reached:
+                state += f", {reached[-1]:.2f} at the trained lengths"
             return _words_only(f"{label}: {state}{'' if judged else f', {NOT_JUDGED}'}, not drawn", marker="x")
         drawn = part.filter(pl.col("median").is_not_null())
         color, marker, dash = look(index)
@@ -205,9 +209,14 @@ class ExtrapolationCurve:
             bottom, top = ax.get_ylim()
             ax.set_ylim(min(bottom, -0.05), max(top, 1.05))
 
+    @property
+    def finding(self) -> str:
+        """How far each arm holds, in one sentence: the title of the figure."""
+        return curve_finding(self._frame, self.measure.words)
+
     def figure(self) -> Figure:
-        """The curves as a figure of their own."""
-        return self._own_figure(self.plot())
+        """The curves as a figure of their own, under what they show."""
+        return titled(self._own_figure(self.plot()), self.finding)
 
     @staticmethod
     def _own_figure(ax: Axes) -> Figure:
@@ -237,7 +246,7 @@ class ExtrapolationCurve:
 
     def _repr_html_(self) -> str:
         columns = ["arm", "length", "trained", "used", "median", "low", "high"]
-        image = figure_image(self.figure(), f"{self.measure.words} against length")
+        image = figure_image(self.figure(), self.finding)
         head = ["arm", "runs", "judged", "learned", "reach", "interval of the median (coverage)", "runs censored"]
         return join(
             [
@@ -284,6 +293,7 @@ def extrapolation_curve(
         for (length,), part in arm.rows.sort("length").partition_by("length", as_dict=True).items():
             used = part.filter(pl.col("learned").fill_null(True)) if only_learned else part
             values = used[measure].drop_nulls().to_list()
+            unlearned = part.filter(~pl.col("learned").fill_null(True))[measure].drop_nulls()
             median = median_interval(values, confidence)
             rows.append(
                 {
@@ -299,6 +309,7 @@ def extrapolation_curve(
                     "low": median.low,
                     "high": median.high,
                     "coverage": median.coverage,
+                    "unlearned": unlearned.median(),
                     "chance": part["chance"].median(),
                     "bayes": part["bayes"].median(),
                     "reach": reach.median,
@@ -316,7 +327,7 @@ def extrapolation_curve(
         "length": pl.Int64,
         "trained": pl.Boolean,
         **dict.fromkeys(("runs", "judged", "learned", "used"), pl.Int64),
-        **dict.fromkeys(("median", "low", "high", "coverage", "chance", "bayes", "reach"), pl.Float64),
+        **dict.fromkeys(("median", "low", "high", "coverage", "unlearned", "chance", "bayes", "reach"), pl.Float64),
         "reach_censored": pl.Int64,
         "reach_at_least": pl.Boolean,
         **dict.fromkeys(("reach_low", "reach_high"), pl.Int64),

@@ -9,8 +9,10 @@ import numpy as np
 import polars as pl
 import seaborn
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from sparsity_lab.analysis.findings import map_finding, titled
 from sparsity_lab.analysis.pairing import drop_lengths
 from sparsity_lab.analysis.runs import (
     Frames,
@@ -101,10 +103,21 @@ class HeatMap:
         return ax
 
     @property
+    def finding(self) -> str:
+        """The highest and the lowest cell, in one sentence: the title of the figure."""
+        return map_finding(self._frame, self.rows, self.columns)
+
+    @property
     def title(self) -> str:
         """What the cells show, in words."""
         pooled = "\n" + textwrap.fill(f"pooled over {', '.join(self.pooled)}", 58) if self.pooled else ""
         return f"median {self.measure.words} ({self.measure.unit})\n{self.at}{pooled}"
+
+    def figure(self) -> Figure:
+        """The heat map as a figure of its own, under what it shows."""
+        figure = self.plot().get_figure(root=True)
+        assert isinstance(figure, Figure)
+        return titled(figure, self.finding)
 
     def __repr__(self) -> str:
         cells = iter(self._frame.iter_rows(named=True))
@@ -116,9 +129,7 @@ class HeatMap:
         return "\n".join([f"HeatMap: {self.title}".replace("\n", ", "), *shown])
 
     def _repr_html_(self) -> str:
-        figure = self.plot().get_figure(root=True)
-        assert figure is not None
-        return element("div", figure_image(figure, self.title))
+        return element("div", figure_image(self.figure(), self.finding))
 
 
 def heat_map(

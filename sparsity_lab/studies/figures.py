@@ -6,7 +6,7 @@ learned is named in the panel, never drawn.
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import polars as pl
@@ -78,7 +78,7 @@ def draw_by_length(
         drawn = drawn.drop_nulls(measure)
         learned = drawn["seed"].n_unique()
         if learned < seeds:
-            missing.append(f"{name}: {learned} of {seeds} learned" if learned else f"{name}: never learned")
+            missing.append(f"{name}: {learned} of {seeds} learned" if learned else _never(name, rows, measure))
         if drawn.is_empty():
             continue
         value = pl.col(measure)
@@ -97,7 +97,14 @@ def draw_by_length(
         bottom, _ = ax.get_ylim()
         ax.set_ylim(min(bottom, -0.08), 1.08)
     if missing:
-        ax.text(0.02, 0.02, "\n".join(missing), transform=ax.transAxes, fontsize=8, va="bottom", zorder=4)
+        ax.text(0.02, 0.02, "\n".join(missing), transform=ax.transAxes, fontsize=9, va="bottom", zorder=4)
+
+
+def _never(name: str, rows: pl.DataFrame, measure: str) -> str:
+    """What an arm without a learned seed reached: the median at the largest trained length."""
+    at = rows.filter("trained").drop_nulls(measure).sort("length")
+    reached = at.filter(pl.col("length") == at["length"].max())[measure].to_list()
+    return f"{name}: never learned" + (f" ({median(reached):.2f})" if reached else "")
 
 
 def same_height(axes: Sequence[Axes]) -> None:

@@ -1,5 +1,6 @@
 """The pages of results, as Markdown."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from sparsity_lab.training import Evaluation
 if TYPE_CHECKING:
     from sparsity_lab.studies.study import Study
 
-__all__ = ["FRONT_TITLE", "front_page", "page"]
+__all__ = ["FRONT_TITLE", "finding", "front_page", "page"]
 
 FRONT_TITLE = "# Results"
 """How the table of all claims begins."""
@@ -36,7 +37,7 @@ def page(study: "Study", evidence: Evidence, data: dict[str, Any], figure: str, 
         *(["### Exploratory claims", _verdicts(others), _EXPLORATORY] if others else []),
         _ESTIMATES,
         *(f"- *{one['id']}*: {one['detail']}" for one in data["claims"] if one["detail"]),
-        f"![{study.title}]({figure})",
+        f"![{finding(data)}]({figure})",
         "## Measurements",
         *([_SPREAD] if study.columns else []),
         *_measurements(study, evidence.rows),
@@ -50,6 +51,21 @@ def page(study: "Study", evidence: Evidence, data: dict[str, Any], figure: str, 
         _made(facts),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def finding(data: dict[str, Any]) -> str:
+    """What came of a study: its first primary claim with verdict and estimate, and the number of all primary ones by
+    verdict. The title of the figure, and its words for screen readers."""
+    primary = [one for one in data["claims"] if one["primary"]]
+    if not primary:
+        return str(data["title"])
+    first, counts = primary[0], Counter(one["verdict"] for one in primary)
+    estimate = "" if first["estimate"] is None else f" ({_estimate(first)})"
+    words = f"{first['verdict'].capitalize()}{estimate}: {first['statement']}"
+    if len(primary) == 1:
+        return words
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return f"{words} Primary claims: {verdicts}."
 
 
 _PRIMARY = (

@@ -119,9 +119,23 @@ def test_the_figure_says_what_it_shows(frame):
     assert legend_of(ax) == [
         "k=1 (3 of 3 runs learned)",
         "k=2 (1 of 2 runs learned)",
-        "k=3: never learned (0 of 2 runs), not drawn",
+        "k=3: never learned (0 of 2 runs), 0.05 at the trained lengths, not drawn",
         "band: interval of the median, coverage 75%",
     ]
+
+
+def test_the_title_is_what_the_frame_shows(frame):
+    curve = extrapolation_curve(frame)
+    expected = "k=1 holds to 48; k=2 holds to 24; k=3 was not learned (0.05 at length 24)"
+    assert curve.finding == expected
+    assert curve.figure().get_suptitle().replace("\n", " ") == expected
+    assert f'alt="{expected}"' in curve._repr_html_()
+    reaches = curve.frame().unique("arm", keep="first", maintain_order=True).select("arm", "reach").rows()
+    assert reaches == [("k=1", 48.0), ("k=2", 24.0), ("k=3", None)]
+    unjudged = frame_of(("a0", {"task.k": 1}, [1, 1, 0.5, 0]), judged=False)
+    assert extrapolation_curve(unjudged, measure="accuracy").finding == "Accuracy by length"
+    many = frame_of(*((f"r{k}", {"task.k": k}, [1, 1] + [1] * (k < 3) + [0] * (1 + (k >= 3))) for k in range(6)))
+    assert extrapolation_curve(many).finding == "k=0 holds to 48; 4 arms lie between; k=5 holds to 24"
 
 
 def test_the_legend_names_the_smallest_coverage():
@@ -180,4 +194,4 @@ def test_the_axis_shows_all_lengths_even_if_nothing_is_drawn():
     assert low < 8
     assert high > 96
     assert "nothing to draw" in [text.get_text() for text in ax.texts]
-    assert legend_of(ax) == ["k=1: never learned (0 of 1 run), not drawn"]
+    assert legend_of(ax) == ["k=1: never learned (0 of 1 run), 0.00 at the trained lengths, not drawn"]

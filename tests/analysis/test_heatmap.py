@@ -52,6 +52,14 @@ def test_every_cell_is_written(frame):
     assert chart._repr_html_().count("<img") == 1
 
 
+def test_the_title_is_what_the_frame_shows(frame):
+    chart = heat_map(frame)
+    expected = "Highest: 1, Recent(width=4) (0.75); lowest: 2, Uniform() (0.25); 1 of 4 not learned"
+    assert chart.finding == expected
+    assert chart.figure().get_suptitle().replace("\n", " ") == expected
+    assert f'alt="{expected}"' in chart._repr_html_()
+
+
 def test_cells_without_a_run_and_without_a_learned_one_look_different(frame):
     boxes = {patch.get_xy(): patch for patch in heat_map(frame).plot().patches}
     assert boxes[(1.02, 0.04)].get_hatch() is None

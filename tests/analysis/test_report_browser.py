@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from analysis.synthetic import results_of
 from analysis.test_report import position, token
+from browser import Opened
 
 from sparsity_lab.analysis import write_report
 from sparsity_lab.generators import Anchored, Recent
@@ -126,3 +127,16 @@ def test_a_broken_script_would_be_seen(page: str, tmp_path: Path) -> None:
     )
     seen, _ = looked_at(broken, tmp_path, 1600)
     assert any("nothing is not defined" in error for error in seen["errors"])
+
+
+@pytest.mark.parametrize(("width", "dark"), [(400, True), (1000, False), (1600, True)])
+def test_nothing_is_cut_off_and_screen_readers_find_names(
+    browser: Any, page: str, tmp_path: Path, width: int, dark: bool
+) -> None:
+    file = tmp_path / "report.html"
+    file.write_text(page, encoding="utf-8")
+    opened = Opened(browser, file, width, dark=dark)
+    opened.check()
+    mark = opened.page.evaluate("getComputedStyle(document.querySelector('th[tabindex]'), '::after').content")
+    assert "↕" in mark, "a heading that sorts looks like one"
+    opened.close()

@@ -186,12 +186,11 @@ def _extrapolation(panel: Panel) -> ExtrapolationCurve:
 
 def _curve(panel: Panel) -> tuple[str, Markup]:
     curve = _extrapolation(panel)
-    ax = curve.plot()
-    figure = ax.get_figure(root=True)
-    assert figure is not None
+    figure = curve.figure()
+    ax = figure.axes[0]
     drawn = curve.frame().filter(pl.col("median").is_not_null()).iter_rows(named=True)
     points = [Point(ax, row["length"], row["median"], _value_words(row)) for row in drawn]
-    return panel.title, Markup(figure_svg(figure, f"Extrapolation curves: {panel.title}", points))
+    return panel.title, Markup(figure_svg(figure, f"{panel.title}: {curve.finding}", points))
 
 
 def _value_words(row: dict[str, Any]) -> str:
@@ -214,9 +213,7 @@ def _maps_of(panel: Panel, factor: float) -> Iterator[tuple[str, HeatMap]]:
 
 
 def _map(label: str, chart: HeatMap) -> tuple[str, Markup]:
-    figure = chart.plot().get_figure(root=True)
-    assert figure is not None
-    return label, Markup(figure_svg(figure, f"Heat map: {label}"))
+    return label, Markup(figure_svg(chart.figure(), f"{label}: {chart.finding}"))
 
 
 def _reach(panels: Sequence[Panel]) -> Iterator[tuple[Any, ...]]:

@@ -1,0 +1,68 @@
+"""What a figure shows, in one sentence that is made from its frame: its title, and its words for screen readers."""
+
+import textwrap
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from sparsity_lab.analysis.style import styled
+
+__all__ = ["curve_finding", "map_finding", "titled"]
+
+_EACH = 4
+"""Arms that are named one by one, at most."""
+
+
+def curve_finding(frame: pl.DataFrame, words: str) -> str:
+    """How far each arm holds, and what arms without a learned run reached at the largest trained length; of many arms
+    the farthest and the shortest.
+
+    Args:
+        frame: of an extrapolation curve.
+        words: of the measure, for a task without an optimum.
+    """
+    arms = frame.unique("arm", keep="first", maintain_order=True)
+    learned = arms.filter(pl.col("reach").is_not_null())
+    trained = frame.filter("trained").group_by("arm", maintain_order=True).last()
+    failed = trained.filter((pl.col("judged") > 0) & (pl.col("learned") == 0)).drop_nulls("unlearned")
+    if learned.is_empty() and failed.is_empty():
+        return f"{words[:1].upper()}{words[1:]} by length"
+    holds = [_holds(row) for row in learned.sort("reach", "reach_at_least", descending=True).iter_rows(named=True)]
+    short = [
+        f"{row['arm']} was not learned ({row['unlearned']:.2f} at length {row['length']})"
+        for row in failed.iter_rows(named=True)
+    ]
+    if len(holds) > _EACH:
+        holds = [holds[0], f"{len(holds) - 2} arms lie between", holds[-1]]
+    if len(short) > _EACH:
+        short = [f"{len(short)} arms were not learned"]
+    return "; ".join([*holds, *short])
+
+
+def _holds(row: dict[str, object]) -> str:
+    return f"{row['arm']} holds to {row['reach']:g}{' or more' if row['reach_at_least'] else ''}"
+
+
+def map_finding(frame: pl.DataFrame, rows: str, columns: str) -> str:
+    """The cell with the largest median and the one with the smallest; how many cells were not learned."""
+    known = frame.drop_nulls("median").sort("median", descending=True, maintain_order=True)
+    failed = frame.filter(pl.col("state") == "none learned").height
+    rest = [f"{failed} of {frame.height} not learned"] if failed else []
+    if known.is_empty():
+        return "; ".join(rest) or "No values"
+    ends = [known.row(0, named=True), *([known.row(-1, named=True)] if known.height > 1 else [])]
+    words = [
+        f"{name}: {cell[rows]}, {cell[columns]} ({cell['median']:.2f})"
+        for name, cell in zip(("Highest", "lowest"), ends, strict=False)
+    ]
+    return "; ".join([*words, *rest])
+
+
+def titled(figure: Figure, finding: str) -> Figure:
+    """The figure with the finding as its title, and as much higher as the title is."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(finding, int(width * 10.8))
+    with styled():
+        figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+    figure.set_size_inches(width, height + 0.2 * len(lines) + 0.08)
+    return figure
