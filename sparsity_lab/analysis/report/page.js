@@ -54,6 +54,7 @@ for (const point of document.querySelectorAll("circle.point")) {
   const words = title.textContent;
   // Else the browser would show the same once more.
   title.remove();
+  point.setAttribute("role", "img");
   point.setAttribute("aria-label", words);
   for (const name of ["pointerenter", "focus"]) point.addEventListener(name, () => show(point, words));
   for (const name of ["pointerleave", "blur"]) point.addEventListener(name, () => { shown.hidden = true; });
