@@ -56,6 +56,9 @@ BAD = [
     ),
     (("certify", "--all", "--workers", "0"), "workers: expected at least 1, got 0"),
     (("certify", "Planted", "--workers", "-1"), "workers: expected at least 1, got -1"),
+    (("certify", "Planted", "--seeds", "0"), "seeds: expected at least 1, got 0"),
+    (("certify", "Planted", "--first"), "--first: expected --all, got one task"),
+    (("certify", "Planted", "--seed", "1.5"), "--seed: expected INT, got '1.5'"),
     (("sample", "Planted(k={[1]})"), "task.k: expected a task such as"),
     (("sample", "Planted(k={1:[2], **x})"), "task.k: expected names in quotes, or whole numbers, as keys, got **"),
     (("sample", "Planted(k=1, k=2)"), "task.k: expected one value, got two"),
@@ -304,6 +307,26 @@ def test_certify_at_lengths_of_ones_own(capsys: pytest.CaptureFixture[str], monk
     assert {length for length, _ in certify_text(*seen[0]).findings} == {12, 40}
 
 
+def test_certificates_of_several_seeds_go_on_where_they_stopped(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = ("certify", "Planted(k=1)", "--sequences", "1000", "--lengths", "6", "--effort", "quick")
+    out = tmp_path / "certificates.csv"
+    first = document(capsys, *wanted, "--seed=-1", "--seeds", "2", "--out", str(out), "--workers", "1")
+    assert [row["seed"] for row in first["certificates"]] == [-1, 0]
+    before = out.read_text()
+    monkeypatch.setattr(certify, "certify_text", lambda *given: pytest.fail("made again"))
+    again = document(capsys, *wanted, "--seed=-1", "--seeds", "2", "--out", str(out))
+    assert [row["smallest_p"] for row in again["certificates"]] == [
+        row["smallest_p"] for row in first["certificates"]
+    ]
+    assert out.read_text() == before
+    out.write_text("something else\n1\n")
+    code, _, err = lab(capsys, *wanted, "--out", str(out))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "out: expected a file that this command has written" in err
+
+
 OWN = """
 from sparsity_lab.generators import First
 from sparsity_lab.settings import register
@@ -335,7 +358,7 @@ def test_kinds_of_ones_own(capsys: pytest.CaptureFixture[str], own_module: str) 
 def test_worker_processes_know_them_too(own_module: str) -> None:
     command = certify.Certify(all=True, sequences=1000, modules=(own_module,))
     command.prepare()
-    found = command._certificates(["Planted(rule=OwnFirst())", "Planted"], Console(quiet=True))
+    found = command._certificates([("Planted(rule=OwnFirst())", 0), ("Planted", 0)], Console(quiet=True))
     assert [str(certificate.task) for certificate in found] == ["Planted(rule=OwnFirst())", "Planted()"]
 
 

@@ -2,17 +2,29 @@
 
 # ruff: noqa: PLC0415
 
+import csv
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional, arg
 
-from sparsity_lab.cli.command import OptionalNumber, OptionalNumbers, Outcome, SettingsCommand, import_modules
+from sparsity_lab.cli.command import (
+    OptionalNumber,
+    OptionalNumbers,
+    OptionalPath,
+    Outcome,
+    SettingsCommand,
+    check_target,
+    import_modules,
+)
 from sparsity_lab.cli.output import progress_bar
 from sparsity_lab.settings import SettingError, Shown, from_text
 
@@ -23,6 +35,8 @@ __all__ = ["Certify", "certify_text"]
 
 
 _MOST_WORKERS = 1024
+_MOST_SEEDS = 100_000
+_COLUMNS = ("task", "seed", "effort", "sequences", "tests", "smallest_p", "threshold", "passed", "failed_checks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +55,12 @@ class Certify(SettingsCommand):
     """Lengths of the sequences, as in --lengths 12 300; the task's own choice if left out."""
     seed: int = 0
     """Seed of the sequences."""
+    seeds: int = 1
+    """How many seeds, from --seed on: of sound tasks no certificate should fail."""
+    first: bool = False
+    """With --all, only the first example of each task."""
+    out: OptionalPath = None
+    """Add a line for each certificate to this CSV file; those that it has are not made again."""
     workers: int = 2
     """Worker processes for --all."""
 
@@ -51,42 +71,35 @@ class Certify(SettingsCommand):
 
         if (self.task is None) == (not self.all):
             raise SettingError("task", "a task or --all", self.task if self.all else Shown("neither"))
-        if self.workers < 1:
-            raise SettingError("workers", "at least 1", self.workers)
-        if self.workers > _MOST_WORKERS:
-            raise SettingError("workers", f"at most {_MOST_WORKERS}", self.workers)
+        for name, least, most in (("workers", 1, _MOST_WORKERS), ("seeds", 1, _MOST_SEEDS)):
+            if (given := getattr(self, name)) < least:
+                raise SettingError(name, f"at least {least}", given)
+            if given > most:
+                raise SettingError(name, f"at most {most}", given)
+        if self.first and not self.all:
+            raise SettingError("--first", "--all", Shown("one task"))
         if self.lengths == ():
             raise SettingError("--lengths", "at least one length", Shown("nothing"))
+        if self.out is not None:
+            check_target("--out", self.out)
         start = time.perf_counter()
         if self.task is not None:
             texts = [str(from_text(Task, self.task, "task"))]
         else:
             classes = [cls for cls in kinds("task").values() if issubclass(cls, Task)]
-            texts = [str(example) for cls in classes for example in cls.examples()]
-        table = Table("task", "tests", "smallest p", "passed", box=None, pad_edge=False)
-        rows = []
-        for certificate in self._certificates(texts, console):
-            smallest = float(certificate.frame()["p_value"].min())  # type: ignore[arg-type]
-            failed = Text(f"no: {', '.join(certificate.failed_checks)}", style="bold red")
-            verdict = "yes" if certificate.passed else failed
-            table.add_row(str(certificate.task), str(len(certificate.findings)), f"{smallest:.2g}", verdict)
-            rows.append(
-                {
-                    "task": str(certificate.task),
-                    "passed": certificate.passed,
-                    "failed_checks": list(certificate.failed_checks),
-                    "tests": len(certificate.findings),
-                    "smallest_p": smallest,
-                    "threshold": certificate.threshold,
-                    "sequences": certificate.sequences,
-                    "power": certificate.power().to_dicts(),
-                    "searched": list(certificate.searched),
-                    "not_applicable": list(certificate.not_applicable),
-                }
-            )
-        console.print(table)
+            examples = [cls.examples()[: 1 if self.first else None] for cls in classes]
+            texts = [str(example) for of_class in examples for example in of_class]
+        work = [(text, seed) for seed in range(self.seed, self.seed + self.seeds) for text in texts]
+        there = _read(self.out, self.effort, self.sequences)
+        rows = [there[one] for one in work if one in there]
+        with ExitStack() as stack:
+            add = _writer(self.out, stack)
+            for certificate in self._certificates([one for one in work if one not in there], console):
+                rows.append(_row(certificate, self.effort))
+                add(rows[-1])
+        console.print(_table(rows))
         seconds = time.perf_counter() - start
-        if self.task is not None:
+        if len(rows) == 1 and not there:
             power = Table("check", "seen with 99 % probability", "from", box=None, pad_edge=False)
             for row in certificate.power().iter_rows(named=True):
                 power.add_row(row["check"], row["of"], effects(row))
@@ -95,20 +108,88 @@ class Certify(SettingsCommand):
         console.print(f"{drawn} sequences a length, nominal false-alarm rate 1e-6 a task, {seconds:.1f} s")
         return Outcome({"certificates": rows, "seconds": seconds}, all(row["passed"] for row in rows))
 
-    def _certificates(self, texts: list[str], console: Console) -> list["Certificate"]:
+    def _certificates(self, wanted: list[tuple[str, int]], console: Console) -> Iterator["Certificate"]:
+        """In the order in which they are asked for."""
         import multiprocessing
         from concurrent.futures import ProcessPoolExecutor
 
-        work = [(text, self.seed, self.sequences, self.lengths, self.effort) for text in texts]
+        work = [(text, seed, self.sequences, self.lengths, self.effort) for text, seed in wanted]
         with progress_bar(console) as progress:
-            if len(texts) == 1 or self.workers < 2:
-                return [certify_text(*item) for item in progress.track(work, description="certifying")]
+            if len(work) <= 1 or self.workers < 2:
+                yield from progress.track((certify_text(*one) for one in work), len(work), description="certifying")
+                return
             context = multiprocessing.get_context("spawn")
             # One thread for each worker: numpy's libraries would take all cores each, and read this as they load.
             os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
             with ProcessPoolExecutor(self.workers, context, import_modules, (self.modules,)) as pool:
                 done = pool.map(certify_text, *zip(*work, strict=True))
-                return list(progress.track(done, total=len(work), description="certifying"))
+                yield from progress.track(done, total=len(work), description="certifying")
+
+
+def _row(certificate: "Certificate", effort: str) -> dict[str, Any]:
+    return {
+        "task": str(certificate.task),
+        "seed": certificate.seed,
+        "effort": effort,
+        "sequences": certificate.sequences,
+        "tests": len(certificate.findings),
+        "smallest_p": min((finding.p_value for _, finding in certificate.findings), default=1.0),
+        "threshold": certificate.threshold,
+        "passed": certificate.passed,
+        "failed_checks": list(certificate.failed_checks),
+        "power": certificate.power().to_dicts(),
+        "searched": list(certificate.searched),
+        "not_applicable": list(certificate.not_applicable),
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    """One row a task; with several seeds how many there are."""
+    table = Table("task", "seeds", "tests", "smallest p", "passed", box=None, pad_edge=False)
+    for task in dict.fromkeys(row["task"] for row in rows):
+        own = [row for row in rows if row["task"] == task]
+        failed = sorted({check for row in own for check in row["failed_checks"]})
+        verdict = Text(f"no: {', '.join(failed)}", style="bold red") if failed else "yes"
+        smallest = min(row["smallest_p"] for row in own)
+        table.add_row(task, str(len(own)), str(sum(row["tests"] for row in own)), f"{smallest:.2g}", verdict)
+    return table
+
+
+def _read(path: Path | None, effort: str, sequences: int | None) -> dict[tuple[str, int], dict[str, Any]]:
+    """The certificates of a file, by task and seed, of this effort and number of sequences."""
+    if path is None or not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    try:
+        found = [
+            line
+            | {name: int(line[name]) for name in ("seed", "sequences", "tests")}
+            | {name: float(line[name]) for name in ("smallest_p", "threshold")}
+            | {"passed": line["passed"] == "True", "failed_checks": line["failed_checks"].split()}
+            for line in lines
+        ]
+    except (KeyError, ValueError, TypeError, AttributeError) as reason:
+        raise SettingError("out", "a file that this command has written", Shown(str(path))) from reason
+    own = [row for row in found if row["effort"] == effort and sequences in (None, row["sequences"])]
+    return {(row["task"], row["seed"]): row for row in own}
+
+
+def _writer(path: Path | None, stack: ExitStack) -> Callable[[dict[str, Any]], None]:
+    """What adds a line to the file at once, so that nothing is lost when the command is stopped."""
+    if path is None:
+        return lambda row: None
+    new = not path.exists() or path.stat().st_size == 0
+    file = stack.enter_context(path.open("a", newline="", encoding="utf-8"))
+    lines = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    if new:
+        lines.writeheader()
+
+    def add(row: dict[str, Any]) -> None:
+        lines.writerow(row | {"failed_checks": " ".join(row["failed_checks"])})
+        file.flush()
+
+    return add
 
 
 def certify_text(

@@ -343,15 +343,16 @@ class Planted(Task):
             raise NotComputable("the position IDs tell more than the tokens")
         low, size = self._background
         likelihood = np.full(count, -np.inf)
+        framed = (tokens[:, 0] == self.bos) & (tokens[:, -1] == self.query)
         if self.marking == "position":
-            likely = (tokens[:, 1:-1] < self.planted_vocab).all(axis=1)
+            likely = framed & (tokens[:, 1:-1] < self.planted_vocab).all(axis=1)
             likelihood[likely] = -length * np.log(self.planted_vocab)
             return torch.from_numpy(likelihood)
         marked = tokens < self.planted_vocab if self.marking == "token" else tokens == self.cue
         others = length - k * (2 if self.marking == "cue" else 1)
         # What is no mark is of the background, or, after a cue, of the same alphabet.
         plain = (tokens >= low) & (tokens < low + size)
-        fitting = (marked[:, 1:-1].sum(axis=1) == k) & (plain[:, 1:-1].sum(axis=1) == length - k)
+        fitting = framed & (marked[:, 1:-1].sum(axis=1) == k) & (plain[:, 1:-1].sum(axis=1) == length - k)
         places = marked[fitting].nonzero()[1].reshape(-1, k) + (self.marking == "cue")
         with np.errstate(divide="ignore"):
             likelihood[fitting] = np.log(PlantedPositions(task=self, length=length).pmf(places))

@@ -153,8 +153,9 @@ class SparseParity(Task):
         span, ks = self.max_k - self.min_k + 1, np.arange(self.min_k, self.max_k + 1)
         log_sets = np.log([float(_UNIFORM.support_size(int(one), length)) for one in ks])
         likelihood = -np.log(span) - log_sets[(k - self.min_k).clip(0, span - 1)] - length * np.log(_BITS)
-        bits = (batch.tokens[:, 1:-1] < 2 * _BITS).all(dim=1).numpy()
-        return torch.from_numpy(np.where(bits & (k >= self.min_k) & (k <= self.max_k), likelihood, -np.inf))
+        bits = (batch.tokens[:, 1:-1] < 2 * _BITS).all(dim=1)
+        framed = (bits & (batch.tokens[:, 0] == _BOS) & (batch.tokens[:, -1] == _QUERY)).numpy()
+        return torch.from_numpy(np.where(framed & (k >= self.min_k) & (k <= self.max_k), likelihood, -np.inf))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,8 +47,8 @@ def rebuilt(tokens: Tensor, targets: Tensor, sources: Tensor | None, ids: Tensor
     return Batch(tokens, targets, ids, sources)
 
 
-def draw(task: Task, sequences: int = 6000) -> DrawnSequences:
-    return DrawnSequences.draw(task, 0, sequences, task.certified_lengths[0])
+def draw(task: Task, sequences: int = 6000, steps: int = 0) -> DrawnSequences:
+    return DrawnSequences.draw(task, 0, sequences, task.certified_lengths[0], steps=steps)
 
 
 sound_sample = functools.cache(draw)
@@ -58,14 +58,14 @@ def catches(check: str, task: Task) -> bool:
     """Whether a check rejects the task at its shortest certified length; each p-value against 1e-9."""
     (function,) = [c for c in CHECKS if c.__name__ == check]
     # What is rare needs more sequences.
-    sample = draw(task, 20_000 if check == "noise" else 6000)
+    sample = draw(task, 20_000 if check == "noise" else 6000, steps=200 if check == "learned" else 0)
     return any(finding.p_value < 1e-9 for finding in function(sample))
 
 
 def applies(check: str, task: Task) -> bool:
     """Whether a check finds anything to test in a sound task."""
     (function,) = [c for c in CHECKS if c.__name__ == check]
-    return any(True for _ in function(sound_sample(task)))
+    return any(True for _ in function(draw(task, steps=1) if check == "learned" else sound_sample(task)))
 
 
 def edited(change: Callable[..., None]) -> Edit:
@@ -325,6 +325,15 @@ def knowing_too_little(task: Task) -> Task:
     return mutant(task, sample=sample, solve=solve)
 
 
+def preferring_odd_tokens(task: Task) -> Task:
+    """A likelihood that is e times as large for each odd token."""
+
+    def log_likelihood(self: Task, batch: Batch) -> Tensor:
+        return task.log_likelihood(batch) + (batch.tokens % 2).sum(dim=1)
+
+    return mutant(task, log_likelihood=log_likelihood)
+
+
 def reading_the_targets(task: Task) -> Task:
     """A predictor that says what the batch says."""
 
@@ -418,6 +427,7 @@ MUTANTS: dict[str, tuple[Callable[[Task], Task | None], ...]] = {
     "second_answer": (sampling(fewer_targets), sampling(forgotten_source, needs="sources")),
     "bayes": (overconfident, reading_the_targets, declaring(lambda t: {"bayes_loss": (t.bayes_loss or 0) + 0.1})),
     "declared_levels": (declaring(lambda t: {"chance_accuracy": (t.chance_accuracy or 0) + 0.05}),),
+    "likelihood": (preferring_odd_tokens,),
     "position_ids": (
         sampling(shifted_ids, needs="position_ids"),
         declaring(lambda t: {"largest_position_id": t.largest_position_id + 1}),
@@ -432,6 +442,11 @@ MUTANTS: dict[str, tuple[Callable[[Task], Task | None], ...]] = {
     ),
     "near_sources": (drawing(echoing), sampling(neighbor_of_its_neighbor, needs="declared")),
     "noise": (sampling(noise_by_answer),),
+    "learned": (
+        lambda task: (sampling(target_of_the_index) if sound_sample(task).truth.labels else drawing(drawn_twice))(
+            task
+        ),
+    ),
     "slices": (sampling(batch_dependent),),
     "streams": (sampling(ignores_its_stream), sampling(starts_anew)),
     "repeats": (sampling(repeats_sequences),),

@@ -45,7 +45,7 @@ def test_a_mixture_within_a_mixture_picks_for_itself() -> None:
 def test_components_that_the_tokens_tell_have_their_mean_optimum() -> None:
     task = Mixture(tasks=(Planted(noise=0.1, k=1), Planted(noise=0.3, k=2)), shares=(0.25, 0.75))
     assert task.truth(12).bayes_accuracy == pytest.approx(0.25 * 0.9 + 0.75 * 0.7)
-    assert certify(task, sequences=3000, lengths=(12,)).passed
+    assert certify(task, sequences=3000, lengths=(12,), effort="quick").passed
 
 
 def test_the_posterior_weighs_what_the_tokens_do_not_tell() -> None:
@@ -67,7 +67,7 @@ def test_the_posterior_by_enumeration() -> None:
     likelihood = torch.stack([part.log_likelihood(batch) for part in parts], dim=1).exp()
     # Each: 1/2 for k, 1/C(6, 2) for the set, 2^-6 for the bits.
     assert likelihood[two].unique().tolist() == pytest.approx([0.5 / 15 / 64])
-    assert certify(task, sequences=3000, lengths=(12,)).passed
+    assert certify(task, sequences=3000, lengths=(12,), effort="quick").passed
     exact = SparseParity(max_k=3).log_posterior(batch).exp()
     assert torch.allclose(task.log_posterior(batch).exp(), exact, atol=1e-12)
 
@@ -96,7 +96,7 @@ def test_mixtures_of_dense_tasks_have_no_predictor() -> None:
 def test_chance_of_unequal_labels() -> None:
     task = Mixture(tasks=(Planted(k=2, rule=Majority()), Planted()), shares=(0.5, 0.5))
     assert task.truth(12).chance_accuracy == pytest.approx(0.5 * 0.75 + 0.5 * 0.5)
-    assert certify(task, sequences=3000, lengths=(12,)).passed
+    assert certify(task, sequences=3000, lengths=(12,), effort="quick").passed
 
 
 def test_refusals() -> None:

@@ -3,11 +3,17 @@
 What else every task must do is in ``testing.test_registered``.
 """
 
+from pathlib import Path
+
+import polars as pl
 import pytest
 from generators.mutants import EXAMPLES, TASKS, applies, catches, mutants_of
 
 from sparsity_lab.generators import Task, certify
 from sparsity_lab.generators.certify import CHECKS
+
+FALSE_ALARMS = Path(__file__).parents[2] / "benchmarks" / "false_alarms.csv"
+FURTHER_SEED = 200  # beyond those of the committed file
 
 
 @pytest.mark.slow
@@ -27,3 +33,20 @@ def test_every_check_catches_its_mutants_of_every_task(check: str) -> None:
         broken = mutants_of(check, task)
         assert broken
         assert [catches(check, one) for one in broken] == [True] * len(broken), f"{check} of {task}"
+
+
+def test_no_committed_certificate_is_a_false_alarm() -> None:
+    """Of the first example of each task, at as many seeds as there was time for; the first of them of every task."""
+    rows = pl.read_csv(FALSE_ALARMS)
+    assert rows["passed"].all()
+    assert set(rows["effort"]) == {"quick"}
+    assert rows.select("task", "seed").is_unique().all()
+    assert rows["seed"].max() < FURTHER_SEED  # type: ignore[operator]
+    assert set(rows.filter(pl.col("seed") == 0)["task"]) == {str(cls.examples()[0]) for cls in TASKS.values()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+def test_no_false_alarm_at_a_further_seed(name: str) -> None:
+    certificate = certify(TASKS[name].examples()[0], seed=FURTHER_SEED, effort="quick")
+    assert certificate.passed, certificate.frame().filter(~certificate.frame()["passed"])

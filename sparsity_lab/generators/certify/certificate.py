@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from sparsity_lab.generators.certify import checks, dependence, levels, streams
+from sparsity_lab.generators.certify import checks, dependence, learned, levels, likelihood, streams
 from sparsity_lab.generators.certify.findings import Finding
 from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences
 from sparsity_lab.generators.mixture import Mixture
@@ -44,6 +44,7 @@ CHECKS: tuple[Callable[[DrawnSequences], Iterator[Finding]], ...] = (
     checks.second_answer,
     levels.bayes,
     levels.declared_levels,
+    likelihood.likelihood,
     checks.position_ids,
     checks.components,
     dependence.drawn_law,
@@ -53,13 +54,36 @@ CHECKS: tuple[Callable[[DrawnSequences], Iterator[Finding]], ...] = (
     dependence.bystanders,
     dependence.near_sources,
     dependence.noise,
+    learned.learned,
     streams.slices,
     streams.streams,
     streams.repeats,
 )
 
-EFFORTS = {"quick": (10_000, 2e10), "default": (100_000, 5e10), "thorough": (400_000, 2e13)}
-"""Of each effort the sequences, and the floating-point operations that a check may spend on products of choices."""
+
+@dataclass(frozen=True)
+class Effort:
+    """What a certificate may spend.
+
+    Attributes:
+        sequences: at each length.
+        operations: floating-point ones, that a check may spend on products of choices.
+        steps: of training the learned attacker, at the first length; 0 leaves it out.
+        everywhere: whether the learned attacker is trained at all lengths.
+    """
+
+    sequences: int
+    operations: float
+    steps: int = 0
+    everywhere: bool = False
+
+
+EFFORTS = {
+    "quick": Effort(10_000, 2e10),
+    "default": Effort(100_000, 5e10, steps=200),
+    "thorough": Effort(400_000, 2e13, steps=3000, everywhere=True),
+}
+"""By name."""
 
 TRAINING = "train"
 """Name of the stream that runs are trained on."""
@@ -116,7 +140,9 @@ class Certificate:
             kinds = ("two of", "three of")
             told = [f"{f.subject} ({f.terms:,})" for f in own.values() if f.subject.startswith(kinds)]
             orders = "one, two and three" if any("three of" in subject for subject in own) else "one and two"
-            found.append(f"length {length}: {'; '.join(told)}; targets with {orders} choices")
+            trained = sum(f.check == "learned" for f in here)
+            network = "a trained network" if trained else "no network was trained"
+            found.append(f"length {length}: {'; '.join(told)}; targets with {orders} choices; {network}")
         return tuple(found)
 
     def frame(self) -> pl.DataFrame:
@@ -211,10 +237,11 @@ def certify(
     Args:
         seed: of the streams, as a run's ``data_seed``; any whole number.
         sequences: at each length; as many as the effort says if None. All checks use all of them, but for the plain
-            observer, which reads at most 20 tokens for each.
+            observer, which reads at most 10 tokens for each.
         lengths: at which lengths; the task's ``certified_lengths`` if None.
         effort: ``"quick"`` (10,000 sequences, seconds), ``"default"`` (100,000) or ``"thorough"`` (400,000, minutes):
-            also how much is spent on products of three choices.
+            also how much is spent on products of three choices, and whether a network is trained to find what they
+            cannot see (not at ``"quick"``; at ``"default"`` at the first length).
 
     Raises:
         SettingError: fewer than 1000 sequences, with which little could be seen, or more tokens than can be held; no
@@ -222,8 +249,8 @@ def certify(
     """
     if effort not in EFFORTS:
         raise SettingError("effort", "an effort", effort, tuple(EFFORTS))
-    usual, budget = EFFORTS[effort]
-    sequences = usual if sequences is None else whole("sequences", sequences, 1000)
+    spent = EFFORTS[effort]
+    sequences = spent.sequences if sequences is None else whole("sequences", sequences, 1000)
     seed = whole("seed", seed, None)
     for length in lengths or task.certified_lengths:
         task.check_length(length)
@@ -234,7 +261,7 @@ def certify(
     findings = [
         (length, finding)
         for length in lengths or task.certified_lengths
-        for finding in _findings(task, seed, sequences, length, budget)
+        for finding in _findings(task, seed, sequences, length, spent)
     ]
     if not all(np.isfinite(finding.p_value) for _, finding in findings):
         raise FloatingPointError(f"a check of {task} gave no p-value")
@@ -246,14 +273,14 @@ def _count(task: Task, sequences: int, length: int) -> int:
     return min(sequences, max(1000, sequences * _WHOLE // task.sequence_length(length)))
 
 
-def _findings(task: Task, seed: int, sequences: int, length: int, budget: float) -> Iterator[Finding]:
+def _findings(task: Task, seed: int, sequences: int, length: int, effort: Effort) -> Iterator[Finding]:
     """Of the sequences that the task is evaluated on, and of fewer that it is trained on."""
     count = _count(task, sequences, length)
-    sample = DrawnSequences.draw(task, seed, count, length, asked_for=sequences, budget=budget)
+    first, budget = length == task.certified_lengths[0], effort.operations
+    steps = effort.steps if first or effort.everywhere else 0
+    sample = DrawnSequences.draw(task, seed, count, length, asked_for=sequences, budget=budget, steps=steps)
     yield from _of_sample(sample, Stream(seed=seed, name=CERTIFICATE))
-    if length == task.certified_lengths[0] and not any(
-        draw.law is not None for draw in (sample.draws or {}).values()
-    ):
+    if first and not any(draw.law is not None for draw in (sample.draws or {}).values()):
         few = max(1000, count // 4)
         sample = DrawnSequences.draw(task, seed, few, length, asked_for=few, budget=budget / 4, name=TRAINING)
         for finding in _of_sample(replace(sample, whole=False), Stream(seed=seed, name=TRAINING)):

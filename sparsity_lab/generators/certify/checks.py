@@ -30,6 +30,7 @@ __all__ = [
     "components",
     "determined",
     "label_balance",
+    "listed_sets",
     "next_token",
     "position_ids",
     "position_shortcut",
@@ -52,6 +53,7 @@ _MOST_GAPS = 64
 _MOST_SUBSETS = 254  # proper ones, all of them up to k = 8
 _MOST_SLOTS_OF_SUBSETS = 8
 _COMPARED = 2000  # sequences
+_MOST_COUNTED = 1 << 20  # numbers of tokens at once
 
 
 def token_marginals(sample: DrawnSequences) -> Iterator[Finding]:
@@ -65,16 +67,32 @@ def token_marginals(sample: DrawnSequences) -> Iterator[Finding]:
         probability = marginals[t]
         counts = np.bincount(sample.tokens[:, t], minlength=len(probability))
         yield from chi_square("token_marginals", f"position {t}", counts, probability * len(sample.tokens), share)
+    of = "share of a token over all positions, relative"
+    number, N = _numbers_of_tokens(sample.tokens[:, known], marginals.shape[1]), len(sample.tokens)
     for token, expected in enumerate(marginals[known].sum(axis=0).tolist()):
-        together = (sample.tokens[:, known] == token).sum(axis=1)
-        if np.ptp(together) > 0 and expected > 0:
+        mean, size, fewest, most = number[:, token].tolist()
+        if fewest < most and expected > 0:
             # Between sequences it is independent, within one not: so the variance is measured.
-            size, n = float(together.std()), np.array([float(len(together))])
-            z = np.array([(together.mean() - expected) / size * np.sqrt(len(together))])
-            most = np.array([float(np.abs(together - expected).max()) / size])
-            of = "share of a token over all positions, relative"
-            for finding in largest("token_marginals", f"token {token} anywhere", z, most, n, of):
+            z = np.array([(mean - expected) / size * np.sqrt(N)])
+            bound = np.array([max(most - expected, expected - fewest) / size])
+            for finding in largest("token_marginals", f"token {token} anywhere", z, bound, np.array([float(N)]), of):
                 yield replace(finding, scale=(finding.scale or 0.0) * size / expected)
+
+
+def _numbers_of_tokens(tokens: Ints, V: int) -> Floats:
+    """(4, V) of the number of each token in a sequence the mean, the standard deviation, the smallest and the
+    largest over sequences."""
+    total, squares = np.zeros(V), np.zeros(V)
+    fewest, most = np.full(V, np.inf), np.zeros(V)
+    for start in range(0, len(tokens), size := max(1, _MOST_COUNTED // V)):
+        rows = tokens[start : start + size]
+        code = (rows + np.arange(len(rows))[:, None] * V).reshape(-1)
+        number = np.bincount(code, minlength=len(rows) * V).reshape(len(rows), V)
+        total += number.sum(axis=0)
+        squares += (number**2).sum(axis=0)
+        fewest, most = np.minimum(fewest, number.min(axis=0)), np.maximum(most, number.max(axis=0))
+    mean = total / len(tokens)
+    return np.stack([mean, np.sqrt(np.maximum(squares / len(tokens) - mean**2, 0.0)), fewest, most])
 
 
 def target_counts(sample: DrawnSequences) -> Iterator[Finding]:
@@ -172,7 +190,7 @@ def _steps(check: str, subject: str, sets: Ints, law: PositionLaw) -> Iterator[F
     if len(possible) < 2 or sets.shape[1] < 2 or not (np.diff(whole, axis=1) > 0).all():
         return
     step = int(np.diff(possible).min())
-    whole, times = np.unique(whole, axis=0, return_counts=True)
+    whole, times = _distinct(whole)
     own = law.pmf(whole)
     found = []
     for j in range(1, whole.shape[1]):
@@ -201,6 +219,16 @@ def _steps(check: str, subject: str, sets: Ints, law: PositionLaw) -> Iterator[F
         yield from largest(check, f"{subject}: gaps of neighbors", z, np.sqrt(cases / spread_of), cases, of)
 
 
+def _distinct(sets: Ints) -> tuple[Ints, Ints]:
+    """The different rows, and how often each comes."""
+    size = int(sets.max(initial=0)) + 1
+    if size ** sets.shape[1] >= 2**62:
+        return np.unique(sets, axis=0, return_counts=True)
+    radix = size ** np.arange(sets.shape[1], dtype=np.int64)
+    _, first, times = np.unique(sets @ radix, return_index=True, return_counts=True)
+    return sets[first], times
+
+
 def _places(check: str, subject: str, sets: Ints, sizes: Ints, law: PositionLaw) -> Iterator[Finding]:
     for j, probability in enumerate(law.order_pmf()[: sets.shape[1]]):
         places = sets[sizes > j, j]
@@ -210,17 +238,25 @@ def _places(check: str, subject: str, sets: Ints, sizes: Ints, law: PositionLaw)
         yield from chi_square(check, f"{subject} {j + 1}", counts, share * len(places), of)
 
 
-def _sets(check: str, subject: str, seen_sets: Ints, T: int, law: PositionLaw) -> Iterator[Finding]:
+def listed_sets(law: PositionLaw, T: int, *, varying: bool) -> tuple[Ints, Floats] | None:
+    """All sets, of their largest size or of all sizes, with their probabilities; None where they are too many."""
     order = law.order_pmf()
     possible = np.flatnonzero(order.sum(axis=0) > 0).tolist()
     K = len(order)
-    sizes = range(1, K + 1) if (seen_sets[:, -1] < 0).any() else range(K, K + 1)
+    sizes = range(1, K + 1) if varying else range(K, K + 1)
     if sum(math.comb(len(possible), k) for k in sizes) > _ENUMERABLE_SETS or (T + 1) ** K >= 2**62:
+        return None
+    chosen = (one + (-1,) * (K - k) for k in sizes for one in itertools.combinations(possible, k))
+    sets = np.array(list(chosen), dtype=np.int64).reshape(-1, K)
+    return sets, law.pmf(sets)
+
+
+def _sets(check: str, subject: str, seen_sets: Ints, T: int, law: PositionLaw) -> Iterator[Finding]:
+    listed = listed_sets(law, T, varying=bool((seen_sets[:, -1] < 0).any()))
+    if listed is None:
         return
-    sets = np.array(
-        [chosen + (-1,) * (K - k) for k in sizes for chosen in itertools.combinations(possible, k)], dtype=np.int64
-    ).reshape(-1, K)
-    probability = law.pmf(sets)
+    sets, probability = listed
+    K = sets.shape[1]
     radix = (T + 1) ** np.arange(K, dtype=np.int64)
     code = (sets + 1) @ radix
     seen = (seen_sets[:, :K] + 1) @ radix[: seen_sets.shape[1]]

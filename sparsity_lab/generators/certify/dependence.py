@@ -75,23 +75,29 @@ def targets(sample: DrawnSequences) -> Iterator[Finding]:
         return
     looked_at = spread(len(sample.slots), _MOST_SLOTS)
     budget = sample.budget / len(looked_at)
+    of_all: Columns | None = None
     for slot in [sample.slots[j] for j in looked_at]:
-        free = choices_of(sample).only(choices_of(sample).free, slot.rows)
+        free = choices_of(sample).free
         label = columns(_one_choice(slot.label_index), complete=True)
-        if free.values.shape[1] == 0 or label.x.shape[1] == 0:
+        if not free.any() or label.x.shape[1] == 0:
             continue
-        kinds = f"{slot.name}the target and %s of {', '.join(free.names)}: bits"
-        bits = columns(free)
+        kinds = f"{slot.name}the target and %s of {', '.join(choices_of(sample).names)}: bits"
+        if len(slot.rows) < len(sample.tokens):
+            bits = columns(choices_of(sample).only(free, slot.rows))
+        else:
+            bits = of_all = of_all or columns(choices_of(sample).only(free))
         z, bound, n = _crossed(label, bits)
         yield from largest("targets", kinds % "one", z, bound, n, CORRELATION)
         yield from _anywhere("targets", f"{slot.name}the target and a token anywhere: bits", label, bits)
-        # Single bits of the label, the lowest first, as far as the budget goes.
+        # Single bits of the label, the lowest first, as far as the budget goes, and of as many sequences.
         powers = [c for c in range(label.x.shape[1]) if label.function[c] & (label.function[c] - 1) == 0]
-        work = 2.0 * (len(bits.x) + _OVERHEAD) * bits.x.shape[1] ** 2
-        for c in powers[: max(1, int(budget / work))]:
+        each = 2.0 * bits.x.shape[1] ** 2
+        looked = min(len(bits.x), max(_FEWEST, int(budget / each) - _OVERHEAD))
+        some = bits if looked == len(bits.x) else bits.first(looked)
+        for c in powers[: max(1, int(budget / (each * (looked + _OVERHEAD))))]:
             weight = label.x[:, c]
             about = f"{kinds}, bit {int(label.function[c]).bit_length() - 1} of the target"
-            z, bound, n = _pairs(bits, weight, float(label.bound[c]))
+            z, bound, n = _pairs(some, weight[:looked], float(label.bound[c]))
             upper = _apart(bits)
             yield from largest("targets", about % "two", z[upper], bound[upper], n[upper], CORRELATION)
             if c == powers[0]:
@@ -144,7 +150,13 @@ def near_sources(sample: DrawnSequences) -> Iterator[Finding]:
     aligned = np.full((N, T), -1)
     aligned[:, tokens.position] = tokens.values
     others = choices.only((choices.position < 0) & ~np.isin(choices.family, choices.family[choices.position >= 0]))
+    of_all: Columns | None = None
     for slot in [sample.slots[j] for j in spread(len(sample.slots), _MOST_SLOTS)]:
+        if len(slot.rows) < N:
+            rest = columns(others.only(np.ones(len(others.family), bool), slot.rows), complete=True)
+        else:
+            rest = of_all = of_all or columns(others, complete=True)
+        label = columns(_one_choice(slot.label_index), complete=True) if sample.truth.labels is not None else None
         anchors = [slot.sources[:, j] for j in spread(slot.sources.shape[1], _MOST_ANCHORS)] + [slot.positions]
         for a, anchor in enumerate(anchors):
             if np.ptp(anchor) == 0:
@@ -156,16 +168,17 @@ def near_sources(sample: DrawnSequences) -> Iterator[Finding]:
             P = int(varies.sum())
             if P == 0:
                 continue
-            beside = Choices(near[:, varies], np.arange(P), np.ones(P, bool), np.full(P, -1), ("tokens near it",))
-            rest = others.only(np.ones(len(others.family), bool), slot.rows)
-            both = columns(beside.beside(rest), complete=True)
+            own = columns(
+                Choices(near[:, varies], np.arange(P), np.ones(P, bool), np.full(P, -1), ("tokens near it",)),
+                complete=True,
+            )
             where = "the target" if a == len(anchors) - 1 else f"source {a + 1}"
-            z, bound, n = _pairs(both)
-            kept = _apart(both) & (both.choice[:, None] < P)
             subject = f"{slot.name}two, one of them near {where}"
-            yield from largest("near_sources", subject, z[kept], bound[kept], n[kept], CORRELATION)
-            if sample.truth.labels is not None:
-                label, own = columns(_one_choice(slot.label_index), complete=True), columns(beside, complete=True)
+            upper = _apart(own)
+            among, across = (one[upper] for one in _pairs(own)), (one.reshape(-1) for one in _across(own, rest))
+            z, bound, n = (np.concatenate(both) for both in zip(among, across, strict=True))
+            yield from largest("near_sources", subject, z, bound, n, CORRELATION)
+            if label is not None:
                 z, bound, n = _crossed(label, own)
                 subject = f"{slot.name}the target and one near {where}"
                 yield from largest("near_sources", subject, z, bound, n, CORRELATION)
@@ -259,16 +272,23 @@ def _apart(of: Columns) -> NDArray[np.bool_]:
 
 
 def _crossed(label: Columns, of: Columns) -> tuple[Real, Real, Real]:
-    """As ``_pairs``, of each column of one that is never absent with each of another."""
+    """As ``_pairs``, of each column of one that is never absent, and decides of no other, with each of another."""
     n = np.broadcast_to(of.number, (label.x.shape[1], of.x.shape[1]))
     return (label.x.T @ of.x) / np.sqrt(np.maximum(n, 1)), np.outer(label.bound, of.bound), n
 
 
+def _across(one: Columns, other: Columns) -> tuple[Real, Real, Real]:
+    """As ``_pairs``, of each column of one with each of others, which are choices of the same sequences."""
+    n = one.variances_with(other)
+    z = (one.x.T @ other.x).astype(np.float64) / np.sqrt(np.maximum(n, 1))
+    return z, np.outer(one.bound, other.bound), n
+
+
 def _pairs(of: Columns, weight: Floats | None = None, most: float = 1.0) -> tuple[Real, Real, Real]:
     """(C, C) sums in standard errors, bounds of their summands, and numbers of these. A weight has mean 0 and
-    variance 1."""
+    variance 1, and is independent of what is absent."""
     left = of.x if weight is None else of.x * weight[:, None]
-    n = of.variances(weight)
+    n = of.variances()
     z = (left.T @ of.x).astype(np.float64) / np.sqrt(np.maximum(n, 1))
     return z, most * np.outer(of.bound, of.bound), n
 
@@ -276,8 +296,8 @@ def _pairs(of: Columns, weight: Floats | None = None, most: float = 1.0) -> tupl
 def _triples(
     budget: float, check: str, subject: str, of: Columns, weight: Floats | None = None, most: float = 1.0
 ) -> Iterator[Finding]:
-    """The least likely product of three columns, of as many sequences as the budget allows; nothing where that is
-    fewer than ten thousand (or all), or where there are more than ten million products."""
+    """The least likely product of three columns and the weight, of as many sequences as the budget allows; nothing
+    where that is fewer than ten thousand (or all), or where there are more than ten million products."""
     N, C = of.x.shape
     if C < 3 or C**3 / 6 > _MOST_TERMS:
         return
@@ -292,7 +312,9 @@ def _triples(
     of = of.ordered(np.argsort(~of.deciding, kind="stable"))
     for c in range(C - 2):
         first = of.x[:, c] if weight is None else of.x[:, c] * weight
-        n = of.variances(first)
+        if c == 0 or of.deciding[c] or of.choice[c] != of.choice[c - 1]:
+            # The square of a column that decides of no other is 1 in the mean, whatever else was made.
+            n = of.variances(of.x[:, c] if of.deciding[c] or of.present is None else of.present[:, of.choice[c]])
         other = of.family != of.family[c]
         # Each pair of the later columns is wanted once: so in strips, each with what comes after its beginning.
         for a in range(c + 1, C, width):

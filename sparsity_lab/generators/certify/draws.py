@@ -22,6 +22,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 _LARGEST_COMPLETE = 16  # larger alphabets are compared by their bits
+_LARGEST_LISTED = 1 << 20
 _BINS = 8  # of places
 _BLOCKS = 16  # of the stream
 _MOST_TOGETHER = 8
@@ -156,6 +157,18 @@ class Columns:
             return np.full(len(self.choice), float(len(self.x)))
         return np.asarray(self.present.sum(axis=0, dtype=np.float64)[self.choice])
 
+    def variances_with(self, other: "Columns") -> NDArray[np.float64]:
+        """As ``variances``, of a column of these and one of others, of the same sequences."""
+        every = np.ones((len(self.x), 1), np.float32)
+        mine, my_choice = (every, 0 * self.choice) if self.present is None else (self.present, self.choice)
+        theirs, their_choice = (every, 0 * other.choice) if other.present is None else (other.present, other.choice)
+        variance = np.asarray((mine.T @ theirs).astype(np.float64)[np.ix_(my_choice, their_choice)])
+        if self.present is not None and len(deciding := np.flatnonzero(other.deciding)):
+            variance[:, deciding] = ((other.x[:, deciding] ** 2).T @ mine)[:, my_choice].T
+        if other.present is not None and len(deciding := np.flatnonzero(self.deciding)):
+            variance[deciding] = ((self.x[:, deciding] ** 2).T @ theirs)[:, their_choice]
+        return variance
+
     def variances(self, weight: Floats | None = None) -> NDArray[np.float64]:
         """(C, C) variance of the sum of the products of two columns, of independent choices, and a weight: the sum of
         the squared weights where both choices were made.
@@ -166,7 +179,7 @@ class Columns:
         square = np.ones(len(self.x), np.float32) if weight is None else weight**2
         if self.present is None:
             return np.full((len(self.choice),) * 2, float(square.sum(dtype=np.float64)))
-        weighed = self.present * square[:, None]
+        weighed = self.present if weight is None else self.present * square[:, None]
         variance = np.asarray((weighed.T @ self.present).astype(np.float64)[np.ix_(self.choice, self.choice)])
         if len(deciding := np.flatnonzero(self.deciding)):
             block = ((self.x[:, deciding] ** 2).T @ weighed)[:, self.choice]
@@ -187,7 +200,7 @@ class Columns:
         """The same columns in another order."""
         return replace(
             self,
-            x=np.ascontiguousarray(self.x[:, order]),
+            x=self.x.T[order].T,
             choice=self.choice[order],
             function=self.function[order],
             family=self.family[order],
@@ -207,26 +220,40 @@ def number_of_columns(choices: Choices, complete: bool) -> int:
     return sum(len(_functions(int(size), complete)) for size in choices.values.max(axis=0, initial=0) + 1)
 
 
+def _tabulated(column: Ints) -> tuple[Ints, Ints, Ints]:
+    """What values there are, from 0; of each entry the number of its value, from 1, or 0 if it is absent; how often
+    each value comes."""
+    where = column + 1
+    if (largest := int(column.max(initial=-1))) < _LARGEST_LISTED:
+        return np.arange(largest + 1), where, np.bincount(where, minlength=1)[1:]
+    values, where, counts = np.unique(np.append(-1, column), return_inverse=True, return_counts=True)
+    return values[1:], where[1:], counts[1:]
+
+
 def columns(choices: Choices, complete: bool = False) -> Columns:
     """Of each choice its bits, or if ``complete`` all Walsh functions of those with at most 16 values."""
     N, P = choices.values.shape
-    sizes = choices.values.max(axis=0, initial=0) + 1
-    listed = [(p, mask) for p in range(P) for mask in _functions(int(sizes[p]), complete)]
+    sizes = choices.values.max(axis=0, initial=-1) + 1
+    listed = [(p, mask) for p in range(P) for mask in _functions(max(1, int(sizes[p])), complete)]
+    # One column after the other in memory: products of few columns and of few sequences read no others.
     x = np.empty((len(listed), N), dtype=np.float32)
     bound, used = np.zeros(len(listed)), np.zeros(len(listed), dtype=bool)
-    absent = choices.values < 0
-    present = (~absent).astype(np.float32) if absent.any() else None
+    absent = choices.values.T < 0
+    present = (~absent).astype(np.float32).T if absent.any() else None
+    last = -1
     for c, (p, mask) in enumerate(listed):
-        bits = np.bitwise_count(choices.values[:, p].clip(0) & mask) & 1
-        here = ~absent[:, p]
-        n = max(1, int(here.sum()))
-        share = float(bits[here].sum()) / n
+        if p != last:
+            values, where, counts = _tabulated(choices.values[:, p])
+            last = p
+        bits = np.bitwise_count(values & mask) & 1
+        share = float(bits @ counts) / max(1, int(counts.sum()))
         if 0 < share < 1:
             scale = float(np.sqrt(share * (1 - share)))
-            x[c] = (bits - share) / scale * here
+            table = np.append(0.0, (bits - share) / scale).astype(np.float32)  # of an absent choice 0
+            np.take(table, where, out=x[c], mode="clip")
             bound[c], used[c] = max(share, 1 - share) / scale, True
     kept = np.array(listed, dtype=np.int64).reshape(-1, 2)[used]
     of = choices.family, choices.position
     family, position = (one[kept[:, 0]] for one in of)
-    x = np.ascontiguousarray(x[used].T)
-    return Columns(x, kept[:, 0], kept[:, 1], family, position, bound[used], present)
+    x = x if used.all() else x[used]
+    return Columns(x.T, kept[:, 0], kept[:, 1], family, position, bound[used], present)

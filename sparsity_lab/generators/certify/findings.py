@@ -15,6 +15,7 @@ __all__ = [
     "chi_square",
     "contingency",
     "largest",
+    "mean",
     "proportion",
     "spread",
 ]
@@ -24,6 +25,8 @@ Floats = NDArray[np.float64]
 
 SMALLEST_EXPECTED = 100.0
 """A cell of Pearson's test expects at least this many, to keep the far tail close to nominal."""
+
+_ENOUGH = 1000  # summands, weighed by their squares, from which on a sum is taken for normal
 
 _SURE = float(stats.norm.isf(0.01))  # standard errors beyond the threshold that make detection 99 % probable
 
@@ -157,6 +160,21 @@ def certain(check: str, subject: str, holds: bool, violations: float = 0.0, case
     """A test that leaves nothing to chance; of independent ``cases``, if there are several."""
     scale = 1 / cases if cases else None
     return Finding(check, subject, violations, 1.0 if holds else 0.0, "rate of violations", scale, test="certain")
+
+
+def mean(check: str, subject: str, values: Floats, declared: float | None) -> Iterator[Finding]:
+    """The mean of independent values against its declared expectation."""
+    if declared is None:
+        return
+    if np.ptp(values) < 1e-9:
+        yield certain(check, subject, bool(abs(values[0] - declared) < 1e-9), float(values[0]))
+    else:
+        off = values - declared
+        # Few large values make a sum that is not normal.
+        if off @ off >= _ENOUGH * float((off**2).max()):
+            scale = float(values.std() / np.sqrt(len(values)))
+            p_value = float(2 * stats.norm.sf(abs(float(off.mean()) / scale)))
+            yield Finding(check, subject, float(values.mean()), p_value, "mean over sequences", scale)
 
 
 def spread(count: int, most: int) -> list[int]:

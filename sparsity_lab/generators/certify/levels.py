@@ -14,7 +14,7 @@ from scipy import stats
 from scipy.special import xlogy
 
 from sparsity_lab.generators.batch import Batch
-from sparsity_lab.generators.certify.findings import Finding, certain, proportion
+from sparsity_lab.generators.certify.findings import Finding, certain, mean, proportion
 from sparsity_lab.generators.certify.predictions import Predictions
 from sparsity_lab.generators.certify.sequences import DrawnSequences
 from sparsity_lab.generators.task import Task
@@ -25,7 +25,6 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _MOST_REREAD = 40  # sequences
-_ENOUGH = 1000  # summands, weighed by their squares, from which on a sum is taken for normal
 
 
 def bayes(sample: DrawnSequences) -> Iterator[Finding]:
@@ -42,11 +41,11 @@ def bayes(sample: DrawnSequences) -> Iterator[Finding]:
     impossible = float(np.isinf(seen.surprise).sum())
     yield certain("bayes", "targets that it thinks possible", impossible == 0, impossible, N)
     # Of a predictor that is right, accuracy and loss are the means of its own confidence and entropy.
-    yield from _mean("bayes", "declared accuracy", _by_sequence(seen.confidence, rows), truth.bayes_accuracy)
-    yield from _mean("bayes", "declared loss", _by_sequence(seen.entropy, rows), truth.bayes_loss)
+    yield from mean("bayes", "declared accuracy", _by_sequence(seen.confidence, rows), truth.bayes_accuracy)
+    yield from mean("bayes", "declared loss", _by_sequence(seen.entropy, rows), truth.bayes_loss)
     if truth.bayes_loss_by_slot is not None:
         for j, declared in enumerate(truth.bayes_loss_by_slot.tolist()):
-            yield from _mean("bayes", f"declared loss of target {j + 1}", seen.entropy[slots == j], declared)
+            yield from mean("bayes", f"declared loss of target {j + 1}", seen.entropy[slots == j], declared)
     # Whether it is right: the likeliest label must come as often as it says. With ties any of them may be chosen.
     if seen.confidence.min(initial=1.0) > 1 - 1e-12:
         wrong = float((~seen.chosen).sum())
@@ -58,7 +57,7 @@ def bayes(sample: DrawnSequences) -> Iterator[Finding]:
     if impossible == 0:
         difference = _by_sequence(seen.surprise - seen.entropy, rows)
         if np.ptp(difference) > 1e-9:  # else only the label that is all but certain has been seen
-            yield from _mean("bayes", "calibration of the loss", difference, 0.0)
+            yield from mean("bayes", "calibration of the loss", difference, 0.0)
 
 
 def _what_it_reads(sample: DrawnSequences) -> Iterator[Finding]:
@@ -108,21 +107,6 @@ def _calibration(subject: str, confidence: Floats, chosen: NDArray[np.bool_]) ->
         yield Finding("bayes", subject, float(chosen.mean()), p_value, of, scale / len(chosen))
 
 
-def _mean(check: str, subject: str, values: Floats, declared: float | None) -> Iterator[Finding]:
-    """The mean of independent values against its declared expectation."""
-    if declared is None:
-        return
-    if np.ptp(values) < 1e-9:
-        yield certain(check, subject, bool(abs(values[0] - declared) < 1e-9), float(values[0]))
-    else:
-        off = values - declared
-        # Few large values make a sum that is not normal.
-        if off @ off >= _ENOUGH * float((off**2).max()):
-            scale = float(values.std() / np.sqrt(len(values)))
-            p_value = float(2 * stats.norm.sf(abs(float(off.mean()) / scale)))
-            yield Finding(check, subject, float(values.mean()), p_value, "mean over sequences", scale)
-
-
 def _by_sequence(values: Floats | NDArray[np.bool_], rows: Ints) -> Floats:
     """Means over the targets of each sequence that has any."""
     counts = np.bincount(rows)
@@ -152,6 +136,6 @@ def declared_levels(sample: DrawnSequences) -> Iterator[Finding]:
     right = sample.targets == labels.argmax(axis=1)[slots]
     with np.errstate(divide="ignore"):
         surprise = -np.log(labels[slots, sample.targets])
-    yield from _mean("declared_levels", "chance accuracy", _by_sequence(right, sample.rows), truth.chance_accuracy)
+    yield from mean("declared_levels", "chance accuracy", _by_sequence(right, sample.rows), truth.chance_accuracy)
     if np.isfinite(surprise).all():
-        yield from _mean("declared_levels", "chance loss", _by_sequence(surprise, sample.rows), truth.chance_loss)
+        yield from mean("declared_levels", "chance loss", _by_sequence(surprise, sample.rows), truth.chance_loss)

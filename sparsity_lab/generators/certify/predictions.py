@@ -25,6 +25,7 @@ class Predictions:
         entropy: (M,) of the predicted distribution.
         surprise: (M,) -log of the target's probability.
         chosen: (M,) whether the target is the likeliest label.
+        redrawn: (M,) a label drawn from the predicted distribution.
         excess: the largest deviation of a total probability from one.
     """
 
@@ -33,10 +34,11 @@ class Predictions:
     entropy: Floats
     surprise: Floats
     chosen: NDArray[np.bool_]
+    redrawn: Ints
     excess: float
 
     @classmethod
-    def of(cls, task: Task, batches: Iterable[Batch]) -> "Predictions":
+    def of(cls, task: Task, batches: Iterable[Batch], rng: np.random.Generator) -> "Predictions":
         """A batch at a time, since a prediction has V numbers for each target.
 
         Raises:
@@ -47,12 +49,26 @@ class Predictions:
         for batch in batches:
             log_posterior = task.log_posterior(batch).numpy()
             targets = batch.targets[batch.scored].numpy()
-            posterior = np.exp(log_posterior)
-            excess = max(excess, float(np.abs(posterior.sum(axis=1) - 1).max(initial=0)))
-            # Where the probability is 0, so is its part of the entropy.
-            entropy = -(posterior * np.maximum(log_posterior, -1e300)).sum(axis=1)
-            surprise = -log_posterior[np.arange(len(targets)), targets]
-            answer = posterior.argmax(axis=1)
-            parts.append((answer, posterior.max(axis=1, initial=0), entropy, surprise, answer == targets))
-        answer, confidence, entropy, surprise, chosen = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return cls(answer, confidence, entropy, surprise, chosen, excess)
+            # Of what is impossible nothing is summed: it is nearly all where the rule is certain.
+            row, label = np.nonzero(log_posterior > -np.inf)
+            log_p = log_posterior[row, label]
+            p = np.exp(log_p)
+            excess = max(excess, float(np.abs(_sums(row, p, targets) - 1).max(initial=0)))
+            index, answer = np.arange(len(targets)), log_posterior.argmax(axis=1)
+            confidence, surprise = np.exp(log_posterior[index, answer]), -log_posterior[index, targets]
+            redrawn = answer
+            if len(label):
+                total = np.cumsum(p)
+                after = total[np.searchsorted(row, index, side="right") - 1]
+                place = np.searchsorted(total, after - rng.random(len(index)) * _sums(row, p, targets))
+                redrawn = label[place.clip(0, len(label) - 1)]
+            parts.append((answer, confidence, -_sums(row, p * log_p, targets), surprise, answer == targets, redrawn))
+        answer, confidence, entropy, surprise, chosen, redrawn = (
+            np.concatenate(part) for part in zip(*parts, strict=True)
+        )
+        return cls(answer, confidence, entropy, surprise, chosen, redrawn, excess)
+
+
+def _sums(row: Ints, values: Floats, targets: Ints) -> Floats:
+    """(M,) of the values of each of M targets."""
+    return np.bincount(row, weights=values, minlength=len(targets)).astype(np.float64)

@@ -22,7 +22,7 @@ CERTIFICATE = "evaluation"
 """Name of the stream: the one that runs are evaluated on."""
 
 _TOKENS_A_DRAW = 1 << 19
-_TOKENS_ONE_BY_ONE = 20  # looked at in plain Python, for each sequence that was asked for
+_TOKENS_ONE_BY_ONE = 10  # looked at in plain Python, for each sequence that was asked for
 _PROBABILITIES_A_DRAW = 1 << 22
 _MOST_SLOTS = 64
 _NO_ANSWER = -1
@@ -42,6 +42,7 @@ class DrawnSequences:
         draws: the choices that the task reads from the tokens, by name; None if it cannot read them.
         asked_for: the number of sequences that was asked for, of which long ones are fewer.
         budget: floating-point operations that a check may spend on products of choices.
+        steps: of training that a learned attacker may take; 0 leaves it out.
         index: (N,) their places in the stream.
         whole: False for those sequences of a mixture that are one component's.
     """
@@ -60,6 +61,7 @@ class DrawnSequences:
     draws: dict[str, Draw] | None
     asked_for: int
     budget: float
+    steps: int
     index: Ints
     whole: bool = True
 
@@ -73,6 +75,7 @@ class DrawnSequences:
         *,
         asked_for: int = 0,
         budget: float = 1e12,
+        steps: int = 0,
         name: str = CERTIFICATE,
     ) -> "DrawnSequences":
         """Draw in slices, so that the sources of all positions never stand in memory at once."""
@@ -96,7 +99,9 @@ class DrawnSequences:
         known = [one for one in draws if one is not None]
         joined = None if len(known) < len(draws) else _joined(known)
         of_batches = tokens, targets, rows, positions, sources, has_sources, ids, joined
-        return cls(task, truth, seed, length, *of_batches, asked_for or sequences, budget, np.arange(sequences))
+        return cls(
+            task, truth, seed, length, *of_batches, asked_for or sequences, budget, steps, np.arange(sequences)
+        )
 
     def only(self, rows: Ints, task: Task) -> "DrawnSequences":
         """Some of the sequences, as those of a mixture's component."""
@@ -116,13 +121,14 @@ class DrawnSequences:
             sources=sources[:, :most],
             position_ids=None if self.position_ids is None else self.position_ids[rows],
             index=self.index[rows],
+            steps=0,
             draws=_read(task, Batch(torch.from_numpy(tokens), torch.empty(0)), CERTIFICATE),
             whole=False,
         )
 
-    def generator(self) -> np.random.Generator:
-        """For choices of the certificate's own, the same each time."""
-        return np.random.default_rng([self.seed < 0, abs(self.seed)])
+    def generator(self, *purpose: int) -> np.random.Generator:
+        """For choices of the certificate's own, the same each time, and others for each purpose."""
+        return np.random.default_rng([self.seed < 0, abs(self.seed), *purpose])
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All sequences again, with their targets, so many at a time."""
@@ -141,7 +147,7 @@ class DrawnSequences:
         each = max(1, round(len(self.targets) / len(self.tokens))) * self.task.vocabulary.size
         size = max(1, min(8192, _PROBABILITIES_A_DRAW // each))
         try:
-            return Predictions.of(self.task, self.batches(size))
+            return Predictions.of(self.task, self.batches(size), self.generator(1))
         except (NotComputable, ValueError) as reason:
             return reason
 
@@ -207,7 +213,13 @@ class DrawnSequences:
     def solved(self) -> list[tuple[Step, ...] | None]:
         """What the observer says of each sequence that it is asked about: no steps where it cannot read the tokens,
         None where the task has no observer."""
-        return [self._solve(tuple(tokens)) for tokens in self.tokens[self.asked].tolist()]
+        known: dict[tuple[int, ...], tuple[Step, ...] | None] = {}
+        found = []
+        for row in self.tokens[self.asked].tolist():
+            if (tokens := tuple(row)) not in known:
+                known[tokens] = self._solve(tokens)
+            found.append(known[tokens])
+        return found
 
     def _solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...] | None:
         try:
