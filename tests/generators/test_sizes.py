@@ -311,7 +311,7 @@ def test_faults_of_the_stated_size_are_seen() -> None:
         for fault in faults_of(name)
     }
     assert len(seen) > 3 * len(TASKS)
-    assert {name for name, _ in seen} == set(TASKS)
+    assert set(TASKS) - {name for name, _ in seen} == {"TokenFile"}  # it declares nothing of its tokens
     assert [case for case, sizes in seen.items() if not sizes["large"]] == []
     missed = [case for case, sizes in seen.items() if not sizes["stated"]]
     assert len(missed) <= 0.05 * len(seen), missed
