@@ -73,7 +73,10 @@ def tiled_rows(
         ids = context.document_ids.repeat_interleave(num_heads, dim=0)
         documents = ids[:, None, start : start + num_rows], ids[:, :num_keys, None]
     rows = _RowForm(phi, p, bound, start if context.causal else None, counts, hidden, documents)
-    out: Tensor = _TiledRows.apply(q, k, v, rows)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled():
+        out: Tensor = _TiledRows.apply(q, k, v, rows)  # type: ignore[no-untyped-call]
+    else:
+        out, _ = _forward(q * _LOG2_E, k, v, rows)  # a decoding step feels each call
     return out.view(batch_size, num_heads, num_rows, v.shape[2])
 
 
@@ -129,14 +132,14 @@ class _RowForm:
         most_heads = max(torch.get_num_threads(), profile.heads_entries // (tile_rows * tile_keys))
         tile_heads = max(1, min(num_heads, most_heads))  # or there is no sequence
         memory = q.new_empty(num_buffers, tile_heads * tile_rows * tile_keys)
-        later = q.new_full((tile_rows, tile_rows), -math.inf).tril_(-1)
+        later = q.new_full((tile_rows, tile_rows), -math.inf).tril_(-1) if tile_rows > 1 else None
         for rows in _ranges(num_rows, tile_rows):
             first = None if self.causal_start is None else self.causal_start + rows.start
             seen = num_keys if self.causal_start is None else self.causal_start + rows.stop
             for heads in _ranges(num_heads, tile_heads):
                 for keys in _ranges(seen, tile_keys):
                     hidden = None
-                    if first is not None and keys.stop > first:
+                    if later is not None and first is not None and keys.stop > first:
                         # All rows of the tile see the keys before its first row.
                         hidden = later[max(keys.start - first, 0) : keys.stop - first, : rows.stop - rows.start]
                     shape = heads.stop - heads.start, keys.stop - keys.start, rows.stop - rows.start
@@ -215,27 +218,39 @@ class _Statistics(NamedTuple):
         return (thresholds(counts) / counts).masked_fill_(self.equal, 0.0)
 
 
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, rows: _RowForm, statistics: _Statistics | None = None
+) -> tuple[Tensor, Tensor]:
+    """The output, and Z_i or G_i of all rows.
+
+    Args:
+        q: times log2(e).
+        statistics: filled with those of the rows, where there are powers.
+    """
+    out, norms = v.new_zeros(*q.shape[:2], v.shape[2]), torch.zeros_like(rows.counts)
+    for tile in rows.tiles(q, k.shape[1], 1 if rows.p is None else 3):
+        y, *spare = tile.buffers
+        rows.scores(q, k, tile, y)
+        rows.values(y)
+        if rows.p is not None:
+            of_tile = _statistics(y, rows.counts[tile.of_numbers])
+            for numbers, part in zip(statistics or (), of_tile, strict=statistics is not None):
+                numbers[tile.of_numbers] = part
+            y, _ = _powers(y, of_tile, rows.p, (spare[0], spare[1]))
+        norms[tile.of_numbers] += y.sum(1, keepdim=True)
+        out[tile.of_rows] += torch.bmm(y.mT, v[tile.of_keys])
+    norms.masked_fill_(norms == 0, 1.0)  # or a row sees no key
+    return out.div_(norms.mT), norms
+
+
 class _TiledRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows: _RowForm) -> Tensor:
         q = q * _LOG2_E
-        out = v.new_zeros(*q.shape[:2], v.shape[2])
-        norms, means, inverses = (torch.zeros_like(rows.counts) for _ in range(3))
-        equals = torch.zeros_like(rows.counts, dtype=torch.bool)
-        for tile in rows.tiles(q, k.shape[1], 1 if rows.p is None else 3):
-            y, *spare = tile.buffers
-            rows.scores(q, k, tile, y)
-            rows.values(y)
-            if rows.p is not None:
-                statistics = _statistics(y, rows.counts[tile.of_numbers])
-                for numbers, part in zip((means, inverses, equals), statistics, strict=True):
-                    numbers[tile.of_numbers] = part
-                y, _ = _powers(y, statistics, rows.p, (spare[0], spare[1]))
-            norms[tile.of_numbers] += y.sum(1, keepdim=True)
-            out[tile.of_rows] += torch.bmm(y.mT, v[tile.of_keys])
-        norms.masked_fill_(norms == 0, 1.0)  # or a row sees no key
-        out /= norms.mT
-        ctx.save_for_backward(q, k, v, out, norms, means, inverses, equals)
+        means, inverses = torch.zeros_like(rows.counts), torch.zeros_like(rows.counts)
+        statistics = _Statistics(means, inverses, torch.zeros_like(rows.counts, dtype=torch.bool))
+        out, norms = _forward(q, k, v, rows, statistics)
+        ctx.save_for_backward(q, k, v, out, norms, *statistics)
         ctx.rows = rows
         return out
 

@@ -58,19 +58,27 @@ def scaled_unit_rows(
     if profile_of(x.device).asynchronous:
         unit = unit_rows(x)
         return unit if isinstance(scale, float) else unit * scale
+    if not torch.is_grad_enabled():
+        return _scaled(x, scale)[0]  # a decoding step feels each call
     out: Tensor = _ScaledUnitRows.apply(x, scale)  # type: ignore[no-untyped-call]
     return out
+
+
+def _scaled(x: Tensor, scale: Tensor | float) -> tuple[Tensor, Tensor, bool]:
+    """The rows, the norms of x, and whether all of these are usual."""
+    norm = vector_norm(x, dim=-1, keepdim=True)
+    low, high = _USUAL_NORMS
+    usual = bool(((norm > low) & (norm < high)).all())
+    return x * (scale / norm) if usual else unit_rows(x) * scale, norm, usual
 
 
 class _ScaledUnitRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor | float) -> Tensor:
-        norm = vector_norm(x, dim=-1, keepdim=True)
-        low, high = _USUAL_NORMS
-        ctx.usual = bool(((norm > low) & (norm < high)).all())
+        out, norm, ctx.usual = _scaled(x, scale)
         ctx.save_for_backward(x, norm)
         ctx.scale = scale
-        return x * (scale / norm) if ctx.usual else unit_rows(x) * scale
+        return out
 
     @staticmethod
     @own_backward
