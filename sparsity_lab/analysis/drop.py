@@ -233,7 +233,7 @@ def no_drop_reason(row: Mapping[str, Any]) -> str:
 def drop_table(drops: Drop) -> Markup:
     """The drops as an HTML table; a ratio other than the wanted one stands out and says so."""
     interval = f"{drops.confidence:.0%} interval"
-    head = ["arm", "drop", interval, "learned", "from length", "value there", "to length", "value there", "ratio"]
+    head = ["arm", "mean drop", interval, "learned", "from length", "mean there", "to length", "mean there", "ratio"]
     rows = [
         (
             row["arm"],
