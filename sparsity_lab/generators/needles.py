@@ -35,8 +35,8 @@ _MOST_KEYS = 4096
 
 @register
 class Needles(Task):
-    """All values of one key, hidden in filler: ``BOS x_1 .. x_l k = v_1 .. v_m``, the values that stand behind the key k
-    in x, in their order; all are scored.
+    """All values of one key, hidden in filler: ``BOS x_1 .. x_l k = v_1 .. v_m``, the values that stand behind the
+    key k in x, in their order; all are scored.
 
     The x are filler, but for n m needles of two tokens, a key and a value: n keys, each with m values. With each
     needle counted as one, the x are s items, of which the needles are a uniform set; which is of which key is
