@@ -86,21 +86,21 @@ def test_padding_is_noticed_and_said(data: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "paths: expected at least one file, got nothing"),
-        (["{}/no.txt"], "{}/no.txt: expected a file that can be read, got No such file"),
-        (["{}"], "{}: expected a file that can be read, got Is a directory"),
-        (["{}/short.txt"], "data: expected a sequence of more than 32 tokens in the training part"),
+        ([], "paths: missing; give at least one file"),
+        (["{}/no.txt"], "{}/no.txt: No such file"),
+        (["{}"], "{}: Is a directory"),
+        (["{}/short.txt"], "data: the training part needs a sequence of more than 32 tokens"),
         (["{}/data.npy", "--labels", "{}/short.txt"], "{}/short.txt: expected labels of 20 sequences, got 1"),
         (["{}/data.npy", "{}/data.npy", "--labels", "{}/marks.npy"], "--labels: expected a file for each of 2 data"),
-        (["{}/data.npy", "--other", "RoPE()"], "other: expected another position scheme than RoPE()"),
+        (["{}/data.npy", "--other", "RoPE()"], "other: expected a position scheme other than RoPE()"),
         (["{}/data.npy", "--other", "Rope()"], "--other.kind: expected a position"),
         (
             ["{}/data.npy", "--pad", "zero"],
             "--pad: expected a whole number, auto or none (one of auto, none), got 'zero'",
         ),
-        (["{}/data.npy", "--format", "numpy"], "--format: expected a form of files (one of auto, numbers, text"),
+        (["{}/data.npy", "--format", "numpy"], "--format: expected a file format (one of auto, numbers, text"),
         (["{}/short.txt", "--format", "npy"], "{}/short.txt: expected an .npy array, got"),
-        (["{}/data.npy", "--length", "x"], "--length: expected INT, got 'x'"),
+        (["{}/data.npy", "--length", "x"], "--length: expected a whole number, got 'x'"),
         (["{}/data.npy", "--step", "3"], "--step: expected an option of sparsity-lab diagnose"),
         (["{}/data.npy", "--length", "12", "--steps", "0"], "steps: expected at least 1, got 0"),
     ],
@@ -116,7 +116,7 @@ def test_bad_input(arguments: list[str], message: str, data: Path, capsys: pytes
     ("name", "words"),
     [
         ("diagnose", "sparsity-lab: interrupted\n"),
-        ("sweep", "sparsity-lab: interrupted; the same command goes on from here\n"),
+        ("sweep", "sparsity-lab: interrupted; run the same command again to continue\n"),
     ],
 )
 def test_an_interruption_promises_no_more_than_is_kept(

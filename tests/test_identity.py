@@ -184,7 +184,7 @@ def test_a_renamed_kind_and_field_keep_the_id_and_are_read() -> None:
     ):
         assert read == crate
     assert str(crate) == "Crate(paint='blue')"
-    with pytest.raises(SettingError, match="paint: expected one value, got two, one of them as 'color'"):
+    with pytest.raises(SettingError, match="paint: given twice, once under its old name 'color'"):
         from_text(Shape, "Crate(color='blue', paint='red')")
     assert "Box" not in kinds("test shape")
 

@@ -1,6 +1,7 @@
 """Prose that is understood at one reading: no sentence over 30 words, and no phrase that reads as translated."""
 
 import ast
+import inspect
 import json
 import re
 from pathlib import Path
@@ -69,6 +70,30 @@ def test_notebooks(notebook: Path) -> None:
 def test_generated_pages(module: Path) -> None:
     """The words that code puts into the pages which it writes."""
     assert [fault for text in strings(module.read_text(encoding="utf-8")) for fault in faults(text)] == []
+
+
+def package_texts(source: str) -> list[str]:
+    """Docstrings, help and messages of a module; examples and tables in them are no sentences."""
+    texts = [inspect.cleandoc(text).replace("``", "`") for text in strings(source)]
+    texts = [re.sub(r"^>>> .*?(?=\n\n|\Z)", "", text, flags=re.DOTALL | re.MULTILINE) for text in texts]
+    return [re.sub(r"^=+ +=+$.*^=+ +=+$", "", text, flags=re.DOTALL | re.MULTILINE) for text in texts]
+
+
+MODULES = sorted((ROOT / "sparsity_lab").rglob("*.py"))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: str(module.relative_to(ROOT / "sparsity_lab")))
+def test_package(module: Path) -> None:
+    """Docstrings, help texts and error messages."""
+    found = [fault for text in package_texts(module.read_text(encoding="utf-8")) for fault in faults(text)]
+    assert found == []
+
+
+def test_examples_and_tables_are_no_sentences() -> None:
+    assert package_texts(f'"""Some words.\n\n>>> f(1)\n{THIRTY} {THIRTY}\n\nMore words."""') == [
+        "Some words.\n\n\n\nMore words."
+    ]
+    assert faults(package_texts(f'def f():\n    """One {THIRTY}."""')[0]) == [f"One {THIRTY}."]
 
 
 THIRTY = " ".join(["word"] * 30)

@@ -10,9 +10,13 @@ __all__ = ["arm_table"]
 
 
 def arm_table(results: pl.DataFrame | Frames, measure: str = "normalized_accuracy") -> pl.DataFrame:
-    """One row per arm: ``panel``, ``arm``, ``learned`` ("2/3" runs, or "not judged" without a declared optimum), the
-    median of ``measure`` over learned runs at each length (columns named by the length), and ``reach``. Empty if no
-    run has been evaluated."""
+    """One row per arm: ``panel``, ``arm``, ``learned`` ("2/3" runs, or "not judged" without a declared optimum) and
+    ``reach``. Columns named by a length hold the median of ``measure`` over learned runs. Empty if no run has been
+    evaluated.
+
+    >>> arm_table(results)["arm"].to_list()
+    ['k=1', 'k=2']
+    """
     frame = results if isinstance(results, pl.DataFrame) else results.frame("evaluation")
     if frame.is_empty():
         return pl.DataFrame(schema={"panel": pl.String, "arm": pl.String, "learned": pl.String, "reach": pl.String})

@@ -14,7 +14,7 @@ from sparsity_lab.analysis.pairing import why_unpaired
 from sparsity_lab.analysis.runs import ArmRuns, Measure, trained_range
 from sparsity_lab.analysis.statistics import mean_interval
 from sparsity_lab.analysis.style import INK, look, new_axes, styled
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError
 
 __all__ = ["CurveDifference", "curve_difference"]
 
@@ -22,6 +22,10 @@ __all__ = ["CurveDifference", "curve_difference"]
 @dataclass(frozen=True, repr=False)
 class CurveDifference(Measurement):
     """How much one arm lies above another at each length. Made by ``ExtrapolationCurve.difference``.
+
+    >>> curve = extrapolation_curve(results, only_learned=False)
+    >>> curve.difference(1, 2).frame()["length"].to_list()
+    [8, 16]
 
     Attributes:
         of, minus: labels of the two arms.
@@ -42,17 +46,16 @@ class CurveDifference(Measurement):
     def frame(self) -> pl.DataFrame:
         """One row per length that both arms were evaluated at.
 
-        Columns: ``length``, ``trained``, ``pairs`` (of runs), ``difference`` (mean over pairs of the measure of the
-        first arm minus that of the second), ``low`` and ``high`` (Student's interval over pairs, each length for
-        itself; null with one pair), ``decided`` (0 lies outside it).
+        Columns: ``length``, ``trained``, ``pairs`` (of runs) and ``difference`` (first arm minus second, mean over
+        pairs). ``low`` and ``high`` are Student's interval over pairs at each length; they are null for one pair.
+        ``decided`` means that 0 lies outside the interval.
         """
         return self._frame
 
     def reaches(self) -> pl.DataFrame:
         """One row per pair of runs that both learned: their seeds, ``reach`` and ``censored`` of the first arm,
-        ``reach_minus`` and ``censored_minus`` of the second, and ``farther``: 1 if the first reached farther, -1 if
-        the second did, 0 if both reached equally far, null if that cannot be known, since the one that held to the
-        end of its grid may have reached farther, or not."""
+        ``reach_minus`` and ``censored_minus`` of the second, and ``farther``. ``farther`` is 1 if the first reached
+        farther, -1 if the second did, and 0 if they tie. It is null if censoring leaves the answer open."""
         return self._reaches
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -87,7 +90,7 @@ def curve_difference(
         each.append(rows.select("run", *shared, "length", "trained", "reach", "censored", "learned", measure.name))
     runs = [part.unique("run", keep="first", maintain_order=True) for part in each]
     if reason := why_unpaired(runs, (first, second), shared):
-        raise SettingError("minus", f"an arm whose runs pair with those of {first.label}", Shown(reason))
+        raise SettingError("minus", f"its runs cannot be paired with those of {first.label}: {reason}")
     pairs = runs[0].join(runs[1], on=shared, suffix="_minus")
     numbers: list[dict[str, Any]] = []
     for length in sorted(set(each[0]["length"]) & set(each[1]["length"])):
@@ -112,8 +115,8 @@ def curve_difference(
 
 
 def _reaches(pairs: pl.DataFrame, seeds: Sequence[str]) -> pl.DataFrame:
-    """Who reached farther. A censored reach may be any larger number, so it is beaten by nothing that is smaller than
-    the grid's end, and compares with nothing that is as large or larger."""
+    """Who reached farther. A censored reach may be any larger number. So a smaller reach never beats it, and an equal
+    or larger one cannot be compared with it."""
     reach, other = pl.col("reach"), pl.col("reach_minus")
     censored, other_censored = pl.col("censored"), pl.col("censored_minus")
     farther = (

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError
 
 __all__ = ["Replicates", "by_replicate", "by_seed", "paired", "paired_differences"]
 
@@ -20,6 +20,9 @@ Replicates = Mapping[Any, float]
 
 def by_replicate(rows: pl.DataFrame, column: str, keys: Sequence[str] = ("seed",)) -> dict[Any, float]:
     """A column of an arm's rows by replicate; where it is null, the replicate is left out.
+
+    >>> by_replicate(pl.DataFrame({"seed": [0, 1], "loss": [0.5, None]}), "loss")
+    {0: 0.5}
 
     Args:
         rows: one for each replicate.
@@ -34,7 +37,7 @@ def by_replicate(rows: pl.DataFrame, column: str, keys: Sequence[str] = ("seed",
     known = rows.drop_nulls(column)
     found = {row[0] if len(keys) == 1 else row[:-1]: row[-1] for row in known.select(*keys, column).iter_rows()}
     if len(found) < known.height:
-        raise SettingError(", ".join(keys), "one row for each replicate", Shown("several"))
+        raise SettingError(", ".join(keys), "a replicate has several rows")
     return found
 
 

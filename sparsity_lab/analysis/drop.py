@@ -36,6 +36,9 @@ _ARM_WIDTH = 34
 class Drop:
     """Drops by arm. Made by ``drop``.
 
+    >>> drop(results, factor=2).frame()["arm"].to_list()
+    ['k=1', 'k=2']
+
     Attributes:
         by: the columns that tell the arms apart.
         measure: what drops.
@@ -56,11 +59,11 @@ class Drop:
     def frame(self) -> pl.DataFrame:
         """One row per arm.
 
-        Columns: ``arm`` (label), those of ``by``, ``trained_length``, ``length``, ``ratio`` (of the two), ``exact``
-        (the ratio is ``factor``), ``runs``, ``judged`` and ``learned`` (how many of them), ``at_trained`` and
-        ``at_length`` (means over the runs that count), ``drop`` (mean), ``low``, ``high`` (Student's interval over
-        seeds; null with fewer than two runs, since one seed says nothing about the spread between seeds). Arms that
-        never learned, or without a length beyond the trained ones, have null drops.
+        Columns: ``arm`` (label), those of ``by``, ``trained_length``, ``length``, ``ratio`` (of the two) and
+        ``exact`` (the ratio is ``factor``). ``runs``, ``judged`` and ``learned`` are numbers of runs. ``at_trained``,
+        ``at_length`` and ``drop`` are means over the runs that count. ``low`` and ``high`` are Student's interval
+        over seeds. They are null for fewer than two runs, since one seed says nothing about the spread between seeds.
+        Arms that never learned, or without a length beyond the trained ones, have null drops.
         """
         return self._frame
 
@@ -72,8 +75,8 @@ class Drop:
     def difference(self, of: Any, minus: Any) -> Difference:
         """The drop of arm ``of`` minus that of arm ``minus``, paired by seed: positive if ``of`` drops more.
 
-        Both drops are taken over lengths at which both arms were evaluated, which need not be those of ``frame``;
-        arms that were trained up to different lengths are not compared, and the difference says why.
+        Both drops use lengths at which both arms were evaluated, which may differ from those of ``frame``. Arms
+        trained up to different lengths are not compared, and the difference says why.
 
         Args:
             of, minus: an arm's label (``"k=3"``), its value in the one column of ``by`` (``3``), or a mapping of
@@ -149,6 +152,9 @@ def drop(
     are not judged, because their task declares no optimum, do. If no run was evaluated at exactly ``factor`` times
     the trained length, the nearest evaluated length beyond the trained ones is taken (nearest in ratio), and the row
     says which. The interval is Student's over seeds, mean ± t s / sqrt(n).
+
+    >>> drop(results, by="task.k", factor=2).frame()["ratio"].unique().to_list()
+    [2.0]
 
     Args:
         results: ``sweeps.Results``, or an evaluation frame with ``data_seed`` and ``model_seed``.
@@ -262,7 +268,7 @@ def _check_one_run_per_seed(arm: ArmRuns, by: tuple[str, ...], seeds: Sequence[s
     runs = arm.rows.select("run", "condition", *seeds).unique()
     if (runs.select(seeds).n_unique() if seeds else 1) < runs.height:
         more = [*pooled_by([arm]), *(["condition"] if arm.rows["condition"].n_unique() > 1 else [])]
-        expected = f"columns that leave one run per seed in {arm.label!r}"
+        expected = f"columns that select one run per seed in {arm.label!r}"
         if more:
             expected += f"; its runs also differ in {', '.join(more)}"
         raise SettingError("by", expected, list(by))

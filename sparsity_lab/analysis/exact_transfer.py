@@ -3,16 +3,16 @@
 The claim is the lab's own, about sparse functional attention (``models.functional_attention``), and no theorem of
 the paper that the model comes from:
 
-    Let the labels and g be one-hot, the kernel A shift-invariant and W-local, every planted set of span at most W,
-    and every placement of a planted pattern possible at the training length L. If L >= 2W and h has no error on any
-    sequence that is possible at length L, it has none at any l >= L.
+    Let the labels and g be one-hot and the kernel A shift-invariant and W-local. Let every planted set have span at
+    most W, and every placement of a planted pattern be possible at the training length L. If L >= 2W and h has no
+    error on any sequence that is possible at length L, it has none at any l >= L.
 
 Why: h errs if a set of positive weight has another label than the planted set. That is a condition on pairs of sets.
 Overlapping and interleaved pairs fit in 2W - 1 positions, and disjoint pairs in 2W, since their gap does not matter.
 Or h errs because no set has positive weight, and one that a window of length L around the planted set holds stays.
 
-Here the claim is tried by brute force: each hypothesis is a random 0/1 kernel with a random g and a random task, and
-h is compared with the label on every possible sequence.
+This module tests the claim by brute force. Each hypothesis is a random 0/1 kernel with a random g and a random task,
+and h is compared with the label on every possible sequence.
 """
 
 from collections.abc import Sequence
@@ -124,10 +124,13 @@ def exact_transfer(
 ) -> pl.DataFrame:
     """How many random hypotheses without error at a training length err at a longer one.
 
-    One row per training length, with columns ``width``, ``kernel_width``, ``train_length``, ``hypotheses``,
-    ``fitting`` (without error there), ``failing`` (those of them that err at a length up to ``test_length``) and
-    ``guaranteed`` (the claim says that none fails: the kernel is W-local and the length at least 2W). The counts
-    depend on the draw; the zeros that are guaranteed do not.
+    One row per training length, with columns ``width``, ``kernel_width``, ``train_length`` and ``hypotheses``.
+    ``fitting`` counts those without error there, and ``failing`` those of them that err at a length up to
+    ``test_length``. ``guaranteed`` says that by the claim none fails: the kernel is W-local and the length at least
+    2W. The counts depend on the draw; the zeros that are guaranteed do not.
+
+    >>> exact_transfer(hypotheses=50, train_lengths=(3, 6), test_length=7)["failing"].to_list()[-1]
+    0
 
     Args:
         width: W of the tasks, whose planted sets have at most this span.

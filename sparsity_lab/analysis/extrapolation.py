@@ -45,6 +45,10 @@ _LEGEND_WIDTH = 46
 class ExtrapolationCurve:
     """Medians over runs by arm and length, with their intervals as bands. Made by ``extrapolation_curve``.
 
+    >>> curve = extrapolation_curve(results, only_learned=False)
+    >>> curve.frame()["arm"].unique().sort().to_list()
+    ['k=1', 'k=2']
+
     Attributes:
         by: the columns that tell the arms apart.
         measure: what is drawn.
@@ -67,15 +71,18 @@ class ExtrapolationCurve:
     _seeds: tuple[str, ...]
 
     def frame(self) -> pl.DataFrame:
-        """One row per arm and length.
+        """One row per arm and length. Columns:
 
-        Columns: ``arm`` (label), those of ``by``, ``length``, ``trained``, ``runs``, ``judged`` and ``learned`` (of
-        the arm), ``used`` (runs in this median), ``median`` with its interval ``low``, ``high`` (the band; null with
-        fewer than two runs) and the ``coverage`` of that (see ``median_interval``), ``unlearned`` (median over the
-        runs that did not learn), ``chance``, ``bayes`` (levels of this measure), and of the arm ``reach`` (median
-        over learned runs), ``reach_censored`` (how many of them held to the grid's end), ``reach_at_least`` (the
-        median is a lower bound), and an interval for the median that ``Reach.of`` explains: ``reach_low``,
-        ``reach_high``, ``reach_high_at_least`` (the interval has no upper end) and ``reach_coverage``.
+        - ``arm`` (label), those of ``by``, ``length`` and ``trained``.
+        - ``runs``, ``judged`` and ``learned`` of the arm, and ``used`` (runs in this median).
+        - ``median`` with its interval ``low``, ``high`` (the band; null with fewer than two runs) and the
+          ``coverage`` of that (see ``median_interval``).
+        - ``unlearned``, the median over the runs that did not learn.
+        - ``chance`` and ``bayes``, the levels of this measure.
+        - ``reach`` of the arm (median over learned runs), ``reach_censored`` (how many of them held to the grid's
+          end) and ``reach_at_least`` (the median is a lower bound).
+        - ``reach_low``, ``reach_high``, ``reach_high_at_least`` (the interval has no upper end) and
+          ``reach_coverage``, an interval for the median (see ``Reach.of``).
         """
         return self._frame
 
@@ -266,6 +273,10 @@ def extrapolation_curve(
     confidence: float = 0.95,
 ) -> ExtrapolationCurve:
     """The curve of ``measure`` against length for each arm: the median over runs with its interval as a band.
+
+    >>> curve = extrapolation_curve(results, by="task.k", only_learned=False)
+    >>> curve.frame()["length"].unique().sort().to_list()
+    [8, 16]
 
     Args:
         results: ``sweeps.Results``, or an evaluation frame.

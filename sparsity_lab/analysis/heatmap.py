@@ -35,6 +35,10 @@ __all__ = ["HeatMap", "heat_map"]
 class HeatMap:
     """Medians over learned runs by two settings. Made by ``heat_map``.
 
+    >>> found = heat_map(results, rows="task.k", columns="task.locality", length=16)
+    >>> found.frame()["task.k"].to_list()
+    [1, 2]
+
     Attributes:
         rows, columns: the two settings.
         measure: what is shown.
@@ -53,9 +57,9 @@ class HeatMap:
     def frame(self) -> pl.DataFrame:
         """One row per cell, empty cells included.
 
-        Columns: the two settings, ``trained_length``, ``length``, ``runs``, ``judged``, ``learned``, ``median``
-        (over the runs that learned or are not judged), ``state``: ``"median"``, ``"none learned"``,
-        ``"no such length"``, ``"no value"`` (of this measure) or ``"not run"``.
+        Columns: the two settings, ``trained_length``, ``length``, ``runs``, ``judged``, ``learned``, ``median`` and
+        ``state``. ``median`` is over the runs that learned or are not judged. ``state`` is ``"median"``, ``"none
+        learned"``, ``"no such length"``, ``"no value"`` (of this measure) or ``"not run"``.
         """
         return self._frame
 
@@ -142,6 +146,9 @@ def heat_map(
     condition: str | None = None,
 ) -> HeatMap:
     """The median of ``measure`` over learned runs for each pair of two settings.
+
+    >>> heat_map(results, rows="task.k", columns="task.locality", length=16).frame().height
+    2
 
     Args:
         results: ``sweeps.Results``, or an evaluation frame.

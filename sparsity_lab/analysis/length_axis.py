@@ -19,6 +19,9 @@ __all__ = ["TrainedRange", "legend_below", "length_axis"]
 class TrainedRange:
     """Smallest and largest trained length over some arms or models.
 
+    >>> TrainedRange(low=8, high=24).high
+    24
+
     Attributes:
         same: whether all were trained on that range.
     """
@@ -61,7 +64,14 @@ def length_axis(
     ax: Axes, lengths: Iterable[int], trained: TrainedRange | None, label: str, *, named: bool = True
 ) -> None:
     """A log axis with a tick at each length and the trained range shaded, and ``named`` above the axes. To be called
-    after all is drawn, for the limits are a little wider than the lengths whatever the artists are."""
+    after all is drawn, for the limits are a little wider than the lengths whatever the artists are.
+
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().add_subplot()
+    >>> length_axis(ax, [8, 16, 32], TrainedRange(low=4, high=8), "length")
+    >>> ax.get_xlabel()
+    'length'
+    """
     ticks = sorted(set(lengths))
     ends = [*ticks, *((trained.low, trained.high) if trained else ())]
     margin = max((max(ends) / min(ends)) ** 0.045, 1.05)

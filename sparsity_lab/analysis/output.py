@@ -17,10 +17,10 @@ def write_whole(path: Path, content: bytes) -> Path:
         SettingError: at ``path``; its folder does not exist, it is a folder, or the file cannot be written.
     """
     if path.is_dir() or not path.parent.is_dir():
-        what = "a folder" if path.is_dir() else "its folder does not exist"
-        raise SettingError("path", "a file that can be written", f"{path} ({what})")
+        what = "it is a folder" if path.is_dir() else "its folder does not exist"
+        raise SettingError("path", f"cannot write {path}: {what}")
     try:
         write_file(path, content)
     except OSError as error:
-        raise SettingError("path", "a file that can be written", f"{path} ({error.strerror})") from None
+        raise SettingError("path", f"cannot write {path}: {error.strerror}") from None
     return path

@@ -23,9 +23,9 @@ class Panel:
     Attributes:
         title: what they share, in words.
         position: short name of the position scheme; None if the results do not say.
-        by: the columns that tell its arms apart: k, locality and condition where they vary, and whatever else
-            would otherwise be pooled with the seeds; k or the task where there is but one arm.
-        beside: settings in which its arms differ besides ``by``, though never within one arm.
+        by: the columns that distinguish its arms: k, locality and condition if they vary, and any setting that would
+            otherwise be pooled with the seeds. For a single arm, k or the task.
+        also: settings in which its arms differ besides ``by``, though never within one arm.
         measure: what its figures show: normalized accuracy, or accuracy where no optimum is declared.
         rows: their evaluation rows.
     """
@@ -33,7 +33,7 @@ class Panel:
     title: str
     position: str | None
     by: tuple[str, ...]
-    beside: tuple[str, ...]
+    also: tuple[str, ...]
     measure: str
     rows: pl.DataFrame
 
@@ -79,7 +79,7 @@ def _panel(part: pl.DataFrame) -> Panel:
     single: list[str] = ["task.k", "task.locality", "task"]
     alone = [name for name in single if name in part.columns and part[name].count()]
     by = _telling(part, by) or alone[:1]
-    beside = tuple(name for name in varying(part, by) if name not in by)
+    also = tuple(name for name in varying(part, by) if name not in by)
 
     def one(name: str) -> Any:
         return None if name in by or name not in part.columns else full_name(part, name)
@@ -96,4 +96,4 @@ def _panel(part: pl.DataFrame) -> Panel:
     ]
     title = (", ".join(words) or "all runs") + ("" if measured else " (no optimum declared)")
     measure = "normalized_accuracy" if measured else "accuracy"
-    return Panel(title, position, tuple(by), beside, measure, part)
+    return Panel(title, position, tuple(by), also, measure, part)

@@ -18,6 +18,9 @@ __all__ = ["write_picture"]
 def write_picture(results: pl.DataFrame | Frames, path: Path | str, *, resolution: int = 130) -> Path:
     """Draw one panel of curves for each group of arms, side by side, and write them as a PNG file.
 
+    >>> write_picture(results, "curves.png").name
+    'curves.png'
+
     Args:
         resolution: dots per inch.
 

@@ -2,9 +2,9 @@
 
 A sequence of length l has the same k sources as one of the trained length l0, and l - k background tokens instead of
 l0 - k. If all background tokens look alike, and places do not matter, then attention at length l is that at l0 with
-every background key counted (l - k) / (l0 - k) times. So the run reads sequences of length l0, and in every layer and
-row each background key comes as many times: floor((m + 1) w) - floor(m w) times for the m-th of them, with
-w = (l - k) / (l0 - k), which sums to l - k. Its accuracy then is the forecast.
+every background key counted (l - k) / (l0 - k) times. So the run reads sequences of length l0, and every layer and
+row repeats the background keys. The m-th of them appears floor((m + 1) w) - floor(m w) times, with w = (l - k) / (l0
+- k). This sums to l - k. Its accuracy then is the forecast.
 
 It foretells dilution: what too many keys do. Position schemes see trained indices alone, so what a run loses beyond
 the forecast, the residue, measures what untrained positions do.
@@ -25,7 +25,7 @@ from sparsity_lab.generators import Batch
 from sparsity_lab.kernels import Kernel
 from sparsity_lab.models import NoPE, PositionScheme
 from sparsity_lab.models.block import Mix
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run
 
 __all__ = ["predict_reach"]
@@ -38,6 +38,9 @@ def predict_reach(
 ) -> pl.DataFrame:
     """The normalized accuracy of a run at long lengths, foretold from sequences of its longest trained length.
 
+    >>> predict_reach(run, [16], sequences=16)["length"].to_list()
+    [16]
+
     Args:
         run: of a task with one answer to each sequence, whose sources are known, such as ``Planted``.
         lengths: longer than the trained ones; by default the evaluated ones that are.
@@ -45,14 +48,14 @@ def predict_reach(
         seed: of these sequences.
 
     Returns:
-        One row for each length: ``length``, ``predicted`` (normalized accuracy), ``predicted_se``, ``measured`` (what
-        the run's own evaluation has there, null without one), ``residue`` (predicted minus measured) and ``warning``,
-        null for a run whose position scheme does nothing.
+        One row per length: ``length``, ``predicted`` (normalized accuracy), ``predicted_se``, ``measured`` (from the
+        run's own evaluation, null without one), ``residue`` (predicted minus measured) and ``warning``. ``warning``
+        is null for a run without positions.
 
     Raises:
-        SettingError: a run that did not learn at its trained lengths, a length that is not above them, a task whose
-            sources are not known or that scores several targets, as many sources as tokens, or a mechanism that looks
-            at keys by their place.
+        SettingError: the run did not learn its trained lengths, or a length is not above them. Or the task's sources
+            are unknown, it scores several targets, or it has as many sources as tokens. Or the kernel's weights
+            depend on positions.
     """
     (subject,) = subjects_of(run)
     _check_run(run, subject)
@@ -63,7 +66,7 @@ def predict_reach(
         if length <= trained:
             raise SettingError("lengths", f"longer than the trained {trained}", length)
         if task.sequence_length(length) - task.sequence_length(trained) != length - trained:
-            raise SettingError("run", "a task with one background token more for each unit of length", str(task))
+            raise SettingError("run", "a task that adds one background token per unit of length", str(task))
         right: list[Bool[Tensor, " N"]] = []
         for _, pieces in sequences_of(subject, None, (trained,), sequences, seed):
             right += [_right(subject, piece, trained, length) for piece in pieces]
@@ -91,11 +94,11 @@ def predict_reach(
 
 def _check_run(run: Run, subject: Subject) -> None:
     if not any(run.summary["learned"].to_list()):
-        raise SettingError("run", "a run that learned at its trained lengths", Shown("one that did not"))
+        raise SettingError("run", "the run has not learned its training lengths")
     config = subject.decoder().config
     for kernel in config.kernels:
         if _minds_places(kernel.at_inference, subject):
-            raise SettingError("run", "a mechanism that looks at keys wherever they are", str(kernel))
+            raise SettingError("run", "a kernel whose weights do not depend on positions", str(kernel))
 
 
 def _minds_places(kernel: Kernel, subject: Subject) -> bool:
@@ -128,9 +131,7 @@ def _right(subject: Subject, piece: Sequences, trained: int, length: int) -> Boo
 def _repeated(batch: Batch, trained: int, length: int) -> Int64[Tensor, "B K"]:
     """Places of keys, in order, with those of the background as often as a sequence of this length has them."""
     if batch.sources is None or bool((batch.scored.sum(1) != 1).any()) or batch.vocabulary is None:
-        raise SettingError(
-            "run", "a task with one answer to each sequence, whose sources are known", Shown("another")
-        )
+        raise SettingError("run", "the task needs one answer per sequence, with known sources")
     sources = batch.sources[batch.scored]
     special = torch.tensor([role in ("special", "query", "cue") for role in batch.vocabulary.roles])[batch.tokens]
     counted = torch.zeros_like(special).scatter(1, sources.clamp(min=0), True)
@@ -139,7 +140,7 @@ def _repeated(batch: Batch, trained: int, length: int) -> Int64[Tensor, "B K"]:
     for row in background:
         have = int(row.sum())
         if not have:
-            raise SettingError("run", f"more than its sources in {trained} tokens", Shown("none"))
+            raise SettingError("run", f"a sequence of length {trained} has no background tokens")
         weight = (have + length - trained) / have
         ends = ((torch.arange(have + 1, dtype=torch.float64) * weight) + 1e-9).floor().long()
         times = torch.ones(len(row), dtype=torch.int64)
@@ -160,7 +161,7 @@ def _by_row(
 ) -> Float[Tensor, "B H T E"]:
     """Every row on the repeated keys up to its own place. Its own index comes with a last key, which is masked."""
     if gates:
-        raise SettingError("run", "a mechanism without gates", Shown("one with gates"))
+        raise SettingError("run", "the kernel has gates, which the prediction does not cover")
     rows = []
     for i in range(q.shape[2]):
         own = torch.cat([places, torch.full_like(places[:, :1], i)], dim=1)

@@ -38,9 +38,9 @@ class Reach:
         """From (reach, censored) of each run that learned, with the interval of the sign test (``median_interval``).
 
         That interval needs only the order of the values. A censored run may have any true reach from the end of its
-        own grid on, which need not be where other grids end. So the true values in order are at least those in order
-        of what was seen, and at most those in order with every censored one at infinity: median and lower end are
-        read off the first, the upper end off the second. With one grid for all, both orders are the same.
+        own grid on, which need not be where other grids end. So the sorted true values are at least the sorted
+        observed ones, and at most the sorted ones with every censored value at infinity. The median and the lower end
+        use the first order, the upper end the second. With one grid for all, both orders are the same.
         """
         seen = tuple(sorted(values))
         n = len(seen)

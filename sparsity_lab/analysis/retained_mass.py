@@ -1,7 +1,7 @@
 """How much of dense attention a sparse mechanism keeps.
 
-For a row of a layer with its own queries and keys, p_j is the weight that dense softmax attention would put on key j,
-and S the keys that the mechanism sees (those of non-zero weight, in use):
+Take a row of a layer with its own queries and keys. Dense softmax attention would put the weight p_j on key j. The
+mechanism sees the keys S, those of non-zero weight at inference:
 
     mass     ρ = Σ_{j in S} p_j, the share kept; the row is off by 1 - ρ in total variation
     budget   |S| over the number of keys that dense attention sees
@@ -9,10 +9,9 @@ and S the keys that the mechanism sees (those of non-zero weight, in use):
     oracle   Σ p_j over the own block as the mechanism sees it and as many past blocks as it keeps, the best ones
     gap      oracle - mass, what a better choice of as many blocks would add; negative by rounding only
 
-A block counts as kept if the row sees any of its keys, which for mechanisms that do not choose by block, such as a
-window, gives the oracle the whole of a block that is seen in part. For ``AdaptiveSparse`` its audit adds
-``estimated``, what the mechanism itself believes ρ to be, and silent misses, the rows with ρ < p that it believes to
-be at least p.
+A block counts as kept if the row sees any of its keys. For mechanisms that do not choose by block, such as a window,
+the oracle therefore gets the whole of a partly visible block. For ``AdaptiveSparse`` its audit adds ``estimated``,
+what the mechanism itself believes ρ to be, and silent misses, the rows with ρ < p that it believes to be at least p.
 
 Source: sheet "adaptive sparse attention" 8. Compared is with softmax, so ρ says little of a mechanism that was
 trained to something else.
@@ -59,6 +58,10 @@ _MEASURES = ("mass", "below", "budget", "recall", "oracle", "estimated", "silent
 class RetainedMass(Measurement):
     """Retained mass by model, length, layer and head. Made by ``retained_mass``.
 
+    >>> dense = retained_mass(model, task, [32], sequences=2, block_size=8)
+    >>> dense.frame()["mass"].round(3).unique().to_list()
+    [1.0]
+
     Attributes:
         p: the mass below which a row counts as a miss.
         k: of the recall.
@@ -73,10 +76,11 @@ class RetainedMass(Measurement):
     def frame(self) -> pl.DataFrame:
         """One row per model, length, layer and head.
 
-        Columns: ``arm``, ``length``, ``layer``, ``head``, ``sequences``, ``rows`` (of each), ``block_size``, and as
-        means over the rows of a sequence, then over sequences: ``mass`` with its standard error ``mass_se``,
-        ``below`` (share of rows with ρ < p), ``budget``, ``recall``, ``oracle``, ``gap``; and for ``AdaptiveSparse``,
-        else null, ``estimated`` and ``silent_misses``. Rows without a complete block before them are not looked at.
+        Columns: ``arm``, ``length``, ``layer``, ``head``, ``sequences``, ``rows`` (of each) and ``block_size``. The
+        rest are means over the rows of a sequence, then over sequences: ``mass`` with its standard error ``mass_se``,
+        ``below``, ``budget``, ``recall``, ``oracle`` and ``gap``. ``below`` is the share of rows with ρ < p.
+        ``estimated`` and ``silent_misses`` are null except for ``AdaptiveSparse``. Rows without a complete block
+        before them are not looked at.
         """
         return self._frame
 
@@ -111,6 +115,10 @@ def retained_mass(
     seed: int = 0,
 ) -> RetainedMass:
     """What share of dense attention the mechanism of each layer keeps, and how well it chooses.
+
+    >>> found = retained_mass(model, task, [32], sequences=2, block_size=8, rows=4)
+    >>> found.frame()["rows"].unique().to_list()
+    [4]
 
     Args:
         models, data: see ``attention.subjects``.

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import polars as pl
 
 from sparsity_lab.analysis.replicates import is_seed, without_seeds
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError
 from sparsity_lab.training import EVALUATION_SCHEMA, summarize
 
 __all__ = [
@@ -46,6 +46,9 @@ class Frames(Protocol):
 @dataclass(frozen=True)
 class Measure:
     """A column of the evaluation frame that can be drawn.
+
+    >>> Measure("loss", "loss", "nats").words
+    'loss'
 
     Attributes:
         name: the column.
@@ -138,7 +141,7 @@ def learned_words(learned: int, judged: int, runs: int) -> str:
 def evaluation_rows(
     results: pl.DataFrame | Frames, *, condition: str | None = None, by: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """The evaluation rows of one condition, with ``learned``, ``reach`` and ``censored`` of each run beside them.
+    """The evaluation rows of one condition, joined with ``learned``, ``reach`` and ``censored`` of each run.
 
     ``Results`` know these three; for a bare evaluation frame (one that was filtered by hand, say) they are computed
     from its rows by the same definition.
@@ -152,8 +155,8 @@ def evaluation_rows(
     frame = results if isinstance(results, pl.DataFrame) else results.frame("evaluation")
     if frame.is_empty():
         failures = getattr(results, "failures", ())
-        why = f"none; the first failure: {failures[0].reason}" if failures else "none"
-        raise SettingError("results", "at least one evaluated run", Shown(why))
+        why = f"; the first failure: {failures[0].reason}" if failures else ""
+        raise SettingError("results", f"no run has been evaluated{why}")
     for needed in ("run", "condition", "length", "trained"):
         if needed not in frame.columns:
             raise SettingError("results", f"a frame with the column {needed!r}", frame.columns)
@@ -170,7 +173,7 @@ def evaluation_rows(
             raise SettingError("condition", "a condition of these results", condition, conditions)
         frame = frame.filter(pl.col("condition") == condition)
     elif len(conditions) > 1 and "condition" not in by:
-        raise SettingError("condition", "a choice, or 'condition' in `by`: there are several", condition, conditions)
+        raise SettingError("condition", "missing; choose a condition, or put 'condition' in `by`", known=conditions)
     return frame
 
 

@@ -17,6 +17,9 @@ __all__ = ["Interval", "mean_interval", "median_interval", "median_rank"]
 class Interval:
     """An estimate with its interval.
 
+    >>> mean_interval([0.1, 0.2, 0.3]).count
+    3
+
     Attributes:
         estimate: the median or mean; None without values.
         low, high: ends of the interval; None with fewer than two values, because one value says nothing about the
@@ -41,9 +44,12 @@ class Interval:
 def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """The median with the interval of the sign test: from the r-th smallest to the r-th largest (``median_rank``).
 
-    It asks nothing of the law of the values but that they are independent draws from it, and says what it covers:
-    with five values or fewer no interval between two of them covers the median with 95 %, so that it is their whole
-    range then, and covers less: 50 %, 75 %, 87.5 % and 93.75 % with two, three, four and five.
+    It assumes only independent draws from one distribution, and reports its coverage. With five values or fewer, no
+    interval between two of them covers the median with 95 %. It is then their whole range, and covers 50 %, 75 %,
+    87.5 % and 93.75 % with two, three, four and five values.
+
+    >>> median_interval([3.0, 1.0, 2.0])
+    Interval(estimate=2.0, low=1.0, high=3.0, count=3, coverage=0.75)
 
     Raises:
         SettingError: confidence outside (0, 1).
@@ -76,6 +82,10 @@ def median_rank(count: int, confidence: float) -> tuple[int, float]:
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """The mean with Student's interval, mean ± t s / sqrt(n), where t is the quantile with n - 1 degrees of freedom.
+
+    >>> found = mean_interval([0.1, 0.2, 0.3])
+    >>> found.low < found.estimate < found.high
+    True
 
     Raises:
         SettingError: confidence outside (0, 1).

@@ -1,9 +1,9 @@
 """One style for all figures.
 
-Figures are ``matplotlib.figure.Figure`` objects of their own; pyplot's state is never touched. Colors are
-the Okabe-Ito palette, which color-blind readers can tell apart, with its light members darkened until each has a
-contrast of at least 3 to 1 on white and on a dark page; marks and dashes repeat what color says, for print. In
-an SVG all ink is ``currentColor`` and the ground is transparent, so that a figure follows its page's light or dark.
+Figures are ``matplotlib.figure.Figure`` objects of their own; pyplot's state is never touched. Colors are the
+Okabe-Ito palette, which is safe for color-blind readers. Its light colors are darkened until each has a contrast of
+at least 3 to 1 on white and on a dark page. Markers and dashes repeat the color coding for print. In an SVG all ink
+is ``currentColor`` and the ground is transparent, so that a figure follows its page's light or dark.
 """
 
 import base64
@@ -88,7 +88,11 @@ _RC: Any = {
 
 
 class Look(NamedTuple):
-    """How one arm is drawn."""
+    """How one arm is drawn.
+
+    >>> look(0).marker
+    'o'
+    """
 
     color: str
     marker: str
@@ -106,7 +110,11 @@ class Point(NamedTuple):
 
 def look(index: int) -> Look:
     """The look of the arm with this index. Color, mark and dash move together; after six arms marks and dashes
-    shift, so that 36 arms all differ and the two of one color lie apart."""
+    shift, so that 36 arms all differ and the two of one color lie apart.
+
+    >>> look(0) != look(1)
+    True
+    """
     turn, place = divmod(index, len(PALETTE))
     return Look(PALETTE[place], MARKERS[(place + turn) % len(MARKERS)], DASHES[(place + 2 * turn) % len(DASHES)])
 
@@ -114,7 +122,13 @@ def look(index: int) -> Look:
 @contextmanager
 def styled() -> Iterator[None]:
     """Context in which figures take this style, whatever the user's matplotlibrc says; matplotlib's settings are
-    restored on leaving it."""
+    restored on leaving it.
+
+    >>> with styled():
+    ...     ax = extrapolation_curve(results, only_learned=False).plot()
+    >>> ax.get_ylabel()
+    'normalized accuracy'
+    """
     with mpl.style.context("default"), mpl.rc_context(_RC):
         yield
 
@@ -130,6 +144,12 @@ def draw_cells(ax: Axes, values: NDArray[np.float64], **style: Any) -> None:
     The cells are vectors. A raster image would be compressed by a library that chooses its method by the processor,
     so the bytes of an SVG would differ between machines.
 
+    >>> from matplotlib.figure import Figure
+    >>> ax = Figure().add_subplot()
+    >>> draw_cells(ax, np.eye(3))
+    >>> [float(end) for end in ax.get_ylim()]
+    [2.5, -0.5]
+
     Args:
         style: arguments for ``Axes.pcolormesh`` (``cmap``, ``vmin``, ...).
     """
@@ -144,8 +164,8 @@ def draw_cells(ax: Axes, values: NDArray[np.float64], **style: Any) -> None:
 def seaborn_plot(function: Callable[..., Any], data: Any, **arguments: Any) -> Any:
     """Call a seaborn function on a polars frame.
 
-    Seaborn 0.13.2 cannot read polars 2 frames, so it gets a dict of lists; and it calls pandas in ways that pandas 4
-    will change, so just that warning is silenced, here only. Other data pass as they are.
+    Seaborn 0.13.2 cannot read polars 2 frames, so it gets a dict of lists. It also calls pandas in ways that pandas 4
+    will change, so that one warning is silenced here. Other data pass as they are.
     """
     if isinstance(data, pl.DataFrame):
         data = data.to_dict(as_series=False)
@@ -167,6 +187,10 @@ def figure_svg(figure: Figure, label: str = "", points: Sequence[Point] = ()) ->
     The same figure gives the same bytes: no date, no version, and ids made from the content, so that several
     figures can share a page. Text stays text; ink is ``currentColor``; the ground is transparent; the size comes
     from the page, up to 1.35 times the figure's own.
+
+    >>> from matplotlib.figure import Figure
+    >>> figure_svg(Figure(), label="An empty figure").startswith("<svg")
+    True
 
     Args:
         label: what the figure shows, for screen readers.
@@ -232,7 +256,7 @@ def _target(figure: Figure, point: Point) -> str:
     )
 
 
-# What stands between the tags is the reader's text and stays as it is.
+# The text between the tags is the reader's and stays unchanged.
 _TAG = re.compile(r"<[a-zA-Z][^>]*>")
 
 

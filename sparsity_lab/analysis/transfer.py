@@ -73,6 +73,10 @@ _ARMS = (
 class TransferCheck(Measurement):
     """Errors by length of kernels fitted at one length, and the exact counts. Made by ``transfer_check``.
 
+    >>> found = transfer_check(k=2, width=3, length=8, hypotheses=50, steps=5, sequences=8)
+    >>> found.frame().columns
+    ['arm', 'kernel_width', 'train_length', 'length', 'sequences', 'error', 'error_se', 'wrong']
+
     Attributes:
         k, width, train_length: of the fitted kernels.
         exact: the frame of ``exact_transfer``, for local kernels and for kernels of any span.
@@ -164,6 +168,10 @@ def transfer_check(
     seed: int = 0,
 ) -> TransferCheck:
     """Exact transfer counted, and the error by length of kernels fitted by gradient (see the module).
+
+    >>> found = transfer_check(k=2, width=3, length=8, hypotheses=50, steps=5, sequences=8)
+    >>> found.exact["width"].unique().to_list()
+    [3]
 
     Args:
         k: planted tokens, 1 to 3.

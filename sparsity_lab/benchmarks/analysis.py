@@ -23,11 +23,11 @@ MEASURES: dict[str, Callable[..., object]] = {
 
 
 def analysis(lengths: tuple[int, ...] = (4096,)) -> pl.DataFrame:
-    """Attention measures of all layers for one sequence of T tokens, 2 layers with 4 heads of 16, one thread; and
-    ``transfer_check`` at its default sizes (k = 3, W = 8, length 50).
+    """Attention measures of all layers for one sequence of T tokens: 2 layers with 4 heads of size 16, one thread.
+    Also ``transfer_check`` at its default sizes (k = 3, W = 8, length 50).
 
-    ``peak MiB`` is what lives at most beyond the model, as ``peak_memory`` counts it; all T x T weights of one layer
-    would be 4 T² floats, 256 MiB at T = 4096.
+    ``peak MiB`` is the peak memory beyond the model, as ``peak_memory`` counts it. All T x T weights of one layer
+    would take 4 T² floats, 256 MiB at T = 4096.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

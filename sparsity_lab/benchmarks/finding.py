@@ -18,7 +18,11 @@ _FOLDER = Path(__file__).parent
 
 def benchmarks() -> dict[str, str]:
     """What each benchmark measures, its docstring, by name. It is read from the source: an import would take all that
-    is measured."""
+    is measured.
+
+    >>> "kernels" in benchmarks()
+    True
+    """
     sources = {found.name: _FOLDER / f"{found.name}.py" for found in pkgutil.iter_modules([str(_FOLDER)])}
     return {
         name: ast.get_docstring(statement) or ""
@@ -30,6 +34,9 @@ def benchmarks() -> dict[str, str]:
 
 def find_benchmark(name: str) -> "Benchmark":
     """The benchmark of this name.
+
+    >>> find_benchmark("kernels").__name__
+    'kernels'
 
     Raises:
         SettingError: there is none; the known names are listed.

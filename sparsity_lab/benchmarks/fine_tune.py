@@ -26,13 +26,13 @@ _METHODS: dict[str, tuple[Kernel, Adapter | None]] = {
 
 
 def fine_tune(lengths: Sequence[int] = (4096,)) -> pl.DataFrame:
-    """One step of fine-tuning, forward, backward and AdamW, with shifted sparse attention beside dense: one sequence
-    of bytes, d=128, 7 layers, 4 heads, RoPE, one thread; all weights, or adapters with embedding and norms.
+    """One fine-tuning step (forward, backward, AdamW) with shifted sparse attention compared with dense. One sequence
+    of bytes, d=128, 7 layers, 4 heads, RoPE, one thread. Trains all weights, or adapters with embedding and norms.
 
     - ``dense over own`` is the quotient of the times, the median of rounds in which all take turns.
-    - ``dense over own, FLOP`` is what is attainable if every operation takes the same time. GFLOP are of the forward
-      pass, as LongLoRA counts them: a multiplication with its addition is two, attention is 4 N G d a layer with
-      groups of G (N when dense), projections 8 N d², MLP 16 N d², and the head 2 N d V.
+    - ``dense over own, FLOP`` is what is attainable if every operation takes the same time. GFLOP are for the forward
+    pass, counted as in LongLoRA: a multiplication with its addition is two. Per layer, attention is 4 N G d with
+    groups of G (N if dense), projections are 8 N d², and the MLP is 16 N d². The head is 2 N d V.
     - ``peak MiB`` is of the step, beyond the weights.
 
     Args:

@@ -22,8 +22,8 @@ _EVERY = 8
 
 
 def generation(only: Sequence[str] = (), device: str = "cpu") -> pl.DataFrame:
-    """Greedy decoding with caches beside running the whole prefix again for every token: 2 layers, d=64, 4 heads,
-    predicted position IDs, a prompt of 16 tokens and 256 generated ones, one thread. The prefix is run again at the
+    """Greedy decoding with caches compared with rerunning the whole prefix for every token. 2 layers, d=64, 4 heads,
+    predicted position IDs, a prompt of 16 tokens, 256 generated tokens, one thread. The prefix is run again at the
     middle of every eight lengths, which counts for all eight. Both are done twice, and the faster time counts.
 
     Args:

@@ -51,7 +51,7 @@ _POSITIONS = 256
 
 
 def generators() -> pl.DataFrame:
-    """Tokens a second of the generators on one core, beside raw random words of the same number.
+    """Tokens per second of the generators on one core, compared with the same number of raw random words.
 
     Every task at about T = 256 in batches of 64, as a training step draws them, and of 512; position IDs are made
     where there are some. Then one task at other lengths.

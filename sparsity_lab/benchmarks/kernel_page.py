@@ -88,7 +88,7 @@ def _markdown(lines: list[list[str]]) -> str:
 
 
 def _step(row: Row | None) -> str:
-    """The time of a decoding step, and of SDPA's beside it where that is told."""
+    """The time of a decoding step, with SDPA's if it was measured."""
     if row is None:
         return ""
     dense = row.get("SDPA ms")
@@ -110,7 +110,7 @@ def with_table(page: str, rows: list[Row], on_cuda: list[Row]) -> str:
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise SettingError("page", f"a page with {BEGIN} and {END}", "neither or one")
+        raise SettingError("page", f"the page needs the lines {BEGIN} and {END}")
     return f"{before}{BEGIN}\n{kernel_table(rows, on_cuda)}\n{END}{after}"
 
 

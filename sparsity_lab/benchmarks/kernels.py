@@ -1,4 +1,4 @@
-"""Speed and memory of the attention mechanisms, beside PyTorch's fused softmax in the same run.
+"""Speed and memory of the attention mechanisms, compared with PyTorch's fused softmax in the same run.
 
 Every registered kernel takes part with the instances that its ``benchmarked`` gives. Times are medians of a few
 calls that alternate with ``scaled_dot_product_attention(is_causal=True)``; what counts are the ratios.
@@ -28,7 +28,7 @@ DECODED_LENGTHS = (1024, 131_072)
 _H, _D = 4, 64
 _FEWEST_ROUNDS, _MOST_ROUNDS = 3, 21
 _STEPS = 4
-"""Decoding steps in a row, as they come in use: a step right after something else finds its code and data gone from
+"""Consecutive decoding steps, as in real use. A single step after other work would find its code and data gone from
 the caches."""
 _PIECE = 1024
 """Tokens of a prompt that are taken up at once."""
@@ -65,22 +65,23 @@ class AttendInputs:
 
 
 def kernels(only: Sequence[str] = (), lengths: Sequence[int] = LENGTHS, device: str = "cpu") -> pl.DataFrame:
-    """Attention mechanisms beside fused softmax (SDPA): time and peak memory, forward, with backward, and decoding.
+    """Attention mechanisms compared with fused softmax (SDPA): time and peak memory of forward, backward and
+    decoding.
 
     B=1, H=4, D=64, float32, causal, in training. On ``cuda`` forward + backward in bfloat16, with D=64 and 128, which
     ``input`` names.
 
     - ``runs`` is the implementation that ran.
-    - ``pass`` is ``forward``; ``both``, forward + backward, with gradients of queries, keys, values and parameters;
-      or ``decode``, one step on a state of T tokens: its ratio from a few steps in turn with as many single queries
-      of SDPA on T keys, its time from steps without such a break.
+    - ``pass`` is ``forward``; or ``both``, forward + backward with gradients of queries, keys, values and parameters;
+      or ``decode``, one step on a state of T tokens. The ratio of a decoding step comes from a few steps that
+      alternate with single queries of SDPA on T keys. Its time comes from steps without such breaks.
     - ``SDPA ms`` is SDPA's time in these turns, of the same pass.
     - ``peak MiB`` is what ``peak_memory`` says: results, gradients and all between.
     - ``first, s`` is the first forward + backward at that length, before any timing; where an implementation is
       compiled, that is paid there.
-    - ``retained`` is the share of dense attention's mass in the blocks that ``AdaptiveSparse`` keeps, the mean over
-      all heads and some rows drawn from the second half; ``over oracle`` is that over the mean of what as many blocks
-      would retain if they were the best ones of each row and head, whichever they are.
+    - ``retained`` is the share of dense attention's mass in the blocks that ``AdaptiveSparse`` keeps. It is a mean
+    over all heads and some rows drawn from the second half. ``over oracle`` divides it by the mean mass that the same
+    number of blocks would retain if they were the best ones for each row and head.
     - ``input`` is standard normal rows, or ``structured``: see ``structured_rows``.
 
     Args:
@@ -289,7 +290,7 @@ def _device_rows(kernel: Kernel, name: str, T: int, device: str) -> list[dict[st
 
 
 def _peak_on_device(function: Callable[[], object], device: torch.device) -> int:
-    """Bytes that a call needs beside what is there already."""
+    """Bytes that a call needs in addition to what is already allocated."""
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     function()

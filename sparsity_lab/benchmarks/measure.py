@@ -18,7 +18,11 @@ Benchmark = Callable[..., pl.DataFrame]
 
 
 def machine() -> dict[str, object]:
-    """What the numbers depend on: the processor, its cores, and the vector instructions that torch uses on it."""
+    """What the numbers depend on: the processor, its cores, and the vector instructions that torch uses on it.
+
+    >>> "torch" in machine()
+    True
+    """
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -59,7 +63,12 @@ def wait_for(device: torch.device) -> None:
 
 def alternate(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[float, float, float]:
     """Median seconds of each, and the median over rounds of second / first; the two take turns, so that drift of
-    the machine's speed falls on both."""
+    the machine's speed falls on both.
+
+    >>> first, second, ratio = alternate(lambda: sum(range(100)), lambda: sum(range(100)), rounds=3)
+    >>> first > 0 and ratio > 0
+    True
+    """
     pairs = []
     for _ in range(rounds):
         pairs.append((seconds(first), seconds(second)))

@@ -27,13 +27,13 @@ _SHORT_RUNS = 200
 
 
 def sweeps(*, only: Sequence[str] = ()) -> pl.DataFrame:
-    """Sweeps: two workers beside one; many short runs beside their training alone; planning; reading.
+    """Sweeps: two workers compared with one; many short runs compared with training alone; planning; reading.
 
     ``workers``: 8 equal runs of 100 steps with two worker processes, and with one. ``short runs``: 200 runs of 20
-    steps with two workers, from the call of ``run_sweep`` to its end, beside half of the seconds that the 200
-    training loops took as their own clocks say. The difference is starting the workers, building models,
-    evaluating, and keeping files. ``planning``: from a base and a grid to the first run that an engine would begin.
-    ``reading``: the evaluation frame of that many finished runs, from a new ``Results``.
+    steps with two workers, from the call of ``run_sweep`` to its end. The baseline is half the seconds of the 200
+    training loops by their own clocks. The difference is starting the workers, building models, evaluating, and
+    keeping files. ``planning``: from a base and a grid to the first run that an engine would begin. ``reading``: the
+    evaluation frame of that many finished runs, from a new ``Results``.
     """
     for name in only:
         if name not in _CASES:

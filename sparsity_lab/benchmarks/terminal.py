@@ -10,8 +10,8 @@ _NAMES = {"both": "forward + backward"}
 def tables(frame: pl.DataFrame) -> tuple[dict[str, pl.DataFrame], str]:
     """Tables by title, and a line of what is the same in all rows, empty where nothing is.
 
-    A benchmark of passes at several lengths, whose rows would be too many and too wide, gives a small table for each
-    pass: a row for each kernel, and a column for each length with its ratio.
+    A benchmark of passes at several lengths has too many rows for one table. It gives a small table per pass, with a
+    row for each kernel and a column of ratios for each length.
     """
     common = [column.name for column in frame if len(frame) > 1 and column.n_unique() == 1]
     line = "; ".join(f"{name} {frame[name][0]}" for name in common)

@@ -26,9 +26,9 @@ class BareDecoder(nn.Module):
     """A plain PyTorch decoder of the benchmark's shape, without positions: what anyone would write.
 
     Args:
-        last: logits of the last position alone, (B, V) instead of (B, T, V): ``"logits"`` leaves only the head out
-            elsewhere; with ``"rows"`` the last layer, but for its keys and values, is computed there alone, as in the
-            lab.
+        last: logits of the last position alone, (B, V) instead of (B, T, V). ``"logits"`` skips only the head
+            elsewhere. ``"rows"`` computes the last layer there alone, except for its keys and values, as the lab
+            does.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class BareDecoder(nn.Module):
 
 @dataclass(frozen=True)
 class _Case:
-    """What is trained, and what it is compared with."""
+    """A training case and its baseline."""
 
     position: NoPE | RoPE
     task: Task
@@ -88,12 +88,13 @@ _CASES = (
 
 
 def training(device: str = "cpu") -> pl.DataFrame:
-    """Training steps of the lab beside a bare PyTorch loop: 2 layers, d=64, 4 heads, batch 64, T=64, one thread.
+    """Training steps of the lab compared with a bare PyTorch loop: 2 layers, d=64, 4 heads, batch 64, T=64, one
+    thread.
 
-    The bare loop has fused attention and fused AdamW, its data ready in memory, and neither positions, clipping,
-    index sampling, metrics nor data generation. Where only the last position is scored, the lab computes its last
-    layer, but for keys and values, on that row alone: beside a bare loop that does not, the ratio shows that as well.
-    The bare loop is also compiled, where a C++ compiler is found.
+    The bare loop has fused attention, fused AdamW and data in memory. It has no positions, clipping, index sampling,
+    metrics or data generation. If only the last position is scored, the lab computes its last layer on that row
+    alone, except for keys and values. Compared with a bare loop that does not, the ratio shows this as well. The bare
+    loop is also compiled, if there is a C++ compiler.
 
     Args:
         device: ``cpu`` or ``cuda``.

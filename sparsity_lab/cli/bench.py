@@ -17,18 +17,18 @@ __all__ = ["Bench"]
 
 @dataclass(frozen=True, kw_only=True)
 class Bench(Command):
-    """Measure speed, as ratios within one run; or, with "verdicts", how often diagnose is right."""
+    """Measure speed as ratios within one run or, with "verdicts", how often diagnose is right."""
 
     name: Positional[str]
-    """Name of the benchmark; "sparsity-lab list benchmark" shows all."""
+    """Name of the benchmark. "sparsity-lab list benchmark" shows all."""
     only: UseAppendAction[tuple[str, ...]] = ()
-    """Only this case, of a benchmark with cases to choose, as in "--only Softmax"; may be given again."""
+    """Run only this case, as in "--only Softmax"; repeat it for more cases."""
     lengths: OptionalNumbers = None
-    """Lengths of the sequences, of a benchmark with lengths to choose, as in "--lengths 2048 4096"."""
+    """Sequence lengths, as in "--lengths 2048 4096"."""
     seeds: OptionalNumbers = None
-    """Seeds of what is drawn, of a benchmark with seeds to choose."""
+    """Random seeds, for benchmarks that draw data."""
     out: OptionalPath = None
-    """Folder that keeps what is done, so that the same command goes on from there; of a benchmark that takes long."""
+    """Folder for partial results of a long benchmark. The same command continues from there."""
     device: str | None = None
     """Where it is measured, cpu or cuda, of a benchmark with a device to choose."""
 
@@ -40,7 +40,7 @@ class Bench(Command):
         names = ("only", "lengths", "device", "seeds", "out")
         options = {name: value for name in names if (value := getattr(self, name))}
         for name in options.keys() - inspect.signature(measure).parameters.keys():
-            raise SettingError(f"--{name}", f"a benchmark with {name} to choose", self.name)
+            raise SettingError(f"--{name}", f"benchmark {self.name!r} does not have this option")
         frame = measure(**options)
         shown, common = tables(frame)
         for title, table in shown.items():

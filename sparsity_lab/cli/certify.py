@@ -26,7 +26,7 @@ from sparsity_lab.cli.command import (
     import_modules,
 )
 from sparsity_lab.cli.output import progress_bar
-from sparsity_lab.settings import SettingError, Shown, from_text
+from sparsity_lab.settings import SettingError, from_text
 
 if TYPE_CHECKING:
     from sparsity_lab.generators import Certificate
@@ -41,26 +41,26 @@ _COLUMNS = ("task", "seed", "effort", "sequences", "tests", "smallest_p", "thres
 
 @dataclass(frozen=True, kw_only=True)
 class Certify(SettingsCommand):
-    """Test everything that a task declares about its sequences."""
+    """Run statistical tests of everything a task declares about its sequences."""
 
-    task: Positional[Annotated[str | None, arg(metavar="[TASK]")]] = None
-    """The task in short form; leave it out with --all."""
+    task: Positional[Annotated[str | None, arg(metavar="[TASK]", help_behavior_hint="")]] = None
+    """The task in short form; omit it with --all."""
     all: bool = False
-    """The examples of every registered task."""
+    """Certify the examples of every registered task."""
     effort: str = "default"
-    """How much to spend: quick, default or thorough."""
+    """How much to test: quick, default or thorough."""
     sequences: OptionalNumber = None
-    """Sequences drawn at each length; what the effort says if left out."""
+    """Sequences drawn at each length. By default --effort decides."""
     lengths: OptionalNumbers = None
-    """Lengths of the sequences, as in --lengths 12 300; the task's own choice if left out."""
+    """Sequence lengths, as in --lengths 12 300. By default the task decides."""
     seed: int = 0
     """Seed of the sequences."""
     seeds: int = 1
-    """How many seeds, from --seed on: of sound tasks no certificate should fail."""
+    """Number of seeds, starting at --seed. No certificate of a correct task should fail."""
     first: bool = False
-    """With --all, only the first example of each task."""
+    """With --all, certify only the first example of each task."""
     out: OptionalPath = None
-    """Add a line for each certificate to this CSV file; those that it has are not made again."""
+    """Append a line per certificate to this CSV file. Certificates already in it are skipped."""
     workers: int = 2
     """Worker processes for --all."""
 
@@ -70,7 +70,9 @@ class Certify(SettingsCommand):
         from sparsity_lab.settings import kinds
 
         if (self.task is None) == (not self.all):
-            raise SettingError("task", "a task or --all", self.task if self.all else Shown("neither"))
+            raise SettingError(
+                "task", f"give {'either a task or --all, not both' if self.all else 'a task or --all'}"
+            )
         for name, least, most in (("workers", 1, _MOST_WORKERS), ("seeds", 1, _MOST_SEEDS)):
             if (given := getattr(self, name)) < least:
                 raise SettingError(name, f"at least {least}", given)
@@ -79,7 +81,7 @@ class Certify(SettingsCommand):
         if self.first and not self.all:
             raise SettingError("--first", "--all", Shown("one task"))
         if self.lengths == ():
-            raise SettingError("--lengths", "at least one length", Shown("nothing"))
+            raise SettingError("--lengths", "give at least one length")
         if self.out is not None:
             check_target("--out", self.out)
         start = time.perf_counter()
@@ -195,7 +197,7 @@ def _writer(path: Path | None, stack: ExitStack) -> Callable[[dict[str, Any]], N
 def certify_text(
     text: str, seed: int, sequences: int | None, lengths: tuple[int, ...] | None = None, effort: str = "default"
 ) -> "Certificate":
-    """The certificate of a task in short form; on its own so that worker processes can call it."""
+    """The certificate of a task in short form. A function of its own, so that worker processes can call it."""
     from sparsity_lab.generators import Task, certify
 
     return certify(from_text(Task, text, "task"), seed=seed, sequences=sequences, lengths=lengths, effort=effort)

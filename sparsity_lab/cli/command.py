@@ -1,8 +1,8 @@
-"""What all commands share.
+"""The base classes of all commands.
 
-A command is a dataclass whose fields are its arguments. ``run`` shows its outcome on a console, which is silent when
-``--json`` is given, and returns it as plain data. Heavy modules are imported when a command needs them, so that help
-and bad input are answered at once.
+A command is a dataclass whose fields are its arguments. ``run`` prints the outcome on a console, which is silent with
+``--json``, and returns it as plain data. Commands import heavy modules only when they need them, so that help and
+errors appear at once.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from rich.console import Console
 from tyro.conf import UseAppendAction, arg
 
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError
 
 __all__ = [
     "Command",
@@ -32,15 +32,15 @@ __all__ = [
     "import_modules",
 ]
 
-OptionalPath = Annotated[Path | None, arg(metavar="PATH")]
-OptionalText = Annotated[str | None, arg(metavar="TEXT")]
-OptionalNumber = Annotated[int | None, arg(metavar="NUMBER")]
-OptionalNumbers = Annotated[tuple[int, ...] | None, arg(metavar="NUMBER [NUMBER ...]")]
+OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
+OptionalText = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
+OptionalNumber = Annotated[int | None, arg(metavar="NUMBER", help_behavior_hint="")]
+OptionalNumbers = Annotated[tuple[int, ...] | None, arg(metavar="NUMBER [NUMBER ...]", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command found, as plain data, and whether it is good."""
+    """The result of a command as plain data, and whether it is good."""
 
     data: Any
     good: bool = True
@@ -53,41 +53,41 @@ class Command(ABC):
     json: bool = False
     """Print one JSON document and nothing else."""
 
-    # Whether the same command goes on after an interruption; without an annotation, for it is no argument.
+    # Whether the same command continues after an interruption. Not annotated, because it is not an argument.
     goes_on = False
-    # The package whose kinds it reads, imported first; likewise.
+    # The package whose kinds the command reads; it is imported first. Also not an argument.
     needs = "sparsity_lab.sweeps"
 
     def prepare(self) -> None:
-        """What comes before ``run``."""
+        """Prepare for ``run``."""
 
     @abstractmethod
     def run(self, console: Console) -> Outcome:
-        """Do it; the console is silent with ``--json``."""
+        """Run the command. The console is silent with ``--json``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SettingsCommand(Command):
-    """Base of the commands that read settings, which may be the user's own."""
+    """Base of the commands that read settings, including the user's own."""
 
     modules: UseAppendAction[Annotated[tuple[str, ...], arg(name="import", metavar="MODULE")]] = ()
-    """Import this module, or this study's file or folder, first, since it registers settings of your own; may be
-    given again."""
+    """First import this module (or a study's file or folder), which registers your own settings; repeat it for more
+    modules."""
 
     def prepare(self) -> None:
         import_modules(self.modules)
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Import modules that register settings; those of the working directory are found too.
+    """Import modules that register settings, also from the working directory.
 
     Raises:
-        SettingError: one cannot be imported, or what it registers cannot be.
+        SettingError: a module cannot be imported, or it registers an invalid setting.
     """
     if names and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     for name in names:
-        # A folder may also be a package of the user's, which is imported by its name.
+        # A folder may also be the user's package, which is imported by name.
         if name and (name.endswith(".py") or (Path(name) / "study.py").is_file()):
             from sparsity_lab.studies import load_study  # noqa: PLC0415
 
@@ -95,18 +95,18 @@ def import_modules(names: Sequence[str]) -> None:
             continue
         try:
             importlib.import_module(name)
-        # ``register`` raises TypeError and settings ValueError, as does the import of what is no module's name.
+        # ``register`` raises TypeError. Settings and invalid module names raise ValueError.
         except (ImportError, SyntaxError, TypeError, ValueError) as error:
-            raise SettingError("--import", "a module that can be imported", Shown(f"{name} ({error})")) from None
+            raise SettingError("--import", f"cannot import {name!r}: {error}") from None
 
 
 def check_target(option: str, path: Path) -> None:
-    """Raise ``SettingError`` if no file can be written there; nothing is left behind."""
+    """Raise ``SettingError`` if no file can be written there. The check leaves nothing behind."""
     if path.is_dir():
-        raise SettingError(option, "a file that can be written", f"{path} (a folder)")
+        raise SettingError(option, f"cannot write {path}: it is a folder")
     try:
-        # What may be written cannot be told from the permissions alone.
+        # Permissions alone do not show whether a file can be written.
         with tempfile.NamedTemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise SettingError(option, "a file that can be written", f"{path} ({error.strerror})") from None
+        raise SettingError(option, f"cannot write {path}: {error.strerror}") from None

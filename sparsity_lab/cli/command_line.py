@@ -1,7 +1,12 @@
 """The ``sparsity-lab`` command.
 
-Exit codes: 0, it worked; 1, it ran and the outcome is bad (a certificate failed, a run did not finish, a file could
-not be written) or nobody read it to the end; 2, the input is bad, said in one line; 130, interrupted.
+Exit codes:
+
+- 0: success.
+- 1: the command ran but the outcome is bad: a certificate failed, a run did not finish, or a file could not be
+  written. Or the reader of the output stopped early.
+- 2: bad input, explained in one line.
+- 130: interrupted.
 """
 
 import contextlib
@@ -24,17 +29,18 @@ import tyro
 from sparsity_lab import __version__
 from sparsity_lab.cli.command import Command
 from sparsity_lab.cli.plain_console import PlainConsole
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError
 
 __all__ = ["COMMANDS", "main", "run"]
 
 _HELP = ("-h", "--help")
-_GOES_ON = "; the same command goes on from here"
-_DESCRIPTION = """A lab for length generalization: data whose truth is known, models trained short and tested long.
+_GOES_ON = "; run the same command again to continue"
+_DESCRIPTION = """A lab for length generalization: tasks with known ground truth, models trained on short sequences
+and tested on long ones.
 
-Begin with "sparsity-lab demo". Settings are written as they print, in quotes: "Planted(k=3,
-locality=Recent(width=8))".
-Exit codes: 0, it worked; 1, it ran and the outcome is bad; 2, bad input, said in one line; 130, interrupted."""
+Start with "sparsity-lab demo". Write settings as they print, in quotes: "Planted(k=3, locality=Recent(width=8))".
+Exit codes: 0, success; 1, the command ran but the outcome is bad; 2, bad input, explained in one line;
+130, interrupted."""
 
 
 def _commands() -> Iterator[tuple[str, type[Command]]]:
@@ -73,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"sparsity-lab: interrupted{_GOES_ON if command and command.goes_on else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader, `head` for instance, has seen enough.
+        # The reader, such as `head`, has closed the pipe.
         _write_no_more()
         return 1
     except OSError as error:
@@ -84,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _write_no_more() -> None:
-    """Python writes what is left once more when it ends: into nothing."""
+    """Python flushes standard output again at exit; send that to nothing."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -95,7 +101,7 @@ def _run(arguments: Sequence[str]) -> int:
     command = _parse(arguments)
     _load(command.needs)
     console = PlainConsole(quiet=command.json, soft_wrap=True)
-    # What the user's own modules print is no part of the document.
+    # Output of the user's own modules must not enter the document.
     with contextlib.redirect_stdout(sys.stderr) if command.json else contextlib.nullcontext():
         command.prepare()
         outcome = command.run(console)
@@ -105,8 +111,8 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _load(package: str) -> None:
-    """Import what a command needs, which registers its kinds. What imports make lives on, so no garbage is looked for
-    in it, now or later: that would take a tenth of the time."""
+    """Import the package that a command needs, which registers its kinds. Imported objects are never garbage, so the
+    collector skips them, which saves a tenth of the time."""
     if package in sys.modules:
         return
     collecting = gc.isenabled()
@@ -145,15 +151,15 @@ def _parse(arguments: Sequence[str]) -> Command:
 
 
 def _check_names(arguments: Sequence[str]) -> None:
-    """Raise ``SettingError`` if there is no such command, or it has no such option. The parser would first miss
-    what it takes for a value of the wrong option."""
+    """Raise ``SettingError`` for an unknown command or option. The parser alone would first complain about a missing
+    value, because it reads an unknown option as a value."""
     if not arguments:
-        raise SettingError("command", "a command", Shown("nothing"), COMMANDS)
+        raise SettingError("command", "missing; give a command", known=COMMANDS)
     name, *rest = arguments
     if name in _HELP:
         return
     if name.startswith("-"):
-        raise SettingError(name, "a command before its options", name, COMMANDS)
+        raise SettingError(name, "options come after the command; give a command first", known=COMMANDS)
     if name not in COMMANDS:
         raise SettingError("command", "a command", name, COMMANDS)
     options, _ = _arguments_of(name)
@@ -182,23 +188,23 @@ def _bad_arguments(box: str, arguments: Sequence[str]) -> SettingError:
     name = arguments[0]
     options, positional = _arguments_of(name)
     if found := re.search(r"Error parsing (\S+):", text):
-        # Any text is a string or a path, so it is a number that was expected.
-        return SettingError(found.group(1), "INT", _not_a_number(found.group(1), arguments))
+        # Every text is a valid string and path, so the field is a number.
+        return SettingError(found.group(1), "a whole number", _not_a_number(found.group(1), arguments))
     if found := re.search(r"invalid choice (.*?) for argument '(\S+)'. Expected one of \((.*?)\)", text):
         choices = [choice.strip("' ") for choice in found.group(3).split(",")]
         return SettingError(found.group(2), "a choice", found.group(1).strip("'"), choices)
     if found := re.search(r"Missing value for argument '(\S+)'", text):
-        return SettingError(found.group(1), "a value", Shown("nothing"))
+        return SettingError(found.group(1), "missing value")
     if found := re.search(r"Unrecognized(?: or misplaced)? options: ([^\s,]+)", text):
         return SettingError(found.group(1), f"an option of sparsity-lab {name}", found.group(1), options)
     if "Missing from" in text:
         # Only positional arguments are required, and a command has one at most.
-        return SettingError(positional[0], "a value", Shown("nothing"))
-    return SettingError(name, "arguments as in --help", Shown(text))
+        return SettingError(positional[0], "missing; this argument is required")
+    return SettingError(name, f"{text}; see --help")
 
 
 def _not_a_number(option: str, arguments: Sequence[str]) -> str:
-    """The value of an option, given as ``--option value`` or ``--option=value``, that is no number."""
+    """The value of an option (``--option value`` or ``--option=value``) that is not a number."""
     parts = [part for argument in arguments for part in argument.split("=", 1 if argument.startswith("--") else 0)]
     values = parts[parts.index(option) + 1 :]
     return next((value for value in values if not re.fullmatch(r"[+-]?\d+", value)), values[0])

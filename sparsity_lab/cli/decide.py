@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from sparsity_lab.cli.command import OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
 from sparsity_lab.cli.output import swept
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError
 
 if TYPE_CHECKING:
     from sparsity_lab.studies import Review
@@ -22,27 +22,27 @@ __all__ = ["Decide"]
 
 @dataclass(frozen=True, kw_only=True)
 class Decide(SettingsCommand):
-    """Add seeds to the arms of a study until its primary claims are decided, or a budget ends."""
+    """Add seeds to the arms of a study until its primary claims are decided or the budget is spent."""
 
     goes_on = True
 
     study: Positional[Annotated[str, arg(metavar="STUDY")]]
-    """Path of a study: its folder or file."""
+    """Path of the study: its folder or file."""
     out: OptionalPath = None
-    """Folder of the runs; runs/NAME if left out."""
-    budget: Annotated[float | None, arg(metavar="MINUTES")] = None
-    """Core-minutes that the study's runs in that folder may take, those that are there included; to be given."""
+    """Folder of the runs; by default runs/NAME."""
+    budget: Annotated[float | None, arg(metavar="MINUTES", help_behavior_hint="")] = None
+    """Core-minutes that all of the study's runs in that folder may take, including finished ones. Required."""
     results: OptionalPath = None
-    """Folder of the result, the study's own if left out. Its frames are read first: what they hold is not run."""
+    """Folder of the result; by default the study's own. Runs whose rows are already there are not repeated."""
     size: Literal["smoke", "small", "full"] = "small"
-    """Of the study."""
-    at_once: Annotated[int | None, arg(metavar="SEEDS")] = None
-    """Seeds of each arm between two looks, where there are more workers than arms; as many as take a core-minute if
-    left out."""
+    """Size of the study."""
+    at_once: Annotated[int | None, arg(metavar="SEEDS", help_behavior_hint="")] = None
+    """Seeds per arm between two looks, if there are more workers than arms; by default as many as take a
+    core-minute."""
     workers: OptionalNumber = None
-    """Worker processes, one thread each; two if left out."""
+    """Worker processes, one thread each; by default 2."""
     engine: OptionalText = None
-    """What executes the runs instead, as in "RayEngine(address='auto', cpus=2)"."""
+    """Engine that executes the runs, instead of --workers, as in "RayEngine(address='auto', cpus=2)"."""
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.cli.sweep import chosen_engine
@@ -50,7 +50,7 @@ class Decide(SettingsCommand):
         from sparsity_lab.sweeps.sweep import folder_of
 
         if self.budget is None:
-            raise SettingError("--budget", "core-minutes, as in --budget 60", Shown("nothing"))
+            raise SettingError("--budget", "missing; give core-minutes, as in --budget 60")
         path = Path(self.study)
         study, engine = load_study(path), chosen_engine(self.engine, self.workers)
         out = self.out or folder_of(study.name)
@@ -76,7 +76,7 @@ class Decide(SettingsCommand):
 
 
 def _show(look: "Review", budget: float, console: Console) -> None:
-    """Print what a look found, a line for each claim, and what the open ones need."""
+    """Print the state of each claim after a look, and how many more seeds the open ones need."""
     console.print(f"\n{look.spent:.1f} of {budget:g} core-minutes")
     for name, decision in look.decisions.items():
         words = decision.cannot_tell if decision.cannot_tell else decision.verdict
@@ -84,13 +84,13 @@ def _show(look: "Review", budget: float, console: Console) -> None:
         console.print(f"{name}: {words}; {decision.count} seeds, e-values {values}")
     for name, still in look.open.items():
         if still.seeds is None:
-            console.print(f"open: {name}; what it needs cannot be told yet")
+            console.print(f"open: {name}; too early to say how many seeds it needs")
         else:
             minutes = "" if still.core_minutes is None else f", {still.core_minutes:.0f} core-minutes"
-            console.print(f"open: {name}; about {still.seeds} more seeds{minutes}, if they are like those so far")
+            console.print(f"open: {name}; about {still.seeds} more seeds{minutes}, if they resemble the seeds so far")
     costs = [f"{arm} {minutes:.2f}" for arm, minutes in look.minutes.items() if minutes is not None]
     if costs:
-        console.print(f"Core-minutes of a seed: {', '.join(costs)}")
+        console.print(f"Core-minutes per seed: {', '.join(costs)}")
     for run, reason in look.failed.items():
         console.print(f"no result: {run}: {reason}")
 

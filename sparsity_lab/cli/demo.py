@@ -16,16 +16,16 @@ __all__ = ["Demo"]
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Command):
-    """Train small models over k and locality, show how far they carry, and write a report (two to three minutes)."""
+    """Train small models across k and locality, show how far they extrapolate, and write a report (2-3 minutes)."""
 
     goes_on = True
 
     out: Path = Path("runs/demo")
-    """Folder of the runs and the report. The same command goes on where it stopped."""
+    """Folder of the runs and the report. The same command continues where it stopped."""
     workers: int = 2
     """Worker processes, one thread each."""
     size: Literal["smoke", "small", "full"] = "small"
-    """How much to train: smoke is a test, small is for two cores."""
+    """How much to train: smoke is a quick test, small suits two cores."""
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.analysis import write_report

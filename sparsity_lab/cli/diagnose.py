@@ -22,42 +22,44 @@ __all__ = ["Diagnose"]
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnose(SettingsCommand):
-    """Tell from your own text or token files whether length generalization is to be expected on them: how many tokens
-    a target needs and how far away they are, and how far a small model that was trained short carries, under two
-    position schemes."""
+    """Estimate whether models will length-generalize on your text or token files.
+
+    The estimate covers how many tokens a target needs and how far away they are. It also trains a small model on
+    short windows, with two position schemes, and tests it on long ones."""
 
     paths: Positional[tuple[Path, ...]] = ()
-    """Files: text; whole numbers in lines, .jsonl or a .parquet column; .npy, .npz; .bin of 16 or 32 bits a token."""
+    """Data files: text; whole numbers as lines, .jsonl or a .parquet column; .npy, .npz; .bin with 16 or 32 bits per
+    token."""
     labels: UseAppendAction[tuple[Path, ...]] = ()
-    """File with a 0 or 1 for each token, 1 for those that matter for the last token of the sequence; or .jsonl with
-    the targets of each sequence, each [position, needed, needed, ..]. One for each data file, in their order."""
+    """Label file: a 0 or 1 per token, where 1 marks tokens that matter for the sequence's last token. Or .jsonl with
+    the targets of each sequence, each [position, needed, needed, ..]. Give one per data file, in the same order."""
     format: str = "auto"
-    """How to read the files; auto recognizes it, says it, and asks where it could be two things."""
+    """File format. "auto" detects it, reports it, and asks if it is ambiguous."""
     column: str = ""
-    """Of .parquet, of the objects of .jsonl, or the array of an .npz."""
+    """Column of .parquet, field of .jsonl objects, or array of .npz that holds the tokens."""
     tokenizer: OptionalPath = None
-    """A tokenizer.json that makes tokens of text; without it, tokens are characters."""
+    """A tokenizer.json to tokenize text. Without it, each character is a token."""
     pad: str = "auto"
-    """The ID that fills sequences up; auto finds it where it is obvious, none keeps all as data."""
+    """The padding ID. "auto" finds an obvious one; "none" treats every token as data."""
     length: int = 32
-    """Longest trained window, in tokens."""
+    """Longest training window, in tokens."""
     longest: int = 4
-    """Longest tested window, as a multiple of it."""
+    """Longest test window, as a multiple of --length."""
     position: str = "RoPE()"
-    """The position scheme in short form."""
+    """The first position scheme, in short form."""
     other: str = "ALiBi()"
-    """The one other position scheme."""
+    """The second position scheme."""
     model: str = "Decoder()"
     """The model in short form."""
     steps: int = 600
-    """Of training, for each scheme."""
+    """Training steps for each scheme."""
     seed: int = 0
-    """Of weights and windows."""
+    """Seed of the weights and the windows."""
     picture: OptionalPath = None
-    """Also draw what is kept by length as a PNG file there."""
+    """Also plot the retained accuracy by length to this PNG file."""
 
     page: OptionalPath = None
-    """Also write all of it as a self-contained HTML page there."""
+    """Also write everything to this self-contained HTML page."""
 
     def run(self, console: Console) -> Outcome:
         from matplotlib.figure import Figure

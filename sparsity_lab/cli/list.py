@@ -20,11 +20,11 @@ __all__ = ["List"]
 
 @dataclass(frozen=True, kw_only=True)
 class List(SettingsCommand):
-    """List what there is: tasks, laws, kernels, positions and benchmarks, in a few words each; "sparsity-lab show
-    NAME" says more. Of a folder, its studies with their runs and minutes."""
+    """List all tasks, laws, kernels, position schemes and benchmarks, each in a few words. "sparsity-lab show NAME"
+    says more. For a folder: list its studies with their runs and minutes."""
 
-    family: Positional[Annotated[str | None, arg(metavar="[FAMILY|FOLDER]")]] = None
-    """Only this family, as in "sparsity-lab list kernel"; or a folder of studies, as in "sparsity-lab list
+    family: Positional[Annotated[str | None, arg(metavar="[FAMILY|FOLDER]", help_behavior_hint="")]] = None
+    """List only this family, as in "sparsity-lab list kernel", or a folder of studies, as in "sparsity-lab list
     experiments/"."""
 
     def run(self, console: Console) -> Outcome:

@@ -1,4 +1,4 @@
-"""What commands show: progress, tables, and sweeps as they go."""
+"""Terminal output of the commands: progress bars, tables and sweeps."""
 
 # ruff: noqa: PLC0415
 
@@ -32,10 +32,10 @@ __all__ = ["plain_table", "progress_bar", "show_arms", "show_overview", "show_un
 
 
 def progress_bar(console: Console, left: ProgressColumn | None = None) -> Progress:
-    """Progress on the error stream, so that standard output holds the outcome alone; silent where nobody watches.
+    """A progress bar on standard error, so that standard output holds only the outcome. Silent outside a terminal.
 
     Args:
-        left: shows the time left; without it, the bar's own estimate, for steps that take the same time each.
+        left: column that shows the time left. By default the bar estimates it, assuming equally long steps.
     """
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -49,7 +49,7 @@ def progress_bar(console: Console, left: ProgressColumn | None = None) -> Progre
 
 
 def swept(sweep: "Sweep", out: Path, engine: "Engine", console: Console) -> tuple["Results", float]:
-    """The results of a sweep, shown as it goes, and the seconds that it took."""
+    """Run a sweep with a progress bar; the results and the seconds it took."""
     from sparsity_lab.sweeps import SweepEvent, run_sweep
 
     start = time.perf_counter()
@@ -67,21 +67,21 @@ def swept(sweep: "Sweep", out: Path, engine: "Engine", console: Console) -> tupl
             if event.reason or event.damage or progress.disable:
                 progress.console.print(_one_line(f"{event.finished}/{event.total} {words}"), highlight=False)
 
-        # What libraries print meanwhile, as Ray does of a lost node, is no part of the outcome.
+        # Output of libraries, such as Ray's message about a lost node, must not enter the outcome.
         with contextlib.redirect_stdout(sys.stderr):
             results = run_sweep(sweep, out, engine, show)
     return results, time.perf_counter() - start
 
 
 def show_overview(overview: "Overview", console: Console) -> None:
-    """Print how far a sweep is: counts, time left, what is being made, and what failed and why."""
+    """Print the progress of a sweep: counts, time left, runs in progress, and failures with reasons."""
     counts = ", ".join(f"{count} {status}" for status, count in sorted(overview.counts.items()))
     name = f"{overview.sweep}: " if overview.sweep else ""
     console.print(
         _one_line("; ".join([f"{name}{overview.total} runs: {counts}", *_time_left(overview.seconds_left)]))
     )
     for one in overview.running:
-        lost = f"; no sign of life for {one.silent:.0f} s, lost perhaps" if one.lost else ""
+        lost = f"; silent for {one.silent:.0f} s, possibly lost" if one.lost else ""
         since = f"on {one.host}, process {one.process}, since {one.since}"
         console.print(_one_line(f"running {one.run}: {since}{lost}"))
     for run, reason in overview.failed:
@@ -91,12 +91,12 @@ def show_overview(overview: "Overview", console: Console) -> None:
 
 
 def _one_line(text: str) -> str:
-    """Text from a folder, which may be anybody's, without what moves a terminal's cursor or changes its colors."""
+    """Text from an untrusted folder, without characters that move the cursor or change colors."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _time_left(seconds: float | None) -> list[str]:
-    """In words, if there is anything to say."""
+    """The time left in words; empty if unknown."""
     if not seconds:
         return []
     if seconds < 90:
@@ -106,7 +106,8 @@ def _time_left(seconds: float | None) -> list[str]:
 
 
 def show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
-    """Print the arms, a table for each panel: normalized accuracy by length, and reach; the same as data."""
+    """Print a table for each panel with the normalized accuracy by length and the reach of each arm. Returns it as
+    data."""
     from sparsity_lab.analysis import arm_table
     from sparsity_lab.training.environment import devices_words
 
@@ -122,8 +123,7 @@ def show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
 
 
 def show_unfinished(results: "Results", console: Console) -> list[dict[str, Any]]:
-    """Print the runs and parents that are not finished, a line each; the same as data. The outcome of what needs them
-    is good if there is none."""
+    """Print the unfinished runs and parents, one per line. Returns them as data; an empty list means success."""
     from sparsity_lab.sweeps import overview
 
     found = overview(results).unfinished
@@ -133,11 +133,11 @@ def show_unfinished(results: "Results", console: Console) -> list[dict[str, Any]
 
 
 def plain_table(frame: "pl.DataFrame") -> Table:
-    """A frame as a table without lines."""
+    """A frame as a table without rules."""
     table = Table(box=None, pad_edge=False)
     for column in frame.iter_columns():
         justify: Literal["left", "right"] = "right" if column.dtype.is_numeric() else "left"
-        # In a narrow terminal long texts are folded, numbers never.
+        # In a narrow terminal, long texts are folded, but numbers are not.
         short = max(len(_cell(value)) for value in [column.name, *column]) <= len("condition")
         table.add_column(column.name.replace("_", " "), justify=justify, no_wrap=short, overflow="fold")
     for row in frame.iter_rows():

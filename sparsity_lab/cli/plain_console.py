@@ -1,4 +1,4 @@
-"""A terminal to which texts are texts, whoever wrote them."""
+"""A console that shows every text literally."""
 
 from typing import Any
 
@@ -11,15 +11,14 @@ __all__ = ["PlainConsole"]
 
 
 class PlainConsole(Console):
-    """A console that never takes a part of a text for markup, an emoji or a command.
+    """A console that never interprets text as markup, emoji or terminal commands.
 
-    Names and failures may come from a folder of somebody else. They may hold brackets and colons, and characters
-    that steer a terminal.
+    Run names and failure messages may come from an untrusted folder, with brackets, colons and control characters.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """A text as it is shown."""
+        """The text with control characters escaped."""
         return super().render_str(visible(text), **options)

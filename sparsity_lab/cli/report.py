@@ -18,28 +18,28 @@ __all__ = ["Report"]
 
 @dataclass(frozen=True, kw_only=True)
 class Report(SettingsCommand):
-    """Write the report of a folder of runs, the result pages of a study, or check committed result pages."""
+    """Write the report of a folder of runs or the result pages of a study, or check committed result pages."""
 
-    folder: Positional[Annotated[Path | None, arg(metavar="[FOLDER]")]] = None
-    """Folder of the runs; with --check, --render and --relabel a study, or a folder of studies, experiments if left
-    out."""
+    folder: Positional[Annotated[Path | None, arg(metavar="[FOLDER]", help_behavior_hint="")]] = None
+    """Folder of the runs. With --check, --render or --relabel: a study or a folder of studies, by default
+    experiments."""
     out: OptionalPath = None
-    """The page, report.html in the folder if left out; with --study a folder, the study's own if left out."""
+    """Output page; by default report.html in the folder. With --study: output folder, by default the study's own."""
     title: str = "Extrapolation in length"
-    """Its title."""
+    """Title of the page."""
     picture: OptionalPath = None
-    """Also write the curves as a PNG file there."""
+    """Also write the curves to this PNG file."""
     study: OptionalPath = None
-    """Write the result files of this study (its folder or file) instead, from the runs in the folder."""
+    """Instead, write the result files of this study (its folder or file) from the runs in the folder."""
     size: Literal["smoke", "small", "full"] = "small"
-    """Of the study."""
+    """Size of the study."""
     check: bool = False
-    """Render the result files of studies again from their frames and compare; nothing is written."""
+    """Render result files again from their frames and compare, without writing."""
     render: bool = False
-    """Render the result files of studies again from their frames."""
+    """Render result files again from their frames."""
     relabel: bool = False
-    """Give the frames of studies the run ids of this release, by arm and seed, and render the result files again.
-    A folder of runs: name each run by its id in this release."""
+    """Give the frames of studies the run ids of this release, by arm and seed, and render the result files again. In
+    a folder of runs: rename each run to its id in this release."""
 
     def run(self, console: Console) -> Outcome:
         if self.check or self.render or self.relabel:
@@ -48,7 +48,9 @@ class Report(SettingsCommand):
                 raise SettingError("folder", "a study, or a folder of studies", str(studies))
             return self._checked(studies, console) if self.check else self._rendered(studies, console)
         if self.folder is None or not self.folder.is_dir():
-            raise SettingError("folder", "a folder with runs", str(self.folder))
+            raise SettingError(
+                "folder", f"{self.folder} is not a folder" if self.folder else "missing; give a folder with runs"
+            )
         if self.study is not None:
             return self._study_written(self.folder, self.study, console)
         return self._report_written(self.folder, console)

@@ -13,22 +13,22 @@ from sparsity_lab.settings import SettingError, Shown, from_text
 __all__ = ["Sample"]
 
 _MOST_TOKENS = 10**8
-"""Of one call: a gigabyte, and more than anyone reads."""
+"""The limit per call, about a gigabyte."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(SettingsCommand):
-    """Show sequences of a task: tokens that enter the rule in brackets, answers in angle brackets or after the arrow,
-    coupled position IDs beneath."""
+    """Show sequences of a task. Square brackets mark the tokens that enter the rule. Answers are in angle brackets or
+    after the arrow. Coupled position IDs are on the next line."""
 
     needs = "sparsity_lab.generators"
 
     task: Positional[str]
     """The task in short form, as in "Planted(k=3, locality=Recent(width=8))"."""
     length: int = 24
-    """Length of the sequences, in the task's own units."""
+    """Sequence length, in the task's own units."""
     count: int = 4
-    """How many."""
+    """Number of sequences."""
     seed: int = 0
     """Seed of the stream."""
     stream: str = "sample"

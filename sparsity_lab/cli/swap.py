@@ -11,7 +11,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from sparsity_lab.cli.command import OptionalText, Outcome, SettingsCommand, check_target
 from sparsity_lab.cli.output import plain_table, progress_bar
-from sparsity_lab.settings import SettingError, Shown, from_text
+from sparsity_lab.settings import SettingError, from_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,28 +23,28 @@ _KERNELS = "LSSA()", "LSSAR()", "LogNSoftmax()"
 
 @dataclass(frozen=True, kw_only=True)
 class Swap(SettingsCommand):
-    """Exchange the attention of an existing model of transformers and tell what that does to its loss, by length of
-    context: the model as it is, with each mechanism, and with its own attention re-weighted at test time."""
+    """Replace the attention of a transformers model and measure its loss by context length. Compares the original
+    model, each mechanism, and its own attention re-weighted at test time."""
 
     model: Positional[str]
-    """A folder with a causal language model of transformers, or its name on the hub."""
+    """A causal language model of transformers: a folder, or a name on the hub."""
     text: Positional[Annotated[tuple[Path, ...], arg(metavar="TEXT [TEXT ...]")]]
-    """Files, each one document, or folders of them; a single file is cut into parts."""
+    """Text files, one document each, or folders of them. A single file is split into parts."""
     kernel: UseAppendAction[tuple[str, ...]] = ()
-    """A mechanism in short form, as in "LSSAR(p=3)"; may be given again. By default LSSA(), LSSAR() and
+    """A mechanism in short form, as in "LSSAR(p=3)"; repeat it for more. By default LSSA(), LSSAR() and
     LogNSoftmax()."""
     lengths: tuple[int, ...] = (128, 256, 512, 1024)
-    """Lengths of context, in tokens."""
+    """Context lengths, in tokens."""
     documents: int = 16
-    """At most so many are read."""
+    """Largest number of documents to read."""
     tokenizer: OptionalText = None
-    """Folder or name of the tokenizer, if it is not with the model."""
+    """Folder or name of the tokenizer; by default the model's."""
     bytes: bool = False
-    """The model's tokens are bytes: there is no tokenizer."""
+    """The model's tokens are bytes, without a tokenizer."""
     out: Path = Path("swap.html")
-    """The page."""
+    """Output page."""
     seed: int = 0
-    """Of learned parameters of the mechanisms."""
+    """Seed of the mechanisms' learned parameters."""
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.interop import swap_report
@@ -87,16 +87,16 @@ def _loaded(kind: str, name: str, path: str) -> Any:
     required("transformers.utils.logging").disable_progress_bar()
     try:
         return getattr(required("transformers"), kind).from_pretrained(name)
-    # What transformers raises for names and folders in which it finds nothing to load.
+    # transformers raises these if it finds nothing to load.
     except (OSError, ValueError, KeyError) as error:
-        hint = ", or --bytes" if path == "--tokenizer" else ""
-        what = "a tokenizer" if path == "--tokenizer" else "a causal language model"
+        hint = "; for a model of bytes, use --bytes" if path == "--tokenizer" else ""
+        what = "tokenizer" if path == "--tokenizer" else "causal language model"
         words = " ".join(str(error).split())
-        raise SettingError(path, f"{what} of transformers{hint}", Shown(f"{name} ({words[:120]})")) from None
+        raise SettingError(path, f"transformers finds no {what} in {name!r} ({words[:120]}){hint}") from None
 
 
 def _documents(paths: tuple[Path, ...], as_bytes: bool) -> "str | Tensor | list[str] | list[Tensor]":
-    """What the files hold; of a single file, that alone."""
+    """The contents of the files; a single file gives a single text."""
     import torch
 
     files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
@@ -108,7 +108,7 @@ def _documents(paths: tuple[Path, ...], as_bytes: bool) -> "str | Tensor | list[
             return tokens[0] if len(paths) == len(tokens) == 1 else tokens
         texts = [content.decode(encoding="utf-8") for content in contents]
     except OSError as error:
-        raise SettingError(str(error.filename), "a file that can be read", Shown(error.strerror or "none")) from None
+        raise SettingError(str(error.filename), error.strerror or "cannot be read") from None
     except UnicodeDecodeError as error:
-        raise SettingError("text", "files in UTF-8", Shown(str(error))) from None
+        raise SettingError("text", f"a file is not UTF-8 text: {error}") from None
     return texts[0] if len(paths) == len(texts) == 1 else texts

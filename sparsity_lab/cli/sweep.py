@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from sparsity_lab.cli.command import OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
 from sparsity_lab.cli.output import show_arms, show_overview, show_unfinished, swept
-from sparsity_lab.settings import SettingError, Shown, from_text
+from sparsity_lab.settings import SettingError, from_text
 
 if TYPE_CHECKING:
     from sparsity_lab.sweeps import Engine
@@ -21,24 +21,25 @@ __all__ = ["SweepCommand", "chosen_engine"]
 
 @dataclass(frozen=True, kw_only=True)
 class SweepCommand(SettingsCommand):
-    """Run a study, or a sweep described in a file; finished runs are skipped. Several may work on one folder."""
+    """Run a study, or a sweep described in a file. Finished runs are skipped. Several processes may share one
+    folder."""
 
     goes_on = True
 
-    sweep: Positional[Annotated[str | None, arg(metavar="[STUDY|FILE]")]] = None
-    """Path of a study (its folder or file), or a TOML or JSON file; leave it out with --status."""
+    sweep: Positional[Annotated[str | None, arg(metavar="[STUDY|FILE]", help_behavior_hint="")]] = None
+    """Path of a study (its folder or file), or a TOML or JSON file; omit it with --status."""
     status: OptionalPath = None
-    """Run nothing; show how far the sweep in this folder is, whoever works on it."""
+    """Run nothing; show the progress of the sweep in this folder."""
     size: Literal["smoke", "small", "full"] = "small"
-    """Of a study."""
+    """Size of the study."""
     out: OptionalPath = None
-    """Folder of the runs; runs/NAME if left out."""
+    """Folder of the runs; by default runs/NAME."""
     workers: OptionalNumber = None
-    """Worker processes, one thread each; two if left out."""
+    """Worker processes, one thread each; by default 2."""
     engine: OptionalText = None
-    """What executes the runs instead, as in "RayEngine(address='auto', cpus=2)"."""
+    """Engine that executes the runs, instead of --workers, as in "RayEngine(address='auto', cpus=2)"."""
     report: bool = False
-    """Also write report.html there."""
+    """Also write report.html into the folder."""
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.studies import fix_rules, load_study
@@ -46,9 +47,10 @@ class SweepCommand(SettingsCommand):
         from sparsity_lab.sweeps.sweep import folder_of
 
         if (self.sweep is None) == (self.status is None):
-            raise SettingError(
-                "sweep", "a study, a file, or --status", self.sweep if self.sweep else Shown("nothing")
+            choice = (
+                "either a study or file, or --status, not both" if self.status else "a study, a file, or --status"
             )
+            raise SettingError("sweep", f"give {choice}")
         if self.status is not None:
             return _status_shown(self.status, console)
         assert self.sweep is not None
@@ -74,22 +76,22 @@ class SweepCommand(SettingsCommand):
 
 
 def chosen_engine(engine: str | None, workers: int | None) -> "Engine":
-    """What executes runs: an engine in its short form, or a number of worker processes on this machine.
+    """The engine that executes runs: given in short form, or as a number of worker processes on this machine.
 
     Raises:
-        SettingError: both are given, or no such engine.
+        SettingError: both are given, or the engine is unknown.
     """
     from sparsity_lab.sweeps import Engine, Processes
 
     if engine is None:
         return Processes(workers=2 if workers is None else workers)
     if workers is not None:
-        raise SettingError("--workers", "an engine or a number of workers, not both", workers)
+        raise SettingError("--workers", "give either --engine or --workers, not both")
     return from_text(Engine, engine, "--engine")
 
 
 def _status_shown(folder: Path, console: Console) -> Outcome:
-    """How far the sweep in a folder is; good if every run is finished."""
+    """The progress of the sweep in a folder; good if every run is finished."""
     from dataclasses import asdict
 
     from sparsity_lab.sweeps import Results, overview

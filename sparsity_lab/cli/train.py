@@ -17,24 +17,24 @@ __all__ = ["Train"]
 
 @dataclass(frozen=True, kw_only=True)
 class Train(SettingsCommand):
-    """Train one run, evaluate it by length, and show how far it carries."""
+    """Train one run, evaluate it by length, and show how far it extrapolates."""
 
     goes_on = True
 
-    config: Positional[Annotated[Path | None, arg(metavar="[FILE]")]] = None
-    """TOML or JSON file with the fields of a run; the options below override it."""
+    config: Positional[Annotated[Path | None, arg(metavar="[FILE]", help_behavior_hint="")]] = None
+    """TOML or JSON file with the fields of a run. The options below override it."""
     task: OptionalText = None
     """The task in short form."""
     model: OptionalText = None
     """The model in short form, as in "Decoder(num_layers=3, position=NoPE())"."""
     training: OptionalText = None
-    """How it is trained, as in "Training(steps=500, curriculum=UniformLength(low=8, high=24))"."""
+    """Training settings, as in "Training(steps=500, curriculum=UniformLength(low=8, high=24))"."""
     evaluation: OptionalText = None
-    """What is measured, as in "Evaluation(lengths=[24, 48, 96], sequences=1024)"."""
+    """Evaluation settings, as in "Evaluation(lengths=[24, 48, 96], sequences=1024)"."""
     seed: OptionalNumber = None
-    """Data seed and model seed."""
+    """Seed of both data and model."""
     out: Path = Path("runs")
-    """Folder of the runs; this one gets a folder by its id."""
+    """Folder of the runs. Each run gets a subfolder named by its id."""
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.settings import from_data, to_data

@@ -23,12 +23,12 @@ Floats = NDArray[np.float64]
 class SumTask(ArithmeticTask):
     """Base of the tasks that add: the sum of N operands, or all running sums.
 
-    The sources of the digit at place j are the addends' digits at place j and, for the carry, at place j - 1, with
-    the sum's own digit there: the carry is (the addends' digits - the own digit) / base, rounded up. The addends of a
-    running sum are the one before it and an operand; a digit of the sum of none has the source ``=``, and those of
-    the sum of one, where it is the first, the operand's own digits. The source of ``>`` is the symbol behind the last
-    operand in the sum before it, BOS if there is none, and so is that of EOS with running sums; without them it is
-    BOS, which stands above the highest place of a.
+    The sources of the digit at place j are the addends' digits at place j. For the carry, they are also the addends'
+    digits and the sum's own digit at place j - 1. The carry is (the addends' digits - the own digit) / base, rounded
+    up. The addends of a running sum are the one before it and an operand. A digit of the sum of none has the source
+    ``=``. If the sum of one is the first, its digits have the operand's own digits as sources. The source of ``>`` is
+    the symbol after the last operand in the sum before it, or BOS if there is none. The same holds for EOS with
+    running sums. Without them, the source of EOS is BOS, which stands above the highest place of a.
     """
 
     operator: ClassVar[str] = "+"
@@ -149,12 +149,12 @@ class SumTask(ArithmeticTask):
 class Addition(SumTask):
     """Addition: ``BOS a + b = c EOS``, as in ``653+049=2070``; the length is the number n of places of the operands.
 
-    The sum is reversed, so that carries go along with the response, and has as many places more as N - 1, the most
-    that can be carried, has digits: one for up to ``base`` operands. With running sums N operands are answered with
-    N + 1 sums, ``57+48+96=000>750>501>102``: of none of them, of the first, of the first two, .. , of all.
+    The sum is reversed, so that carries move along with the response. Its extra places hold the largest carry, N - 1:
+    one place for up to ``base`` operands. With running sums N operands are answered with N + 1 sums,
+    ``57+48+96=000>750>501>102``: of none of them, of the first, of the first two, .. , of all.
 
-    A digit's sources are the addends' digits at its place and the one before, and the sum's own digit there; that of
-    ``>`` and EOS is the symbol behind the last operand so far, BOS if there is none.
+    A digit's sources are the addends' digits at its place and the one before, and the sum's own digit there. The
+    source of ``>`` and EOS is the symbol after the last operand so far, or BOS if there is none.
 
     IDs: kind 1 gives place j the ID s + 1 + j in operands and sums alike, and s to the symbols. With running sums
     kind 2, which is this lab's, gives s + i to operand i and running sum i, and to the symbol before each.
@@ -162,10 +162,9 @@ class Addition(SumTask):
     Attributes:
         num_operands: N.
         scratchpad: write running sums. None: only for more than two operands.
-        operand_digits: ``"fixed"``, n uniform digits each; ``"uniform"``, each operand has its own number of digits,
-            uniform on 1 .. n, which are uniform, and zeros above; ``"published"``, the same among those whose longest
-            operand has n digits, with no number that begins with 0 but 0 itself: the position-coupling code at the
-            width n.
+        operand_digits: ``"fixed"``: n uniform digits each. ``"uniform"``: each operand has its own number of digits,
+            uniform on 1 .. n; the digits are uniform, with zeros above. ``"published"``: the same, but the longest
+            operand has n digits, and no number except 0 begins with 0, as in the position-coupling code at width n.
         base: of the digits.
         end_ids: give the symbol before each operand the ID in kind 1 of the place above its highest, s + 1 + n: as if
             a zero stood there. The search for the place above then finds something at the end too, where otherwise
@@ -242,9 +241,9 @@ def _sum_digits(count: int, num_operands: int, n: int, places: int, base: int, d
 def _independent_sum(count: int, n: int, places: int, base: int, drawn: OperandDigits) -> Floats:
     """(places, base): law of each digit of the sum of ``count`` independent operands with up to n digits.
 
-    Place by place, with the joint law of the carry and of the number of operands that still have digits. An operand
-    that has a digit at place j has one at place j + 1 with probability (n - j - 1) / (n - j) if its number of digits
-    is uniform, and else surely, until j = n - 1.
+    Place by place, with the joint law of the carry and of the number of operands that still have digits. Take an
+    operand with a digit at place j. If its number of digits is uniform, it has one at place j + 1 with probability (n
+    - j - 1) / (n - j). Otherwise it always has one, until j = n - 1.
     """
     from scipy.stats import binom  # noqa: PLC0415
 

@@ -1,8 +1,8 @@
 """``AssociativeRecall``: many queries of many pairs (MQAR).
 
 After Arora et al. (arXiv 2312.04927): key-value pairs first, then each key once more, at a distance with a power law.
-Here the distances follow a declared law exactly, the filler holds none of the sequence's keys, which key is asked
-where is uniform, values are independent, and a repeated key is followed by its value, as in text, or by filler, as
+Here the distances follow a declared law exactly. The filler holds none of the sequence's keys, the order of the asked
+keys is uniform, and values are independent. A repeated key is followed by its value, as in text, or by filler, as
 published.
 """
 
@@ -78,7 +78,7 @@ class AssociativeRecall(Task):
             raise SettingError("num_pairs", f"at most {keys}, the number of keys", self.num_pairs)
         bound = self.gaps.bound()
         if bound and bound[1] < self.num_pairs:
-            raise SettingError(f"gaps.{bound[0]}", f"room for num_pairs={self.num_pairs}", bound[1])
+            raise SettingError(f"gaps.{bound[0]}", f"enough room for num_pairs={self.num_pairs}", bound[1])
 
     def check_length(self, length: int) -> None:
         if self.tokens_per_pair is not None:
@@ -254,7 +254,7 @@ class AssociativeRecall(Task):
         rows, places = batch.scored.nonzero().numpy().T
         same = tokens[rows, : 2 * n : 2] == tokens[rows, places][:, None]
         if not (same.sum(axis=1) == 1).all():
-            raise ValueError(f"expected sequences of {self}, with each query among the keys once, got other tokens")
+            raise ValueError(f"not sequences of {self}: each query must occur among the keys exactly once")
         posterior = torch.full((len(rows), self.vocab_size), -np.inf, dtype=torch.float64)
         values = tokens[rows, 2 * same.argmax(axis=1) + 1]
         posterior[torch.arange(len(rows)), torch.from_numpy(values)] = 0.0

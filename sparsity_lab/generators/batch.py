@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.token_view import LONGEST_SHOWN, TokenView, legend_html, sequence_html, sequence_text
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError
 
 __all__ = ["IGNORE", "Batch", "Vocabulary"]
 
@@ -32,6 +32,9 @@ Sources = Int64[Tensor, "B T K"]
 @dataclass(frozen=True)
 class Vocabulary:
     """The tokens of a task.
+
+    >>> Vocabulary(names=("0", "1", "="), roles=("data", "data", "query")).size
+    3
 
     Attributes:
         names: printable name of each token; its index is the token.
@@ -73,10 +76,14 @@ class _Numbered(Vocabulary):
 class Batch:
     """A batch of sequences.
 
-    A batch can be pickled, copied and sent between processes, so a ``torch.utils.data.DataLoader`` serves it from
-    worker processes: with ``batch_size=None`` from a dataset of batches, or with ``collate_fn=Batch.collate`` from a
-    dataset of single sequences. ``torch.save`` stores the whole object, which ``torch.load`` reads with
+    A batch can be pickled, copied and sent between processes. So a ``torch.utils.data.DataLoader`` can serve it from
+    worker processes. Use ``batch_size=None`` for a dataset of batches, or ``collate_fn=Batch.collate`` for a dataset
+    of single sequences. ``torch.save`` stores the whole object, which ``torch.load`` reads with
     ``weights_only=False``; to read a file without trusting it, store the tensors.
+
+    >>> batch = Planted(k=2).sample(Stream(seed=0), 0, 4, 8)
+    >>> len(batch), tuple(batch.tokens.shape), batch.targets[:, -1].tolist()
+    (4, (4, 10), [0, 0, 0, 1])
 
     Attributes:
         tokens: (B, T) int64.
@@ -154,12 +161,12 @@ class Batch:
             SettingError: there are none, or one of another length, vocabulary or kind of contents.
         """
         if not batches:
-            raise SettingError("batches", "at least one batch", Shown("none"))
+            raise SettingError("batches", "give at least one batch")
         first, form = batches[0], batches[0]._form()
         for i, batch in enumerate(batches):
             for what, got in batch._form().items():
                 if got != form[what]:
-                    raise SettingError(f"batches[{i}].{what}", f"that of batches[0], {form[what]!s:.80}", got)
+                    raise SettingError(f"batches[{i}].{what}", f"the same as in batches[0], {form[what]!s:.80}", got)
         ids = [batch.position_ids for batch in batches if batch.position_ids is not None]
         sources = [batch._sources for batch in batches]
         return cls(

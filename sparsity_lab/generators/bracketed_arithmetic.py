@@ -35,8 +35,8 @@ class BracketedArithmetic(OneAnswer):
     """The value of an expression with brackets modulo m: ``BOS x_1 .. x_n = r EOS``; the length is n, the number of
     tokens of x.
 
-    Expressions of up to four tokens are ``d``, ``-d``, ``(d)`` and ``(-d)`` with a digit d; longer ones are two
-    expressions in brackets with an operator between them, ``((2*3)--4)`` for one.
+    Expressions of up to four tokens are ``d``, ``-d``, ``(d)`` and ``(-d)`` with a digit d. Longer ones are two
+    expressions in brackets with an operator between them, such as ``((2*3)--4)``.
 
     IDs: s for the expression, s + 1 for ``=``, s for r. The whole expression is r's sources; that of EOS is ``=``.
 

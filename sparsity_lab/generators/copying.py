@@ -1,8 +1,8 @@
 """``Copy`` and ``Reverse``: the input again, forwards or backwards, with coupled position IDs.
 
-How ambiguous a copy is: a symbol recurs every n tokens on average if there are n symbols, and never if ``distinct``,
-so that one token tells how far the copy has come. With ``ngram`` it takes so many tokens to tell. IDs as in the
-position-coupling code (arXiv 2405.20671), with start s. Each target depends on one token.
+The ambiguity of a copy depends on repeated symbols. With n symbols, a symbol recurs every n tokens on average. With
+``distinct`` it never recurs, so one token tells the position in the copy. With ``ngram`` it takes that many tokens.
+IDs as in the position-coupling code (arXiv 2405.20671), with start s. Each target depends on one token.
 """
 
 from typing import ClassVar
@@ -73,7 +73,7 @@ class Copy(_Repetition):
     Attributes:
         alphabet_size: number of symbols, drawn uniformly.
         distinct: no symbol comes twice.
-        ngram: with distinct symbols, the least n for which no n-gram comes twice in long prompts: the same n - 1
+        ngram: with distinct symbols, the least n for which no n-gram comes twice in long prompts. The same n - 1
             symbols stand before every symbol that comes once, as in ``u v a u v b u v c`` for n = 3.
     """
 
@@ -116,7 +116,7 @@ class Reverse(_Repetition):
     Attributes:
         alphabet_size: number of symbols, drawn uniformly.
         distinct: no symbol comes twice.
-        ngram: with distinct symbols, the least n for which no n-gram comes twice in long prompts: the same n - 1
+        ngram: with distinct symbols, the least n for which no n-gram comes twice in long prompts. The same n - 1
             symbols stand before every symbol that comes once, as in ``u v a u v b u v c`` for n = 3.
     """
 

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 END_OF_FILE = 0
-"""The byte put after each file; text has none, and a file that does is read as it is."""
+"""The byte put after each file. Text does not contain it; a file that does is read unchanged."""
 
 _EVALUATION_SHARE = 10  # one file, or one block, in so many
 _LEAST_SHARE, _MOST_SHARE = 1 / 40, 1 / 3
@@ -46,9 +46,9 @@ Paths = str | tuple[str, ...] | None
 class Corpus:
     """The bytes of some files, each followed by ``END_OF_FILE``.
 
-    A file belongs to the evaluation part if the hash of its content is 0 modulo 10, else to the training part: so no
-    content is in both, whatever files are called or added. Where files are so few that this gives a part more than a
-    third or less than a fortieth of its share of bytes, every tenth block is for evaluation (see ``split``).
+    A file belongs to the evaluation part if the hash of its content is 0 modulo 10, else to the training part. So no
+    content is in both parts, even if files are renamed or added. With few files, this may give a part far too many or
+    too few bytes (see ``split`` for the limits). Then every tenth block is for evaluation.
 
     Attributes:
         name: for people.
@@ -82,12 +82,12 @@ def states_of(files: Iterable[Path]) -> tuple[tuple[Path, int, int], ...]:
     try:
         return tuple((file, (state := file.stat()).st_size, state.st_mtime_ns) for file in files)
     except OSError as error:
-        raise SettingError("path", "files that can be read", f"{error.filename} ({error.strerror})") from error
+        raise SettingError("path", f"cannot read {error.filename}: {error.strerror}") from error
 
 
 def find_files(path: Paths) -> list[Path]:
-    """The files that are meant, each once: those of a folder, hidden ones left out, and of a pattern in order of
-    their paths, and those of several in the order given.
+    """The files of a path, each once. The files of a folder (without hidden ones) or a pattern are in order of their
+    paths. Several paths keep the given order.
 
     Raises:
         SettingError: there are none.
@@ -109,7 +109,9 @@ def _found(path: str) -> list[Path]:
     files = [Path(name) for name in sorted(glob.glob(str(place), recursive=True)) if Path(name).is_file()]
     if not path or not files:
         expected = (
-            "files that match" if glob.has_magic(path) else "a file, a folder with files, or a pattern of files"
+            "a pattern that matches a file"
+            if glob.has_magic(path)
+            else "a file, a folder with files, or a pattern of files"
         )
         raise SettingError("path", expected, path, _neighbors(place))
     return files
@@ -139,7 +141,7 @@ def _read(path: Paths, states: tuple[tuple[Path, int, int], ...]) -> Corpus:
     by, train, evaluation = split(texts)
     if not evaluation:
         total = sum(map(len, texts))
-        expected = "text for a training and an evaluation part, at least 20 bytes"
+        expected = "at least 20 bytes of text, for a training and an evaluation part"
         raise SettingError("path", expected, Shown(f"{total} bytes in {len(texts)} files of {_name(path)}"))
     joined = (np.concatenate([one for text in part for one in (text, _END)]) for part in (train, evaluation))
     return Corpus(_name(path), len(texts), sum(map(len, texts)), hash_of(texts), by, *joined)
@@ -157,11 +159,11 @@ def _content(file: Path) -> bytes:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise SettingError("path", "files that can be read", f"{file} ({error.strerror})") from error
+        raise SettingError("path", f"cannot read {file}: {error.strerror}") from error
     if name := packed_with(content):
-        raise SettingError("path", "text as it is: unpack it first", f"{file} (packed with {name})")
+        raise SettingError("path", f"{file} is compressed with {name}; decompress it first")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise SettingError("path", "text whose bytes are ASCII or UTF-8", f"{file} (UTF-16)")
+        raise SettingError("path", f"{file} is UTF-16; convert it to UTF-8")
     return content
 
 
@@ -180,9 +182,9 @@ def split(pieces: Sequence[NDArray[Any]]) -> tuple[str, list[NDArray[Any]], list
     """The training and the evaluation part of files or sequences, and what they are made of, ``"files"`` or
     ``"blocks"``.
 
-    One piece in ten is for evaluation, by the hash of its content. Where that leaves a part without its share, pieces
-    are cut into equal blocks of a hundredth of all, at least 4096 values and at most a twentieth, and every tenth
-    block is for evaluation.
+    One piece in ten is for evaluation, by the hash of its content. If that leaves a part without its share, pieces
+    are cut into equal blocks, and every tenth block is for evaluation. A block is a hundredth of all values, but at
+    least 4096 values and at most a twentieth.
     """
     parts: tuple[list[NDArray[Any]], list[NDArray[Any]]] = [], []
     for piece in pieces:
@@ -207,5 +209,7 @@ def check_corpus_fields(path: Paths, corpus_hash: str) -> None:
         raise SettingError("path", "a file, a folder with files, or a pattern of files", path)
     if not re.fullmatch("([0-9a-f]{32})?", corpus_hash):
         raise SettingError(
-            "corpus_hash", "32 hexadecimal digits, or nothing: it is filled when a run is planned", corpus_hash
+            "corpus_hash",
+            "32 hexadecimal digits, or an empty string, which is filled when the run is planned",
+            corpus_hash,
         )

@@ -1,7 +1,7 @@
 """A task's batches as a data set of torch, for training loops of one's own.
 
-Step s of W processes at batch size B takes sequences [s W B, (s + 1) W B) of the stream, rank r the r-th B of them:
-no sequence comes twice, and W processes see together what one sees at batch size W B.
+Step s of W processes at batch size B takes sequences [s W B, (s + 1) W B) of the stream, and rank r takes the r-th B
+of them. So no sequence repeats, and W processes together see the data of one process at batch size W B.
 """
 
 from collections.abc import Iterable, Iterator
@@ -42,9 +42,13 @@ class Sampler(Protocol):
 class TaskDataset(IterableDataset[Batch]):
     """The batches of the steps ``start .. steps - 1``, in order; made by ``Task.dataset``.
 
-    A ``DataLoader`` takes it with ``batch_size=None``. Its workers share the steps, worker w of n every n-th from the
-    w-th on, so the loader gives the same batches in the same order for any number of workers. Each pass begins at
-    ``start`` again.
+    A ``DataLoader`` takes it with ``batch_size=None``. Its workers share the steps: worker w of n takes every n-th
+    step, from the w-th on. So the loader gives the same batches in the same order for any number of workers. Each
+    pass begins at ``start`` again.
+
+    >>> dataset = Planted(k=2).dataset(Stream(seed=0), length=8, batch_size=4, steps=3)
+    >>> len(dataset), [len(batch) for batch in dataset]
+    (3, [4, 4, 4])
     """
 
     def __init__(
@@ -65,7 +69,7 @@ class TaskDataset(IterableDataset[Batch]):
         self.batch_size, self.start = whole("batch_size", batch_size, 1), whole("start", start, 0)
         self.steps = None if steps is None else whole("steps", steps, self.start)
         if (rank is None) != (world_size is None):
-            raise SettingError("world_size", "both rank and world_size, or neither", world_size)
+            raise SettingError("world_size", "give both rank and world_size, or neither")
         self._shard: tuple[int, int] | None = None
         if rank is not None and world_size is not None:
             self._shard = whole("rank", rank, 0), whole("world_size", world_size, 1)
@@ -86,8 +90,8 @@ class TaskDataset(IterableDataset[Batch]):
         return chain.from_iterable(self._groups(1))
 
     def loader(self, num_workers: int = 2, **options: Any) -> "Iterable[Batch]":
-        """The batches, from persistent workers that send several in one message: a message takes longer than a small
-        batch takes to make, so that a plain ``DataLoader`` is worth its workers for large batches alone.
+        """The batches, from persistent workers that send several in one message. Sending a message takes longer than
+        making a small batch. So a plain ``DataLoader`` benefits from workers only for large batches.
 
         Args:
             options: of the ``DataLoader``, such as ``prefetch_factor`` or ``pin_memory``.
@@ -114,7 +118,7 @@ class TaskDataset(IterableDataset[Batch]):
 
     def __len__(self) -> int:
         if self.steps is None:
-            raise TypeError("a data set without a number of steps has no end")
+            raise TypeError("a dataset without a number of steps is infinite and has no length")
         return self.steps - self.start
 
     def _length_of(self, step: int) -> int:

@@ -32,6 +32,10 @@ class FlipFlop(Task):
     Each instruction i is ``write`` or ``ignore``, the first one ``write``. Bits are fair. The sources are the last
     ``write`` and its bit. T = 2 l + 2.
 
+    >>> task = FlipFlop(write_share=0.5)
+    >>> print(sequence_text(task.sample(Stream(seed=0), 0, 1, 3).view(0)))
+    BOS write 0 write 0 [write] [0] read → 0
+
     Attributes:
         write_share: probability of ``write`` at each instruction after the first. The smaller, the farther away the
             bit is: about 1 / write_share instructions.
@@ -132,7 +136,7 @@ class FlipFlop(Task):
             and ((instructions == _WRITE) | (instructions == _IGNORE)).all()
             and ((bits == 0) | (bits == 1)).all()
         ):
-            raise ValueError(f"expected sequences of {self}, got other tokens")
+            raise ValueError(f"these tokens are not sequences of {self}")
         answers = np.take_along_axis(tokens, _last_write(tokens) + 1, axis=1)[:, 0]
         return noisy_log_posterior(answers, 2, 0.0, self.vocabulary.size)
 

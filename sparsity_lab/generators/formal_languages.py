@@ -34,6 +34,10 @@ class Membership(OneAnswer):
 
     IDs: s for all x, s + 1 for ``=``, s for r. All x are sources of r; the source of EOS is ``=``.
 
+    >>> print(sequence_text(Membership(language=Tomita(number=1)).sample(Stream(seed=0), 0, 1, 5).view(0)))
+    BOS/EOS [1] [1] [1] [1] [0] [=] <no> <BOS/EOS>
+            1   1   1   1   1   2   1
+
     Attributes:
         language: Tomita, Dyck or Runs.
     """
@@ -46,7 +50,7 @@ class Membership(OneAnswer):
 
     def check_length(self, length: int) -> None:
         super().check_length(length)
-        check_words(self, self.language, length, (0, 1), "a length with words in the language and others")
+        check_words(self, self.language, length, (0, 1), "a length with words inside and outside the language")
 
     def has_length(self, length: int) -> bool:
         """Whether there are words of this length in the language, and others."""
@@ -215,7 +219,7 @@ class FormalLanguage(Task):
         tokens = batch.tokens.numpy()
         count, length = tokens.shape
         chances, transitions = self._chances(length), self.language.automaton.transitions
-        wrong = f"expected sequences of {self}, got other tokens"
+        wrong = f"these tokens are not sequences of {self}"
         if (tokens[:, 0] != self._bos).any() or (tokens[:, 1:] >= self._bos).any() or (tokens < 0).any():
             raise ValueError(wrong)
         posterior = np.zeros((count, length, self.vocabulary.size))

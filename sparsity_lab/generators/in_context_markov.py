@@ -5,8 +5,8 @@ state, s of which were followed by the same state again, the optimum makes it
 
     P(stay) = (s + alpha) / (n + 2 alpha).
 
-Paths with a given number of stays in either state and of switches between them are equally likely, and their number
-is a product of two binomial coefficients, so that the optimum's loss at each place is a finite sum.
+Paths with given numbers of stays in each state and of switches between them are equally likely. Their number is a
+product of two binomial coefficients, so the optimal loss at each position is a finite sum.
 """
 
 from functools import cached_property, lru_cache, partial
@@ -138,8 +138,8 @@ def _before(events: NDArray[np.bool_]) -> Ints:
 def _levels(alpha: float, length: int) -> tuple[Floats, Floats]:
     """(length,) the optimum's accuracy and loss at each place.
 
-    After t steps from 0 with s switches, m stays in 0 and the rest in 1: state 0 was visited s // 2 + 1 times and 1
-    (s + 1) // 2 times, and left (s + 1) // 2 and s // 2 times.
+    After t steps from 0 with s switches, m stays are in 0 and the rest in 1. State 0 was entered s // 2 + 1 times and
+    state 1 (s + 1) // 2 times; they were left (s + 1) // 2 and s // 2 times.
     """
     from scipy.special import betaln, entr, gammaln  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
 """``InductionHeads``: what followed the query's token the last time?
 
-A standard probe of sequence models (Olsson et al., arXiv 2209.11895; with one special trigger as in Gu and Dao,
-arXiv 2312.00752); the token layout and the dials are this lab's.
+A standard probe of sequence models (Olsson et al., arXiv 2209.11895), with one special trigger as in Gu and Dao
+(arXiv 2312.00752). The token layout and the parameters are this lab's.
 """
 
 from functools import cached_property, partial
@@ -60,7 +60,7 @@ class InductionHeads(Task):
 
     def check_length(self, length: int) -> None:
         if length < 2:
-            raise SettingError("length", "at least 2, for the trigger and what follows it", length)
+            raise SettingError("length", "at least 2, for the trigger and the token after it", length)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -168,5 +168,5 @@ class InductionHeads(Task):
         seen = tokens[:, :-1] == tokens[:, -1:]
         labels = tokens[:, 1:][seen]
         if not (seen.sum(axis=1) == 1).all() or seen[:, -1].any() or (labels >= self.data_vocab).any():
-            raise ValueError(f"expected sequences of {self}, with one trigger before the query, got other tokens")
+            raise ValueError(f"not sequences of {self}: one trigger must precede the query")
         return noisy_log_posterior(labels, self.data_vocab, 0.0, self.vocabulary.size)

@@ -223,8 +223,8 @@ class WordLaws:
             state = self.transitions[state, symbol]
 
     def coins(self, words: Ints, inside: Ints, log2_sizes: tuple[float, float]) -> Ints:
-        """(B, 16) the highest bits of each word's place among those of its length and kind, from its first symbols;
-        -1 where they are no fair coins, since there are too few words."""
+        """(B, 16): the highest bits of each word's rank among those of its length and kind, from its first symbols.
+        They are -1 where there are too few words for fair coins."""
         rank, share = np.zeros(len(words)), np.ones(len(words))
         state, index = np.zeros(len(words), dtype=np.int64), np.arange(len(words))
         for t, symbol in enumerate(words.T):
@@ -242,8 +242,9 @@ class WordLaws:
 
 @lru_cache(maxsize=4)
 def _counts(language: Language, length: int) -> tuple[Floats, Floats]:
-    """(length + 1, 2, states) share of the strings that lead from each state outside, and inside, after so many more
-    symbols, divided by the largest share of each number; and (length + 1, 2) the logarithms of these to base 2."""
+    """Two arrays. The first, (length + 1, 2, states), is the share of strings of each length that lead from each
+    state outside and inside the language. It is divided by the largest share for that length. The second, (length +
+    1, 2), is the base-2 logarithm of these divisors."""
     automaton = language.automaton
     shares = [np.stack([~automaton.accepting, automaton.accepting]).astype(np.float64)]
     logs = [np.zeros(2)]

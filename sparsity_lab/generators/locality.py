@@ -6,10 +6,10 @@ A *product law* gives the set S the probability
 
     pmf(S) = prod_{i in S} w_i / e_k(w_1, .., w_l),        e_k: elementary symmetric polynomial.
 
-With the suffix polynomials E_r(p) = e_r(w_{p+1}, .., w_l), the next place after p, when r places are still to
-come, obeys P(next > i) = E_r(i) / E_r(p). So a set needs k words, each looked up in one decreasing table, and the
-order statistics have the closed form E'_{j-1}(i - 1) w_i E_{k-j}(i) / e_k, where E' are the prefix polynomials.
-All tables hold logarithms: ratios of polynomials stay exact where the polynomials leave the floating range.
+With the suffix polynomials E_r(p) = e_r(w_{p+1}, .., w_l), the next place after p, when r places are still to come,
+obeys P(next > i) = E_r(i) / E_r(p). So a set needs k words, each looked up in one decreasing table. The order
+statistics have the closed form E'_{j-1}(i - 1) w_i E_{k-j}(i) / e_k, where E' are the prefix polynomials. All tables
+hold logarithms: ratios of polynomials stay exact where the polynomials leave the floating range.
 """
 
 import math
@@ -64,7 +64,11 @@ class Law(Setting, family="law"):
 
 
 class ProductLaw(Law):
-    """Base of the laws whose probabilities are products of weights."""
+    """Base of the laws whose probabilities are products of weights.
+
+    >>> isinstance(Recent(width=8), ProductLaw), isinstance(Window(width=8), ProductLaw)
+    (True, False)
+    """
 
     @abstractmethod
     def log_weights(self, length: int) -> Floats:
@@ -104,7 +108,11 @@ class ProductLaw(Law):
 
 @register
 class Uniform(ProductLaw):
-    """Every set of k places is equally likely: w = 1."""
+    """Every set of k places is equally likely: w = 1.
+
+    >>> Uniform().log_pmf(np.array([[1, 2]]), 4).round(3).tolist()
+    [-1.792]
+    """
 
     def log_weights(self, length: int) -> Floats:
         return np.zeros(length)
@@ -138,6 +146,9 @@ class Recent(ProductLaw):
 class PowerLaw(ProductLaw):
     """Heavy-tailed in the distance from the query: w(distance) = distance^-alpha.
 
+    >>> PowerLaw(alpha=2).log_pmf(np.array([[8], [1]]), 8).round(2).tolist()
+    [-0.42, -4.58]
+
     Attributes:
         alpha: the exponent: 0 is uniform, and a negative one prefers far places.
     """
@@ -159,6 +170,9 @@ class PowerLaw(ProductLaw):
 @register
 class Geometric(ProductLaw):
     """Exponential in the distance from the query: w(distance) = exp(-distance / scale).
+
+    >>> Geometric(scale=4).log_pmf(np.array([[7, 8]]), 8).round(3).tolist()
+    [-2.105]
 
     Attributes:
         scale: distance over which the weight falls by a factor of e.
@@ -207,8 +221,8 @@ class Anchored(ProductLaw):
 class Window(Law):
     """Uniform over sets that fit in a window, anywhere in the sequence: span max - min + 1 <= ``width``.
 
-    A set is its first place a and k - 1 of the m_a = min(width - 1, l - a) places after it, so a has weight
-    C(m_a, k - 1) and the rest is uniform.
+    A set consists of its first position a and k - 1 of the m_a = min(width - 1, l - a) positions after it. So a has
+    weight C(m_a, k - 1), and the rest is uniform.
 
     Attributes:
         width: of the window, in tokens.

@@ -31,6 +31,9 @@ class Mixture(Task):
     All tasks must have the same vocabulary and sequence length. Every task draws its whole batch, of which the picked
     rows are kept: n tasks cost n times as much as one.
 
+    >>> Mixture(tasks=(Planted(k=1), Planted(k=3)), shares=(0.25, 0.75)).sequence_length(8)
+    10
+
     Attributes:
         tasks: the components.
         shares: their probabilities, which sum to 1; None makes them equal.
@@ -237,11 +240,11 @@ class Mixture(Task):
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
         """The components' predictors, weighed with the probability that the sequence is theirs, given its tokens."""
         if not (batch.scored.sum(dim=1) == 1).all() or not batch.scored[:, -1].all():
-            raise NotComputable("targets before the end need the probability of each sequence's beginning, by task")
+            raise NotComputable("targets before the last position need the probability of the prefix under each task")
         joint = self._log_joint(batch)
         total = torch.logsumexp(joint, dim=1)
         if torch.isinf(total).any():
-            raise ValueError(f"expected sequences of {self}, got other tokens")
+            raise ValueError(f"these tokens are not sequences of {self}")
         posterior = torch.full((len(batch), self.vocabulary.size), -torch.inf, dtype=torch.float64)
         for c, task in enumerate(self.tasks):
             rows = torch.isfinite(joint[:, c])

@@ -18,12 +18,13 @@ class MultipleAddition(SumTask):
     As in ``057+048+096=000>750>501>102``: sums are reversed, and operands and sums all have as many places as the
     largest sum, N (base^n - 1), has digits.
 
-    A digit's sources are the addends' digits at its place and the one before, and the sum's own digit there; that of
-    ``>`` and EOS is the symbol behind the last operand so far, BOS if there is none.
+    A digit's sources are the addends' digits at its place and the one before, and the sum's own digit there. The
+    source of ``>`` and EOS is the symbol after the last operand so far, or BOS if there is none.
 
-    IDs: kind 1 gives place j the ID s + 1 + j in operands and sums alike, and s to the symbols. Kind 2, with running
-    sums alone, gives s + i - 1 to operand i and to the ``+`` after it, and s + i to the sum of the first i and the
-    symbol before it, or s + i - 1 if the sum of none is left out. So both addends of the next sum share an ID.
+    IDs: kind 1 gives place j the ID s + 1 + j in operands and sums alike, and s to the symbols. Kind 2 exists only
+    with running sums. It gives s + i - 1 to operand i and to the ``+`` after it. The sum of the first i and the
+    symbol before it get s + i, or s + i - 1 if the sum of none is left out. So both addends of the next sum share an
+    ID.
 
     Attributes:
         num_operands: N.

@@ -27,10 +27,11 @@ class Multiplication(ArithmeticTask):
 
     With S_j the sum of all products of two digits whose places add up to j, digit j is S_j plus a carry, modulo base.
     Its sources are the digits that enter S_j, S_(j-1) and S_(j-2), and the product's own digit at place j - 1. They
-    determine it: the carry into place j - 1 is known modulo base from S_(j-1) and the digit there, and S_(j-2) leaves
-    it at most base values in a row, as long as M is at most base. So k = 2 M + 3 however long a is. Carries are below
-    M (base - 1); where that is at most base, with M = 1 or base = 2, the carry is known without S_(j-2), whose digits
-    are then no sources, and k = 2 M + 2. The source of EOS is BOS, which stands above the highest place of a.
+    determine it. S_(j-1) and the digit at place j - 1 give the carry into that place modulo base. S_(j-2) limits the
+    carry to at most base consecutive values, as long as M is at most base. So k = 2 M + 3 however long a is. Carries
+    are below M (base - 1). If that is at most base (M = 1 or base = 2), the carry is known without S_(j-2). The
+    digits of S_(j-2) are then not sources, and k = 2 M + 2. The source of EOS is BOS, which stands above the highest
+    place of a.
 
     IDs: s + n + M for ``*`` and ``=``; one less for the units, and less by one from place to place in a, b and c.
 

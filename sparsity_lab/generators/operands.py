@@ -34,8 +34,8 @@ class ArithmeticTask(FixedFormat):
 
     ``operand_digits`` says how numbers are drawn. ``"fixed"``: all digits of an operand are uniform. ``"uniform"``:
     each operand has its own number of digits, uniform from 1 to its places; these are uniform, all above are zero.
-    ``"published"``, as in the position-coupling code at the width of the longest operand: the same, but the longest
-    has all the places, and the highest digit of a number is not 0 unless it is the only one.
+    ``"published"``: as in the position-coupling code at the width of the longest operand. This is the same, but the
+    longest operand has all the places, and the highest digit of a number is not 0 unless it is the only one.
     """
 
     operator: ClassVar[str]

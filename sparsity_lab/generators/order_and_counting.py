@@ -119,6 +119,10 @@ class MajorityOfAll(OneAnswer, UniformPrompt):
     """Whether most bits are 1: ``BOS x_1 .. x_n = r EOS``, r = 1 if more than half are 1, else 0; the length is n.
 
     IDs: s for all x, s + 1 for ``=``, s for r. All x are sources of r; the source of EOS is ``=``.
+
+    >>> print(sequence_text(MajorityOfAll().sample(Stream(seed=0), 0, 1, 5).view(0)))
+    BOS/EOS [1] [1] [0] [0] [1] [=] <1> <BOS/EOS>
+            1   1   1   1   1   2   1
     """
 
     @classmethod
@@ -205,9 +209,9 @@ class CountSymbol(OneAnswer, UniformPrompt):
 def _law_of_the_mode(symbols: int, n: int) -> Floats:
     """(symbols,) probability that each is the commonest of n uniform symbols, and the lowest such.
 
-    Counts of uniform symbols are independent Poisson numbers given their sum. With p the series of the Poisson
-    probabilities, symbol s gets the sum over m of p_m times the coefficient n - m of (p below m)^s times
-    (p up to m)^(symbols - 1 - s), divided by that of all symbols.
+    Counts of uniform symbols are independent Poisson numbers given their sum. Let p be the series of the Poisson
+    probabilities. Symbol s gets a sum over m: p_m times the coefficient n - m of (p below m)^s times (p up to
+    m)^(symbols - 1 - s). This is divided by the sum for all symbols.
     """
     from scipy.stats import poisson  # noqa: PLC0415
 

@@ -48,7 +48,7 @@ def without_padding(sequences: Sequence[Tokens], pad: Pad) -> Unpadded:
     kept = [own[part] for own, part in zip(sequences, inside, strict=True)]
     for i, own in enumerate(kept):
         if own.dtype.kind == "i" and (own == NO_TOKEN).any():
-            raise SettingError(f"sequence {i + 1}", f"tokens; {NO_TOKEN} is none, and stands at ends alone", NO_TOKEN)
+            raise SettingError(f"sequence {i + 1}", f"padding ({NO_TOKEN}) may appear only at the ends")
     shorter = sum(len(one) < len(own) for one, own in zip(kept, sequences, strict=True))
     if not shorter:
         return Unpadded(kept, inside, "")
@@ -66,8 +66,8 @@ def _inside(own: Tokens, fill: int | None) -> slice:
 
 
 def obvious_padding(sequences: Sequence[Tokens]) -> int | None:
-    """The token that at least a tenth of the sequences end, or begin, with, in runs of more than two that are three
-    times as long as its runs elsewhere; None if there is none."""
+    """The obvious padding token, or None. At least a tenth of the sequences end (or begin) with a run of more than
+    two of it. These runs are three times as long as its runs elsewhere."""
     if len(sequences) < 4:
         return None
     for at in (-1, 0):

@@ -39,10 +39,14 @@ class ParityScratchpad(_BitString):
     IDs: s + 1 .. s + n for the bits, s for ``=``, s + 1 .. s + n for the prefix parities. The sources of r_j are x_j
     and r_(j-1), of r_1 just x_1; that of EOS is ``=``, which stands where x_(n+1) would.
 
+    >>> print(sequence_text(ParityScratchpad().sample(Stream(seed=0), 0, 1, 4).view(0)))
+    BOS/EOS [1] [0] [0] [1] [=] <1> <1> <1> <0> <BOS/EOS>
+            2   3   4   5   1   2   3   4   5
+
     Attributes:
         reverse: begin with the last bit, r_j = x_n + .. + x_(n+1-j) mod 2. IDs are then s .. s + n - 1 for the bits,
-            s + n for ``=``, s + n - 1 down to s for the parities; the sources of r_j are x_(n+1-j) and r_(j-1), and
-            that of EOS is BOS, which stands where x_0 would.
+            s + n for ``=``, and s + n - 1 down to s for the parities. The sources of r_j are x_(n+1-j) and r_(j-1).
+            The source of EOS is BOS, which stands where x_0 would.
     """
 
     reverse: bool = False
@@ -93,6 +97,10 @@ class ParityAnswer(OneAnswer, _BitString):
 
     IDs: s for all bits, s + 1 for ``=``, s for the answer. All bits are sources of the answer, k = n; the source of
     EOS is ``=``, which no other bit follows.
+
+    >>> print(sequence_text(ParityAnswer().sample(Stream(seed=0), 0, 1, 4).view(0)))
+    BOS/EOS [1] [0] [0] [1] [=] <0> <BOS/EOS>
+            1   1   1   1   2   1
     """
 
     @classmethod

@@ -38,9 +38,9 @@ class Passkey(Task):
     every digit is scored.
 
     Distractors are blocks ``! e_1 .. e_m`` with digits of their own, independent of the passkey's: they have another
-    mark, so that the answer stays determined. With each block counted as one, the x are s items; the passkey's item
-    is drawn uniformly, or fixed by ``depth``, and the distractors are a uniform set of the other items.
-    T = l + m + 1: the last digit is no token.
+    mark, so that the answer stays determined. With each block counted as one, the x are s items. The passkey's item
+    is drawn uniformly, or fixed by ``depth``. The distractors are a uniform set of the other items. T = l + m + 1:
+    the last digit is no token.
 
     Attributes:
         num_digits: m.
@@ -201,7 +201,7 @@ class Passkey(Task):
         tokens, m = batch.tokens.numpy(), self.num_digits
         marked = tokens == self._mark
         if not (marked.sum(axis=1) == 1).all() or marked[:, -m:].any() or (tokens[:, -m] != self._mark + 2).any():
-            raise ValueError(f"expected sequences of {self}, with one # each and the query, got other tokens")
+            raise ValueError(f"not sequences of {self}: each needs one # and the query")
         place = marked.argmax(axis=1)[:, None] + np.arange(1, m + 1)
         digits = np.take_along_axis(tokens, place, axis=1).reshape(-1)
         return noisy_log_posterior(digits, _DIGITS, 0.0, self.vocabulary.size)

@@ -1,8 +1,8 @@
 """``Planted``: k-sparse planted correlations with a dial for locality.
 
-The distribution of Golowich et al. (arXiv 2502.16792), as this lab re-creates it: at length l a position set S
-comes from a locality law, k values from the planted alphabet, everything else from the background, and the label is
-a fixed rule of the planted values. Only the law of S depends on l.
+The distribution of Golowich et al. (arXiv 2502.16792), as re-created by this lab. At length l, a locality law draws a
+position set S. The k values come from the planted alphabet, and everything else from the background. The label is a
+fixed rule of the planted values. Only the law of S depends on l.
 """
 
 from functools import cached_property, lru_cache, partial
@@ -27,7 +27,7 @@ from sparsity_lab.generators.query_layout import (
 from sparsity_lab.generators.rules import First, Lookup, Majority, Parity, Rule, SumMod
 from sparsity_lab.generators.stream import Stream, bounded, whole
 from sparsity_lab.generators.task import NotComputable, Step, Task, Truth
-from sparsity_lab.settings import SettingError, Shown, register
+from sparsity_lab.settings import SettingError, register
 
 __all__ = ["Planted"]
 
@@ -46,9 +46,9 @@ class Planted(Task):
         k: number of planted tokens.
         locality: law of their places.
         rule: the label as a function of the planted values, in order of place.
-        marking: how the model can tell them: ``"token"``, they have their own alphabet; ``"position"``, one
-            alphabet, and the set is drawn once and stays the same at every length, as distances from the query or
-            places from the start; ``"cue"``, one alphabet, and a cue token stands before each of them.
+        marking: how the model can identify them. ``"token"``: they have their own alphabet. ``"position"``: one
+            alphabet; the set is drawn once and stays the same at every length, as distances from the query or
+            positions from the start. ``"cue"``: one alphabet; a cue token precedes each of them.
         vocab_size: V, special tokens included.
         planted_vocab: q, size of the planted alphabet, tokens 0 .. q - 1.
         noise: probability that the label is replaced by a uniform other label.
@@ -111,12 +111,12 @@ class Planted(Task):
         if self.marking == "position":
             if self.locality.anchor is None:
                 raise SettingError(
-                    "locality", "a law that fixes distances or places, for marking='position'", self.locality.kind
+                    "locality", "a law that fixes positions, as marking='position' requires", self.locality.kind
                 )
             self._check_bound()
             self._check_tables("reference_length", self.reference_length)
             if self.reference_length < self.k:
-                raise SettingError("reference_length", f"at least k={self.k} places", self.reference_length)
+                raise SettingError("reference_length", f"at least k={self.k} positions", self.reference_length)
         else:
             self._check_bound()
 
@@ -136,13 +136,15 @@ class Planted(Task):
     def _check_tables(self, path: str, places: int) -> None:
         entries = (self.k + 1) * (places + 1)
         if entries > _MOST_ENTRIES:
-            expected = f"tables of (k + 1) (places + 1) numbers, at most {_MOST_ENTRIES:,}"
-            raise SettingError(path, expected, Shown(f"{entries:,} for k={self.k} and {places} places"))
+            table = (
+                f"the tables have (k + 1) (positions + 1) = {entries:,} entries for k={self.k} and {places} positions"
+            )
+            raise SettingError(path, f"{table}; at most {_MOST_ENTRIES:,} are allowed")
 
     def _check_bound(self) -> None:
         bound = self.locality.bound()
         if bound and bound[1] < self.k:
-            raise SettingError(f"locality.{bound[0]}", f"room for k={self.k}", bound[1])
+            raise SettingError(f"locality.{bound[0]}", f"enough room for k={self.k}", bound[1])
 
     @property
     def num_labels(self) -> int:
@@ -324,15 +326,15 @@ class Planted(Task):
         if self.marking == "position":
             values = tokens[:, self._fixed_places(T - EXTRA_POSITIONS)]
             if values.max(initial=0) >= self.planted_vocab:
-                raise ValueError(f"expected sequences of {self}, got other tokens at the planted places")
+                raise ValueError(f"not sequences of {self}: unexpected tokens at the planted positions")
         else:
             marks = tokens < self.planted_vocab if self.marking == "token" else tokens == self.cue
             marked = marks[:, 1:-1] if self.marking == "token" else marks[:, :-2]
             if not ((marked.sum(axis=1) == self.k) & (marks.sum(axis=1) == self.k)).all():
-                raise ValueError(f"expected sequences of {self}, with {self.k} marked tokens each, got other tokens")
+                raise ValueError(f"not sequences of {self}: each needs {self.k} marked tokens")
             values = tokens[:, 1:-1][marked].reshape(count, self.k)
             if values.max(initial=0) >= self.planted_vocab:
-                raise ValueError(f"expected sequences of {self}, got other tokens where a planted one is marked")
+                raise ValueError(f"not sequences of {self}: a mark must precede a planted token")
         labels = self.rule.apply(values, self.planted_vocab)
         return noisy_log_posterior(labels, self.num_labels, self.noise, self.vocab_size)
 
@@ -340,7 +342,7 @@ class Planted(Task):
         tokens, k = batch.tokens.numpy(), self.k
         count, length = tokens.shape[0], tokens.shape[1] - EXTRA_POSITIONS
         if self.marking == "position" and self.coupled:
-            raise NotComputable("the position IDs tell more than the tokens")
+            raise NotComputable("the coupled position IDs reveal more than the tokens")
         low, size = self._background
         likelihood = np.full(count, -np.inf)
         framed = (tokens[:, 0] == self.bos) & (tokens[:, -1] == self.query)

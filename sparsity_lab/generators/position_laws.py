@@ -38,8 +38,8 @@ class OneBlock:
 
 @dataclass(frozen=True, eq=False)
 class SpacedSet:
-    """A set of k positions among ``offset``, ``offset + stride``, ..: the i-th of them is place ``places + 1 - i`` of
-    a locality law, so that the law's distance counts from the start, 1 for the first.
+    """A set of k positions among ``offset``, ``offset + stride``, ... The i-th of them is place ``places + 1 - i`` of
+    a locality law. So the law's distance counts from the start, 1 for the first.
 
     Attributes:
         T: positions of the sequence.
@@ -71,6 +71,10 @@ class SpacedSet:
 
 class ListedSets:
     """The law of a set that is one of a few listed ones, all of one size (see ``PositionLaw``).
+
+    >>> law = ListedSets(np.array([[1, 2], [2, 3]]), T=5)
+    >>> isinstance(law, PositionLaw)
+    True
 
     Attributes:
         sets: (N, K) ascending, all different.

@@ -39,7 +39,13 @@ def rows_of_chunks(start: int, count: int, length: int) -> Iterator[tuple[slice,
 
 
 def background_tokens(stream: Stream, start: int, out: Ints, low: int, size: int, bos: int, query: int) -> None:
-    """Fill ``out`` (count, l + 2) with BOS, l tokens uniform on low .. low + size - 1, and the query."""
+    """Fill ``out`` (count, l + 2) with BOS, l tokens uniform on low .. low + size - 1, and the query.
+
+    >>> out = np.empty((1, 6), np.int64)
+    >>> background_tokens(Stream(seed=0), 0, out, low=0, size=2, bos=2, query=3)
+    >>> out[0, 0].item(), out[0, -1].item()
+    (2, 3)
+    """
     count, length = out.shape[0], out.shape[1] - EXTRA_POSITIONS
     words = stream.words("background", length, start, count, (length + 1) // 2)
     halves = np.ascontiguousarray(words, dtype="<u8").view("<u4")
@@ -51,7 +57,11 @@ def background_tokens(stream: Stream, start: int, out: Ints, low: int, size: int
 
 
 def noisy_labels(stream: Stream, start: int, length: int, labels: Ints, num_labels: int, noise: float) -> Ints:
-    """Labels, each replaced with probability ``noise`` by a uniform other one."""
+    """Labels, each replaced with probability ``noise`` by a uniform other one.
+
+    >>> noisy_labels(Stream(seed=0), 0, 8, np.array([0, 1, 1]), num_labels=2, noise=0.0).tolist()
+    [0, 1, 1]
+    """
     if noise == 0:
         return labels
     words = stream.words("noise", length, start, len(labels), 2)
@@ -60,7 +70,11 @@ def noisy_labels(stream: Stream, start: int, length: int, labels: Ints, num_labe
 
 
 def noisy_log_posterior(labels: Ints, num_labels: int, noise: float, vocab_size: int) -> Float[Tensor, "scored V"]:
-    """Rows of log-probabilities: 1 - noise on the label, the rest shared by the other labels, nothing elsewhere."""
+    """Rows of log-probabilities: 1 - noise on the label, the rest shared by the other labels, nothing elsewhere.
+
+    >>> noisy_log_posterior(np.array([1]), num_labels=2, noise=0.25, vocab_size=4).exp().tolist()
+    [[0.25, 0.75, 0.0, 0.0]]
+    """
     posterior = np.zeros((len(labels), vocab_size))
     posterior[:, :num_labels] = noise / (num_labels - 1)
     posterior[np.arange(len(labels)), labels] = 1 - noise
@@ -72,6 +86,12 @@ def query_batch(
     vocabulary: Vocabulary, tokens: Ints, labels: Ints, sources: Callable[[], Ints], coupled: int = 0
 ) -> Batch:
     """The batch with its one target at the query.
+
+    >>> from functools import partial
+    >>> vocabulary = Vocabulary(names=("0", "1", "="), roles=("data", "data", "query"))
+    >>> batch = query_batch(vocabulary, np.array([[0, 1, 2]]), np.array([1]), partial(np.array, [[1]]))
+    >>> batch.targets.tolist()
+    [[-100, -100, 1]]
 
     Args:
         tokens: (B, T).
@@ -100,6 +120,13 @@ def query_batch(
 
 def recited_batch(vocabulary: Vocabulary, tokens: Ints, answers: Ints, places: Callable[[], Ints]) -> Batch:
     """The batch whose m answers, from the query on, each repeat a token of the prompt.
+
+    >>> from functools import partial
+    >>> vocabulary = Vocabulary(names=("a", "b", "="), roles=("data", "data", "query"))
+    >>> tokens, answers = np.array([[0, 1, 2, 0]]), np.array([[0, 1]])
+    >>> batch = recited_batch(vocabulary, tokens, answers, partial(np.array, [[0, 1]]))
+    >>> batch.targets.tolist()
+    [[-100, -100, 0, 1]]
 
     Args:
         tokens: (B, T) with the prompt filled in; the m - 1 positions after the query are filled here.

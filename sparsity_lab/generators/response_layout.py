@@ -39,6 +39,9 @@ class ResponseTask(Task):
     """Base of the tasks with the layout ``BOS prompt = response EOS``.
 
     A subclass draws prompts and says what they are answered with; sources and position IDs follow from the tokens.
+
+    >>> isinstance(Addition(), ResponseTask)
+    True
     """
 
     label_free_subsets: ClassVar[bool | None] = None
@@ -227,7 +230,7 @@ class ResponseTask(Task):
             and self.are_prompts(prompts, length)
             and np.array_equal(tokens[:, P + 2 : -1], self.respond(prompts, length))
         ):
-            raise ValueError(f"expected sequences of {self}, got other tokens")
+            raise ValueError(f"these tokens are not sequences of {self}")
         log_posterior = torch.full((count, T - P - 2, self.vocabulary.size), -torch.inf, dtype=torch.float64)
         log_posterior.scatter_(2, batch.tokens[:, P + 2 :, None], 0.0)
         return log_posterior.flatten(0, 1)

@@ -76,7 +76,11 @@ class _ResidueRule(Rule):
 
 @register
 class Parity(_ResidueRule):
-    """Sum of the planted values modulo 2."""
+    """Sum of the planted values modulo 2.
+
+    >>> Parity().apply(np.array([[1, 1], [0, 1]]), 2).tolist()
+    [0, 1]
+    """
 
     def modulus(self) -> int:
         return 2
@@ -118,7 +122,11 @@ class SumMod(_ResidueRule):
 
 @register
 class Majority(Rule):
-    """1 if more than half of the planted bits are 1, else 0; a tie (even k) gives 0."""
+    """1 if more than half of the planted bits are 1, else 0; a tie (even k) gives 0.
+
+    >>> Majority().apply(np.array([[1, 1, 0], [0, 1, 0]]), 2).tolist()
+    [1, 0]
+    """
 
     def check_use(self, k: int, planted_vocab: int) -> None:
         if planted_vocab != 2:
@@ -143,7 +151,11 @@ class Majority(Rule):
 
 @register
 class First(Rule):
-    """The first planted value: the others are decoys, so one dependency suffices."""
+    """The first planted value: the others are decoys, so one dependency suffices.
+
+    >>> First().apply(np.array([[1, 0], [0, 1]]), 2).tolist()
+    [1, 0]
+    """
 
     def num_labels(self, planted_vocab: int) -> int:
         return planted_vocab
@@ -181,7 +193,7 @@ class Lookup(Rule):
             raise SettingError("rule", "a Lookup table of at most 2^20 entries", f"{planted_vocab}^{k} entries")
         table = self.table(k, planted_vocab)
         if (table == table[0]).all():
-            raise SettingError("rule.seed", "a Lookup table that is not constant, from another seed", self.seed)
+            raise SettingError("rule.seed", "a seed whose Lookup table is not constant", self.seed)
 
     def num_labels(self, planted_vocab: int) -> int:
         return planted_vocab

@@ -57,7 +57,7 @@ class SelectiveCopy(Task):
             whole(name, getattr(self, name), least)
         bound = self.locality.bound()
         if bound and bound[1] < self.num_tokens:
-            raise SettingError(f"locality.{bound[0]}", f"room for num_tokens={self.num_tokens}", bound[1])
+            raise SettingError(f"locality.{bound[0]}", f"enough room for num_tokens={self.num_tokens}", bound[1])
 
     def check_length(self, length: int) -> None:
         if length < self.num_tokens:
@@ -155,5 +155,5 @@ class SelectiveCopy(Task):
         prompt, query = tokens[:, 1:-m], tokens[:, -m]
         data = prompt < self.data_vocab
         if not (data.sum(axis=1) == m).all() or (query != self._query).any():
-            raise ValueError(f"expected sequences of {self}, with {m} data tokens and the query, got other tokens")
+            raise ValueError(f"not sequences of {self}: each needs {m} data tokens and the query")
         return noisy_log_posterior(prompt[data], self.data_vocab, 0.0, self.vocabulary.size)

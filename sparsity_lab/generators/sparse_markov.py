@@ -5,9 +5,9 @@ This lab's own definition. With L the largest lag, the first L tokens are indepe
     x_i = x_{i - lag_1} + .. + x_{i - lag_k} + e_i  (mod V),
 
 where e_i is 0 with probability 1 - noise and else uniform on 1 .. V - 1. The map from (e_i, the last L tokens) to the
-next L tokens is a bijection, as x_{i - L} enters with coefficient one. So any L tokens in a row are uniform on V^L,
-no context shorter than L helps, and the loss of the optimum is exactly log V for the first L tokens and the entropy
-of the noise,
+next L tokens is a bijection, as x_{i - L} enters with coefficient one. So any L consecutive tokens are uniform on
+V^L, and no context shorter than L helps. The optimal loss is exactly log V for the first L tokens, and the entropy of
+the noise,
 
     h = -(1 - noise) log(1 - noise) - noise log(noise / (V - 1)),
 
@@ -73,10 +73,10 @@ class SparseMarkov(Task):
         if self.k > self.max_lag:
             raise SettingError("k", f"at most max_lag={self.max_lag}", self.k)
         if self.locality.anchor != "query":
-            raise SettingError("locality", "a law of distances", self.locality.kind)
+            raise SettingError("locality", "a law over distances, such as PowerLaw", self.locality.kind)
         bound = self.locality.bound()
         if bound and bound[1] < self.k:
-            raise SettingError(f"locality.{bound[0]}", f"room for k={self.k}", bound[1])
+            raise SettingError(f"locality.{bound[0]}", f"enough room for k={self.k}", bound[1])
         if not 0 <= self.noise <= 1 - 1 / self.vocab_size:
             raise SettingError("noise", f"a number from 0 to 1 - 1/{self.vocab_size}", self.noise)
 
@@ -191,7 +191,7 @@ class SparseMarkov(Task):
         tokens, V, longest = batch.tokens.numpy(), self.vocab_size, self.lags[-1]
         count, T = tokens.shape
         if tokens.max(initial=0) >= V:
-            raise ValueError(f"expected sequences of {self}, got other tokens")
+            raise ValueError(f"these tokens are not sequences of {self}")
         target = np.arange(longest, T + 1)
         sums = sum(tokens[:, target - lag] for lag in self.lags) % V
         posterior = torch.full((count, T, V), -np.log(V), dtype=torch.float64)

@@ -143,7 +143,7 @@ class SparseParity(Task):
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
         planted = (batch.tokens < _BITS).sum(dim=1)
         if not ((planted >= self.min_k) & (planted <= self.max_k)).all():
-            raise ValueError(f"expected sequences of {self}, got another number of planted bits")
+            raise ValueError(f"not sequences of {self}: wrong number of planted bits")
         labels = (batch.tokens == 1).sum(dim=1).numpy() % 2
         return noisy_log_posterior(labels, 2, 0.0, _VOCAB)
 

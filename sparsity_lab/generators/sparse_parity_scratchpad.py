@@ -1,8 +1,8 @@
 """``SparseParityScratchpad``: running parity of the planted bits alone, with position IDs that depend on the input.
 
-Where the next planted bit stands is not known before the tokens are: coupled IDs are no function of position, and a
-model that is to extrapolate must predict them (predictive position coupling, Golowich et al., arXiv 2502.16792). The
-token layout and the IDs are this lab's.
+The position of the next planted bit depends on the tokens. So coupled IDs are not a function of position, and a model
+that extrapolates must predict them (predictive position coupling, Golowich et al., arXiv 2502.16792). The token
+layout and the IDs are this lab's.
 """
 
 from functools import cached_property
@@ -37,6 +37,11 @@ class SparseParityScratchpad(ResponseTask):
     Tokens 0 and 1 are planted bits, 2 and 3 distractor bits; the planted places s_1 < .. < s_m are a uniform set. The
     sources of r_j are the j-th planted bit and r_(j-1), of r_1 just the bit; that of EOS is ``=``, where the search
     for another planted bit ends. IDs: x_i has i + 1.
+
+    >>> task = SparseParityScratchpad(k=2)
+    >>> print(sequence_text(task.sample(Stream(seed=0), 0, 1, 4).view(0)))
+    BOS/EOS [1] o o [1] [=] <1> <0> <BOS/EOS>
+            2   3 4 5   2   5   6
 
     Attributes:
         density: share of the bits that are planted, m = density l to the nearest whole number, at least 1. The gaps

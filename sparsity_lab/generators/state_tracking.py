@@ -20,7 +20,7 @@ from sparsity_lab.generators.response_layout import END, OneAnswer
 from sparsity_lab.generators.stream import Stream, bounded, permutations, whole
 from sparsity_lab.generators.task import Truth
 from sparsity_lab.generators.uniform_prompt import UniformPrompt
-from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, Shown, register
+from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
 __all__ = ["Alternating", "Cyclic", "Generated", "Group", "RandomAutomaton", "Symmetric", "WordProblem"]
 
@@ -129,6 +129,9 @@ class Alternating(Group):
 @register
 class Generated(Group):
     """The group that permutations of your own generate.
+
+    >>> Generated(generators=((2, 1, 3), (2, 3, 1)))
+    Generated(generators=((2, 1, 3), (2, 3, 1)))
 
     Attributes:
         generators: permutations in one-line notation, the images of 1, 2, .., as in ``((2, 1, 3), (2, 3, 1))``.
@@ -250,6 +253,11 @@ class WordProblem(_StateTracking):
     q_(j-1), of q_1 just x_1; that of EOS is ``=``. Without a scratchpad all x have ID s, ``=`` has s + 1 and q_n has
     s, and all x are its sources.
 
+    >>> task = WordProblem(group=Cyclic(n=3))
+    >>> print(sequence_text(task.sample(Stream(seed=0), 0, 1, 3).view(0)))
+    BOS/EOS [1] [1] [2] [=] <1> <2> <1> <BOS/EOS>
+            2   3   4   1   2   3   4
+
     Attributes:
         group: Cyclic, Symmetric, Alternating or Generated.
         letters: the x are drawn uniformly from all ``"elements"``, or from the ``"generators"`` alone.
@@ -270,7 +278,7 @@ class WordProblem(_StateTracking):
 
     def check(self) -> None:
         if self.letters == "generators" and len(self.group.generating_set()) < 2:
-            raise SettingError("letters", "'elements', where a group has one generator", self.letters)
+            raise SettingError("letters", "'elements', since the group has one generator", self.letters)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -385,7 +393,7 @@ def _closure(generators: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
                 found[product] = None
                 new.append(product)
         if len(found) > _LARGEST_GROUP:
-            raise SettingError("generators", f"a group of at most {_LARGEST_GROUP} elements", Shown("more"))
+            raise SettingError("generators", f"they generate a group of more than {_LARGEST_GROUP} elements")
     return tuple(found)
 
 

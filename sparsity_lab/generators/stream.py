@@ -1,9 +1,9 @@
 """Randomness: sequence i of a stream is a pure function of (seed, name, purpose, length, i).
 
-The words come from Philox, a counter-based generator: its output at position n is a function of (key, n) alone. A
-key is made for each (seed, name, purpose, length), and sequence i owns the words [i w, (i + 1) w) where w is the
-fixed number of words a sequence needs. So a batch is one contiguous block, and neither batch size nor worker count
-nor order of access can change a sequence.
+The words come from Philox, a counter-based generator: its output at position n is a function of (key, n) alone. Each
+(seed, name, purpose, length) has its own key. Sequence i owns the words [i w, (i + 1) w), where w is the fixed number
+of words per sequence. So a batch is one contiguous block, and neither batch size nor worker count nor order of access
+can change a sequence.
 """
 
 import hashlib

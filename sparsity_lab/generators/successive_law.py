@@ -36,6 +36,11 @@ class SuccessivePower(Law):
     The gaps of zoology's recall task (Arora et al., arXiv 2312.04927), where ``power_a`` is 0.01. At 1 it is
     ``Uniform``.
 
+    >>> near, uniform = SuccessivePower(power_a=0.01), SuccessivePower(power_a=1.0)
+    >>> sets = np.array([[8], [1]])
+    >>> near.log_pmf(sets, 8).round(2).tolist(), uniform.log_pmf(sets, 8).round(2).tolist()
+    ([-1.01, -3.07], [-2.08, -2.08])
+
     Attributes:
         power_a: the smaller, the nearer.
     """

@@ -31,6 +31,9 @@ __all__ = ["Suite", "SuiteTask", "suite"]
 class SuiteTask:
     """One task of a peer.
 
+    >>> next(one.name for one in suite("mad").tasks if one.task is not None)
+    'in-context-recall'
+
     Attributes:
         name: as the peer calls it.
         task: this lab's; None if it is not offered.
@@ -49,6 +52,9 @@ class SuiteTask:
 @dataclass(frozen=True)
 class Suite:
     """A peer's set of tasks.
+
+    >>> suite("chomsky").name
+    'chomsky'
 
     Attributes:
         name: of the suite.
@@ -108,7 +114,7 @@ def suite(name: str) -> Suite:
         SettingError: no such suite.
 
     >>> from sparsity_lab.generators import suite
-    >>> suite("chomsky").offered["bucket_sort"]
+    >>> print(suite("chomsky").offered["bucket_sort"])
     Sort(num_values=5)
     >>> suite("mad").missing["compression"]
     'an auto-encoder reads it: no next token is scored'

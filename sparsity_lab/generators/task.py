@@ -26,11 +26,19 @@ __all__ = ["Draw", "NotComputable", "PositionLaw", "Step", "Task", "Truth", "ran
 
 
 class NotComputable(Exception):
-    """A task has no exact Bayes predictor that can be computed; the message says why."""
+    """A task has no exact Bayes predictor that can be computed; the message says why.
+
+    >>> batch = SparseMarkov().sample(Stream(seed=0), 0, 1, 24)
+    >>> SparseMarkov().log_posterior(batch).shape
+    torch.Size([24, 8])
+    """
 
 
 class Step(NamedTuple):
     """One scored target as an observer works it out who knows the task and sees the tokens alone.
+
+    >>> Step(position=9, sources=(2, 5), answer=1).sources
+    (2, 5)
 
     Attributes:
         position: where the target is scored.
@@ -46,6 +54,9 @@ class Step(NamedTuple):
 class Draw(NamedTuple):
     """Random choices that a sequence was made of, as its tokens show them (see ``Task.draws``).
 
+    >>> Draw(np.array([[0, 3], [2, 1]])).values.shape
+    (2, 2)
+
     Attributes:
         values: (B, D) whole numbers from 0, -1 where there was no such choice. With D = T, column t is of position t.
         together: True if the columns of one sequence depend on each other, as the places of a set do; otherwise they
@@ -60,7 +71,11 @@ class Draw(NamedTuple):
 
 @runtime_checkable
 class PositionLaw(Protocol):
-    """The declared law of a set of positions of ``tokens``: of a target's sources, or of the scored positions."""
+    """The declared law of a set of positions of ``tokens``: of a target's sources, or of the scored positions.
+
+    >>> isinstance(Planted(k=2).truth(8).position_law, PositionLaw)
+    True
+    """
 
     def order_pmf(self) -> NDArray[np.float64]:
         """(K, T): probability that the j-th smallest member is at position t. Rows sum to the share of sequences
@@ -103,8 +118,8 @@ class Truth:
         label_free_bystanders: True if a target is independent of each single token before it, or at it, that is no
             source.
         value_distribution: (V,), law of each source token; for tasks with one target.
-        independent_values: True if source tokens are independent of each other and of where they stand, and all
-            other tokens but marks are independent of each other and of the sources; for tasks with one target.
+        independent_values: for tasks with one target. True if source tokens are independent of each other and of
+            their positions, and all other tokens except marks are independent of each other and of the sources.
         independent_background: True if tokens with the role ``"background"`` are independent of each other and of
             where they stand.
         shown_answers: False if a scored target is not the token that comes next.
@@ -170,7 +185,11 @@ class Truth:
 
 def ranks_of_distinct(values: Int64[np.ndarray, "B n"]) -> Int64[np.ndarray, "B n"]:
     """Of n distinct numbers in a row each number's rank among those that the ones before it left: independent and
-    uniform on 0 .. K - 1 - j if the numbers are a uniform arrangement of n out of 0 .. K - 1."""
+    uniform on 0 .. K - 1 - j if the numbers are a uniform arrangement of n out of 0 .. K - 1.
+
+    >>> ranks_of_distinct(np.array([[2, 0, 1]])).tolist()
+    [[2, 0, 0]]
+    """
     taken = (values[:, None, :] < values[:, :, None]) & np.tri(values.shape[1], k=-1, dtype=bool)
     return np.asarray(values - taken.sum(axis=2))
 
@@ -290,7 +309,7 @@ class Task(Setting, family="task"):
         Raises:
             NotComputable: the task gives none; the message says so.
         """
-        raise NotComputable(f"{self.kind} gives no probability of its tokens")
+        raise NotComputable(f"{self.kind} does not compute the probability of its tokens")
 
     def dataset(
         self,
@@ -305,8 +324,8 @@ class Task(Setting, family="task"):
     ) -> TaskDataset:
         """Batches for a training loop of one's own, as an ``IterableDataset`` of ``Batch``.
 
-        Workers of a ``DataLoader``, which takes it with ``batch_size=None``, and processes of ``torch.distributed``
-        share the sequences without repeats, and the batches and their order are the same for any number of workers.
+        A ``DataLoader`` takes it with ``batch_size=None``. Its workers, and processes of ``torch.distributed``, share
+        the sequences without repeats. The batches and their order are the same for any number of workers.
 
         Args:
             length: of all batches, or a curriculum, which gives each step its own, the same on all processes.
@@ -347,7 +366,7 @@ class Task(Setting, family="task"):
         return self
 
     def unplanned(self) -> Self:
-        """This task as it is typed, without what ``planned`` fills."""
+        """This task as a user types it, without the fields that ``planned`` fills."""
         return self
 
     @property

@@ -32,9 +32,10 @@ _NEAR_THE_END = 14  # of so many powers of two windows, each range of distances 
 class TextBytes(Task):
     """Windows of l + 1 bytes of text, each byte after the first a target; T = l, tokens are bytes.
 
-    The stream named ``train`` draws from the training part of the corpus, all others from its evaluation part: one
-    file in ten, by the hash of its content, or one block in ten where files are few. A window starts anywhere in its
-    part with equal probability; files and blocks follow each other with byte 0 between them.
+    The stream named ``train`` draws from the training part of the corpus, all others from its evaluation part. The
+    evaluation part is one file in ten, by the hash of its content, or one block in ten if there are few files. A
+    window starts anywhere in its part with equal probability; files and blocks follow each other with byte 0 between
+    them.
 
     What is declared is of the evaluation part: the law of a single byte, by position. There is no rule to declare, so
     no sources, and nothing exact to compare a model with.
@@ -67,7 +68,9 @@ class TextBytes(Task):
         length = super().checked_length(length)
         most = min(len(self.corpus.train), len(self.corpus.evaluation)) - 1
         if length > most:
-            raise SettingError("length", f"from 1 to {most}, the bytes of the smaller part of the corpus", length)
+            raise SettingError(
+                "length", f"from 1 to {most}, the number of bytes in the smaller part of the corpus", length
+            )
         return length
 
     @property
@@ -163,8 +166,8 @@ class TextBytes(Task):
         return _law_of_bytes(self.corpus.evaluation, length)[:-1]
 
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
-        """Where in its part the window begins, or a passage like it for the first time: in which of 16 equal ranges,
-        or how near to the end, and whether at an even place."""
+        """The start of the window in its part, or of the first passage equal to it. The draws are which of 16 equal
+        ranges it lies in, how near to the end it is, and whether it is even."""
         passages, cells, law = _passages(self.corpus, name == "train", tokens.shape[1])
         seen = fingerprints(tokens[:, :_TELLING].T)
         where = np.searchsorted(passages, seen).clip(0, len(passages) - 1)
@@ -179,7 +182,7 @@ class TextBytes(Task):
         return tuple(Step(t) for t in range(len(tokens)))
 
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
-        raise NotComputable("nobody knows the law of text")
+        raise NotComputable("the distribution of natural text is unknown")
 
 
 def fingerprints(windows: NDArray[np.integer[Any]]) -> NDArray[np.uint64]:

@@ -86,8 +86,8 @@ class TokenFile(Task):
 
     A window starts anywhere with equal probability. A sequence of fewer tokens is one window, filled up at its end:
     nothing is scored there, and no token before it can attend to it. What fills sequences up in the file is taken
-    away. The stream named ``train`` draws from the training part, all others from the evaluation part: one sequence
-    in ten, by the hash of its content, or one block in ten where there are few.
+    away. The stream named ``train`` draws from the training part, all others from the evaluation part. The evaluation
+    part is one sequence in ten, by the hash of its content, or one block in ten if there are few sequences.
 
     Attributes:
         path: a file, a folder, a pattern, or several of them: ``.npy``, ``.npz``, ``.bin`` with numbers of 16 or 32
@@ -158,7 +158,7 @@ class TokenFile(Task):
             states_of(find_files(self.path or _EXAMPLE)), self.vocab_size, self.format, self.column, self.pad
         )
         if self.corpus_hash not in ("", parts.hash):
-            expected = f"the tokens with this hash at {self.path}, which have the hash {parts.hash}"
+            expected = f"{parts.hash}, the hash of the tokens at {self.path}"
             raise SettingError("corpus_hash", expected, self.corpus_hash)
         return parts
 
@@ -247,7 +247,7 @@ class TokenFile(Task):
         return {own.tobytes() for own in sequences if len(own) <= most}
 
     def log_posterior(self, batch: Batch) -> NoReturn:
-        raise NotComputable("nobody knows the law of these tokens")
+        raise NotComputable("the distribution of these tokens is unknown")
 
 
 @lru_cache(maxsize=8)
@@ -278,14 +278,14 @@ def _read(
     sequences = [own for own in unpadded.sequences if len(own) > 1]
     low, high = (int(edge([edge(own) for own in sequences], initial=0)) for edge in (np.min, np.max))
     if low < 0:
-        raise SettingError("path", "tokens from 0 on (or pad, if it fills sequences up)", low)
+        raise SettingError("path", "tokens of at least 0 (set pad if this is the padding value)", low)
     if high >= vocab_size:
         raise SettingError("vocab_size", f"at least {high + 1}, one more than the largest token", vocab_size)
     by, train, evaluation = split(sequences)
     train, evaluation = ([own for own in part if len(own) > 1] for part in (train, evaluation))
     if not train or not evaluation:
         total = sum(map(len, sequences))
-        raise SettingError("path", "tokens for a training and an evaluation part", Shown(f"{total} tokens"))
+        raise SettingError("path", "enough tokens for a training and an evaluation part", Shown(f"{total} tokens"))
     of_all = hash_of(np.fromfile(file, dtype=np.uint8) for file in files)
     return TokenParts(
         of_all, (*forms, *filter(None, [unpadded.note])), by, TokenPart.of(train), TokenPart.of(evaluation)

@@ -75,10 +75,10 @@ def read_sequences(path: Path, form: str = "auto", column: str = "", tokenizer: 
         SettingError: names the file, what was expected and what came; also where it could be two things.
     """
     if form not in ("auto", *FORMATS):
-        raise SettingError("--format", "a form of files", form, ("auto", *FORMATS))
+        raise SettingError("--format", "a file format", form, ("auto", *FORMATS))
     content = _content(path)
     if not content:
-        raise SettingError(str(path), "a file with tokens", Shown("an empty file"))
+        raise SettingError(str(path), "the file is empty")
     recognized = _recognized(path, content) if form == "auto" else form
     return _READERS[recognized](_File(path, content, column, tokenizer))
 
@@ -101,7 +101,7 @@ def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise SettingError(str(path), "a file that can be read", Shown(error.strerror or str(error))) from None
+        raise SettingError(str(path), error.strerror or str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,8 @@ class _File:
         return SettingError(str(self.path), expected, Shown(got))
 
     def asks(self, got: str, *forms: str) -> SettingError:
-        """That this could be two things."""
-        return self.error(f"--format {' or '.join(forms)}, which say how to read it", got)
+        """The error of a file that could have several formats."""
+        return SettingError(str(self.path), f"found {got}; use --format {' or '.join(forms)}")
 
 
 # --- what it is
@@ -125,14 +125,14 @@ class _File:
 def _recognized(path: Path, content: bytes) -> Format:
     file = _File(path, content, "", None)
     if name := packed_with(content):
-        raise file.error("a file as it is: unpack it first", f"one packed with {name}")
+        raise SettingError(str(file.path), f"the file is compressed with {name}; decompress it first")
     if content.startswith(b"\x93NUMPY") or path.suffix.lower() == ".npy":
         return "npy"
     if content.startswith(b"PAR1") or path.suffix.lower() == ".parquet":
         return "parquet"
     if content.startswith(b"PK\x03\x04"):
         if path.suffix.lower() != ".npz":
-            raise file.error("a file as it is: unpack it first", "a zip archive")
+            raise SettingError(str(file.path), "the file is a zip archive; unpack it first")
         return "npz"
     if path.suffix.lower() == ".bin":
         return _width(file)
@@ -150,7 +150,7 @@ def _width(file: _File) -> Format:
     if len(file.content) % 4 or not len(high) or high.max() >= _WIDE:
         return "uint16"
     if low.max() < _WIDE:
-        raise file.asks(f"numbers below {_WIDE} alone, which tokens of both sizes could be", "uint16", "uint32")
+        raise file.asks(f"only numbers below {_WIDE}, which could be tokens of either size", "uint16", "uint32")
     return "uint32"
 
 
@@ -163,14 +163,14 @@ def _kind_of_text(file: _File) -> Format:
     if numeric and not others:
         return "numbers"
     if numeric and numeric >= 4 * len(others):
-        raise file.asks(f"lines of numbers but for {others[0].strip()[:40]!r}", "numbers", "text")
+        raise file.asks(f"lines of numbers except for {others[0].strip()[:40]!r}", "numbers", "text")
     if lines and all(line.lstrip()[:1] in "[{" for line in lines) and _is_json(lines[0]):
         return "jsonl"
     for mark, name in ((",", "comma"), ("\t", "tab"), (";", "semicolon")):
         counts = {line.count(mark) for line in lines}
         is_table = len(lines) >= 3 and len(counts) == 1 and min(counts) >= 1
         if is_table or file.path.suffix.lower() == {"comma": ".csv", "tab": ".tsv"}.get(name):
-            raise file.asks(f"a table with {name}s (or give its tokens as .parquet or .jsonl)", "text")
+            raise file.asks(f"a table separated by {name}s (or give its tokens as .parquet or .jsonl)", "text")
     return "text"
 
 
@@ -200,7 +200,7 @@ def _decoded(file: _File) -> str:
     try:
         text = file.content.decode(_encoding(file.content)[0])
     except UnicodeError:
-        raise file.asks("bytes that are no UTF-8 text", "bytes", "uint16", "uint32") from None
+        raise file.asks("bytes that are not UTF-8 text", "bytes", "uint16", "uint32") from None
     if "\0" in text:
         raise file.asks("text with zero bytes", "bytes", "uint16", "uint32")
     return text
@@ -235,7 +235,7 @@ def _tokenized(texts: Sequence[str], tokenizer: Path) -> list[Tokens]:
     try:
         from tokenizers import Tokenizer  # noqa: PLC0415
     except ImportError:
-        raise SettingError("--tokenizer", _HUGGING_FACE, Shown("no such package here")) from None
+        raise SettingError("--tokenizer", "the package tokenizers is not installed") from None
     if not tokenizer.is_file():
         raise SettingError("--tokenizer", _HUGGING_FACE, str(tokenizer))
     try:
@@ -328,7 +328,7 @@ def _chosen(names: Sequence[str], file: _File, what: str) -> str:
     usual = [name for name in _USUAL if name in names]
     if len(names) == 1 or len(usual) == 1:
         return (usual or list(names))[0]
-    raise SettingError("--column", f"the name of the tokens in {file.path.name}", Shown("nothing"), names)
+    raise SettingError("--column", f"missing; name the tokens in {file.path.name}", known=names)
 
 
 def _read_uint(bits: int) -> Callable[[_File], FileTokens]:

@@ -1,7 +1,7 @@
 """Sequences for people: what part each token plays, as colored chips on a page and colored words in a terminal.
 
-Neither relies on color alone: sources and answers have a frame and heavy type on a page, where hovering says the
-part in words, and square and angle brackets in a terminal.
+Neither relies on color alone. On a page, sources and answers have a frame and heavy type, and hovering names the
+part. In a terminal, they have square and angle brackets.
 """
 
 from collections.abc import Sequence
@@ -40,6 +40,10 @@ _LEGEND = (("planted", "source"), ("answer", "answer"), ("query", "query"), ("cu
 class TokenView:
     """One token of a sequence.
 
+    >>> view = Planted(k=1).sample(Stream(seed=0), 0, 1, 3).view(0)
+    >>> [token.name for token in view][:1], view[0].part
+    (['BOS'], 'special')
+
     Attributes:
         name: as the vocabulary has it.
         part: ``"answer"`` for a token that is scored, ``"planted"`` for a source of one, else its role.
@@ -56,8 +60,12 @@ class TokenView:
 
 
 def sequence_html(view: Sequence[TokenView]) -> Markup:
-    """One sequence, as ``Batch.view`` gives it, as HTML that needs no style sheet: a chip for each token with its
-    coupled IDs beneath, and after an arrow the answers that are no tokens of it. Hovering shows position and part."""
+    """One sequence from ``Batch.view`` as HTML without a style sheet. Each token is a chip with its coupled IDs
+    beneath. An arrow leads to the answers that are not tokens of it. Hovering shows position and part.
+
+    >>> sequence_html(Planted(k=1).sample(Stream(seed=0), 0, 1, 3).view(0)).startswith("<")
+    True
+    """
     tokens, after = [token for token in view if not token.after], [token for token in view if token.after]
     chips = [_chip(token) for token in tokens]
     if len(chips) > LONGEST_SHOWN:
@@ -87,6 +95,9 @@ def sequence_text(view: Sequence[TokenView], width: int | None = None) -> Text:
     """One sequence, as ``Batch.view`` gives it, for a terminal: ``BOS a [1] b [0] = → 1``, tokens that enter the rule
     in brackets, answers inside the sequence as ``<1>``. Coupled position IDs stand in lines beneath, one for each
     kind.
+
+    >>> print(sequence_text(Planted(k=1).sample(Stream(seed=0), 0, 1, 3).view(0)))
+    BOS b d [1] = → 1
 
     Args:
         width: characters of a line, for sequences with position IDs; None makes one line of each.

@@ -40,7 +40,7 @@ class UniformPrompt(FixedFormat):
         if self.size_field:
             whole(self.size_field, self.num_inputs, 2)
         if self.distinct and self.num_inputs > _MOST_DISTINCT:
-            expected = f"at most {_MOST_DISTINCT} where all are different"
+            expected = f"at most {_MOST_DISTINCT}, since all symbols are different"
             raise SettingError(self.size_field, expected, self.num_inputs)
 
     def check_length(self, length: int) -> None:

@@ -40,9 +40,9 @@ class VariableAssignment(ResponseTask):
         hops: h.
         num_names: size of the pool of names, so the largest n. As large as n at test, every name is seen in training.
         num_constants: number of constants, drawn uniformly.
-        look_ahead: both tokens of statement i have ID i; the query, ``=`` and each variable in the response have the
-            ID of the statement that assigns it, in which the next token is to be read, and the constant has none.
-            Otherwise a response token has the ID of the statement it was read in, and query and ``=`` have none.
+        look_ahead: both tokens of statement i have ID i. The query, ``=`` and each variable in the response have the
+            ID of the statement that assigns it, which contains the next token. The constant has none. Otherwise a
+            response token has the ID of the statement it was read in, and query and ``=`` have none.
     """
 
     hops: int = 2
@@ -205,7 +205,7 @@ class VariableAssignment(ResponseTask):
     def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
         assigned_at = {tokens[place]: place for place in range(1, equals - 1, 2)}
         if len(assigned_at) != (equals - 2) // 2:
-            raise ValueError(f"expected each variable to be assigned once, got {tokens}")
+            raise ValueError(f"expected one assignment per variable, got {tokens}")
         steps, named = [], equals - 1
         variable = tokens[named]
         while variable in assigned_at:

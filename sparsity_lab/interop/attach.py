@@ -51,6 +51,10 @@ class Visible(NamedTuple):
 class AttachedKernel(nn.Module):
     """The mechanism of one layer, a child of the model's own attention module.
 
+    >>> layer = attached_kernels(attach(llama, LSSA()))[0]
+    >>> isinstance(layer, AttachedKernel), layer.kernel
+    (True, LSSA())
+
     Attributes:
         kernel: the mechanism.
         params: its learned parameters, registered on the model; None: it has none.
@@ -134,6 +138,9 @@ def attach(model: Model, kernel: Kernel | Sequence[Kernel], *, seed: int = 0) ->
 def detach(model: Model) -> Model:
     """Give the model back the attention that it had, in place: its outputs are those of before, bit for bit.
 
+    >>> detach(attach(llama, LSSA())) is llama
+    True
+
     Raises:
         SettingError: nothing is attached.
     """
@@ -149,6 +156,9 @@ def detach(model: Model) -> Model:
 def attached_kernels(model: nn.Module) -> list[AttachedKernel]:
     """What is attached to each attention layer, in order.
 
+    >>> attached_kernels(attach(llama, LSSA()))[0].kernel
+    LSSA()
+
     Raises:
         SettingError: nothing is attached.
     """
@@ -162,6 +172,10 @@ def load_attached(folder: str | Path, **options: Any) -> nn.Module:
     """A causal language model that was saved with a kernel attached: with the kernel and its learned parameters.
 
     ``transformers`` alone reads the same folder as the model without the kernel.
+
+    >>> attach(llama, LSSA()).save_pretrained("with_kernel")
+    >>> attached_kernels(load_attached("with_kernel"))[0].kernel
+    LSSA()
 
     Args:
         folder: where ``save_pretrained`` wrote it.
@@ -207,8 +221,8 @@ def _attention_layers(base: Any) -> dict[str, Any]:
         name: one for name, one in base.named_modules() if hasattr(one, "is_causal") and hasattr(one, "layer_idx")
     }
     if base.config.is_encoder_decoder or not all(layer.is_causal for layer in found.values()):
-        expected = "a decoder with causal self-attention alone: cross-attention and attention to later keys stay"
-        raise SettingError("model", f"{expected} with the model", Shown(kind))
+        expected = "a decoder with only causal self-attention; a kernel cannot replace other kinds of attention"
+        raise SettingError("model", expected, Shown(kind))
     if not found or not base._can_set_attn_implementation():
         expected = "a model class that looks its attention up in AttentionInterface, as Llama and GPT-2 do"
         raise SettingError("model", expected, Shown(kind))
@@ -219,11 +233,11 @@ def _check_kernel(kernel: object, path: str, config: Any) -> None:
     if not isinstance(kernel, Kernel):
         raise SettingError(path, "a kernel, such as LSSAR(p=15)", kernel)
     if kernel.gates:
-        raise SettingError(path, "a kernel without gates, which only a layer of Decoder computes", Shown(kernel))
+        raise SettingError(path, "a kernel without gates; only layers of Decoder compute gates", Shown(kernel))
     if getattr(config, "rope_parameters", None) is None:
         return
     if (rotation := getattr(kernel, "rotation", "input")) != "input":
-        expected = "'input': this model rotates queries and keys before attention"
+        expected = "'input', since this model rotates queries and keys before attention"
         raise SettingError(f"{path}.rotation", expected, rotation)
     kernel.check_position("rotate", path)
 
@@ -243,8 +257,7 @@ def _register() -> None:
     """
     transformers, masking = required("transformers"), required("transformers.masking_utils")
     if not hasattr(masking, "sdpa_mask") or "q_offset" not in inspect.signature(masking.sdpa_mask).parameters:
-        expected = "a version whose masks are made by AttentionMaskInterface from q_length and q_offset (5.24 does)"
-        raise SettingError("transformers", expected, transformers.__version__)
+        raise SettingError("transformers", "version 5.24 or a compatible one", transformers.__version__)
     transformers.AttentionInterface.register(_NAME, _attention)
     transformers.AttentionMaskInterface.register(_NAME, _visible)
 
@@ -270,21 +283,21 @@ def _attention(
     """The attention of a layer, as ``AttentionInterface`` wants it."""
     attached = getattr(module, _CHILD, None)
     if not isinstance(attached, AttachedKernel):
-        expected = "a config of its own for each model (copy.deepcopy): the one with the kernel shares its config"
-        raise SettingError("model.config", expected, Shown("a layer without a kernel"))
+        sharing = "two models share this config, and only one has a kernel attached"
+        raise SettingError("model.config", f"{sharing}; give each its own with copy.deepcopy(config)")
     for name, part in {"softcap": softcap, "s_aux": s_aux, "position_bias": position_bias}.items():
         if part is not None:
-            raise SettingError(f"model.{name}", "None: a kernel's scores are its own", Shown("a part of the scores"))
+            raise SettingError(f"model.{name}", "not supported; an attached kernel computes its own scores")
     if is_causal is False:
-        raise SettingError("is_causal", "True: what is attached is causal", False)
+        raise SettingError("is_causal", "True, since attached kernels are causal", False)
     if dropout:
         name = next((name for name in _DROPOUTS if hasattr(module.config, name)), "attention_dropout")
-        expected = f"0 in training: weights are not dropped; load the model with {name}=0.0"
+        expected = f"0 in training, since kernels drop no attention weights (load the model with {name}=0.0)"
         raise SettingError(f"model.config.{name}", expected, dropout)
     if attention_mask is None:
         attention_mask = Visible(key.shape[2] - query.shape[2])
     elif not isinstance(attention_mask, Visible):
-        expected = "padding, (B, K), or None; for packed sequences give position_ids"
+        expected = "a padding mask (B, K) or None (for packed sequences, pass position_ids)"
         raise SettingError("attention_mask", expected, Shown(f"a mask of shape {tuple(attention_mask.shape)}"))
     if attention_mask.query_start and attached.undecodable is not None:
         raise attached.undecodable
@@ -327,7 +340,7 @@ def _visible(
 ) -> Visible:
     """What layers get in place of a mask, as ``AttentionMaskInterface`` wants it."""
     if isinstance(q_offset, Tensor) or q_offset + q_length != kv_length + kv_offset:
-        raise SettingError("cache", "a cache that grows (cache_implementation='dynamic')", Shown("one of fixed size"))
+        raise SettingError("cache", "caches of fixed size are not supported; use cache_implementation='dynamic'")
     documents = None
     if kv_offset or mask_function is not required("transformers.masking_utils").causal_mask_function:
         found = None if use_vmap or kv_offset else _documents(mask_function, batch_size, q_offset, q_length, device)
@@ -361,6 +374,6 @@ def _documents(
 def _other_mask(config: Any) -> SettingError:
     window = getattr(config, "sliding_window", None)
     if window is not None:
-        expected = f"None, or sequences of at most {window} tokens: a kernel sees all keys of the past"
+        expected = f"None, or sequences of at most {window} tokens, since a kernel sees all earlier keys"
         return SettingError("model.config.sliding_window", expected, window)
-    return SettingError("attention_mask", "padding, (B, K), or None", Shown("a mask of another kind"))
+    return SettingError("attention_mask", "only padding masks of shape (B, K), or None, are supported")

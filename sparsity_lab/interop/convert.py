@@ -1,7 +1,7 @@
 """Models of ``transformers`` as decoders of the lab, and back: equal logits, from the same weights.
 
-A ``Decoder`` with SwiGLU and RoPE computes what Llama computes. The lab turns neighboring coordinates 2j and 2j + 1
-of a head by one angle, Llama coordinates j and j + D/2: the rows of the projections of queries and keys are
+A ``Decoder`` with SwiGLU and RoPE computes what Llama computes. The lab rotates neighboring coordinates 2j and 2j + 1
+of a head by one angle. Llama rotates coordinates j and j + D/2. So the rows of the query and key projections are
 reordered, which changes no score.
 
 Shapes: H heads, D head size, d width.
@@ -40,6 +40,9 @@ def from_transformers(model: nn.Module) -> DecoderModel:
     """A decoder of the lab with the weights of a model of the Llama family: equal logits, to about 1e-5 in float32.
 
     With a kernel attached, the decoder has that mechanism and its learned parameters. The weights are copies.
+
+    >>> from_transformers(llama).config.num_layers
+    1
 
     Raises:
         SettingError: a part that a ``Decoder`` does not have, by its path in the model.
@@ -83,6 +86,9 @@ def to_transformers(decoder: DecoderModel, *, max_position_embeddings: int = 204
 
     ``save_pretrained`` then writes a usual checkpoint. Another mechanism than ``Softmax`` is attached, so that
     ``load_attached`` reads the checkpoint back.
+
+    >>> type(to_transformers(from_transformers(llama))).__name__
+    'LlamaForCausalLM'
 
     Args:
         max_position_embeddings: the context that the checkpoint declares; nothing is computed with it.
@@ -168,12 +174,10 @@ def _check_parts(base: Any) -> None:
     # Tied weights and attached kernels are named once and apart.
     found = {name for name, _ in base.named_parameters(remove_duplicate=False) if ".attached_kernel." not in name}
     if extra := sorted(found - known):
-        expected = "no such part: a Decoder has RMSNorm, RoPE and SwiGLU, without biases"
-        raise SettingError(f"model.{extra[0]}", expected, Shown(f"one, in {type(base).__name__}"))
+        parts = "a Decoder has RMSNorm, RoPE and SwiGLU, without biases"
+        raise SettingError(f"model.{extra[0]}", f"{type(base).__name__} has this part, but {parts}")
     if missing := sorted(known - found):
-        raise SettingError(
-            f"model.{missing[0]}", "a part that a Decoder has", Shown(f"none in {type(base).__name__}")
-        )
+        raise SettingError(f"model.{missing[0]}", f"a Decoder has this part, but {type(base).__name__} does not")
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     possible: tuple[tuple[str, Any, tuple[Any, ...]], ...] = (
         ("model_type", config.model_type, _TYPES),
@@ -184,7 +188,7 @@ def _check_parts(base: Any) -> None:
     for name, own, allowed in possible:
         if own not in allowed:
             what = " or ".join(repr(one) for one in allowed)
-            raise SettingError(f"model.config.{name}", f"{what}, which a Decoder can be", own)
+            raise SettingError(f"model.config.{name}", f"{what}, as in a Decoder", own)
 
 
 def _rope(config: Any) -> RoPE:
@@ -193,5 +197,7 @@ def _rope(config: Any) -> RoPE:
     if kind not in ("default", "linear"):
         raise SettingError("model.config.rope_parameters.rope_type", "'default' or 'linear'", kind)
     if (share := parameters.get("partial_rotary_factor", 1.0)) != 1:
-        raise SettingError("model.config.rope_parameters.partial_rotary_factor", "1, all of a head", share)
+        raise SettingError(
+            "model.config.rope_parameters.partial_rotary_factor", "1, so that all of a head rotates", share
+        )
     return RoPE(base=float(parameters["rope_theta"]), scale=float(parameters.get("factor", 1.0)))

@@ -1,7 +1,7 @@
 """``extend``: a longer context for an existing model, in the way of LongLoRA (arXiv 2309.12307).
 
-Positions are interpolated through the model's own rope settings; low-rank maps on queries, keys, values and output
-are trained together with whole embeddings and norms, with sparse attention in shifted groups; the result attends
+Positions are interpolated through the model's own rope settings. Low-rank maps on queries, keys, values and output
+are trained together with whole embeddings and norms, using sparse attention in shifted groups. The result attends
 densely.
 """
 
@@ -46,6 +46,11 @@ _SPARSE = ShiftedSparse(ratio=0.25)
 class ExtendedContext(Measurement):
     """What ``extend`` made.
 
+    >>> text = [torch.arange(200) % 8] * 2
+    >>> found = extend(llama, 64, text, text, "extended_context", steps=2)
+    >>> isinstance(found, ExtendedContext)
+    True
+
     Attributes:
         model: the model of ``peft``, or the model itself where all weights were trained, with positions interpolated
             and its own dense attention.
@@ -65,10 +70,10 @@ class ExtendedContext(Measurement):
     _frame: pl.DataFrame
 
     def frame(self) -> pl.DataFrame:
-        """One row per ``when`` (before and after) and ``length`` of context: ``documents``; ``loss`` in nats a token
-        with its 95 % interval over documents, ``low`` and ``high``; ``perplexity``, its exponential; and ``passkey``,
-        the share of tokens of a key, hidden in a document of that length, that are told when the key's beginning
-        comes again at its end."""
+        """One row per ``when`` (before and after) and context ``length``, with the number of ``documents``. ``loss``
+        is in nats per token, with its 95 % interval over documents, ``low`` and ``high``. ``perplexity`` is its
+        exponential. ``passkey`` is the share of a hidden key's tokens that the model repeats. The key is hidden in a
+        document of that length, and the document ends with the key's first tokens."""
         return self._frame
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -110,10 +115,14 @@ def extend(
     """Extend the context of a model that rotates queries and keys, in place.
 
     Training goes on from ``out`` if it was interrupted there, with the same bits. The folder is one of ``peft``, with
-    the extended config beside the adapter, so that it loads without this lab::
+    the extended config together with the adapter, so that it loads without this lab::
 
         config = AutoConfig.from_pretrained(out)
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, config=config), out)
+
+    >>> text = [torch.arange(200) % 8] * 2
+    >>> extend(llama, 64, text, text, "extended", steps=2).context
+    64
 
     Args:
         model: of ``transformers``, without a kernel attached.
@@ -132,15 +141,13 @@ def extend(
         progress: called with the step and its loss.
 
     Raises:
-        SettingError: a model without rotary positions or with other scaling than linear, a context that is not
-            longer, texts that are too short, or a folder with a training of other settings.
+        SettingError: the model has no rotary positions, or non-linear scaling. Or the context is not longer, the
+            texts are too short, or the folder holds a training with other settings.
     """
     base = pretrained(model)
     config: Any = base.config
     if any(isinstance(module, AttachedKernel) for module in model.modules()):
-        raise SettingError(
-            "model", "a model as it is; detach(model) comes first", Shown("one with a kernel attached")
-        )
+        raise SettingError("model", "a kernel is attached; call detach(model) first")
     declared, folder = _checked_context(config, context), Path(out)
     stream = tokens_of(text, tokenizer, context + 1, config.vocab_size)
     windows = windows_of(held_out, tokenizer, context + 1, documents, config.vocab_size)
@@ -191,6 +198,10 @@ def interpolate_positions(model: nn.Module, factor: float) -> None:
     """Divide positions by a factor, in place, through the model's rope settings (Chen et al., arXiv 2306.15595): the
     config says so, and declares a context that many times as long. Interpolating again multiplies.
 
+    >>> interpolate_positions(llama, 2.0)
+    >>> llama.config.rope_parameters["rope_type"]
+    'linear'
+
     Raises:
         SettingError: a model without rotary positions, or with other scaling than linear.
     """
@@ -223,7 +234,7 @@ def _checked_context(config: Any, context: int) -> int:
     _rope_parameters(config)
     declared = int(config.max_position_embeddings)
     if context <= declared:
-        raise SettingError("context", f"more than {declared}, which the model declares", context)
+        raise SettingError("context", f"more than {declared}, the model's own context", context)
     return declared
 
 
@@ -302,7 +313,9 @@ def _train(
         loss = model(input_ids=batch, labels=batch, use_cache=False).loss
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
-            raise SettingError("learning_rate", f"one with which the loss stays finite to step {step}", learning_rate)
+            raise SettingError(
+                "learning_rate", f"a rate that keeps the loss finite (it was not at step {step})", learning_rate
+            )
         loss.backward()
         nn.utils.clip_grad_norm_(trained.values(), 1.0)
         for group in optimizer.param_groups:
@@ -337,7 +350,7 @@ def _resumed(
         with safe_open(file, framework="pt") as saved:
             if (saved.metadata() or {}).get("settings") != settings:
                 raise SettingError(
-                    "out", "a new folder, or one with a training of the same settings", str(file.parent)
+                    "out", "a new folder, or one whose training has the same settings", str(file.parent)
                 )
             losses: list[float] = saved.get_tensor("losses").tolist()
             with torch.no_grad():
@@ -347,7 +360,7 @@ def _resumed(
                     moments = {one: value.to(parameter.device) for one, value in moments.items()}
                     optimizer.state[parameter] = {"step": torch.tensor(float(len(losses))), **moments}
     except SafetensorError as error:
-        raise SettingError("out", "a folder with a whole checkpoint", Shown(f"{file} ({error})")) from None
+        raise SettingError("out", f"the checkpoint {file} is damaged ({error})") from None
     return losses
 
 
@@ -374,7 +387,8 @@ def _measured(
 
 
 def _passkey(model: nn.Module, windows: Int64[Tensor, "documents size"], length: int, seed: int) -> float | None:
-    """Share of the tokens of hidden keys that are told, each key in a document of its own at a random depth."""
+    """Share of the tokens of hidden keys that the model repeats. Each key is in its own document at a random
+    depth."""
     if length < 3 * _KEY:
         return None
     generator = torch.Generator().manual_seed(named_seed(seed, f"passkey {length}"))

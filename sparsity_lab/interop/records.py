@@ -42,7 +42,7 @@ def record(model: nn.Module, tokens: Tensor) -> list[LayerRecord]:
     with _at_inference(model), torch.no_grad():
         model(tokens, use_cache=False, records=found)
     if not found:
-        expected = "a model class that passes arguments that it does not know on to its attention"
+        expected = "a model class that passes unknown arguments on to its attention"
         raise SettingError("model", expected, Shown(type(model).__name__))
     return found
 
@@ -50,6 +50,10 @@ def record(model: nn.Module, tokens: Tensor) -> list[LayerRecord]:
 def as_predictor(model: nn.Module) -> Predictor:
     """The model as ``dependency_sparsity`` asks it: the next token from the tokens that it may see, which keep their
     places.
+
+    >>> tokens = torch.tensor([[1, 2, 3]])
+    >>> as_predictor(llama)(tokens, torch.ones_like(tokens, dtype=torch.bool)).shape
+    torch.Size([1, 8])
 
     Raises:
         SettingError: in a call, a model that ``attach`` refuses.

@@ -1,9 +1,9 @@
 """``swap_report``: what an existing model loses or gains when its attention is exchanged.
 
-The same targets are predicted with every length of context. Of each document there is one window of as many tokens as
-the largest length, plus one; of context T the model reads the T tokens before the window's end, and the loss is the
-mean over the last S targets, S being half the smallest length. So neither lengths nor mechanisms differ in what is
-predicted, and differences are paired by document.
+The same targets are predicted with every length of context. Each document gives one window of the largest length plus
+one token. At context T the model reads the T tokens before the window's end. The loss is the mean over the last S
+targets, where S is half the smallest length. So neither lengths nor mechanisms differ in what is predicted, and
+differences are paired by document.
 """
 
 import time
@@ -21,7 +21,7 @@ from sparsity_lab.interop.documents import Text, windows_of
 from sparsity_lab.interop.extra import pretrained
 from sparsity_lab.interop.swap_results import AS_IT_IS, REWEIGHTED, SwapReport
 from sparsity_lab.kernels import Kernel, Reweighted
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError
 
 __all__ = ["SwapProgress", "swap_report", "token_losses"]
 
@@ -44,8 +44,11 @@ def swap_report(
     seed: int = 0,
     progress: SwapProgress | None = None,
 ) -> SwapReport:
-    """Measure an existing model as it is, with each mechanism in place of its attention, and with its own softmax
+    """Measure an existing model unchanged, with each mechanism in place of its attention, and with its own softmax
     attention re-weighted at test time alone. Weights are never changed, and the model leaves as it came.
+
+    >>> swap_report(llama, torch.arange(400) % 8, [LSSA()], lengths=(8, 16)).arms
+    ('as it is', 'LSSA()', 're-weighted')
 
     Args:
         model: as for ``attach``, with no kernel attached.
@@ -64,9 +67,7 @@ def swap_report(
     """
     base: Any = pretrained(model)
     if any(isinstance(module, AttachedKernel) for module in model.modules()):
-        raise SettingError(
-            "model", "a model as it is; detach(model) comes first", Shown("one with a kernel attached")
-        )
+        raise SettingError("model", "a kernel is attached; call detach(model) first")
     ordered = _checked_lengths(lengths, base.config)
     arms: dict[str, Kernel | None] = {AS_IT_IS: None, **{str(kernel): kernel for kernel in kernels}}
     if reweighted is not None:
@@ -92,7 +93,7 @@ def _checked_lengths(lengths: Sequence[int], config: Any) -> tuple[int, ...]:
     most = _declared(config)
     # A table of positions ends; a rotation does not.
     if getattr(config, "rope_parameters", None) is None and most is not None and ordered[-1] > most:
-        raise SettingError("lengths", f"at most {most}, the positions that the model has", ordered[-1])
+        raise SettingError("lengths", f"at most {most}, the model's number of positions", ordered[-1])
     return ordered
 
 

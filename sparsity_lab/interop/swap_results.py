@@ -39,6 +39,10 @@ Losses = Mapping[int, NDArray[np.float64]]
 class SwapReport(Measurement):
     """What ``swap_report`` found.
 
+    >>> found = swap_report(llama, torch.arange(400) % 8, [LSSA()], lengths=(8, 16))
+    >>> found.lengths
+    (8, 16)
+
     Attributes:
         model: class of the model.
         kernels: mechanism of each arm but ``AS_IT_IS``, in short form.
@@ -66,10 +70,10 @@ class SwapReport(Measurement):
     def frame(self) -> pl.DataFrame:
         """One row per arm and length of context.
 
-        Columns: ``arm``, ``length``, ``documents``, ``loss`` (nats a target, mean over documents) with its 95 %
-        interval ``low`` and ``high``; ``difference`` from the model as it is, paired by document, with ``_low`` and
-        ``_high``, an interval that holds for all mechanisms of a length together (Bonferroni); and
-        ``seconds_per_1000_tokens`` of a forward pass.
+        Columns: ``arm``, ``length``, ``documents``, and ``loss`` (nats per target, mean over documents) with its 95 %
+        interval ``low`` and ``high``. ``difference`` from the original model is paired by document. Its interval,
+        ``_low`` and ``_high``, holds for all mechanisms of a length together (Bonferroni).
+        ``seconds_per_1000_tokens`` is for a forward pass.
         """
         rows = []
         for arm in self.arms:

@@ -4,8 +4,8 @@ A folder has ``formula.py`` (the dense reference), ``fast.py`` (the fast form) a
 contract is in ``kernel.py``, ``context.py``, ``cached.py`` and ``position.py`` here; what several mechanisms share is
 in ``parts/``.
 
-By the abbreviations of the papers: LSSA and LSSAR are in ``lssar/``, NaLaFormer (NaLa) in ``norm_aware.py``,
-LongLoRA's S2-Attn in ``shifted_sparse/``, and block selection in the manner of NSA and MoBA in ``adaptive/``.
+The abbreviations of the papers: LSSA and LSSAR are in ``lssar/``, NaLaFormer (NaLa) in ``norm_aware.py``, and
+LongLoRA's S2-Attn in ``shifted_sparse/``. Block selection like that of NSA and MoBA is in ``adaptive/``.
 """
 
 from sparsity_lab.kernels.activation import NormalizedActivation as NormalizedActivation

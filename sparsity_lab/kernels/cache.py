@@ -18,8 +18,12 @@ _SPARE = 16
 class KernelState:
     """Base of all decoding states. A mechanism adds what it must remember.
 
-    ``copy.deepcopy`` gives a state that goes on by itself, as two continuations of one prompt need. A shallow copy
-    need not: it counts its own tokens, but shares the buffers that a mechanism writes them into.
+    ``copy.deepcopy`` gives an independent state, as needed for two continuations of one prompt. A shallow copy need
+    not: it counts its own tokens, but shares the buffers that a mechanism writes them into.
+
+    >>> state = Softmax().init_state(1, 2, 8, capacity=16)
+    >>> isinstance(state, KernelState)
+    True
 
     Attributes:
         length: number of tokens seen so far; the next token has this position.
@@ -52,7 +56,7 @@ class KernelState:
             SettingError: at ``state.capacity``.
         """
         if self.capacity is not None and self.length + count > self.capacity:
-            raise SettingError("state.capacity", f"room for {self.length + count} tokens", self.capacity)
+            raise SettingError("state.capacity", f"enough room for {self.length + count} tokens", self.capacity)
 
 
 class KeyValueCache(KernelState):
@@ -60,6 +64,10 @@ class KeyValueCache(KernelState):
 
     A step reads all keys and all values, head by head. Unfilled room of one head lies before the next, and processors
     fetch ahead into it: buffers of the whole capacity make a step of a half-filled cache a third slower.
+
+    >>> state = Softmax().init_state(1, 2, 8, capacity=16)
+    >>> isinstance(state, KeyValueCache)
+    True
 
     Attributes:
         keys, values: (B, H, length, D) views of what is filled; keys as the kernel stored them (rotated, say).

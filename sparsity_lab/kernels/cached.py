@@ -15,6 +15,9 @@ class CachedKernel(Kernel):
 
     A subclass defines ``_weights``, and ``_fast`` if it has more than the reference. Both get rotated queries and
     keys, and the context has key mask and gates of all keys.
+
+    >>> isinstance(Softmax(), CachedKernel)
+    True
     """
 
     reweightable = True

@@ -1,4 +1,4 @@
-"""What a kernel is told in addition to queries, keys and values, and the shapes of all of them."""
+"""The arguments of a kernel in addition to queries, keys and values, and the shapes of all of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -34,6 +34,10 @@ Weights = Float[Tensor, "B H R K"]
 class AuxiliaryOutputs:
     """What a mechanism tells in addition to its output.
 
+    >>> outputs = AuxiliaryOutputs()
+    >>> outputs.losses, outputs.records
+    ([], [])
+
     Attributes:
         losses: differentiable auxiliary losses, scalars; the trainer adds them to its own.
         records: audit records, one mapping for each call that has something to say.
@@ -45,7 +49,7 @@ class AuxiliaryOutputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a kernel is told in addition to queries, keys and values. The public methods check it.
+    """The arguments of a kernel in addition to queries, keys and values. The public methods check them.
 
     Attributes:
         implementation: what runs, one of the kernel's ``implementations``.
@@ -149,7 +153,9 @@ class Context:
         """
         bias = self.bias(slice(0, 1), slice(0, 1))
         if bias is not None and bias.requires_grad:
-            raise SettingError("implementation", "'reference', for a bias that wants a gradient", self.implementation)
+            raise SettingError(
+                "implementation", "'reference', since the bias requires a gradient", self.implementation
+            )
 
     def bias(self, queries: slice, keys: slice) -> Float[Tensor, "#B H R K"] | None:
         """(B or 1, H, R, K) bias of these scores where the position has one."""

@@ -1,9 +1,9 @@
 """The contract of all attention mechanisms.
 
-Shapes: B batch, T positions, H query heads, G heads of keys and values (G divides H; query head h reads head
-h // (H / G)), R query rows, K keys, D head size, E width of values. Queries are (B, H, R, D), keys (B, G, K, D) and
-values (B, G, K, E), as in ``torch.nn.functional.scaled_dot_product_attention``. They come un-rotated: a mechanism
-applies positions itself.
+Shapes: B batch, T positions, H query heads, G key and value heads (G divides H; query head h reads head h // (H /
+G)). Also R query rows, K keys, D head size, E value width. Queries are (B, H, R, D), keys (B, G, K, D) and values (B,
+G, K, E), as in ``torch.nn.functional.scaled_dot_product_attention``. They come un-rotated: a mechanism applies
+positions itself.
 """
 
 from abc import abstractmethod
@@ -125,7 +125,9 @@ class Kernel(Setting, family="kernel"):
 
     def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
         """The output of the same rows by ``context.implementation``, which is not the reference."""
-        raise NotImplementedError(f"{self.kind} names {context.implementation!r} and does not define it")
+        raise NotImplementedError(
+            f"{self.kind} lists the implementation {context.implementation!r} but does not define it"
+        )
 
     def _rows(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
         """The output of the same rows: of the reference, weights times values. A row under ``causal`` sees keys up to
@@ -167,7 +169,7 @@ class Kernel(Setting, family="kernel"):
         """Raise ``SettingError`` at ``implementation`` if it was asked for and cannot run on queries like these."""
 
     def _traceable(self, q: Queries, k: Keys, context: Context) -> bool:
-        """Whether a compiler can follow ``_attend`` by itself, in one graph for every length."""
+        """Whether a compiler can trace ``_attend`` directly, in one graph for every length."""
         return False
 
     # --- what others call
@@ -187,8 +189,8 @@ class Kernel(Setting, family="kernel"):
             SettingError: at ``path``.
         """
         if kind is not None and kind not in self.positions:
-            takes = " or ".join(f"{name!r}" for name in sorted(self.positions)) or "none"
-            raise SettingError(path, f"a position of a kind that {self.kind} takes ({takes}) or none", kind)
+            supported = " or ".join([*(f"{name!r}" for name in sorted(self.positions)), "None"])
+            raise SettingError(path, f"a kind of position that {self.kind} supports ({supported})", kind)
 
     def attend(
         self,
@@ -367,7 +369,7 @@ class Kernel(Setting, family="kernel"):
         """
         q, k, v = self._checked(q, k, v)
         if k.shape[2] != q.shape[2]:
-            raise SettingError("k", f"as many keys as rows, {q.shape[2]}", k.shape[2])
+            raise SettingError("k", f"as many keys as queries, {q.shape[2]}", k.shape[2])
         self._check_state(state, k, v)
         context = self._context(
             q,
@@ -411,7 +413,7 @@ class Kernel(Setting, family="kernel"):
     # --- inside
 
     def _is_followed(self, q: Queries, k: Keys, context: Context) -> bool:
-        """Whether ``_attend`` runs as it is under a compiler; a class that is not registered always does."""
+        """Whether ``_attend`` runs unchanged under a compiler. A class that is not registered always does."""
         registered = is_registered(type(self))
         return not registered or (torch.compiler.is_compiling() and self._traceable(q, k, context))
 
@@ -426,9 +428,11 @@ class Kernel(Setting, family="kernel"):
 
     def _check_state(self, state: object, k: Keys, v: Values) -> None:
         if not isinstance(state, KernelState):
-            raise SettingError("state", f"what init_state of {self} gives", Shown(type(state).__name__))
+            raise SettingError("state", f"a state from {self}.init_state", Shown(type(state).__name__))
         if state.maker is not self and state.maker != self:
-            raise SettingError("state", f"a state made by {self}", Shown(f"one made by {state.maker}"))
+            raise SettingError(
+                "state", f"a state from {self}.init_state", Shown(f"one from {state.maker}.init_state")
+            )
         rows = RowKind.of(k, v)
         if state.takes != rows:
             raise SettingError("state", f"rows of {state.takes}", Shown(rows))

@@ -5,7 +5,7 @@ what of this the authors' own code confirms, and what is a reading by others.
 
 Each map is here twice: by its formula, differentiated by autograd, in any dtype; and with its gradient in closed
 form, which the chunked form runs. The latter writes the two features of a coordinate as s sin θ and s cos θ, with a
-size s = |x|^e, and needs the features themselves and few other numbers for the way back:
+size s = |x|^e. Its backward pass needs the features and few other numbers:
 
     s ∂L/∂s = g_sin s sin θ + g_cos s cos θ,    ∂L/∂|x| = e (s ∂L/∂s) / |x|,    ∂L/∂e = Σ (s ∂L/∂s) log |x|,
     ∂L/∂θ   = g_sin s cos θ - g_cos s sin θ.
@@ -42,8 +42,8 @@ class NormAware(FeatureMap):
         polarity  θ = π/2 where d > 0, and 0 where d < 0: φ(q) = [relu(d)^p ; relu(-d)^p], the limit of large α
         raw       θ = d: a weight can be negative
 
-    The published cosine map has θ = π/4 tanh(α d). The shift by π/4 leaves all differences of angles, and so all
-    weights, as they are; with it no feature is negative, and small weights are not what large terms leave.
+    The published cosine map has θ = π/4 tanh(α d). The shift by π/4 leaves all angle differences, and so all weights,
+    unchanged. With it, no feature is negative, and small weights are not the difference of large terms.
 
     The power is taken of |d|: taken of d², its gradient at zero would be NaN.
 
@@ -205,10 +205,10 @@ def _check_positive(name: str, value: float) -> None:
 class NormAwareLinear(FeatureKernel):
     """Norm-aware linear attention: o_t = Σ_{i<=t} <φ(q_t), φ(k_i)> v_i / (Σ_{i<=t} <φ(q_t), φ(k_i)> + eps).
 
-    The features take the direction d = q / ||q|| of a query to the power p = λ (τ + tanh(c ||q||)), so that long
-    queries are sharper, and keep the size of keys, |k|^λ; weights are Σ_m |d_m|^p |k_m|^λ cos(θ(q)_m - θ(k)_m).
-    Beyond a norm of about 3 / c the power no longer changes. With c = 1, as published, trained queries are longer
-    than that. There is no scale 1 / sqrt(D) on the weights: it would cancel.
+    The features raise a query's direction d = q / ||q|| to the power p = λ (τ + tanh(c ||q||)), so longer queries are
+    sharper. They keep the size of keys, |k|^λ. Weights are Σ_m |d_m|^p |k_m|^λ cos(θ(q)_m - θ(k)_m). Beyond a norm of
+    about 3 / c the power no longer changes. With c = 1, as published, trained queries are longer than that. There is
+    no scale 1 / sqrt(D) on the weights: it would cancel.
 
     ``"chunked"`` is linear in T in time and memory; without ``causal`` it is one sum over all keys.
 

@@ -1,9 +1,9 @@
 """A call of a kernel as one operator, where ``torch.compile``, ``torch.func`` or the meta device looks at it.
 
 Fast forms work through tiles in Python, and some look at numbers. A compiler would unroll the tiles anew for every
-length, and a transform cannot follow. So both get the whole call as one operator: it takes tensors and plain numbers,
-its fake form tells the shape, and its gradient makes the forward pass once more and then runs the kernel's own
-backward pass. On plain tensors kernels run as they are.
+length, and a transform cannot follow. So both get the whole call as one operator that takes tensors and plain
+numbers. Its fake form gives the shape. Its gradient repeats the forward pass and then runs the kernel's own backward
+pass. On plain tensors kernels run as they are.
 """
 
 import dataclasses
@@ -87,7 +87,7 @@ def _parts_of(position: KernelPosition, num_rows: int, num_keys: int) -> tuple[s
         return "distance", position.parts()
     table = position.bias(slice(0, num_rows), slice(0, num_keys))
     if table is None:
-        expected = "a RotaryPosition or a bias, where a compiler or a transform looks at the call"
+        expected = "a RotaryPosition or a bias under torch.compile or torch.func"
         raise SettingError("position", expected, Shown(type(position).__name__))
     return "table", (table,)
 
@@ -339,9 +339,7 @@ class _AttendBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        raise RuntimeError(
-            "a kernel is differentiated once; twice only its implementation='reference', on plain tensors"
-        )
+        raise RuntimeError("second derivatives need implementation='reference' and plain tensors")
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -351,7 +349,7 @@ class _AttendBackward(torch.autograd.Function):
 def _one_by_one(
     function: Any, batch_size: int, in_dims: tuple[Any, ...], args: tuple[Any, ...]
 ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Each of a batch by itself, as PyTorch does with its fused kernel on a CPU."""
+    """Each sequence of a batch separately, as PyTorch does with its fused kernel on a CPU."""
     found = [
         function.apply(*(x if dim is None else x.select(dim, i) for x, dim in zip(args, in_dims, strict=True)))
         for i in range(batch_size)

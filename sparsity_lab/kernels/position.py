@@ -1,8 +1,8 @@
 """Positions as a kernel meets them: a rotation of queries and keys, or a bias on scores.
 
 A kernel position belongs to a *sequence*: it holds the sequence indices of all T positions, generated ones included,
-and is asked for rows of them. A cache therefore needs to remember only how many tokens it has seen: a cached key
-keeps the index it came with, and the new token's index is the next one.
+and is asked for rows of them. So a cache remembers only how many tokens it has seen. A cached key keeps its index,
+and the new token's index is the next one.
 
 Shapes: B batch (1 where all sequences share their indices), T positions, H heads, R query rows, K keys, D head size.
 """
@@ -21,6 +21,9 @@ __all__ = ["BiasPosition", "BiasTable", "KernelPosition", "RotaryLayout", "Rotar
 
 class KernelPosition(ABC):
     """What a kernel may do with positions: rotate rows, or add a bias to scores. This base does neither.
+
+    >>> issubclass(RotaryPosition, KernelPosition), issubclass(BiasPosition, KernelPosition)
+    (True, True)
 
     Attributes:
         kind: ``"rotate"`` or ``"bias"``; a kernel lists the kinds it takes in ``Kernel.positions``.
@@ -75,6 +78,10 @@ class RotaryPosition(KernelPosition):
 
     A score then depends on indices through their difference only. Norms are kept. The turn is one complex product,
     in float32 at least, and the result has the dtype of what came.
+
+    >>> position = RotaryPosition(torch.arange(4.0)[None, :, None])
+    >>> position.rotate(torch.ones(1, 1, 4, 2)).shape
+    torch.Size([1, 1, 4, 2])
 
     Args:
         angles: (B or 1, T, D/2) float64, m θ_j. Float64, because cos and sin of a large angle need its last digits.
@@ -145,6 +152,9 @@ def _turned(rows: Float[Tensor, "B H R D"], turn: Float[Tensor, "#B 1 R half 2"]
 
 class BiasPosition(KernelPosition):
     """Linear bias by distance: - slope_h |m_query - m_key|, of each head h.
+
+    >>> BiasPosition(torch.arange(3)[None], torch.tensor([0.5, 0.25])).length
+    3
 
     Args:
         indices: (B or 1, T) sequence indices m.

@@ -60,14 +60,14 @@ class Reweighted(CachedKernel):
 
         w_ij = x_ij / Σ_j' x_ij'        x_ij = relu(n_i a_ij - o_i)^p
 
-    where a are the base's weights, divided by their sum if that is not one, n_i is the number of keys that row i sees
-    and o_i = 0 where n_i <= 3, else 1. A row whose a are all equal, but for rounding of weights of order one, keeps
+    where a are the base's weights, divided by their sum if that is not one. n_i is the number of keys that row i
+    sees. o_i = 0 where n_i <= 3, else 1. A row whose a are all equal, but for rounding of weights of order one, keeps
     them. ``Reweighted(base=LSSA(), p=15)`` is ``LSSAR(p=15)``. Gao, Spratling, Gionfrida, arXiv 2501.13428, eq. 5;
     there after softmax and after sigmoid.
 
-    ``"tiled"`` has a closed backward pass after softmax without a bias. After all others it asks the base for its
-    reference weights in tiles of query rows: memory is linear in T, but time is that of a dense form, also after a
-    window, whose decoding state keeps all keys here.
+    ``"tiled"`` has a closed backward pass after softmax without a bias. For all other bases it uses the base's
+    reference weights in tiles of query rows. Memory is linear in T, but time is that of a dense form. This also holds
+    for a window, whose decoding state keeps all keys here.
 
     Attributes:
         base: a kernel whose rows weigh keys that are known beforehand: all before them, or those of a
@@ -90,7 +90,7 @@ class Reweighted(CachedKernel):
     def check(self) -> None:
         check_power("p", self.p)
         if not self.base.reweightable or self.base.gates:
-            expected = "a kernel whose rows weigh all keys before them, or SlidingWindow"
+            expected = "a kernel whose queries attend to all earlier keys, or SlidingWindow"
             raise SettingError("base", expected, Shown(self.base.kind))
 
     @property

@@ -1,10 +1,10 @@
 """Softmax attention with a scale for each row: w_ij = softmax_j(c_i <q_i, k_j> / sqrt(D) + bias_ij).
 
-The scale c_i stands before the product of query and key only: a bias is added as it is. Folded into the query,
-q'_i = c_i q_i, it leaves plain softmax attention, so that any form of softmax runs it.
+The scale c_i multiplies only the product of query and key; a bias is added unscaled. Folded into the query, q'_i =
+c_i q_i, it leaves plain softmax attention, so that any form of softmax runs it.
 
-n_i is the number of keys that row i sees, itself included: i + 1 in a causal row without padding, never the length of
-the sequence, so that a row does not depend on what follows it.
+n_i is the number of keys that row i sees, including its own: i + 1 in a causal row without padding, never the length
+of the sequence. So a row does not depend on later tokens.
 """
 
 import math
@@ -85,6 +85,10 @@ class LogNSoftmax(ScaledSoftmax):
 
     After Chiang and Cholak (arXiv 2202.12172), where n is the length of the sequence; here it is the number of keys
     that the row sees.
+
+    >>> q, k = torch.randn(2, 1, 2, 8, 4, generator=torch.Generator().manual_seed(0))
+    >>> LogNSoftmax().weights(q, k).sum(-1).allclose(torch.ones(()))
+    True
     """
 
     def _scale(self, counts: Int64[Tensor, "#B 1 R"], q: Queries, context: Context) -> Float[Tensor, "#B 1 R"]:
@@ -128,6 +132,10 @@ class SSMax(ScaledSoftmax):
 
     After Nakanishi (arXiv 2501.19399). What ``build`` gives is needed as ``params``.
 
+    >>> SSMax().build(2, 8, seed=0).scale
+    Parameter containing:
+    tensor([0.4300, 0.4300], requires_grad=True)
+
     Attributes:
         initial: s before training. The default is the value of the source's first figure; it makes s log n = 1, plain
             softmax, at n = 10.
@@ -145,7 +153,7 @@ class SSMax(ScaledSoftmax):
     def _check_call(self, q: Queries, k: Keys, context: Context) -> None:
         params = context.params
         if not isinstance(params, SSMaxScale):
-            raise SettingError("params", "what SSMax.build gives", Shown(type(params).__name__))
+            raise SettingError("params", "the module that SSMax.build returns", Shown(type(params).__name__))
         if len(params.scale) != q.shape[1]:
             raise SettingError("params", f"a scale for each of {q.shape[1]} heads", len(params.scale))
 

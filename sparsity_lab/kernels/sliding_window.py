@@ -171,8 +171,8 @@ class SlidingWindow(Kernel):
         return torch.cat(outs, dim=2)
 
     def _tiles(self, q: Queries, num_keys: int, context: Context, apart: FirstVisible | None = None) -> list[Tile]:
-        """Tiles of all rows. Wide windows want large tiles: a tile costs a call, and reads its rows' keys beside the
-        window's.
+        """Tiles of all rows. Wide windows need large tiles: a tile costs a call, and reads its rows' keys in addition
+        to the window's.
 
         Args:
             apart: sinks that stand before all keys once more.
@@ -235,7 +235,7 @@ class SlidingWindow(Kernel):
         """On the sinks, and after them the keys of the tile, where no row sees a key twice.
 
         Args:
-            key_mask: of the tile's keys, beside that of the context.
+            key_mask: of the tile's keys, in addition to that of the context.
         """
         sees = partial(window_sees, width=self.width, sinks=0, causal=context.causal)
         visible, bias = seen_in(tile, sees, context, device)

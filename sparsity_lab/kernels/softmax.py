@@ -2,8 +2,8 @@
 bias_ij.
 
 The formula is dense, in float32 at least. The fast form is PyTorch's fused kernel, in memory linear in T. Without
-mask and bias it is one call. With either, the fused kernel wants a (R, K) mask, so the rows go in tiles whose masks
-are made when they are needed, and made again in the backward pass instead of being kept. A single row, as in
+mask and bias it is one call. With either, the fused kernel needs an (R, K) mask. So rows are processed in tiles,
+whose masks are made on demand and made again in the backward pass instead of being stored. A single row, as in
 decoding, is two products where that is faster.
 """
 
@@ -29,6 +29,10 @@ def softmax_weights(
     q: Queries, k: Keys, visible: Bool[Tensor, "#B 1 R K"], bias: Float[Tensor, "#B #H #R K"] | None = None
 ) -> Weights:
     """(B, H, R, K) weights, float32 or float64: rows sum to one, or to zero where no key is seen.
+
+    >>> q = torch.zeros(1, 1, 2, 4)
+    >>> softmax_weights(q, q, visible_keys(0, 2, 2, causal=True)).tolist()
+    [[[[1.0, 0.0], [0.5, 0.5]]]]
 
     Args:
         bias: of the scores; with one row for all, as a gate of each key gives it.
@@ -110,9 +114,14 @@ def _masked_rows(q: Queries, k: Keys, v: Values, context: Context, scale: float)
 class Softmax(CachedKernel):
     """Softmax attention, o_i = Σ_j softmax_j(<q_i, k_j> / sqrt(D) + bias_ij) v_j.
 
-    ``"fused"`` is PyTorch's fused kernel, in tiles of query rows where there is a mask or a bias, and two products
-    where a single row is faster so; ``"reference"`` is the dense formula. A position rotates queries and keys, or
-    adds its bias to the scores.
+    ``"fused"`` is PyTorch's fused kernel, in tiles of query rows if there is a mask or a bias. A single row uses two
+    products where that is faster. ``"reference"`` is the dense formula. A position rotates queries and keys, or adds
+    its bias to the scores.
+
+    >>> q, k = torch.randn(2, 1, 2, 8, 4, generator=torch.Generator().manual_seed(0))
+    >>> weights = Softmax().weights(q, k)
+    >>> weights.sum(-1).allclose(torch.ones(())), bool(weights[0, 0, 0, 1] == 0)
+    (True, True)
     """
 
     implementations = ("reference", "fused")

@@ -1,7 +1,7 @@
 """Adapters: which part of a trained model is trained further, and how; the rest is frozen.
 
-A run with an adapter stores all its weights, the frozen ones too, and loading refuses a file that lacks any: the
-embeddings and norms that were trained with the low-rank maps cannot be forgotten.
+A run with an adapter stores all its weights, including the frozen ones, and loading refuses a file that lacks any. So
+the embeddings and norms that were trained with the low-rank maps cannot be lost.
 
 Shapes: d inputs of a map, o outputs, r rank.
 """
@@ -53,17 +53,17 @@ class LoRA(Adapter):
     ``lora_embed_norm`` is what LongLoRA (arXiv 2309.12307) trains: low-rank maps and whole embeddings and norms.
     That paper calls it "LoRA+", which is also the name of an optimizer of 2024.
 
-    The ``peft`` package does this, and much more, for models of ``transformers``: many kinds of adapters, several on
-    one model, quantized weights, files with nothing but the adapter that can be shared. Take it for such models. It
-    is not used here because the lab's models are its own, because whole embeddings and norms are trained with the
-    maps and always stored with them, and because a run must go on bit by bit after an interruption.
+    The ``peft`` package does this and much more for models of ``transformers``: many kinds of adapters, several on
+    one model, quantized weights, and small adapter files to share. Take it for such models. The lab does not use it
+    for three reasons. The lab's models are its own. Whole embeddings and norms are trained with the maps and always
+    stored with them. And an interrupted run must resume bit for bit.
 
     Attributes:
         rank: r.
         alpha: α; the product B A is multiplied by α / r.
-        projections: names of the linear maps of every layer that are adapted: ``q``, ``k``, ``v``, ``output``,
-            ``up``, ``down``, and where there are any ``mlp_gate``, the third map of SwiGLU, ``gate``, the output
-            gate, and ``gate_projection``, the gates of the attention mechanism.
+        projections: names of the linear maps that are adapted in every layer: ``q``, ``k``, ``v``, ``output``,
+            ``up``, ``down``. If present, also ``mlp_gate`` (the third map of SwiGLU), ``gate`` (the output gate) and
+            ``gate_projection`` (the gates of the attention mechanism).
         also_train: what is trained as a whole: every parameter whose name contains one of these words. A head that is
             tied to the token embedding is trained with it.
     """
@@ -79,7 +79,7 @@ class LoRA(Adapter):
         if self.alpha <= 0:
             raise SettingError("alpha", "a positive number", self.alpha)
         if not self.projections and not self.also_train:
-            raise SettingError("projections", "something to train, here or in also_train", self.projections)
+            raise SettingError("projections", "nothing to train; set projections or also_train")
         for name in ("projections", "also_train"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise SettingError(name, "different names", getattr(self, name))
@@ -89,7 +89,9 @@ class LoRA(Adapter):
 
     def attach(self, model: nn.Module, seed: int) -> None:
         if any(isinstance(module, Adapted) for module in model.modules()):
-            raise SettingError("model", "a model without an adapter; merge the one it has", type(model).__name__)
+            raise SettingError(
+                "model", "a model without an adapter (merge the existing one first)", type(model).__name__
+            )
         blocks = [(name, module) for name, module in model.named_modules() if isinstance(module, Block)]
         maps = [(path, block, name, parts) for path, block in blocks for name, parts in block.projections().items()]
         _check_projections(self.projections, [part for *_, parts in maps for part in parts])
@@ -111,6 +113,9 @@ def lora_embed_norm(rank: int = 8, alpha: float = 16.0) -> LoRA:
     """What LongLoRA trains: LoRA on queries, keys, values and output, and whole embeddings and norms.
 
     The head is not among them, unless it is tied to the token embedding.
+
+    >>> lora_embed_norm(rank=4).projections
+    ('q', 'k', 'v', 'output')
     """
     return LoRA(rank=rank, alpha=alpha, also_train=("embedding", "norm"))
 
@@ -188,6 +193,11 @@ def merged(model: nn.Module) -> nn.Module:
 
     It computes the same function up to rounding, and its parameters are those of the model before ``attach``. Without
     an adapter it is a plain copy.
+
+    >>> model = Decoder(num_layers=1, num_heads=2, d_model=16, vocab_size=8).build(seed=0)
+    >>> LoRA(rank=2).attach(model, seed=0)
+    >>> trainable_parameters(model) < trainable_parameters(merged(model))
+    True
     """
     model = copy.deepcopy(model)
     for block in [module for module in model.modules() if isinstance(module, Block)]:
@@ -198,7 +208,11 @@ def merged(model: nn.Module) -> nn.Module:
 
 
 def trainable_parameters(model: nn.Module) -> int:
-    """Number of weights that training changes; tied ones count once."""
+    """Number of weights that training changes; tied ones count once.
+
+    >>> trainable_parameters(torch.nn.Linear(3, 2))
+    8
+    """
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 

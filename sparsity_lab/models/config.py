@@ -15,6 +15,9 @@ __all__ = ["ModelConfig", "ModelOutput"]
 class ModelOutput(NamedTuple):
     """What a model returns. The loss to be trained is that of the logits plus the sum of the auxiliary losses.
 
+    >>> ModelOutput(torch.zeros(1, 5, 8), {}).auxiliary_losses
+    {}
+
     Attributes:
         logits: of the next token, (B, T, V), or (N, V) of the scored positions in row-major order.
         auxiliary_losses: differentiable scalars by name, weighted already; empty where the model has none, and when
@@ -79,7 +82,7 @@ class ModelConfig(Setting, family="model"):
         """Raise ``SettingError`` if the model cannot serve coupled position IDs of so many kinds up to ``largest``
         (0: none). Here it serves none."""
         if largest:
-            raise SettingError("", "a model that takes the task's coupled position IDs", str(self))
+            raise SettingError("", "a model that accepts the task's coupled position IDs", str(self))
 
     def sampled_indices(self, words: Words, size: int) -> Int64[Tensor, "B T"] | None:
         """Indices of training sequences of ``size`` tokens, a pure function of the words; None, as here: no others

@@ -115,7 +115,7 @@ class Decoder(ModelConfig):
             with torch.device("meta"):
                 embedding = scheme.build(self.d_model)
             if embedding is not None:
-                expected = "a scheme that acts in its own layer; one that is embedded at the input acts in all, alone"
+                expected = "a per-layer scheme, since a scheme embedded at the input acts in every layer"
                 raise SettingError(f"position[{layer}]", expected, str(scheme))
 
     @property
@@ -241,6 +241,10 @@ class Decoder(ModelConfig):
 
 class DecoderModel(nn.Module):
     """The decoder; ``Decoder(...).build(seed)`` makes one.
+
+    >>> model = Decoder(num_layers=1, num_heads=2, d_model=16, vocab_size=8).build(seed=0)
+    >>> model(torch.zeros(2, 5, dtype=torch.int64)).logits.shape
+    torch.Size([2, 5, 8])
 
     Attributes:
         config: its setting.
@@ -390,7 +394,7 @@ class DecoderModel(nn.Module):
             )
             own = needed is None or (layer_kernel.kind == trained.kind and _shapes(needed) == _shapes(has))
             if not own or layer_kernel.gates not in ((), trained.gates):
-                raise SettingError("kernel", "a mechanism whose parameters this model has", str(layer_kernel))
+                raise SettingError("kernel", "a kernel whose parameters this model has", str(layer_kernel))
         model = copy.deepcopy(self, {id(parameter): parameter for parameter in self.parameters()})
         model.config = config
         for block, layer_kernel in zip(model.blocks, config.kernels, strict=True):
@@ -497,7 +501,7 @@ def _check_tokens(tokens: Tensor) -> None:
 
 def _needed(position_ids: Tensor | None, config: Decoder) -> Tensor:
     if position_ids is None:
-        raise SettingError("position_ids", f"position IDs for {config.coupling}", None)
+        raise SettingError("position_ids", f"missing; {config.coupling} needs position IDs")
     return position_ids
 
 

@@ -1,7 +1,7 @@
 """Sparse functional attention: a weighted vote of all k-subsets of a sequence, by enumeration.
 
-A hypothesis is a kernel A, which gives a weight to every k-subset S of the positions together with the tokens X[S]
-in it, and a value map g from k tokens to a distribution over labels:
+A hypothesis is a kernel A and a value map g. The kernel gives a weight to every k-subset S of the positions with its
+tokens X[S]. The value map takes k tokens to a distribution over labels:
 
     h(X) = Σ_S A(S, X[S]) g(X[S]) / Σ_S A(S, X[S])
 
@@ -34,11 +34,15 @@ class FunctionalAttention(nn.Module):
 
     ``uniform`` makes one to be trained, ``from_tables`` one with known A and g, zeros included.
 
+    >>> hypothesis = FunctionalAttention.uniform(k=2, width=3, vocab_size=2, num_labels=2)
+    >>> hypothesis(torch.tensor([[0, 1, 1, 0]])).shape
+    torch.Size([1, 2])
+
     Attributes:
-        log_kernel: W, .., W (k - 1 times), V, .., V (k times); the entry [d_2, .., d_k, x_1, .., x_k] is log A of a
-            set with offsets d_j = s_j - s_1 and tokens x_j, in order of place. Minus infinity is a weight of exactly
-            0, which gradients leave alone. Entries whose offsets do not ascend belong to no set (equal offsets only
-            to sets with equal IDs).
+        log_kernel: shape W, .., W (k - 1 times), V, .., V (k times). The entry [d_2, .., d_k, x_1, .., x_k] is log A
+            of a set with offsets d_j = s_j - s_1 and tokens x_j, in order of position. Minus infinity is a weight of
+            exactly 0, which gradients leave alone. Entries whose offsets do not ascend belong to no set (equal
+            offsets only to sets with equal IDs).
         value_logits: V, .., V (k times), Y; g is their softmax over labels.
     """
 
@@ -177,7 +181,7 @@ def local_subsets(length: int, k: int, width: int) -> Int64[Tensor, "M k"]:
 
 def _check_k(k: int) -> None:
     if not 1 <= k <= _LARGEST_K:
-        raise SettingError("k", f"1 to {_LARGEST_K}, since sets are enumerated", k)
+        raise SettingError("k", f"1 to {_LARGEST_K}, since all sets are enumerated", k)
 
 
 def _check_size(name: str, value: int, least: int = 1) -> None:

@@ -1,7 +1,7 @@
 """Index sampling: which indices the tokens of a training sequence get. At inference indices are always 0 .. n - 1.
 
-An index sampling is a pure function of random words, a fixed number for a sequence, so that indices come from the
-same counter-based streams as the data, under their own purpose. n is the sequence's size, its number of tokens.
+Index sampling is a pure function of a fixed number of random words per sequence. So indices come from the same
+counter-based streams as the data, under their own purpose. n is the sequence's size, its number of tokens.
 """
 
 from abc import abstractmethod
@@ -64,7 +64,11 @@ class IndexSampling(Setting, family="index_sampling"):
 
 @register
 class Plain(IndexSampling):
-    """Indices 0 .. n - 1, in training as at inference."""
+    """Indices 0 .. n - 1, in training as at inference.
+
+    >>> Decoder(index_sampling=Plain()) == Decoder()
+    True
+    """
 
     def limit(self) -> int | None:
         return None
@@ -115,6 +119,9 @@ class _Within(IndexSampling):
 class RandomOffset(_Within):
     """Indices that begin anywhere in training: o .. o + n - 1 with o uniform on 0 .. size - n.
 
+    >>> Decoder(index_sampling=RandomOffset(size=128)).index_sampling.size
+    128
+
     Attributes:
         size: number of indices there are.
     """
@@ -135,6 +142,9 @@ class PoSE(_Within):
     """Positional skip-wise training with two chunks (Zhu et al., 2023): indices 0 .. a - 1, then a + u .. n - 1 + u.
 
     The first chunk's length a is uniform on 1 .. (n + 1) // 2, the skip u on 0 .. target - n.
+
+    >>> Decoder(index_sampling=PoSE(target=128)).index_sampling.target
+    128
 
     Attributes:
         target: length to be prepared for; the largest index is target - 1.
@@ -157,6 +167,9 @@ class PoSE(_Within):
 @register
 class Randomized(_Within):
     """Randomized positions (Ruoss et al., 2023): a uniformly random n-subset of 0 .. target - 1, in ascending order.
+
+    >>> Decoder(index_sampling=Randomized(target=128)).index_sampling.target
+    128
 
     Attributes:
         target: number of indices there are.

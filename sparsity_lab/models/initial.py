@@ -40,9 +40,9 @@ def initialize(model: nn.Module, seed: int) -> None:
     Linear maps are normal with variance 1 / fan-in, norms are one, biases zero. A module of another kind that has
     parameters says itself how they start, with a method ``initialize(generator)``.
 
-    The usual standard deviation of 0.02 is made for widths of about a thousand; at width 64 it starts with
-    near-uniform attention, and at a learning rate of 1e-3 learns small tasks some hundred steps later (measured on
-    2-sparse parity and on a majority by position).
+    The usual standard deviation of 0.02 suits widths of about a thousand. At width 64 it starts with near-uniform
+    attention. At a learning rate of 1e-3 it then learns small tasks some hundred steps later (measured on 2-sparse
+    parity and on a majority by position).
 
     Raises:
         TypeError: a module with parameters that nothing here or in it initializes.

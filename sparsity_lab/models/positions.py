@@ -40,11 +40,11 @@ class PositionScheme(Setting, family="position"):
         """Refuse indices up to ``largest`` if they pass the limit.
 
         Raises:
-            SettingError: at ``path``, with the index needed and the largest there is.
+            SettingError: at ``path``, with the needed index and the largest supported one.
         """
         limit = self.limit()
         if limit is not None and largest > limit:
-            raise SettingError(path, f"a scheme that serves index {largest}", f"{self}, which ends at {limit}")
+            raise SettingError(path, f"{self} supports indices up to {limit}, but the run needs index {largest}")
 
     def check_heads(self, num_heads: int, head_dim: int) -> None:
         """Raise ``SettingError`` if these heads cannot carry the scheme."""
@@ -66,7 +66,11 @@ class PositionScheme(Setting, family="position"):
 
 @register
 class NoPE(PositionScheme):
-    """No position signal; order enters only through the causal mask."""
+    """No position signal; order enters only through the causal mask.
+
+    >>> Decoder(position=NoPE()).position
+    NoPE()
+    """
 
     relative = True
 
@@ -77,6 +81,9 @@ class Sinusoidal(PositionScheme):
 
     The rates are θ_j = base^(-2j / d_model). The amplitude a gives the waves the size of an initial token embedding;
     with a = 1 they would drown the tokens.
+
+    >>> Decoder(position=Sinusoidal()).position
+    Sinusoidal(base=10000.0)
 
     Attributes:
         base: the longest period is about 2π base.
@@ -124,6 +131,9 @@ class Learned(PositionScheme):
 class RoPE(PositionScheme):
     """Rotary positions: pairs of coordinates of queries and keys turn by (m / scale) θ_j, θ_j = base^(-2j / D).
 
+    >>> RoPE(base=500_000, scale=2)
+    RoPE(base=500000.0, scale=2.0, layout='interleaved')
+
     Attributes:
         base: the longest period is about 2π base.
         scale: position interpolation; a model trained up to length L runs at N = scale L inside the angles it knows.
@@ -170,7 +180,11 @@ class RoPE(PositionScheme):
 
 @register
 class ALiBi(PositionScheme):
-    """Attention with linear biases: score_ij - slope_h |m_i - m_j|, with the published geometric slopes."""
+    """Attention with linear biases: score_ij - slope_h |m_i - m_j|, with the published geometric slopes.
+
+    >>> Decoder(position=ALiBi()).position
+    ALiBi()
+    """
 
     kernel_kind = "bias"
     relative = True

@@ -7,8 +7,8 @@ that coupling serves tasks whose IDs depend on the input. ``Oracle`` is position
 ``Shuffled`` and ``Ignored`` are controls.
 
 IDs come in C kinds, each with its own table; 0 means none. A random offset in training teaches all rows of a table,
-so that the IDs of longer sequences are not new: every ID but 0 of one kind in one sequence moves by the same amount,
-uniform among those that leave the largest within the table. At inference nothing moves.
+so that the IDs of longer sequences are not new. In each sequence, every nonzero ID of one kind moves by the same
+amount, uniform among those that keep the largest ID in the table. At inference nothing moves.
 
 Under an offset alone, two IDs that are further apart than training sequences are long never meet in a sequence.
 Spread out at random they do. That keeps the order of IDs but not their distances, so it suits rules that ask for the
@@ -180,7 +180,11 @@ class Coupling(Setting, family="coupling"):
 @register
 class Ignored(Coupling):
     """The model does without the task's IDs: the arm that shows what they are worth. A model whose coupling is None
-    is refused with a coupled task, since that is more often forgotten than meant."""
+    is refused with a coupled task, since that is more often forgotten than meant.
+
+    >>> Decoder(coupling=Ignored()).coupling
+    Ignored()
+    """
 
     def build(self, d_model: int) -> None:
         return None
@@ -196,10 +200,9 @@ class EmbeddedCoupling(Coupling):
     Attributes:
         max_id: P, the largest ID; a learned table cannot leave its range, so choose it from the longest test length.
         num_kinds: C, the number of kinds of ID; their embeddings are added.
-        random_offset: move the IDs of each training sequence by a random amount; ``"clipped"``: by 0 and by
-            the most that fits more often than by others, so that no ID is rare (see ``clipped``); ``"spread"``: by
-            amounts that grow with the ID, so that the n IDs become a random ascending subset of 1 .. P (see
-            ``spread``).
+        random_offset: move the IDs of each training sequence by a random amount. ``"clipped"``: 0 and the largest
+            amount are more frequent than others, so that no ID is rare (see ``clipped``). ``"spread"``: the amount
+            grows with the ID, so that the n IDs become a random ascending subset of 1 .. P (see ``spread``).
     """
 
     max_id: int
@@ -330,8 +333,8 @@ def clipped(
 ) -> Int64[ndarray, "B C T"]:
     """IDs but 0 moved by an offset for each sequence and kind under which no ID of the table is rare.
 
-    Under a uniform offset IDs at the ends of the table are rare: ID 1 comes with offset 0 alone, but one in the
-    middle with n offsets, n the largest ID. Here u is uniform on 1 - n .. max_id - 1, and the offset is u, but 0
+    Under a uniform offset, IDs at the ends of the table are rare. ID 1 needs offset 0, but an ID in the middle occurs
+    with n offsets, where n is the largest ID. Here u is uniform on 1 - n .. max_id - 1, and the offset is u, but 0
     below 0 and max_id - n above that. So every ID comes with at least n values of u, if 1 .. n are all used.
     """
     return _shifted(position_ids, _clipped_offset(words, position_ids.max(axis=2), max_id))
@@ -355,9 +358,9 @@ def spread(
     """IDs 1 .. n of each sequence and kind, n the largest, become a random ascending n-subset of a window of
     1 .. max_id; 0 stays.
 
-    The window's size m is uniform on n .. max_id, the n-subset uniform. The window lies where an offset drawn as in
-    ``clipped`` puts it, so that at the ends of the table IDs, and neighbors among them, are not much rarer than in
-    its middle: evaluation begins there. W = C (max_id + 2).
+    The window's size m is uniform on n .. max_id, the n-subset uniform. An offset drawn as in ``clipped`` places the
+    window. So IDs at the ends of the table, where evaluation begins, and pairs of neighbors among them are not much
+    rarer than in the middle. W = C (max_id + 2).
     """
     B, C, _ = position_ids.shape
     drawn = words.reshape(B, C, max_id + 2)

@@ -18,6 +18,11 @@ __all__ = ["LayerRecord", "layer_records"]
 class LayerRecord:
     """Queries and keys of one layer, and all that is needed to compute its weights tile by tile.
 
+    >>> model = Decoder(num_layers=1, num_heads=2, d_model=16, vocab_size=8).build(seed=0)
+    >>> record = model.record(torch.zeros(1, 5, dtype=torch.int64))[0]
+    >>> record.q.shape, record.weights(0, 5).shape
+    (torch.Size([1, 2, 5, 8]), torch.Size([1, 2, 5, 5]))
+
     Attributes:
         q, k: (B, H, T, D) and (B, G, T, D), as projected, before any position.
         rotated_q, rotated_k: the same, rotated where the position rotates, else equal to ``q`` and ``k``.

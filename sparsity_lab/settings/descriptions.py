@@ -15,8 +15,8 @@ _FIELD = re.compile(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
 def in_words(doc: str | None, width: int) -> str:
-    """What a thing is, from its docstring: of the first sentence what stands before a formula, and as much of that as
-    has room, but the first clause in any case."""
+    """A short description from a docstring: the part of its first sentence before a formula, cut to the width. The
+    first clause is always kept."""
     text = _plain(inspect.cleandoc(doc or "").split("\n\n")[0])
     sentence = _END.split(text)[0].rstrip(".")
     first, *more = re.split(r"(?<=[\w)])[:;] ", sentence)

@@ -1,4 +1,4 @@
-"""What is said when a setting cannot be."""
+"""The error of a bad setting."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,30 +6,49 @@ from collections.abc import Iterable
 __all__ = ["LARGEST_SIZE", "SettingError", "Shown", "join"]
 
 LARGEST_SIZE = 2**22
-"""Of vocabularies, sets, widths and tables: far above what anyone makes, and still made in seconds."""
+"""The limit on vocabularies, sets, widths and tables. It is far above any real use and still takes only seconds."""
 
 _LONGEST = 200
 
 
 class Shown(str):
-    """Text that is already in its shown form."""
+    """Text that an error shows as it is, without quotes.
+
+    >>> print(SettingError("state", "a cache", Shown("none")))
+    state: expected a cache, got none
+    """
 
     __slots__ = ()
 
 
+_PLAIN = Shown("")
+
+
 class SettingError(ValueError):
-    """A setting that cannot be: one line with the field's path, what was expected, and what came.
+    """A bad setting: one line with the field's path, and either a plain message or the expected and the given value.
+
+    >>> print(SettingError("k", "an integer of at least 1", 0))
+    k: expected an integer of at least 1, got 0
+    >>> print(SettingError("locality", "a law", "Recnt", ["Recent", "Uniform"]))
+    locality: expected a law (one of Recent, Uniform), got 'Recnt'; did you mean 'Recent'?
+    >>> print(SettingError("task", "missing; RunConfig requires it"))
+    task: missing; RunConfig requires it
 
     Attributes:
         path: dotted path of the field, as in ``task.locality.width``; empty for the object itself.
-        expected: what would have been right, in words.
-        got: what came, as shown to the user.
-        known: the names that would have been right, if it is a matter of names.
-        meant: what was meant, where that can be told; by default the known name that is most like the one that came.
+        expected: a description of a right value; without ``got``, the whole message.
+        got: the given value as shown to the user; empty for a plain message.
+        known: the right names, if the value is a name.
+        meant: the name that was probably meant; by default the known name closest to the given one.
     """
 
     def __init__(
-        self, path: str, expected: str, got: object, known: Iterable[str] = (), meant: str | None = None
+        self,
+        path: str,
+        expected: str,
+        got: object = _PLAIN,
+        known: Iterable[str] = (),
+        meant: str | None = None,
     ) -> None:
         self.path = path
         self.expected = expected
@@ -43,16 +62,18 @@ class SettingError(ValueError):
         hint = f"; did you mean {nearest!r}?" if nearest else ""
         known = f" (one of {', '.join(self.known)})" if self.known else ""
         where = f"{_short(self.path)}: " if self.path else ""
+        if not self.got:
+            return _one_line(f"{where}{self.expected}{known}")
         return _one_line(f"{where}expected {self.expected}{known}, got {_short(self.got)}{hint}")
 
     def inside(self, path: str) -> "SettingError":
-        """The same error seen from an enclosing object, where this one sits at ``path``."""
+        """The same error as seen from an enclosing object that holds this one at ``path``."""
         return SettingError(join(path, self.path), self.expected, self.got, self.known, self.meant)
 
     def _nearest(self) -> str | None:
-        """The known name that is most like the one that came, if a name came and none is the same."""
+        """The known name closest to the given one; None if the given value is no name, or is known."""
         name = str(self.got)[1:-1]
-        # Only a name is shown in quotes; the rest are values, and words such as `nothing`.
+        # Only names are shown in quotes.
         if not self.got.startswith(("'", '"')) or name in self.known:
             return None
         return next(iter(difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)), None)

@@ -90,7 +90,7 @@ def _conform_mapping(arguments: tuple[Any, ...], value: Any, path: str) -> Froze
         conform(of_key, keys[key], places[key]): conform(of_item, item, places[key]) for key, item in value.items()
     }
     if len(made) != len(value):
-        raise SettingError(path, "each key once", value)
+        raise SettingError(path, "a mapping with each key once", value)
     return FrozenMapping(made)
 
 

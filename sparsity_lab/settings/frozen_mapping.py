@@ -13,6 +13,9 @@ class FrozenMapping(Mapping[Key, Item_co]):
     """A mapping that cannot change. Its keys are sorted, so that equal ones also read the same.
 
     It equals every mapping with the same items, and can be hashed and pickled if its items can.
+
+    >>> FrozenMapping({"b": 2, "a": 1})
+    {'a': 1, 'b': 2}
     """
 
     __slots__ = ("_items",)

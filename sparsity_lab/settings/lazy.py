@@ -33,8 +33,8 @@ class _LazyPackage(ModuleType):
 
 
 def load_on_first_use(package: str) -> None:
-    """Make the names of a package load on first use (PEP 562): those that its source imports under
-    ``if TYPE_CHECKING:``, so that there is one list, which type checkers read as well.
+    """Make the names of a package load on first use (PEP 562). These are the names that its source imports under ``if
+    TYPE_CHECKING:``, so there is a single list, which type checkers read as well.
 
     >>> import sparsity_lab.analysis
     >>> "heat_map" in dir(sparsity_lab.analysis)

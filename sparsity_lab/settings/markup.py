@@ -35,7 +35,7 @@ def _steers(letter: str) -> bool:
 
 
 def escape(value: Any) -> Markup:
-    """Any value as HTML text, quotes included and made ``visible``; ``Markup`` as it is."""
+    """Any value as HTML text, with quotes escaped and made ``visible``. ``Markup`` stays unchanged."""
     return value if isinstance(value, Markup) else Markup(html.escape(visible(str(value))))
 
 

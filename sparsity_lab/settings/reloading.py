@@ -13,8 +13,8 @@ _OWN = frozenset({"__dict__", "__weakref__", "_abc_impl"})
 def renew(old: type, new: type) -> None:
     """Give ``old`` all that ``new`` has, and take away what it has not.
 
-    So names under which the class was imported, and objects made from it, go on with the new code; two classes of
-    one name, whose objects are never equal, would not.
+    So imported names of the class, and objects made from it, use the new code. With two classes of one name, objects
+    would never be equal.
     """
     for name in set(vars(old)) - set(vars(new)) - _OWN:
         delattr(old, name)

@@ -34,10 +34,10 @@ AnySetting = TypeVar("AnySetting", bound="Setting")
 class Setting(Conforming):
     """Base of all settings.
 
-    A family is a direct or indirect subclass that names itself: ``class Law(Setting, family="law")``. Its members
-    are made with ``@register``. Fields are checked and normalized when an object is made: an int given for a float
-    becomes a float, a list becomes a tuple, a dict becomes a ``FrozenMapping``, so that equal settings have equal
-    ids and none can change.
+    A family is a direct or indirect subclass that names itself: ``class Law(Setting, family="law")``. Its members are
+    made with ``@register``. Fields are checked and normalized when an object is made: an int given for a float
+    becomes a float, a list becomes a tuple, and a dict becomes a ``FrozenMapping``. So equal settings have equal ids,
+    and no setting can change.
 
     Attributes:
         family: name of the family.
@@ -75,8 +75,8 @@ class Setting(Conforming):
 
     @property
     def outside_id(self) -> tuple[str, ...]:
-        """Fields of this setting that do not enter its id, beside ``not_in_id``: the place of a text whose hash is
-        another field."""
+        """Fields of this setting that do not enter its id, in addition to ``not_in_id``: the place of a text whose
+        hash is another field."""
         return ()
 
     @classmethod
@@ -148,17 +148,24 @@ _registry: dict[str, dict[str, type[Setting]]] = {}
 def register(cls: type[AnySetting]) -> type[AnySetting]:
     """Class decorator: make ``cls`` a frozen keyword-only dataclass and enter it in its family under its kind.
 
-    The kind is the class name unless the class sets ``kind`` itself. When a module is reloaded in a notebook, the
-    class that it registered before takes on all that the new one has, and is returned in its place: names that were
-    imported and objects that were made before go on with the new code. So does a class that moves from a cell of the
-    notebook to a module.
+    The kind is the class name unless the class sets ``kind`` itself. When a notebook reloads a module, the class
+    registered before takes over the contents of the new one and is returned in its place. So imported names and
+    existing objects use the new code. So does a class that moves from a cell of the notebook to a module.
 
     An unknown field is a ``SettingError`` that names the nearest one, and not the ``TypeError`` of a dataclass.
 
+    >>> class Shape(Setting, family="shape for an example"):
+    ...     pass
+    >>> @register
+    ... class Circle(Shape):
+    ...     radius: float = 1.0
+    >>> Circle(radius=2)
+    Circle(radius=2.0)
+
     Raises:
-        TypeError: another class already has this kind in this family, or had it; the class has no family; a former
-            field is still a field, or now called by what is none; or a field is a mapping whose keys are neither
-            names nor integers.
+        TypeError: another class has or had this kind in this family, or the class has no family. Or a former field is
+            still a field, or its new name is not a field. Or a field is a mapping whose keys are neither names nor
+            integers.
     """
     if not hasattr(cls, "family"):
         raise TypeError(f"{cls.__qualname__} belongs to no family: one of its bases must be declared with family=")
@@ -232,17 +239,28 @@ def _known(family: str, kind: str) -> type[Setting] | None:
 
 
 def is_registered(cls: type[Setting]) -> bool:
-    """Whether its kind names this very class."""
+    """Whether its kind names this very class.
+
+    >>> is_registered(Planted)
+    True
+    """
     return _registry.get(cls.family, {}).get(cls.kind) is cls
 
 
 def families() -> list[str]:
-    """Names of all families that have members, sorted."""
+    """Names of all families that have members, sorted.
+
+    >>> "kernel" in families()
+    True
+    """
     return sorted(_registry)
 
 
 def kinds(family: str) -> dict[str, type[Setting]]:
     """The registered classes of a family by kind, sorted by kind.
+
+    >>> kinds("kernel")["Softmax"] is Softmax
+    True
 
     Raises:
         SettingError: no such family.
@@ -254,6 +272,9 @@ def kinds(family: str) -> dict[str, type[Setting]]:
 
 def from_data(target: type[AnySetting], data: Any, path: str = "") -> AnySetting:
     """The setting that ``to_data`` (or a JSON or TOML file, or the short form) describes.
+
+    >>> print(from_data(Task, {"kind": "Planted", "k": 2, "locality": "Recent(width=8)"}))
+    Planted(k=2, locality=Recent())
 
     Args:
         target: the family, or one class of it. A family with several kinds needs ``kind`` in the data.
@@ -274,6 +295,9 @@ def from_text(target: type[AnySetting], text: str, path: str = "") -> AnySetting
 
     The text is parsed as literals only; nothing is evaluated.
 
+    >>> from_text(Task, "Planted(k=2, locality=Recent(width=8))").locality
+    Recent(width=8)
+
     Raises:
         SettingError: not of that form, or as ``from_data``.
     """
@@ -284,7 +308,11 @@ def from_text(target: type[AnySetting], text: str, path: str = "") -> AnySetting
 def with_shared_parts(target: type[Setting], items: Sequence[Any]) -> list[Any]:
     """The data of many settings of one class, for ``from_data``, with equal parts made once instead of for each.
 
-    What cannot be made is left as it is, so that ``from_data`` says what is wrong and where.
+    Values that cannot be converted stay unchanged, so that ``from_data`` reports what is wrong and where.
+
+    >>> data = with_shared_parts(Planted, [{"locality": {"kind": "Recent"}}, {"locality": {"kind": "Recent"}}])
+    >>> data[0]["locality"] is data[1]["locality"]
+    True
     """
     hints, made = field_hints(target), dict[tuple[str, str], Any]()
 
@@ -348,14 +376,14 @@ def _made(target: type[AnySetting], value: Mapping[Any, Any], path: str) -> AnyS
     for old, new in cls.former_fields.items():
         if old in data:
             if new in data:
-                raise SettingError(join_path(path, new), "one value", Shown(f"two, one of them as {old!r}"))
+                raise SettingError(join_path(path, new), f"given twice, once under its old name {old!r}")
             data[new] = data.pop(old)
     for name in data:
         if name not in hints:
             raise unknown_field(cls, name, join_path(path, str(name)))
     for name in _required(cls):
         if name not in data:
-            raise SettingError(join_path(path, name), f"a value ({cls.kind} needs one)", Shown("nothing"))
+            raise SettingError(join_path(path, name), f"missing; {cls.kind} requires it")
     try:
         return cls(**data)
     except SettingError as error:
@@ -368,7 +396,7 @@ def _only_class(target: type[AnySetting], data: Mapping[Any, Any], path: str) ->
     if "kind" in data:
         raise SettingError(join_path(path, "kind"), f"a {target.family}", data["kind"], known)
     if len(known) != 1:
-        raise SettingError(join_path(path, "kind"), f"the name of a {target.family}", Shown("nothing"), known)
+        raise SettingError(join_path(path, "kind"), f"missing; give the name of a {target.family}", known=known)
     return next(iter(known.values()))
 
 

@@ -32,7 +32,7 @@ def read(text: str, path: str, form: str) -> Any:
     """
     try:
         with warnings.catch_warnings():
-            # Of backslashes and the like; what is wrong with the value is said by those who want it.
+            # Warnings about backslashes and so on. The code that reads the value reports what is wrong with it.
             warnings.simplefilter("ignore")
             tree = ast.parse(text.strip(), mode="eval").body
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -46,13 +46,16 @@ def read(text: str, path: str, form: str) -> Any:
 def distinct(fields: Iterable[tuple[Any, Any]], path: str = "") -> dict[Any, Any]:
     """A dict of the fields.
 
+    >>> distinct([("k", 3), ("width", 8)])
+    {'k': 3, 'width': 8}
+
     Raises:
         SettingError: a name comes twice.
     """
     found: dict[Any, Any] = {}
     for name, value in fields:
         if name in found:
-            raise SettingError(join(path, str(name)), "one value", Shown("two"))
+            raise SettingError(join(path, str(name)), "given twice")
         found[name] = value
     return found
 

@@ -29,7 +29,11 @@ _PLAIN = (str, int, float, bool)
 
 
 def to_data(value: Any) -> Any:
-    """Plain data (dicts, lists, numbers, strings, None) with kind, version and every field of every setting."""
+    """Plain data (dicts, lists, numbers, strings, None) with kind, version and every field of every setting.
+
+    >>> to_data(Recent(width=8))
+    {'kind': 'Recent', 'version': 1, 'width': 8}
+    """
     if value is None or isinstance(value, _PLAIN):
         return value
     if isinstance(value, Setting):
@@ -43,7 +47,11 @@ def to_data(value: Any) -> Any:
 
 
 def canonical_json(setting: Setting) -> str:
-    """The one JSON text of a setting: sorted keys, no spaces, all defaults and versions."""
+    """The one JSON text of a setting: sorted keys, no spaces, all defaults and versions.
+
+    >>> canonical_json(Recent(width=4))
+    '{"kind":"Recent","version":1,"width":4}'
+    """
     return _json(to_data(setting))
 
 
@@ -58,6 +66,11 @@ def identifier(setting: Setting) -> str:
     - fields that ``not_in_id`` names never enter, nor those that the setting itself names by ``outside_id``.
 
     A default that holds a setting whose version was raised stands for something new, and enters like any other value.
+
+    >>> identifier(Planted(k=3)) == identifier(Planted())
+    True
+    >>> identifier(Planted(k=3)) == identifier(Planted(k=2))
+    False
     """
     return hashlib.blake2b(_json(_identity(setting)).encode(), digest_size=8).hexdigest()
 
@@ -95,7 +108,11 @@ def _is_raised(value: Any) -> bool:
 
 
 def settings_in(value: Any) -> Iterator[Setting]:
-    """A setting and all settings inside it; those in a tuple or a mapping."""
+    """A setting and all settings inside it; those in a tuple or a mapping.
+
+    >>> [type(one).__name__ for one in settings_in(Planted())]
+    ['Planted', 'Uniform', 'Parity']
+    """
     if isinstance(value, Setting):
         yield value
         for name in field_hints(type(value)):
@@ -108,7 +125,13 @@ def settings_in(value: Any) -> Iterator[Setting]:
 
 
 def with_each(setting: AnySetting, change: Callable[[Setting], Setting]) -> AnySetting:
-    """A copy with each setting inside it, the innermost first, and last itself, as ``change`` gives it."""
+    """A copy with each setting inside it, the innermost first, and last itself, as ``change`` gives it.
+
+    >>> def widened(one: Setting) -> Setting:
+    ...     return Recent(width=16) if isinstance(one, Recent) else one
+    >>> print(with_each(Planted(locality=Recent(width=8)), widened))
+    Planted(locality=Recent(width=16))
+    """
 
     def changed(value: Any) -> Any:
         if isinstance(value, Setting):
@@ -129,6 +152,9 @@ def flatten(setting: Setting, prefix: str = "") -> dict[str, str | int | float |
 
     A nested setting gives its short form under its own path and its fields below it; tuples and mappings
     give theirs.
+
+    >>> flatten(Planted(k=2))["locality"]
+    'Uniform()'
     """
     row: dict[str, str | int | float | bool | None] = {}
     for name in field_hints(type(setting)):
@@ -185,6 +211,9 @@ def replace_at(setting: AnySetting, path: str, value: Any) -> AnySetting:
     """A copy with the field at a dotted path changed: ``replace_at(run, "task.locality", "Recent(width=8)")``.
 
     The value may be an object, plain data or the short form.
+
+    >>> print(replace_at(Planted(k=2), "locality", "Recent(width=8)"))
+    Planted(k=2, locality=Recent())
 
     Raises:
         SettingError: no such field, or a value that does not fit.

@@ -10,7 +10,13 @@ __all__ = ["Words", "bounded", "open_unit"]
 
 @runtime_checkable
 class Words(Protocol):
-    """Where the words of a batch come from; ``Stream.words`` of the batch's sequences is one."""
+    """Where the words of a batch come from; ``Stream.words`` of the batch's sequences is one.
+
+    >>> from functools import partial
+    >>> words: Words = partial(Stream(seed=0).words, length=8, start=0, count=2)
+    >>> words("positions", per_sequence=3).shape
+    (2, 3)
+    """
 
     def __call__(self, purpose: str, *, per_sequence: int) -> NDArray[np.uint64]:
         """Independent uniform words, (B, per_sequence); other purposes give other words."""
@@ -22,6 +28,9 @@ def bounded(words: NDArray[np.uint32] | NDArray[np.uint64], bound: int | NDArray
 
     Each value's probability is off by less than 2^-32; it is exact when ``bound`` is a power of two. 64-bit words
     give their upper half.
+
+    >>> bounded(np.array([0, 2**31, 2**32 - 1], dtype=np.uint32), 10).tolist()
+    [0, 5, 9]
     """
     wide = words >> np.uint64(32) if words.dtype == np.uint64 else words.astype(np.uint64)
     # In place, since memory traffic is most of the cost.
@@ -31,6 +40,10 @@ def bounded(words: NDArray[np.uint32] | NDArray[np.uint64], bound: int | NDArray
 
 
 def open_unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Reals uniform on the open interval (0, 1): odd multiples of 2^-54."""
+    """Reals uniform on the open interval (0, 1): odd multiples of 2^-54.
+
+    >>> open_unit(np.array([2**63], dtype=np.uint64)).round(6).tolist()
+    [0.5]
+    """
     unit: NDArray[np.float64] = ((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return unit

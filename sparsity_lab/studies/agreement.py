@@ -1,7 +1,7 @@
 """Whether two renderings of a file say the same.
 
-Bytes are too much to ask. The last bit of a mean depends on the processor, so a rounded number may differ by one in
-its last place, and an id that is a hash of such numbers may differ in all. Words, structure and counts are equal.
+Bytes are too much to ask. The last bit of a mean depends on the processor. So a rounded number may differ by one in
+its last place, and an id that is a hash of such numbers may differ completely. Words, structure and counts are equal.
 """
 
 import re

@@ -38,7 +38,7 @@ class Arm:
         runs = [self.run(seed) for seed in range(self.first, self.first + self.seeds)]
         for setting in settings_in(runs[0]):
             if isinstance(setting, Task) and not setting.is_planned:
-                raise SettingError("task", f"a text with its hash, {setting.planned()}", setting)
+                raise SettingError("task", f"a corpus with its hash, {setting.planned()}", setting)
         return runs
 
 
@@ -47,6 +47,10 @@ def seeded(base: RunConfig, *also: str) -> Callable[[int], RunConfig]:
     the seed. So are those of its parents.
 
     The evaluated sequences differ too, so that intervals over seeds cover their chance as well.
+
+    >>> config = seeded(run.config)(3)
+    >>> config.data_seed, config.model_seed
+    (3, 3)
     """
 
     def run(seed: int) -> RunConfig:

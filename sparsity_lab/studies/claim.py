@@ -19,6 +19,9 @@ CannotTell = Literal["at the ceiling or floor", "never learned", "not every run 
 class Outcomes:
     """What each seed gave.
 
+    >>> Outcomes({0: 0.25, 1: 0.5}, unit="nats").numbers[1]
+    0.5
+
     Attributes:
         numbers: what the criterion tests, by seed.
         unit: of the numbers.
@@ -39,6 +42,13 @@ class Outcomes:
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """A claim under test.
+
+    >>> def drops(evidence: Evidence) -> Outcomes:
+    ...     return Outcomes(means_at(evidence.rows, "one", 16, "drop"), "normalized accuracy")
+    >>> claim = Claim(name="drop", statement="It drops.", source="this lab", outcome="The drop to length 16.",
+    ...               numbers=drops, criterion=BoundedMean(above=0.0), arms=("one",))
+    >>> judge([claim], (), Evidence(rows))["drop"].count
+    2
 
     Attributes:
         name: short, for tables.
@@ -73,6 +83,10 @@ class Claim:
 @dataclass(frozen=True)
 class Decision:
     """What came of one claim.
+
+    >>> claim = difference_claim("k", "One beats two.", "one", "two", lengths=(8, 16), source="this lab")
+    >>> judge([claim], ("k",), Evidence(rows))["k"].verdict
+    'not decided'
 
     Attributes:
         verdict: one of four.

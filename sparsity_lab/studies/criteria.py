@@ -50,7 +50,11 @@ class Evidences(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion(ABC):
-    """What is asked of the numbers that seeds gave, fixed before the runs."""
+    """What is asked of the numbers that seeds gave, fixed before the runs.
+
+    >>> isinstance(NormalMean(above=0.0), Criterion)
+    True
+    """
 
     @abstractmethod
     def evidences(self, numbers: Sequence[float]) -> Evidences:
@@ -95,7 +99,7 @@ class _Mean(Criterion):
 
     def __post_init__(self) -> None:
         if (self.above is None) == (self.below is None):
-            raise SettingError("above, below", "one of them", (self.above, self.below))
+            raise SettingError("above, below", "give exactly one of the two")
         _check_finite(above=self.above, below=self.below)
         if self.matters is not None and not 0 < self.matters < math.inf:
             raise SettingError("matters", "a number above 0", self.matters)
@@ -130,6 +134,9 @@ class _Mean(Criterion):
 @dataclass(frozen=True, kw_only=True)
 class BoundedMean(_Mean):
     """The mean of numbers that lie in a range. Nothing else is assumed about them.
+
+    >>> BoundedMean(above=0.0).evidences([0.9] * 12).held > 20
+    True
 
     Attributes:
         low, high: the range, known before: -1 and 1 for a difference of two accuracies.
@@ -172,6 +179,9 @@ class BoundedMean(_Mean):
 class NormalMean(_Mean):
     """The mean of numbers near a normal distribution, such as differences of losses where every run learned.
 
+    >>> NormalMean(below=0.0, scale=0.1).evidences([-0.5, -0.6, -0.4, -0.5]).held > 1
+    True
+
     Attributes:
         scale: standard deviation of the prior of the standardized effect.
     """
@@ -210,6 +220,9 @@ class NormalMean(_Mean):
 class MostSeeds(Criterion):
     """In more than half of all seeds the number is at least, or at most, what is asked.
 
+    >>> MostSeeds(at_least=0.9).estimate([1.0, 0.95, 0.2, 0.3])
+    0.5
+
     Attributes:
         at_least, at_most: what is asked; both give a range.
 
@@ -222,7 +235,7 @@ class MostSeeds(Criterion):
 
     def __post_init__(self) -> None:
         if self.at_least is None and self.at_most is None:
-            raise SettingError("at_least, at_most", "at least one of them", None)
+            raise SettingError("at_least, at_most", "give at least one of the two")
         _check_finite(at_least=self.at_least, at_most=self.at_most)
         if self.at_least is not None and self.at_most is not None and self.at_least > self.at_most:
             raise SettingError("at_most", f"at least at_least={self.at_least:g}", self.at_most)

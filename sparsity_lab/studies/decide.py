@@ -1,9 +1,8 @@
 """``decide``: add seeds until the primary claims of a study are decided.
 
 The e-values are valid however often they are looked at, so this looks after every seed, or every core-minute where
-seeds take less. What has been found lies in
-the frames of the result, which are written at each look: a seed whose rows are there is never run again, whatever has
-become of its folder.
+seeds take less. The frames of the result hold everything found so far, and are written at each look. A seed whose
+rows are there is never run again, even if its folder is gone.
 """
 
 import itertools
@@ -38,6 +37,9 @@ fail."""
 class Review:
     """What is known at one look.
 
+    >>> Review(decisions={}, open={}, minutes={"one": 0.5}, spent=1.0, failed={}).spent
+    1.0
+
     Attributes:
         decisions: on each primary claim, by name.
         open: what each claim that seeds can still decide needs, by name; the cheapest first.
@@ -67,8 +69,15 @@ def decide(
     """Run seeds of the arms that open primary claims need, and look after each.
 
     It ends when every primary claim is decided, or these arms cannot tell, or the next seed would go beyond the
-    budget. A seed that has finished, in ``out`` or in the frames in ``folder``, is not run again; one that diverged
-    has no number; one that failed is not tried again in this call. After an interruption the same call goes on.
+    budget. A seed that has finished, in ``out`` or in the frames in ``folder``, is not run again. A seed that
+    diverged has no number. A seed that failed is not tried again in this call. After an interruption the same call
+    goes on.
+
+    >>> def run_in_turn(sweep: Sweep) -> Results:
+    ...     return run_sweep(sweep, "runs_of_tiny", Serial())
+    >>> *_, last = decide(load_study("tiny_study"), "runs_of_tiny", "decided", run_in_turn, budget=0.01)
+    >>> list(last.decisions)
+    ['easier']
 
     Args:
         out: the store of the runs.
@@ -80,14 +89,14 @@ def decide(
         command: for the page.
 
     Raises:
-        SettingError: no primary claims, a budget that is not above 0, an arm that the study does not have, frames of
-            another size or of other runs, or a store or frames that were begun under another rule. Nothing has been
-            run then.
+        SettingError: there are no primary claims, the budget is not above 0, or the study lacks an arm. Or the frames
+            are of another size or of other runs. Or the store or the frames were begun under another rule. Nothing
+            has been run then.
     """
     if not study.primary:
-        raise SettingError("primary", "the names of one to five claims, in the study", study.primary)
+        raise SettingError("primary", "one to five names of the study's claims", study.primary)
     if not 0 < budget < math.inf:
-        raise SettingError("budget", "core-minutes, more than 0", budget)
+        raise SettingError("budget", "a positive number of core-minutes", budget)
     if at_once is not None and at_once < 1:
         raise SettingError("at_once", "at least 1", at_once)
     arms = study.arms(size)
@@ -128,7 +137,7 @@ def _check_frames(found: FoundResult, arms: Mapping[str, Arm], size: Size, folde
         raise SettingError(str(folder), f"a result of size {size}", other)
     for arm, seed, run in found.evidence.rows.select("arm", "seed", "run").unique(maintain_order=True).iter_rows():
         if arm not in arms or arms[arm].run(seed).id != run:
-            raise SettingError(str(folder), "rows of runs that the study has", f"{arm}, seed {seed}")
+            raise SettingError(str(folder), "only rows of the study's own runs", f"{arm}, seed {seed}")
 
 
 def _grown(study: Study, out: Path, size: Size, known: FoundResult, command: str) -> FoundResult:

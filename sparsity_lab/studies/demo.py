@@ -15,6 +15,9 @@ def demo(size: Size = "small") -> Sweep:
     (a) Token marking, parity, k in {1, 2, 3}, planted anywhere or within a window of 8: position is not needed, so
     what fails with length is dilution or aggregation. (b) Position marking, majority of 3, near the query, anywhere
     within 16 places of it, or at the start: what fails is finding the place. Each seed has its own set of places.
+
+    >>> len(demo("smoke").runs)
+    9
     """
     steps, sequences, seeds = {"smoke": (6, 64, 1), "small": (400, 1024, 3), "full": (2000, 4096, 8)}[size]
     base = RunConfig(

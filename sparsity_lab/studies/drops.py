@@ -21,6 +21,9 @@ def numbers_at(
 ) -> Replicates:
     """One arm's measure at one length by seed, whether it was learned or not.
 
+    >>> sorted(numbers_at(rows, "one", 16))
+    [0, 1]
+
     Raises:
         SettingError: there is no such arm, length or measure, or the arm has several conditions.
     """
@@ -42,6 +45,9 @@ def values_at(
 ) -> pl.DataFrame:
     """One row for each seed and condition of an arm: ``seed``, ``condition``, ``trained_length``, ``at_trained``,
     ``value`` (at ``length``), ``drop``.
+
+    >>> values_at(rows, "one", 16, only_learned=False).columns
+    ['seed', 'condition', 'trained_length', 'at_trained', 'value', 'drop']
 
     Args:
         rows: of ``Evidence``.
@@ -87,7 +93,11 @@ def means_at(
     *,
     only_learned: bool = True,
 ) -> Replicates:
-    """A column of ``values_at`` by seed, averaged over the conditions of the seed that were learned, or over all."""
+    """A column of ``values_at`` by seed, averaged over the conditions of the seed that were learned, or over all.
+
+    >>> sorted(means_at(rows, "one", 16, only_learned=False))
+    [0, 1]
+    """
     return by_seed(_by_condition(rows, arm, length, column, conditions, only_learned))
 
 
@@ -102,7 +112,11 @@ def differences_at(
     only_learned: bool = True,
 ) -> Replicates:
     """Differences of two arms in a column of ``values_at`` by seed: taken between the conditions that both learned,
-    or all of them, and averaged over these."""
+    or all of them, and averaged over these.
+
+    >>> sorted(differences_at(rows, "one", "two", 16, only_learned=False))
+    [0, 1]
+    """
     each = (_by_condition(rows, one, length, column, conditions, only_learned) for one in (arm, minus))
     return by_seed(paired_differences(*each))
 
@@ -113,6 +127,9 @@ def slopes(
     """Least-squares slopes of the drop in ``at``, a number for each condition, by seed.
 
     A seed that learned fewer than ``least`` of the conditions has no slope.
+
+    >>> list(slopes(rows, "one", 16, {"trained": 1.0}, only_learned=False))
+    []
     """
     found = values_at(rows, arm, length, list(at), only_learned=only_learned)
     each = {}
@@ -124,7 +141,11 @@ def slopes(
 
 
 def learned_words(rows: pl.DataFrame, arm: str, conditions: Sequence[str] | None = None) -> str:
-    """How many seeds of an arm learned all these conditions: ``3 of 4 seeds learned``."""
+    """How many seeds of an arm learned all these conditions: ``3 of 4 seeds learned``.
+
+    >>> learned_words(rows, "one")
+    '2 of 2 seeds learned'
+    """
     own = rows.filter(pl.col("arm") == arm)
     if conditions is not None:
         own = own.filter(pl.col("condition").is_in(list(conditions)))

@@ -102,8 +102,8 @@ def more_than_half(successes: int, seeds: int) -> float:
 def share_interval(successes: int, seeds: int, alpha: float = ALPHA) -> tuple[float, float]:
     """The confidence sequence for the probability that a seed succeeds, which belongs to ``more_than_half``.
 
-    It holds the q for which the likelihood ratio of the successes against q stays below 1 / alpha, averaged over
-    p: 1 and 0 with weight 0.4 each, and p uniform with weight 0.2.
+    It holds the q for which the likelihood ratio of the successes against q, averaged over p, stays below 1 / alpha.
+    The average gives p = 1 and p = 0 weight 0.4 each, and uniform p weight 0.2.
     """
     failures = seeds - successes
     certain = _ALL_SUCCEED / 2 * ((failures == 0) + (successes == 0))
@@ -154,8 +154,8 @@ def t_interval(outcomes: ArrayLike, alpha: float = ALPHA, scale: float = PRIOR_S
 def e_bh(e_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
     """Which null hypotheses are rejected, at a false discovery rate of ``alpha`` whatever the dependence.
 
-    Of m e-values, those of the k largest are rejected, with the largest k for which the k-th is at least
-    m / (k alpha): 100 for one claim alone out of five, 20 for all five.
+    Of m e-values, the k largest are rejected, where k is the largest number for which the k-th is at least m / (k
+    alpha). The threshold is 100 for one claim out of five, and 20 for all five.
     """
     count, ordered = len(e_values), sorted(e_values, reverse=True)
     passed = [k for k in range(1, count + 1) if ordered[k - 1] >= count / (k * alpha)]

@@ -11,6 +11,9 @@ __all__ = ["Evidence"]
 class Evidence:
     """What the finished runs of a study showed.
 
+    >>> Evidence(rows).rows["arm"].unique().sort().to_list()
+    ['one', 'two']
+
     Attributes:
         rows: evaluation rows, as ``Study.rows`` gives them: ``arm``, ``seed``, ``run``, ``condition``, the columns of
             the evaluation, and ``learned``, ``reach`` and ``censored`` of the run.
@@ -29,5 +32,5 @@ class Evidence:
             ValueError: there are none.
         """
         if self.measures is None:
-            raise ValueError("the study measures nothing beyond the evaluation")
+            raise ValueError("the study has no measures beyond the evaluation")
         return self.measures

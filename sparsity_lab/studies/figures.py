@@ -1,7 +1,7 @@
 """Small multiples for result pages: curves by length in panels that share their axes, looks and one legend.
 
-A line is the median over the seeds that learned, its band goes from the smallest to the largest of them; what was not
-learned is named in the panel, never drawn.
+A line is the median over the seeds that learned, and its band goes from the smallest to the largest of them. Arms
+that were not learned are named in the panel but not drawn.
 """
 
 import math
@@ -35,13 +35,22 @@ LEVELS: dict[str, tuple[float, Any]] = {"Bayes optimum": (1.0, (0, (6, 2))), "ch
 
 
 def looks_of(names: Sequence[str]) -> dict[str, Look]:
-    """A look for each name, the same in all panels."""
+    """A look for each name, the same in all panels.
+
+    >>> list(looks_of(["softmax", "LSSA"]))
+    ['softmax', 'LSSA']
+    """
     return {name: look(index) for index, name in enumerate(names)}
 
 
 def panels(count: int, *, columns: int = 3, width: float = 3.2, height: float = 2.45) -> tuple[Figure, list[Axes]]:
     """A figure with ``count`` panels in rows of ``columns``, which do not share axes; width and height in inches of
-    one panel. To be called inside ``styled()``."""
+    one panel. To be called inside ``styled()``.
+
+    >>> figure, axes = panels(4, columns=2)
+    >>> len(axes)
+    4
+    """
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(width * min(columns, count), height * rows + 0.7), layout="constrained")
     found = [figure.add_subplot(rows, min(columns, count), place + 1) for place in range(count)]
@@ -59,6 +68,12 @@ def draw_by_length(
     words: str = "normalized accuracy",
 ) -> None:
     """Draw a measure against length, a line and band for each curve.
+
+    >>> figure, (ax,) = panels(1)
+    >>> curves = {"one": rows.filter(pl.col("arm") == "one")}
+    >>> draw_by_length(ax, curves, looks_of(["one"]), only_learned=False)
+    >>> ax.get_ylabel()
+    'normalized accuracy'
 
     Args:
         curves: rows of ``Evidence`` by name, one row for each seed and length; none where nothing has run yet.
@@ -108,14 +123,27 @@ def _never(name: str, rows: pl.DataFrame, measure: str) -> str:
 
 
 def same_height(axes: Sequence[Axes]) -> None:
-    """Give panels of one measure the same vertical limits, the widest of theirs."""
+    """Give panels of one measure the same vertical limits, the widest of theirs.
+
+    >>> figure, (left, right) = panels(2)
+    >>> _ = left.set_ylim(0, 1), right.set_ylim(0, 2)
+    >>> same_height([left, right])
+    >>> left.get_ylim() == right.get_ylim()
+    True
+    """
     limits = [ax.get_ylim() for ax in axes]
     for ax in axes:
         ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
 def draw_seeds(ax: Axes, place: float, numbers: Replicates, style: Look) -> None:
-    """Draw a mark for each seed at a place of the horizontal axis, and a line at their mean."""
+    """Draw a mark for each seed at a place of the horizontal axis, and a line at their mean.
+
+    >>> figure, (ax,) = panels(1)
+    >>> draw_seeds(ax, 0.0, {0: 0.5, 1: 0.7}, looks_of(["one"])["one"])
+    >>> len(ax.lines) + len(ax.collections) > 0
+    True
+    """
     if numbers:
         values = list(numbers.values())
         each: dict[str, Any] = {"marker": style.marker, "markersize": 4, "alpha": 0.6, "markeredgewidth": 0}
@@ -125,7 +153,13 @@ def draw_seeds(ax: Axes, place: float, numbers: Replicates, style: Look) -> None
 
 
 def levels(ax: Axes) -> None:
-    """Lines at the Bayes optimum and at chance of a normalized measure."""
+    """Lines at the Bayes optimum and at chance of a normalized measure.
+
+    >>> figure, (ax,) = panels(1)
+    >>> levels(ax)
+    >>> len(ax.lines)
+    2
+    """
     for level, dash in LEVELS.values():
         ax.axhline(level, color=INK, linewidth=0.9, linestyle=dash, zorder=1)
 
@@ -134,7 +168,13 @@ def legend_below(
     figure: Figure, *groups: Mapping[str, Look], band: str = BAND, more: Sequence[tuple[Any, str]] = ()
 ) -> None:
     """One legend for all panels, under them: a column for each group of looks, then one that names band, shading and
-    levels, then ``more`` handles with their words."""
+    levels, then ``more`` handles with their words.
+
+    >>> figure, axes = panels(2)
+    >>> legend_below(figure, looks_of(["one", "two"]))
+    >>> len(figure.legends)
+    1
+    """
     shown: list[list[tuple[Any, str]]] = [
         [(Line2D([], [], **line_style(one)), name) for name, one in looks.items()] for looks in groups
     ]
@@ -163,6 +203,10 @@ def legend_below(
 
 
 def line_style(style: Look) -> dict[str, Any]:
-    """The look as arguments of ``Axes.plot``."""
+    """The look as arguments of ``Axes.plot``.
+
+    >>> sorted(line_style(looks_of(["one"])["one"]))
+    ['color', 'linestyle', 'marker', 'markeredgewidth']
+    """
     dash: Any = "-" if isinstance(style.dash, str) else (0, style.dash)
     return {"color": style.color, "marker": style.marker, "linestyle": dash, "markeredgewidth": 0}

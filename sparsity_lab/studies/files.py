@@ -17,7 +17,7 @@ import polars as pl
 
 from sparsity_lab.analysis import figure_svg, titled
 from sparsity_lab.analysis.output import write_whole
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError
 from sparsity_lab.studies.agreement import agree
 from sparsity_lab.studies.evidence import Evidence
 from sparsity_lab.studies.loading import load_study, results_folder, studies_in
@@ -71,7 +71,7 @@ def read_found(study: Study, folder: Path) -> FoundResult:
         return FoundResult(Evidence(rows), facts)
     measures = _read(folder / MEASURES)
     if measures is None:
-        raise SettingError(str(folder / MEASURES), "the frame that belongs to the rows", Shown("none"))
+        raise SettingError(str(folder / MEASURES), f"no such file; it belongs to {ROWS}")
     # A writer that was stopped between the two left measures of runs that have no rows yet.
     return FoundResult(Evidence(rows, measures.filter(pl.col("run").is_in(rows["run"].unique().to_list()))), facts)
 
@@ -82,7 +82,7 @@ def _facts_of(record: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         facts = None
     if not isinstance(facts, dict):
-        raise SettingError(str(record), "the record of a result", Shown("a damaged file"))
+        raise SettingError(str(record), "the record of the result is damaged")
     return facts
 
 
@@ -118,6 +118,11 @@ def write_result(study: Study, results: Results, size: Size, folder: Path, comma
     """Write all files of a result into a folder, which may hold notes; returns the page. Rows of runs that are no
     longer in the folder of ``results`` are kept, if the study still has them.
 
+    >>> study = load_study("tiny_study")
+    >>> finished = run_sweep(study.sweep("small"), "runs_of_tiny", Serial())
+    >>> write_result(study, finished, "small", Path("result")).name
+    'result.md'
+
     Args:
         command: what made the runs, for the page.
 
@@ -151,6 +156,9 @@ def _without(found: FoundResult, study: Study, size: Size, results: Results) -> 
 def check_results(path: Path) -> list[str]:
     """Names of the files that are missing, or do not ``agree`` with what the committed frames give.
 
+    >>> check_results(Path("tiny_study"))
+    []
+
     Args:
         path: a study, or a folder of studies with the table of all claims.
 
@@ -165,6 +173,9 @@ def render_results(path: Path) -> list[str]:
     """Render all pages again from the committed frames; returns the names of the files that changed. The frames, and
     what the records say of the runs, stay as they are.
 
+    >>> render_results(Path("tiny_study"))
+    []
+
     Args:
         path: a study, or a folder of studies with the table of all claims.
 
@@ -174,11 +185,11 @@ def render_results(path: Path) -> list[str]:
     """
     rendered, wrong = _rendered_again(path)
     if wrong:
-        raise SettingError(str(path), "frames of rows and measures that belong together", wrong)
+        raise SettingError(str(path), f"missing or unexpected frames of measures: {', '.join(wrong)}")
     changed = [file for file, text in rendered.items() if not _holds(file, text)]
     table = path / FRONT_PAGE
     if table in changed and table.is_file() and not table.read_text(encoding="utf-8").startswith(FRONT_TITLE):
-        raise SettingError(str(table), f"a table of claims, which begins with {FRONT_TITLE!r}", Shown("another text"))
+        raise SettingError(str(table), f"this file is not a table of claims, which starts with {FRONT_TITLE!r}")
     for file in changed:
         write_whole(file, rendered[file].encode())
     return [str(file) for file in changed]
@@ -187,6 +198,9 @@ def render_results(path: Path) -> list[str]:
 def relabel_results(path: Path) -> list[str]:
     """Give the committed rows the ids that this release gives to their runs, which are known by arm and seed; returns
     the names of the frames that changed. For a change in how ids are made, which changes nothing of the runs.
+
+    >>> relabel_results(Path("tiny_study"))
+    []
 
     Args:
         path: a study, or a folder of studies.
@@ -235,7 +249,7 @@ def _rendered_again(path: Path) -> tuple[dict[Path, str], list[str]]:
         rendered |= {folder / name: text for name, text in texts.items()}
         records.append((folder.name, json.loads(texts[RECORD])))
     if not studies:
-        raise SettingError(str(path), f"a study, or a folder of studies, with a result ({ROWS})", Shown("none"))
+        raise SettingError(str(path), f"no study with a result ({ROWS}) in it")
     # A table of all claims needs all of them.
     if studies != [path] and not wrong:
         rendered[path / FRONT_PAGE] = front_page(records)
@@ -248,7 +262,7 @@ def _read(file: Path) -> pl.DataFrame | None:
     try:
         return pl.read_parquet(file)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise SettingError(str(file), "a parquet file that can be read", Shown(str(error).splitlines()[0])) from None
+        raise SettingError(str(file), f"not a readable parquet file: {str(error).splitlines()[0]}") from None
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

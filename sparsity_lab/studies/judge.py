@@ -31,6 +31,10 @@ _VERDICTS: tuple[tuple[Verdict, str], ...] = (
 def judge(claims: Sequence[Claim], primary: Sequence[str], evidence: Evidence) -> dict[str, Decision]:
     """The decision on each claim, by name.
 
+    >>> claim = difference_claim("k", "One beats two.", "one", "two", lengths=(8, 16), source="this lab")
+    >>> list(judge([claim], (), Evidence(rows)))
+    ['k']
+
     Args:
         primary: names of the claims that are judged together.
     """
@@ -75,7 +79,7 @@ def _outcomes(claim: Claim, evidence: Evidence) -> Outcomes:
     outcomes = claim.numbers(evidence)
     for seed, number in outcomes.numbers.items():
         if not math.isfinite(number):
-            raise SettingError(f"claim {claim.name!r}", f"a finite number of seed {seed}", number)
+            raise SettingError(f"claim {claim.name!r}", f"a finite number for seed {seed}", number)
     return outcomes
 
 

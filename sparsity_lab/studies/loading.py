@@ -1,7 +1,7 @@
 """Studies are files, named by their paths.
 
-A study is a Python file that defines one ``Study``, or a folder whose ``study.py`` does, with plain modules beside it
-(``from .arms import arms``). ``load_study`` imports it as an ordinary module: ``my_study`` for ``my_study.py``,
+A study is a Python file that defines one ``Study``, or a folder whose ``study.py`` does, with plain modules next to
+it (``from .arms import arms``). ``load_study`` imports it as an ordinary module: ``my_study`` for ``my_study.py``,
 ``k_locality.study`` for ``k_locality/study.py``. The folder that holds the file or folder is put at the end of
 ``sys.path``, which worker processes and Ray's workers inherit. So they import the same module under the same name,
 and know the settings that it registers.
@@ -30,9 +30,12 @@ _LONGEST_ERROR = 120
 def load_study(path: Path | str) -> Study:
     """The study that a file, or the ``study.py`` in a folder, defines.
 
-    The file is executed each time, with the modules beside it, so that a notebook sees what was edited. What goes
-    wrong later in the study's own functions (``arms``, ``figure``, a claim's rule) is a ``SettingError`` too, which
-    says the place.
+    The file is executed each time, with the modules next to it, so that a notebook sees edits. What goes wrong later
+    in the study's own functions (``arms``, ``figure``, a claim's rule) is a ``SettingError`` too, which says the
+    place.
+
+    >>> load_study("tiny_study").name
+    'tiny'
 
     Raises:
         SettingError: no such file, one that cannot be imported, one that defines no ``Study`` or several, or one
@@ -50,7 +53,7 @@ def load_study(path: Path | str) -> Study:
         raise SettingError(str(path), "a name without dots that no other module has", top)
     for loaded in [one for one in sys.modules if one == top or one.startswith(f"{top}.")]:
         del sys.modules[loaded]
-    # Bytecode is told from its source by size and second: an edit within a second could be missed.
+    # Python checks bytecode against its source by size and second, so it could miss an edit within a second.
     caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         module = _guarded(importlib.import_module, "a study that can be imported", path, file)(name)
@@ -73,7 +76,11 @@ def load_study(path: Path | str) -> Study:
 
 
 def results_folder(path: Path) -> Path:
-    """Where the result of a study lies: in its folder; for a file ``my_study.py``, in ``my_study`` beside it.
+    """The folder of a study's result: its own folder, or for a file ``my_study.py``, the folder ``my_study`` next to
+    it.
+
+    >>> results_folder(Path("tiny_study")).as_posix()
+    'tiny_study'
 
     Raises:
         SettingError: no such study.
@@ -83,7 +90,11 @@ def results_folder(path: Path) -> Path:
 
 
 def studies_in(path: Path) -> list[Path]:
-    """The study at a path, or all studies in a folder of studies; those with a result alone."""
+    """The study at a path, or all studies in a folder of studies; those with a result alone.
+
+    >>> [path.as_posix() for path in studies_in(Path("tiny_study"))]
+    ['tiny_study']
+    """
     if path.is_file() or (path / _FILE).is_file():
         return [path] if any(results_folder(path).glob("*.parquet")) else []
     folders = [file.parent for file in path.glob(f"*/{_FILE}")]
@@ -123,7 +134,7 @@ def _only_study(module: ModuleType, path: Path | str) -> Study:
 
 
 def _guarded(function: Callable[..., Any], expected: str, path: Path | str, file: Path) -> Callable[..., Any]:
-    """The same function of the study, whose errors are told in one line with their place."""
+    """The same function of the study, with its errors reported in one line with their place."""
 
     def call(*arguments: Any) -> Any:
         try:

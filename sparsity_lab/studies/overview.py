@@ -15,8 +15,8 @@ __all__ = ["studies_overview"]
 
 
 def studies_overview(folder: Path) -> list[dict[str, Any]]:
-    """A study each: ``study`` (its path), ``title``, ``arms``, ``runs`` of its sweep, and of the result beside it
-    ``finished`` runs, ``core_minutes`` and the number of primary claims by verdict, None where there is no result.
+    """One entry per study: ``study`` (its path), ``title``, ``arms`` and ``runs`` of its sweep. Of its result:
+    ``finished`` runs, ``core_minutes`` and the number of primary claims by verdict, or None if there is no result.
 
     Raises:
         SettingError: no such folder, no study in it, or one that cannot be loaded.

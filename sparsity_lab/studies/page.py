@@ -139,13 +139,13 @@ def front_page(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
         "Claims tested at a scale that two processor cores can carry. Each study is a folder here: `study.py` says "
         "what is run and how claims are decided, `notes.md` what was tried, `result.md` what came of it. "
         "`sparsity-lab decide FOLDER` adds seeds until the primary claims of a study are decided. Every page is "
-        "rendered from the frames beside it, and `sparsity-lab report --check` does it again and compares. What did "
+        "rendered from the frames next to it, and `sparsity-lab report --check` does it again and compares. What did "
         "not hold stays in.",
         "## Primary claims",
         _table(["claim", "verdict", "estimate", "study"], rows(True)),
         "## What the studies cost",
-        "Core-minutes of one run of each arm together, of all runs so far, and of what the primary claims that are "
-        "not decided would still take, where that can be told.",
+        "Core-minutes of one run of each arm together, of all runs so far, and, if known, of the runs that undecided "
+        "primary claims still need.",
         _table(["study", "one of each arm", "so far", "still"], [_costs(*one) for one in results]),
         "## Exploratory claims",
         _EXPLORATORY,

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError
 from sparsity_lab.training.files import write_file
 from sparsity_lab.training.store import FINISHED, prepare_folder, read_object
 
@@ -21,7 +21,10 @@ Rules = Mapping[str, str]
 
 
 def fix_rules(study: "Study", out: Path) -> None:
-    """Record the study's rules in the store of its runs, if none are there; and whether runs were there before."""
+    """Record the study's rules in the store of its runs, if none are there; and whether runs were there before.
+
+    >>> fix_rules(load_study("tiny_study"), Path("fixed"))
+    """
     if fixed_rules(out) is None:
         prepare_folder(out)
         late = any(True for _ in out.glob(f"*/{FINISHED}"))
@@ -64,8 +67,9 @@ def check_rules(study: "Study", fixed: Rules | None, place: Path) -> None:
         return
     own = study.rules()
     if fixed.get("primary") != own["primary"]:
-        expected = Shown(f"the primary claims that it was begun with: {fixed.get('primary')}")
-        raise SettingError(str(place), str(expected), Shown(own["primary"]))
+        raise SettingError(
+            str(place), f"the primary claims fixed at the start, {fixed.get('primary')}", own["primary"]
+        )
     for name in changed_rules(study, fixed):
         if name in study.primary:
-            raise SettingError(str(place), f"the rule of {name!r} that it was begun with", Shown("a changed rule"))
+            raise SettingError(str(place), f"the rule of {name!r} has changed since the study started")

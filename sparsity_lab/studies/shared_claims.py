@@ -38,18 +38,30 @@ _WORDS = {"value": "normalized accuracy", "drop": "drop of normalized accuracy"}
 
 
 def growths(first: Replicates, later: Replicates) -> Replicates:
-    """By which share each number has grown: later / first - 1."""
+    """By which share each number has grown: later / first - 1.
+
+    >>> growths({0: 2.0, 1: 4.0}, {0: 3.0, 1: 4.0})
+    {0: 0.5, 1: 0.0}
+    """
     return paired(lambda one, other: other / one - 1, first, later)
 
 
 def shares_of_way(start: Replicates, own: Replicates, end: Replicates) -> Replicates:
-    """Which share of the way from start to end is gone: (own - start) / (end - start)."""
+    """Which share of the way from start to end is gone: (own - start) / (end - start).
+
+    >>> shares_of_way({0: 1.0}, {0: 0.25}, {0: 0.0})
+    {0: 0.75}
+    """
     return paired(lambda begin, at, goal: (at - begin) / (goal - begin), start, own, end)
 
 
 def rank_correlations(rows: pl.DataFrame, column: str, other: str, fewest: int) -> Replicates:
     """Spearman's rank correlation of two columns over the arms of each seed that has at least ``fewest`` of them, and
     not one value alone.
+
+    >>> frame = pl.DataFrame({"arm": ["a", "b", "c"], "seed": [0, 0, 0], "x": [1, 2, 3], "y": [3, 4, 9]})
+    >>> rank_correlations(frame, "x", "y", fewest=3)
+    {0: 1.0}
 
     Args:
         rows: one for each arm and ``seed``.
@@ -65,7 +77,11 @@ def rank_correlations(rows: pl.DataFrame, column: str, other: str, fewest: int) 
 def means_listed(
     numbers: Mapping[str, Replicates], places: int = 2, *, between: str = "; ", missing: str = ""
 ) -> str:
-    """``elu 2.61; softmax 1.69``: the mean of each; what has no number is left out, or named with ``missing``."""
+    """``elu 2.61; softmax 1.69``: the mean of each; what has no number is left out, or named with ``missing``.
+
+    >>> means_listed({"elu": {0: 2.6, 1: 2.62}, "softmax": {0: 1.69}})
+    'elu 2.61; softmax 1.69'
+    """
     words = []
     for name, one in numbers.items():
         if one:
@@ -80,6 +96,10 @@ def slope_claim(
     name: str, statement: str, arms: Mapping[str, Mapping[str, float]], *, lengths: tuple[int, int], source: str
 ) -> Claim:
     """The claim that the drop between two lengths grows with a number that each condition has, in every arm.
+
+    >>> arms = {"one": {"trained": 1.0}}
+    >>> slope_claim("slope", "The drop grows with k.", arms, lengths=(8, 16), source="this lab").arms
+    ('one',)
 
     Args:
         arms: the number of each condition, by arm.
@@ -129,7 +149,12 @@ def difference_claim(
     criterion: Criterion = DIFFERENT,
 ) -> Claim:
     """The claim that ``arm`` is above ``minus`` in normalized accuracy at the second of two lengths (``value``), or
-    in what it loses from the first to the second (``drop``). Of several arms, it is about the mean over the pairs."""
+    in what it loses from the first to the second (``drop``). Of several arms, it is about the mean over the pairs.
+
+    >>> claim = difference_claim("k", "One beats two.", "one", "two", lengths=(8, 16), source="this lab")
+    >>> claim.arms
+    ('one', 'two')
+    """
     pairs = _pairs(arm, minus)
     every_arm = tuple(dict.fromkeys(one for pair in pairs for one in pair))
     measure = f"{_WORDS[column]} " + (

@@ -9,7 +9,7 @@ from typing import Literal
 import polars as pl
 from matplotlib.figure import Figure
 
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError
 from sparsity_lab.studies.arms import Arm
 from sparsity_lab.studies.claim import Claim, Decision
 from sparsity_lab.studies.evidence import Evidence
@@ -32,6 +32,12 @@ MOST_PRIMARY = 5
 class Study:
     """An experiment that decides claims. A file that defines one is run by its path, see ``load_study``.
 
+    >>> study = Study(name="tiny", title="Tiny", question="Does it train?",
+    ...               arms=lambda size: {"one": Arm(seeded(run.config), seeds=2)}, claims=(),
+    ...               figure=lambda evidence: panels(1)[0])
+    >>> len(study.sweep("small").runs)
+    2
+
     Attributes:
         name: of the study and of its sweep.
         title: of the page.
@@ -45,8 +51,8 @@ class Study:
         tables: more tables of the page, each under its title; mostly of what ``measure`` found.
 
     Raises:
-        SettingError: two claims of one name, more than five primary claims, one that is no claim or is named twice,
-            or one that does not say which arms it needs.
+        SettingError: two claims have the same name, or there are more than five primary claims. Or a primary claim is
+            unknown, named twice, or does not name its arms.
     """
 
     name: str
@@ -63,14 +69,14 @@ class Study:
     def __post_init__(self) -> None:
         claims = {claim.name: claim for claim in self.claims}
         if len(claims) < len(self.claims):
-            raise SettingError("claims", "claims with names of their own", Shown("two of one name"))
+            raise SettingError("claims", "two claims have the same name")
         if len(self.primary) > MOST_PRIMARY:
             raise SettingError("primary", f"at most {MOST_PRIMARY} claims", len(self.primary))
         for place, name in enumerate(self.primary):
             if name not in claims or name in self.primary[:place]:
                 raise SettingError("primary", "names of claims, each once", name, list(claims))
             if not claims[name].arms:
-                raise SettingError("primary", f"the arms that {name!r} needs", ())
+                raise SettingError("primary", f"claim {name!r} names no arms")
 
     def sweep(self, size: Size = "small") -> Sweep:
         """The sweep of this size."""
@@ -128,9 +134,9 @@ class Study:
         return Evidence(self._in_order(every, size, "condition", "length"), self._in_order(measures, size))
 
     def rows(self, results: Results, size: Size) -> pl.DataFrame:
-        """The evaluation rows of the finished runs: ``arm``, ``seed``, ``run``, the columns of the evaluation, and
-        ``learned``, ``reach`` and ``censored`` of the run, ``seconds`` that it took, and ``parent_seconds`` that the
-        runs took that it was made from.
+        """The evaluation rows of the finished runs: ``arm``, ``seed``, ``run`` and the columns of the evaluation.
+        Also ``learned``, ``reach``, ``censored`` and ``seconds`` of the run, and ``parent_seconds``, the seconds of
+        the runs it was made from.
 
         Raises:
             SettingError: no run of this size of the study has finished.

@@ -53,18 +53,24 @@ def read_data(path: Path) -> dict[str, Any]:
     try:
         data = _READERS[kind](path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise SettingError(str(path), "a file that can be read", error.strerror) from None
+        raise SettingError(str(path), error.strerror or "cannot be read") from None
     except SettingError as error:
         raise error.inside(str(path)) from None
     except (ValueError, RecursionError, MemoryError) as error:  # of both parsers, and of bytes that are not UTF-8
-        raise SettingError(str(path), f"valid {kind[1:].upper()}", str(error)) from None
+        raise SettingError(str(path), f"invalid {kind[1:].upper()}: {error}") from None
     if not isinstance(data, dict):
         raise SettingError(str(path), "a table of fields", type(data).__name__)
     return data
 
 
 def load_sweep(path: Path) -> Sweep:
-    """The sweep that a file describes; errors as ``read_data``, ``settings.from_data`` and ``sweeps.grid``."""
+    """The sweep that a file describes; errors as ``read_data``, ``settings.from_data`` and ``sweeps.grid``.
+
+    >>> path = Path("sweep.json")
+    >>> _ = path.write_text(canonical_json(results.sweep))
+    >>> load_sweep(path) == results.sweep
+    True
+    """
     data = read_data(path)
     if "grid" not in data and "base" not in data:
         return from_data(Sweep, data)
@@ -78,6 +84,6 @@ def load_sweep(path: Path) -> Sweep:
     for name, values in axes.items():
         if isinstance(values, dict):
             inner = next(iter(values), "name")
-            expected = f'a list of values; a path is written in quotes under [grid], as in "{name}.{inner}" = [..]'
+            expected = f'a list of values (under [grid], quote a path, as in "{name}.{inner}" = [..])'
             raise SettingError(f"grid.{name}", expected, values)
     return Sweep(name=data.get("name", path.stem), runs=tuple(grid(base, axes)))

@@ -19,7 +19,7 @@ from typing import Literal
 
 import torch
 
-from sparsity_lab.settings import Setting, SettingError, Shown, from_data, register
+from sparsity_lab.settings import Setting, SettingError, from_data, register
 from sparsity_lab.sweeps.workers import Worker, first_ready
 from sparsity_lab.training import Diverged, Logger, RunConfig
 from sparsity_lab.training.lease import Leased
@@ -29,14 +29,17 @@ __all__ = ["Ended", "Engine", "Processes", "Serial", "execute"]
 _LAST_DEATH = 2
 _MOST_WORKERS = 1024
 _CANNOT_START = (
-    "the worker processes could not start, and what they wrote on the error stream says why; a script that runs a "
-    'sweep must do so under `if __name__ == "__main__":`, since every worker imports it'
+    "the worker processes could not start; their error output says why. A script that runs a "
+    'sweep must do so under `if __name__ == "__main__":`, because every worker imports it'
 )
 
 
 @dataclass(frozen=True)
 class Ended:
     """A run that an engine is done with.
+
+    >>> Ended(index=0, failure=None).index
+    0
 
     Attributes:
         index: of the run in the list given to the engine.
@@ -48,7 +51,11 @@ class Ended:
 
 
 class Engine(Setting, family="engine"):
-    """Executes runs. A new engine defines ``run`` and calls ``execute`` wherever its workers are."""
+    """Executes runs. A new engine defines ``run`` and calls ``execute`` wherever its workers are.
+
+    >>> isinstance(Serial(), Engine)
+    True
+    """
 
     @abstractmethod
     def run(
@@ -102,7 +109,11 @@ def execute(run: str, out: str, loggers: Sequence[Logger] = ()) -> str | None:
 
 @register
 class Serial(Engine):
-    """One run after the other, in this process."""
+    """One run after the other, in this process.
+
+    >>> Serial()
+    Serial()
+    """
 
     def run(
         self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence[Logger] = ()
@@ -148,7 +159,7 @@ class Processes(Engine):
             numbers = [int(one) for one in seen.split(",")] if re.fullmatch(r"\d+(,\d+)*", seen) else None
             devices = tuple(numbers or range(torch.cuda.device_count()))
             if not devices:
-                raise SettingError("devices", "a machine with GPUs for 'auto'", Shown("no GPU"))
+                raise SettingError("devices", "'auto' needs a GPU, but this machine has none")
         return [device for device in devices for _ in range(self.per_device)] or [None] * self.workers
 
     def check(self) -> None:
@@ -208,7 +219,7 @@ class Processes(Engine):
                                 yield Ended(worker.run, f"its worker process died {_LAST_DEATH} times, at last {how}")
                         # One that dies before it has a run says nothing about the run that it would have had.
                         if not worker.ready:
-                            # One that was killed may have had bad luck. One that ended by itself could not import
+                            # A killed worker may have been unlucky. One that ended on its own could not import
                             # what it needs, and neither will another.
                             failed_starts += 1 if worker.killed else _LAST_DEATH
                         if not workers and failed_starts >= _LAST_DEATH:

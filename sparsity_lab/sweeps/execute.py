@@ -40,24 +40,30 @@ def run_sweep(
     at fault, never stops the others; ``Results.failures`` lists it, even where its folder could not hold the reason.
     ``progress`` also tells which files were found damaged.
 
-    The same sweep, or one with some of its runs, may be run on the folder by several processes at once, on any
-    machines: each run is made by one of them. Runs that others make come last here, and are waited for.
+    Several processes, on any machines, may run the same sweep, or one that shares runs, on one folder at once. Each
+    run is made by one of them. Runs that others make come last here, and are waited for.
+
+    >>> training = run.config.training.replace(steps=2)
+    >>> sweep = Sweep(name="tiny", runs=tuple(grid(run.config.replace(training=training), {"seed": [0, 1]})))
+    >>> finished = run_sweep(sweep, "runs", engine=Serial())
+    >>> finished.frame("runs")["status"].to_list()
+    ['finished', 'finished']
 
     Args:
         out: the store, shared by all workers; also gets ``sweep.json``, the canonical form of the sweep, with the
             hashes of all texts.
         progress: called once for each run.
-        loggers: told what happens to each run that is made now, where it is made: a worker process has copies, so
-            that a logger must be one that ``pickle`` can copy, of a class that the workers can import.
+        loggers: receive the events of each run that is made now, in the process that makes it. A worker process has
+            copies, so ``pickle`` must be able to copy a logger, and workers must be able to import its class.
 
     Returns:
         The runs of this sweep, whatever else is in the folder.
 
     Raises:
-        SettingError: ``out`` cannot be a folder or be written, or holds a run under the id that an earlier release
-            gave it; or a setting or logger is of this notebook, and the engine's workers cannot know it; or this
-            machine, if they are on it, has too little memory for a run; or a text whose hash is not yet a field
-            cannot be read. Nothing has been run then.
+        SettingError: ``out`` is not a folder, cannot be written, or holds a run under the id of an earlier release.
+            Or a setting or logger is defined in this notebook, so the engine's workers cannot import it. Or the
+            workers are on this machine, which has too little memory for a run. Or a text whose hash is not yet a
+            field cannot be read. Nothing has been run then.
         RuntimeError: a worker process got here while it imported the script that started it.
     """
     _refuse_import()
@@ -77,7 +83,7 @@ def run_sweep(
     try:
         write_file(root / SWEEP, canonical_json(sweep).encode())
     except OSError as error:
-        raise SettingError("out", f"a folder that can be written ({error.strerror})", str(root)) from None
+        raise SettingError("out", f"cannot write to {root}: {error.strerror}") from None
     for wave in (report := _Report(sweep, root, progress)).waves:
         _run_wave(wave, root, engine, report, loggers)
     return Results(root, sweep, unrecorded=report.failed)
@@ -121,7 +127,7 @@ def _run_wave(
             tidy(root / run.id)
             report.over(run, "skipped")
         elif found.evaluated and run.id not in report.in_sweep:
-            # A parent that is not itself in the sweep gives its weights; how it was evaluated is its own affair.
+            # A parent outside the sweep only provides weights, so its evaluation does not matter.
             report.over(run, "skipped")
         elif run.parent and run.parent.id in report.failed:
             report.over(run, "failed", f"its parent {run.parent.id} failed")
@@ -144,7 +150,7 @@ def _run_wave(
                 if (ended := status(run, root)).over:
                     report.over(run, ended.value, _divergence(root / run.id))
                 elif awaited.held and (failure := read_failure(root / run.id)):
-                    # Whoever began with it removed what was on record, so this is its own.
+                    # The process that began it removed the old record, so this record is its own.
                     report.over(run, "failed", failure)
                 elif attempts[run.id] == _ATTEMPTS:
                     report.over(run, "failed", f"executed {_ATTEMPTS} times, and still {ended.value}")
@@ -205,7 +211,7 @@ def _refuse_import() -> None:
     # The flag that multiprocessing itself asks before it starts a process. A worker that is up may run a sweep.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
-            "a worker process met run_sweep while it imported the script that started it; call run_sweep under "
+            "a worker process reached run_sweep while importing the main script; call run_sweep under "
             '`if __name__ == "__main__":`'
         )
 
@@ -241,7 +247,7 @@ def _check_devices(runs: Sequence[RunConfig]) -> None:
     """Raise ``SettingError`` if a run names a GPU, where each worker sees one and calls it ``cuda``."""
     for run in runs:
         if ":" in run.training.device:
-            expected = "cuda or cpu, for the engine says which GPU a run is on"
+            expected = "cuda or cpu, since the engine assigns the GPU"
             raise SettingError(f"{run.id}.training.device", expected, run.training.device)
 
 

@@ -22,7 +22,11 @@ _SECONDS_BETWEEN = 0.2
 
 def sweep_progress() -> SweepProgress:
     """What ``run_sweep(..., progress=...)`` calls: runs that are over, the last one, those that failed or were found
-    damaged, and the time left."""
+    damaged, and the time left.
+
+    >>> callable(sweep_progress())
+    True
+    """
     line = _Line()
     remarks: list[str] = []
 
@@ -39,7 +43,11 @@ def sweep_progress() -> SweepProgress:
 
 
 def training_progress() -> Progress:
-    """What ``train(..., progress=...)`` calls: steps, loss and accuracy."""
+    """What ``train(..., progress=...)`` calls: steps, loss and accuracy.
+
+    >>> callable(training_progress())
+    True
+    """
     line = _Line()
 
     def show(done: int, total: int, loss: float, accuracy: float) -> None:

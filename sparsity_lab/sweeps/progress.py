@@ -19,6 +19,9 @@ __all__ = ["Estimate", "Overview", "Running", "SweepEvent", "SweepProgress", "Un
 class SweepEvent:
     """One run of a sweep is over.
 
+    >>> SweepEvent(finished=1, total=4, run="0123456789abcdef", status="finished").status
+    'finished'
+
     Attributes:
         finished: runs that are over, this one included, whatever became of them.
         total: all runs, parents included.
@@ -114,7 +117,11 @@ class Unfinished:
 
 @dataclass(frozen=True)
 class Overview:
-    """How far the sweep in a folder is, whoever works on it.
+    """The progress of the sweep in a folder, over all processes that work on it.
+
+    >>> found = overview(results)
+    >>> found.total, found.counts, found.complete
+    (4, {'finished': 4}, True)
 
     Attributes:
         sweep: its name; None for a folder of runs that were made one by one.
@@ -145,7 +152,11 @@ class Overview:
 
 def overview(results: Results) -> Overview:
     """How far a sweep is. All checksums are verified, as the next sweep would. Only reads, so it can be called from
-    any machine at any time."""
+    any machine at any time.
+
+    >>> overview(results).complete
+    True
+    """
     labels = results.labels()
     counts: Counter[str] = Counter()
     running, unfinished = list[Running](), list[Unfinished]()

@@ -3,8 +3,8 @@
 Ray gives a run to a node and says when it is over; everything that a run found goes through the shared folder. What
 Ray itself carries is small: to a worker, the name of ``execute_in_worker``, the run as JSON text, some paths and the
 loggers; back, the one line that ``execute`` returned. Ray wraps these in its own serialization, which is pickle where
-msgpack does not do, and whoever may use a Ray cluster can run code in it. So a cluster belongs in a trusted network,
-or asks for a token (``RAY_AUTH_MODE=token``). The folder needs no such trust: nothing in it was ever pickled.
+msgpack does not do, and any user of a Ray cluster can run code in it. So a cluster belongs in a trusted network, or
+asks for a token (``RAY_AUTH_MODE=token``). The folder needs no such trust: nothing in it was ever pickled.
 """
 
 import contextlib
@@ -48,9 +48,9 @@ class RayEngine(Engine):
     after ``patience``. A lost head node ends the sweep; the same command goes on from there.
 
     Attributes:
-        address: ``"local"`` for a cluster on this machine that the sweep starts and stops; ``"auto"`` for the one
-            that runs on this machine, or that the environment variable ``RAY_ADDRESS`` names; or ``"host:port"`` of
-            a head node.
+        address: ``"local"`` starts and stops a cluster on this machine. ``"auto"`` uses the one that runs on this
+            machine, or the one in the environment variable ``RAY_ADDRESS``. ``"host:port"`` is the address of a head
+            node.
         cpus: CPUs that a run takes, in parts of one if several shall share it. No more than an account: the threads
             of a run are a setting of its training.
         gpus: GPUs that a run takes, in parts of one if several shall share it. Without any, a run sees no GPU.
@@ -72,7 +72,7 @@ class RayEngine(Engine):
         if not _SMALLEST_SHARE <= self.cpus < math.inf:
             raise SettingError("cpus", f"at least {_SMALLEST_SHARE:g}", self.cpus)
         if not (self.gpus == 0 or _SMALLEST_SHARE <= self.gpus <= 1 or (self.gpus > 1 and self.gpus.is_integer())):
-            raise SettingError("gpus", "0, a part of one, or a whole number", self.gpus)
+            raise SettingError("gpus", "0, a fraction below 1, or a whole number", self.gpus)
         for name, least in (("retries", 0), ("in_flight", 1)):
             if getattr(self, name) < least:
                 raise SettingError(name, f"at least {least}", getattr(self, name))
@@ -85,21 +85,21 @@ class RayEngine(Engine):
         """As ``Engine.run``.
 
         Raises:
-            SettingError: Ray is not installed, this process has another use of it, the cluster does not answer, or
-                no node of it has the CPUs and GPUs for a run.
+            SettingError: Ray is not installed, or this process already uses it. Or the cluster does not answer, or
+                none of its nodes has the CPUs and GPUs for a run.
         """
         ray = _imported_ray()
         if not runs:
             return
         with self._connected(ray):
             if not self._fits(ray):
-                raise SettingError("engine", "a cluster with a node that has room for a run", Shown(self._no_room()))
+                raise SettingError("engine", f"no node of the cluster can hold a run: {self._no_room()}")
             yield from self._run(ray, runs, out, modules, loggers)
 
     def _run(
         self, ray: Any, runs: Sequence[str], out: Path, modules: Sequence[str], loggers: Sequence[Logger]
     ) -> Iterator[Ended]:
-        # Ray would know no run's deaths from another's reasons to try again, so it is told to try once.
+        # Ray cannot tell which failures are worth a retry, so it tries once.
         task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(execute_in_worker)
         # A worker has a working directory of its own.
         paths = [os.path.abspath(entry) for entry in sys.path]
@@ -146,7 +146,7 @@ class RayEngine(Engine):
         """Connect to the cluster, or start one; the end of the connection stops what this one started, runs in
         progress included."""
         if ray.is_initialized():
-            raise SettingError("engine", "no other use of Ray in this process (ray.shutdown() ends it)", Shown("one"))
+            raise SettingError("engine", "Ray is already running in this process; call ray.shutdown() first")
         address = os.environ.get("RAY_ADDRESS", "auto") if self.address == "auto" else self.address
         if found := _HOST_AND_PORT.fullmatch(address):
             try:
@@ -164,7 +164,7 @@ class RayEngine(Engine):
             ray.shutdown()
 
     def _unreachable(self, got: str) -> SettingError:
-        return SettingError("address", "a Ray cluster that answers", Shown(got))
+        return SettingError("address", f"no Ray cluster answers at {got}")
 
     def _fits(self, ray: Any) -> bool:
         """Whether a node that is up has room for a run when it is idle."""
@@ -194,7 +194,7 @@ def _reach(host: str, port: int, seconds: float) -> None:
         # Ray speaks gRPC, so HTTP/2 (RFC 9113): each side begins with a frame of settings, which may be empty.
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
         if connection.recv(4, socket.MSG_WAITALL)[3:] != b"\x04":
-            raise OSError("what answers there is not Ray")
+            raise OSError("the server at this address is not Ray")
 
 
 def _imported_ray() -> Any:

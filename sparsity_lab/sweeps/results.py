@@ -14,7 +14,6 @@ import polars as pl
 from sparsity_lab.generators import Task
 from sparsity_lab.settings import (
     SettingError,
-    Shown,
     column_types,
     flatten,
     from_data,
@@ -76,8 +75,8 @@ class State:
         """As its folder says.
 
         Args:
-            large: verify the weights and the checkpoint too, which otherwise is left to those who use them, unless
-                there is a record of a failure, which damaged weights can be behind.
+            large: also verify the weights and the checkpoint. By default their readers verify them, except after a
+                recorded failure, which damaged weights may have caused.
             any_evaluation: another evaluation than the run's own will do, as for a parent.
         """
         failure = read_failure(folder)
@@ -94,6 +93,10 @@ class State:
 class Results:
     """The runs of a sweep in a folder. The folder is the only truth: every call reads what is there now.
 
+    >>> again = Results(results.folder)
+    >>> len(again.runs), again.frame("evaluation")["length"].unique().sort().to_list()
+    (4, [8, 16])
+
     Args:
         out: the folder.
         sweep: whose runs are meant; without it, those of the last sweep that was run there. Texts whose hashes are
@@ -106,8 +109,8 @@ class Results:
         runs: configs of the sweep's runs in its order, or of all runs in the folder by id.
 
     Raises:
-        SettingError: no sweep is given, and the folder has none that can be read and no runs, or a run under a name
-            that is not its own: a copy, which would count twice; or its runs lie under the ids of an earlier release.
+        SettingError: no sweep is given, and the folder has no readable sweep and no runs. Or a run has a name other
+            than its id: it is a copy, which would count twice. Or the runs have the ids of an earlier release.
     """
 
     def __init__(
@@ -121,17 +124,17 @@ class Results:
             check_ids(self.folder, self.runs)
 
     def frame(self, name: FrameName = "evaluation") -> pl.DataFrame:
-        """One frame over all runs, with each run's settings beside its rows.
+        """One frame over all runs, with each run's settings joined to its rows.
 
         Args:
-            name: ``"runs"``: one row a run, with its status, step and reason as in ``State``; ``"evaluation"``,
-                ``"metrics"``, ``"timing"``: the rows of that file of all finished runs (metrics also of diverged
-                ones); ``"summary"``: learned, reach and censored by run and condition.
+            name: ``"runs"`` has one row per run, with its status, step and reason as in ``State``. ``"evaluation"``,
+                ``"metrics"`` and ``"timing"`` have the rows of that file of all finished runs (metrics also of
+                diverged ones). ``"summary"`` has learned, reach and censored by run and condition.
 
         Returns:
             The column ``run`` (the id), a column for each setting by its dotted path (``task``, ``task.k``,
-            ``model.position``), null where a run has no such setting, then the columns of the file. A column of the
-            file that is also a setting's is called ``condition_<name>``: the task that was evaluated is
+            ``model.position``), then the columns of the file. A setting that a run does not have is null. A column of
+            the file that is also a setting's is called ``condition_<name>``: the task that was evaluated is
             ``condition_task``. The type of a column is that of the field and never that of the values, so frames of
             several folders go together: ``pl.concat(frames, how="diagonal")``.
         """
@@ -213,7 +216,7 @@ class Results:
         return f"Results{name} in {self.folder}: {len(self.runs)} runs ({states}){more}"
 
     def _told(self) -> Iterator[tuple[str, str, str, str]]:
-        """Label, id, status of each run, and how far it carries or why it has no result."""
+        """Label, id and status of each run, and its reach or the reason why it has no result."""
         labels = self.labels()
         carried: dict[str, list[str]] = {}
         for row in self._rows("summary").iter_rows(named=True):
@@ -288,8 +291,8 @@ def _file(name: FrameName, run: RunConfig) -> str:
 
 
 def _evaluations(runs: Sequence[RunConfig], contents: list[bytes]) -> pl.DataFrame | None:
-    """The evaluations of these runs. They are parsed in one go, which takes a third of the time, and told apart by
-    their grids, which their configs know; None if they are not what the configs ask for."""
+    """The evaluations of these runs. They are parsed in one pass, which takes a third of the time, and separated by
+    the grids in their configs. None if they do not match the configs."""
     grid = [
         (run.id, condition, length)
         for run in runs
@@ -317,14 +320,19 @@ def check_ids(folder: Path, runs: Sequence[RunConfig]) -> None:
     found = [(place, run) for place, run in _old_names(folder) if run in own and place.name not in own]
     if found:
         place, run = found[0]
-        all_of_them = f"`sparsity-lab report {folder} --relabel` renames all {len(found)} of the kind"
-        expected = f"{run}, the id of the run in it: {all_of_them} and keeps what was trained, or remove them"
-        raise SettingError(str(place), expected, Shown(f"{place.name}, the id that an earlier release gave it"))
+        rename = (
+            f"`sparsity-lab report {folder} --relabel` renames all {len(found)} such runs and keeps their weights"
+        )
+        raise SettingError(str(place), f"an earlier release named this run; its id is now {run}. {rename}")
 
 
 def rename_runs(folder: Path) -> dict[str, str]:
     """Give the folders of runs the ids that this release gives to their runs; returns new names by old ones. For a
-    change in how ids are made, which changes nothing of the runs, while nobody works on them."""
+    change in how ids are made, which changes nothing of the runs, while nobody works on them.
+
+    >>> rename_runs(results.folder)
+    {}
+    """
     renamed = {}
     for place, run in _old_names(folder):
         if not (folder / run).exists():
@@ -372,7 +380,7 @@ def _read_sweep(folder: Path) -> Sweep | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise SettingError(str(folder / SWEEP), "a file that can be read", error.strerror) from None
+        raise SettingError(str(folder / SWEEP), error.strerror or "cannot be read") from None
     try:
         data = json.loads(text)
         # Most runs of a sweep differ in a few settings.
@@ -383,7 +391,7 @@ def _read_sweep(folder: Path) -> Sweep | None:
         # Of a newer release, for instance, with fields that this one does not know.
         raise error.inside(str(folder / SWEEP)) from None
     except (ValueError, RecursionError):  # lists in lists in lists
-        raise SettingError(str(folder / SWEEP), "valid JSON", "a damaged file") from None
+        raise SettingError(str(folder / SWEEP), "invalid JSON; the file is damaged") from None
 
 
 def _is_finished_run(folder: Path) -> bool:
@@ -403,5 +411,5 @@ def _find_runs(folder: Path) -> tuple[RunConfig, ...]:
         raise SettingError("folder", "a folder with runs", str(folder))
     for place, run in runs.items():
         if place.name != run.id:
-            raise SettingError(str(place), f"the name of the run that it holds, {run.id}", place.name)
+            raise SettingError(str(place), f"the id of the run in it, {run.id}", place.name)
     return tuple(runs.values())

@@ -15,6 +15,9 @@ __all__ = ["Sweep", "folder_of", "grid", "lineage", "waves"]
 class Sweep(Setting, family="sweep"):
     """A named list of different runs, in the order in which tables show them.
 
+    >>> Sweep(name="by_k", runs=tuple(grid(run.config, {"task.k": [1, 2]}))).name
+    'by_k'
+
     Attributes:
         name: for people, and of its folder in ``runs`` where no other is given.
         runs: at least one. Two with the same id are refused: if they differ, they do so only in their evaluation,
@@ -34,7 +37,7 @@ class Sweep(Setting, family="sweep"):
         first: dict[str, int] = {}
         for i, run in enumerate(self.runs):
             if run.id in first:
-                raise SettingError(f"runs[{i}]", "a run unlike the others", f"runs[{first[run.id]}] again")
+                raise SettingError(f"runs[{i}]", f"the same run as runs[{first[run.id]}]")
             first[run.id] = i
 
     @property
@@ -60,7 +63,7 @@ def folder_of(name: str) -> Path:
         SettingError: the name is not that of one folder there.
     """
     if not name or name in (".", "..") or any(sign in "/\\" or not sign.isprintable() for sign in name):
-        expected = "the name of one folder in runs, without / and control characters; or give --out"
+        expected = "a folder name without / and control characters (or give --out)"
         raise SettingError("name", expected, name)
     return Path("runs") / name
 
@@ -89,6 +92,9 @@ def waves(runs: Sequence[RunConfig]) -> list[list[RunConfig]]:
 
 def grid(base: RunConfig, axes: Mapping[str, Sequence[Any]]) -> list[RunConfig]:
     """Every combination of the values, the last axis fastest.
+
+    >>> [config.task.k for config in grid(run.config, {"task.k": [1, 2], "seed": [0, 1]})]
+    [1, 1, 2, 2]
 
     Args:
         base: what all runs have in common.

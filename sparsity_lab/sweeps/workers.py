@@ -1,4 +1,4 @@
-"""Warm worker processes: each imports once and then executes runs, one at a time, until it is told to stop.
+"""Warm worker processes: each imports once and then executes runs, one at a time, until the parent stops it.
 
 A process pool of the standard library ends all its workers when one dies. Here a death costs the run that the worker
 was at, which is known, and the others go on.
@@ -53,7 +53,7 @@ class Worker:
     def begin(self, run: int, text: str, out: str) -> None:
         """Execute a run, once the worker is up."""
         self.run = run
-        # If it has died, whoever waits for it will hear of that.
+        # If it has died, the process that waits for it will notice.
         with contextlib.suppress(OSError):
             self.connection.send_bytes(json.dumps([text, out]).encode())
 

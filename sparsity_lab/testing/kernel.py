@@ -46,13 +46,13 @@ _FORMULA = "`weights` is the formula that `attend` computes."
 def check_kernel(kernel: Kernel) -> None:
     """Check an attention kernel against its own dense reference, through its public methods.
 
-    Every fast form gives the reference's outputs and gradients (of rows, gates and parameters), with each kind of
-    position that the kernel takes, with and without padding, in training and at inference. No row sees a later one,
-    unless the kernel says that it ``leaks``. Weights times values are the output. Rows that begin elsewhere are
-    rows of the whole, documents see themselves only, without ``causal`` rows see later keys, every gate counts.
-    Tokens decoded one by one, or in pieces, give the output of all at once. Zero, constant, large and fully padded
-    rows give finite numbers. Parameters are a function of the seed, and all of them learn. Wrong shapes, types,
-    masks and positions are refused with ``SettingError``.
+    Every fast form gives the reference's outputs and gradients (of rows, gates and parameters). This holds for each
+    kind of position that the kernel supports, with and without padding, in training and at inference. No row sees a
+    later one, unless the kernel says that it ``leaks``. Weights times values are the output. Rows that begin
+    elsewhere are rows of the whole, documents see themselves only, without ``causal`` rows see later keys, every gate
+    counts. Tokens decoded one by one, or in pieces, give the output of all at once. Zero, constant, large and fully
+    padded rows give finite numbers. Parameters are a function of the seed, and all of them learn. Wrong shapes,
+    types, masks and positions are refused with ``SettingError``.
 
     Raises:
         AssertionError: something does not hold; the message says what, and what to do.
@@ -82,7 +82,7 @@ def check_kernel(kernel: Kernel) -> None:
 def _settings(
     kernel: Kernel, length: int, dtype: torch.dtype = torch.float32
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What ``attend`` may be given beside rows: each kind of position, with and without padding."""
+    """The arguments of ``attend`` in addition to rows: each kind of position, with and without padding."""
     for kind in (None, *sorted(kernel.positions)):
         for key_mask in (None, padding(length)):
             padded = "no padding" if key_mask is None else "padding"

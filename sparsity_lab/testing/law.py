@@ -37,9 +37,9 @@ def check_law(
     """Check a locality law by enumeration of all its sets, at every (k, length) of ``sizes`` whose k it has room for.
 
     ``log_pmf`` sums to one, ``order_pmf`` and ``support_size`` follow from it, 100,000 draws agree with it
-    (chi-square), and a draw is a function of its own words alone. For three places among 2000 and five among 300,
-    whose sets are too many to list, 20,000 draws follow ``order_pmf`` (chi-square); given all other places of a set,
-    each follows ``log_pmf`` (Kolmogorov-Smirnov); and ``log_pmf`` sums to ``order_pmf`` over the sets that begin, or
+    (chi-square), and a draw is a function of its own words alone. Three places among 2000 and five among 300 have too
+    many sets to list. There, 20,000 draws follow ``order_pmf`` (chi-square). Given all other places of a set, each
+    place follows ``log_pmf`` (Kolmogorov-Smirnov). ``log_pmf`` sums to ``order_pmf`` over the sets that begin, or
     end, at one place. The false-alarm rate of each test is 1e-6.
 
     Raises:
@@ -125,8 +125,8 @@ def _check_far(law: Law, k: int, length: int) -> None:
 
 
 def _check_conditionals(law: Law, drawn: Places, unit: NDArray[np.float64], length: int, subject: str) -> None:
-    """Given the others, each place follows the probabilities of the sets that differ in it alone: the probability of
-    a lower place, with a random share of its own, is uniform."""
+    """Given the others, each place follows the probabilities of the sets that differ only in it. So the probability
+    of a lower place, plus a random share of its own, is uniform."""
     edges = np.pad(drawn, ((0, 0), (1, 1)), constant_values=((0, 0), (0, length + 1)))
     for j in range(drawn.shape[1]):
         choices = edges[:, j + 2] - edges[:, j] - 1

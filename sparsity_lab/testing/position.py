@@ -19,17 +19,17 @@ _HEADS, _SIZE, _LENGTH = 4, 8, 12
 _FURTHEST = 2**20
 _SOME = [0, 2, 3, 7, 11]
 _SERVE = f"Serve every index up to {_FURTHEST}, or say the largest one in `limit()`."
-_OF_THE_INDEX = "Make it of each index by itself, whatever its place and whatever else is there."
+_OF_THE_INDEX = "Compute it from each index alone, independent of its place and of all other input."
 _DTYPES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 
 def check_position(scheme: PositionScheme) -> None:
-    """Check a position scheme by itself and inside a small decoder.
+    """Check a position scheme on its own and inside a small decoder.
 
     What it gives to kernels is of the declared ``kernel_kind``: a rotation keeps norms, any tile of a bias is that
-    tile of the whole, both keep shapes and types. What is made of an index depends on that index alone, not on its
-    place, nor on other sequences, nor on global generators; other indices give something else; the indices stay as
-    they are. Every index up to ``limit()`` is served, up to 2^20 if there is none, and those beyond are refused with
+    tile of the whole, both keep shapes and types. The result for an index depends only on that index, not on its
+    place, other sequences or global generators. Other indices give other results. The indices stay unchanged. Every
+    index up to ``limit()`` is served, up to 2^20 if there is none, and those beyond are refused with
     ``SettingError``, in a decoder too. A scheme that is ``relative`` gives the same outputs when all indices move. A
     decoder with it is causal, and treats a sequence alone as it does in a batch.
 

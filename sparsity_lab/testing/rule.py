@@ -26,10 +26,10 @@ def check_rule(
 ) -> None:
     """Check a rule of planted values at every k and size q of the planted alphabet that it allows.
 
-    On all q^k tuples, or 2000 random ones where there are more than 5000, ``apply`` and ``define`` give the same
-    labels, alone and in a batch, and draw nothing from global generators. Labels are 0 .. m - 1, and for each q every
-    one occurs. The joint laws are those of uniform values. Where all tuples are looked at, no proper subset of the
-    values tells anything if ``label_free_subsets`` says so.
+    ``apply`` and ``define`` give the same labels, alone and in a batch, and draw nothing from global generators. This
+    is checked on all q^k tuples, or on 2000 random ones if there are more than 5000. Labels are 0 .. m - 1, and for
+    each q every one occurs. The joint laws are those of uniform values. Where all tuples are looked at, no proper
+    subset of the values tells anything if ``label_free_subsets`` says so.
 
     Raises:
         AssertionError: something does not hold; the message says what, and what to do.

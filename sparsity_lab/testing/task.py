@@ -36,12 +36,16 @@ _MANY = 10_000
 def check_task(task: Task, *, sequences: int = 2000, lengths: tuple[int, ...] | None = None) -> None:
     """Check a task: the contract of its batches, and a certificate of what it declares.
 
-    Shapes, types and ranges, at the smallest length too; that a sequence is a function of task, seed, name, length
-    and index alone, in large batches and far on in the stream; that batches are their owner's; that lengths are
-    whole numbers and others are refused; that batches and truths can be pickled; that what is declared is the same
-    each time; that an optimum that can be computed is declared and sees no token after the target; that a
-    probability of tokens is that of sequences; and ``certify`` at small effort, which sees gross faults: run it by
-    itself as well.
+    The checks:
+
+    - Shapes, types and ranges are right, also at the smallest length.
+    - A sequence depends only on task, seed, name, length and index, in large batches and far into the stream.
+    - Batches own their memory. Batches and truths can be pickled.
+    - Lengths are whole numbers, and other lengths are refused.
+    - The declarations are the same each time.
+    - A computable optimum is declared, and sees no token after the target.
+    - The probability of tokens is that of sequences.
+    - ``certify`` passes at small effort, which finds gross faults. Run it separately as well.
 
     Args:
         sequences: of the certificate, at each length; at least 1000.

@@ -85,7 +85,7 @@ def verify_checkpoint(file: Path, run: str) -> tuple[Tensors, dict[str, Any]]:
     """The tensors of a checkpoint and its record, as they were written.
 
     Raises:
-        DamagedFile: the file was cut or changed, is that of another run, or cannot be read.
+        DamagedFile: the file was cut or changed, belongs to another run, or cannot be read.
         FileNotFoundError: there is none.
     """
     tensors, metadata = _read(file)
@@ -96,11 +96,11 @@ def verify_checkpoint(file: Path, run: str) -> tuple[Tensors, dict[str, Any]]:
         record: dict[str, Any] = json.loads(text)
         whose = record.get("run", run)  # checkpoints did not always say whose they are
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise DamagedFile(file, "is no checkpoint") from None
+        raise DamagedFile(file, "is not a checkpoint") from None
     if not intact:
-        raise DamagedFile(file, "was changed after it was written: its checksum is another")
+        raise DamagedFile(file, "was changed after it was written: the checksum differs")
     if whose != run:
-        raise DamagedFile(file, f"is that of another run, {whose}")
+        raise DamagedFile(file, f"belongs to another run, {whose}")
     return tensors, record
 
 
@@ -113,7 +113,7 @@ def _read(file: Path) -> tuple[Tensors, dict[str, str]]:
     """Tensors and metadata. The tensors are copies: a mapped file is not aligned as torch aligns its own memory, and
     alignment can decide how a sum is ordered."""
     try:
-        open_file(file).close()  # safe_open would wait for whoever writes to a pipe
+        open_file(file).close()  # safe_open would wait for a writer if this were a pipe
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name).clone() for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
     except FileNotFoundError:

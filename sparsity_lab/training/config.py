@@ -58,14 +58,14 @@ class Training(Setting, family="training"):
         validate_every: steps between two validations, of which loggers are told; 0: none. See ``validate``.
         stop_when: ``"learned"`` ends the training at the first validation that finds a normalized accuracy of at
             least 0.9 at every length.
-        accumulation: parts of equal size that a step's batch is computed in, one after the other, and whose gradients
-            are added up: a batch that is too large for the memory as a whole.
+        accumulation: number of equal parts that each batch is split into, if it does not fit in memory as a whole.
+            They run one after the other, and their gradients are added up.
         precision: of training; weights, their updates and all evaluation are in float32. ``"float32"``; ``"tf32"``,
             products of float32 matrices with ten bits of mantissa on GPUs that have it, elsewhere as float32;
             ``"bf16"``, autocast to bfloat16.
         threads: CPU threads of torch, for training and evaluation.
-        device: ``cpu``, ``cuda``, ``cuda:1`` and so on. Like ``threads`` it is not part of a run's id: a sweep that
-            began on one device can go on on another, and its numbers may then differ in their last digits.
+        device: ``cpu``, ``cuda``, ``cuda:1`` and so on. Like ``threads``, it is not part of a run's id. A sweep that
+            began on one device can continue on another; its numbers may then differ in their last digits.
     """
 
     not_in_id: ClassVar[tuple[str, ...]] = ("device", "threads")
@@ -222,8 +222,8 @@ class RunConfig(Setting, family="run"):
         return all(setting.is_planned for setting in settings_in(self) if isinstance(setting, Task))
 
     def planned(self) -> "RunConfig":
-        """This run with all that its tasks read from outside named in their fields, such as the hash of a text, which
-        is then part of the id in place of the path. What is read is opened, and its length checked.
+        """This run, with everything that its tasks read from outside named in their fields. An example is the hash of
+        a text, which then replaces the path in the id. What is read is opened, and its length checked.
 
         Raises:
             SettingError: it cannot be read, is another one than the fields say, or too short.
@@ -255,12 +255,12 @@ class RunConfig(Setting, family="run"):
         for name, task in self.evaluation.conditions.items():
             path = f"evaluation.conditions.{name}"
             if name == TRAINED_CONDITION and task != self.task:
-                raise SettingError(path, "the training task under this name", task)
+                raise SettingError(path, "the training task, under this name", task)
             if task.vocabulary != self.task.vocabulary:
                 expected = f"a task with the vocabulary of {self.task}"
                 raise SettingError(path, expected, task)
         if self.parent and self.parent.task.vocabulary.size != size:
-            expected = f"a task with {size} tokens, as the child's"
+            expected = f"a vocabulary of {size} tokens, like the child's"
             raise SettingError("parent.task", expected, self.parent.task.vocabulary.size)
 
     def _check_lengths(self) -> None:
@@ -304,8 +304,8 @@ class RunConfig(Setting, family="run"):
         for path, task in tasks.items():
             largest = task.largest_position_id(longest)
             if largest and isinstance(self.model, Decoder) and self.model.coupling is None:
-                expected = f"a coupling, for the position IDs of {path}; Ignored() to do without them"
-                raise SettingError("model.coupling", expected, None)
+                unset = f"{path} has coupled IDs but model.coupling is None"
+                raise SettingError("model.coupling", f"{unset}; set Oracle, Predicted or Ignored")
             try:
                 self.model.check_position_ids(largest, task.num_kinds if largest else 0)
             except SettingError as error:
@@ -315,7 +315,7 @@ class RunConfig(Setting, family="run"):
         if self.adapter is None:
             return
         if self.parent is None:
-            raise SettingError("adapter", "None without a parent, whose weights it adapts", str(self.adapter))
+            raise SettingError("adapter", "None, since there is no parent whose weights to adapt", str(self.adapter))
         try:
             self.adapter.check_model(self.model)
         except SettingError as error:
@@ -336,8 +336,8 @@ class RunConfig(Setting, family="run"):
             self.model.num_bytes(trained, V, training=True), self.model.num_bytes(evaluated, V, training=False)
         )
         if needed > there:
-            expected = f"a run that fits the memory of this machine, {there / 2**30:,.1f} GiB"
-            tokens = f"{trained:,} tokens a step and {evaluated:,} evaluated at a time"
+            expected = f"a run that fits in this machine's memory, {there / 2**30:,.1f} GiB"
+            tokens = f"{trained:,} tokens per step and {evaluated:,} evaluated at a time"
             raise SettingError("model", expected, Shown(f"about {needed / 2**30:,.1f} GiB for {tokens}"))
 
     def _longest(self) -> int:

@@ -14,7 +14,11 @@ __all__ = ["Curriculum", "FixedLength", "GrowingLength", "MixedLengths", "Unifor
 
 
 class Curriculum(Setting, family="curriculum"):
-    """The law of the training lengths; one length a step."""
+    """The law of the training lengths; one length a step.
+
+    >>> isinstance(FixedLength(length=8), Curriculum)
+    True
+    """
 
     @abstractmethod
     def at(self, stream: Stream, step: int, steps: int | None) -> int:
@@ -113,6 +117,9 @@ class GrowingLength(Curriculum):
 @register
 class MixedLengths(Curriculum):
     """Every step from one of several curricula, picked at random.
+
+    >>> MixedLengths(curricula=(FixedLength(length=8), FixedLength(length=32)), shares=(0.75, 0.25)).range()
+    (8, 32)
 
     Attributes:
         curricula: the components; each sees the step and the number of steps of the whole run.

@@ -67,16 +67,16 @@ of sequences with every target right, which is also what greedy free-running dec
 tokens is fed back. ``free_exact_match`` is free-running decoding: measured where the model predicts position IDs, and
 equal to ``exact_match`` by that argument elsewhere. ``id_accuracy``: share of scored positions whose next IDs are all
 predicted right; null where nothing predicts them. ``offset_agreement``: share of sequences whose free-running answer
-is the same with all IDs moved by a random offset of at least 1; null without coupled IDs, and where the table has no
-room to move them."""
+stays the same when all IDs move by a random offset of at least 1. It is null without coupled IDs, and where the table
+has no room to move them."""
 
 Values = NDArray[np.float64]
 
 
 def validate(model: nn.Module, config: RunConfig) -> pl.DataFrame:
     """Measure a model while it is trained: on the training task, at the shortest trained length, the middle one and
-    the longest, 256 sequences each. They come from the stream ``validation`` of the data seed, which neither the
-    training nor the evaluation ever sees, so that a training that it stops is not fitted to its evaluation.
+    the longest, 256 sequences each. They come from the stream ``validation`` of the data seed. Neither training nor
+    evaluation ever sees this stream, so a training that it stops is not fitted to its evaluation.
 
     Returns:
         As ``evaluate``. It depends on nothing that is not part of the run's id.
@@ -89,6 +89,10 @@ def evaluate(model: nn.Module, config: RunConfig, *, stream: str = "evaluation")
     """Measure a model on the grid of conditions and lengths of ``config.evaluation``.
 
     Every sequence comes from the ``stream`` of this name, so all models and arms see the same ones.
+
+    >>> frame = evaluate(run.model(), run.config)
+    >>> frame["length"].to_list()
+    [8, 16]
 
     Returns:
         One row for each condition and length, with the columns of ``EVALUATION_SCHEMA``. *Normalized* accuracy is
@@ -112,10 +116,13 @@ def evaluate(model: nn.Module, config: RunConfig, *, stream: str = "evaluation")
 def summarize(evaluation: pl.DataFrame, threshold: float = 0.9) -> pl.DataFrame:
     """What each run, if there is a column ``run``, and condition achieved.
 
+    >>> summarize(run.evaluation, threshold=0.9).columns
+    ['condition', 'learned', 'reach', 'censored']
+
     Returns:
-        A row for each, in the order of the frame: *learned*: normalized accuracy is at least ``threshold`` at all
-        trained lengths; *reach*: the largest evaluated length up to which, from the shortest trained one on, it
-        stays there, null if not learned; *censored*: the reach is the end of the grid, so the true one may be
+        One row for each, in the order of the frame. *learned*: normalized accuracy is at least ``threshold`` at all
+        trained lengths. *reach*: the largest evaluated length up to which it stays there, starting from the shortest
+        trained length; null if not learned. *censored*: the reach is the end of the grid, so the true one may be
         larger. All null where the task declares no chance or no optimum.
     """
     keys = [name for name in ("run", "condition") if name in evaluation.columns]
@@ -185,8 +192,8 @@ def _batches(task: Task, length: int, evaluation: Evaluation, stream: Stream) ->
 def _by_sequence(
     model: nn.Module, task: Task, batch: Batch, config: RunConfig, device: torch.device, words: Words
 ) -> dict[str, Values]:
-    """What is measured of each sequence that has a scored target; no excess loss where the task says that its Bayes
-    predictor is not computable, and nothing of free running where the model predicts no position IDs."""
+    """The measures of each sequence with a scored target. There is no excess loss if the task's Bayes predictor is
+    not computable, and no free running if the model predicts no position IDs."""
     scored = batch.scored
     targets = batch.targets[scored]
     ids = config.model.arranged_ids(words, batch.position_ids, training=False)

@@ -21,6 +21,10 @@ def extended(
 ) -> RunConfig:
     """The run that goes on from ``parent`` at a longer context: its child, with its task and seeds.
 
+    >>> child = extended(run.config, 32)
+    >>> child.parent == run.config, child.training.curriculum.range()[1]
+    (True, 32)
+
     Args:
         length: every training sequence has it; above the longest that the parent was trained on.
         kernel: what attends; None keeps the parent's. ``ShiftedSparse`` is sparse in training and dense in use.
@@ -35,7 +39,7 @@ def extended(
     """
     trained = parent.training.curriculum.range()[1]
     if length <= trained:
-        raise SettingError("length", f"more than {trained}, the longest that the parent is trained on", length)
+        raise SettingError("length", f"more than {trained}, the parent's longest training length", length)
     if not isinstance(parent.model, Decoder):
         raise SettingError("parent.model", "a Decoder", parent.model)
     position = parent.model.position

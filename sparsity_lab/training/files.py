@@ -1,7 +1,7 @@
 """Files that are written whole or not at all, and what is left of writers that were killed.
 
-Every file is written beside its place, under a name that says who writes it, and renamed. So no reader ever meets a
-part of one, and what a killed writer left is recognized by its name.
+Every file is first written next to its place, under a name that identifies the writer, and then renamed. So no reader
+ever meets a part of one, and what a killed writer left is recognized by its name.
 """
 
 import contextlib
@@ -66,11 +66,11 @@ def open_file(file: Path) -> BinaryIO:
     """A file of a run, opened for reading.
 
     Raises:
-        OSError: there is none, it cannot be read, it or its folder is a link, or it is not a file: a pipe would have
-            its reader wait for somebody to write to it.
+        OSError: the file is missing or unreadable, it or its folder is a link, or it is not a regular file. (The
+            reader of a pipe would wait for a writer.)
     """
     if link := first_link(file.parent):
-        raise OSError(errno.ELOOP, "A link, which is not followed", str(link))
+        raise OSError(errno.ELOOP, "Symbolic links are not followed", str(link))
     flags = os.O_NONBLOCK | os.O_NOFOLLOW
     opened = open(file, "rb", opener=lambda path, mode: os.open(path, mode | flags))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
@@ -91,9 +91,9 @@ def write_file(file: Path, content: bytes, *, flush: bool = False, check: Check 
     Args:
         flush: wait until the disk has it, so that it survives a power cut. This takes milliseconds, so it is kept
             for what only training can bring back.
-        check: called when the content lies beside its place, before it is renamed. So whoever takes over from this
-            process first makes the check fail, and then removes what lies beside: whatever this process does, it can
-            no longer rename.
+        check: called when the temporary file is complete, before it is renamed. So a process that takes over from
+            this one first makes the check fail, and then removes the temporary file. Whatever this process does, it
+            can no longer rename.
 
     Raises:
         OSError: it cannot be written; the file is named, and what was there is still there.
@@ -120,7 +120,7 @@ def write_file(file: Path, content: bytes, *, flush: bool = False, check: Check 
 
 
 def unfinished_name(name: str) -> str:
-    """A name beside ``name`` for what this process has not finished."""
+    """The name of this process's temporary file for ``name``."""
     return f".{name}.{Writer.here().mark()}.tmp"
 
 

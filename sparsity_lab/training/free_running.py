@@ -22,9 +22,9 @@ Values = NDArray[np.float64]
 def free_running(
     model: DecoderModel, batch: Batch, position_ids: Int64[Tensor, "B C T"], words: UInt64[np.ndarray, "B C"]
 ) -> dict[str, Values]:
-    """Of each sequence with a scored target: ``free_exact_match`` and ``id_accuracy`` where the model predicts IDs,
-    and ``offset_agreement``, of answers at offset 0 and at a random one above 0, of those sequences whose IDs have
-    room to move in the table.
+    """For each sequence with a scored target: ``free_exact_match`` and, if the model predicts IDs, ``id_accuracy``.
+    Also ``offset_agreement``, the agreement of answers at offset 0 and at a random larger one, for sequences whose
+    IDs have room to move in the table.
 
     The prompt reaches to the first scored position; its position IDs are given, and the rest too where the model does
     not predict them.

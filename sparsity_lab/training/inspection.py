@@ -31,7 +31,11 @@ __all__ = ["Inspection", "Status", "inspect", "status"]
 
 
 class Status(Enum):
-    """What a run folder holds."""
+    """What a run folder holds.
+
+    >>> status(run.config, run.folder.parent)
+    <Status.FINISHED: 'finished'>
+    """
 
     MISSING = "missing"
     """Nothing yet."""
@@ -61,8 +65,8 @@ class Inspection:
         damage: the file that is not what was written, and what is wrong with it; None if there is none.
         evaluated: the run was brought to its end, be it with another evaluation than the one that is asked for now:
             its weights can be used.
-        contents: the metrics, and of a finished run the evaluation, by name: the bytes that were verified, for
-            whoever reads on. Another process may repeat the run meanwhile.
+        contents: the metrics, and of a finished run the evaluation, by name: the bytes that were verified, for the
+            next reader. Another process may repeat the run meanwhile.
     """
 
     status: Status
@@ -76,7 +80,11 @@ class Inspection:
 
 def status(config: RunConfig, out: Path | str) -> Status:
     """State of a run in the store ``out``: all checksums are verified, nothing is written. A text is opened only if
-    its hash is not yet a field."""
+    its hash is not yet a field.
+
+    >>> status(run.config, run.folder.parent).value
+    'finished'
+    """
     config = config if config.is_planned else config.planned()
     return inspect(config, Path(out) / config.id).status
 
@@ -86,7 +94,7 @@ def inspect(config: RunConfig, folder: Path, *, large: bool = True) -> Inspectio
 
     Args:
         large: verify the weights and the checkpoint too, by far the largest files, and that frames are frames;
-            otherwise whoever reads them finds out.
+            otherwise their reader finds out.
     """
     if link := first_link(folder, folder / LEASE, (folder / evaluation_file(config)).parent):
         return Inspection(Status.BROKEN, f"{link.relative_to(folder.parent)} is a link, which is not followed")
@@ -133,8 +141,8 @@ def inspect(config: RunConfig, folder: Path, *, large: bool = True) -> Inspectio
 def _config(config: RunConfig, folder: Path, marker: Marker) -> tuple[str | None, str | None]:
     """The run that ``config.json`` says, None if it says none, and what is wrong with the file, None if nothing.
 
-    It need not be equal to ``config``: its evaluation, and those of its parents, are the last ones that were asked
-    for; other frames lie beside theirs and count as much.
+    It may differ from ``config`` in the evaluation of the run and its parents. The file records the last requested
+    evaluation; other frames in the folder are equally valid.
     """
     content, wrong = examine(folder, CONFIG, marker)
     said = config.id
@@ -145,7 +153,7 @@ def _config(config: RunConfig, folder: Path, marker: Marker) -> tuple[str | None
             # Of a newer release, for instance, with fields that this one does not know.
             return None, str(error) if content else f"{folder.name}/{CONFIG} {wrong}"
     if said != config.id:
-        wrong = f"is that of another run, {said}"
+        wrong = f"belongs to another run, {said}"
     return said, wrong and f"{folder.name}/{CONFIG} {wrong}"
 
 

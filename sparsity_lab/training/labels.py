@@ -25,6 +25,9 @@ def run_labels(runs: Sequence[RunConfig]) -> dict[str, str]:
     What follows from other settings that are shown is left out: steps that go with the task, a position seed that
     goes with the run's. Settings are shown one level below the run's own fields; of parents, what differs among them.
     Different runs have different names; the name of a single run is empty.
+
+    >>> list(run_labels([run.config, run.config.replace(task=Planted(k=2))]).values())
+    ['k=1', 'k=2']
     """
     columns = dict(sorted(_columns(runs).items(), key=lambda item: _rank(item[0])))
     kept = _needed(columns, len(runs))

@@ -1,8 +1,8 @@
 """Leases: which process makes a run, so that several on a shared folder never make the same one.
 
-The lease on a run is the folder ``lease`` in the run's folder, with one file whose name says who holds it. It comes
-into being by renaming a folder that already holds the file, and a folder can only be renamed to a name that is free
-or that belongs to an empty folder. So of several processes one gets it, on every file system whose rename is atomic.
+The lease on a run is the folder ``lease`` in the run's folder, with one file whose name says who holds it. It is
+created by renaming a folder that already holds the file. A folder can only be renamed to a free name or to that of an
+empty folder. So of several processes one gets it, on every file system whose rename is atomic.
 
 The holder renews its lease by touching the file, from a thread of its own. A lease is given up
 
@@ -10,11 +10,11 @@ The holder renews its lease by touching the file, from a thread of its own. A le
 - when the holder has not renewed it for ``TERM`` seconds, measured by the clock of the process that watches it,
   while it watches. The clocks of two machines are never compared.
 
-Taking over begins by removing the holder's file, by a name that no later holder has: whoever judges late, removes
-nobody's lease but the one that it judged. A holder that was only paused (a stopped process, a machine without its
-network) finds its file gone and is stopped by ``check``. What it was writing at that moment cannot reach its place,
-see ``files.write_file``. What it can do is remove a file, if it was paused between a check and a removal, an instant
-of microseconds; that is seen as damage, and only costs a repetition.
+Taking over begins by removing the holder's file, by a name that no later holder has. A process that judges late
+removes nobody's lease but the one that it judged. A holder that was only paused (a stopped process, a machine without
+its network) finds its file gone and is stopped by ``check``. What it was writing at that moment cannot reach its
+place, see ``files.write_file``. It can only remove a file, if it was paused in the microseconds between a check and a
+removal. This is detected as damage and only costs a repetition.
 """
 
 import contextlib
@@ -39,8 +39,8 @@ __all__ = ["LEASE", "TERM", "Holder", "Lease", "LeaseLost", "Leased", "Watch", "
 LEASE = "lease"
 
 TERM = 60.0
-"""Seconds without renewal after which a lease is given up. Long beside what stops a healthy process (a slow disk, an
-attribute cache of a network file system), short beside what is lost with a machine."""
+"""Seconds without renewal after which a lease is given up. Long compared with what stops a healthy process (a slow
+disk, an attribute cache of a network file system), short compared with what is lost with a machine."""
 _RENEWALS = 6
 """In a term; a watcher looks at least as often."""
 _POLL = 0.5
@@ -116,7 +116,7 @@ class Lease:
             OSError: the folder is a link, or cannot be written.
         """
         if first_link(folder):
-            raise OSError(errno.ELOOP, "A link, which is not followed", str(folder))
+            raise OSError(errno.ELOOP, "Symbolic links are not followed", str(folder))
         mark = Writer.here().mark()
         try:
             return cls._take(folder, mark)
@@ -174,10 +174,9 @@ class Lease:
     def check(self) -> None:
         """Raise ``LeaseLost`` if this process does not hold the folder any more.
 
-        The holder's file is opened, not asked for by ``stat``: on a network file system ``stat`` may answer from a
-        memory that is up to a minute old, while opening asks the server whether the file is there (close-to-open
-        consistency, nfs(5); a mount with ``nocto`` gives that up). Its name belongs to this lease alone, so that it
-        is there says all.
+        The holder's file is opened, not queried with ``stat``. On a network file system, ``stat`` may answer from a
+        cache that is up to a minute old, while opening asks the server (close-to-open consistency, nfs(5)). A mount
+        with ``nocto`` gives up this guarantee. Its name belongs to this lease alone, so that it is there says all.
         """
         if not _is_there(self._file):
             raise LeaseLost(f"the lease on run {self.folder.name} was lost to another process, or with its folder")
@@ -220,8 +219,8 @@ class Watch:
     def free(self) -> bool:
         """Whether no process holds the run; one that has given up is put out of its lease.
 
-        To be called several times in a term: only time between calls that follow each other closely counts, so that
-        a pause of this process is not taken for one of the holder.
+        Call it several times per term. Only time between closely spaced calls counts, so a pause of this process is
+        not mistaken for a pause of the holder.
         """
         holder, now = holder_of(self._folder), time.monotonic()
         if holder is None:
@@ -281,7 +280,7 @@ def _give_up(file: Path) -> None:
 
 
 def _is_there(file: Path) -> bool:
-    """Whether there is such a file, as whoever keeps it says now."""
+    """Whether the file exists now, according to the server that stores it."""
     try:
         open_file(file).close()
     except OSError as error:

@@ -40,7 +40,12 @@ class Logger:
 
 
 class CSVLogger(Logger):
-    """``<folder>/<id>/steps.csv``, ``validation.csv`` and ``evaluation.csv``, for each run."""
+    """``<folder>/<id>/steps.csv``, ``validation.csv`` and ``evaluation.csv``, for each run.
+
+    >>> logger = CSVLogger("logs")
+    >>> logger.folder.name
+    'logs'
+    """
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
@@ -79,6 +84,9 @@ class CSVLogger(Logger):
 class TensorBoardLogger(Logger):
     """Curves for TensorBoard in ``<folder>/<id>``: ``training/<measure>`` and ``validation/<length>/<measure>`` by
     step, and ``evaluation/<condition>/<measure>`` by length.
+
+    >>> TensorBoardLogger("logs").folder.name
+    'logs'
 
     Raises:
         SettingError: the package ``tensorboard`` is not installed.

@@ -1,8 +1,7 @@
 """The training loop.
 
-Step s trains on sequences [s B, (s + 1) B) of the stream ``train`` at the curriculum's length, so a step depends on
-the config and the weights before it and on nothing else: a run that goes on from a checkpoint computes what an
-uninterrupted one would, bit for bit.
+Step s trains on sequences [s B, (s + 1) B) of the stream ``train`` at the curriculum's length. So a step depends only
+on the config and the previous weights, and a run resumed from a checkpoint equals an uninterrupted one bit for bit.
 """
 
 import contextlib
@@ -40,6 +39,9 @@ Progress = Callable[[int, int, float, float], None]
 class Diverged(ArithmeticError):
     """The loss, the gradient or the weights of a run stopped being finite.
 
+    >>> Diverged(step=12, loss=float("inf"), reason="loss not finite").step
+    12
+
     Attributes:
         step: the first step that met it; the number of steps if it is the weights that the last one left.
         loss: that step's loss, or the last one.
@@ -71,7 +73,12 @@ class Records:
 @contextlib.contextmanager
 def threads_and_device(training: Training) -> Iterator[torch.device]:
     """Torch's thread count, and on a GPU its deterministic algorithms and the digits of products of float32 matrices,
-    as the settings want them; restored after."""
+    as the settings want them; restored after.
+
+    >>> with threads_and_device(Training(threads=1)) as device:
+    ...     print(device, torch.get_num_threads())
+    cpu 1
+    """
     threads = torch.get_num_threads()
     device = torch.device(training.device)
     torch.set_num_threads(training.threads)

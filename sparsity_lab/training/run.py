@@ -50,6 +50,11 @@ _SHOWN = (
 class Run:
     """A finished run.
 
+    >>> run.evaluation["length"].to_list()
+    [8, 16]
+    >>> run.summary.columns
+    ['condition', 'learned', 'reach', 'censored']
+
     Attributes:
         config: what was run.
         folder: where its files lie.
@@ -142,6 +147,10 @@ class Run:
 class RunVariant:
     """A run's weights under another attention mechanism. Nothing of it is stored.
 
+    >>> variant = run.with_kernel(LSSA())
+    >>> variant.kernel
+    LSSA()
+
     Attributes:
         run: the run that was trained.
         kernel: what attends instead.
@@ -158,7 +167,7 @@ class RunVariant:
         """
         model = self.run.model()
         if not isinstance(model, DecoderModel):
-            raise SettingError("model", "a Decoder, whose kernel can be exchanged", self.run.config.model)
+            raise SettingError("model", "a Decoder, whose kernel can be replaced", self.run.config.model)
         return model.with_kernel(self.kernel).eval()
 
     def evaluate(self, evaluation: Evaluation | None = None) -> pl.DataFrame:
@@ -194,6 +203,11 @@ def train(
 
     A text whose hash is not yet a field is opened first, and the run has the hash (see ``RunConfig.planned``).
 
+    >>> config = run.config.replace(training=run.config.training.replace(steps=2))
+    >>> made = train(config, "runs")
+    >>> made.folder.name == made.id
+    True
+
     Args:
         out: the store, a folder for many runs; made if it does not exist.
         progress: called at each logged step with (steps done, steps in all, loss, accuracy).
@@ -201,9 +215,9 @@ def train(
         wait: until a run that another process makes is over, rather than raise ``Leased``.
 
     Raises:
-        SettingError: ``out`` or the run's folder in it is no folder or cannot be written, the device is missing, the
-            memory too small, a text missing, changed or too short, or the parent's weights do not fit; nothing has
-            been written then.
+        SettingError: ``out`` or the run's folder in it is not a folder or cannot be written. Or the device is missing
+            or the memory too small. Or a text is missing, changed or too short, or the parent's weights do not fit.
+            In these cases nothing has been written.
         OSError: a file cannot be written.
         Diverged: the loss, the gradient or the weights stopped being finite, now or in an earlier call. That is
             recorded, and not repeated.
@@ -264,7 +278,8 @@ def _complete(
     except (LeaseLost, Diverged):
         raise
     except Exception as error:
-        # Whoever takes over removes files that this process may be using, so a failure after that is none of the run.
+        # A process that takes over removes files that this one may be using, so a later failure here is not the
+        # run's.
         lease.check()
         # While the lease is held: what is recorded later could be taken for a failure of the next one.
         record_failure(lease, reason_of(error), traceback.format_exc())
@@ -274,7 +289,7 @@ def _complete(
 def _check_device(config: RunConfig) -> None:
     device = torch.device(config.training.device)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SettingError("training.device", "a device of this machine", config.training.device)
+        raise SettingError("training.device", "a device that this machine has", config.training.device)
 
 
 def _initial_model(
@@ -286,7 +301,7 @@ def _initial_model(
     if config.parent:
         parent = build(config.parent)
         check_weights(model, merged(parent), config)
-        # Its weights are all that is needed: how it was evaluated is its own affair.
+        # Only its weights are needed, so its evaluation does not matter.
         if not inspect(config.parent, root / config.parent.id).evaluated:
             train(config.parent, root, progress=progress, loggers=loggers, wait=wait)
         load_weights(root / config.parent.id / store.MODEL, parent)

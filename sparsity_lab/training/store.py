@@ -1,10 +1,10 @@
 """The run folder: which files it holds, and how they are written and read.
 
-A folder belongs to one run id. ``finished.json`` is renamed into place last and lists the SHA-256 of every file
-that the config decides, and its own; ``trained.json`` has the same form and stands for it between training and
-evaluation. ``timing.sha256`` does the same for the clocks, which differ each time. Every file is written beside its
-place and renamed, so that no reader ever meets a part of one, and by the one process that holds the run's lease.
-Nothing is pickled, and what polars parses has been verified: a changed byte in a parquet file can end the process.
+A folder belongs to one run id. ``finished.json`` is renamed into place last. It lists the SHA-256 of every file that
+the config decides, and its own. ``trained.json`` has the same form and replaces it between training and evaluation.
+``timing.sha256`` does the same for the clocks, which differ each time. Every file is written next to its place and
+renamed, so that no reader ever meets a part of one, and by the one process that holds the run's lease. Nothing is
+pickled, and what polars parses has been verified: a changed byte in a parquet file can end the process.
 
 A file that cannot be read, for whatever reason, counts as damaged. So whatever is wrong in a run's folder, readers
 say so (``inspection``), and the next call of ``train`` repairs it or says why it cannot.
@@ -114,7 +114,7 @@ class Marker:
 
 
 _MARKER = TypeAdapter(Marker)
-_CHANGED = "was changed after it was written: its checksum is another"
+_CHANGED = "was changed after it was written: the checksum differs"
 
 
 def evaluation_file(config: RunConfig) -> str:
@@ -131,9 +131,9 @@ def prepare_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SettingError("out", f"a folder ({error.strerror})", str(out)) from None
+        raise SettingError("out", f"cannot make the folder {out}: {error.strerror}") from None
     if not os.access(out, os.W_OK | os.X_OK):
-        raise SettingError("out", "a folder that can be written", str(out))
+        raise SettingError("out", f"cannot write to {out}")
 
 
 # --- writing
@@ -177,7 +177,7 @@ def mark(
     loss: str | None = None,
     reason: str | None = None,
 ) -> None:
-    """Write the marker ``name`` with the checksums of ``files`` as they are now, beside those ``kept``."""
+    """Write the marker ``name`` with the checksums of ``files`` as they are now, in addition to those ``kept``."""
     digests = {file: digest(read_file(lease.folder / file)) for file in files}
     marker = Marker(status=state, files={**(kept or {}), **digests}, step=step, loss=loss, reason=reason)
     write_file(lease.folder / name, marker.to_json(), flush=name == FINISHED, check=lease.check)
@@ -221,7 +221,7 @@ def read_config(folder: Path) -> RunConfig:
     except (FileNotFoundError, NotADirectoryError):
         raise SettingError("folder", f"a run's folder, with a {CONFIG}", str(folder)) from None
     except OSError as error:
-        raise SettingError(str(file), "a file that can be read", error.strerror) from None
+        raise SettingError(str(file), error.strerror or "cannot be read") from None
     return parse_config(file, content)
 
 
@@ -230,7 +230,7 @@ def parse_config(file: Path, content: bytes) -> RunConfig:
     try:
         data = json.loads(content)
     except (ValueError, RecursionError):  # lists in lists in lists
-        raise SettingError(str(file), "valid JSON", "a damaged file") from None
+        raise SettingError(str(file), "invalid JSON; the file is damaged") from None
     try:
         return from_data(RunConfig, data)
     except SettingError as error:
@@ -293,7 +293,7 @@ def parse_frame(file: Path, content: bytes, schema: pl.Schema) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(content)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise DamagedFile(file, f"is no frame: {error}") from None
+        raise DamagedFile(file, f"is not a parquet file: {error}") from None
     if frame.schema != schema:
         raise DamagedFile(file, f"has other columns: {_difference(frame.schema, schema)}")
     return frame

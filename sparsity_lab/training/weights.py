@@ -21,8 +21,8 @@ def build_plain(config: RunConfig) -> nn.Module:
 
 
 def check_weights(model: nn.Module, parent: nn.Module, config: RunConfig) -> None:
-    """Raise ``SettingError`` if a model cannot take its parent's weights, naming the first weight that differs in its
-    shape, or that is one with another in the model and not in its parent."""
+    """Raise ``SettingError`` if a model cannot take its parent's weights. The error names the first weight that
+    differs in shape, or that is tied to another in the model but not in its parent."""
     assert config.parent
     wanted, found = (
         {name: tuple(tensor.shape) for name, tensor in one.state_dict().items()} for one in (model, parent)
@@ -30,11 +30,11 @@ def check_weights(model: nn.Module, parent: nn.Module, config: RunConfig) -> Non
     for name in dict.fromkeys((*wanted, *found)):
         if wanted.get(name) != found.get(name):
             shown = Shown(f"{found.get(name, 'none')} in {config.parent.model}")
-            raise SettingError("parent.model", f"{name} of shape {wanted.get(name, 'none')}, as the child's", shown)
+            raise SettingError("parent.model", f"{name} of shape {wanted.get(name, 'none')}, as in the child", shown)
     given = parent.state_dict()
     first: dict[int, str] = {}
     for name, tensor in model.state_dict().items():
         other = first.setdefault(tensor.data_ptr(), name)
         if given[name].data_ptr() != given[other].data_ptr():
             shown = Shown(f"two weights in {config.parent.model}")
-            raise SettingError("parent.model", f"{other} and {name} tied, as the child's", shown)
+            raise SettingError("parent.model", f"{other} and {name} tied, as in the child", shown)

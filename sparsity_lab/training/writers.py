@@ -78,8 +78,8 @@ def _place() -> str:
 
 
 def _started(process: int) -> int | None:
-    """When a process of this place started, 0 if the system does not say; None if there is none, or only what is
-    left of one until its parent has asked how it ended."""
+    """The start time of a process on this machine, or 0 if the system does not report it. None if there is no such
+    process, or only a zombie."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

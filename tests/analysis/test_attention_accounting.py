@@ -107,8 +107,8 @@ def test_a_loss_that_does_not_grow_has_no_shares() -> None:
     [
         (ROPE, TASK, (20,), L, r"lengths: expected multiples of 8, above it, got 20"),
         (ROPE, TASK, (8,), L, r"lengths: expected multiples of 8"),
-        (ROPE, TASK, (LONG,), None, r"trained_length: expected the longest trained length"),
-        (Sinusoidal(), TASK, (LONG,), L, r"models: expected positions that act by distance, such as RoPE"),
+        (ROPE, TASK, (LONG,), None, r"trained_length: missing; a decoder on its own needs"),
+        (Sinusoidal(), TASK, (LONG,), L, r"models: expected a relative position scheme, such as RoPE"),
         (NOPE, Planted(k=1), (LONG,), L, r"data: expected a task that scores every position"),
     ],
 )

@@ -164,9 +164,9 @@ def test_what_cannot_be_is_refused():
         distractor_robustness(model, TASK, (8,), layers=(1,))
     with pytest.raises(SettingError, match="data: expected a multiple of 2 sequences"):
         distractor_robustness(model, batch_of({(0, 4): [1]}, 1, 6))
-    with pytest.raises(SettingError, match="data: expected sequences with a scored target each"):
+    with pytest.raises(SettingError, match="data: every sequence needs a scored target"):
         distractor_robustness(model, batch_of({(0, 4): [1]}, 2, 6))
-    with pytest.raises(SettingError, match="data: expected a wrong place before each target"):
+    with pytest.raises(SettingError, match="a target has no wrong position before it"):
         distractor_robustness(model, batch_of({(0, 2): [1], (1, 2): [1]}, 2, 6))
 
 

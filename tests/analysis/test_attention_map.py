@@ -116,7 +116,7 @@ def test_long_sequences_and_many_heads_are_picked() -> None:
         ({"layers": [1]}, "layers: expected numbers from 0 to 0, got 1"),
         ({"heads": [0, 7]}, "heads: expected numbers from 0 to 0, got 7"),
         ({"rows": [6]}, "rows: expected numbers from 0 to 5, got 6"),
-        ({"rows": []}, "rows: expected at least one number, got none"),
+        ({"rows": []}, "rows: give at least one number"),
         ({"sequence": 2}, "sequence: expected a sequence of the batch, got 2"),
         ({"sequence": -1}, "sequence: expected at least 0, got -1"),
         ({"names": []}, "names: expected a name for each token up to 0"),

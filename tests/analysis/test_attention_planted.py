@@ -67,7 +67,7 @@ def test_targets_without_sources_or_without_other_keys_are_left_out():
     record = record_of_scores(torch.zeros(1, 6, 6))
     row = planted_mass([record], batch).frame().row(0, named=True)
     assert (row["targets"], row["mass"]) == (1, pytest.approx(0.2))
-    with pytest.raises(SettingError, match="data: expected scored targets with at least one source"):
+    with pytest.raises(SettingError, match="data: no scored target at length .* has both a source and another key"):
         planted_mass([record], batch_of({(0, 0): [0]}, 1, 6))
 
 

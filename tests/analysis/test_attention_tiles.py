@@ -148,16 +148,20 @@ def test_heads_that_share_keys_are_measured():
     [
         (lambda: ([],), {}, "models: expected at least one"),
         (lambda: ({},), {}, "models: expected at least one"),
-        (lambda: ([decoder_with_gap(1.0)],), {}, "models to compare come in a mapping"),
+        (lambda: ([decoder_with_gap(1.0)],), {}, "or a mapping from names to models"),
         (lambda: ("run",), {}, "models"),
-        (lambda: (decoder_with_gap(1.0),), {}, "data: expected a task or a batch"),
+        (lambda: (decoder_with_gap(1.0),), {}, "data: missing; a decoder on its own needs a task or a batch"),
         (lambda: (decoder_with_gap(1.0), TASK), {}, "lengths: expected at least one length"),
         (lambda: (decoder_with_gap(1.0), TASK, (8,)), {"sequences": 0}, "sequences"),
         (lambda: (decoder_with_gap(1.0), TASK, (1,)), {}, "length: expected at least 3"),
         (lambda: (decoder_with_gap(1.0), TASK, (8,)), {"rows": "score"}, r"rows: .*did you mean 'scored'"),
-        (lambda: ([random_record(1, 1, 8, 4)],), {"rows": "scored"}, "data: expected the batch"),
-        (lambda: ([random_record(1, 1, 8, 4)], TASK), {}, "data: expected the batch"),
-        (lambda: ([random_record(1, 1, 8, 4)], batch_of({(0, 5): [1]}, 2, 8)), {}, "data: expected the batch"),
+        (lambda: ([random_record(1, 1, 8, 4)],), {"rows": "scored"}, "data: .*the batch that the records come from"),
+        (lambda: ([random_record(1, 1, 8, 4)], TASK), {}, "data: .*the batch that the records come from"),
+        (
+            lambda: ([random_record(1, 1, 8, 4)], batch_of({(0, 5): [1]}, 2, 8)),
+            {},
+            "data: .*the batch that the records come from",
+        ),
         (lambda: ([random_record(1, 1, 8, 4)], None, (8,)), {}, "lengths: expected None"),
     ],
 )
@@ -169,11 +173,11 @@ def test_what_cannot_be_measured_is_refused(arguments, options, words):
 def test_measures_that_need_more_than_records_say_so():
     record = record_of_scores(torch.zeros(2, 8, 8))
     batch = batch_of({(0, 5): [1], (1, 5): [1]}, 2, 8)
-    with pytest.raises(SettingError, match="data: expected the batch"):
+    with pytest.raises(SettingError, match="data: .*the batch that the records come from"):
         planted_mass([record])
-    with pytest.raises(SettingError, match="models: expected a run or a decoder"):
+    with pytest.raises(SettingError, match="models: records cannot be evaluated again"):
         distractor_robustness([record], batch)
     text = dataclasses.replace(record)
     batch = Batch(batch.tokens, batch.targets)
-    with pytest.raises(SettingError, match="data: expected a task that declares the sources"):
+    with pytest.raises(SettingError, match="data: the task does not declare the sources"):
         planted_mass([text], batch)

@@ -82,7 +82,7 @@ def test_what_two_censored_runs_reach_is_unknown() -> None:
 
 def test_runs_that_cannot_be_paired_are_refused(frame: pl.DataFrame) -> None:
     twice = pl.concat([frame, frame.filter(pl.col("run") == "a0").with_columns(run=pl.lit("c0"))])
-    with pytest.raises(SettingError, match="minus: expected an arm whose runs pair with those of k=1, got several"):
+    with pytest.raises(SettingError, match="minus: its runs cannot be paired with those of k=1: several"):
         extrapolation_curve(twice).difference(1, 2)
     with pytest.raises(SettingError, match="of: expected an arm"):
         extrapolation_curve(frame).difference(3, 2)

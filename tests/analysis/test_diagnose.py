@@ -49,8 +49,8 @@ def test_labels_of_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "labels", "message"),
     [
-        (None, None, "{}/data.txt: expected a file that can be read, got No such file"),
-        (b"", None, "{}/data.txt: expected a file with tokens, got an empty file"),
+        (None, None, "{}/data.txt: No such file"),
+        (b"", None, "{}/data.txt: the file is empty"),
         (b"aaaa", None, "tokens: expected 2 to 65536 different tokens, got 1"),
         (b"1 2 3", b"1 0", "{}/marks.txt: expected 3 labels, one a token, got 2"),
         (b"1 2\n3 4 5", b"1 0\n0 1", "{}/marks.txt, sequence 2: expected 3 labels, one a token, got 2"),
@@ -109,7 +109,7 @@ def test_labels_of_any_target(tmp_path: Path) -> None:
     assert reach.estimate == 3.0  # of 2, 3, 2, 1, 6, 4, 3
     for text, message in (
         ("[[5, 3]]\n", "expected labels of 2 sequences, got 1"),
-        ("[[5, 6]]\n[]\n", "sequence 1: expected what target 5 needs, before it, got 6"),
+        ("[[5, 6]]\n[]\n", "sequence 1: expected positions before target 5, got 6"),
         ("[[7, 6]]\n[]\n", "sequence 1: expected targets from 0 to 6, got 7"),
         ("[5, 6]\n[]\n", r"sequence 1: expected a list of targets, each \[position, needed, needed, ..\]"),
     ):
@@ -358,8 +358,8 @@ def test_noise_decides_nothing() -> None:
     [
         ({"length": 5}, "length: expected at least 10, got 5"),
         ({"longest": 1}, "longest: expected at least 2, got 1"),
-        ({"other": RoPE()}, "other: expected another position scheme than RoPE()"),
-        ({"length": 60}, "data: expected a sequence of more than 240 tokens in the test part"),
+        ({"other": RoPE()}, "other: expected a position scheme other than RoPE()"),
+        ({"length": 60}, "data: the test part needs a sequence of more than 240 tokens"),
     ],
 )
 def test_refusals(markov: list[np.ndarray], options: dict[str, object], message: str) -> None:

@@ -45,5 +45,5 @@ def test_conditions_are_averaged_within_a_seed() -> None:
 def test_what_cannot_be_paired_is_named() -> None:
     with pytest.raises(SettingError, match="column: expected a column of the rows.*got 'valeu'.*'value'"):
         by_replicate(ROWS, "valeu")
-    with pytest.raises(SettingError, match="seed: expected one row for each replicate, got several"):
+    with pytest.raises(SettingError, match="seed: a replicate has several rows"):
         by_replicate(ROWS, "value")

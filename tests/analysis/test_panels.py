@@ -41,7 +41,7 @@ def test_what_would_be_pooled_becomes_an_arm_and_what_goes_with_one_is_named():
         )
     )
     assert panel.by == ("task.k", "model.kernel")
-    assert panel.beside == ("training.steps",)
+    assert panel.also == ("training.steps",)
 
 
 def test_conditions_without_an_optimum_have_a_panel_of_their_own():
@@ -66,7 +66,7 @@ def test_what_follows_from_another_setting_is_named_once():
     )
     assert panel.title == "Majority, position marking, k=3, Anchored locality, NoPE"
     assert panel.by == ("model.coupling",)
-    assert panel.beside == ("task.coupled", "training.steps")
+    assert panel.also == ("task.coupled", "training.steps")
 
 
 def test_one_arm_without_k_goes_by_its_task():

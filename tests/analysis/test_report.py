@@ -176,7 +176,7 @@ def test_a_sweep_without_a_finished_run_still_has_a_page(tmp_path):
 
 
 def test_an_unwritable_path_is_one_readable_error(results, tmp_path):
-    with pytest.raises(SettingError, match=r"path: expected a file that can be written"):
+    with pytest.raises(SettingError, match=r"path: cannot write"):
         write_report(results, tmp_path / "missing" / "r.html")
 
 
@@ -264,7 +264,7 @@ def test_a_report_is_written_whole_or_not_at_all(results, tmp_path, monkeypatch)
     path = tmp_path / "r.html"
     path.write_text("before")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(SettingError, match=r"path: expected a file that can be written"):
+    with pytest.raises(SettingError, match=r"path: cannot write"):
         write_report(results, tmp_path / "folder")
 
     def full(*_):

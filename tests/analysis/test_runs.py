@@ -45,7 +45,7 @@ def test_one_condition_needs_no_choice_and_several_do():
 
 
 def test_empty_and_foreign_frames_are_refused():
-    with pytest.raises(SettingError, match="at least one evaluated run"):
+    with pytest.raises(SettingError, match="no run has been evaluated"):
         evaluation_rows(pl.DataFrame())
     with pytest.raises(SettingError, match="'run'"):
         evaluation_rows(pl.DataFrame({"length": [1]}))
@@ -54,7 +54,7 @@ def test_empty_and_foreign_frames_are_refused():
 def test_no_results_say_why_the_first_run_failed():
     config = RunConfig(task=Planted())
     results = SyntheticResults(pl.DataFrame(), [config], [Failed(config, "the workers could not start")])
-    with pytest.raises(SettingError, match="got none; the first failure: the workers could not start"):
+    with pytest.raises(SettingError, match="evaluated; the first failure: the workers could not start"):
         evaluation_rows(results)
 
 

@@ -94,9 +94,9 @@ def test_tables_fit_a_narrow_terminal() -> None:
     [
         (("kernels", "--only", "Softmx"), "did you mean 'Softmax'"),
         (("kernels", "--lengths", "0"), "--lengths: expected at least 1, got 0"),
-        (("training", "--only", "NoPE"), "--only: expected a benchmark with only to choose, got 'training'"),
+        (("training", "--only", "NoPE"), "--only: benchmark 'training' does not have this option"),
         (("kernels", "--device", "tpu"), "--device: expected cpu"),
-        (("startup", "--device", "cpu"), "--device: expected a benchmark with device to choose, got 'startup'"),
+        (("startup", "--device", "cpu"), "--device: benchmark 'startup' does not have this option"),
     ],
 )
 def test_refusals(arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +122,7 @@ def test_structured_rows() -> None:
 def test_the_page_shows_what_was_measured() -> None:
     rows, on_cuda = kernel_page.measured_rows(ROOT / "benchmarks")
     assert kernel_page.with_table(PAGE, rows, on_cuda) == PAGE, "run python -m sparsity_lab.benchmarks.kernel_page"
-    with pytest.raises(SettingError, match="page: expected a page with"):
+    with pytest.raises(SettingError, match="page: the page needs the lines"):
         kernel_page.with_table("no marks", rows, on_cuda)
 
 

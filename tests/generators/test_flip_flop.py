@@ -40,9 +40,9 @@ def test_other_tokens_are_refused() -> None:
     for place, token in ((0, 0), (1, 3), (2, 4), (3, 1), (-1, 2)):
         batch = task.sample(Stream(), 0, 3, 5)
         batch.tokens[1, place] = token
-        with pytest.raises(ValueError, match="expected sequences of FlipFlop"):
+        with pytest.raises(ValueError, match="not sequences of FlipFlop"):
             task.log_posterior(batch)
-    with pytest.raises(ValueError, match="expected sequences of FlipFlop"):
+    with pytest.raises(ValueError, match="not sequences of FlipFlop"):
         task.log_posterior(Batch(torch.zeros((1, 5), dtype=torch.int64), torch.full((1, 5), -100)))
 
 

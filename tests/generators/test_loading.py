@@ -147,15 +147,17 @@ def test_collated_sequences_are_the_batch(task: Task) -> None:
 
 def test_what_does_not_fit_is_not_collated() -> None:
     short, long = (Planted().sample(Stream(), 0, 1, length) for length in (9, 10))
-    with pytest.raises(SettingError, match=r"batches\[1\].positions: expected that of batches\[0\], 11, got 12"):
+    with pytest.raises(
+        SettingError, match=r"batches\[1\].positions: expected the same as in batches\[0\], 11, got 12"
+    ):
         Batch.collate([short, long])
-    with pytest.raises(SettingError, match=r"batches\[1\].vocabulary: expected that of batches\[0\]"):
+    with pytest.raises(SettingError, match=r"batches\[1\].vocabulary: expected the same as in batches\[0\]"):
         Batch.collate([short, Planted(vocab_size=8).sample(Stream(), 0, 1, 9)])
     with pytest.raises(SettingError, match=r"batches\[2\].kinds of position ID: .* 0, got 1"):
         Batch.collate([short, short, Planted(coupled=True).sample(Stream(), 0, 1, 9)])
     with pytest.raises(SettingError, match=r"batches\[1\].has_sources: .* True, got False"):
         Batch.collate([short, Batch(short.tokens, short.targets, vocabulary=short.vocabulary)])
-    with pytest.raises(SettingError, match="batches: expected at least one batch, got none"):
+    with pytest.raises(SettingError, match="batches: give at least one batch"):
         Batch.collate([])
 
 

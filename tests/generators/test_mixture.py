@@ -86,10 +86,10 @@ def test_likelihoods_sum_to_one(task: Planted) -> None:
 
 def test_mixtures_of_dense_tasks_have_no_predictor() -> None:
     task = Mixture(tasks=(SparseMarkov(), SparseMarkov(lag_seed=1)))
-    with pytest.raises(NotComputable, match="targets before the end"):
+    with pytest.raises(NotComputable, match="targets before the last position"):
         task.log_posterior(task.sample(Stream(), 0, 2, 30))
     task = Mixture(tasks=(Planted(coupled=True, marking="position"), Planted(k=2, coupled=True, marking="position")))
-    with pytest.raises(NotComputable, match="the position IDs tell more"):
+    with pytest.raises(NotComputable, match="the coupled position IDs reveal more"):
         task.log_posterior(task.sample(Stream(), 0, 2, 40))
 
 

@@ -78,8 +78,11 @@ def test_refusals() -> None:
         (lambda: Copy(alphabet_size=4, distinct=True).truth(5), "length: expected at most alphabet_size = 4"),
         (lambda: Reverse(alphabet_size=4, distinct=True).truth(5), "length: expected at most alphabet_size = 4"),
         (lambda: CountSymbol(largest_count=9).truth(10), "length: expected at most largest_count = 9"),
-        (lambda: Sort(num_values=2**20, distinct=True), "num_values: expected at most 4096 where all are different"),
-        (lambda: Copy(alphabet_size=2**20, distinct=True), "alphabet_size: expected at most 4096 where all"),
+        (
+            lambda: Sort(num_values=2**20, distinct=True),
+            "num_values: expected at most 4096, since all symbols are different",
+        ),
+        (lambda: Copy(alphabet_size=2**20, distinct=True), "alphabet_size: expected at most 4096, since all"),
         (lambda: Mode(alphabet_size=64), "alphabet_size: expected at most 32, got 64"),
         (lambda: Mode().truth(2000), r"length: expected at most 1000 for Mode\(\), got 2000"),
         (lambda: Sort(num_values=1), "num_values: expected a whole number of at least 2, got 1"),

@@ -125,10 +125,10 @@ def test_arms_share_their_background() -> None:
 REFUSALS = [
     (lambda: Planted(k=0), "k: expected a whole number of at least 1, got 0"),
     (lambda: Planted(k="3"), "k: expected an integer, got '3'"),
-    (lambda: Planted(k=4, locality=Recent(width=3)), r"locality.width: expected room for k=4, got 3"),
-    (lambda: Planted(k=4, locality=Window(width=3)), r"locality.width: expected room for k=4, got 3"),
-    (lambda: Planted(k=40, marking="position"), "reference_length: expected at least k=40 places, got 32"),
-    (lambda: Planted(marking="position", locality=Window(width=8)), "locality: expected a law that fixes distances"),
+    (lambda: Planted(k=4, locality=Recent(width=3)), r"locality.width: expected enough room for k=4, got 3"),
+    (lambda: Planted(k=4, locality=Window(width=3)), r"locality.width: expected enough room for k=4, got 3"),
+    (lambda: Planted(k=40, marking="position"), "reference_length: expected at least k=40 positions, got 32"),
+    (lambda: Planted(marking="position", locality=Window(width=8)), "locality: expected a law that fixes positions"),
     (lambda: Planted(marking="places"), "marking: expected 'token', 'position' or 'cue', got 'places'"),
     (lambda: Planted(noise=0.51), r"noise: expected a number from 0 to 1 - 1/2 = 0.5, got 0.51"),
     (lambda: Planted(noise=-0.1), "noise: expected a number from 0"),
@@ -138,7 +138,7 @@ REFUSALS = [
     (lambda: Planted(planted_vocab=1), "planted_vocab: expected a whole number of at least 2, got 1"),
     (lambda: Planted(rule=Lookup(), planted_vocab=13, k=6), r"rule: expected a Lookup table"),
     (lambda: Planted(rule=Majority(), planted_vocab=3), "planted_vocab: expected 2"),
-    (lambda: Planted(k=1, rule=Lookup(seed=0)), "rule.seed: expected a Lookup table that is not constant"),
+    (lambda: Planted(k=1, rule=Lookup(seed=0)), "rule.seed: expected a seed whose Lookup table is not constant"),
     (
         lambda: Planted(marking="cue", rule=SumMod(m=5), vocab_size=7),
         "vocab_size: expected a vocabulary of at least 8",
@@ -195,7 +195,7 @@ def test_other_tokens_are_not_judged(marking: str) -> None:
     task = Planted(marking=marking)  # type: ignore[arg-type]
     batch = task.sample(Stream(), 0, 3, 40)
     batch.tokens[:, 1:-1] = task.vocabulary.size - 1
-    with pytest.raises(ValueError, match="expected sequences of"):
+    with pytest.raises(ValueError, match="not sequences of"):
         task.log_posterior(batch)
 
 
@@ -211,5 +211,5 @@ def test_the_predictor_refuses_marks_out_of_place() -> None:
     for place in (6, int(batch.sources[0, -1, 0])):
         tokens = batch.tokens.clone()
         tokens[0, place] = cue if place == 6 else background
-        with pytest.raises(ValueError, match="expected sequences of"):
+        with pytest.raises(ValueError, match="not sequences of"):
             task.log_posterior(Batch(tokens, batch.targets))

@@ -221,7 +221,7 @@ REFUSALS = [
     (lambda: AssociativeRecall(num_pairs=33), r"num_pairs: expected at most vocab_size / 2 = 32, the .* got 33"),
     (lambda: AssociativeRecall(num_pairs=0), "num_pairs: expected a whole number of at least 1, got 0"),
     (lambda: AssociativeRecall(vocab_size=9), "vocab_size: expected an even number of at least 4, got 9"),
-    (lambda: AssociativeRecall(gaps=Recent(width=3)), "gaps.width: expected room for num_pairs=4, got 3"),
+    (lambda: AssociativeRecall(gaps=Recent(width=3)), "gaps.width: expected enough room for num_pairs=4, got 3"),
     (lambda: AssociativeRecall().sample(Stream(), 0, 1, 15), "length: expected at least 4 num_pairs = 16"),
     (lambda: Passkey(num_digits=0), "num_digits: expected a whole number of at least 1, got 0"),
     (lambda: Passkey(depth=1.5), "depth: expected a number from 0 to 1, or None, got 1.5"),
@@ -230,7 +230,7 @@ REFUSALS = [
     (lambda: InductionHeads(data_vocab=2), "data_vocab: expected a whole number of at least 3, got 2"),
     (lambda: InductionHeads().sample(Stream(), 0, 1, 1), "length: expected at least 2"),
     (lambda: SelectiveCopy(num_tokens=0), "num_tokens: expected a whole number of at least 1, got 0"),
-    (lambda: SelectiveCopy(locality=Recent(width=3)), "locality.width: expected room for num_tokens=4, got 3"),
+    (lambda: SelectiveCopy(locality=Recent(width=3)), "locality.width: expected enough room for num_tokens=4, got 3"),
     (lambda: SelectiveCopy().sample(Stream(), 0, 1, 3), "length: expected at least num_tokens=4"),
 ]
 
@@ -245,5 +245,5 @@ def test_refusals(make: object, message: str) -> None:
 def test_other_tokens_are_not_judged(task: Task) -> None:
     batch = task.sample(Stream(), 0, 3, 40)
     batch.tokens[:] = 0
-    with pytest.raises(ValueError, match="expected sequences of"):
+    with pytest.raises(ValueError, match="not sequences of"):
         task.log_posterior(batch)

@@ -79,11 +79,11 @@ def test_the_predictor_is_sure_and_reads_no_other_tokens(task: ResponseTask) -> 
     for position in [0, *range(task.prompt_length(length) + 1, batch.tokens.shape[1])]:
         broken = task.sample(Stream(), 0, 40, length)
         broken.tokens[3, position] = (broken.tokens[3, position] + task.vocabulary.size // 2) % task.vocabulary.size
-        with pytest.raises(ValueError, match="expected sequences of"):
+        with pytest.raises(ValueError, match="not sequences of"):
             task.log_posterior(broken)
     short = task.sample(Stream(), 0, 40, length)
     short.tokens = short.tokens[:, :-1]
-    with pytest.raises(ValueError, match="expected sequences of"):
+    with pytest.raises(ValueError, match="not sequences of"):
         task.log_posterior(short)
 
 
@@ -98,7 +98,7 @@ def test_the_predictor_reads_no_sequences_of_length_0(task: ResponseTask) -> Non
     tokens = torch.zeros((1, task.sequence_length(0)), dtype=torch.int64)
     tokens[0, [0, -1]] = task.end
     tokens[0, task.prompt_length(0) + 1] = task.equals
-    with pytest.raises(ValueError, match="expected sequences of"):
+    with pytest.raises(ValueError, match="not sequences of"):
         task.log_posterior(Batch(tokens, torch.full_like(tokens, IGNORE)))
 
 

@@ -132,8 +132,11 @@ def test_fine_mutants(check: str, task: Task) -> None:
     [
         (lambda: SparseMarkov(k=17), "k: expected at most max_lag=16, got 17"),
         (lambda: SparseMarkov(noise=0.9), "noise: expected a number from 0 to 1 - 1/8, got 0.9"),
-        (lambda: SparseMarkov(locality=Window()), "locality: expected a law of distances, got 'Window'"),
-        (lambda: SparseMarkov(k=4, locality=Recent(width=3)), "locality.width: expected room for k=4, got 3"),
+        (
+            lambda: SparseMarkov(locality=Window()),
+            "locality: expected a law over distances, such as PowerLaw, got 'Window'",
+        ),
+        (lambda: SparseMarkov(k=4, locality=Recent(width=3)), "locality.width: expected enough room for k=4, got 3"),
         (lambda: SparseMarkov(vocab_size=1), "vocab_size: expected a whole number of at least 2, got 1"),
         (lambda: SparseMarkov(locality=Geometric(scale=1e9)).sample(Stream(), 0, 1, 1), "length: expected at least"),
     ],

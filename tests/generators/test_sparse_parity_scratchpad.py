@@ -84,7 +84,7 @@ def test_other_tokens_are_not_judged() -> None:
     batch = task.sample(Stream(), 0, 3, 9)
     place = int((batch.tokens[0, 1:10] > 1).nonzero()[0]) + 1
     batch.tokens[0, place] = 0  # a fourth planted bit
-    with pytest.raises(ValueError, match="expected sequences of"):
+    with pytest.raises(ValueError, match="not sequences of"):
         task.log_posterior(batch)
 
 

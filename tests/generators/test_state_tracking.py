@@ -112,7 +112,7 @@ def test_refusals() -> None:
         (lambda: Generated(generators=()), "generators: expected one permutation or more"),
         (
             lambda: Generated(generators=((2, 3, 4, 5, 6, 7, 1), (2, 1, 3, 4, 5, 6, 7))),
-            "generators: expected a group of at most 1000 elements, got more",
+            "generators: they generate a group of more than 1000 elements",
         ),
         (
             lambda: RandomAutomaton(permutations=0, resets=0),
@@ -121,7 +121,7 @@ def test_refusals() -> None:
         (lambda: RandomAutomaton(permutations=0, resets=1), "expected at least two inputs of any kind, got 1"),
         (
             lambda: WordProblem(group=Cyclic(), letters="generators"),
-            "letters: expected 'elements', where a group has",
+            "letters: expected 'elements', since the group has",
         ),
         (lambda: Generated(generators=((1,),)), r"generators\[0\]: expected a permutation of two points or more"),
         (lambda: RandomAutomaton(num_states=1), "num_states: expected a whole number of at least 2, got 1"),

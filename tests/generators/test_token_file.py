@@ -90,10 +90,10 @@ def test_one_long_sequence_as_nano_gpt_writes_it(tmp_path: Path) -> None:
         ({"vocab_size": 300}, "vocab_size: expected at least 80[0-9]*, one more than the largest token, got 300"),
         ({"vocab_size": 1}, "vocab_size: expected at least 2, got 1"),
         ({"path": "/no/where.npy"}, "path: expected a file, .* got '/no/where.npy'"),
-        ({"format": "jsonl"}, "rows.npy: expected"),
+        ({"format": "jsonl"}, "rows.npy: found bytes that are not UTF-8 text"),
         ({"format": "npu"}, "format: expected 'auto'"),
         ({"pad": "some"}, "pad: expected"),
-        ({"corpus_hash": "0" * 32}, "corpus_hash: expected the tokens with this hash"),
+        ({"corpus_hash": "0" * 32}, "the hash of the tokens at"),
     ],
 )
 def test_refusals(rows: Path, change: dict[str, object], message: str) -> None:

@@ -66,7 +66,7 @@ def test_binary_tokens(tmp_path: Path) -> None:
         got, form = read(tmp_path, "train.bin", tokens.astype(kind).tobytes())
         assert (got, form) == ([tokens.tolist()], f"numbers of {width} bits")
     few = np.array([1, 2, 3, 1], dtype=np.uint16).tobytes()
-    with pytest.raises(SettingError, match="expected --format uint16 or uint32, .* got numbers below 4 alone"):
+    with pytest.raises(SettingError, match="found only numbers below 4, .*; use --format uint16 or uint32"):
         read(tmp_path, "few.bin", few)
     assert read(tmp_path, "few.bin", few, form="uint16")[0] == [[1, 2, 3, 1]]
 
@@ -78,7 +78,7 @@ def test_arrays_archives_lines_and_columns(tmp_path: Path) -> None:
     assert read_sequences(tmp_path / "b.npz").sequences[0].tolist() == [0, 1, 2]
     np.savez(tmp_path / "c.npz", train=np.arange(3), test=np.arange(4))
     assert read_sequences(tmp_path / "c.npz", column="test").sequences[0].tolist() == [0, 1, 2, 3]
-    with pytest.raises(SettingError, match="--column: expected the name of the tokens in c.npz .one of train, test"):
+    with pytest.raises(SettingError, match="--column: missing; name the tokens in c.npz .one of train, test"):
         read_sequences(tmp_path / "c.npz")
     with pytest.raises(SettingError, match="--column: .* got 'tests'; did you mean 'test'"):
         read_sequences(tmp_path / "c.npz", column="tests")
@@ -97,22 +97,22 @@ def test_arrays_archives_lines_and_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", gzip.compress(b"text"), "expected a file as it is: unpack it first, got one packed with gzip"),
-        ("a.csv", "x,y\n1,2\n3,4\n", "expected --format text, .* got a table with commas"),
-        ("a.log", "a,b\nc,d\ne,f\n", "expected --format text, .* got a table with commas"),
+        ("a.txt", gzip.compress(b"text"), "the file is compressed with gzip; decompress it first"),
+        ("a.csv", "x,y\n1,2\n3,4\n", "found a table separated by commas .*; use --format text"),
+        ("a.log", "a,b\nc,d\ne,f\n", "found a table separated by commas .*; use --format text"),
         (
             "a.txt",
             "1 2\n3 4\n5 6\n7 8\nend\n",
-            "expected --format numbers or text, .* lines of numbers but for 'end'",
+            "found lines of numbers except for 'end'; use --format numbers or text",
         ),
-        ("a.txt", b"caf\xe9", "expected --format bytes or uint16 or uint32, .* got bytes that are no UTF-8 text"),
-        ("a.txt", b"ab\0c", "expected --format bytes or uint16 or uint32, .* got text with zero bytes"),
-        ("a.txt", b"", "expected a file with tokens, got an empty file"),
+        ("a.txt", b"caf\xe9", "found bytes that are not UTF-8 text; use --format bytes or uint16 or uint32"),
+        ("a.txt", b"ab\0c", "found text with zero bytes; use --format bytes or uint16 or uint32"),
+        ("a.txt", b"", "the file is empty"),
         ("a.jsonl", '{"tokens": [1, 2]}\n{"token": [1]}', "record 2: expected an object with 'tokens'"),
         ("a.jsonl", "[1, 2.5]", "record 1: expected a list of whole numbers"),
         ("a.jsonl", "[1,\n", "line 1: expected JSON, got"),
         ("a.parquet", b"PAR1", "expected a parquet file, got"),
-        ("a.bin", b"abc", "expected --format bytes, .* got an odd number of bytes, 3"),
+        ("a.bin", b"abc", "found an odd number of bytes, 3; use --format bytes"),
     ],
 )
 def test_what_could_be_two_things_is_asked_for(tmp_path: Path, name: str, content: Any, message: str) -> None:
@@ -127,7 +127,7 @@ def test_a_form_that_is_given_is_kept_to(tmp_path: Path) -> None:
     assert read(tmp_path, "b.txt", b"caf\xe9", form="bytes")[0] == [[99, 97, 102, 233]]
     with pytest.raises(SettingError, match="line 2: expected whole numbers, got 'end'"):
         read(tmp_path, "c.txt", "1 2\nend\n", form="numbers")
-    with pytest.raises(SettingError, match="--format: expected a form of files .* did you mean 'numbers'"):
+    with pytest.raises(SettingError, match="--format: expected a file format .* did you mean 'numbers'"):
         read(tmp_path, "c.txt", "1 2\n", form="number")
 
 
@@ -179,5 +179,5 @@ def test_minus_a_hundred_is_no_token() -> None:
     found = without_padding([np.array([-100, -100, 4, 5, -100]), np.array([1, 2])], "none")
     assert [own.tolist() for own in found.sequences] == [[4, 5], [1, 2]]
     assert found.note == "-100 fills the ends of 1 sequences, 3 tokens: taken as padding"
-    with pytest.raises(SettingError, match="sequence 1: expected tokens; -100 is none, and stands at ends alone"):
+    with pytest.raises(SettingError, match="sequence 1: padding .-100. may appear only at the ends"):
         without_padding([np.array([4, -100, 5])], "auto")

@@ -119,16 +119,20 @@ def test_a_checkpoint_of_ours_is_a_usual_one(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("GPT2", {}, "model.transformer.h.0.attn.c_attn.bias: expected no such part: a Decoder has RMSNorm, RoPE"),
-        ("Qwen2", {}, "model.model.layers.0.self_attn.k_proj.bias: expected no such part"),
-        ("Qwen3", {}, "model.model.layers.0.self_attn.k_norm.weight: expected no such part"),
-        ("Llama", {"mlp_bias": True}, "model.model.layers.0.mlp.down_proj.bias: expected no such part"),
-        ("Llama", {"hidden_act": "gelu"}, "model.config.hidden_act: expected 'silu' or 'swish', which a Decoder can"),
-        ("Llama", {"head_dim": 16}, "model.config.head_dim: expected 8, which a Decoder can be, got 16"),
+        (
+            "GPT2",
+            {},
+            "model.transformer.h.0.attn.c_attn.bias: GPT2LMHeadModel has this part, but a Decoder has RMSNorm, RoPE",
+        ),
+        ("Qwen2", {}, "model.model.layers.0.self_attn.k_proj.bias: Qwen2ForCausalLM has this part"),
+        ("Qwen3", {}, "model.model.layers.0.self_attn.k_norm.weight: Qwen3ForCausalLM has this part"),
+        ("Llama", {"mlp_bias": True}, "model.model.layers.0.mlp.down_proj.bias: LlamaForCausalLM has this part"),
+        ("Llama", {"hidden_act": "gelu"}, "model.config.hidden_act: expected 'silu' or 'swish', as in a Decoder"),
+        ("Llama", {"head_dim": 16}, "model.config.head_dim: expected 8, as in a Decoder, got 16"),
         (
             "Mistral",
             {"sliding_window": 8},
-            "model.config.sliding_window: expected None, which a Decoder can be, got 8",
+            "model.config.sliding_window: expected None, as in a Decoder, got 8",
         ),
         (
             "Llama",

@@ -106,7 +106,7 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path: Path) -> N
     assert parts.losses == whole.losses
     assert torch.equal(parts.model(tokens(30)).logits, whole.model(tokens(30)).logits)
     with pytest.raises(
-        SettingError, match=r"out: expected a new folder, or one with a training of the same settings"
+        SettingError, match=r"out: expected a new folder, or one whose training has the same settings"
     ):
         extended(short(), tmp_path / "parts", rank=2)
 
@@ -118,7 +118,7 @@ def test_low_rank_maps_alone(tmp_path: Path) -> None:
 
 def test_what_is_refused(tmp_path: Path) -> None:
     for model, context, words in [
-        (short(), 16, "context: expected more than 16, which the model declares, got 16"),
+        (short(), 16, "context: expected more than 16, the model's own context, got 16"),
         (
             build("GPT2"),
             256,
@@ -135,7 +135,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SettingError, match=words):
             extend(model, context, tokens(400, 1, seed=6)[0], documents(), tmp_path / "no", **SMALL)
     assert not (tmp_path / "no").exists()
-    with pytest.raises(SettingError, match=r"learning_rate: expected one with which the loss stays finite"):
+    with pytest.raises(SettingError, match=r"learning_rate: expected a rate that keeps the loss finite"):
         extended(short(), tmp_path / "far", learning_rate=1e30, warmup=0, steps=20)
 
 
@@ -159,5 +159,5 @@ def test_a_trained_model_reads_four_times_as_far(tmp_path: Path) -> None:
 
 
 def test_with_a_kernel_attached_the_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match=r"model: expected a model as it is; detach\(model\) comes first"):
+    with pytest.raises(SettingError, match=r"model: a kernel is attached; call detach\(model\) first"):
         extended(attach(short(), Softmax()), tmp_path)

@@ -1,7 +1,5 @@
 """The lab's analysis on models of ``transformers``: the same numbers as on an equal decoder of the lab."""
 
-import doctest
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -131,8 +129,3 @@ def test_dependencies_are_those_of_an_equal_decoder(kernel: Kernel) -> None:
     assert found[0].height > 0
     columns = [name for name, dtype in found[0].schema.items() if dtype in (pl.Int64, pl.Boolean)]
     assert_frame_equal(found[0].select(columns), found[1].select(columns))
-
-
-def test_the_examples_of_docstrings_run() -> None:
-    results = doctest.testmod(importlib.import_module("sparsity_lab.interop.records"))
-    assert (results.failed, results.attempted) == (0, 5)

@@ -147,7 +147,7 @@ def test_page_loads_nothing_and_says_all(found: SwapReport, tmp_path: Path) -> N
     assert text.count("<svg") == 3
     for words in (found.verdict.partition(":")[0], "LlamaForCausalLM", "re-weighted", "declared context", "peak MiB"):
         assert words in text
-    with pytest.raises(SettingError, match=r"path: expected a file that can be written"):
+    with pytest.raises(SettingError, match=r"path: cannot write"):
         found.write(tmp_path / "no" / "page.html")
 
 
@@ -167,7 +167,7 @@ def test_what_is_refused(documents: list[list[int]]) -> None:
     for arguments, words in [
         (
             (documents, [LSSA()], (64, 256)),
-            "lengths: expected at most 128, the positions that the model has, got 256",
+            "lengths: expected at most 128, the model's number of positions, got 256",
         ),
         ((documents, [LSSA()], ()), r"lengths: expected one or more, each at least 2, got \(\)"),
         (
@@ -180,7 +180,7 @@ def test_what_is_refused(documents: list[list[int]]) -> None:
     ]:
         with pytest.raises(SettingError, match=words):
             swap_report(model, *arguments)
-    with pytest.raises(SettingError, match=r"model: expected a model as it is; detach\(model\) comes first"):
+    with pytest.raises(SettingError, match=r"model: a kernel is attached; call detach\(model\) first"):
         swap_report(attach(model, LSSA()), documents, [LSSA()], LENGTHS)
 
 
@@ -247,9 +247,9 @@ def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     for arguments, words in [
         ([model, texts, "--bytes", "--kernel", "LSAR()"], "--kernel.kind: expected a kernel (one of"),
-        ([str(folder / "none"), texts, "--bytes"], "model: expected a causal language model of transformers, got"),
-        ([model, texts], "--tokenizer: expected a tokenizer of transformers, or --bytes, got"),
-        ([model, str(folder / "gone.txt"), "--bytes"], f"{folder / 'gone.txt'}: expected a file that can be read"),
+        ([str(folder / "none"), texts, "--bytes"], "model: transformers finds no causal language model in"),
+        ([model, texts], "--tokenizer: transformers finds no tokenizer in"),
+        ([model, str(folder / "gone.txt"), "--bytes"], f"{folder / 'gone.txt'}: No such file"),
         ([model, texts, "--bytes", "--lengths", "64"], "text: expected at least two documents of 65 tokens"),
     ]:
         code, out, err = lab(capsys, *arguments, *page)

@@ -221,7 +221,7 @@ def test_a_bias_that_wants_a_gradient_is_refused(kernel: Kernel) -> None:
     slopes = torch.tensor([0.1, 0.2], dtype=torch.float64, requires_grad=True)
     position = BiasPosition(torch.arange(12)[None], slopes)
     fast = kernel.implementations[-1]
-    with pytest.raises(SettingError, match=f"implementation: .*reference., for a bias that wants .*got '{fast}'"):
+    with pytest.raises(SettingError, match=f"implementation: .*reference., since the bias requires .*got '{fast}'"):
         kernel.attend(q, k, v, position=position, implementation=fast)
     kernel.attend(q, k, v, position=position, implementation="reference").sum().backward()
     assert slopes.grad is not None

@@ -280,8 +280,8 @@ def test_parameters_of_another_making_are_refused() -> None:
         (KERNEL.replace(rank=0).build(G, D, 0), r"residual of \(3D, r\) = \(18, 3\), got \(0, 0\)"),
         (KERNEL.replace(rank=4).build(G, D, 0), r"residual of \(3D, r\) = \(18, 3\), got \(18, 4\)"),
         (KERNEL.build(G, 2 * D, 0), r"residual of \(3D, r\) = \(18, 3\), got \(36, 3\)"),
-        (KERNEL.build(G * M, D, 0), r"params: expected what build\(2, ...\) gives.*got 4"),
-        (SSMax().build(G, D, 0), r"params: expected what build\(2, ...\) gives, got '"),
+        (KERNEL.build(G * M, D, 0), r"params: expected the module that build\(2, ...\) returns.*got 4"),
+        (SSMax().build(G, D, 0), r"params: expected the module that build\(2, ...\) returns, got '"),
     ):
         with pytest.raises(SettingError, match=message):
             KERNEL.attend(*qkv, params=params)

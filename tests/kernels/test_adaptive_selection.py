@@ -243,9 +243,9 @@ def test_random_blocks() -> None:
     left = (~plain[:, :, 15, 1:7]).double().mean((0, 1)) * share * 2 / 5
     of_block = extra[:, :, 1:7].double().mean((0, 1))
     assert float((of_block - left).abs().max()) < 5 * math.sqrt(0.2 / len(counts))
-    with pytest.raises(SettingError, match=r"generator: expected a torch.Generator: k_rand = 2 .*got None"):
+    with pytest.raises(SettingError, match=r"generator: missing; k_rand = 2 draws random blocks"):
         kept()
-    with pytest.raises(SettingError, match=r"training: expected False: with k_rand = 2 the weights are drawn"):
+    with pytest.raises(SettingError, match=r"training: expected False, since with k_rand = 2"):
         kernel.weights(q, k)
 
 
@@ -337,13 +337,17 @@ def test_settings_refused(fields: dict[str, object], message: str) -> None:
 def test_calls_refused() -> None:
     kernel = AdaptiveSparse()
     q, k = rows()
-    with pytest.raises(SettingError, match=r"causal: expected True: AdaptiveSparse selects among earlier blocks"):
+    with pytest.raises(
+        SettingError, match=r"causal: expected True, since AdaptiveSparse selects only earlier blocks"
+    ):
         kernel.attend(q, k, k, causal=False)
     with pytest.raises(SettingError, match=r"rows: expected positions 0 .. 44, got \(3, 45\)"):
         kernel.audit(q, k, rows=torch.tensor([[3], [45]]))
     with pytest.raises(SettingError, match=r"rows: expected int64 of shape \(2, R\)"):
         kernel.audit(q, k, rows=torch.tensor([3, 4]))
-    with pytest.raises(SettingError, match=r"params: expected what build\(2, ...\) gives.*got 4"):
+    with pytest.raises(SettingError, match=r"params: expected the module that build\(2, ...\) returns.*got 4"):
         kernel.attend(q, k, k, params=kernel.build(4, D, 0))
-    with pytest.raises(SettingError, match=r"position: .*\('rotate'\) or none: summaries know no bias, got 'bias'"):
+    with pytest.raises(
+        SettingError, match=r"position: .*\('rotate' or None; block summaries contain no bias\), got 'bias'"
+    ):
         kernel.check_position("bias")

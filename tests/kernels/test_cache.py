@@ -35,7 +35,7 @@ def test_it_holds_what_was_added(sizes: list[int]) -> None:
     assert state.key_mask is not None
     assert state.key_mask[:, :masked_from].all()
     assert torch.equal(state.key_mask[:, masked_from:], seen[:, masked_from:])
-    with pytest.raises(SettingError, match=r"state.capacity: expected room for 101 tokens, got 100"):
+    with pytest.raises(SettingError, match=r"state.capacity: expected enough room for 101 tokens, got 100"):
         state.append(k[:, :, :1], v[:, :, :1])
 
 

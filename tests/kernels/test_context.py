@@ -158,13 +158,13 @@ def test_a_row_sees_its_own_document(kernel: Kernel, training: bool, causal: boo
 
 ROWS = torch.zeros(2, 4, 6, 8)
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"q": ROWS[:, :, :2]}, r"query_start: expected the position of the first of 2 rows among 6 keys.*got None"),
+    ({"q": ROWS[:, :, :2]}, r"query_start: expected the position of the first of 2 queries among 6 keys.*got None"),
     ({"q": ROWS[:, :, :2], "query_start": 5}, r"query_start: expected 0 .. 4 \(2 of 6 rows\), got 5"),
     ({"query_start": 1}, r"query_start: expected 0 .. 0 \(6 of 6 rows\), got 1"),
     ({"query_start": -1}, r"query_start: expected 0 .. 0 .*, got -1"),
     ({"document_ids": torch.zeros(2, 5, dtype=torch.int64)}, r"document_ids: expected shape \(2, 6\), got \(2, 5\)"),
     ({"document_ids": torch.zeros(2, 6)}, r"document_ids: expected int64, got torch.float32"),
-    ({"gates": {"forget": torch.zeros(2, 4, 6)}}, r"gates: expected gates that the kernel declares.*got 'forget'"),
+    ({"gates": {"forget": torch.zeros(2, 4, 6)}}, r"gates: expected no gates, got 'forget'"),
 ]
 
 
@@ -244,7 +244,7 @@ def test_gates_reach_the_kernel_in_every_method() -> None:
 
 
 GATES: list[tuple[dict[str, Tensor], str]] = [
-    ({}, r"gates: expected a logit 'forget' for each head and key, shape \(2, 4, 6\), got none"),
+    ({}, r"gates: 'forget' is missing; it has a logit for each head and key, shape \(2, 4, 6\)"),
     ({"forgets": torch.zeros(2, 4, 6)}, r"gates: .*declares.*got 'forgets'; did you mean 'forget'\?"),
     ({"forget": [0.0]}, r"gates.forget: expected a tensor, got \[0.0\], of type list"),  # type: ignore[dict-item]
     ({"forget": torch.zeros(2, 4, 6).long()}, "gates.forget: expected logits of a float type, got torch.int64"),
@@ -263,7 +263,7 @@ def test_other_gates_are_refused_by_name(gates: dict[str, Tensor], message: str)
     with pytest.raises(SettingError, match=message):
         kernel.weights(ROWS, ROWS, gates=gates)
     assert state.length == 0
-    with pytest.raises(SettingError, match="base: expected a kernel whose rows weigh all keys"):
+    with pytest.raises(SettingError, match="base: expected a kernel whose queries attend to all earlier keys"):
         Reweighted(base=kernel)
 
 

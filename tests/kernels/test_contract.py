@@ -270,7 +270,7 @@ def test_refusals(kernel: Kernel) -> None:
     with pytest.raises(SettingError, match=r"query_start: expected 0 .. 3 \(1 of 4 rows\), got 4"):
         kernel.weights(ROWS[:, :, :1], ROWS, query_start=4, params=params_of(kernel))
     for kind in {"rotate", "bias"} - kernel.positions:
-        with pytest.raises(SettingError, match="position: expected a position of a kind"):
+        with pytest.raises(SettingError, match="position: expected a kind of position"):
             kernel.attend(ROWS, ROWS, ROWS, position=make_position(kind, 4, num_heads=4), params=params_of(kernel))
     for kind in kernel.positions:
         wrong = make_position(kind, 4, num_heads=3, head_dim=4)
@@ -283,7 +283,7 @@ def test_another_kernels_state_is_refused(kernel: Kernel) -> None:
     """Also one of the same kind with other settings: what it holds may mean something else."""
     other = next(one for one in KERNELS if one != kernel)
     state = other.init_state(2, 4, 8, 4)
-    with pytest.raises(SettingError, match="state: expected a state made by"):
+    with pytest.raises(SettingError, match="state: expected a state from"):
         kernel.prefill(*[ROWS[:, :, :2]] * 3, state=state, params=params_of(kernel))
     with pytest.raises(SettingError, match="capacity: expected at least 1, got 0"):
         kernel.init_state(2, 4, 8, 0)
@@ -347,14 +347,16 @@ def test_a_refused_call_leaves_the_state(kernel: Kernel) -> None:
     before = kept_in(state)
     bad = list(REFUSED)
     if state.capacity is not None:
-        bad.append((dict.fromkeys("qkv", ROWS[:, :, :3]), r"state.capacity: expected room for 8 tokens, got 7"))
+        bad.append(
+            (dict.fromkeys("qkv", ROWS[:, :, :3]), r"state.capacity: expected enough room for 8 tokens, got 7")
+        )
     for kind in kernel.positions:
         short, wrong = make_position(kind, 5, num_heads=H), make_position(kind, 9, num_heads=3, head_dim=4)
         bad.append(({"position": short}, r"position: expected indices of at least 6 positions, got 5"))
         bad.append(({"position": wrong}, r"position: expected (slopes of 4 heads|angles for heads of 8)"))
         bad.append(({"position": on_meta(kind, length)}, r"position: expected one on the device .*cpu, got .*meta"))
     if params is not None:
-        bad.append(({"params": nn.Linear(2, 2)}, r"params: expected what .*build.* gives, got '?Linear"))
+        bad.append(({"params": nn.Linear(2, 2)}, r"params: expected the module that .*build.* returns, got '?Linear"))
         other = kernel.build(3, D, seed=3)
         bad.append(({"params": other}, r"params: expected .*, got 3"))
         elsewhere = kernel.build(kernel.own_heads(H, H), D, seed=3).to("meta")
@@ -427,5 +429,5 @@ def test_states_of_no_dtype_or_device_are_refused(kernel: Kernel) -> None:
     for device in ("gpu", "cpu:x", "cuda:99"):
         with pytest.raises(SettingError, match=rf"device: expected a device that PyTorch has here.*, got '{device}'"):
             kernel.init_state(B, H, D, 4, device=device)
-    with pytest.raises(SettingError, match=r"state: expected what init_state of .* gives, got NoneType"):
+    with pytest.raises(SettingError, match=r"state: expected a state from .*init_state, got NoneType"):
         kernel.decode(*[ROWS[:, :, :1]] * 3, state=None, params=params_of(kernel))

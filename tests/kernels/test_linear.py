@@ -664,7 +664,7 @@ def test_what_a_rotation_depends_on(rotation: str, relative: bool) -> None:
 def test_none_refuses_a_rotation() -> None:
     rows = torch.zeros(1, 1, 4, 8)
     for kernel in (NormAwareLinear(rotation="none"), Linear(rotation="none")):
-        with pytest.raises(SettingError, match=r"position: expected a position of a kind .* takes \(none\) or none"):
+        with pytest.raises(SettingError, match=r"position: expected a kind of position .* supports \(None\)"):
             kernel.attend(rows, rows, rows, position=rotary(4))
 
 

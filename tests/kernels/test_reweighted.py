@@ -158,8 +158,10 @@ def test_refusals() -> None:
     with pytest.raises(SettingError, match=r"^p: expected a number of at least 1, got 0.9"):
         Reweighted(p=0.9)
     for base in (ShiftedSparse(ratio=0.25), AdaptiveSparse(), Reweighted()):
-        with pytest.raises(SettingError, match=rf"^base: expected a kernel whose rows weigh all .* got {base.kind}"):
+        with pytest.raises(
+            SettingError, match=rf"^base: expected a kernel whose queries attend to all .* got {base.kind}"
+        ):
             Reweighted(base=base)
     rows, bias = torch.zeros(1, 3, 4, 8), make_position("bias", 4, dtype=torch.float32)
-    with pytest.raises(SettingError, match="position: expected a position of a kind that Reweighted takes"):
+    with pytest.raises(SettingError, match="position: expected a kind of position that Reweighted supports"):
         Reweighted(base=LSSA()).attend(rows, rows, rows, position=bias)

@@ -195,7 +195,7 @@ def test_memory_is_linear(kernel: Kernel) -> None:
         (lambda: EntropyInvariantSoftmax(trained_length=1), "trained_length: expected at least 2, got 1"),
         (lambda: CosineSoftmax(trained_length=0), "trained_length: expected at least 2, got 0"),
         (lambda: SSMax(initial=math.inf), "initial: expected a finite number, got inf"),
-        (lambda: attend_ssmax(None), "params: expected what SSMax.build gives, got NoneType"),
+        (lambda: attend_ssmax(None), "params: expected the module that SSMax.build returns, got NoneType"),
         (lambda: attend_ssmax(SSMax().build(4, D, 0)), "params: expected a scale for each of 3 heads, got 4"),
     ],
 )

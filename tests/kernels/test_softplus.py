@@ -457,5 +457,5 @@ def test_refusals() -> None:
         LSSAR(p=0.5)
     with pytest.raises(SettingError, match=r"^test_p: expected a number of at least 1, got 0"):
         LSSAR(test_p=0)
-    with pytest.raises(SettingError, match="position: expected a position of a kind that LSSA takes"):
+    with pytest.raises(SettingError, match="position: expected a kind of position that LSSA supports"):
         LSSA().attend(*[torch.zeros(1, 3, 4, 8)] * 3, position=linear_bias(4))

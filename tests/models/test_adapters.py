@@ -159,7 +159,7 @@ def test_widened_again_multiplies() -> None:
 REFUSED = {
     "rank": (lambda: LoRA(rank=0), "rank: expected at least 1, got 0"),
     "alpha": (lambda: LoRA(alpha=0.0), "alpha: expected a positive number, got 0.0"),
-    "nothing": (lambda: LoRA(projections=()), "projections: expected something to train, here or in also_train"),
+    "nothing": (lambda: LoRA(projections=()), "projections: nothing to train; set projections or also_train"),
     "twice": (lambda: LoRA(projections=("q", "q")), "projections: expected different names"),
     "word": (lambda: from_text(LoRA, "LoRA(also_train=['bias'])"), r"also_train\[0\]: expected 'embedding', 'norm'"),
     "no such map": (

@@ -73,7 +73,9 @@ def test_what_a_setting_of_ones_own_serves_unless_it_says_otherwise() -> None:
     model, words = Bare(), Stream().words
     model.check_length(10**6, trained=10**6)
     model.check_position_ids(0, 0)
-    with pytest.raises(SettingError, match="expected a model that takes the task's coupled position IDs, got 'Bare"):
+    with pytest.raises(
+        SettingError, match="expected a model that accepts the task's coupled position IDs, got 'Bare"
+    ):
         model.check_position_ids(3, 1)
     assert model.sampled_indices(words, 9) is None
     assert model.arranged_ids(words, IDS, training=True) is IDS

@@ -199,7 +199,7 @@ def test_with_kernel() -> None:
     other.head.weight.data.zero_()
     assert not model(tokens).logits.any(), "the weights are not the same"
     assert torch.equal(other.with_kernel((Softmax(), Softmax()))(tokens).logits, other(tokens).logits)
-    with pytest.raises(SettingError, match="kernel: expected a mechanism whose parameters this model has"):
+    with pytest.raises(SettingError, match="kernel: expected a kernel whose parameters this model has"):
         other.with_kernel(Uniform())
 
 

@@ -91,5 +91,5 @@ def test_other_mechanisms_on_the_same_weights() -> None:
     assert torch.equal(plain(tokens).logits, Decoder().build(0).double()(tokens).logits)
     assert plain.blocks[0].gate_projection.weight is model.blocks[0].gate_projection.weight
     assert (model(tokens).logits - plain(tokens).logits).abs().max() > 1e-2
-    with pytest.raises(SettingError, match="kernel: expected a mechanism whose parameters this model has"):
+    with pytest.raises(SettingError, match="kernel: expected a kernel whose parameters this model has"):
         model.with_kernel(Forgetting())  # the second layer has none

@@ -99,18 +99,18 @@ class NoBias(Softmax):
         ({"position": (RoPE(),)}, "position: expected one scheme, or num_layers = 2, got 1"),
         (
             {"position": (RoPE(), Learned(size=8))},
-            r"position\[1\]: expected a scheme that acts in its own .*Learned",
+            r"position\[1\]: expected a per-layer scheme, since .*Learned",
         ),
         (
             {"position": (Sinusoidal(), NoPE())},
-            r"position\[0\]: expected a scheme that acts in its own .*Sinus",
+            r"position\[0\]: expected a per-layer scheme, since .*Sinus",
         ),
         ({"position": (NoPE(), RoPE()), "d_model": 12}, "num_heads: expected an even head size .* for RoPE, got 3"),
         (
             {"position": (RoPE(), ALiBi()), "kernel": NoBias()},
-            r"position\[1\]: .*NoBiasForTests takes.*'bias'",
+            r"position\[1\]: .*NoBiasForTests supports.*'bias'",
         ),
-        ({"position": (RoPE(), Short()), "index_sampling": PoSE(target=9)}, r"position\[1\]: .*serves index 8"),
+        ({"position": (RoPE(), Short()), "index_sampling": PoSE(target=9)}, r"position\[1\]: .*needs index 8"),
     ],
 )
 def test_refusals(fields: dict[str, object], message: str) -> None:
@@ -125,9 +125,9 @@ def test_each_kernel_meets_its_own_scheme() -> None:
         Decoder(position=(RoPE(), Short())).check_length(5)
     model = Decoder(position=(RoPE(), Short())).build(0)
     model(tokens_of(1, 4))
-    with pytest.raises(SettingError, match=r"position\[1\]: expected a scheme that serves index 4"):
+    with pytest.raises(SettingError, match=r"position\[1\]: .* supports indices up to .*, but the run needs index 4"):
         model(tokens_of(1, 5))
-    with pytest.raises(SettingError, match=r"position\[1\]: expected a scheme that serves index 7"):
+    with pytest.raises(SettingError, match=r"position\[1\]: .* supports indices up to .*, but the run needs index 7"):
         model(tokens_of(1, 2), indices=torch.tensor([[0, 7]]))
 
 

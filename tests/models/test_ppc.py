@@ -53,7 +53,7 @@ def test_ignored_ids_change_nothing() -> None:
 
 def test_refusals() -> None:
     config = Decoder(coupling=Oracle(max_id=6))
-    with pytest.raises(SettingError, match=r"position_ids: expected position IDs for Oracle\(max_id=6\), got None"):
+    with pytest.raises(SettingError, match=r"position_ids: missing; Oracle\(max_id=6\) needs position IDs"):
         config.build(0)(TOKENS)
     with pytest.raises(SettingError, match=r"position_ids: expected 1 kinds of position ID, got 2"):
         config.build(0)(TOKENS, torch.zeros(2, 2, 4, dtype=torch.int64))

@@ -180,11 +180,11 @@ def test_a_rule_in_words_and_its_hash() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (BoundedMean, "above, below: expected one of them"),
-        (lambda: BoundedMean(above=0.0, below=0.0), "above, below: expected one of them"),
+        (BoundedMean, "above, below: give exactly one of the two"),
+        (lambda: BoundedMean(above=0.0, below=0.0), "above, below: give exactly one of the two"),
         (lambda: BoundedMean(above=1.0), "above, below: expected a number between -1 and 1"),
         (lambda: NormalMean(above=0.0, matters=0.0), "matters: expected a number above 0"),
-        (MostSeeds, "at_least, at_most: expected at least one of them"),
+        (MostSeeds, "at_least, at_most: give at least one of the two"),
     ],
 )
 def test_criteria_that_ask_nothing_are_refused(make: object, message: str) -> None:

@@ -87,11 +87,11 @@ def test_no_interval_goes_beyond_the_range() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (BoundedMean, "above, below: expected one of them"),
-        (lambda: NormalMean(above=0.0, below=1.0), "above, below: expected one of them"),
+        (BoundedMean, "above, below: give exactly one of the two"),
+        (lambda: NormalMean(above=0.0, below=1.0), "above, below: give exactly one of the two"),
         (lambda: BoundedMean(above=1.0), "expected a number between -1 and 1"),
         (lambda: NormalMean(above=0.0, matters=0.0), "matters: expected a number above 0"),
-        (MostSeeds, "at_least, at_most: expected at least one of them"),
+        (MostSeeds, "at_least, at_most: give at least one of the two"),
     ],
 )
 def test_what_cannot_be_asked(make: object, message: str) -> None:

@@ -206,11 +206,11 @@ def changed(**fields: object) -> Study:
     [
         (
             changed(criterion=MostSeeds(at_least=0.6)),
-            r"the rule of 'quick' that it was begun with, got a changed rule",
+            r"the rule of 'quick' has changed since the study started",
         ),
-        (changed(outcome="Another number."), r"a changed rule"),
-        (changed(arms=("a", "c")), r"a changed rule"),
-        (study(QUICK, SLOW), r"the primary claims that it was begun with"),
+        (changed(outcome="Another number."), r"has changed since the study started"),
+        (changed(arms=("a", "c")), r"has changed since the study started"),
+        (study(QUICK, SLOW), r"the primary claims fixed at the start"),
     ],
 )
 @pytest.mark.parametrize("gone", ["result", "runs"])
@@ -229,7 +229,10 @@ def test_a_rule_that_changed_after_the_first_run_is_refused(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: dataclasses.replace(study(QUICK), primary=()), "primary: expected the names of one to five claims"),
+        (
+            lambda: dataclasses.replace(study(QUICK), primary=()),
+            "primary: expected one to five names of the study's claims",
+        ),
         (lambda: study(dataclasses.replace(QUICK, arms=("a", "d"))), "claim 'quick': expected arms of the study"),
     ],
 )
@@ -241,7 +244,7 @@ def test_what_cannot_be_decided_is_refused_first(tmp_path: Path, make: Callable[
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_budget_is_above_zero(tmp_path: Path, budget: float) -> None:
-    with pytest.raises(SettingError, match="budget: expected core-minutes, more than 0"):
+    with pytest.raises(SettingError, match="budget: expected a positive number of core-minutes"):
         looks(study(QUICK), tmp_path, Runner(tmp_path / "runs"), budget=budget)
 
 
@@ -249,9 +252,9 @@ def test_a_study_has_at_most_five_primary_claims() -> None:
     six = [dataclasses.replace(QUICK, name=f"{i}") for i in range(6)]
     with pytest.raises(SettingError, match="primary: expected at most 5 claims, got 6"):
         study(*six)
-    with pytest.raises(SettingError, match="two of one name"):
+    with pytest.raises(SettingError, match="two claims have the same name"):
         study(QUICK, QUICK)
-    with pytest.raises(SettingError, match="the arms that 'quick' needs"):
+    with pytest.raises(SettingError, match="claim 'quick' names no arms"):
         study(dataclasses.replace(QUICK, arms=()))
     with pytest.raises(SettingError, match="primary: expected names of claims, each once"):
         dataclasses.replace(study(QUICK), primary=("quick", "slow"))
@@ -264,7 +267,7 @@ def test_frames_of_other_runs_or_of_another_size_are_refused(tmp_path: Path) -> 
         decide(study(QUICK), tmp_path / "runs", tmp_path / "result", run, budget=1.0, size="full")
     file = tmp_path / "result" / "rows.parquet"
     pl.read_parquet(file).with_columns(run=pl.lit("other")).write_parquet(file)
-    with pytest.raises(SettingError, match="expected rows of runs that the study has, got 'a, seed 0'"):
+    with pytest.raises(SettingError, match="expected only rows of the study's own runs, got 'a, seed 0'"):
         looks(study(QUICK), tmp_path, run)
 
 

@@ -65,7 +65,7 @@ def test_it_writes_the_result_and_says_what_it_found(capsys: pytest.CaptureFixtu
     code, out, _ = told(capsys, "decide", study, "--out", study.parent / "runs", "--budget", 1)
     assert code == 0
     assert "rate: never learned; 3 seeds" in out
-    assert "Core-minutes of a seed: one " in out
+    assert "Core-minutes per seed: one " in out
 
 
 def test_a_sweep_fixes_the_rules_too(capsys: pytest.CaptureFixture[str], study: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_sweep_fixes_the_rules_too(capsys: pytest.CaptureFixture[str], study: 
     edited(study, "above=0.0, matters=0.1", "above=0.0, matters=0.2")
     code, _, error = told(capsys, "decide", study, "--out", out, "--budget", 1)
     assert code == 2
-    assert "the rule of 'rate' that it was begun with, got a changed rule" in error
+    assert "the rule of 'rate' has changed since the study started" in error
     code, _, _ = told(capsys, "report", out, "--study", study)
     assert code == 0
     assert "**Changed or added after the first run:** rate." in (study / "result.md").read_text()
@@ -84,17 +84,22 @@ def test_a_sweep_fixes_the_rules_too(capsys: pytest.CaptureFixture[str], study: 
 @pytest.mark.parametrize(
     ("old", "new", "options", "message"),
     [
-        ("", "", ("--budget", "0"), "budget: expected core-minutes, more than 0, got 0.0"),
-        ("", "", ("--budget", "-3"), "budget: expected core-minutes, more than 0, got -3.0"),
-        ("", "", ("--budget", "nan"), "budget: expected core-minutes, more than 0"),
+        ("", "", ("--budget", "0"), "budget: expected a positive number of core-minutes, got 0.0"),
+        ("", "", ("--budget", "-3"), "budget: expected a positive number of core-minutes, got -3.0"),
+        ("", "", ("--budget", "nan"), "budget: expected a positive number of core-minutes"),
         ("", "", ("--budget", "much"), "--budget: expected "),
-        ("", "", (), "--budget: expected core-minutes, as in --budget 60, got nothing"),
+        ("", "", (), "--budget: missing; give core-minutes, as in --budget 60"),
         ("", "", ("--budget", "1", "--at-once", "0"), "at_once: expected at least 1, got 0"),
-        ('primary=("rate",)', "primary=()", ("--budget", "1"), "primary: expected the names of one to five claims"),
+        (
+            'primary=("rate",)',
+            "primary=()",
+            ("--budget", "1"),
+            "primary: expected one to five names of the study's claims",
+        ),
         ('primary=("rate",)', 'primary=("rates",)', ("--budget", "1"), "got 'rates'"),
         ('primary=("rate",)', 'primary=("rate",) * 6', ("--budget", "1"), "expected at most 5 claims, got 6"),
         ('arms=("one", "two")', 'arms=("one", "six")', ("--budget", "1"), "arms of the study (one of one, two)"),
-        ("", "", ("--budget", "1", "--workers", "1", "--engine", "Serial()"), "--workers: expected an engine or"),
+        ("", "", ("--budget", "1", "--workers", "1", "--engine", "Serial()"), "--workers: give either --engine or"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -121,11 +126,11 @@ def test_damaged_frames_are_named(capsys: pytest.CaptureFixture[str], study: Pat
     (study / "measures.parquet").unlink()
     code, _, error = told(capsys, "decide", study, "--budget", 1)
     assert code == 2
-    assert "measures.parquet: expected the frame that belongs to the rows, got none" in error
+    assert "measures.parquet: no such file; it belongs to rows.parquet" in error
     (study / "rows.parquet").write_bytes(b"PAR1 no frame")
     code, _, error = told(capsys, "decide", study, "--budget", 1)
     assert code == 2
-    assert "rows.parquet: expected a parquet file that can be read" in error
+    assert "rows.parquet: not a readable parquet file" in error
 
 
 @pytest.mark.slow

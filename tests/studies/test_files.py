@@ -197,7 +197,7 @@ def test_other_primary_claims_are_a_change(runs: Path, folder: Path) -> None:
 def test_a_damaged_record_is_named(runs: Path, folder: Path, text: str) -> None:
     write(runs, folder)
     (folder / "rates" / "result.json").write_text(text)
-    with pytest.raises(SettingError, match=r"result.json: expected the record of a result, got a damaged file"):
+    with pytest.raises(SettingError, match=r"result.json: the record of the result is damaged"):
         read_found(study, folder / "rates")
 
 

@@ -273,7 +273,7 @@ def test_folders_without_a_study_are_refused_and_near_names_said(
     first, second, third, fourth = capsys.readouterr().err.splitlines()
     assert "study: expected a file that ends in .py or a folder with a study.py" in first
     assert second.endswith("did you mean 'near_by'?")
-    assert "with a result (rows.parquet), got none" in third
+    assert "no study with a result (rows.parquet) in it" in third
     assert "near_by" in fourth
 
 

@@ -56,7 +56,7 @@ def test_auto_is_every_gpu_that_this_process_sees(
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with pytest.raises(SettingError, match="devices: expected a machine with GPUs for 'auto', got no GPU"):
+    with pytest.raises(SettingError, match="devices: 'auto' needs a GPU, but this machine has none"):
         _ = Processes(devices="auto").slots
     with pytest.raises(SettingError, match=r"devices\[1\]: expected the number of a GPU, from 0, each once, got 2"):
         Processes(devices=(2, 2))
@@ -64,6 +64,6 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Processes(devices=(0,), per_device=0)
     run = small_run()
     named = run.replace(training=run.training.replace(device="cuda:1"))
-    with pytest.raises(SettingError, match="training.device: expected cuda or cpu, for the engine says which GPU"):
+    with pytest.raises(SettingError, match="training.device: expected cuda or cpu, since the engine assigns the GPU"):
         run_sweep(Sweep(name="named", runs=[named]), tmp_path / "out", Processes(devices=(0, 1)))
     assert not (tmp_path / "out").exists()

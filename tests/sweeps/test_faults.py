@@ -72,7 +72,7 @@ def become_closed(folder: Path) -> None:
 
 
 Damage = Callable[[Path], object]
-CHANGED = "was changed after it was written: its checksum is another"
+CHANGED = "was changed after it was written: the checksum differs"
 DAMAGES: dict[str, tuple[Damage, Status, bool, str | None]] = {
     "flipped byte in the weights": (
         lambda folder: flip(folder / "model.safetensors"),
@@ -122,7 +122,7 @@ DAMAGES: dict[str, tuple[Damage, Status, bool, str | None]] = {
         lambda folder: cut(folder / "config.json"),
         Status.UNEVALUATED,
         False,
-        "config.json: expected valid JSON, got 'a damaged file'",
+        "config.json: invalid JSON; the file is damaged",
     ),
     "pipe for a config": (
         lambda folder: become_pipe(folder / "config.json"),
@@ -189,7 +189,7 @@ def test_pipes_in_place_of_files_stop_nobody(sweep: Sweep, tmp_path: Path) -> No
         assert run_sweep(sweep, out, Serial()).failures == ()
         assert contents(out) == contents(tmp_path / "whole")
     become_pipe(out / "sweep.json")
-    with pytest.raises(SettingError, match=r"sweep\.json: expected a file that can be read, got 'Not a file'"):
+    with pytest.raises(SettingError, match=r"sweep\.json: Not a file"):
         Results(out)
 
 
@@ -202,7 +202,7 @@ def test_folders_that_changed_places_are_not_taken_for_each_other(sweep: Sweep, 
     second.rename(first)
     (tmp_path / "aside").rename(second)
     assert [status(run, out) for run in sweep.runs] == [Status.BROKEN, Status.BROKEN, Status.FINISHED]
-    named = f"{first.name}/config.json is that of another run, {second.name}"
+    named = f"{first.name}/config.json belongs to another run, {second.name}"
     assert Results(out).frame("runs")["reason"][0] == named
     assert set(steps_since(tmp_path, lambda: run_sweep(sweep, out, Serial()))) == {"0", "1"}
     assert contents(out) == before
@@ -234,8 +234,8 @@ def test_damaged_checkpoint_is_named_and_not_gone_on_from(sweep: Sweep, tmp_path
     (out / names[2]).write_bytes((out / names[0]).read_bytes())
     named = [
         None,
-        f"{names[1]} was changed after it was written: its checksum is another",
-        f"{names[2]} is that of another run, {sweep.runs[0].id}",
+        f"{names[1]} was changed after it was written: the checksum differs",
+        f"{names[2]} belongs to another run, {sweep.runs[0].id}",
     ]
     told = overview(Results(out, sweep))
     assert told.counts == {"interrupted": 3}
@@ -340,7 +340,7 @@ def test_no_room_for_the_sweep_itself(sweep: Sweep, tmp_path: Path, monkeypatch:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("sparsity_lab.sweeps.execute.write_file", full)
-    with pytest.raises(SettingError, match="out: expected a folder that can be written .No space left on device"):
+    with pytest.raises(SettingError, match="out: cannot write to .*: No space left on device"):
         run_sweep(sweep, tmp_path / "out", Serial())
 
 
@@ -364,7 +364,7 @@ def test_read_only_disk(sweep: Sweep, tmp_path: Path, small_disk: Path) -> None:
     done = subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"mounting read-only is not permitted here: {done.stderr.strip()}")
-    with pytest.raises(SettingError, match="out: expected a folder that can be written"):
+    with pytest.raises(SettingError, match="out: cannot write to"):
         run_sweep(sweep, small_disk, Serial())
     # Reading is all that reading needs.
     assert Results(small_disk).frame("runs")["status"].to_list() == ["finished"] * 3
@@ -382,7 +382,7 @@ def test_read_only_folder(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.Monk
         refuse_writing(patch, out, honest)
         with pytest.raises(OSError, match="Read-only file system"):
             (out / "file").write_text("x")
-        with pytest.raises(SettingError, match="out: expected a folder that can be written"):
+        with pytest.raises(SettingError, match="out: cannot write to"):
             run_sweep(sweep, out, Serial())
         assert Results(out).frame("runs")["status"].to_list() == ["finished"] * 3
         assert overview(Results(out)).counts == {"finished": 3}

@@ -22,9 +22,8 @@ def test_a_sweep_in_an_old_store_is_refused_in_one_line(tmp_path: Path, capsys: 
     first.rename(out / OLD)
     second.rename(out / OTHER)
     told = (
-        f"sparsity-lab: {out / OLD}: expected {first.name}, the id of the run in it: `sparsity-lab report {out} "
-        "--relabel` renames all 2 of the kind and keeps what was trained, or remove them, "
-        f"got {OLD}, the id that an earlier release gave it\n"
+        f"sparsity-lab: {out / OLD}: an earlier release named this run; its id is now {first.name}. "
+        f"`sparsity-lab report {out} --relabel` renames all 2 such runs and keeps their weights\n"
     )
     for command in (
         ("sweep", str(file), "--out", str(out), "--engine", "Serial()"),
@@ -35,7 +34,7 @@ def test_a_sweep_in_an_old_store_is_refused_in_one_line(tmp_path: Path, capsys: 
         assert capsys.readouterr().err == told
     assert not first.exists()
     (out / "sweep.json").unlink()
-    with pytest.raises(SettingError, match=f"expected the name of the run that it holds, {first.name}, got '{OLD}'"):
+    with pytest.raises(SettingError, match=f"expected the id of the run in it, {first.name}, got '{OLD}'"):
         Results(out)
     (out / "0000000000000000").mkdir()
     assert cli.run(("report", str(out), "--relabel")) == 0

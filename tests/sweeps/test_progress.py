@@ -91,7 +91,7 @@ def test_a_holder_without_a_sign_of_life_is_told(tmp_path: Path, capsys: pytest.
     file = tmp_path / run.id / "lease" / Writer(place="f" * 12, process=1, started=1).mark()
     file.parent.mkdir(parents=True)
     file.write_text('{"host": "far", "process": 1, "since": "2026-01-01T00:00:00+00:00"}')
-    for age, told in ((0.0, ""), (600.0, "; no sign of life for 600 s, lost perhaps")):
+    for age, told in ((0.0, ""), (600.0, "; silent for 600 s, possibly lost")):
         os.utime(file, (time.time() - age, time.time() - age))
         assert [one.lost for one in overview(Results(tmp_path)).running] == [bool(told)]
         assert cli.run(["sweep", "--status", str(tmp_path)]) == 1
@@ -178,7 +178,7 @@ def test_ctrl_c_leaves_what_can_be_gone_on_with(tmp_path: Path, engine: str) -> 
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
-    assert told.endswith("sparsity-lab: interrupted; the same command goes on from here\n")
+    assert told.endswith("sparsity-lab: interrupted; run the same command again to continue\n")
     # Workers of Ray are ended by its own processes, so what they held may be given up only by the next sweep.
     left = [path for path in out.rglob("*") if path.suffix == ".tmp" or path.name == "lease"]
     assert engine == "RayEngine()" or not left

@@ -99,7 +99,7 @@ def test_a_sweep_that_no_memory_holds_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**8}.__getitem__)
     run = small_run()
-    with pytest.raises(SettingError, match=rf"{run.id}\.model: expected a run that fits the memory of this machine"):
+    with pytest.raises(SettingError, match=rf"{run.id}\.model: expected a run that fits in this machine's memory"):
         run_sweep(Sweep(name="large", runs=[run]), tmp_path / "out", Processes(workers=1))
     assert not (tmp_path / "out").exists()
 
@@ -201,10 +201,10 @@ def test_copies_of_a_run_are_not_counted_as_runs(tmp_path: Path) -> None:
     shutil.copytree(original, tmp_path / "copy")
     assert results.others == ()
     (tmp_path / "sweep.json").unlink()
-    with pytest.raises(SettingError, match=f"copy: expected the name of the run that it holds, {original.name}"):
+    with pytest.raises(SettingError, match=f"copy: expected the id of the run in it, {original.name}"):
         Results(tmp_path)
     shutil.rmtree(original)
-    with pytest.raises(SettingError, match=f"copy: expected the name of the run that it holds, {original.name}"):
+    with pytest.raises(SettingError, match=f"copy: expected the id of the run in it, {original.name}"):
         Results(tmp_path)
     (tmp_path / "copy").rename(original)
     assert Results(tmp_path).frame("runs")["status"].to_list() == ["finished"] * 4
@@ -229,7 +229,7 @@ def test_missing_and_broken_runs_are_told_apart(tmp_path: Path) -> None:
     for file in (tmp_path / SWEEP.runs[1].id).rglob("*.*"):
         file.unlink()
     assert results.frame("runs")["status"].to_list() == ["broken", "missing", "finished", "finished"]
-    named = f"{SWEEP.runs[0].id}/metrics.parquet was changed after it was written: its checksum is another"
+    named = f"{SWEEP.runs[0].id}/metrics.parquet was changed after it was written: the checksum differs"
     assert results.frame("runs")["reason"].to_list() == [named, None, None, None]
     assert named in repr(results)
     assert results.frame("evaluation")["run"].unique(maintain_order=True).to_list() == [r.id for r in SWEEP.runs[2:]]
@@ -323,7 +323,7 @@ def test_failure_to_repair_damaged_weights_is_listed(tmp_path: Path, monkeypatch
         run_sweep(SWEEP, tmp_path, Serial())
     (failure,) = results.failures
     assert failure.run == run
-    assert "expected a folder that can be written" in failure.reason
+    assert "cannot write to" in failure.reason
     assert f"{run.id}/model.safetensors was changed after it was written" in failure.reason
     run_sweep(SWEEP, tmp_path, Serial())
     assert results.failures == ()
@@ -363,7 +363,7 @@ def test_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 1
     assert "could not start" in done.stdout
     assert 'if __name__ == "__main__":' in done.stdout
-    assert "RuntimeError: a worker process met run_sweep while it imported the script" in done.stderr
+    assert "RuntimeError: a worker process reached run_sweep while importing the main script" in done.stderr
     # The workers were started once, and no run began.
     assert done.stderr.count("RuntimeError: a worker") <= 2
     assert len(list((tmp_path / "out").rglob("config.json"))) == 0

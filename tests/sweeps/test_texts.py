@@ -91,6 +91,6 @@ def test_a_text_that_is_too_short_is_said_before_anything_is_written(
 
 
 def test_a_study_names_its_text(book: Path) -> None:
-    with pytest.raises(SettingError, match="task: expected a text with its hash, TextBytes"):
+    with pytest.raises(SettingError, match="task: expected a corpus with its hash, TextBytes"):
         _ = Arm(seeded(small(book)), 2).runs
     assert len(Arm(seeded(small(book).planned()), 2).runs) == 2

@@ -356,7 +356,7 @@ def test_a_link_in_a_store_reaches_nothing_outside(tmp_path: Path, place: str, f
     failures = run_sweep(sweep, out, Serial()).failures
     # A run's own folder is not ours to replace; all else is repaired.
     if place == "run":
-        assert "A link, which is not followed" in failures[0].reason
+        assert "Symbolic links are not followed" in failures[0].reason
     elif place == "parent":
         assert [failure.reason for failure in failures] == [f"its parent {parent.id} failed"] * (not finished)
     else:

@@ -165,7 +165,7 @@ def test_other_weights_are_named(tmp_path: Path) -> None:
         train(deeper, tmp_path)
     untied = PARENT.replace(model=PARENT.model.replace(tied_head=False))
     with pytest.raises(
-        SettingError, match=r"expected token_embedding.weight and head.weight tied, as the child's, got two"
+        SettingError, match=r"expected token_embedding.weight and head.weight tied, as in the child, got two"
     ):
         train(extended(PARENT, 16).replace(parent=untied), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -189,7 +189,7 @@ REFUSED = {
         lambda: extended(PARENT, 16, adapter=LoRA(projections=("query",))),
         r"adapter.projections\[0\]: .*\(one of q, k, v, output, up, down\), got 'query'",
     ),
-    "no parent": (lambda: small_run(adapter=LoRA()), "adapter: expected None without a parent"),
+    "no parent": (lambda: small_run(adapter=LoRA()), "adapter: expected None, since there is no parent"),
 }
 
 

@@ -184,10 +184,10 @@ def become_another_runs(file: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (flip_a_weight, "was changed after it was written: its checksum is another"),
+        (flip_a_weight, "was changed after it was written: the checksum differs"),
         (cut, "was cut or changed after it was written"),
         (become_folder, "cannot be read: Is a directory"),
-        (become_another_runs, "is that of another run"),
+        (become_another_runs, "belongs to another run"),
     ],
 )
 def test_damaged_checkpoint_is_named_and_worth_none(
@@ -511,16 +511,16 @@ def test_run_folder_that_cannot_be_is_refused(tmp_path: Path, monkeypatch) -> No
     folder = tmp_path / config.id
     folder.write_text("kept")
     assert status(config, tmp_path) is Status.BROKEN
-    with pytest.raises(SettingError, match=f"a folder .*{config.id}"):
+    with pytest.raises(SettingError, match=f"cannot make the folder .*{config.id}"):
         train(config, tmp_path)
     assert folder.read_text() == "kept"
     folder.unlink()
     train(config, tmp_path)
     cut(folder / "model.safetensors")
     monkeypatch.setattr(os, "access", lambda path, _: path != folder)
-    with pytest.raises(SettingError, match=f"a folder that can be written.*{config.id}"):
+    with pytest.raises(SettingError, match=f"cannot write to .*{config.id}"):
         train(config, tmp_path)
-    with pytest.raises(SettingError, match=f"a folder that can be written.*{config.id}"):
+    with pytest.raises(SettingError, match=f"cannot write to .*{config.id}"):
         train(config.replace(evaluation=config.evaluation.replace(lengths=(8,))), tmp_path)
 
 

@@ -7,10 +7,10 @@ The same weights read the same sequences four times:
 - *clamped*: whole, but every layer takes a distance of L or more for L - 1, the largest that it was trained on;
 - *windowed*: whole, but every row sees its last L keys alone.
 
-With G = full - trained, the growth of the loss, *positional* is (full - clamped) / G, the share that goes when no
-distance is new; *keys* is (clamped - windowed) / G, the share that goes on top when no row has more keys than in
-training; *rest* is what remains, (windowed - trained) / G. The rest is below 0 where a window that moves along serves
-the first bytes of each piece better than a cut does.
+The growth of the loss is G = full - trained. *positional* is (full - clamped) / G, the share that vanishes when no
+distance is new. *keys* is (clamped - windowed) / G, the further share that vanishes when no row has more keys than in
+training. *rest* is the remainder, (windowed - trained) / G. The rest is below 0 where a window that moves along
+serves the first bytes of each piece better than a cut does.
 
 The measure is this lab's own. It needs positions that act by distance, so it refuses embedded ones.
 """
@@ -47,6 +47,11 @@ def extrapolation_accounting(
 ) -> pl.DataFrame:
     """How much of the loss beyond the trained length is due to what, by model and length.
 
+    >>> decoder = Decoder(num_layers=1, num_heads=2, d_model=16, position=RoPE(), vocab_size=9).build(seed=0)
+    >>> found = extrapolation_accounting(decoder, SparseMarkov(), [16], trained_length=8, sequences=2)
+    >>> found["length"].to_list()
+    [16]
+
     Args:
         models: a run, a decoder, or a mapping of names to these.
         data: a task that scores every position, such as text; None is a run's own.
@@ -55,22 +60,22 @@ def extrapolation_accounting(
         sequences: of each length.
 
     Returns:
-        One row for each model and length: ``arm``, ``length``, ``sequences``, the losses ``trained``, ``full``,
-        ``clamped`` and ``windowed`` (nats a target), ``growth`` (G), and the shares ``positional``, ``keys`` and
-        ``rest``, which are null where the loss does not grow.
+        One row per model and length. Its columns are ``arm``, ``length`` and ``sequences``, the losses ``trained``,
+        ``full``, ``clamped`` and ``windowed`` (nats per target), and ``growth`` (G). The shares ``positional``,
+        ``keys`` and ``rest`` are null if the loss does not grow.
 
     Raises:
-        SettingError: no trained length, a length that is no multiple of it or not above it, a task that does not
-            score every position, or positions that do not act by distance.
+        SettingError: there is no trained length, or a length is not a larger multiple of it. Or the task does not
+            score every position, or the position scheme is not relative.
     """
     rows = []
     for subject in subjects_of(models):
         longest = trained_length or (subject.trained[1] if subject.trained else None)
         if longest is None:
-            raise SettingError("trained_length", "the longest trained length, for a decoder on its own", None)
+            raise SettingError("trained_length", "missing; a decoder on its own needs its longest training length")
         for scheme in subject.decoder().config.positions:
             if not scheme.relative:
-                raise SettingError("models", "positions that act by distance, such as RoPE", str(scheme))
+                raise SettingError("models", "a relative position scheme, such as RoPE", str(scheme))
         wanted = [length for length in subject.lengths if length > longest] if lengths is None else list(lengths)
         for length in wanted:
             if length <= longest or length % longest:

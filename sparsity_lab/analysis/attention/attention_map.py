@@ -1,8 +1,8 @@
 """The attention map: one sequence, the weights of every head, and where the true sources are.
 
-A cell is the share of a query row's absolute weight that a key has (``tiles``). Three things that look alike are told
-apart: a key that the row may not see, because it comes later; a key that it sees and gives a weight of exactly zero,
-as sparse attention does; and a small weight.
+A cell is the share of a query row's absolute weight that a key has (``tiles``). The map distinguishes three similar
+cases. The row may not see a key, because it comes later. The row sees a key but gives it a weight of exactly zero, as
+sparse attention does. Or the weight is small.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,14 +68,15 @@ class AttentionMap(Measurement):
         """One row per cell: query row and key that it sees.
 
         Columns: ``arm``, ``length``, ``layer``, ``head``, ``row`` and ``key`` (positions), ``query`` and ``token``
-        (their names), ``share`` (of the row's absolute weight, negative where the weight is), ``distance`` (row -
-        key), ``source`` (whether the key enters the rule for the row's target).
+        (their names), ``share``, ``distance`` (row - key) and ``source``. ``share`` is that of the row's absolute
+        weight, negative where the weight is. ``source`` says whether the key enters the rule for the row's target.
         """
         return with_module_names(pl.concat([view.frame() for view in self.views]), self._modules)
 
     def summary(self) -> pl.DataFrame:
-        """One row per model, length and head: ``mass``, the share of the scored rows shown that is on their sources,
-        and ``uniform``, what uniform attention would put there; null for a sequence without sources."""
+        """One row per model, length and head. ``mass`` is the share that the scored rows shown put on their sources.
+        ``uniform`` is the share that uniform attention would put there. Both are null for a sequence without
+        sources."""
         rows = [
             (view.arm, view.length, layer, head, view.source_mass(layer, head), view.uniform)
             for view in self.views
@@ -122,12 +123,12 @@ class AttentionMap(Measurement):
         return draw_map(ax, shown, (layer, head), self.largest)
 
     def figure(self) -> Figure:
-        """All maps: layers below each other, heads beside each other, one block for each model and length."""
+        """All maps: one block for each model and length, with a row for each layer and a column for each head."""
         return map_figure(self.views, self.largest, self.finding, self.left_out)
 
     def page(self) -> str:
-        """All maps as one HTML document that needs nothing but itself: a pointer or the arrow keys tell the token,
-        weight and distance of a cell, and whether it is a source."""
+        """All maps as one self-contained HTML document. The pointer or the arrow keys show the token, weight and
+        distance of a cell, and whether it is a source."""
         return map_page(self.views, self.largest, self.finding, self.left_out)
 
     def write(self, path: Path | str) -> Path:
@@ -169,7 +170,7 @@ def attention_map(
     names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> AttentionMap:
-    """What every head looks at in one sequence, at a trained length beside a longer one.
+    """The attention of every head in one sequence, at a trained length and at a longer one.
 
     Args:
         models: see ``subjects``: a run, a decoder, records of layers (``interop.record`` makes them of a model of
@@ -210,7 +211,7 @@ def attention_map(
             name = _name(subject, length, several, isinstance(data, Batch) or subject.model is None)
             views.append(_view(piece, sequence, layers, heads, rows, names, name, learned.get(subject.label, "")))
             if len(views) > MOST_VIEWS:
-                raise SettingError("lengths", f"at most {MOST_VIEWS} models and lengths together", Shown("more"))
+                raise SettingError("lengths", f"too many; at most {MOST_VIEWS} models and lengths together")
     picked, left_out = _picked(views, layers is None and heads is None)
     return AttentionMap(views=tuple(picked), left_out=left_out, _modules=module_names(subjects))
 
@@ -334,7 +335,7 @@ def _known(path: str, wanted: Iterable[int] | None, count: int) -> list[int]:
         if not 0 <= number < count:
             raise SettingError(path, f"numbers from 0 to {count - 1}", number)
     if not found:
-        raise SettingError(path, "at least one number", Shown("none"))
+        raise SettingError(path, "give at least one number")
     return found
 
 

@@ -7,8 +7,8 @@ A softmax row whose k sources all score G above all n - k other keys puts
 on the sources. The gap is taken from the mass at one length, the reference, in two ways, between which the truth is
 to be expected:
 
-    one gap   G such that the mean of M over the targets is their mean mass: right if all targets are alike, and what
-              differs is background keys among each other, whose sum evens out as they become many;
+    one gap   G such that the mean of M over the targets is their mean mass: exact if all
+              targets are alike. Only the background keys differ, and their sum averages out as their number grows.
     each gap  every target has the G of its own mass: right if a head finds the sources of some targets only.
 
 At any other length each predicts a mass by its M. What lies between the two (``predicted_low``,
@@ -21,13 +21,15 @@ At any other length each predicts a mass by its M. What lies between the two (``
 
 ``misplaced`` is as uncertain as the samples that it comes from: a mass at an edge of the band falls outside about
 every other time. Its standard error is that of the distance from the nearer edge, and what is not some two of it away
-from 0 may well be nothing. And it is biased where the background is uneven, for the mean mass of few keys is not the
-mass of a mean: at a constant gap of 4, with 3 sources of 26 keys at the reference, the mass lies 0.002 below the band
-at eight times the length if the scores of the wrong keys have a standard deviation of 1 nat, and 0.02 at 2 nats.
+from 0 may well be nothing. It is also biased where the background is uneven, because the mean mass over few keys is
+not the mass at the mean. An example: the gap is a constant 4, with 3 sources among 26 keys at the reference. The
+scores of the wrong keys have a standard deviation of 1 nat. At eight times the length, the mass then lies 0.002 below
+the band; with 2 nats, it lies 0.02 below.
 
-The split says how much went, not where: mass that moves to particular wrong places raises ``decoy_mass`` (the k
-strongest wrong keys) and lowers ``wrong_support``; a gap that shrinks evenly changes neither more than dilution does.
-For mechanisms other than softmax, M is a yardstick and no law: one with a length-dependent scale should beat it.
+The split says how much mass left, not where it went. Mass that moves to particular wrong positions raises
+``decoy_mass`` (on the k strongest wrong keys) and lowers ``wrong_support``. A gap that shrinks evenly changes both
+only as much as dilution does. For mechanisms other than softmax, M is a yardstick and no law: one with a
+length-dependent scale should beat it.
 
 Source: the lab's own reading of why softmax attention degrades with length on planted correlations.
 """
@@ -68,6 +70,9 @@ _MOST_GROUPS = 16  # of sequences, left out one at a time for a standard error
 def diluted_mass(gap: float, k: int, n: int) -> float:
     """M = k e^G / (k e^G + n - k): the mass on k sources among n keys, each G above all others.
 
+    >>> diluted_mass(gap=4.0, k=1, n=10).__round__(3), diluted_mass(gap=4.0, k=1, n=1000).__round__(3)
+    (0.858, 0.052)
+
     Raises:
         SettingError: no source, or more sources than keys.
     """
@@ -77,6 +82,9 @@ def diluted_mass(gap: float, k: int, n: int) -> float:
 
 def logit_gap(mass: float, k: int, n: int) -> float:
     """G = ln(M (n - k) / ((1 - M) k)), the inverse of ``diluted_mass``.
+
+    >>> logit_gap(diluted_mass(gap=4.0, k=2, n=20), k=2, n=20).__round__(6)
+    4.0
 
     Raises:
         SettingError: a mass outside (0, 1), no source, or no other key.
@@ -97,7 +105,10 @@ _READ = (
 
 @dataclass(frozen=True, repr=False)
 class Dilution(Measurement):
-    """Measured mass beside what dilution alone predicts. Made by ``dilution``.
+    """Measured mass compared with the prediction of dilution alone. Made by ``dilution``.
+
+    >>> dilution(model, task, [8, 16], sequences=4).frame()["reference"].unique().to_list()
+    [8]
 
     Attributes:
         trained: the trained lengths, None if no model tells.
@@ -109,14 +120,14 @@ class Dilution(Measurement):
     def frame(self) -> pl.DataFrame:
         """One row per model, length, layer and head.
 
-        Columns: ``arm``, ``length``, ``layer``, ``head``, ``reference`` (the length whose gaps predict),
-        ``reference_mass`` (the mass there), ``gap`` (the one gap in nats, fitted there), ``gap_here`` (fitted at this
-        length), ``mass`` and ``mass_se``, ``predicted_low`` and ``predicted_high``, ``diluted``, ``misplaced`` (see
-        the module) and ``misplaced_se`` (over sequences, by the jackknife; null with one sequence), ``decoy_mass``
-        (on the k strongest wrong keys), ``wrong_support`` (share of the wrong keys that hold the rest; 1 is evenly
-        spread).
-        A gap is infinite where a mass is 0 or 1; on an uneven background it falls a little with length, as the mean
-        mass of few keys is not the mass of a mean. All else are shares of a row.
+        Columns: ``arm``, ``length``, ``layer``, ``head``, ``reference`` (the length whose gaps predict) and
+        ``reference_mass`` (the mass there). ``gap`` is the single gap in nats fitted there, ``gap_here`` the one
+        fitted at this length. Then ``mass``, ``mass_se``, ``predicted_low``, ``predicted_high``, ``diluted`` and
+        ``misplaced`` (see the module). ``misplaced_se`` is a jackknife over sequences; it is null for one sequence.
+        ``decoy_mass`` is the mass on the k strongest wrong keys. ``wrong_support`` is the share of the wrong keys
+        that hold the rest; 1 means evenly spread. A gap is infinite where a mass is 0 or 1. On an uneven background
+        it falls slightly with length, because the mean mass over few keys is not the mass at the mean. All else are
+        shares of a row.
         """
         return self._frame
 
@@ -166,7 +177,9 @@ class Dilution(Measurement):
 
     def _chosen(self, layer: int | None, head: int | None) -> pl.DataFrame:
         if (layer is None) != (head is None):
-            raise SettingError("layer" if layer is None else "head", "both a layer and a head, or neither", None)
+            raise SettingError(
+                "layer" if layer is None else "head", "missing; give both a layer and a head, or neither"
+            )
         if layer is None:
             return self.summary()
         chosen = self._frame.filter((pl.col("layer") == layer) & (pl.col("head") == head))
@@ -184,13 +197,17 @@ def dilution(
     sequences: int = 64,
     seed: int = 0,
 ) -> Dilution:
-    """How the mass on the true sources falls with length, beside what a constant logit gap would lose.
+    """How the mass on the true sources falls with length, compared with the loss at a constant logit gap.
+
+    >>> found = dilution(model, task, [8, 16], reference=8, sequences=4)
+    >>> found.frame()["length"].unique().sort().to_list()
+    [8, 16]
 
     Args:
         models, data: see ``subjects``.
         lengths: lengths of the task; by default those that a run was evaluated at.
-        reference: the measured length that the gaps are taken from; by default the largest trained one among
-            them, and the smallest of all for a model that tells no trained lengths.
+        reference: the measured length at which the gaps are fitted. By default the largest trained one, or the
+            smallest length for a model without known trained lengths.
         sequences: of each length.
         seed: of the sequences.
 
@@ -214,7 +231,7 @@ def _rows(arm: str, length: int, layer: int, here: Targets, reference: int, ther
         mass_there, _ = mean_and_error(means_there[:, head])
         mass, error = mean_and_error(means["mass"][:, head])
         if mass is None or mass_there is None:
-            raise SettingError("models", "rows with some attention weight", f"none in layer {layer}, head {head}")
+            raise SettingError("models", f"no row has any attention weight in layer {layer}, head {head}")
         low, high = _band(there, here, head)
         misplaced = max(low - mass, 0.0) + min(high - mass, 0.0)
         rows.append(

@@ -1,7 +1,7 @@
 """Distractors: what a wrong key with a high score does to the loss, and whether sharper attention suffers more.
 
-In one layer, for one scored row i of each sequence (its last one), the key and the value at one wrong place z are
-replaced, in all heads at once; other rows and other layers see the sequence as it was.
+In one layer, for the last scored row i of each sequence, the key and the value at one wrong position z are replaced
+in all heads at once. Other rows and other layers see the original sequence.
 
 - *Place*: z is drawn uniformly from 1 .. i - 1, never the first token, never a source of the target.
 - *Key*: with b the head's best key (its largest weight in row i),
@@ -16,8 +16,8 @@ replaced, in all heads at once; other rows and other layers see the sequence as 
 - *Value*: the value that the partner sequence has under its own best key; sequences 2i and 2i + 1 are partners. So
   the wrong place offers what the head would rightly fetch from another sequence: plausible, and often wrong.
 
-A mechanism that sharpens gives a double of the best key as much as the best key itself, and everything else nothing;
-one that spreads its weight loses little to one more key, but had less to lose. Strength 0 is the control: only a
+A mechanism that sharpens gives a copy of the best key as much weight as the best key itself, and nothing to the rest.
+One that spreads its weight loses little to one more key, but had less to lose. Strength 0 is the control: only a
 value at a place that was attended to before has changed.
 """
 
@@ -52,6 +52,10 @@ __all__ = ["DistractorRobustness", "distractor_robustness"]
 class DistractorRobustness(Measurement):
     """Loss by model, length, layer and strength of a planted wrong key. Made by ``distractor_robustness``.
 
+    >>> found = distractor_robustness(model, task, [8], strengths=(0.0, 1.0), sequences=4)
+    >>> found.frame()["strength"].unique().sort().to_list()
+    [0.0, 1.0]
+
     Attributes:
         trained: the trained lengths, None if no model tells.
     """
@@ -62,10 +66,10 @@ class DistractorRobustness(Measurement):
     def frame(self) -> pl.DataFrame:
         """One row per model, length, layer and strength.
 
-        Columns: ``arm``, ``length``, ``layer``, ``strength`` (s), ``sequences``, ``loss_before`` and ``loss`` (nats,
-        of the one target of each sequence), ``loss_change`` with ``loss_change_se`` (paired), ``accuracy_before`` and
-        ``accuracy``, ``best_share`` and ``wrong_share`` (shares of absolute weight of that row on the best key and
-        on the wrong one, means over heads).
+        Columns: ``arm``, ``length``, ``layer``, ``strength`` (s), ``sequences``, ``loss_before`` and ``loss`` (in
+        nats, for the one target of each sequence), and ``loss_change`` with ``loss_change_se`` (paired). Then
+        ``accuracy_before`` and ``accuracy``. ``best_share`` and ``wrong_share`` are the shares of the row's absolute
+        weight on the best key and on the wrong one, as means over heads.
         """
         return self._frame
 
@@ -119,6 +123,10 @@ def distractor_robustness(
 ) -> DistractorRobustness:
     """How the loss moves when one wrong key is made to score like the best one, or higher, in one layer.
 
+    >>> found = distractor_robustness(model, task, [8], strengths=(0.0, 1.0), layers=[0], sequences=4)
+    >>> found.frame()["layer"].unique().to_list()
+    [0]
+
     Args:
         models, data: see ``subjects``; not records. A mapping with ``run.with_kernel(...)`` compares mechanisms on
             the same weights and the same wrong places.
@@ -170,7 +178,7 @@ class _Targets:
         batch = piece.known_batch()
         scored, T = batch.scored, batch.tokens.shape[1]
         if not scored.any(1).all():
-            raise SettingError("data", "sequences with a scored target each", "one without")
+            raise SettingError("data", "every sequence needs a scored target")
         row = torch.where(scored, torch.arange(T), -1).amax(1)
         allowed = (torch.arange(T) >= 1) & (torch.arange(T) < row[:, None])
         if batch.sources is not None:
@@ -178,7 +186,7 @@ class _Targets:
             # What pads the sources points at position 0, which is not allowed anyway.
             allowed = allowed.scatter(1, sources.clamp_min(0), False)
         if not allowed.any(1).all():
-            raise SettingError("data", "a wrong place before each target", f"none at length {piece.length}")
+            raise SettingError("data", f"at length {piece.length} a target has no wrong position before it")
         uniform = torch.from_numpy(_uniform(piece, len(batch)))
         rank = (uniform * allowed.sum(1)).long() + 1
         wrong = (allowed.cumsum(1) < rank[:, None]).sum(1)

@@ -44,6 +44,10 @@ _MEASURED = ("entropy", "normalized_entropy", "effective_support", "row_sum", "n
 class AttentionEntropy(Measurement):
     """Entropy by model, length, layer, head and row. Made by ``attention_entropy``.
 
+    >>> found = attention_entropy(model, task, [8], sequences=4)
+    >>> found.frame()["layer"].unique().to_list()
+    [0]
+
     Attributes:
         rows: which rows were measured, ``"all"`` or ``"scored"``.
         trained: the trained lengths, None if no model tells.
@@ -57,9 +61,10 @@ class AttentionEntropy(Measurement):
         """One row per model, length, layer, head and position; means over sequences.
 
         Columns: ``arm`` (model), ``length``, ``layer``, ``head``, ``row`` (position of the query, from 0), ``keys``
-        (n, the keys up to it), ``sequences`` (that count here), ``entropy`` (nats), ``normalized_entropy`` (H / ln n,
-        null for n = 1), ``effective_support`` (exp(H) / n), ``row_sum`` (Σ w), ``negative_share`` (of |w|; above 0
-        the entropy is that of |w|), ``empty_share`` (of the sequences, whose row has no weight at all).
+        (n, the keys up to it) and ``sequences`` (that count here). ``entropy`` is in nats, ``normalized_entropy`` is
+        H / ln n (null for n = 1), ``effective_support`` is exp(H) / n, and ``row_sum`` is Σ w. ``negative_share`` is
+        the negative share of |w|; above 0, the entropy is that of |w|. ``empty_share`` is the share of sequences
+        whose row has no weight at all.
         """
         return self._frame
 
@@ -116,6 +121,9 @@ def attention_entropy(
     seed: int = 0,
 ) -> AttentionEntropy:
     """The entropy of attention rows, tile by tile, never a (T, T) map.
+
+    >>> attention_entropy(model, task, [8], rows="scored", sequences=4).frame()["keys"].unique().to_list()
+    [10]
 
     Args:
         models, data: see ``subjects``.

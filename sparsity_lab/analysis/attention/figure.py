@@ -69,7 +69,7 @@ def plot_mass(
     words: str,
     reference: Callable[[Axes, pl.DataFrame], Line2D],
 ) -> Axes:
-    """Draw the column ``mass`` against ``length`` beside something to compare it with; returns the axes.
+    """Plot the column ``mass`` against ``length`` with a reference curve; returns the axes.
 
     Args:
         words: of the vertical axis.

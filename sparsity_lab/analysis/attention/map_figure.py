@@ -81,7 +81,7 @@ def draw_map(ax: Axes | None, view: MapView, head: Head, largest: float, *, name
 
 
 def map_figure(views: Sequence[MapView], largest: float, finding: str, left_out: int) -> Figure:
-    """A block for each view, one beside the other: layers below each other, heads beside each other."""
+    """One block for each view, side by side, with a row for each layer and a column for each head."""
     columns = [max(sum(one == layer for one, _ in view.heads) for layer in view.layers) for view in views]
     num_rows = max(len(view.layers) for view in views)
     side = 1.3 if sum(columns) > 2 else 2.2

@@ -64,6 +64,9 @@ _ROUNDING = 1e-6  # of float32 sums, beside their size
 def softmax_entropy_slope(a: Float[Tensor, "*rows n"], r: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
     """dH/dr = - r Var_p(a), the slope of the entropy of p = softmax(r a), in nats for each unit of r.
 
+    >>> softmax_entropy_slope(torch.tensor([0.0, 1.0]), torch.tensor(0.0)).item()
+    -0.0
+
     Args:
         a: scores for each unit of the query norm, <q / ||q||, k_j> times any fixed scale.
         r: query norms.
@@ -74,6 +77,10 @@ def softmax_entropy_slope(a: Float[Tensor, "*rows n"], r: Float[Tensor, "*rows"]
 @dataclass(frozen=True, repr=False)
 class NormSensitivity(Measurement):
     """How entropy and loss follow norms, by model, length, layer and head. Made by ``norm_sensitivity``.
+
+    >>> found = norm_sensitivity(model, task, [8], factors=(0.5, 2.0), sequences=4)
+    >>> found.sweep()["factor"].unique().sort().to_list()
+    [0.5, 1.0, 2.0]
 
     Attributes:
         trained: the trained lengths, None if no model tells.
@@ -86,22 +93,26 @@ class NormSensitivity(Measurement):
     def frame(self) -> pl.DataFrame:
         """One row per model, length, layer and head.
 
-        Columns: ``arm``, ``length``, ``layer``, ``head``, ``sequences``, ``query_norm`` and ``key_norm`` (means),
-        ``entropy`` (nats, mean over rows with n >= 2), ``query_spearman`` and ``key_spearman`` (ranks among rows of
-        equal n; null with one sequence), ``query_spearman_normalized`` and ``key_spearman_normalized`` (with H / ln n
-        over all rows), ``query_slope`` and ``key_slope`` (dH / d ln r in nats, all queries or all keys rescaled),
-        ``exact_query_slope`` (the law for softmax; null for other mechanisms), ``negative_share`` (of |w|; above 0
-        the entropy is that of |w|). A correlation is null where norms or entropies do not vary.
+        Columns: ``arm``, ``length``, ``layer``, ``head``, ``sequences``, ``query_norm`` and ``key_norm`` (means) and
+        ``entropy`` (nats, mean over rows with n >= 2).
+
+        - ``query_spearman`` and ``key_spearman`` rank rows of equal n; they are null for one sequence.
+        - ``query_spearman_normalized`` and ``key_spearman_normalized`` use H / ln n over all rows.
+        - ``query_slope`` and ``key_slope`` are dH / d ln r in nats, with all queries or all keys rescaled.
+        - ``exact_query_slope`` is the law for softmax; it is null for other mechanisms.
+        - ``negative_share`` is the negative share of |w|; above 0, the entropy is that of |w|.
+
+        A correlation is null where norms or entropies do not vary.
         """
         return self._frame
 
     def sweep(self) -> pl.DataFrame:
         """One row per model, length, layer, head and factor.
 
-        Columns: ``arm``, ``length``, ``layer``, ``head``, ``factor`` (c, that multiplies all queries of the layer),
-        ``entropy`` (nats, mean over rows with n >= 2), ``entropy_change`` (from c = 1); and of the layer as a whole
-        ``loss`` (nats a scored target), ``loss_change`` (from c = 1, on the same sequences) and ``loss_change_se``;
-        null for bare records.
+        Columns: ``arm``, ``length``, ``layer``, ``head``, ``factor`` (c, which multiplies all queries of the layer),
+        ``entropy`` (nats, mean over rows with n >= 2) and ``entropy_change`` (from c = 1). Columns of the whole layer
+        are ``loss`` (nats per scored target), ``loss_change`` (from c = 1, on the same sequences) and
+        ``loss_change_se``; they are null for bare records.
         """
         return self._sweep
 
@@ -169,6 +180,10 @@ def norm_sensitivity(
     seed: int = 0,
 ) -> NormSensitivity:
     """Correlation of entropy with norms, its slope under rescaled norms, and what the rescaling does to the loss.
+
+    >>> found = norm_sensitivity(model, task, [8], factors=(2.0,), sequences=4)
+    >>> found.frame()["head"].unique().sort().to_list()
+    [0, 1]
 
     Args:
         models, data: see ``subjects``. Bare records give no loss.

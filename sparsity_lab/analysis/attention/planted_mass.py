@@ -43,6 +43,10 @@ MASSES = ("mass", "decoy_mass", "wrong_support")
 class PlantedMass(Measurement):
     """Mass on the true sources by model, length, layer and head. Made by ``planted_mass``.
 
+    >>> found = planted_mass(model, task, [8], sequences=4)
+    >>> found.frame()["targets"].unique().to_list()
+    [4]
+
     Attributes:
         trained: the trained lengths, None if no model tells.
     """
@@ -53,10 +57,10 @@ class PlantedMass(Measurement):
     def frame(self) -> pl.DataFrame:
         """One row per model, length, layer and head.
 
-        Columns: ``arm``, ``length``, ``layer``, ``head``, ``sequences``, ``targets`` (how many were measured: those
-        with at least one source and one other key), and as means over the targets of a sequence, then over
-        sequences: ``mass`` with its standard error ``mass_se``, ``uniform`` (k / n, what uniform attention puts on
-        the sources), ``decoy_mass``, ``wrong_support``. All are shares, 0 to 1.
+        Columns: ``arm``, ``length``, ``layer``, ``head``, ``sequences`` and ``targets`` (the number measured: those
+        with a source and another key). The rest are means over the targets of a sequence, then over sequences:
+        ``mass`` with its standard error ``mass_se``, ``uniform``, ``decoy_mass`` and ``wrong_support``. ``uniform``
+        is k / n, the mass that uniform attention puts on the sources. All are shares, 0 to 1.
         """
         return self._frame
 
@@ -81,6 +85,9 @@ def planted_mass(
     seed: int = 0,
 ) -> PlantedMass:
     """The share of attention on ``batch.sources`` in the rows of scored targets, and on the strongest wrong places.
+
+    >>> planted_mass(model, task, [8, 16], sequences=4).frame()["length"].unique().sort().to_list()
+    [8, 16]
 
     Args:
         models, data: see ``subjects``; records need their batch.
@@ -151,15 +158,14 @@ def targets_of(
         fields = ("values", "sequence", "k", "n")
         joined = Targets(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
         if not len(joined.k):
-            expected = "scored targets with at least one source and one other key"
-            raise SettingError("data", expected, f"none at length {length}")
+            raise SettingError("data", f"no scored target at length {length} has both a source and another key")
         yield length, layer, joined
 
 
 def _sources(piece: Sequences) -> Int[Tensor, "B T K"]:
     sources = piece.known_batch().sources
     if sources is None:
-        raise SettingError("data", "a task that declares the sources of its targets", None)
+        raise SettingError("data", "the task does not declare the sources of its targets")
     return sources
 
 

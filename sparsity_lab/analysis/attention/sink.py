@@ -1,7 +1,7 @@
 """The attention sink: how much of a row goes to the first tokens, whatever they say.
 
-The share of a row's absolute weight (``tiles``) on the first m positions, beside m / n, what uniform attention would
-give them. Only rows that see more than m keys count, for the others give all they have.
+The share of a row's absolute weight (``tiles``) on the first m positions, compared with m / n, which uniform
+attention would give them. Only rows that see more than m keys count, for the others give all they have.
 """
 
 from collections.abc import Iterable
@@ -42,6 +42,9 @@ _Means = tuple[np.ndarray, np.ndarray]
 class AttentionSink(Measurement):
     """Mass on the first tokens by model, length, layer and head. Made by ``attention_sink``.
 
+    >>> attention_sink(model, task, [8], sequences=4).frame().columns[-3:]
+    ['uniform', 'sequences', 'ratio']
+
     Attributes:
         first: m.
         trained: the trained lengths, None if no model tells.
@@ -54,9 +57,10 @@ class AttentionSink(Measurement):
     def frame(self) -> pl.DataFrame:
         """One row per model, length, layer and head.
 
-        Columns: ``arm``, ``length``, ``layer``, ``head``, ``first`` (m), ``sequences``, ``mass`` (mean share of
-        absolute weight on the first m tokens: over the rows of a sequence that see more than m keys, then over
-        sequences), ``mass_se``, ``uniform`` (mean of m / n over the same rows), ``ratio`` (mass / uniform).
+        Columns: ``arm``, ``length``, ``layer``, ``head``, ``first`` (m), ``sequences``, ``mass``, ``mass_se``,
+        ``uniform`` (mean of m / n over the same rows) and ``ratio`` (mass / uniform). ``mass`` is the mean share of
+        absolute weight on the first m tokens: first over the rows of a sequence that see more than m keys, then over
+        sequences.
         """
         return self._frame
 
@@ -83,6 +87,10 @@ def attention_sink(
     seed: int = 0,
 ) -> AttentionSink:
     """The share of attention on the first tokens, tile by tile.
+
+    >>> found = attention_sink(model, task, [8], first=2, sequences=4)
+    >>> found.frame()["first"].unique().to_list()
+    [2]
 
     Args:
         models, data: see ``subjects``.

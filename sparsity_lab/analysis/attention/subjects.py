@@ -76,7 +76,7 @@ class Subject:
             SettingError: there are records only.
         """
         if self.model is None:
-            raise SettingError("models", "a run or a decoder, which can be run again", "records")
+            raise SettingError("models", "records cannot be evaluated again; give a run or a decoder")
         return self.model
 
 
@@ -113,7 +113,7 @@ class Sequences:
             SettingError: there are records only.
         """
         if self.batch is None:
-            raise SettingError("data", "the batch that the records are of", None)
+            raise SettingError("data", "missing; give the batch that the records come from")
         return self.batch
 
     @property
@@ -169,12 +169,12 @@ def sequences_of(
     stream = Stream(seed=seed, name="analysis")
     if isinstance(data, Batch) or subject.model is None:
         if lengths is not None:
-            raise SettingError("lengths", "None: a batch has its own", lengths)
+            raise SettingError("lengths", "None, since the batch fixes the length", lengths)
         yield _whole_batch(subject, data, stream, multiple)
         return
     task = subject.task if data is None else data
     if task is None:
-        raise SettingError("data", "a task or a batch, for a decoder on its own", None)
+        raise SettingError("data", "missing; a decoder on its own needs a task or a batch")
     wanted = tuple(subject.lengths if lengths is None else lengths)
     if not wanted:
         raise SettingError("lengths", "at least one length", lengths)
@@ -240,7 +240,7 @@ def _subject(model: Model | Sequence[LayerRecord], label: str | None) -> Subject
     if isinstance(model, Sequence):
         records = tuple(model)
         if not all(isinstance(record, LayerRecord) for record in records):
-            raise SettingError("models", "records of layers; models to compare come in a mapping by name", model)
+            raise SettingError("models", "layer records, or a mapping from names to models", model)
         if not records:
             raise SettingError("models", "at least one model or record", model)
         return Subject(label=label or _kernel_label(record.kernel for record in records), records=records)
@@ -251,7 +251,7 @@ def _subject(model: Model | Sequence[LayerRecord], label: str | None) -> Subject
     run = model if isinstance(model, Run) else model.run
     decoder = model.model()
     if not isinstance(decoder, DecoderModel):
-        raise SettingError("models", "runs of a Decoder, which has attention", run.config.model)
+        raise SettingError("models", "a run of a Decoder", run.config.model)
     return Subject(
         label=label or _kernel_label(decoder.config.kernels),
         model=decoder,
@@ -269,7 +269,7 @@ def _whole_batch(
     subject: Subject, data: Task | Batch | None, stream: Stream, multiple: int
 ) -> tuple[int, Iterator[Sequences]]:
     if isinstance(data, Task):
-        raise SettingError("data", "the batch that the records are of, or None", data)
+        raise SettingError("data", "the batch that the records come from, or None", data)
     if data is None:
         length = subject.records[0].q.shape[2]
         alone = Sequences(subject=subject, batch=None, position_ids=None, start=0, stream=stream, length=length)
@@ -277,7 +277,7 @@ def _whole_batch(
     length = data.tokens.shape[1]
     if subject.model is None:
         if (len(data), length) != (subject.records[0].q.shape[0], subject.records[0].q.shape[2]):
-            raise SettingError("data", "the batch that the records are of", data)
+            raise SettingError("data", "the batch that the records come from", data)
         parts = [slice(0, len(data))]
     else:
         size = _together(length, multiple)

@@ -6,8 +6,8 @@ negative too. A measure therefore takes the share of absolute weight,
 
     p_ij = |w_ij| / Σ_j |w_ij|,
 
-which is w itself where w is a distribution, and frames tell how far it is from that: ``row_sum``, Σ_j w_ij, and
-``negative_share``, the share of absolute weight that is negative. A row without any weight has no distribution: it
+which is w itself if w is a distribution. Frames show how far it is from one: ``row_sum`` is Σ_j w_ij, and
+``negative_share`` is the share of absolute weight that is negative. A row without any weight has no distribution: it
 is left out and counted (``empty_share``).
 
 Shapes: B batch, H heads, R rows of a tile, T keys, of which the first n may be seen by a row.

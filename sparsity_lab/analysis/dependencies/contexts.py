@@ -57,7 +57,7 @@ def predictor_of(model: Run | RunVariant | DecoderModel | Predictor) -> Predicto
         return function
     coupling = decoder.config.coupling
     if decoder.coupling_embedding is not None:
-        raise SettingError("model", "a model without coupled position IDs, which are no part of the tokens", coupling)
+        raise SettingError("model", "a model without coupled position IDs", coupling)
     device = decoder.token_embedding.weight.device
 
     def predict(tokens: Tensor, key_mask: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ def contexts_of(
     from_the_end = scored.flip(1).cumsum(1).flip(1)
     rows = (scored & (from_the_end <= targets)).nonzero()
     if not len(rows):
-        raise SettingError("data", f"scored targets with at least {least} tokens before them", "none")
+        raise SettingError("data", f"no scored target has {least} tokens before it")
     for last in sorted(set(rows[:, 1].tolist())):
         sequence = rows[rows[:, 1] == last, 0]
         yield Contexts(sequence, batch.tokens[sequence, : last + 1], batch.targets[sequence, last])
@@ -102,10 +102,10 @@ def contexts_of(
 def _batch_of(data: Task | Batch | Tensor, length: int | None, sequences: int, seed: int) -> Batch:
     if isinstance(data, Task):
         if length is None:
-            raise SettingError("length", "a length of the task", None)
+            raise SettingError("length", "missing; a task needs a length")
         return data.sample(Stream(seed=seed, name="analysis"), 0, sequences, length)
     if length is not None:
-        raise SettingError("length", "None: the data have their own", length)
+        raise SettingError("length", "None, since the data fix the length", length)
     if isinstance(data, Batch):
         return data
     if not isinstance(data, Tensor) or data.ndim != 2 or data.is_floating_point() or data.shape[1] < 2:
@@ -147,5 +147,5 @@ def losses(
         found.append(-logits.double().log_softmax(-1).gather(1, contexts.targets[block, None])[:, 0])
     loss = torch.cat(found)
     if not loss.isfinite().all():
-        raise SettingError("model", "a predictor that gives every target some probability", float(loss.max()))
+        raise SettingError("model", "a predictor that gives every target a positive probability", float(loss.max()))
     return loss

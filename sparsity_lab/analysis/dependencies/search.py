@@ -1,4 +1,4 @@
-"""Small sets of far tokens that lower the loss on a target, by two searches, and random sets beside them.
+"""Small sets of far tokens that lower the loss on a target: two searches, and random sets for comparison.
 
 *Greedy*: from the near tokens alone, show one far token more at a time, each time the one that lowers the loss most.
 It finds tokens that help one by one and passes by those that help only together: of two bits whose parity is the

@@ -13,9 +13,9 @@ the share of the gain of long context that k tokens recover is
 over the targets with loss_near - loss_full of at least ``least_gain``. Sums are taken before the quotient, so that a
 target counts by its gain. The distance of the token at position j is n - j: the last token before the target has 1.
 
-A search chooses by the loss on this one target, so it also finds what helps by chance: a share that k chosen tokens
-recover is an upper bound, and random tokens, which nobody chose, are the lower one. A model's needs are not the
-data's: a model that has not learned a dependency does not show it.
+A search chooses by the loss on a single target, so it also finds tokens that help by chance. So the share that k
+chosen tokens recover is an upper bound, and the share that random tokens recover is a lower bound. A model's needs
+are not the data's: a model that has not learned a dependency does not show it.
 
 Source: lab procedure of sheet "sparse planted correlations" 5.8; no claim about the paper's own.
 """
@@ -60,6 +60,10 @@ Floats = NDArray[np.float64]
 class DependencySparsity(Measurement):
     """What ``dependency_sparsity`` found.
 
+    >>> found = dependency_sparsity(model, task, 8, sequences=4, largest=2, least_gain=0.01)
+    >>> found.frame()["search"].unique().sort().to_list()
+    ['best', 'elimination', 'greedy', 'random']
+
     Attributes:
         near: w, the number of tokens always shown.
         largest: K, the largest set that was searched for.
@@ -77,10 +81,10 @@ class DependencySparsity(Measurement):
     def frame(self) -> pl.DataFrame:
         """One row per search and size of the set.
 
-        Columns: ``search`` (``greedy``, ``elimination``, ``best``: the better of the two for each target,
-        ``random``), ``k``, ``targets`` (how many count), ``recovered`` with its 95 % interval over groups (of
-        sequences), ``low`` and ``high``; null if no target counts. Recovered is 1 where k tokens do as well as all,
-        and more where the others are a burden.
+        Columns: ``search``, ``k``, ``targets`` (how many count), and ``recovered`` with its 95 % interval over groups
+        of sequences, ``low`` and ``high`` (null if no target counts). ``search`` is ``greedy``, ``elimination``,
+        ``best`` (the better of the two for each target) or ``random``. Recovered is 1 where k tokens do as well as
+        all, and more where the others are a burden.
         """
         counted = self._targets["counted"].to_numpy()
         groups = self._targets["group"].to_numpy()[counted]
@@ -103,10 +107,10 @@ class DependencySparsity(Measurement):
         return pl.DataFrame(rows, schema_overrides=dict.fromkeys(("recovered", "low", "high"), pl.Float64))
 
     def targets(self) -> pl.DataFrame:
-        """One row per target: ``sequence``, its ``group``, ``position`` (n), ``loss_near``, ``loss_full``,
-        ``counted`` (whether the gain is large enough), ``needed`` (k of the smallest set that recovers ``share`` of
-        it, null if none of at most K does), ``distances`` of its tokens, ascending; of a target that needs more than
-        K, those of the best K that were found."""
+        """One row per target: ``sequence``, its ``group``, ``position`` (n), ``loss_near``, ``loss_full`` and
+        ``counted`` (whether the gain is large enough). ``needed`` is k of the smallest set that recovers ``share`` of
+        the gain, null if no set of at most K does. ``distances`` are those of its tokens, ascending; for a target
+        that needs more than K tokens, those of the best K found."""
         return self._targets
 
     def needed(self) -> pl.DataFrame:
@@ -129,8 +133,8 @@ class DependencySparsity(Measurement):
 
     @property
     def k(self) -> Interval:
-        """Median number of far tokens that a target needs, with its 95 % bootstrap interval over groups; K + 1
-        stands for more than K, as of targets that no set is enough for."""
+        """Median number of far tokens that a target needs, with its 95 % bootstrap interval over groups. K + 1 stands
+        for more than K, as for targets without a sufficient set."""
         counted = self._targets.filter("counted")
         values = counted["needed"].fill_null(self.largest + 1).to_numpy()
         return quantile_over_groups(values, counted["group"].to_numpy(), 0.5)
@@ -139,8 +143,8 @@ class DependencySparsity(Measurement):
         """The distance within which this share of all needed tokens lies, with a 95 % bootstrap interval over groups.
 
         Of a target that needs more than K tokens the best K are known, and that there is one more, somewhere. The
-        estimate leaves that one out; the lower end of the interval is that with all of these as near as a far token
-        can be, the upper end that with all at the beginning of their context.
+        estimate leaves these out. The lower end of the interval assumes that all of them are as near as a far token
+        can be. The upper end assumes that all are at the start of their context.
         """
         counted = self._targets.filter("counted")
         known = self._reach(counted, share)
@@ -181,7 +185,9 @@ class DependencySparsity(Measurement):
             ax.set_ylim(min([-0.05, *(value - 0.05 for value in shown)]), max([1.08, *(v + 0.05 for v in shown)]))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             count = self._targets["counted"].sum()
-            beside = {0: "", 1: " beside the last token"}.get(self.near, f" beside the last {self.near}")
+            beside = {0: "", 1: " in addition to the last token"}.get(
+                self.near, f" in addition to the last {self.near}"
+            )
             ax.set_xlabel(f"k, far tokens shown{beside}\n{count} targets; bands: 95 % intervals")
             ax.set_ylabel("recovered share of the gain\nof long context")
             ax.legend(loc="best")
@@ -231,11 +237,15 @@ def dependency_sparsity(
 
     Costs about (K + 2) F forward passes for each target with F far tokens, in blocks of ``batch_tokens`` tokens.
 
+    >>> found = dependency_sparsity(model, task, 8, sequences=4, largest=2, least_gain=0.01)
+    >>> found.targets().height
+    4
+
     Args:
-        model: a run or variant of a Decoder, a Decoder without coupled IDs, or any function (``Predictor``) from
-            tokens (N, n) and key_mask (N, n), True where a token may be seen, to logits (N, V) of the next token.
-        data: a task; a batch, whose scored targets are searched; (N, T + 1) integer tokens, such as a text of one's
-            own, of which every token but the first is a target; None takes the run's task.
+        model: a run or variant of a Decoder, a Decoder without coupled IDs, or any ``Predictor``. A predictor maps
+            tokens (N, n) and key_mask (N, n), True where a token is visible, to next-token logits (N, V).
+        data: a task, or a batch, whose scored targets are searched. Or (N, T + 1) integer tokens, such as your own
+            text, where every token but the first is a target. None means the run's task.
         length: of the task.
         near: w, how many of the last tokens are always shown; of a run or decoder at least 1, for it reads the last
             token whatever attention may see.
@@ -266,7 +276,7 @@ def dependency_sparsity(
         raise SettingError("share", "a share above 0, at most 1", share)
     if data is None:
         if not isinstance(model, Run | RunVariant):
-            raise SettingError("data", "a task, a batch or tokens, for a model that is no run", None)
+            raise SettingError("data", "missing; a model that is not a run needs a task, a batch or tokens")
         data = (model if isinstance(model, Run) else model.run).config.task
     predict = predictor_of(model)
     if groups is not None and not isinstance(data, Task) and len(groups) != len(data):

@@ -6,8 +6,8 @@ the longest sequence; then three steps inside a horizon, the trained length.
 2. A small model is trained on short windows and tested on long ones.
 3. The same with one other position scheme, all else equal.
 
-What it cannot tell: a dependency that the small model did not learn, or that is longer than the trained length, does
-not show without labels; and a larger model may learn and carry what this one does not.
+Its limits: without labels, it misses a dependency that the small model did not learn, or that is longer than the
+trained length. A larger model may also learn and extrapolate more than this one.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ from sparsity_lab.analysis.statistics import Interval
 from sparsity_lab.analysis.style import INK, new_axes, styled
 from sparsity_lab.analysis.style import look as style_of
 from sparsity_lab.models import ALiBi, Decoder, PositionScheme, RoPE
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Progress, Training, UniformLength
 
 __all__ = ["Diagnosis", "StepProgress", "diagnose"]
@@ -56,6 +56,12 @@ StepProgress = Callable[[str, int, int | None], None]
 @dataclass(frozen=True, repr=False)
 class Diagnosis(Measurement):
     """What ``diagnose`` found.
+
+    >>> data = TokenData.of([np.arange(400) % 7 + one for one in range(6)])
+    >>> small = Decoder(num_layers=1, num_heads=2, d_model=16)
+    >>> found = diagnose(data, length=10, longest=2, model=small, steps=5)
+    >>> found.trained, found.labeled
+    (10, False)
 
     Attributes:
         verdict: ``expected``, ``not expected`` or ``not decided``.
@@ -125,10 +131,10 @@ class Diagnosis(Measurement):
     def frame(self) -> pl.DataFrame:
         """One row per position scheme and test length.
 
-        Columns: ``position``, ``length``, ``windows``, losses in nats a target ``loss_single`` (frequencies),
-        ``loss_short`` (from the last L tokens), ``loss_long`` (from all n), ``learned`` (gain over frequencies, as a
-        share of their loss) and ``kept`` (share of the gain that is left), each with its 95 % interval, ``_low`` and
-        ``_high``, over sequences, or over stretches of them where there are fewer than six.
+        Columns: ``position``, ``length``, ``windows``, and losses in nats per target: ``loss_single`` (frequencies),
+        ``loss_short`` (from the last L tokens) and ``loss_long`` (from all n). ``learned`` is the gain over
+        frequencies as a share of their loss. ``kept`` is the share of the gain that remains. Both have a 95 %
+        interval, ``_low`` and ``_high``, over sequences, or over stretches of them if there are fewer than six.
         """
         rows = []
         for position, tests in self._tests.items():
@@ -257,6 +263,11 @@ def diagnose(
 ) -> Diagnosis:
     """Estimate k and locality, train short and test long under two position schemes, and give a verdict.
 
+    >>> data = TokenData.of([np.arange(400) % 7 + one for one in range(6)])
+    >>> small = Decoder(num_layers=1, num_heads=2, d_model=16)
+    >>> diagnose(data, length=10, longest=2, model=small, steps=5).trained
+    10
+
     Args:
         data: ``read_tokens(paths, labels)``, ``TokenData.of(sequences, labels)``, or sequences alone.
         length: L, the longest trained window; windows of L / 2 .. L tokens are trained on.
@@ -278,7 +289,7 @@ def diagnose(
         data = TokenData.of(data)
     _check_numbers(thresholds, length=length, longest=longest, targets=targets, windows=windows, steps=steps)
     if str(position) == str(other):
-        raise SettingError("other", f"another position scheme than {position}", other)
+        raise SettingError("other", f"a position scheme other than {position}", other)
     train, test = (TokenWindows(part, data.vocab_size) for part in data.split())
     lengths = _test_lengths(length, longest)
     _check_room(data, train, test, length, lengths[-1])
@@ -368,8 +379,9 @@ def _check_room(data: TokenData, train: TokenWindows, test: TokenWindows, length
     for part, own, size in (("training", train, length), ("test", test, longest)):
         if int(own.sizes.max(initial=0)) <= size:
             split = "every fifth sequence" if len(data.sequences) >= 10 else "the last fifth of each sequence"
-            expected = f"a sequence of more than {size} tokens in the {part} part (the test part is {split})"
-            raise SettingError("data", expected, Shown(f"at most {int(own.sizes.max(initial=0))}"))
+            most = int(own.sizes.max(initial=0))
+            need = f"the {part} part needs a sequence of more than {size} tokens, but its longest has {most}"
+            raise SettingError("data", f"{need} (the test part is {split})")
 
 
 def _from_labels(data: TokenData, thresholds: Thresholds) -> tuple[Interval, Interval]:

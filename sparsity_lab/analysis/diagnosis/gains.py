@@ -109,12 +109,12 @@ def pair_gain(classes: Ints, age: Ints, block: Ints, sampled: Ints, lag: int) ->
 def gain_beside(
     classes: Ints, inside: Floats, known: Floats, age: Ints, block: Ints, near: int, far: int
 ) -> tuple[Floats, Floats]:
-    """What the token at a far lag gains beside counts of the last tokens and the one at a near lag, by block, and of
+    """The gain of the token at a far lag over counts of the last tokens and the one at a near lag, by block, and of
     how many tokens.
 
-    The near one is mixed with the counts, p = (1 - w) p(y | counts) + w p(y | near), and the far one with that, each
-    with the w that is best in the other half. In a chain the gain is nothing: there the far token tells no more than
-    the near one.
+    The near token is mixed with the counts, p = (1 - w) p(y | counts) + w p(y | near). The far token is mixed with
+    the result in the same way. Each w is the best one in the other half. In a chain the gain is nothing: there the
+    far token tells no more than the near one.
 
     Args:
         inside: of each token, its share of its class.

@@ -1,13 +1,13 @@
 """A small model, trained on short windows and tested on long ones.
 
-A test is paired: the same last targets of the same windows are predicted twice, from the whole window of n tokens and
-from its last L, the trained length, alone. With losses in nats a target, and ``loss_single`` that of single-token
-frequencies of the training part,
+A test is paired. The same last targets of the same windows are predicted twice: from the whole window of n tokens,
+and from only its last L tokens, the trained length. With losses in nats a target, and ``loss_single`` that of
+single-token frequencies of the training part,
 
     gain = loss_single - loss_short,        kept = (loss_single - loss_long) / gain.
 
-Kept is one for a model that is no worse on long inputs than on short ones, more if it makes use of what is further
-away, and zero if it does not do better than frequencies. Without a sure gain it is not given.
+Kept is 1 for a model that is no worse on long inputs than on short ones. It is larger if the model uses tokens that
+are farther away, and 0 if the model does no better than frequencies. Without a sure gain it is not given.
 """
 
 import tempfile

@@ -6,9 +6,9 @@ than chance gains nothing on average. Intervals are bootstraps over the blocks.
 - *Pairs*: the gain of log p(x_t | x_{t-d}) over log p(x_t), a lower bound of the mutual information at lag d. The
   commonest tokens count one by one, all others as one. Lags are 1 .. 32, a grid up to the longest sequence, and those
   that stand out in the cross-correlation of random numbers given to the tokens.
-- *Repeats*: where the last m, 2 m or 4 m tokens stood before, the token after them is guessed to come again. With h
-  the share of right guesses at such a distance, the gain is that of (1 - h) p(x_t) + h [guess right] over p(x_t),
-  where p is a mixture of counts of up to four tokens before. The nearest such place counts.
+- *Repeats*: where the last m, 2 m or 4 m tokens stood before, the token after them is guessed to come again. Let h be
+the share of right guesses at such a distance. The gain is that of (1 - h) p(x_t) + h [guess right] over p(x_t), where
+p mixes counts of up to four preceding tokens. The nearest such place counts.
 
 It sees no rule that needs several far tokens at once, such as a parity.
 """
@@ -58,7 +58,7 @@ class Beyond:
         repeats: nats a token that repeats farther away could gain.
         share: of all tokens, guessed right from there.
         distance: the median of those; None if there are none.
-        pair: nats a token that one far token could gain beside the best near one and counts of the last ones, at the
+        pair: nats per token that one far token could gain over the best near one and counts of the last ones, at the
             best lag.
         lag: that lag; None if no sequence is so long.
         loss: nats a token without anything far.
@@ -206,6 +206,10 @@ def _words(value: Interval) -> str:
 
 def look_at(data: TokenData, seed: int = 0) -> DataLook:
     """Look at token data without a model.
+
+    >>> found = look_at(TokenData.of([np.arange(400) % 7 for _ in range(6)]))
+    >>> type(found).__name__
+    'DataLook'
 
     Args:
         seed: of the random numbers that find lags.

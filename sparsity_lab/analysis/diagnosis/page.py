@@ -17,6 +17,11 @@ __all__ = ["write_diagnosis"]
 def write_diagnosis(found: Diagnosis, path: Path | str, *, files: tuple[str, ...] = ()) -> Path:
     """Write the verdict with its horizon, both figures and all numbers as a page that needs nothing but itself.
 
+    >>> data = TokenData.of([np.arange(400) % 7 + one for one in range(6)])
+    >>> small = Decoder(num_layers=1, num_heads=2, d_model=16)
+    >>> write_diagnosis(diagnose(data, length=10, longest=2, model=small, steps=5), "diagnosis.html").name
+    'diagnosis.html'
+
     Args:
         files: how the data were read, for people.
 

@@ -1,9 +1,9 @@
 """The user's own data: sequences of tokens from files, and marks of the important ones.
 
 Files are read as ``TokenFile`` reads them: ``token_formats`` lists the forms, ``padding`` says what is taken away.
-Labels have the same shape in numbers 0 and 1, a number for each token: the last token of each sequence is then its
-one target, and the tokens marked 1 are what it needs. For other targets, labels are JSON lines (``.jsonl``), a line
-for each sequence: a list of targets, each a list of its own position and then those of what it needs, from 0.
+Labels have the same shape, with 0 or 1 for each token. The last token of each sequence is then its only target, and
+it needs the tokens marked 1. For other targets, labels are JSON lines (``.jsonl``), one per sequence. A line lists
+the targets. Each target is a list of its own position and the positions it needs, counted from 0.
 """
 
 from collections.abc import Sequence
@@ -33,6 +33,9 @@ _TEST_SHARE = 5  # one sequence in so many, or the last of so many parts of each
 class TokenData:
     """Sequences of tokens 0 .. V - 1.
 
+    >>> TokenData.of([np.array([5, 7, 5, 9])]).vocab_size
+    3
+
     Attributes:
         sequences: of one dimension each.
         labels: for each sequence a bool array, True for an important token of the last one, or its targets, each
@@ -53,12 +56,12 @@ class TokenData:
         """Any integers as token data.
 
         Raises:
-            SettingError: no tokens, fewer than two different ones or more than 65536, or labels that are not 0 and 1
-                or not one for each token, or of a target that needs what does not stand before it.
+            SettingError: there are no tokens, fewer than two different ones or more than 65536. Or labels are not 0
+            and 1, one per token. Or a target needs a token that does not precede it.
         """
         kept = [np.asarray(sequence) for sequence in sequences if len(sequence)]
         if not kept:
-            raise SettingError("tokens", "at least one token", Shown("none"))
+            raise SettingError("tokens", "there are no tokens")
         different, tokens = np.unique(np.concatenate(kept), return_inverse=True)
         if not 2 <= len(different) <= _MOST_DIFFERENT:
             raise SettingError("tokens", f"2 to {_MOST_DIFFERENT} different tokens", len(different))
@@ -108,6 +111,12 @@ def read_tokens(
 ) -> TokenData:
     """The tokens of some files, and their labels.
 
+    >>> path = Path("tokens.txt")
+    >>> _ = path.write_text("1 2 3 1 2 3")
+    >>> data = read_tokens([path])
+    >>> data.vocab_size, data.forms
+    (3, ('tokens.txt: 1 lines of whole numbers, 6 tokens',))
+
     Args:
         labels: none, or a file for each of ``paths``.
         format, column, tokenizer: as ``token_formats.read_sequences`` has them.
@@ -117,7 +126,7 @@ def read_tokens(
         SettingError: names the file, what was expected and what came; also where it could be two things.
     """
     if not paths:
-        raise SettingError("paths", "at least one file", Shown("nothing"))
+        raise SettingError("paths", "missing; give at least one file")
     if labels and len(labels) != len(paths):
         raise SettingError("--labels", f"a file for each of {len(paths)} data files", len(labels))
     sequences: list[Tokens] = []
@@ -126,7 +135,7 @@ def read_tokens(
     for i, path in enumerate(paths):
         found = read_sequences(path, format, column, tokenizer)
         if not any(len(sequence) for sequence in found.sequences):
-            raise SettingError(str(path), "a file with tokens", Shown("no tokens"))
+            raise SettingError(str(path), "the file has no tokens")
         sequences += found.sequences
         forms.append(f"{path.name}: {found.form}, {sum(map(len, found.sequences))} tokens")
         if labels:
@@ -172,7 +181,7 @@ def _checked(labels: Tokens | Labels, length: int, where: str) -> Labels:
                 raise SettingError(where, f"targets from 0 to {length - 1}", target)
             for place in needed:
                 if not 0 <= place < target:
-                    raise SettingError(where, f"what target {target} needs, before it", place)
+                    raise SettingError(where, f"positions before target {target}", place)
         return labels
     if len(labels) != length:
         raise SettingError(where, f"{length} labels, one a token", len(labels))

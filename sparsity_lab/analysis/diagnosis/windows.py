@@ -1,9 +1,9 @@
 """Windows of token data as a task, so that they are trained on like any other.
 
-In training half of the windows have hidden tokens, each token with a probability that is itself uniform: a special
-token, ``hidden``, takes their place in the input, and the targets stay. So the model knows what to say when it is not
-shown a token, and hiding one later asks it nothing unheard of. A model that never saw hidden tokens answers at random
-then, and a search finds the answers that happen to be right.
+In training, half of the windows have hidden tokens. Each token is hidden with a probability that is itself uniform. A
+special token, ``hidden``, replaces it in the input, and the targets stay. So the model knows what to say when it is
+not shown a token, and hiding one later asks it nothing unheard of. A model that never saw hidden tokens answers at
+random then, and a search finds the answers that happen to be right.
 """
 
 from collections.abc import Sequence
@@ -87,9 +87,9 @@ class TokenWindows(Task):
         """(N, l + 1): at most ``count`` windows, evenly spread over all, the same every time; and (N,) which of them
         belong together.
 
-        Windows of one sequence speak of that sequence, so they are one group. Where there are too few sequences for
-        an interval over them, the groups are stretches of l + 1 tokens, by where a window begins: windows of
-        different groups then share tokens with their neighbors alone, and an interval speaks of these sequences.
+        Windows of one sequence speak of that sequence, so they are one group. If there are too few sequences for an
+        interval over them, the groups are stretches of l + 1 tokens, by the start of the window. Then windows of
+        different groups share tokens only with their neighbors, and an interval describes these sequences.
         """
         total = self.num_windows(length)
         count = min(count, total)
@@ -119,4 +119,4 @@ class TokenWindows(Task):
         return tuple(Step(t) for t in range(len(tokens)))
 
     def log_posterior(self, batch: Batch) -> NoReturn:
-        raise NotComputable("nobody knows the law of these tokens")
+        raise NotComputable("the distribution of these tokens is unknown")

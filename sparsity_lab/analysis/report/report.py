@@ -45,8 +45,8 @@ class Failed(Protocol):
 
 
 class ReportResults(Frames, Protocol):
-    """What a report reads from ``sweeps.Results``: the settings of all runs in order, the failures, the ids of
-    finished runs that belong to other sweeps, the kinds of device, and the folder."""
+    """The part of ``sweeps.Results`` that a report reads. These are the settings of all runs in order, the failures,
+    the ids of finished runs of other sweeps, the kinds of device, and the folder."""
 
     @property
     def runs(self) -> Sequence[RunConfig]: ...
@@ -71,6 +71,9 @@ def write_report(
     """Write the report of ``results`` as one HTML file that opens from disk and loads nothing.
 
     The same results give the same bytes. The file is written whole or not at all.
+
+    >>> write_report(results, "report.html").name
+    'report.html'
 
     Args:
         path: the file; its folder must exist.
@@ -159,7 +162,7 @@ def _panel(panel: Panel, drops: Drop) -> dict[str, Any]:
         "title": panel.title,
         "trained": "differ by arm" if trained is None else " to ".join(str(end) for end in sorted(set(trained))),
         "measure": drops.measure.words,
-        "beside": panel.beside,
+        "also": panel.also,
         "drops": drop_table(drops),
         "pairs": [_pair(one) for one in comparisons_of(drops, panel.position)],
     }

@@ -3,9 +3,9 @@
 Each check gives p-values: of chi-square tests, exact binomial tests and normal sums, or 0 and 1 where nothing is left
 to chance. A certificate passes if every p-value is at least ``FALSE_ALARM_RATE`` divided by their number, so that a
 correct task fails nominally with probability at most ``FALSE_ALARM_RATE`` (Bonferroni). The chi-square tail is an
-approximation, and tests leave out cells and sums too small for it: with the smallest cells allowed, null tables
-exceeded the nominal tail 1.2 times as often at 1e-4, and about 1.5 times at 1e-5 and 1e-6 (four million tables);
-further out it has not been measured. Checks that found nothing to test are named.
+approximation, so tests leave out cells and sums that are too small for it. With the smallest cells allowed, null
+tables exceeded the nominal tail 1.2 times as often at 1e-4, and about 1.5 times at 1e-5 and 1e-6 (four million
+tables). Smaller tails have not been measured. Checks that found nothing to test are named.
 """
 
 from collections.abc import Callable, Iterator
@@ -96,6 +96,10 @@ _FEWEST = 100  # sequences of a component
 @dataclass(frozen=True)
 class Certificate:
     """The outcome of all checks of one task.
+
+    >>> certificate = certify(Planted(k=1), sequences=1000, lengths=(8,), effort="quick")
+    >>> certificate.passed, certificate.failed_checks
+    (True, ())
 
     Attributes:
         task: the task.
@@ -233,6 +237,9 @@ def certify(
     effort: str = "default",
 ) -> Certificate:
     """Test everything the task declares on freshly drawn sequences.
+
+    >>> certify(Planted(k=2), sequences=1000, lengths=(8,), effort="quick").passed
+    True
 
     Args:
         seed: of the streams, as a run's ``data_seed``; any whole number.

@@ -182,8 +182,8 @@ def source_sets(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def _steps(check: str, subject: str, sets: Ints, law: PositionLaw) -> Iterator[Finding]:
-    """Of two sets that differ by one step of one place, one has the probability that the law gives it of the two:
-    for every gap to the place before, so that no law is too large to be looked at."""
+    """Take two sets that differ by one step of one position. Each has its conditional probability under the law. The
+    test covers every gap to the preceding position, so it works for laws of any size."""
     order = law.order_pmf()
     possible = np.flatnonzero(order.sum(axis=0) > 0)
     whole = sets[(sets >= 0).all(axis=1)][:, : len(order)]
@@ -292,8 +292,8 @@ def second_answer(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def rule(sample: DrawnSequences) -> Iterator[Finding]:
-    """The target is the rule's answer, but for the declared noise (exact binomial): as the observer works it out, of
-    the sequences that it was asked about, and as the exact predictor says, of all."""
+    """The target is the rule's answer, except for the declared noise (exact binomial). The observer computes the
+    answer for its sequences, and the exact predictor for all."""
     rate = sample.truth.label_noise
     answered = np.flatnonzero(sample.answers >= 0)
     if len(answered):

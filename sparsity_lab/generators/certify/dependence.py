@@ -1,9 +1,9 @@
 """Checks that what should be independent is: the choices that made a sequence, and its targets.
 
-One way of looking for all of them. A sum over sequences of a product of columns (see ``draws``) is, in standard
-errors, close to normal under independence; that it is this large has a probability that Bernstein's inequality
-bounds, whatever the columns. Of all products of one kind the least likely is one finding, its bound multiplied by
-their number. Matrix products make the sums of all pairs at once, and of all triples with one column each.
+One way of looking for all of them. Under independence, a sum over sequences of a product of columns (see ``draws``)
+is close to normal, in standard errors. For any columns, Bernstein's inequality bounds the probability of a sum this
+large. Of all products of one kind the least likely is one finding, its bound multiplied by their number. Matrix
+products make the sums of all pairs at once, and of all triples with one column each.
 """
 
 from collections.abc import Iterator
@@ -112,8 +112,9 @@ def targets(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def bystanders(sample: DrawnSequences) -> Iterator[Finding]:
-    """A target is independent of each token before it, or at it, that is no source of it, where that is declared, and
-    of two where it has no sources; and whether it is noise is independent of all tokens before it."""
+    """Where the task declares it, a target is independent of each token up to its position that is not its source. A
+    target without sources is also independent of each pair. Whether a target is noise is independent of all tokens
+    before it."""
     for slot in [sample.slots[j] for j in spread(len(sample.slots), _MOST_SLOTS)]:
         seen = np.arange(int(slot.positions.max()) + 1) <= slot.positions[:, None]
         tokens, unruled = slot.tokens[:, : seen.shape[1]], sample.has_sources and not slot.sizes.any()

@@ -1,9 +1,10 @@
 """The random choices that sequences were made of, as columns of numbers that independence makes uncorrelated.
 
-Each *choice* (a background token, a value, a place, whether a label is noise, where in the stream a sequence stands)
-is expanded into Walsh functions, +1 or -1 by the parity of some of its bits, centered and scaled to variance one
-where the choice was made and 0 elsewhere. A product of columns of different choices then has mean zero and variance
-one, if they are independent. Any dependence of two choices shows in some pair of columns, if these are complete.
+A *choice* is a background token, a value, a position, whether a label is noise, or where in the stream a sequence
+stands. Each choice is expanded into Walsh functions, +1 or -1 by the parity of some of its bits. They are centered
+and scaled to variance one where the choice was made, and are 0 elsewhere. A product of columns of different choices
+then has mean zero and variance one, if they are independent. Any dependence of two choices shows in some pair of
+columns, if these are complete.
 """
 
 from dataclasses import dataclass, replace

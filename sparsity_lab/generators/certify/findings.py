@@ -136,8 +136,8 @@ def proportion(check: str, subject: str, hits: int, cases: int, declared: float,
 
 
 def bernstein(z: Floats, bound: Floats, cases: Floats) -> Floats:
-    """-log of the bound exp(-z^2 / 2 / (1 + z M / (3 sqrt n))) for the tail of a sum of n independent summands with
-    mean 0, variance 1 and absolute value at most M, in standard errors: Bernstein's inequality."""
+    """-log of Bernstein's bound exp(-z^2 / 2 / (1 + z M / (3 sqrt n))), with z in standard errors. It bounds the tail
+    of a sum of n independent terms with mean 0, variance 1 and absolute value at most M."""
     z = np.abs(z)
     return np.asarray(z**2 / (2 + 2 * z * bound / (3 * np.sqrt(np.maximum(cases, 1)))))
 

@@ -52,6 +52,10 @@ class Sigmoid(ActivationKernel):
     After Ramapuram and others (arXiv 2409.04431), where n is the trained length and b is fixed. With n = n_i
     instead a row's sum stays of the same size at any length.
 
+    >>> q, k = torch.randn(2, 1, 2, 8, 4, generator=torch.Generator().manual_seed(0))
+    >>> bool((Sigmoid().weights(q, k) < 1).all())
+    True
+
     Attributes:
         trained_length: the n of a fixed b, at least 1; None takes n_i of each row.
     """
@@ -77,6 +81,10 @@ class ReLUAttention(ActivationKernel):
     """ReLU attention: w_ij = relu(u_ij) / n_i, without normalization by the row's own sum.
 
     After Wortsman and others (arXiv 2309.08586). A row without a positive score gives zeros.
+
+    >>> q, k = torch.randn(2, 1, 2, 8, 4, generator=torch.Generator().manual_seed(0))
+    >>> bool((ReLUAttention().weights(q, k) >= 0).all())
+    True
     """
 
     @property
@@ -93,8 +101,12 @@ class NormalizedActivation(ActivationKernel):
     row's own sum, its l1 norm. The ablation behind the claim that l1 is what matters, and φ only has to be positive
     (arXiv 2501.13428).
 
-    Without l1 a row is divided by n_i, so that what is lost is only the dependence of the divisor on scores, and not
-    the size of the output at any length; or by nothing at all. exp is then exp(min(u, 20)), to stay within float32.
+    Without l1, a row is divided by n_i, or by nothing. Dividing by n_i removes only the dependence of the divisor on
+    scores, and keeps the size of the output at any length. exp is then exp(min(u, 20)), to stay within float32.
+
+    >>> q, k = torch.randn(2, 1, 2, 8, 4, generator=torch.Generator().manual_seed(0))
+    >>> NormalizedActivation(phi="exp").weights(q, k).allclose(Softmax().weights(q, k), atol=1e-6)
+    True
 
     Attributes:
         phi: φ: ``"exp"``, ``"softplus"``, ``"sigmoid"`` or ``"relu"``. A row without a positive score gives zeros

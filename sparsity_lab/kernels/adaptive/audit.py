@@ -43,9 +43,17 @@ CHUNK_LOGITS = 2**24
 class Audit:
     """The audit of some rows of one call of ``AdaptiveSparse``.
 
-    With ρ, the share of the mass of dense attention inside the kept set, the error of a row is known exactly: total
-    variation 1 - ρ, divergence KL(sparse || dense) = -log ρ, output error at most (1 - ρ) times the diameter of the
-    values. ``lower`` is sound but usually vacuous for D >= 64: it is no estimate of accuracy.
+    Let ρ be the share of dense attention's mass inside the kept set. Then the error of a row is known exactly: the
+    total variation is 1 - ρ, and the divergence KL(sparse || dense) is -log ρ. The output error is at most (1 - ρ)
+    times the diameter of the values. ``lower`` is sound but usually vacuous for D >= 64: it is no estimate of
+    accuracy.
+
+    >>> q, k, v = torch.randn(3, 1, 2, 64, 8, generator=torch.Generator().manual_seed(0))
+    >>> outputs = AuxiliaryOutputs()
+    >>> kernel = AdaptiveSparse(block_size=8, n_local=1, k_free=2, sampled_rows=4)
+    >>> out = kernel.attend(q, k, v, auxiliary=outputs)
+    >>> outputs.records[0]["retained"].shape
+    torch.Size([1, 2, 4])
 
     Attributes:
         rows: (B, R) positions of the audited rows.
@@ -139,8 +147,8 @@ class Audit:
 def spread_rows(
     length: int, first: int, count: int, batch_size: int, generator: torch.Generator | None, device: torch.device
 ) -> Int64[Tensor, "B R"]:
-    """(B, R) sorted rows from ``first`` to ``length - 1``, at most ``count`` in each sequence: drawn without
-    replacement where there is a generator, else evenly spaced with the last one among them."""
+    """(B, R) sorted rows from ``first`` to ``length - 1``, at most ``count`` per sequence. A generator draws them
+    without replacement. Without one, they are evenly spaced and include the last row."""
     available = length - first
     count = min(count, available)
     if generator is None or count == available:

@@ -1,15 +1,15 @@
 """Adaptive sparse attention on kept blocks alone: gathered pairs of rows and blocks, tiles under a mask, decoding.
 
 **Gathering** takes time and memory linear in what is kept. Rows are selected in chunks, and of a chunk only its pairs
-(row, block) stay. The pairs of a slab of rows are sorted by block and cut into tiles of equal size, each of one
-block; pairs that do not count fill up the last tile of a block. So the tiles of a chunk are one batched product, with
-little waste however little neighboring rows agree. Partial results are joined by their log-sum-exp. The backward pass
+(row, block) stay. The pairs of a slab of rows are sorted by block and cut into tiles of equal size, each within one
+block. Masked pairs fill up the last tile of a block. So the tiles of a chunk are one batched product, with little
+waste however little neighboring rows agree. Partial results are joined by their log-sum-exp. The backward pass
 computes scores again. Scores and log-sum-exp are in units of log 2, since exp2 is several times faster than exp on a
 CPU.
 
-Shapes: B batch, G heads of keys, M query heads that share one, R query rows, K keys, n blocks, b keys in a block, D
-head size, E width of values. Gathering puts all heads of keys of the batch one after the other: N rows (whole blocks
-of each head), c blocks in all, P pairs, m tiles, r pairs in a tile.
+Shapes: B batch, G key heads, M query heads per key head, R query rows, K keys, n blocks, b keys per block, D head
+size, E value width. Gathering concatenates all key heads of the batch: N rows (whole blocks of each head), c blocks
+in all, P pairs, m tiles, r pairs per tile.
 """
 
 import math
@@ -188,8 +188,8 @@ class _Slab:
     def chunks(
         self, q: Float[Tensor, "rows M D"], k: Float[Tensor, "c b D"]
     ) -> Iterator[tuple[slice, Int64[Tensor, " pairs"], Int64[Tensor, " m"], Tensor, Tensor]]:
-        """Runs of tiles with at most ``CHUNK_SCORES`` scores together, or one tile: which ones, their rows, their
-        blocks, their queries (m, r M, D), and their scores (m, r M, b), -inf where a key may not be seen."""
+        """Runs of tiles with at most ``CHUNK_SCORES`` scores together, or one tile. Each gives its tiles, rows and
+        blocks, its queries (m, r M, D), and its scores (m, r M, b), -inf where a key is masked."""
         num_tiles, (_, num_heads, head_dim), block_size = len(self.block), q.shape, k.shape[1]
         step = max(CHUNK_SCORES // (TILE_PAIRS * block_size * num_heads), 1)
         firsts = [*range(0, self.num_own, step), *range(self.num_own, num_tiles, step), num_tiles]
@@ -328,9 +328,9 @@ def _slab_forward(
 class AdaptiveState(KeyValueCache):
     """Keys and values of all tokens seen, and summaries of all full blocks.
 
-    The keys of the block that is not full yet wait in the precision that they were rotated in. When it is full, its
-    summary is made from them by the function that ``attend`` makes summaries with: so decoding selects as ``attend``
-    does, also where the cache rounds keys to half precision.
+    The keys of the block that is not full yet wait in the precision that they were rotated in. When it is full, the
+    function that ``attend`` uses makes its summary from them. So decoding selects as ``attend`` does, even if the
+    cache rounds keys to half precision.
 
     Where tokens may be hidden, each sequence is kept from its first visible token on.
 

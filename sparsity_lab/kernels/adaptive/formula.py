@@ -17,14 +17,14 @@ rule of selection keeps S_t, from π alone, and attention is exact on it:
 
     P̂_ti = softmax over {i <= t, block(i) in S_t} of s <q_t, k_i>
 
-A row decides alone, from its own query and earlier keys, so selection is causal, and the same in one piece, in pieces
-and token by token: all forms select by ``Selector.select``.
+Each row decides from its own query and earlier keys, so selection is causal. It is the same in one piece, in pieces
+and token by token, because all forms call ``Selector.select``.
 
 **Ties.** Blocks whose π agree in float32 are tied, and the lower index goes first. Scores are computed in float64:
 the order in which a matrix product sums differs between shapes and devices, and moves them far below that digit.
 
-**Padding.** Positions count from the first visible key of a sequence, so that padding on the left moves no block; a
-row before it has a negative one and sees nothing.
+**Padding.** Positions count from the first visible key of a sequence, so padding on the left moves no block. A row
+before that key has a negative position and sees nothing.
 
 Shapes: B batch, G heads of keys, M query heads that share one, R query rows, K keys, n blocks, D head size.
 """
@@ -122,6 +122,9 @@ def summarize(k: Keys, key_mask: Bool[Tensor, "B K"] | None, block_size: int) ->
 
 class BlockScore(nn.Module):
     """The weights of variance, box and residual in the score, for each head of keys.
+
+    >>> BlockScore(2, (1.0, 0.5)).beta.shape
+    torch.Size([2, 2])
 
     Attributes:
         beta: (G, 2), β₁ and β₂; a buffer where it is not learned.
@@ -229,7 +232,7 @@ def log_importance(scores: Scores, past: Bool[Tensor, "B 1 R n"]) -> Importance:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionRule:
-    """Which blocks a row keeps, given the importance of all; the fields are told in ``AdaptiveSparse``."""
+    """Which blocks a row keeps, given the importance of all blocks. ``AdaptiveSparse`` documents the fields."""
 
     block_size: int = 16
     n_sink: int = 1
@@ -344,8 +347,8 @@ class Selector:
     def select(self, q: Rows, positions: Positions, num_blocks: int, log_mass: LogMass) -> Codes:
         """Codes of the first blocks, among them the own ones of all rows.
 
-        A row of which less than ``rho_min`` is retained, by estimate or by proof, in any query head of the group,
-        gets the larger budget, and if that does not do, everything.
+        A row gets the larger budget if any query head of the group retains less than ``rho_min``, by estimate or by
+        proof. If that is still not enough, it gets everything.
         """
         scores, past = self.scores(q, positions, num_blocks)
         importance, draws = log_importance(scores, past), None
@@ -397,7 +400,7 @@ class Selector:
         """log w, w = 1 + π_tj - stopgrad(π_tj), for blocks that are not always kept: zeros, whose gradient goes to
         the weights of the score.
 
-        With unnormalized weights multiplied by w the forward pass is what it was, to the last bit; backward,
+        Unnormalized weights are multiplied by w, which leaves the forward pass unchanged to the last bit. Backward,
         ∂L/∂π_tj = Σ_h Σ_{i in j} P̂_ti <∂L/∂o_t, v_i - o_t> over the query heads that share the selection.
         """
         scores, past = self.scores(q, positions, num_blocks)

@@ -22,7 +22,7 @@ from sparsity_lab.kernels.parts.arguments import RowKind, check_keys, check_rows
 from sparsity_lab.kernels.parts.masking import first_visible
 from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.position import KernelPosition
-from sparsity_lab.settings import SettingError, Shown, register
+from sparsity_lab.settings import SettingError, register
 
 __all__ = ["AdaptiveSparse"]
 
@@ -37,11 +37,11 @@ MASKED_LENGTH = 512
 class AdaptiveSparse(SelectionRule, Kernel):
     """Exact softmax attention on blocks of keys that each row selects by their summaries.
 
-    A row scores the complete blocks before its own, g = log n + m + β₁ v + β₂ (x - m) + r with first moment m, second
-    moment v and box bound x of the block's log-mass and a learned low-rank residual r, and keeps: sinks, local blocks
-    with its own, and the candidates that a budget allows. Selection is per token, from the row's own query and
-    earlier keys; the query heads that share a head of keys share it. Queries are never pooled, so no row depends on
-    a later one.
+    A row scores the complete blocks before its own: g = log n + m + β₁ v + β₂ (x - m) + r. Here m is the first
+    moment, v the second moment and x the box bound of the block's log-mass, and r is a learned low-rank residual. The
+    row keeps sinks, local blocks with its own, and the candidates that a budget allows. Selection is per token, from
+    the row's own query and earlier keys; the query heads that share a head of keys share it. Queries are never
+    pooled, so no row depends on a later one.
 
     ``"reference"`` computes all scores; ``"masked"`` is PyTorch's fused kernel under the same mask, in tiles of rows;
     ``"gather"`` computes kept blocks only, in memory linear in T. ``"auto"`` takes ``"masked"`` up to 512 tokens and
@@ -50,9 +50,9 @@ class AdaptiveSparse(SelectionRule, Kernel):
     In training with ``auxiliary`` and ``params``, the selector's loss on sampled rows goes to ``auxiliary.losses``.
     Every call with ``auxiliary`` leaves an audit of sampled rows in ``auxiliary.records``.
 
-    Assembled from public work (mean score: MoBA, 2502.13189; box score: Quest, 2406.10774; per-token blocks shared in
-    a group: NSA, 2502.11089; divergence to the dense block mass: SeerAttention, 2410.13276; detached selector:
-    DeepSeek-V3.2); the variance term and the interval are derived in ``docs/kernels.md``.
+    Assembled from public work. Mean score: MoBA, 2502.13189. Box score: Quest, 2406.10774. Per-token blocks shared in
+    a group: NSA, 2502.11089. Divergence to the dense block mass: SeerAttention, 2410.13276. Detached selector:
+    DeepSeek-V3.2. ``docs/kernels.md`` derives the variance term and the interval.
 
     Attributes:
         block_size: b, keys in a block.
@@ -66,9 +66,9 @@ class AdaptiveSparse(SelectionRule, Kernel):
         k_slack: further candidates after the rule.
         k_rand, epsilon: in training, with probability ``epsilon``, a row keeps ``k_rand`` more candidates drawn at
             random; needs a generator.
-        rho_min, k_esc: a row whose retained mass is estimated or proven below ``rho_min`` in some query head gets
-            ``k_esc`` in place of ``k_free`` or ``k_max``, and if that does not do, or is None, keeps everything. Off
-            at 0.
+        rho_min, k_esc: a row escalates if its retained mass is estimated or proven below ``rho_min`` in some query
+            head. It then gets ``k_esc`` in place of ``k_free`` or ``k_max``. If that is not enough, or is None, it
+            keeps everything. Off at 0.
         dense_len: rows of the first ``dense_len`` positions keep everything. By position, not by the length of the
             sequence, so that a row is the same in every piece of a sequence.
         beta: β₁ and β₂, initial values or fixed ones. (0, 0) is MoBA's score, (0, 1) Quest's.
@@ -146,7 +146,9 @@ class AdaptiveSparse(SelectionRule, Kernel):
 
     def check_position(self, kind: str | None, path: str = "position") -> None:
         if kind == "bias":
-            expected = f"a position of a kind that {self.kind} takes ('rotate') or none: summaries know no bias"
+            expected = (
+                f"a kind of position that {self.kind} supports ('rotate' or None; block summaries contain no bias)"
+            )
             raise SettingError(path, expected, kind)
         super().check_position(kind, path)
 
@@ -196,10 +198,9 @@ class AdaptiveSparse(SelectionRule, Kernel):
 
     def _check_call(self, q: Queries, k: Keys, context: Context) -> None:
         if not context.causal:
-            raise SettingError("causal", f"True: {self.kind} selects among earlier blocks only", False)
+            raise SettingError("causal", f"True, since {self.kind} selects only earlier blocks", False)
         if context.document_ids is not None:
-            expected = f"None: a block of keys, whose summary {self.kind} reads, may hold several documents"
-            raise SettingError("document_ids", expected, Shown("IDs"))
+            raise SettingError("document_ids", f"not supported; a block of {self.kind} may contain several documents")
         self._score(k, context.params)
 
     def _prepare(self, q: Queries, k: Keys, context: Context, key_start: int = 0) -> tuple[Queries, Keys]:
@@ -229,7 +230,9 @@ class AdaptiveSparse(SelectionRule, Kernel):
 
     def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
         if context.training and self.k_rand:
-            raise SettingError("training", f"False: with k_rand = {self.k_rand} the weights are drawn", True)
+            raise SettingError(
+                "training", f"False, since with k_rand = {self.k_rand} training draws random blocks", True
+            )
         if not len(q):
             return q.new_zeros(*q.shape[:3], k.shape[2])
         k, context, starts = _aligned(k, context)
@@ -333,8 +336,7 @@ class AdaptiveSparse(SelectionRule, Kernel):
         if not (context.training and self.k_rand):
             return None
         if context.generator is None:
-            expected = f"a torch.Generator: k_rand = {self.k_rand} draws blocks in training"
-            raise SettingError("generator", expected, None)
+            raise SettingError("generator", f"missing; k_rand = {self.k_rand} draws random blocks in training")
         device = context.generator.device
         words = torch.rand(*k.shape[:3], 1 + self.k_rand, generator=context.generator, device=device)
         return words.to(k.device)
@@ -348,7 +350,7 @@ class AdaptiveSparse(SelectionRule, Kernel):
         num_heads, head_dim = k.shape[1], k.shape[3]
         if params is None:
             return BlockScore(num_heads, self.beta, learn_beta=False, device=k.device)
-        expected = f"what build({num_heads}, ...) gives"
+        expected = f"the module that build({num_heads}, ...) returns"
         if not isinstance(params, BlockScore):
             raise SettingError("params", expected, type(params).__name__)
         if len(params.beta) != num_heads:

@@ -4,7 +4,7 @@ The rows go in blocks of some chunks. A block's features are made when they are 
 backward pass are queries, keys, values, denominators, and the sums before each block. The backward pass takes the
 blocks from the last to the first, each with its features and the sums inside it made again.
 
-Numerator, o_t = Σ_{i<=t} <Q_t, K_i> U_i: inside a chunk the C x C products are formed; what lies before it enters
+The numerator is o_t = Σ_{i<=t} <Q_t, K_i> U_i. Inside a chunk, the C x C products are formed. Earlier tokens enter
 through the sum S = Σ_i K_i U_iᵀ, which is carried from chunk to chunk. Denominator, n_t = <Q_t, Σ_{i<=t} K_i>:
 running sums of features, no products of rows.
 

@@ -19,7 +19,7 @@ from sparsity_lab.kernels.linear.fast import (
 )
 from sparsity_lab.kernels.linear.formula import Elementwise, FeatureMap, Rotation, TurnedMap, linear_weights
 from sparsity_lab.kernels.parts.arguments import RowKind
-from sparsity_lab.settings import SettingError, Shown, register
+from sparsity_lab.settings import SettingError, register
 
 __all__ = ["FeatureKernel", "Linear", "LinearState"]
 
@@ -70,8 +70,7 @@ class FeatureKernel(Kernel):
 
     def _check_call(self, q: Queries, k: Keys, context: Context) -> None:
         if context.document_ids is not None and context.implementation == "chunked":
-            expected = "None, or implementation='reference': sums over keys know no documents"
-            raise SettingError("document_ids", expected, Shown("IDs for 'chunked'"))
+            raise SettingError("document_ids", "not supported by 'chunked'; use implementation='reference'")
 
     def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
         wide, features = torch.promote_types(k.dtype, torch.float32), self._call(context).features

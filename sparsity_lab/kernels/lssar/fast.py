@@ -5,7 +5,7 @@ Let μ_i be the mean of f_ij over the n_i keys that row i sees. With a_ij = f_ij
     without p:   w_ij = f_ij / Z_i,       Z_i = Σ_j f_ij
     with p:      w_ij = r_ij^p / G_i,     r_ij = relu(f_ij - o_i μ_i) / (max_j f_ij - o_i μ_i),   G_i = Σ_j r_ij^p
 
-With p a tile holds all keys of its rows, so its scores are computed once for both passes over them: the first takes
+With p, a tile holds all keys of its rows, so its scores are computed once for both passes. The first pass takes the
 mean and maximum, the second the powers. The backward pass computes the scores again. With g_i the gradient of row i
 divided by Z_i or G_i, D_i = <g_i, out_i>, and p_i = p / (max_j f_ij - o_i μ_i),
 
@@ -13,8 +13,8 @@ divided by Z_i or G_i, D_i = <g_i, out_i>, and p_i = p / (max_j f_ij - o_i μ_i)
     with p:      A_ij = r_ij^(p-1) (<g_i, v_j> - D_i)           df_ij = p_i (A_ij - (o_i / n_i) Σ_j' A_ij')
     ds_ij = φ'(s_ij) df_ij          dv_j = Σ_i w_ij dout_i = Σ_i r_ij^p g_i
 
-A tile lies in memory key by key, (keys, rows): three of its products with (rows, D) and (keys, D) then find their
-operands as they are wanted, which saves a seventh of the time of all seven.
+A tile is stored key by key, (keys, rows). Three of its products with (rows, D) and (keys, D) then find their operands
+in the right layout, which saves a seventh of the time of all seven.
 
 The second term of df is the gradient of μ_i. It reaches every key that the row sees, clipped ones too. A row of equal
 f (see ``formula``) is treated as p = 1 and o = 0, which gives it the weights f_ij / Z_i.

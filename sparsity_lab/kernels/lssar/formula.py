@@ -10,13 +10,13 @@ LSSAR, eq. 5, sharpens such weights, or those of any kernel, by a threshold and 
 
     x_ij = relu(n_i a_ij - o_i)^p        w_ij = x_ij / Σ_j' x_ij'
 
-D is the head size and n_i the number of keys that row i sees, itself included: i + 1 in a causal row without
+D is the head size. n_i is the number of keys that row i sees, including its own: i + 1 in a causal row without
 padding, never the length of the sequence. o_i is 0 where n_i <= 3, else 1: a key of a longer row survives if its
 weight exceeds 1 / n_i.
 
-There is no epsilon. Before the power a row is divided by its largest entry, which changes nothing in w and keeps the
-power within range: the largest entry is then 1, and so the sum is at least 1. Where all weights of a row are
-equal, 0 / 0 in the formula, the row keeps its weights.
+There is no epsilon. Before the power, a row is divided by its largest entry. This leaves w unchanged and keeps the
+power in range: the largest entry is then 1, so the sum is at least 1. Where all weights of a row are equal, 0 / 0 in
+the formula, the row keeps its weights.
 
 Computed in float32 at least. Queries and keys come rotated, which does not change their norms.
 """

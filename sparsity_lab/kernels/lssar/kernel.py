@@ -67,6 +67,10 @@ class LSSA(SoftplusKernel):
         w_ij = f_ij / Σ_j' f_ij'        f = softplus(s)        s_ij = log(D) log(n_i) <q_i / ||q_i||, k_j / ||k_j||>
 
     over the n_i keys that row i sees. Gao, Spratling, Gionfrida, arXiv 2501.13428, eq. 4.
+
+    >>> q, k = torch.randn(2, 1, 2, 8, 4, generator=torch.Generator().manual_seed(0))
+    >>> LSSA().weights(q, k).sum(-1).allclose(torch.ones(()))
+    True
     """
 
 
@@ -80,6 +84,10 @@ class LSSAR(SoftplusKernel):
 
     A row whose a are all equal keeps them. The source reports p = 3 and 15, and 15 as the better one at lengths
     beyond the trained. Gao, Spratling, Gionfrida, arXiv 2501.13428, eq. 5.
+
+    >>> q, k = torch.randn(2, 1, 2, 8, 4, generator=torch.Generator().manual_seed(0))
+    >>> LSSAR(p=3).weights(q, k).shape
+    torch.Size([1, 2, 8, 8])
 
     Attributes:
         p: a number of at least 1, whole numbers up to 65 being fastest; None trains without re-weighting.

@@ -30,6 +30,10 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 class RowKind(NamedTuple):
     """What kind of rows of keys and values: all but how many.
 
+    >>> k = torch.zeros(1, 2, 5, 8)
+    >>> RowKind.of(k, k).head_dim
+    8
+
     Attributes:
         head_dim: D, the width of keys.
         value_dim: E, the width of values.
@@ -117,7 +121,7 @@ def check_query_start(
     if query_start is None:
         if (causal or documents) and num_rows != num_keys:
             why = "under causal=True" if causal else "with document_ids"
-            expected = f"the position of the first of {num_rows} rows among {num_keys} keys, {why}"
+            expected = f"the position of the first of {num_rows} queries among {num_keys} keys, {why}"
             raise SettingError("query_start", expected, None)
         return 0
     check_type("query_start", query_start, (int, np.integer, torch.SymInt), "a whole number")
@@ -145,11 +149,11 @@ def check_gates(given: Mapping[str, Tensor], wanted: tuple[str, ...], q: Tensor,
     check_type("gates", given, Mapping, "a mapping from names to logits, or None")
     for name in given:
         if name not in wanted:
-            raise SettingError("gates", f"gates that the kernel declares, {wanted or 'none'}", name, wanted)
+            raise SettingError("gates", "a gate that the kernel declares" if wanted else "no gates", name, wanted)
     shape = q.shape[0], q.shape[1], num_keys
     for name in wanted:
         if name not in given:
-            raise SettingError("gates", f"a logit {name!r} for each head and key, shape {shape}", Shown("none"))
+            raise SettingError("gates", f"{name!r} is missing; it has a logit for each head and key, shape {shape}")
         check_type(f"gates.{name}", given[name], Tensor, "a tensor")
         if tuple(given[name].shape) != shape:
             raise SettingError(f"gates.{name}", f"shape {shape}", tuple(given[name].shape))

@@ -21,6 +21,9 @@ def visible_keys(
 ) -> Bool[Tensor, "B 1 R K"]:
     """(B or 1, 1, R, K) bool: True where query row ``query_start + r`` sees key j.
 
+    >>> visible_keys(0, 2, 3, causal=True).tolist()
+    [[[[True, False, False], [True, True, False]]]]
+
     Args:
         causal: only keys j <= query_start + r.
         key_mask: (B, at least K), True where a key counts; its first K columns are used.

@@ -16,9 +16,9 @@ __all__ = ["scaled_unit_rows", "unit_rows"]
 def unit_rows(x: Float[Tensor, "B H R D"]) -> Float[Tensor, "B H R D"]:
     """x / ||x|| by rows, computed in float32 at least, in the dtype of x; a zero row stays zero and gets no gradient.
 
-    There is no epsilon: a row is first divided by its largest entry, so that no square under- or overflows, and any
-    other row has norm one, however small it was. With x^ = x / ||x|| and its gradient g, the gradient of x is
-    (g - x^ <x^, g>) / ||x||; the backward pass keeps x^ and the norms.
+    There is no epsilon. A row is first divided by its largest entry, so no square under- or overflows. Any nonzero
+    row has norm one, however small it was. With x^ = x / ||x|| and its gradient g, the gradient of x is (g - x^ <x^,
+    g>) / ||x||; the backward pass keeps x^ and the norms.
     """
     unit: Tensor = _UnitRows.apply(x.to(torch.promote_types(x.dtype, torch.float32)))  # type: ignore[no-untyped-call]
     return unit.to(x.dtype)

@@ -1,9 +1,9 @@
 """Which keys a row sees under shifted sparse attention: softmax attention inside groups of G neighbors.
 
-The heads fall into two halves. In the first, position t lies in group floor(t / G). The second is shifted by
-g = G / 2: with N' the length T rounded up to whole groups, position t sits at the rolled place p(t) = (t - g) mod N',
-in group floor(p(t) / G). Its last group is the *wrap group*: the first g positions, and the positions from N' - g on.
-(Rolling the other way gives the same groups.) Places of positions beyond T are empty.
+The heads fall into two halves. In the first, position t lies in group floor(t / G). The second is shifted by g = G /
+2. Let N' be the length T rounded up to whole groups. Position t has the rolled place p(t) = (t - g) mod N', in group
+floor(p(t) / G). Its last group is the *wrap group*: the first g positions, and the positions from N' - g on. (Rolling
+the other way gives the same groups.) Places of positions beyond T are empty.
 
 A row sees the keys of its group, in causal attention
 
@@ -66,7 +66,7 @@ class Groups:
 
     @property
     def wrap(self) -> tuple[int, int]:
-        """Where the first half of the wrap group stops, and where its last half starts, if it is one group; the last
-        half is empty where the last unshifted group is at most half full. Both within 0 .. T."""
+        """The end of the first half of the wrap group and the start of its last half, if it is one group. The last
+        half is empty if the last unshifted group is at most half full. Both within 0 .. T."""
         g = self.size // 2
         return min(g, self.length), min(self.whole - g, self.length)

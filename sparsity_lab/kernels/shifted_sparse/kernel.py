@@ -20,7 +20,7 @@ from sparsity_lab.kernels.parts.tiles import Tile, seen_in, tiled_attention, who
 from sparsity_lab.kernels.shifted_sparse.fast import group_attention, group_tiles
 from sparsity_lab.kernels.shifted_sparse.formula import Groups, ShiftVariant
 from sparsity_lab.kernels.softmax import Softmax, fused_attention, softmax_weights
-from sparsity_lab.settings import SettingError, Shown, register
+from sparsity_lab.settings import SettingError, register
 
 __all__ = ["ShiftedSparse"]
 
@@ -33,21 +33,25 @@ class ShiftedSparse(CachedKernel):
     Heads 0 .. H // 2 - 1 are unshifted, the others shifted: at least two heads are needed for that. Any T will do:
     the last group is what is left. ``shifted_sparse/formula.py`` defines the groups.
 
-    Information moves back at most G - 1 positions in the first layer and G / 2 more in each further one, so the last
-    position depends on the whole past from depth 2 T / G - 1 on (``"wrap_causal"``: one layer less): 7 layers for
-    ratio 1/4. A shallower model never gets a gradient for the longest dependencies.
+    A position sees at most G - 1 positions back in the first layer, and G / 2 more in each further layer. So the last
+    position depends on the whole past from depth 2 T / G - 1 on (``"wrap_causal"``: one layer less). That is 7 layers
+    for ratio 1/4. A shallower model never gets a gradient for the longest dependencies.
 
     ``"fused"`` is PyTorch's fused kernel, on all groups in a batch, in tiles of query rows where there is a mask or a
     bias. Without them no tensor has more than T rows.
 
+    >>> q, k = torch.randn(2, 1, 2, 8, 4, generator=torch.Generator().manual_seed(0))
+    >>> bool(ShiftedSparse(group=4).weights(q, k, training=True)[0, 0, 7, 0] == 0)
+    True
+
     Attributes:
         group: G, even. Exactly one of ``group`` and ``ratio`` is given.
         ratio: G over T, in (0, 1]; G is ratio times T rounded up to an even number.
-        variant: what the shifted heads do with the first and the last G / 2 positions, which their borders leave
-            over: ``"split"``, each half attends by itself; ``"wrap_causal"``, together they are one more group, whose
-            last half sees the first; ``"wrap_rolled"``, the published algorithm with a plain causal mask on rolled
-            rows: the first half sees the last, the future. It **leaks**, at depth 2 T / G and beyond even the
-            very token to predict, and is here for comparison only.
+        variant: how the shifted heads treat the first and the last G / 2 positions, which lie outside their full
+            groups. ``"split"``: each half attends separately. ``"wrap_causal"``: together they form one more group,
+            whose last half sees the first. ``"wrap_rolled"``: the published algorithm with a plain causal mask on
+            rolled rows, where the first half sees the last half, the future. It **leaks**, at depth 2 T / G and
+            beyond even the very token to predict, and is here for comparison only.
         shift: False leaves all heads unshifted, so that nothing ever passes between groups: the control.
         sparse_at_inference: keep the groups when ``training=False``. Decoding, and a key mask, then need groups that
             do not depend on T: ``group`` and ``"split"``. They begin at the first key of a sequence that may be seen,
@@ -66,7 +70,9 @@ class ShiftedSparse(CachedKernel):
 
     def check(self) -> None:
         if (self.group is None) == (self.ratio is None):
-            raise SettingError("group", "either group or ratio", Shown("neither" if self.group is None else "both"))
+            raise SettingError(
+                "group", f"give {'group or ratio' if self.group is None else 'either group or ratio, not both'}"
+            )
         if self.group is not None and (self.group < 2 or self.group % 2):
             raise SettingError("group", "an even number of at least 2", self.group)
         if self.ratio is not None and not 0 < self.ratio <= 1:
@@ -107,7 +113,7 @@ class ShiftedSparse(CachedKernel):
         if self.sparse_at_inference and self._length_decides:
             path = "group" if self.group is None else "variant"
             expected = (
-                "a group and variant='split' for decoding with sparse_at_inference: other groups depend on the length"
+                "group and variant='split', since decoding with sparse_at_inference cannot know the full length"
             )
             raise SettingError(path, expected, getattr(self, path))
         return super()._init_state(rows, capacity)
@@ -116,12 +122,12 @@ class ShiftedSparse(CachedKernel):
         if self._is_sparse(context) and self.shift and q.shape[1] < 2:
             raise SettingError("q", "at least 2 heads, of which half are shifted", q.shape[1])
         if self.sparse_at_inference and not context.training:
-            begin = "groups begin at the first visible key"
+            begin = "groups start at the first visible key"
             if context.document_ids is not None:
-                raise SettingError("document_ids", f"None at inference: {begin}, not in each document", Shown("IDs"))
+                raise SettingError("document_ids", f"not supported at inference: {begin}, not in each document")
             if context.key_mask is not None and self._length_decides:
-                expected = f"None, or group and variant='split': {begin}, and these depend on the length"
-                raise SettingError("key_mask", expected, Shown("a mask"))
+                need = "needs group and variant='split' at inference"
+                raise SettingError("key_mask", f"{need}: {begin}, and other groups depend on the length")
 
     def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
         if not self._is_sparse(context):
