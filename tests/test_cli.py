@@ -57,7 +57,7 @@ BAD = [
     (("certify", "--all", "--workers", "0"), "workers: expected at least 1, got 0"),
     (("certify", "Planted", "--workers", "-1"), "workers: expected at least 1, got -1"),
     (("certify", "Planted", "--seeds", "0"), "seeds: expected at least 1, got 0"),
-    (("certify", "Planted", "--first"), "--first: expected --all, got one task"),
+    (("certify", "Planted", "--first"), "--first: this option needs --all"),
     (("certify", "Planted", "--seed", "1.5"), "--seed: expected INT, got '1.5'"),
     (("sample", "Planted(k={[1]})"), "task.k: expected a task such as"),
     (("sample", "Planted(k={1:[2], **x})"), "task.k: expected names in quotes, or whole numbers, as keys, got **"),
@@ -327,7 +327,7 @@ def test_certificates_of_several_seeds_go_on_where_they_stopped(
     out.write_text("something else\n1\n")
     code, _, err = lab(capsys, *wanted, "--out", str(out))
     assert (code, err.count("\n")) == (2, 1)
-    assert "out: expected a file that this command has written" in err
+    assert "was not written by this command" in err
 
 
 OWN = """

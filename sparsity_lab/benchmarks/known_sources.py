@@ -1,7 +1,7 @@
 """Sources of tokens whose answers are known before anything is asked, drawn by seed: what ``diagnose`` is tested on.
 
-Each source writes a file as people have them, and says what a right diagnosis at the default settings finds in it:
-windows of 32 tokens are trained on, near is within 16, and what lies farther than 32 is beyond the horizon.
+Each source writes a realistic file, and states the right diagnosis at the default settings. Training windows have 32
+tokens, near means within 16, and anything farther than 32 is beyond the horizon.
 """
 
 import json
@@ -66,8 +66,8 @@ SOURCES: dict[str, Source] = {}
 _Made = tuple[Path, Known]
 
 _ANY = ("expected", "not expected", "not decided")
-"""Of a lag: the data need few tokens, which are near, but whether a small model keeps at four times the length what
-it counts out by distance is no property of the data."""
+"""For a lag: the data need few tokens, and these are near. But a small model finds them by counting distances.
+Whether it still does so at four times the length is not a property of the data."""
 _NOTHING = Known(verdicts=("not decided",), learned=False)
 
 

@@ -25,9 +25,8 @@ def verdicts(
 ) -> pl.DataFrame:
     """Diagnoses of twenty sources whose answers are known, at the default settings and for four seeds of the sources.
 
-    One row for each source and seed: the verdict, whether something was ``learned``, ``k``, whether the needed tokens
-    are ``near``, the distance of what lies ``beyond`` the horizon, and what of this is ``wrong``; null where all is
-    right. Half an hour of processor time; with ``--out`` a call goes on where the one before ended.
+    One row for each source and seed: the verdict and the findings of the diagnosis, with what is ``wrong`` in them,
+    null where all is right. Half an hour of processor time; with ``--out`` a call goes on where the one before ended.
 
     Args:
         out: folder that keeps what each diagnosis said and gives it to later calls. It knows the data and not the

@@ -79,7 +79,7 @@ class Certify(SettingsCommand):
             if given > most:
                 raise SettingError(name, f"at most {most}", given)
         if self.first and not self.all:
-            raise SettingError("--first", "--all", Shown("one task"))
+            raise SettingError("--first", "this option needs --all")
         if self.lengths == ():
             raise SettingError("--lengths", "give at least one length")
         if self.out is not None:
@@ -172,7 +172,7 @@ def _read(path: Path | None, effort: str, sequences: int | None) -> dict[tuple[s
             for line in lines
         ]
     except (KeyError, ValueError, TypeError, AttributeError) as reason:
-        raise SettingError("out", "a file that this command has written", Shown(str(path))) from reason
+        raise SettingError("out", f"{path} was not written by this command") from reason
     own = [row for row in found if row["effort"] == effort and sequences in (None, row["sequences"])]
     return {(row["task"], row["seed"]): row for row in own}
 

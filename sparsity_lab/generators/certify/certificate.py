@@ -246,9 +246,9 @@ def certify(
         sequences: at each length; as many as the effort says if None. All checks use all of them, but for the plain
             observer, which reads at most 10 tokens for each.
         lengths: at which lengths; the task's ``certified_lengths`` if None.
-        effort: ``"quick"`` (10,000 sequences, seconds), ``"default"`` (100,000) or ``"thorough"`` (400,000, minutes):
-            also how much is spent on products of three choices, and whether a network is trained to find what they
-            cannot see (not at ``"quick"``; at ``"default"`` at the first length).
+        effort: ``"quick"`` (10,000 sequences, seconds), ``"default"`` (100,000) or ``"thorough"`` (400,000, minutes).
+            It also sets the budget for products of three choices, and whether a network is trained to find what they
+            cannot see: not at ``"quick"``, and at ``"default"`` only at the first length.
 
     Raises:
         SettingError: fewer than 1000 sequences, with which little could be seen, or more tokens than can be held; no

@@ -297,8 +297,8 @@ def _pairs(of: Columns, weight: Floats | None = None, most: float = 1.0) -> tupl
 def _triples(
     budget: float, check: str, subject: str, of: Columns, weight: Floats | None = None, most: float = 1.0
 ) -> Iterator[Finding]:
-    """The least likely product of three columns and the weight, of as many sequences as the budget allows; nothing
-    where that is fewer than ten thousand (or all), or where there are more than ten million products."""
+    """The least likely product of three columns and the weight, over as many sequences as the budget allows. Nothing
+    is tested with fewer than ten thousand sequences (or all), or with more than ten million products."""
     N, C = of.x.shape
     if C < 3 or C**3 / 6 > _MOST_TERMS:
         return

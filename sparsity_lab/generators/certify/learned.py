@@ -1,9 +1,9 @@
 """A learned attacker: a small network that is asked which of two is real, on sequences that it was not trained on.
 
-What is declared says of some exchange that both sides of it are equally likely: two sequences that exchange choices
-declared independent, or a target and one drawn anew from the exact predictor. Then each answer is right with
-probability one half, whatever the network has learned, and the test is an exact binomial one. That holds also for
-the pairs of which the network is surest, since it is as sure of a pair the other way round.
+The declarations make both sides of some exchanges equally likely. Two sequences exchange choices that are declared
+independent, or a target is exchanged for one drawn anew from the exact predictor. Then each answer is right with
+probability one half, whatever the network has learned, and the test is an exact binomial one. That holds also for the
+pairs of which the network is surest, since it is as sure of a pair the other way round.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,9 +1,9 @@
 """Checks of a declared probability of tokens: the sampler makes each sequence as often as it says.
 
-Of a sequence and one that an exchange turns it into, and that turns back, the probability that the sampler made this
-one of the two follows from their likelihoods, and from nothing else. So what came less what was expected is a
-martingale over sequences, whose variance is known: summed in blocks of the stream it shows any drift, and summed by
-places and tokens where it comes from. This needs no constant of the law, and no list of its sets.
+Take a sequence and its image under an exchange that is its own inverse. The probability that the sampler made this
+one of the two follows from their likelihoods alone. So the observed minus the expected count is a martingale over
+sequences with known variance. Its sums in blocks of the stream show any drift, and its sums by positions and tokens
+show the origin. This needs no constant of the law, and no list of its sets.
 """
 
 from collections.abc import Iterator
@@ -29,8 +29,9 @@ _BLOCKS = (1, 2, 4, 8, 16)  # of the stream: of all sequences, of each half, of 
 
 
 def likelihood(sample: DrawnSequences) -> Iterator[Finding]:
-    """Mean and variance of the log-likelihood against those of the declared law, and of a sequence and its neighbors
-    each as often as their likelihoods say: in blocks of the stream, at each place and of each token."""
+    """Mean and variance of the log-likelihood against those of the declared law. Also whether a sequence and its
+    neighbors occur as often as their likelihoods say: in blocks of the stream, at each position and for each
+    token."""
     try:
         own = _log_likelihood(sample, sample.tokens)
     except NotComputable:
