@@ -58,7 +58,7 @@ BAD = [
     (("certify", "Planted", "--workers", "-1"), "workers: expected at least 1, got -1"),
     (("certify", "Planted", "--seeds", "0"), "seeds: expected at least 1, got 0"),
     (("certify", "Planted", "--first"), "--first: this option needs --all"),
-    (("certify", "Planted", "--seed", "1.5"), "--seed: expected INT, got '1.5'"),
+    (("certify", "Planted", "--seed", "1.5"), "--seed: expected a whole number, got '1.5'"),
     (("sample", "Planted(k={[1]})"), "task.k: expected a task such as"),
     (("sample", "Planted(k={1:[2], **x})"), "task.k: expected names in quotes, or whole numbers, as keys, got **"),
     (("sample", "Planted(k=1, k=2)"), "task.k: given twice"),

@@ -247,8 +247,8 @@ def certify(
             observer, which reads at most 10 tokens for each.
         lengths: at which lengths; the task's ``certified_lengths`` if None.
         effort: ``"quick"`` (10,000 sequences, seconds), ``"default"`` (100,000) or ``"thorough"`` (400,000, minutes).
-            It also sets the budget for products of three choices, and whether a network is trained to find what they
-            cannot see: not at ``"quick"``, and at ``"default"`` only at the first length.
+            It also sets the budget for products of three choices. A network is trained to find what they cannot see,
+            but not at ``"quick"``, and at ``"default"`` only at the first length.
 
     Raises:
         SettingError: fewer than 1000 sequences, with which little could be seen, or more tokens than can be held; no
