@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from pages import command_line, concepts, kernels, notebooks, reference, results, settings, tasks
+from pages import command_line, concepts, field, kernels, notebooks, reference, results, settings, tasks
 
 __all__ = ["write_pages"]
 
-_MAKERS = (command_line, concepts, kernels, notebooks, reference, results, settings, tasks)
+_MAKERS = (command_line, concepts, field, kernels, notebooks, reference, results, settings, tasks)
 
 
 def write_pages(source: Path) -> None:

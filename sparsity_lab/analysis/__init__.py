@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from sparsity_lab.analysis.exact_transfer import exact_transfer as exact_transfer
     from sparsity_lab.analysis.extrapolation import ExtrapolationCurve as ExtrapolationCurve
     from sparsity_lab.analysis.extrapolation import extrapolation_curve as extrapolation_curve
+    from sparsity_lab.analysis.field_map import FieldMap as FieldMap
+    from sparsity_lab.analysis.field_map import field_map as field_map
     from sparsity_lab.analysis.findings import titled as titled
     from sparsity_lab.analysis.heatmap import HeatMap as HeatMap
     from sparsity_lab.analysis.heatmap import heat_map as heat_map
