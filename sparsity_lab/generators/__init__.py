@@ -28,6 +28,7 @@ from sparsity_lab.generators.locality import ProductLaw as ProductLaw
 from sparsity_lab.generators.locality import Recent as Recent
 from sparsity_lab.generators.locality import Uniform as Uniform
 from sparsity_lab.generators.locality import Window as Window
+from sparsity_lab.generators.mixed_lengths import MixedLengths as MixedLengths
 from sparsity_lab.generators.mixture import Mixture as Mixture
 from sparsity_lab.generators.modular_arithmetic import CompareNumbers as CompareNumbers
 from sparsity_lab.generators.modular_arithmetic import ModularArithmetic as ModularArithmetic

@@ -70,14 +70,14 @@ class SpacedSet:
 
 
 class ListedSets:
-    """The law of a set that is one of a few listed ones, all of one size (see ``PositionLaw``).
+    """The law of a set that is one of a few listed ones (see ``PositionLaw``).
 
     >>> law = ListedSets(np.array([[1, 2], [2, 3]]), T=5)
     >>> isinstance(law, PositionLaw)
     True
 
     Attributes:
-        sets: (N, K) ascending, all different.
+        sets: (N, K) ascending, padded with -1, all different.
         probabilities: (N,), 1 / N each if not given.
     """
 
@@ -87,12 +87,18 @@ class ListedSets:
         self._T = T
 
     def order_pmf(self) -> Floats:
-        columns = [np.bincount(places, self.probabilities, minlength=self._T) for places in self.sets.T]
+        columns = []
+        for places in self.sets.T:
+            there = places >= 0
+            columns.append(np.bincount(places[there], self.probabilities[there], minlength=self._T))
         return np.array(columns)
 
     def pmf(self, sources: Ints) -> Floats:
-        listed = dict(zip(map(tuple, self.sets.tolist()), self.probabilities.tolist(), strict=True))
-        return np.array([listed.get(tuple(t for t in row if t >= 0), 0.0) for row in sources.tolist()])
+        def key(row: list[int]) -> tuple[int, ...]:
+            return tuple(t for t in row if t >= 0)
+
+        listed = dict(zip(map(key, self.sets.tolist()), self.probabilities.tolist(), strict=True))
+        return np.array([listed.get(key(row), 0.0) for row in sources.tolist()])
 
     def support_size(self) -> int:
         return int((self.probabilities > 0).sum())

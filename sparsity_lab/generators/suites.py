@@ -12,6 +12,7 @@ from sparsity_lab.generators.addition import Addition
 from sparsity_lab.generators.associative_recall import AssociativeRecall
 from sparsity_lab.generators.bracketed_arithmetic import BracketedArithmetic
 from sparsity_lab.generators.copying import Copy, Reverse
+from sparsity_lab.generators.mixed_lengths import MixedLengths
 from sparsity_lab.generators.modular_arithmetic import ModularArithmetic
 from sparsity_lab.generators.multiple_addition import MultipleAddition
 from sparsity_lab.generators.multiplication import Multiplication
@@ -218,14 +219,19 @@ _RASP_L = (
     ),
 )
 
-_ONE_COUNT = "N is fixed; there it is drawn from 2 to 5"
+
+def _several(scratchpad: bool) -> MixedLengths:
+    """From two to five operands, and lengths from 1 on."""
+    return MixedLengths(tasks=tuple(MultipleAddition(num_operands=n, scratchpad=scratchpad) for n in range(2, 6)))
+
+
+_WIDTHS = "lengths are uniform; there a half is the longest of all numbers"
 
 _POSITION_COUPLING = (
     SuiteTask(
         name="addition",
-        task=Addition(operand_digits="published"),
-        lengths=(*range(1, 31), 200),
-        differs="a batch has one width",
+        task=MixedLengths(tasks=(Addition(operand_digits="published"),), power=2.0),
+        lengths=(30, 200),
     ),
     SuiteTask(name="copy", task=Copy(), lengths=(*_TRAINED_TO_40, 100)),
     SuiteTask(name="reverse", task=Reverse(), lengths=(*_TRAINED_TO_40, 100)),
@@ -240,13 +246,11 @@ _POSITION_COUPLING = (
     ),
     SuiteTask(
         name="multiple_addition",
-        task=MultipleAddition(scratchpad=False),
-        lengths=tuple(range(1, 11)),
-        differs=_ONE_COUNT,
+        task=_several(False),
+        lengths=(10,),
+        differs=_WIDTHS,
     ),
-    SuiteTask(
-        name="multiple_addition_scratchpad", task=MultipleAddition(), lengths=tuple(range(1, 11)), differs=_ONE_COUNT
-    ),
+    SuiteTask(name="multiple_addition_scratchpad", task=_several(True), lengths=(10,), differs=_WIDTHS),
     _missing("addition_index_hint", "hints are tokens between the digits; not made yet"),
     _missing("multiplication", "both numbers grow, and so do the sources of a digit"),
     _missing("multiplication_scratchpad", "partial products and their running sums; not made yet"),

@@ -1,6 +1,5 @@
 """Suites: every offered task is possible at its published lengths, and the peers' own words come out."""
 
-import numpy as np
 import pytest
 import torch
 from generators.written import written
@@ -69,13 +68,13 @@ def test_zoology_in_the_published_form(length: int, pairs: int) -> None:
     assert torch.equal(scored[:, 1::2], torch.zeros_like(scored[:, 1::2]))
 
 
-def test_position_coupling_draws_no_leading_zeros() -> None:
-    task = peer("position-coupling", "addition")
-    for text in written(task, task.sample(Stream(), 0, 300, 4)):
-        numbers = [number.lstrip("0") or "0" for number in text.split("=")[0].split("+")]
-        assert max(map(len, numbers)) == 4
-    widths = np.array([len(number) for number in numbers])
-    assert (widths <= 4).all()
+def test_position_coupling_draws_lengths_and_numbers_of_operands() -> None:
+    """One batch holds sums of two to five numbers, with one to ten digits."""
+    task = suite("position-coupling").offered["multiple_addition_scratchpad"]
+    tokens = task.sample(Stream(), 0, 200, 10).tokens
+    operands = (tokens == task.vocabulary.token("+")).sum(dim=1) + 1
+    assert set(operands.tolist()) == {2, 3, 4, 5}
+    assert len(set((tokens == task.vocabulary.token("=")).int().argmax(dim=1).tolist())) > 20
 
 
 def test_a_suite_that_nobody_has() -> None:
