@@ -1,0 +1,139 @@
+"""``recall``: does a decoder of two layers solve associative recall, and with which attention?"""
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from sparsity_lab.analysis import styled
+from sparsity_lab.generators import AssociativeRecall
+from sparsity_lab.kernels import Kernel, Linear, SlidingWindow, Softmax
+from sparsity_lab.models import Decoder, RoPE
+from sparsity_lab.studies import (
+    Arm,
+    Claim,
+    Evidence,
+    MostSeeds,
+    Outcomes,
+    Size,
+    Study,
+    draw_by_length,
+    looks_of,
+    means_listed,
+    numbers_at,
+    panels,
+    seeded,
+)
+from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
+
+__all__ = ["study"]
+
+LENGTH, PAIRS, SOLVED = 64, 4, 0.99
+SHORTEST = 4 * PAIRS
+SOFTMAX = "softmax"
+KERNELS: dict[str, Kernel] = {
+    SOFTMAX: Softmax(),
+    "linear": Linear(),
+    "window of 16": SlidingWindow(width=16, sinks=0),
+}
+BESIDE = tuple(name for name in KERNELS if name != SOFTMAX)
+
+
+def arms(size: Size) -> dict[str, Arm]:
+    steps, batch_size, vocab_size, seeds = {
+        "smoke": (2, 2, 16, 2),
+        "small": (3_000, 64, 512, 3),
+        "full": (40_000, 64, 8192, 7),
+    }[size]
+    task = AssociativeRecall(num_pairs=PAIRS, vocab_size=vocab_size)
+    d_model, heads = (8, 1) if size == "smoke" else (64, 2)
+    return {
+        name: Arm(
+            seeded(
+                RunConfig(
+                    task=task,
+                    model=Decoder(
+                        num_layers=2,
+                        num_heads=heads,
+                        d_model=d_model,
+                        kernel=kernel,
+                        position=RoPE(),
+                        tied_head=True,
+                    ),
+                    training=Training(
+                        steps=steps,
+                        batch_size=batch_size,
+                        learning_rate=3e-3,
+                        curriculum=UniformLength(low=SHORTEST, high=LENGTH),
+                    ),
+                    evaluation=Evaluation(lengths=(SHORTEST, 32, LENGTH), sequences=8 if size == "smoke" else 2048),
+                )
+            ),
+            seeds,
+        )
+        for name, kernel in KERNELS.items()
+    }
+
+
+def _accuracy(evidence: Evidence) -> Outcomes:
+    numbers = {name: numbers_at(evidence.rows, name, LENGTH) for name in _begun(evidence)}
+    return Outcomes(numbers[SOFTMAX], "of accuracy", f"Means: {means_listed(numbers)}.")
+
+
+def _begun(evidence: Evidence) -> list[str]:
+    """Arms that have runs, softmax first."""
+    seen = set(evidence.rows["arm"])
+    return [name for name in KERNELS if name in seen]
+
+
+def _beside(name: str) -> Claim:
+    def numbers(evidence: Evidence) -> Outcomes:
+        return Outcomes(numbers_at(evidence.rows, name, LENGTH), "of accuracy", "")
+
+    return Claim(
+        name=f"solved by {name}",
+        statement=f"With {name} attention in both layers the same decoder solves it too.",
+        source="this lab",
+        outcome=f"Accuracy at {LENGTH} tokens.",
+        numbers=numbers,
+        criterion=MostSeeds(at_least=SOLVED),
+        arms=(name,),
+    )
+
+
+CLAIMS = (
+    Claim(
+        name="solved",
+        statement=f"A decoder of two layers with softmax attention recalls the values of {PAIRS} keys among "
+        f"{LENGTH} tokens with an accuracy of at least {SOLVED:g}.",
+        source="Arora et al., arXiv 2312.04927",
+        outcome=f"Accuracy at {LENGTH} tokens.",
+        numbers=_accuracy,
+        criterion=MostSeeds(at_least=SOLVED),
+        arms=(SOFTMAX,),
+    ),
+    *(_beside(name) for name in BESIDE),
+)
+
+
+def figure(evidence: Evidence) -> Figure:
+    """Normalized accuracy by length."""
+    with styled():
+        chart, (ax,) = panels(1, columns=1)
+        curves = {name: evidence.rows.filter(pl.col("arm") == name) for name in _begun(evidence)}
+        draw_by_length(ax, curves, looks_of(list(curves)))
+    return chart
+
+
+study = Study(
+    name="recall",
+    title="Associative recall, solved by two layers",
+    question=(
+        "Four keys and their values stand at the start, among 4,096 keys and 4,096 values. Then each key comes once "
+        "more among filler, and its value is to follow. Does a decoder of two layers learn that from sequences of 16 "
+        "to 64 tokens? And with linear attention, or with a window of 16 tokens in each layer?"
+    ),
+    arms=arms,
+    claims=CLAIMS,
+    primary=("solved",),
+    figure=figure,
+    columns=("accuracy", "normalized_accuracy"),
+)
