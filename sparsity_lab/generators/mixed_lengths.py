@@ -180,7 +180,7 @@ class MixedLengths(Task):
         known = [one for one in declared if one is not None]
         truth = Truth(
             k=max(t.k or 0 for t in truths),
-            num_targets=np.bincount(counts, shares),
+            num_targets=np.bincount(counts, shares).astype(np.float64),
             bayes_accuracy=1.0,
             bayes_loss=0.0,
             bayes_loss_by_slot=np.zeros(M),
@@ -271,8 +271,8 @@ class MixedLengths(Task):
         }
 
     def _one(self, tokens: tuple[int, ...]) -> tuple[ResponseTask, int]:
-        length, (form,) = self._read(np.array([tokens]))
-        return self.forms(length)[form]
+        length, form = self._read(np.array([tokens]))
+        return self.forms(length)[int(form[0])]
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
         task, n = self._one(tokens)
