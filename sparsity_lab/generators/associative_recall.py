@@ -63,7 +63,6 @@ class AssociativeRecall(Task):
             cls(num_pairs=8, vocab_size=512),
             cls(num_pairs=2, vocab_size=8, gaps=Uniform()),
             cls(vocab_size=32, gaps=SuccessivePower(), answers="hidden", filler="blank", tokens_per_pair=8),
-            cls(num_pairs=2, vocab_size=8, answers="hidden"),
         )
 
     def check(self) -> None:

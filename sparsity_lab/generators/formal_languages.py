@@ -129,7 +129,7 @@ class FormalLanguage(Task):
 
     @classmethod
     def examples(cls) -> "tuple[FormalLanguage, ...]":
-        return cls(), cls(language=Tomita(number=4)), cls(language=Runs())
+        return cls(), cls(language=Runs())
 
     def check_length(self, length: int) -> None:
         if length < 1:

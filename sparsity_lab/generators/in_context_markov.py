@@ -49,7 +49,7 @@ class InContextMarkov(Task):
 
     @classmethod
     def examples(cls) -> "tuple[InContextMarkov, ...]":
-        return cls(), cls(alpha=0.5)
+        return (cls(alpha=0.5),)
 
     def check(self) -> None:
         if not 0.01 <= self.alpha <= 1000:

@@ -10,7 +10,6 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsity_lab.generators.addition import Addition
 from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
 from sparsity_lab.generators.multiple_addition import MultipleAddition
 from sparsity_lab.generators.position_laws import ListedSets
@@ -50,9 +49,7 @@ class MixedLengths(Task):
     @classmethod
     def examples(cls) -> "tuple[MixedLengths, ...]":
         operands = tuple(MultipleAddition(num_operands=n, base=3) for n in (2, 3))
-        return cls(tasks=(Addition(base=3, operand_digits="published"),), power=2.0), cls(
-            tasks=operands, shortest=None
-        )
+        return (cls(tasks=operands, power=2.0),)
 
     def check(self) -> None:
         if not self.tasks:

@@ -59,7 +59,7 @@ class Needles(Task):
 
     @classmethod
     def examples(cls) -> "tuple[Needles, ...]":
-        return cls(), cls(num_keys=2, values_per_key=3, key_vocab=8, value_vocab=8, filler_vocab=4)
+        return (cls(num_keys=3, values_per_key=2, key_vocab=8, value_vocab=8, filler_vocab=8),)
 
     def check(self) -> None:
         for name, least in (("num_keys", 1), ("values_per_key", 1), ("value_vocab", 2), ("filler_vocab", 1)):
@@ -95,7 +95,7 @@ class Needles(Task):
     @property
     def certified_lengths(self) -> tuple[int, ...]:
         least = 2 * self._needles
-        return least + 6, least + 24, least + 150
+        return least + 6, least + 40
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
         length, count, m = self.checked_length(length), whole("count", count, 0), self.values_per_key

@@ -147,6 +147,7 @@ def undetermined(task: ResponseTask, length: int, sequences: int) -> int:
         (Addition(base=3, num_operands=3, scratchpad=False), 4),
         (Addition(base=2, num_operands=4), 4),
         (MultipleAddition(base=3), 3),
+        (MultipleAddition(base=4, scratchpad=False), 3),
         (MultipleAddition(base=3, num_operands=4, start_with_zeros=False), 2),
         (Multiplication(base=3, multiplier_digits=2), 5),
         (Sort(num_values=4), 4),
