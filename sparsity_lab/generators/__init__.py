@@ -28,7 +28,6 @@ from sparsity_lab.generators.locality import ProductLaw as ProductLaw
 from sparsity_lab.generators.locality import Recent as Recent
 from sparsity_lab.generators.locality import Uniform as Uniform
 from sparsity_lab.generators.locality import Window as Window
-from sparsity_lab.generators.mixed_lengths import MixedLengths as MixedLengths
 from sparsity_lab.generators.mixture import Mixture as Mixture
 from sparsity_lab.generators.modular_arithmetic import CompareNumbers as CompareNumbers
 from sparsity_lab.generators.modular_arithmetic import ModularArithmetic as ModularArithmetic
@@ -39,6 +38,7 @@ from sparsity_lab.generators.order_and_counting import CountSymbol as CountSymbo
 from sparsity_lab.generators.order_and_counting import MajorityOfAll as MajorityOfAll
 from sparsity_lab.generators.order_and_counting import Mode as Mode
 from sparsity_lab.generators.order_and_counting import Sort as Sort
+from sparsity_lab.generators.padded_mixture import PaddedMixture as PaddedMixture
 from sparsity_lab.generators.parity_scratchpad import ParityAnswer as ParityAnswer
 from sparsity_lab.generators.parity_scratchpad import ParityScratchpad as ParityScratchpad
 from sparsity_lab.generators.passkey import Passkey as Passkey

@@ -12,11 +12,11 @@ from sparsity_lab.generators.addition import Addition
 from sparsity_lab.generators.associative_recall import AssociativeRecall
 from sparsity_lab.generators.bracketed_arithmetic import BracketedArithmetic
 from sparsity_lab.generators.copying import Copy, Reverse
-from sparsity_lab.generators.mixed_lengths import MixedLengths
 from sparsity_lab.generators.modular_arithmetic import ModularArithmetic
 from sparsity_lab.generators.multiple_addition import MultipleAddition
 from sparsity_lab.generators.multiplication import Multiplication
 from sparsity_lab.generators.order_and_counting import MajorityOfAll, Mode, Sort
+from sparsity_lab.generators.padded_mixture import PaddedMixture
 from sparsity_lab.generators.parity_scratchpad import ParityAnswer, ParityScratchpad
 from sparsity_lab.generators.selective_copy import SelectiveCopy
 from sparsity_lab.generators.state_tracking import Generated, WordProblem
@@ -220,9 +220,9 @@ _RASP_L = (
 )
 
 
-def _several(scratchpad: bool) -> MixedLengths:
+def _several(scratchpad: bool) -> PaddedMixture:
     """From two to five operands, and lengths from 1 on."""
-    return MixedLengths(tasks=tuple(MultipleAddition(num_operands=n, scratchpad=scratchpad) for n in range(2, 6)))
+    return PaddedMixture(tasks=tuple(MultipleAddition(num_operands=n, scratchpad=scratchpad) for n in range(2, 6)))
 
 
 _WIDTHS = "lengths are uniform; there a half is the longest of all numbers"
@@ -230,7 +230,7 @@ _WIDTHS = "lengths are uniform; there a half is the longest of all numbers"
 _POSITION_COUPLING = (
     SuiteTask(
         name="addition",
-        task=MixedLengths(tasks=(Addition(operand_digits="published"),), power=2.0),
+        task=PaddedMixture(tasks=(Addition(operand_digits="published"),), power=2.0),
         lengths=(30, 200),
     ),
     SuiteTask(name="copy", task=Copy(), lengths=(*_TRAINED_TO_40, 100)),

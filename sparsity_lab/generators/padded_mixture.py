@@ -1,4 +1,4 @@
-"""``MixedLengths``: sequences of several lengths and forms in one batch, the shorter ones padded."""
+"""``PaddedMixture``: sequences of several lengths and forms in one batch, the shorter ones padded."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,18 +18,18 @@ from sparsity_lab.generators.stream import Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["MixedLengths"]
+__all__ = ["PaddedMixture"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 _MOST_FORMS = 512
 _TRIED = 16  # prompts
-_FROM = "mixed lengths"
+_FROM = "padded mixture"
 
 
 @register
-class MixedLengths(Task):
+class PaddedMixture(Task):
     """Each sequence is of one of the tasks, and of its own length n up to the length l; EOS fills up what is shorter.
 
     Every task is equally likely. A sequence draws its digits or symbols from the same words whatever its form is.
@@ -47,7 +47,7 @@ class MixedLengths(Task):
     power: float = 1.0
 
     @classmethod
-    def examples(cls) -> "tuple[MixedLengths, ...]":
+    def examples(cls) -> "tuple[PaddedMixture, ...]":
         operands = tuple(MultipleAddition(num_operands=n, base=3) for n in (2, 3))
         return (cls(tasks=operands, power=2.0),)
 
@@ -339,7 +339,7 @@ class _Sizes(Stream):
 
 
 @lru_cache(maxsize=64)
-def _sizes(task: MixedLengths, length: int) -> tuple[tuple[str, int], ...]:
+def _sizes(task: PaddedMixture, length: int) -> tuple[tuple[str, int], ...]:
     """Of each purpose the most words that a form needs."""
     most: dict[str, int] = {}
     for form, n in task.forms(length):
@@ -348,7 +348,7 @@ def _sizes(task: MixedLengths, length: int) -> tuple[tuple[str, int], ...]:
 
 
 @lru_cache(maxsize=64)
-def _check_told_apart(task: MixedLengths, length: int) -> None:
+def _check_told_apart(task: PaddedMixture, length: int) -> None:
     """Raise ``SettingError`` if two forms have prompts in common."""
     forms = task.forms(length)
     prompts = []

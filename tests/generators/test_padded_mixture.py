@@ -1,4 +1,4 @@
-"""MixedLengths: each sequence is one of its forms, padded; published lengths, truth by enumeration, and mutants."""
+"""PaddedMixture: each sequence is one of its forms, padded; published lengths, truth by enumeration, and mutants."""
 
 import itertools
 from collections import Counter
@@ -11,8 +11,8 @@ from generators.mutants import catches, mutant
 from sparsity_lab.generators import (
     Addition,
     Copy,
-    MixedLengths,
     MultipleAddition,
+    PaddedMixture,
     ParityScratchpad,
     Planted,
     Stream,
@@ -20,11 +20,11 @@ from sparsity_lab.generators import (
 )
 from sparsity_lab.settings import SettingError
 
-PUBLISHED = MixedLengths(tasks=(Addition(operand_digits="published"),), power=2.0)
-OPERANDS = MixedLengths(tasks=tuple(MultipleAddition(num_operands=n, base=4) for n in (2, 3, 4)), shortest=2)
+PUBLISHED = PaddedMixture(tasks=(Addition(operand_digits="published"),), power=2.0)
+OPERANDS = PaddedMixture(tasks=tuple(MultipleAddition(num_operands=n, base=4) for n in (2, 3, 4)), shortest=2)
 
 
-def unpadded(task: MixedLengths, row: list[int]) -> list[str]:
+def unpadded(task: PaddedMixture, row: list[int]) -> list[str]:
     names = [task.vocabulary.names[token] for token in row]
     end = names.index("BOS/EOS", names.index("="))
     assert set(names[end:]) == {"BOS/EOS"}
@@ -32,7 +32,7 @@ def unpadded(task: MixedLengths, row: list[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("task", [PUBLISHED, OPERANDS], ids=["lengths", "operands and lengths"])
-def test_each_sequence_is_one_of_its_form(task: MixedLengths) -> None:
+def test_each_sequence_is_one_of_its_form(task: PaddedMixture) -> None:
     batch = task.sample(Stream(seed=3), 0, 200, 5)
     seen = set()
     for row in range(len(batch)):
@@ -64,7 +64,7 @@ def test_widths_are_those_of_the_longest_of_two_numbers() -> None:
 
 
 def test_truth_by_enumeration() -> None:
-    task = MixedLengths(tasks=(Copy(alphabet_size=2),))
+    task = PaddedMixture(tasks=(Copy(alphabet_size=2),))
     truth = task.truth(3)
     rows = {n: list(itertools.product((0, 1), repeat=n)) for n in (1, 2, 3)}
     marginals = np.zeros((9, 4))
@@ -98,34 +98,34 @@ def test_a_sequence_does_not_depend_on_its_neighbors_forms() -> None:
 
 def test_refusals() -> None:
     for make, message in [
-        (lambda: MixedLengths(tasks=()), "tasks: expected at least one task"),
+        (lambda: PaddedMixture(tasks=()), "tasks: expected at least one task"),
         (
-            lambda: MixedLengths(tasks=(Planted(),)),
+            lambda: PaddedMixture(tasks=(Planted(),)),
             r"tasks\[0\]: expected a task with the layout BOS prompt = response",
         ),
         (
-            lambda: MixedLengths(tasks=(Copy(), Copy(alphabet_size=4))),
+            lambda: PaddedMixture(tasks=(Copy(), Copy(alphabet_size=4))),
             r"tasks\[1\]: expected a task with the vocabulary",
         ),
-        (lambda: MixedLengths(tasks=(Copy(),), power=0.0), "power: expected a number above 0 and at most 100"),
+        (lambda: PaddedMixture(tasks=(Copy(),), power=0.0), "power: expected a number above 0 and at most 100"),
         (
-            lambda: MixedLengths(tasks=(Copy(),), shortest=4).truth(3),
-            "length: expected from 4 to 515 for MixedLengths",
+            lambda: PaddedMixture(tasks=(Copy(),), shortest=4).truth(3),
+            "length: expected from 4 to 515 for PaddedMixture",
         ),
         (
-            lambda: MixedLengths(tasks=(ParityScratchpad(), ParityScratchpad(reverse=True))).truth(3),
+            lambda: PaddedMixture(tasks=(ParityScratchpad(), ParityScratchpad(reverse=True))).truth(3),
             "tasks: expected tasks whose prompts tell which of them they are of",
         ),
-        (lambda: MixedLengths(tasks=(WordProblem(),)).truth(0), "length: expected from 1 to 512"),
+        (lambda: PaddedMixture(tasks=(WordProblem(),)).truth(0), "length: expected from 1 to 512"),
     ]:
         with pytest.raises(SettingError, match=message):
             make()
 
 
 def test_mutants() -> None:
-    task = MixedLengths(tasks=(Addition(base=3, operand_digits="published"),), power=2.0)
+    task = PaddedMixture(tasks=(Addition(base=3, operand_digits="published"),), power=2.0)
 
-    def uniform(task: MixedLengths, stream: Stream, start: int, count: int, length: int) -> object:
+    def uniform(task: PaddedMixture, stream: Stream, start: int, count: int, length: int) -> object:
         return task.replace(power=1.0).sample(stream, start, count, length)
 
     assert catches("target_counts", mutant(task, uniform))  # type: ignore[arg-type]
