@@ -159,8 +159,7 @@ class PaddedMixture(Task):
             T, P = task.sequence_length(n), task.prompt_length(n)
             own = task.find_sources(tokens[rows, :T], n)
             found.append((rows, slice(P + 1, T - 1), own))
-        most = max((own.shape[-1] for _, _, own in found), default=1)
-        spread = np.full((*tokens.shape, most), -1, dtype=np.int64)
+        spread = np.full((*tokens.shape, _most_sources(self, length)), -1, dtype=np.int64)
         for rows, scored, own in found:
             spread[rows, scored, : own.shape[-1]] = own
         return torch.from_numpy(spread)
@@ -345,6 +344,12 @@ def _sizes(task: PaddedMixture, length: int) -> tuple[tuple[str, int], ...]:
     for form, n in task.forms(length):
         form.draw_prompts(_Sizes(most=(most,)), 0, np.empty((0, form.prompt_length(n)), dtype=np.int64), n)
     return tuple(most.items())
+
+
+@lru_cache(maxsize=64)
+def _most_sources(task: PaddedMixture, length: int) -> int:
+    """The largest number of sources of a target, of all forms."""
+    return max(int(law.sets.shape[1]) for form, n in task.forms(length) for law in form.source_laws(n))
 
 
 @lru_cache(maxsize=64)
