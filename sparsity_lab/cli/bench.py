@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from tyro.conf import Positional, UseAppendAction
 
-from sparsity_lab.cli.command import Command, OptionalNumbers, OptionalPath, Outcome
+from sparsity_lab.cli.command import Command, OptionalNumbers, OptionalPath, OptionalText, Outcome
 from sparsity_lab.cli.output import plain_table
 from sparsity_lab.settings import SettingError
 
@@ -29,7 +29,7 @@ class Bench(Command):
     """Random seeds, for benchmarks that draw data."""
     out: OptionalPath = None
     """Folder for partial results of a long benchmark. The same command continues from there."""
-    device: str | None = None
+    device: OptionalText = None
     """Where it is measured, cpu or cuda, of a benchmark with a device to choose."""
 
     def run(self, console: Console) -> Outcome:

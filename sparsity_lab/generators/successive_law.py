@@ -31,10 +31,10 @@ _SETS_AT_ONCE = 4096
 
 @register
 class SuccessivePower(Law):
-    """Places drawn one after the other, each with weight distance^(power_a - 1) among those that are left.
+    """Places drawn one after the other among those that are left, by a power of the distance.
 
-    The gaps of zoology's recall task (Arora et al., arXiv 2312.04927), where ``power_a`` is 0.01. At 1 it is
-    ``Uniform``.
+    The weight of a place is distance^(power_a - 1). These are the gaps of zoology's recall task (Arora et al., arXiv
+    2312.04927), where ``power_a`` is 0.01. At 1 it is ``Uniform``.
 
     >>> near, uniform = SuccessivePower(power_a=0.01), SuccessivePower(power_a=1.0)
     >>> sets = np.array([[8], [1]])
