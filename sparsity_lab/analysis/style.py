@@ -126,7 +126,7 @@ def styled() -> Iterator[None]:
 
     >>> with styled():
     ...     ax = extrapolation_curve(results, only_learned=False).plot()
-    >>> ax.get_ylabel()
+    >>> ax.get_ylabel().splitlines()[0]
     'normalized accuracy'
     """
     with mpl.style.context("default"), mpl.rc_context(_RC):

@@ -33,7 +33,7 @@ class SuiteTask:
     """One task of a peer.
 
     >>> next(one.name for one in suite("mad").tasks if one.task is not None)
-    'in-context-recall'
+    'selective-copying'
 
     Attributes:
         name: as the peer calls it.
