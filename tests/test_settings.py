@@ -90,16 +90,17 @@ colors = st.one_of(
     st.builds(Red, shade=st.floats(-1e6, 1e6)),
     st.builds(Blue, depth=st.integers(1, 100)),
 )
-whole = st.integers(-(2**62), 2**62)
+whole = st.integers(-(2**31), 2**31)
+letters = st.characters(codec="utf-8", exclude_characters="\0")
 paintings = st.builds(
     Painting,
-    title=st.text(max_size=12),
+    title=st.text(letters, max_size=12),
     ground=colors,
     layers=st.one_of(colors, st.lists(colors, max_size=3).map(tuple)),
     frame=st.none() | colors,
     size=st.tuples(whole, whole),
-    named=st.dictionaries(st.text(min_size=1, max_size=5), colors, max_size=2),
-    tagged=st.dictionaries(st.text(max_size=5), st.floats(-1e6, 1e6), max_size=2),
+    named=st.dictionaries(st.text(letters, min_size=1, max_size=5), colors, max_size=2),
+    tagged=st.dictionaries(st.text(letters, max_size=5), st.floats(-1e6, 1e6), max_size=2),
     numbered=st.dictionaries(whole, colors, max_size=2),
     original=st.none() | st.builds(Painting, ground=colors),
     signed=st.booleans(),

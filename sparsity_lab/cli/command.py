@@ -11,14 +11,14 @@ import sys
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from rich.console import Console
 from tyro.conf import UseAppendAction, arg
 
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import LARGEST_SEED, LARGEST_WHOLE, SettingError, Shown, check_range
 
 __all__ = [
     "Command",
@@ -57,6 +57,12 @@ class Command(ABC):
     goes_on = False
     # The package whose kinds the command reads; it is imported first. Also not an argument.
     needs = "sparsity_lab.sweeps"
+
+    def check_numbers(self) -> None:
+        """Raise ``SettingError`` if a number is larger than any is allowed to be."""
+        for field in fields(self):
+            option = f"--{field.name.replace('_', '-')}"
+            check_range(getattr(self, field.name), option, LARGEST_SEED if field.name == "seed" else LARGEST_WHOLE)
 
     def prepare(self) -> None:
         """Prepare for ``run``."""

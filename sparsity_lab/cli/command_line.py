@@ -29,7 +29,7 @@ import tyro
 from sparsity_lab import __version__
 from sparsity_lab.cli.command import Command
 from sparsity_lab.cli.plain_console import PlainConsole
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, Shown, check_text
 
 __all__ = ["COMMANDS", "main", "run"]
 
@@ -82,11 +82,22 @@ def run(arguments: Sequence[str]) -> int:
         # The reader, such as `head`, has closed the pipe.
         _write_no_more()
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        print("sparsity-lab: out of memory: this machine, or its GPU, has too little for it", file=sys.stderr)
+        return 1
     except OSError as error:
         if error.filename is None:  # of a stream or an open file, which is full
             _write_no_more()
         print(f"sparsity-lab: {error}", file=sys.stderr)
         return 1
+
+
+def _is_lack_of_memory(error: BaseException) -> bool:
+    """Whether Python, numpy or torch found no memory; torch has no class of its own for that of the processor."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _write_no_more() -> None:
@@ -147,12 +158,15 @@ def _parse(arguments: Sequence[str]) -> Command:
         if not stop.code:
             raise
         raise _bad_arguments(told.getvalue(), arguments) from None
+    command.check_numbers()
     return command
 
 
 def _check_names(arguments: Sequence[str]) -> None:
-    """Raise ``SettingError`` for an unknown command or option. The parser alone would first complain about a missing
-    value, because it reads an unknown option as a value."""
+    """Raise ``SettingError`` if an argument is no text, there is no such command, or it has no such option. The
+    parser would first miss what it takes for a value of the wrong option."""
+    for argument in arguments:
+        check_text(argument, "arguments")
     if not arguments:
         raise SettingError("command", "missing; give a command", known=COMMANDS)
     name, *rest = arguments

@@ -36,7 +36,10 @@ class Report(SettingsCommand):
     check: bool = False
     """Render result files again from their frames and compare, without writing."""
     render: bool = False
-    """Render result files again from their frames."""
+    """Render the result files of studies again from their frames."""
+    untrusted: bool = False
+    """The folder is from somebody else: parse its frames in a process of their own. A folder of another user is read
+    so in any case."""
     relabel: bool = False
     """Give the frames of studies the run ids of this release, by arm and seed, and render the result files again. In
     a folder of runs: rename each run to its id in this release."""
@@ -86,7 +89,7 @@ class Report(SettingsCommand):
         from sparsity_lab.sweeps import Results
 
         study = load_study(path)
-        results = Results(folder, study.sweep(self.size))
+        results = Results(folder, study.sweep(self.size), trusted=False if self.untrusted else None)
         command = f"sparsity-lab sweep {path} --size {self.size}"
         unfinished = show_unfinished(results, console)
         try:
@@ -108,7 +111,7 @@ class Report(SettingsCommand):
         check_target("--out", page)
         if self.picture is not None:
             check_target("--picture", self.picture)
-        results = Results(folder)
+        results = Results(folder, trusted=False if self.untrusted else None)
         data: dict[str, Any] = {"report": str(write_report(results, page, title=self.title))}
         data["arms"] = show_arms(results, console)
         unfinished = data["unfinished"] = show_unfinished(results, console)

@@ -39,7 +39,7 @@ class Train(SettingsCommand):
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.settings import from_data, to_data
         from sparsity_lab.sweeps.config_file import read_data
-        from sparsity_lab.training import Diverged, RunConfig, train
+        from sparsity_lab.training import Diverged, RunConfig, memory, train
 
         data: dict[str, Any] = read_data(self.config) if self.config else {}
         given = {"task": self.task, "model": self.model, "training": self.training, "evaluation": self.evaluation}
@@ -47,6 +47,10 @@ class Train(SettingsCommand):
         if self.seed is not None:
             data |= {"data_seed": self.seed, "model_seed": self.seed}
         config = from_data(RunConfig, data)
+        if needed := config.num_bytes():
+            there = memory.memory_of(config.training.device)
+            of = f" of {memory.gigabytes(there)}" if there else ""
+            console.print(f"Memory: at least {memory.gigabytes(needed)}{of}")
         with progress_bar(console) as progress:
             bar = progress.add_task("training", total=config.training.steps)
 

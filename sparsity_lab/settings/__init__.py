@@ -14,7 +14,15 @@ when its behavior changes. This package gives them
 It imports nothing else from ``sparsity_lab``.
 """
 
-from sparsity_lab.settings.errors import LARGEST_SIZE, SettingError, Shown
+from sparsity_lab.settings.errors import (
+    LARGEST_SEED,
+    LARGEST_SIZE,
+    LARGEST_WHOLE,
+    SettingError,
+    Shown,
+    check_range,
+    check_text,
+)
 from sparsity_lab.settings.frozen_mapping import FrozenMapping
 from sparsity_lab.settings.setting import (
     Setting,
@@ -39,12 +47,16 @@ from sparsity_lab.settings.texts import (
 )
 
 __all__ = [
+    "LARGEST_SEED",
     "LARGEST_SIZE",
+    "LARGEST_WHOLE",
     "FrozenMapping",
     "Setting",
     "SettingError",
     "Shown",
     "canonical_json",
+    "check_range",
+    "check_text",
     "column_types",
     "distinct",
     "families",

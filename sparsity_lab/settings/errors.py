@@ -1,12 +1,27 @@
 """The error of a bad setting."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-__all__ = ["LARGEST_SIZE", "SettingError", "Shown", "join"]
+__all__ = [
+    "LARGEST_NUMBER",
+    "LARGEST_SEED",
+    "LARGEST_SIZE",
+    "LARGEST_WHOLE",
+    "SettingError",
+    "Shown",
+    "check_range",
+    "check_text",
+    "join",
+]
 
 LARGEST_SIZE = 2**22
-"""The limit on vocabularies, sets, widths and tables. It is far above any real use and still takes only seconds."""
+"""Of vocabularies, sets, widths and tables: far above what anyone makes, and still made in seconds."""
+LARGEST_SEED = 2**63
+LARGEST_WHOLE = 2**31
+"""Of all whole numbers that are neither a size nor a seed."""
+LARGEST_NUMBER = 1e30
+"""Of numbers that need not be whole: float32 holds it."""
 
 _LONGEST = 200
 
@@ -77,6 +92,35 @@ class SettingError(ValueError):
         if not self.got.startswith(("'", '"')) or name in self.known:
             return None
         return next(iter(difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)), None)
+
+
+def check_range(value: object, path: str, largest: int) -> None:
+    """Raise ``SettingError`` if a number, or one in a tuple or a mapping, is too far from 0.
+
+    Args:
+        largest: of whole numbers.
+    """
+    if type(value) is int and abs(value) > largest:
+        raise SettingError(path, f"at most {largest}" if value > 0 else f"at least {-largest}", value)
+    if type(value) is float and not abs(value) <= LARGEST_NUMBER:
+        raise SettingError(path, f"a number from {-LARGEST_NUMBER:g} to {LARGEST_NUMBER:g}", value)
+    if isinstance(value, tuple):
+        for i, item in enumerate(value):
+            check_range(item, f"{path}[{i}]", largest)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            check_range(item, join(path, str(key)), largest)
+
+
+def check_text(text: str, path: str) -> None:
+    """Raise ``SettingError`` if UTF-8 cannot hold a text, or it has a NUL, with which no file can be named. Python
+    reads bytes that are not UTF-8 as halves of characters, and JSON can name them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SettingError(path, "text in UTF-8", text) from None
+    if "\0" in text:
+        raise SettingError(path, "text without the character NUL", text)
 
 
 def join(outer: str, inner: str) -> str:

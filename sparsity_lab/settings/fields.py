@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from sparsity_lab.settings.errors import SettingError, join
+from sparsity_lab.settings.errors import SettingError, check_text, join
 from sparsity_lab.settings.frozen_mapping import FrozenMapping
 
 __all__ = ["Conforming", "check_keys", "conform"]
@@ -113,7 +113,9 @@ def _conform_leaf(hint: Any, value: Any, path: str) -> Any:
     if hint is str and isinstance(value, os.PathLike):
         value = os.fspath(value)
     # Scalars of numpy and its like are numbers too; files and ids want the plain kind.
-    if isinstance(value, str | bool):
+    if isinstance(value, str):
+        check_text(value, path)
+    elif isinstance(value, bool):
         pass
     elif isinstance(value, numbers.Integral):
         value = int(value)

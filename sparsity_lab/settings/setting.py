@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_args, get_type_hints
 
 from sparsity_lab.settings import short_form
-from sparsity_lab.settings.errors import SettingError, Shown
+from sparsity_lab.settings.errors import LARGEST_SEED, LARGEST_WHOLE, SettingError, Shown, check_range
 from sparsity_lab.settings.errors import join as join_path
 from sparsity_lab.settings.fields import Conforming, check_keys, conform
 from sparsity_lab.settings.markup import Markup, details, element, escape, join, table
@@ -47,7 +47,8 @@ class Setting(Conforming):
         former_fields: earlier names of fields, with the names that they have now; they can still be read.
         not_in_id: fields that do not decide what comes out, such as where something is computed; see ``identifier``.
         largest: of the whole numbers in its fields, but for seeds. Families whose numbers are sizes have a smaller
-            one, so that what nobody could make is refused before anything is made.
+            one, so that what nobody could make is refused before anything is made. Other numbers are bounded too
+            (``LARGEST_NUMBER``).
     """
 
     family: ClassVar[str]
@@ -56,7 +57,7 @@ class Setting(Conforming):
     former_kinds: ClassVar[tuple[str, ...]] = ()
     former_fields: ClassVar[Mapping[str, str]] = {}
     not_in_id: ClassVar[tuple[str, ...]] = ()
-    largest: ClassVar[int] = 2**63 - 1
+    largest: ClassVar[int] = LARGEST_WHOLE
 
     def __init_subclass__(cls, *, family: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -69,8 +70,7 @@ class Setting(Conforming):
             conformed = conform(hint, value, name)
             if conformed is not value:
                 object.__setattr__(self, name, conformed)
-            if type(conformed) is int and conformed > self.largest and not name.endswith("seed"):
-                raise SettingError(name, f"at most {self.largest}", conformed)
+            check_range(conformed, name, LARGEST_SEED if name.endswith("seed") else self.largest)
         self.check()
 
     @property

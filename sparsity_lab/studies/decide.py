@@ -160,7 +160,7 @@ def _look(
     failed: Mapping[str, str],
 ) -> Review:
     spent = sum(
-        float(store.read_timing(out / run.id)["seconds"].sum()) / 60
+        float(store.read_timing(run, out / run.id)["seconds"].sum()) / 60
         for wave in waves([run for _, run in study.runs(size, out).values()])
         for run in wave
     )

@@ -188,4 +188,4 @@ def _seeds_in(folder: Path) -> set[int]:
 
 def _seconds(folder: Path, run: RunConfig) -> list[float]:
     """What the clocks say of a run and of those that it was made from, one after the other."""
-    return [float(store.read_timing(folder / one.id)["seconds"].sum()) for one in lineage(run)]
+    return [float(store.read_timing(one, folder / one.id)["seconds"].sum()) for one in lineage(run)]

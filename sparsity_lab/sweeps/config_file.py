@@ -20,12 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sparsity_lab.settings import SettingError, distinct, from_data
+from sparsity_lab.settings import SettingError, Shown, distinct, from_data
 from sparsity_lab.sweeps.sweep import Sweep, grid
 from sparsity_lab.training import RunConfig
 
 __all__ = ["is_config_file", "load_sweep", "read_data"]
 
+_MOST_BYTES = 2**28
 _GRID_FIELDS = ("name", "base", "grid")
 
 
@@ -51,11 +52,15 @@ def read_data(path: Path) -> dict[str, Any]:
         raise SettingError(str(path), "a file that ends in .toml or .json", path.suffix or path.name)
     kind = path.suffix.lower()
     try:
-        data = _READERS[kind](path.read_text(encoding="utf-8-sig"))
+        with path.open("rb") as opened:
+            content = opened.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise SettingError(str(path), f"at most {_MOST_BYTES} bytes", Shown("more"))
+        data = _READERS[kind](content.decode(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingError(str(path), error.strerror or "cannot be read") from None
     except SettingError as error:
-        raise error.inside(str(path)) from None
+        raise (error if error.path == str(path) else error.inside(str(path))) from None
     except (ValueError, RecursionError, MemoryError) as error:  # of both parsers, and of bytes that are not UTF-8
         raise SettingError(str(path), f"invalid {kind[1:].upper()}: {error}") from None
     if not isinstance(data, dict):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sparsity_lab.sweeps.results import Results
 from sparsity_lab.sweeps.sweep import waves
-from sparsity_lab.training import RunConfig, store
+from sparsity_lab.training import RunConfig
 from sparsity_lab.training.lease import TERM, Holder, holder_of
 
 __all__ = ["Estimate", "Overview", "Running", "SweepEvent", "SweepProgress", "Unfinished", "overview"]
@@ -177,7 +177,7 @@ def overview(results: Results) -> Overview:
             running.append(Running(label, holder.host, holder.process, holder.since, silent))
             left += work(run) / 2
         elif state.status == "finished":
-            clocks = store.read_timing(folder)["seconds"].sum()
+            clocks = results.timing(run)["seconds"].sum()
             seconds += float(clocks)
             done += work(run) if clocks else 0.0
         elif state.reason:

@@ -1,8 +1,10 @@
 """``Results``: what a folder of runs holds, as one frame."""
 
 import contextlib
+import io
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +30,7 @@ from sparsity_lab.training.config import TRAINED_CONDITION
 from sparsity_lab.training.environment import devices_of, devices_words
 from sparsity_lab.training.failures import read_failure
 from sparsity_lab.training.files import DamagedFile, read_file
+from sparsity_lab.training.frames import FrameProcess, ParseFrame, parse_frame
 from sparsity_lab.training.inspection import inspect
 
 __all__ = ["SWEEP", "Failure", "FrameName", "Results", "State", "check_ids", "rename_runs"]
@@ -35,6 +38,8 @@ __all__ = ["SWEEP", "Failure", "FrameName", "Results", "State", "check_ids", "re
 _LOG = logging.getLogger(__name__)
 
 SWEEP = "sweep.json"
+_MOST_SWEEP = 2**30
+"""Bytes: a hundred thousand runs take a fifth of it."""
 
 FrameName = Literal["runs", "evaluation", "summary", "metrics", "timing"]
 
@@ -71,16 +76,25 @@ class State:
     reason: str | None = None
 
     @classmethod
-    def of(cls, run: RunConfig, folder: Path, *, large: bool = False, any_evaluation: bool = False) -> Self:
+    def of(
+        cls,
+        run: RunConfig,
+        folder: Path,
+        *,
+        large: bool = False,
+        any_evaluation: bool = False,
+        parse: ParseFrame | None = None,
+    ) -> Self:
         """As its folder says.
 
         Args:
             large: also verify the weights and the checkpoint. By default their readers verify them, except after a
                 recorded failure, which damaged weights may have caused.
             any_evaluation: another evaluation than the run's own will do, as for a parent.
+            parse: what parses frames; ``parse_frame`` if None.
         """
         failure = read_failure(folder)
-        found = inspect(run, folder, large=large or failure is not None)
+        found = inspect(run, folder, large=large or failure is not None, parse=parse)
         if found.status is Status.DIVERGED and (marker := store.read_marker(folder)):
             return cls(found.status.value, marker.step, marker.reason)
         if any_evaluation and found.evaluated:
@@ -101,10 +115,14 @@ class Results:
         out: the folder.
         sweep: whose runs are meant; without it, those of the last sweep that was run there. Texts whose hashes are
             not yet fields are those that the folder names; none is opened.
+        trusted: whether frames are parsed in this process. One that was made to do harm, together with its checksum,
+            can end the process that parses it, or fill the memory; it cannot make it execute anything. By default
+            a folder of another user is parsed in a process of its own, which takes a few times longer.
         unrecorded: why runs failed, by id, where the folder could not hold the reason: ``run_sweep`` knows.
 
     Attributes:
         folder: the store.
+        trusted: as above.
         sweep: the sweep; None if the runs were made one by one.
         runs: configs of the sweep's runs in its order, or of all runs in the folder by id.
 
@@ -114,9 +132,16 @@ class Results:
     """
 
     def __init__(
-        self, out: Path | str, sweep: Sweep | None = None, *, unrecorded: Mapping[str, str] | None = None
+        self,
+        out: Path | str,
+        sweep: Sweep | None = None,
+        *,
+        trusted: bool | None = None,
+        unrecorded: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = Path(out)
+        self.trusted = _is_own(self.folder) if trusted is None else trusted
+        self._parse: ParseFrame = parse_frame if self.trusted else FrameProcess()
         self._unrecorded = dict(unrecorded or {})
         self.sweep = _as_run(sweep, self.folder) if sweep else _read_sweep(self.folder)
         self.runs = self.sweep.runs if self.sweep else _find_runs(self.folder)
@@ -159,10 +184,14 @@ class Results:
 
     def state(self, run: RunConfig, *, large: bool = False, any_evaluation: bool = False) -> State:
         """What has become of a run, or of a parent; the arguments are those of ``State.of``."""
-        state = State.of(run, self.folder / run.id, large=large, any_evaluation=any_evaluation)
+        state = State.of(run, self.folder / run.id, large=large, any_evaluation=any_evaluation, parse=self._parse)
         if state.status in ("finished", "diverged", "failed") or run.id not in self._unrecorded:
             return state
         return State("failed", reason="; ".join(filter(None, (self._unrecorded[run.id], state.reason))))
+
+    def timing(self, run: RunConfig) -> pl.DataFrame:
+        """The clocks of a run; none if they are missing or damaged."""
+        return store.read_timing(run, self.folder / run.id, self._parse)
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -244,7 +273,7 @@ class Results:
             if found.status is Status.FINISHED or (found.status is Status.DIVERGED and name == "metrics"):
                 runs.append(run)
                 contents.append(found.contents.get(_file(name, run), b""))
-        if name == "evaluation" and (frame := _evaluations(runs, contents)) is not None:
+        if name == "evaluation" and self.trusted and (frame := _evaluations(runs, contents)) is not None:
             return frame
         frames = [self._frame(name, run, content) for run, content in zip(runs, contents, strict=True)]
         owners = [run.id for run, frame in zip(runs, frames, strict=True) for _ in range(frame.height)]
@@ -252,11 +281,11 @@ class Results:
 
     def _frame(self, name: FrameName, run: RunConfig, content: bytes) -> pl.DataFrame:
         """The frame in a file of a run that is over."""
-        folder = self.folder / run.id
         if name == "timing":
-            return store.read_timing(folder)
+            return self.timing(run)
+        file = _file(name, run)
         try:
-            return store.parse_frame(folder / _file(name, run), content, _SCHEMAS[name])
+            return self._parse(self.folder / run.id / file, content, _SCHEMAS[name], store.most_rows(run, file))
         except DamagedFile as error:
             # One that is what its marker says, and no frame of this release. The next sweep makes it again.
             _LOG.warning("%s; it gives no rows", error)
@@ -300,6 +329,10 @@ def _evaluations(runs: Sequence[RunConfig], contents: list[bytes]) -> pl.DataFra
         for length in run.evaluation.lengths
     ]
     try:
+        # The files say how many rows they have, before these are made.
+        files = [io.BytesIO(content) for content in contents]
+        if files and pl.scan_parquet(files).select(pl.len()).collect().item() != len(grid):
+            return None
         frame = pl.read_parquet(contents) if contents else EVALUATION_SCHEMA.to_frame()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None
@@ -374,9 +407,17 @@ def _as_run(sweep: Sweep, folder: Path) -> Sweep:
     return with_each(sweep, lambda setting: known.get(setting, setting) if isinstance(setting, Task) else setting)
 
 
+def _is_own(folder: Path) -> bool:
+    """Whether the folder belongs to the user whose process this is, as one does that is not there yet."""
+    try:
+        return os.stat(folder).st_uid == os.geteuid()
+    except OSError:
+        return True
+
+
 def _read_sweep(folder: Path) -> Sweep | None:
     try:
-        text = read_file(folder.resolve() / SWEEP)
+        text = read_file(folder.resolve() / SWEEP, _MOST_SWEEP)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -7,6 +7,7 @@ reading a file from elsewhere executes nothing.
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def load_weights(file: Path, model: nn.Module) -> None:
     Raises:
         DamagedFile: not a safetensors file, not of this model, of another dtype, or it cannot be read.
     """
-    tensors, _ = _read(file)
+    # Twice as much as there can be, with the names.
+    most = 2**24 + 2 * sum(tensor.nbytes for tensor in model.state_dict().values())
+    tensors, _ = _read(file, most)
     _check_names(file, tensors, model.state_dict())
     model.load_state_dict(tensors)
 
@@ -66,7 +69,9 @@ def load_checkpoint(file: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         DamagedFile: as ``verify_checkpoint``, or it belongs to another model; nothing has been loaded then.
         FileNotFoundError: there is none.
     """
-    tensors, record = verify_checkpoint(file, run)
+    # Weights, two moments, and the records.
+    most = 2**30 + 6 * sum(tensor.nbytes for tensor in model.state_dict().values())
+    tensors, record = verify_checkpoint(file, run, most)
     weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     _check_names(file, weights, model.state_dict())
     model.load_state_dict(weights)
@@ -81,14 +86,14 @@ def load_checkpoint(file: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     return record
 
 
-def verify_checkpoint(file: Path, run: str) -> tuple[Tensors, dict[str, Any]]:
-    """The tensors of a checkpoint and its record, as they were written.
+def verify_checkpoint(file: Path, run: str, most: int) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors of a checkpoint of at most so many bytes and its record, as they were written.
 
     Raises:
         DamagedFile: the file was cut or changed, belongs to another run, or cannot be read.
         FileNotFoundError: there is none.
     """
-    tensors, metadata = _read(file)
+    tensors, metadata = _read(file, most)
     try:
         outer = json.loads(metadata["checkpoint"])
         text, expected = outer["record"], outer["hash"]
@@ -109,11 +114,13 @@ def _packed(tensors: Tensors) -> Tensors:
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in sorted(tensors.items())}
 
 
-def _read(file: Path) -> tuple[Tensors, dict[str, str]]:
+def _read(file: Path, most: int) -> tuple[Tensors, dict[str, str]]:
     """Tensors and metadata. The tensors are copies: a mapped file is not aligned as torch aligns its own memory, and
     alignment can decide how a sum is ordered."""
     try:
-        open_file(file).close()  # safe_open would wait for a writer if this were a pipe
+        with open_file(file) as opened:  # safe_open would wait for whoever writes to a pipe
+            if os.fstat(opened.fileno()).st_size > most:
+                raise DamagedFile(file, f"has more than {most} bytes")
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name).clone() for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
     except FileNotFoundError:

@@ -1,7 +1,6 @@
 """The settings of a run: how to train, what to evaluate, and the whole that has an id."""
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import field
@@ -11,6 +10,7 @@ from typing import ClassVar, Literal
 from sparsity_lab.generators import Planted, Task
 from sparsity_lab.models import Adapter, Decoder, ModelConfig
 from sparsity_lab.settings import Setting, SettingError, Shown, identifier, register, settings_in, with_each
+from sparsity_lab.training import memory
 from sparsity_lab.training.curriculum import Curriculum, UniformLength
 
 __all__ = ["LEARNED", "TRAINED_CONDITION", "Evaluation", "RunConfig", "Training"]
@@ -24,6 +24,8 @@ _MOST_TOKENS = 2**26
 """Of a training step, and of what is evaluated at a time."""
 _MOST_SEQUENCES = 2**26
 _MOST_THREADS = 1024
+_MOST_ROWS = 2**24
+"""Of the metrics of a run, which are read whole."""
 
 
 def _at_most(setting: Setting, maximum: int, *names: str) -> None:
@@ -103,6 +105,9 @@ class Training(Setting, family="training"):
                 raise SettingError(f"weight_decay_by.{pattern}", "at least 0", decay)
         if self.stop_when and not self.validate_every:
             raise SettingError("validate_every", f"at least 1 with stop_when = {self.stop_when!r}", 0)
+        if self.steps // self.log_every > _MOST_ROWS:
+            expected = f"at least {-(-self.steps // _MOST_ROWS)} for {self.steps} steps"
+            raise SettingError("log_every", expected, self.log_every)
         for name in ("learning_rate", "clip"):
             if getattr(self, name) <= 0:
                 raise SettingError(name, "a positive number", getattr(self, name))
@@ -321,24 +326,33 @@ class RunConfig(Setting, family="run"):
         except SettingError as error:
             raise error.inside("adapter") from None
 
+    def num_bytes(self) -> int:
+        """Memory that the run takes at least, by the model's own estimate; 0 if the model has none."""
+        V = self.task.vocabulary.size
+        trained, evaluated = self._tokens()
+        return max(
+            self.model.num_bytes(trained, V, training=True), self.model.num_bytes(evaluated, V, training=False)
+        )
+
     def check_memory(self) -> None:
-        """Refuse a run on the processor that needs more memory than this machine has, by the model's own estimate.
+        """Refuse a run that needs more memory than its device has.
 
         Raises:
             SettingError: with both numbers.
         """
-        if self.training.device != "cpu":
-            return
-        V, there = self.task.vocabulary.size, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        device, needed = self.training.device, self.num_bytes()
+        there = memory.memory_of(device)
+        if there is not None and needed > there:
+            where = "this machine" if device == "cpu" else device
+            expected = f"a run that fits the memory of {where}, {memory.gigabytes(there)}"
+            trained, evaluated = self._tokens()
+            tokens = f"{trained:,} tokens a step and {evaluated:,} evaluated at a time"
+            raise SettingError("model", expected, Shown(f"about {memory.gigabytes(needed)} for {tokens}"))
+
+    def _tokens(self) -> tuple[int, int]:
+        """Tokens of the largest training step, and evaluated at a time."""
         trained = self.training.batch_size * self.task.sequence_length(self.training.curriculum.range()[1])
-        evaluated = max(min(self.evaluation.batch_tokens, _MOST_TOKENS), self._longest())
-        needed = max(
-            self.model.num_bytes(trained, V, training=True), self.model.num_bytes(evaluated, V, training=False)
-        )
-        if needed > there:
-            expected = f"a run that fits in this machine's memory, {there / 2**30:,.1f} GiB"
-            tokens = f"{trained:,} tokens per step and {evaluated:,} evaluated at a time"
-            raise SettingError("model", expected, Shown(f"about {needed / 2**30:,.1f} GiB for {tokens}"))
+        return trained, max(min(self.evaluation.batch_tokens, _MOST_TOKENS), self._longest())
 
     def _longest(self) -> int:
         """Sequence positions of the longest sequence in training and evaluation."""

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from sparsity_lab.training.writers import Writer
 
 __all__ = [
+    "MOST_BYTES",
     "Check",
     "DamagedFile",
     "first_link",
@@ -30,6 +31,8 @@ __all__ = [
     "write_file",
 ]
 
+MOST_BYTES = 2**24
+"""Of a file, but for frames, weights and the list of a sweep's runs."""
 Check = Callable[[], None]
 """Raises if this process may no longer write here."""
 
@@ -79,10 +82,14 @@ def open_file(file: Path) -> BinaryIO:
     return opened
 
 
-def read_file(file: Path) -> bytes:
-    """The bytes of a file; ``OSError`` as ``open_file``."""
+def read_file(file: Path, most: int = MOST_BYTES) -> bytes:
+    """The bytes of a file; ``OSError`` as ``open_file``, and if it has more than ``most`` bytes: a file can claim to
+    have more than the memory holds."""
     with open_file(file) as opened:
-        return opened.read()
+        content = opened.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"More than {most} bytes", str(file))
+    return content
 
 
 def write_file(file: Path, content: bytes, *, flush: bool = False, check: Check | None = None) -> None:

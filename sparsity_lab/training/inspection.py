@@ -12,6 +12,7 @@ from sparsity_lab.training.checkpoint import verify_checkpoint
 from sparsity_lab.training.config import RunConfig
 from sparsity_lab.training.evaluate import EVALUATION_SCHEMA
 from sparsity_lab.training.files import DamagedFile, first_link
+from sparsity_lab.training.frames import ParseFrame, parse_frame
 from sparsity_lab.training.lease import LEASE
 from sparsity_lab.training.store import (
     CHECKPOINT,
@@ -22,8 +23,10 @@ from sparsity_lab.training.store import (
     Marker,
     evaluation_file,
     examine,
+    examine_weights,
+    most_bytes,
+    most_rows,
     parse_config,
-    parse_frame,
     read_marker,
 )
 
@@ -89,19 +92,20 @@ def status(config: RunConfig, out: Path | str) -> Status:
     return inspect(config, Path(out) / config.id).status
 
 
-def inspect(config: RunConfig, folder: Path, *, large: bool = True) -> Inspection:
+def inspect(config: RunConfig, folder: Path, *, large: bool = True, parse: ParseFrame | None = None) -> Inspection:
     """What is in the folder of a run.
 
     Args:
         large: verify the weights and the checkpoint too, by far the largest files, and that frames are frames;
-            otherwise their reader finds out.
+            otherwise whoever reads them finds out.
+        parse: what parses frames; ``parse_frame`` if None.
     """
     if link := first_link(folder, folder / LEASE, (folder / evaluation_file(config)).parent):
         return Inspection(Status.BROKEN, f"{link.relative_to(folder.parent)} is a link, which is not followed")
     marker = read_marker(folder)
     if marker is None:
         begun = (folder / CONFIG).exists() or (folder / CHECKPOINT).exists()
-        damage = _checkpoint_damage(folder, config.id) if large else None
+        damage = _checkpoint_damage(folder, config) if large else None
         return Inspection(Status.INTERRUPTED if begun else Status.MISSING, damage)
     if marker.status == "damaged":
         return Inspection(Status.BROKEN, marker.reason)
@@ -110,17 +114,18 @@ def inspect(config: RunConfig, folder: Path, *, large: bool = True) -> Inspectio
     contents: dict[str, bytes] = {}
 
     def frame_damage(name: str, schema: pl.Schema) -> str | None:
-        contents[name], wrong = examine(folder, name, marker)
+        contents[name], wrong = examine(folder, name, marker, most_bytes(config, name))
         if large and not wrong:
             try:
-                parse_frame(folder / name, contents[name], schema)
+                (parse or parse_frame)(folder / name, contents[name], schema, most_rows(config, name))
             except DamagedFile as error:
                 wrong = error.what
         return wrong and f"{folder.name}/{name} {wrong}"
 
     damage = frame_damage(METRICS, METRICS_SCHEMA)
-    if damage is None and large and not diverged and (wrong := examine(folder, MODEL, marker)[1]):
-        damage = f"{folder.name}/{MODEL} {wrong}"
+    if damage is None and large and not diverged:
+        wrong = examine_weights(folder, marker, most_bytes(config, MODEL))
+        damage = wrong and f"{folder.name}/{MODEL} {wrong}"
     # A folder with the config of another run has its weights too. Of what diverged, the config is half of the record.
     if damage is None and (diverged or said not in (config.id, None)):
         damage = config_damage
@@ -157,9 +162,9 @@ def _config(config: RunConfig, folder: Path, marker: Marker) -> tuple[str | None
     return said, wrong and f"{folder.name}/{CONFIG} {wrong}"
 
 
-def _checkpoint_damage(folder: Path, run: str) -> str | None:
+def _checkpoint_damage(folder: Path, config: RunConfig) -> str | None:
     try:
-        verify_checkpoint(folder / CHECKPOINT, run)
+        verify_checkpoint(folder / CHECKPOINT, config.id, most_bytes(config, CHECKPOINT))
     except FileNotFoundError:
         return None
     except DamagedFile as error:

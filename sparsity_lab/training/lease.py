@@ -38,6 +38,8 @@ __all__ = ["LEASE", "TERM", "Holder", "Lease", "LeaseLost", "Leased", "Watch", "
 
 LEASE = "lease"
 
+_MOST_BYTES = 2**16
+"""Of a holder's file."""
 TERM = 60.0
 """Seconds without renewal after which a lease is given up. Long compared with what stops a healthy process (a slow
 disk, an attribute cache of a network file system), short compared with what is lost with a machine."""
@@ -255,7 +257,7 @@ def holder_of(folder: Path) -> Holder | None:
         with opened as file:
             renewed = os.fstat(file.fileno()).st_mtime_ns
             try:
-                about = json.loads(file.read())
+                about = json.loads(file.read(_MOST_BYTES))
                 return Holder(mark, renewed, str(about["host"]), int(about["process"]), str(about["since"]))
             except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 return Holder(mark, renewed)

@@ -85,17 +85,17 @@ class Run:
     @property
     def metrics(self) -> pl.DataFrame:
         """One row for each logged step."""
-        return store.read_frame(self.folder, store.METRICS, store.METRICS_SCHEMA)
+        return store.read_frame(self.config, self.folder, store.METRICS, store.METRICS_SCHEMA)
 
     @property
     def evaluation(self) -> pl.DataFrame:
         """One row for each condition and length."""
-        return store.read_frame(self.folder, evaluation_file(self.config), EVALUATION_SCHEMA)
+        return store.read_frame(self.config, self.folder, evaluation_file(self.config), EVALUATION_SCHEMA)
 
     @property
     def timing(self) -> pl.DataFrame:
         """The clocks: one row for each part of the training, and for the evaluation."""
-        return store.read_timing(self.folder)
+        return store.read_timing(self.config, self.folder)
 
     @property
     def summary(self) -> pl.DataFrame:
@@ -370,7 +370,7 @@ def _evaluate(config: RunConfig, lease: Lease, loggers: Sequence[Logger]) -> Non
     marker = store.read_marker(folder)
     file = evaluation_file(config)
     try:
-        store.read_frame(folder, file, EVALUATION_SCHEMA)
+        store.read_frame(config, folder, file, EVALUATION_SCHEMA)
     except DamagedFile:
         begun = time.perf_counter()
         where = store.read_environment(folder) or environment(config)
@@ -387,7 +387,7 @@ def _evaluate(config: RunConfig, lease: Lease, loggers: Sequence[Logger]) -> Non
             "tokens": _evaluated_tokens(config),
             "seconds": time.perf_counter() - begun,
         }
-        timing = store.read_timing(folder).filter(pl.col("phase") != "evaluation")
+        timing = store.read_timing(config, folder).filter(pl.col("phase") != "evaluation")
         store.write_timing(lease, timing.vstack(pl.DataFrame([row], schema=store.TIMING_SCHEMA)))
         evaluated = where.get("evaluated_on")
         where["evaluated_on"] = {

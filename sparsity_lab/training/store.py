@@ -25,7 +25,17 @@ from pydantic.dataclasses import dataclass
 
 from sparsity_lab.settings import SettingError, canonical_json, from_data
 from sparsity_lab.training.config import RunConfig
-from sparsity_lab.training.files import Check, DamagedFile, read_file, remove, remove_abandoned, write_file
+from sparsity_lab.training.files import (
+    MOST_BYTES,
+    Check,
+    DamagedFile,
+    open_file,
+    read_file,
+    remove,
+    remove_abandoned,
+    write_file,
+)
+from sparsity_lab.training.frames import ParseFrame, bytes_of_rows, parse_frame
 from sparsity_lab.training.lease import Lease, drop_lease
 
 __all__ = [
@@ -45,9 +55,11 @@ __all__ = [
     "discard",
     "evaluation_file",
     "examine",
+    "examine_weights",
     "mark",
+    "most_bytes",
+    "most_rows",
     "parse_config",
-    "parse_frame",
     "prepare_folder",
     "read_config",
     "read_environment",
@@ -68,6 +80,7 @@ TIMING_DIGEST = "timing.sha256"
 CHECKPOINT, TRAINED, FINISHED = "checkpoint.safetensors", "trained.json", "finished.json"
 FAILED = "failed.json"
 _EVALUATION = "evaluation"
+_MOST_WEIGHTS = 2**40
 
 METRICS_SCHEMA = pl.Schema(
     {
@@ -102,10 +115,6 @@ class Marker:
     step: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     loss: str | None = None
     reason: str | None = None
-
-    def vouches(self, name: str, content: bytes | None) -> bool:
-        """Whether this is what the file held when the marker was written."""
-        return content is not None and self.files.get(name) == digest(content)
 
     def to_json(self) -> bytes:
         """The marker's file; it holds a digest of the rest of itself."""
@@ -177,8 +186,11 @@ def mark(
     loss: str | None = None,
     reason: str | None = None,
 ) -> None:
-    """Write the marker ``name`` with the checksums of ``files`` as they are now, in addition to those ``kept``."""
-    digests = {file: digest(read_file(lease.folder / file)) for file in files}
+    """Write the marker ``name`` with the checksums of ``files`` as they are now, beside those ``kept``."""
+    digests = dict[str, str]()
+    for file in files:
+        with open_file(lease.folder / file) as opened:
+            digests[file] = hashlib.file_digest(opened, "sha256").hexdigest()
     marker = Marker(status=state, files={**(kept or {}), **digests}, step=step, loss=loss, reason=reason)
     write_file(lease.folder / name, marker.to_json(), flush=name == FINISHED, check=lease.check)
 
@@ -258,18 +270,47 @@ def read_marker(folder: Path) -> Marker | None:
     return None
 
 
-def examine(folder: Path, name: str, marker: Marker) -> tuple[bytes, str | None]:
-    """What a file holds, and what is wrong with it, in words that follow its name: None if it is what it was when the
-    marker was written."""
+def examine(folder: Path, name: str, marker: Marker, most: int = MOST_BYTES) -> tuple[bytes, str | None]:
+    """What a file of at most so many bytes holds, and what is wrong with it, in words that follow its name: None if
+    it is what it was when the marker was written."""
     try:
-        content = read_file(folder / name)
+        content = read_file(folder / name, most)
     except OSError as error:
         return b"", _unreadable(error)
-    return content, None if marker.vouches(name, content) else _CHANGED
+    return content, None if marker.files.get(name) == digest(content) else _CHANGED
 
 
-def read_frame(folder: Path, name: str, schema: pl.Schema) -> pl.DataFrame:
-    """A frame that the marker vouches for.
+def examine_weights(folder: Path, marker: Marker, most: int) -> str | None:
+    """What is wrong with the weights, as ``examine`` says it. They are not all held in memory."""
+    try:
+        with open_file(folder / MODEL) as opened:
+            if os.fstat(opened.fileno()).st_size > most:
+                return f"has more than {most} bytes"
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        return _unreadable(error)
+    return None if marker.files.get(MODEL) == found else _CHANGED
+
+
+def most_rows(config: RunConfig, name: str) -> int:
+    """The most rows that a frame of a run can have."""
+    if name == evaluation_file(config):
+        return len(config.conditions) * len(config.evaluation.lengths)
+    # The first step and the last one have one too; and of the clocks, the evaluation.
+    return config.training.steps // config.training.log_every + 3
+
+
+def most_bytes(config: RunConfig, name: str) -> int:
+    """The most bytes that a file of a run can have."""
+    if name in (MODEL, CHECKPOINT):
+        # Weights, gradients and two moments, if the model has an estimate at all; the adapter, and records.
+        needed = config.model.num_bytes(0, config.task.vocabulary.size, training=True)
+        return 2 * needed + 2**30 if needed else _MOST_WEIGHTS
+    return bytes_of_rows(most_rows(config, name)) if name.endswith(".parquet") else MOST_BYTES
+
+
+def read_frame(config: RunConfig, folder: Path, name: str, schema: pl.Schema) -> pl.DataFrame:
+    """A frame of a run that the marker vouches for.
 
     Raises:
         DamagedFile: it is missing, or not what was written, or no frame with these columns.
@@ -277,34 +318,18 @@ def read_frame(folder: Path, name: str, schema: pl.Schema) -> pl.DataFrame:
     marker = read_marker(folder)
     if marker is None:
         raise DamagedFile(folder / FINISHED, "is missing")
-    content, wrong = examine(folder, name, marker)
+    content, wrong = examine(folder, name, marker, most_bytes(config, name))
     if wrong:
         raise DamagedFile(folder / name, wrong)
-    return parse_frame(folder / name, content, schema)
+    return parse_frame(folder / name, content, schema, most_rows(config, name))
 
 
-def parse_frame(file: Path, content: bytes, schema: pl.Schema) -> pl.DataFrame:
-    """The frame that a file holds, of which the marker has vouched.
-
-    Raises:
-        DamagedFile: it is no frame with these columns: of another release, or made so together with its marker. (A
-            frame made to do harm can still end the process: a parser's abort cannot be caught.)
-    """
-    try:
-        frame = pl.read_parquet(content)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise DamagedFile(file, f"is not a parquet file: {error}") from None
-    if frame.schema != schema:
-        raise DamagedFile(file, f"has other columns: {_difference(frame.schema, schema)}")
-    return frame
-
-
-def read_timing(folder: Path) -> pl.DataFrame:
+def read_timing(config: RunConfig, folder: Path, parse: ParseFrame = parse_frame) -> pl.DataFrame:
     """The clocks of a run; damaged ones are gone."""
-    content, expected = _content(folder / TIMING), _content(folder / TIMING_DIGEST)
+    content, expected = _content(folder / TIMING, most_bytes(config, TIMING)), _content(folder / TIMING_DIGEST)
     if content is not None and expected == digest(content).encode():
         with contextlib.suppress(DamagedFile):
-            return parse_frame(folder / TIMING, content, TIMING_SCHEMA)
+            return parse(folder / TIMING, content, TIMING_SCHEMA, most_rows(config, TIMING))
     return TIMING_SCHEMA.to_frame()
 
 
@@ -322,18 +347,10 @@ def read_object(file: Path) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def _difference(found: pl.Schema, schema: pl.Schema) -> str:
-    """The first column that differs, in words."""
-    for name in dict.fromkeys((*schema, *found)):
-        if found.get(name) != schema.get(name):
-            return f"{name} is {found.get(name, 'missing')}, not {schema.get(name, 'to be there')}"
-    return "their order differs"
-
-
-def _content(file: Path) -> bytes | None:
+def _content(file: Path, most: int = MOST_BYTES) -> bytes | None:
     """The bytes of a file; None if it cannot be read, whatever the reason."""
     try:
-        return read_file(file)
+        return read_file(file, most)
     except OSError:
         return None
 

@@ -99,7 +99,7 @@ class Events:
             self.strike()
 
 
-def _unparsed(path: Path, content: bytes, schema: object) -> None:
+def _unparsed(path: Path, content: bytes, schema: object, most_rows: int) -> None:
     """In place of ``inspection.parse_frame``."""
 
 

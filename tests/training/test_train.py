@@ -354,16 +354,16 @@ def test_changed_clocks_are_gone_and_never_parsed(tmp_path: Path, monkeypatch) -
     """Polars ends the process on some of these bytes, so none of them may reach it."""
     config = small_run()
     folder = train(config, tmp_path).folder
-    assert store.read_timing(folder).height == 6
+    assert store.read_timing(config, folder).height == 6
     content = (folder / "timing.parquet").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(pl, "read_parquet", lambda *_: pytest.fail("parsed"))
         for i in range(len(content)):
             (folder / "timing.parquet").write_bytes(content[:i] + bytes([content[i] ^ 0x41]) + content[i + 1 :])
-            assert store.read_timing(folder).is_empty()
+            assert store.read_timing(config, folder).is_empty()
     # A changed evaluation writes clocks of its own.
     train(config.replace(evaluation=config.evaluation.replace(lengths=(8,))), tmp_path)
-    assert store.read_timing(folder)["phase"].to_list() == ["evaluation"]
+    assert store.read_timing(config, folder)["phase"].to_list() == ["evaluation"]
 
 
 def test_changed_frames_are_never_parsed(tmp_path: Path, monkeypatch) -> None:
