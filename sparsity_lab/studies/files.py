@@ -280,7 +280,8 @@ def _facts(
 ) -> dict[str, Any]:
     """What the rows do not say of the runs."""
     planned = study.runs(size, results.folder)
-    here = Results(results.folder, Sweep(name=study.name, runs=tuple(run for _, run in planned.values())))
+    sweep = Sweep(name=study.name, runs=tuple(run for _, run in planned.values()))
+    here = Results(results.folder, sweep, trusted=results.trusted)
     environment: dict[str, list[Any]] = {
         name: list(values) for name, values in before.facts.get("environment", {}).items()
     }

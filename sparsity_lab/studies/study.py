@@ -150,11 +150,12 @@ class Study:
         own = {run: one for run, one in self.runs(size, results.folder).items() if run not in skipped}
         if not own:
             return pl.DataFrame(schema={"arm": pl.String(), "seed": pl.Int64(), "run": pl.String()})
-        here = Results(results.folder, Sweep(name=self.name, runs=tuple(run for _, run in own.values())))
+        sweep = Sweep(name=self.name, runs=tuple(run for _, run in own.values()))
+        here = Results(results.folder, sweep, trusted=results.trusted)
         found = here.frame("evaluation")
         summary = here.frame("summary").select("run", "condition", "learned", "reach", "censored")
         at = partial(pl.col("run").replace_strict, return_dtype=pl.String)
-        seconds = {run: _seconds(results.folder, config) for run, (_, config) in own.items()}
+        seconds = {run: _seconds(here, config) for run, (_, config) in own.items()}
         labeled = found.with_columns(
             arm=at({run: name for run, (name, _) in own.items()}),
             seed=pl.col("run").replace_strict(
@@ -186,6 +187,6 @@ def _seeds_in(folder: Path) -> set[int]:
     return {seed for config in configs if isinstance(seed := config.get("data_seed"), int)}
 
 
-def _seconds(folder: Path, run: RunConfig) -> list[float]:
+def _seconds(results: Results, run: RunConfig) -> list[float]:
     """What the clocks say of a run and of those that it was made from, one after the other."""
-    return [float(store.read_timing(one, folder / one.id)["seconds"].sum()) for one in lineage(run)]
+    return [float(results.timing(one)["seconds"].sum()) for one in lineage(run)]

@@ -2,6 +2,7 @@
 
 import contextlib
 import multiprocessing
+import os
 import pickle
 import time
 from collections.abc import Iterator, Sequence
@@ -60,10 +61,11 @@ def run_sweep(
         The runs of this sweep, whatever else is in the folder.
 
     Raises:
-        SettingError: ``out`` is not a folder, cannot be written, or holds a run under the id of an earlier release.
-            Or a setting or logger is defined in this notebook, so the engine's workers cannot import it. Or the
-            workers are on this machine, which has too little memory for a run. Or a text whose hash is not yet a
-            field cannot be read. Nothing has been run then.
+        SettingError: ``out`` cannot be a folder or be written, or holds a run under the id that an earlier release
+            gave it; or a setting or logger is of this notebook, and the engine's workers cannot know it; or this
+            machine, if they are on it, has too little memory for a run; or a text whose hash is not yet a field
+            cannot be read. Nothing has been run then. Or the first run that ended left nothing in ``out``, so that the
+            engine's workers see another folder.
         RuntimeError: a worker process got here while it imported the script that started it.
     """
     _refuse_import()
@@ -90,13 +92,18 @@ def run_sweep(
 
 
 class _Report:
-    """What has become of the runs so far."""
+    """What has become of the runs so far.
+
+    Attributes:
+        any_seen: a run has ended here that was not there before, so that workers do write to the folder.
+    """
 
     def __init__(self, sweep: Sweep, root: Path, progress: SweepProgress | None) -> None:
         self.waves = waves(sweep.runs)
         self.in_sweep = {run.id for run in sweep.runs}
         self.failed: dict[str, str] = {}
         self.damage: dict[str, str | None] = {}
+        self.any_seen = False
         self._root, self._progress, self._labels = root, progress, sweep.labels()
         every = [run for wave in self.waves for run in wave]
         self._finished, self._total, self._estimate = 0, len(every), Estimate(every)
@@ -138,7 +145,12 @@ def _run_wave(
         for run, failure in _executed(pending, root, engine, loggers):
             if failure:
                 report.over(run, "failed", failure)
+            elif run.parent is None and not _is_begun(run, root):
+                if not report.any_seen:
+                    raise SettingError("engine", _written_here(root), Shown(f"nothing of {run.id}, which has ended"))
+                report.over(run, "failed", f"expected {_written_here(root)}")
             elif (ended := status(run, root)).over:
+                report.any_seen = True
                 report.over(run, ended.value, _divergence(root / run.id))
             else:
                 elsewhere[run.id] = _Awaited(run, root)
@@ -175,6 +187,19 @@ def _executed(
             drop_lease(root / run.id)
             remove_abandoned(root / run.id)
         raise
+
+
+def _is_begun(run: RunConfig, root: Path) -> bool:
+    """Whether anything of a run that has ended lies in the folder. Whoever makes a run begins with its folder, also
+    where it is another process.
+
+    A network file system remembers for a while that there was none. It asks its server when a folder is opened."""
+    return (root / run.id).exists() or run.id in os.listdir(root)
+
+
+def _written_here(root: Path) -> str:
+    place = root.absolute()
+    return f"workers that write to {place}: check that all their machines see one shared folder under this path"
 
 
 class _Awaited:

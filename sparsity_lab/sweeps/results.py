@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import IO, Any, Literal, Self, get_args
 
 import polars as pl
 
@@ -330,7 +330,7 @@ def _evaluations(runs: Sequence[RunConfig], contents: list[bytes]) -> pl.DataFra
     ]
     try:
         # The files say how many rows they have, before these are made.
-        files = [io.BytesIO(content) for content in contents]
+        files: list[IO[bytes]] = [io.BytesIO(content) for content in contents]
         if files and pl.scan_parquet(files).select(pl.len()).collect().item() != len(grid):
             return None
         frame = pl.read_parquet(contents) if contents else EVALUATION_SCHEMA.to_frame()

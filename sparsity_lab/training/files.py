@@ -12,8 +12,8 @@ import shutil
 import stat
 import time
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from sparsity_lab.training.writers import Writer
 
@@ -65,7 +65,7 @@ def first_link(*places: Path) -> Path | None:
     return next((place for place in places if os.path.islink(place)), None)
 
 
-def open_file(file: Path) -> BinaryIO:
+def open_file(file: Path) -> BufferedReader:
     """A file of a run, opened for reading.
 
     Raises:

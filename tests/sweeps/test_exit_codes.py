@@ -16,6 +16,7 @@ from training.small_runs import small_run
 from training.test_train import cut, flip
 
 from sparsity_lab import cli
+from sparsity_lab.generators import Planted
 from sparsity_lab.settings import canonical_json
 from sparsity_lab.sweeps import Results, Serial, Sweep, grid, run_sweep
 from sparsity_lab.training import FixedLength, RunConfig, train
@@ -186,3 +187,40 @@ def test_a_failure_is_forgotten_when_the_run_is_repeated(tmp_path: Path, monkeyp
         assert Results(tmp_path).failures == ()  # the folder holds nothing
     train(small_run(), tmp_path)
     assert results.failures == ()
+
+
+def test_train_says_in_one_line_that_the_disk_is_full(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, small_disk: Path
+) -> None:
+    filler = small_disk / "filler"
+    size = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    filler.write_bytes(b"x" * (size - 32 * 1024))
+    (tmp_path / "run.json").write_text(canonical_json(runs_with(FixedLength(length=8))[0]))
+    line = ["train", str(tmp_path / "run.json"), "--out", str(small_disk / "runs")]
+    assert cli.run(line) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("sparsity-lab: [Errno 28] No space left on device: ")
+    assert told.err.count("\n") == 1
+    filler.unlink()
+    assert cli.run(line) == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    ],
+)
+def test_too_little_memory_is_one_line(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sample(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Planted, "sample", sample)
+    assert cli.run(["sample", "Planted"]) == 1
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 1)
+    assert told.err.startswith("sparsity-lab: out of memory")

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -15,7 +16,8 @@ from training.test_train import contents, flip
 
 from sparsity_lab.generators import Planted, Recent
 from sparsity_lab.settings import SettingError
-from sparsity_lab.sweeps import Processes, Results, Serial, Sweep, SweepEvent, grid, run_sweep
+from sparsity_lab.sweeps import Ended, Engine, Processes, Results, Serial, Sweep, SweepEvent, grid, run_sweep
+from sparsity_lab.sweeps.engines import execute
 from sparsity_lab.training import Evaluation, FixedLength, Run, RunConfig, Status, status, train
 
 SWEEP = Sweep(name="four", runs=grid(small_run(), {"task.k": [1, 2], "seed": [0, 1]}))
@@ -367,3 +369,42 @@ def test_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     # The workers were started once, and no run began.
     assert done.stderr.count("RuntimeError: a worker") <= 2
     assert len(list((tmp_path / "out").rglob("config.json"))) == 0
+
+
+class Elsewhere(Engine):
+    """Its workers have no shared folder: after the first runs, all write to one of their own."""
+
+    kind = "Elsewhere"
+
+    def __init__(self, own: Path, shared: int) -> None:
+        self.own, self.shared, self.executed = own, shared, 0
+
+    def run(self, runs: Sequence[str], out: Path, modules: Sequence[str] = ()) -> Iterator[Ended]:
+        for index, run in enumerate(runs):
+            self.executed += 1
+            yield Ended(index, execute(run, str(out if index < self.shared else self.own)))
+
+    def knows_main(self) -> bool:
+        return True
+
+
+def test_workers_that_write_elsewhere_are_told_at_the_first_run(tmp_path: Path) -> None:
+    engine = Elsewhere(tmp_path / "own", shared=0)
+    with pytest.raises(SettingError) as error:
+        run_sweep(SWEEP, tmp_path / "out", engine)
+    assert str(error.value) == (
+        f"engine: expected workers that write to {tmp_path / 'out'}: check that all their machines see one shared "
+        f"folder under this path, got nothing of {SWEEP.runs[0].id}, which has ended"
+    )
+    assert engine.executed == 1
+
+
+def test_one_machine_that_writes_elsewhere_fails_its_runs_alone(tmp_path: Path) -> None:
+    engine = Elsewhere(tmp_path / "own", shared=2)
+    results = run_sweep(SWEEP, tmp_path / "out", engine)
+    assert engine.executed == 4
+    assert [(one.run.id, one.reason.split(":")[0]) for one in results.failures] == [
+        (run.id, f"expected workers that write to {tmp_path / 'out'}") for run in SWEEP.runs[2:]
+    ]
+    # The next sweep makes what is missing.
+    assert run_sweep(SWEEP, tmp_path / "out", Serial()).failures == ()
