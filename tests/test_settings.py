@@ -24,6 +24,7 @@ from sparsity_lab.settings import (
     SettingError,
     Shown,
     canonical_json,
+    column_types,
     distinct,
     flatten,
     from_data,
@@ -434,3 +435,14 @@ def test_unknown_fields_are_told_with_what_may_be_meant() -> None:
     with pytest.raises(SettingError, match=r"^ground: .*got the class Blue; did you mean 'Blue\(\)'\?"):
         Painting(ground=Blue)  # type: ignore[arg-type]
     assert str(pickle.loads(pickle.dumps(SettingError("a", "b", "c", ("d",), "e")))).endswith("did you mean 'e'?")
+
+
+@given(paintings)
+def test_canonical_json_is_the_json_of_the_data_with_sorted_keys(painting: Painting) -> None:
+    """Though it is put together from the texts of its parts, which are kept."""
+    expected = json.dumps(to_data(painting), sort_keys=True, separators=(",", ":"))
+    assert canonical_json(painting) == canonical_json(painting) == expected
+    rows: dict[tuple[str, int], Any] = {}
+    assert flatten(painting, known=rows) == flatten(painting, known=rows) == flatten(painting)
+    assert list(flatten(painting, known=rows)) == list(flatten(painting))
+    assert column_types(painting, known={}) == column_types(painting)

@@ -22,6 +22,7 @@ __all__ = [
     "from_data",
     "from_text",
     "is_registered",
+    "kept",
     "kinds",
     "register",
     "unknown_field",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 AnySetting = TypeVar("AnySetting", bound="Setting")
+Made = TypeVar("Made")
 
 
 class Setting(Conforming):
@@ -142,6 +144,8 @@ class Setting(Conforming):
 
 
 _registry: dict[str, dict[str, type[Setting]]] = {}
+_reloads: list[type[Setting]] = []
+"""Classes that were defined again."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -180,6 +184,7 @@ def register(cls: type[AnySetting]) -> type[AnySetting]:
         field_hints(cls)
     members = _registry.setdefault(cls.family, {})
     if other := members.get(cls.kind):
+        _reloads.append(cls)
         renew(other, cls)
         for cached in (field_hints, _required):
             cached.cache_clear()
@@ -330,6 +335,16 @@ def with_shared_parts(target: type[Setting], items: Sequence[Any]) -> list[Any]:
         {name: shared(name, part) for name, part in item.items()} if isinstance(item, dict) else item
         for item in items
     ]
+
+
+def kept(setting: AnySetting, name: str, make: Callable[[AnySetting], Made]) -> Made:
+    """What ``make`` gives for a setting, made once: a setting never changes, and is part of many runs."""
+    texts = setting.__dict__.setdefault("_kept", {})
+    # A class that is defined again may do something else.
+    key = (name, len(_reloads))
+    if key not in texts:
+        texts[key] = make(setting)
+    return cast(Made, texts[key])
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Texts, ids and flat rows of settings, and changes by path."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -9,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from sparsity_lab.settings import short_form
 from sparsity_lab.settings.errors import SettingError, join
-from sparsity_lab.settings.setting import Setting, default_of, field_hints, kinds, unknown_field
+from sparsity_lab.settings.setting import Setting, default_of, field_hints, kept, kinds, unknown_field
 
 __all__ = [
     "canonical_json",
@@ -47,12 +48,13 @@ def to_data(value: Any) -> Any:
 
 
 def canonical_json(setting: Setting) -> str:
-    """The one JSON text of a setting: sorted keys, no spaces, all defaults and versions.
-
-    >>> canonical_json(Recent(width=4))
-    '{"kind":"Recent","version":1,"width":4}'
-    """
-    return _json(to_data(setting))
+    """The one JSON text of a setting: sorted keys, no spaces, all defaults and versions."""
+    parts = {name: getattr(setting, name) for name in field_hints(type(setting))}
+    texts = {"kind": _json(setting.kind), "version": _json(setting.version)} | {
+        name: kept(value, "canonical_json", canonical_json) if isinstance(value, Setting) else _json(to_data(value))
+        for name, value in parts.items()
+    }
+    return "{" + ",".join(f"{_json(name)}:{text}" for name, text in sorted(texts.items())) + "}"
 
 
 def identifier(setting: Setting) -> str:
@@ -82,19 +84,24 @@ def _json(data: Any) -> str:
 def _identity(value: Any) -> Any:
     """What of a value enters an id, as plain data."""
     if isinstance(value, Setting):
-        cls = type(value)
-        first_names = {new: old for old, new in reversed(list(cls.former_fields.items()))}
-        fields, outside = {}, (*cls.not_in_id, *value.outside_id)
-        for field in dataclasses.fields(cast(Any, value)):
-            item = getattr(value, field.name)
-            if field.name not in outside and (_decides(item, default_of(field)) or _is_raised(item)):
-                fields[first_names.get(field.name, field.name)] = _identity(item)
-        return {"kind": next(iter(cls.former_kinds), cls.kind), "version": cls.version, **fields}
+        return kept(value, "identity", _identity_of)
     if isinstance(value, tuple):
         return [_identity(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): _identity(item) for key, item in value.items()}
     return value
+
+
+def _identity_of(setting: Setting) -> dict[str, Any]:
+    """What of a setting enters an id."""
+    cls = type(setting)
+    first_names = {new: old for old, new in reversed(list(cls.former_fields.items()))}
+    fields, outside = {}, (*cls.not_in_id, *setting.outside_id)
+    for field in dataclasses.fields(cast(Any, setting)):
+        item = getattr(setting, field.name)
+        if field.name not in outside and (_decides(item, default_of(field)) or _is_raised(item)):
+            fields[first_names.get(field.name, field.name)] = _identity(item)
+    return {"kind": next(iter(cls.former_kinds), cls.kind), "version": cls.version, **fields}
 
 
 def _decides(value: Any, default: Any) -> bool:
@@ -104,6 +111,8 @@ def _decides(value: Any, default: Any) -> bool:
 
 def _is_raised(value: Any) -> bool:
     """Whether a setting in a value, or the value itself, has a version above its first."""
+    if value is None or isinstance(value, _PLAIN):
+        return False
     return any(setting.version > 1 for setting in settings_in(value))
 
 
@@ -147,23 +156,27 @@ def with_each(setting: AnySetting, change: Callable[[Setting], Setting]) -> AnyS
     return cast(AnySetting, change(setting.replace(**new) if new else setting))
 
 
-def flatten(setting: Setting, prefix: str = "") -> dict[str, str | int | float | bool | None]:
+Row = dict[str, str | int | float | bool | None]
+
+
+def flatten(setting: Setting, prefix: str = "", known: dict[tuple[str, int], Row] | None = None) -> Row:
     """One flat row of a setting, for tables: dotted path to value.
 
     A nested setting gives its short form under its own path and its fields below it; tuples and mappings
     give theirs.
 
-    >>> flatten(Planted(k=2))["locality"]
-    'Uniform()'
+    Args:
+        known: filled with what nested settings give, by path and ``id``: of many runs most parts are the same.
     """
-    row: dict[str, str | int | float | bool | None] = {}
+    known, row = {} if known is None else known, Row()
     for name in field_hints(type(setting)):
         path, value = join(prefix, name), getattr(setting, name)
         if value is None or isinstance(value, _PLAIN):
             row[path] = value
         elif isinstance(value, Setting):
-            row[path] = str(value)
-            row |= flatten(value, path)
+            if (key := (path, id(value))) not in known:
+                known[key] = {path: str(value), **flatten(value, path, known)}
+            row |= known[key]
         elif isinstance(value, tuple | Mapping):
             row[path] = short_form.write(value)
         else:
@@ -171,12 +184,14 @@ def flatten(setting: Setting, prefix: str = "") -> dict[str, str | int | float |
     return row
 
 
-def column_types(setting: Setting, prefix: str = "") -> dict[str, type]:
+def column_types(
+    setting: Setting, prefix: str = "", known: dict[tuple[str, int], dict[str, type]] | None = None
+) -> dict[str, type]:
     """The type of each value in ``flatten(setting)``: str, int, float or bool.
 
     It is that of the field, in all registered classes of its family, and never that of the value: so frames of
     different runs have columns of the same types. What is an integer in one class and a float in another is a float;
-    all other mixtures, tuples and settings are texts.
+    all other mixtures, tuples and settings are texts. ``known`` is as for ``flatten``.
 
     >>> from sparsity_lab.generators import Planted
     >>> types = column_types(Planted())
@@ -184,15 +199,19 @@ def column_types(setting: Setting, prefix: str = "") -> dict[str, type]:
     (<class 'int'>, <class 'float'>, <class 'str'>)
     """
     found: dict[str, type] = {}
+    known = {} if known is None else known
     classes = kinds(setting.family).values() if hasattr(setting, "family") else ()
     for name in field_hints(type(setting)):
         of_name = {_scalar(field_hints(cls)[name]) for cls in (type(setting), *classes) if name in field_hints(cls)}
         found[path := join(prefix, name)] = _common(of_name)
         if isinstance(value := getattr(setting, name), Setting):
-            found |= column_types(value, path)
+            if (key := (path, id(value))) not in known:
+                known[key] = column_types(value, path, known)
+            found |= known[key]
     return found
 
 
+@functools.cache
 def _scalar(hint: Any) -> type:
     """The type of a column that holds what the hint allows."""
     origin, arguments = get_origin(hint), get_args(hint)

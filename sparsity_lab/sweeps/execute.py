@@ -64,7 +64,7 @@ def run_sweep(
         SettingError: ``out`` cannot be a folder or be written, or holds a run under the id that an earlier release
             gave it; or a setting or logger is of this notebook, and the engine's workers cannot know it; or this
             machine, if they are on it, has too little memory for a run; or a text whose hash is not yet a field
-            cannot be read. Nothing has been run then. Or the first run that ended left nothing in ``out``, so that the
+            cannot be read. Nothing has been run then. Or the first run that ended left nothing in ``out``: the
             engine's workers see another folder.
         RuntimeError: a worker process got here while it imported the script that started it.
     """

@@ -1,7 +1,6 @@
 """``Results``: what a folder of runs holds, as one frame."""
 
 import contextlib
-import io
 import json
 import logging
 import os
@@ -9,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import polars as pl
 
@@ -24,6 +23,7 @@ from sparsity_lab.settings import (
     with_shared_parts,
 )
 from sparsity_lab.settings.markup import Markup, details, element, join, table
+from sparsity_lab.settings.texts import Row
 from sparsity_lab.sweeps.sweep import Sweep, lineage
 from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, Status, run_labels, store, summarize
 from sparsity_lab.training.config import TRAINED_CONDITION
@@ -293,12 +293,16 @@ class Results:
 
     def _configs(self) -> pl.DataFrame:
         types: dict[str, type] = {}
+        # Most runs differ in a few settings.
+        types_of_parts: dict[tuple[str, int], dict[str, type]] = {}
+        rows_of_parts: dict[tuple[str, int], Row] = {}
         for run in self.runs:
-            for name, kind in column_types(run).items():
+            for name, kind in column_types(run, known=types_of_parts).items():
                 types[name] = kind if types.get(name, kind) is kind else str
         rows = [
-            {"run": run.id, **{name: _as_column(value, types[name]) for name, value in flatten(run).items()}}
+            {"run": run.id, **{name: _as_column(value, types[name]) for name, value in row.items()}}
             for run in self.runs
+            for row in [flatten(run, known=rows_of_parts)]
         ]
         return pl.DataFrame(rows, schema={"run": pl.String(), **{name: _COLUMNS[own] for name, own in types.items()}})
 
@@ -329,11 +333,7 @@ def _evaluations(runs: Sequence[RunConfig], contents: list[bytes]) -> pl.DataFra
         for length in run.evaluation.lengths
     ]
     try:
-        # The files say how many rows they have, before these are made.
-        files: list[IO[bytes]] = [io.BytesIO(content) for content in contents]
-        if files and pl.scan_parquet(files).select(pl.len()).collect().item() != len(grid):
-            return None
-        frame = pl.read_parquet(contents) if contents else EVALUATION_SCHEMA.to_frame()
+        frame = pl.read_parquet(contents, n_rows=len(grid) + 1) if contents else EVALUATION_SCHEMA.to_frame()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         return None
     if frame.schema != EVALUATION_SCHEMA or frame.select("condition", "length").rows() != [row[1:] for row in grid]:

@@ -56,8 +56,7 @@ def test_frames_parsed_elsewhere_are_the_same(sweep: Sweep, tmp_path: Path, monk
     frames, seen = {name: own.frame(name) for name in FRAMES}, overview(own)
     assert own.trusted
     assert own.failures == ()
-    monkeypatch.setattr(pl, "read_parquet", lambda *_: pytest.fail("parsed here"))
-    monkeypatch.setattr(pl, "scan_parquet", lambda *_: pytest.fail("parsed here"))
+    monkeypatch.setattr(pl, "read_parquet", lambda *_, **__: pytest.fail("parsed here"))
     foreign = Results(tmp_path / "out", trusted=False)
     for name in FRAMES:
         assert_frame_equal(foreign.frame(name), frames[name])
@@ -95,7 +94,7 @@ def test_millions_of_rows_in_a_small_file_are_not_made(sweep: Sweep, tmp_path: P
     state = results.state(run, large=True)
     assert state.status == "broken"
     assert state.reason is not None
-    assert "has 5000000 rows, and " in state.reason
+    assert "has more than " in state.reason
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
@@ -153,8 +152,8 @@ def test_a_file_that_ends_its_parser_is_damaged_and_the_next_one_is_read(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Path(parsing_process.__file__).read_text()
-    source = source.replace("SECONDS = 30", "SECONDS = 1").replace("import io\n", "import io, os, time\n", 1)
-    begin = "    try:\n        rows ="
+    source = source.replace("SECONDS = 30", "SECONDS = 1").replace("import json\n", "import json, os, time\n", 1)
+    begin = "    try:\n        frame ="
     assert source.count(begin) == 1
     script = tmp_path / "script.py"
     script.write_text(source.replace(begin, f"    if content == b'bad':\n        {PARSERS[how]}\n{begin}"))
@@ -170,7 +169,7 @@ def test_both_parsers_name_the_same_faults() -> None:
     content = parquet(small_frame())
     for parse in (parse_frame, FrameProcess()):
         for schema, most, words in (
-            (SCHEMA, 2, "has 3 rows, and 2 at most are expected"),
+            (SCHEMA, 2, "has more than 2 rows"),
             (pl.Schema({**SCHEMA, "more": pl.Int64()}), 3, "has other columns: more is missing, not Int64"),
             (pl.Schema({**SCHEMA, "real": pl.Int64()}), 3, "has other columns: real is Float64, not Int64"),
             (pl.Schema(dict(reversed(SCHEMA.items()))), 3, "has other columns: their order differs"),

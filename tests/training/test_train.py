@@ -357,7 +357,7 @@ def test_changed_clocks_are_gone_and_never_parsed(tmp_path: Path, monkeypatch) -
     assert store.read_timing(config, folder).height == 6
     content = (folder / "timing.parquet").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(pl, "read_parquet", lambda *_: pytest.fail("parsed"))
+        patch.setattr(pl, "read_parquet", lambda *_, **__: pytest.fail("parsed"))
         for i in range(len(content)):
             (folder / "timing.parquet").write_bytes(content[:i] + bytes([content[i] ^ 0x41]) + content[i + 1 :])
             assert store.read_timing(config, folder).is_empty()
@@ -368,7 +368,7 @@ def test_changed_clocks_are_gone_and_never_parsed(tmp_path: Path, monkeypatch) -
 
 def test_changed_frames_are_never_parsed(tmp_path: Path, monkeypatch) -> None:
     run = train(small_run(), tmp_path)
-    monkeypatch.setattr(pl, "read_parquet", lambda *_: pytest.fail("parsed"))
+    monkeypatch.setattr(pl, "read_parquet", lambda *_, **__: pytest.fail("parsed"))
     flip(run.folder / "metrics.parquet")
     flip(run.folder / "evaluation" / f"{run.config.evaluation_id}.parquet")
     for read in (lambda: run.metrics, lambda: run.evaluation):
