@@ -101,8 +101,9 @@ def _is_lack_of_memory(error: BaseException) -> bool:
 
 
 def _write_no_more() -> None:
-    """Python flushes standard output again at exit; send that to nothing."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Python writes what is left once more when it ends: into nothing."""
+    with contextlib.suppress(io.UnsupportedOperation):  # where it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -84,7 +84,7 @@ def _json(data: Any) -> str:
 def _identity(value: Any) -> Any:
     """What of a value enters an id, as plain data."""
     if isinstance(value, Setting):
-        return kept(value, "identity", _identity_of)
+        return _identity_of(value)
     if isinstance(value, tuple):
         return [_identity(item) for item in value]
     if isinstance(value, Mapping):
