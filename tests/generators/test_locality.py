@@ -117,7 +117,7 @@ def test_scale_must_be_positive() -> None:
 
 def test_steepness_is_bounded() -> None:
     with pytest.raises(SettingError, match="alpha: expected a number from -100 to 100, got -1e"):
-        PowerLaw(alpha=-1e308)
+        PowerLaw(alpha=-1e29)
 
 
 @pytest.mark.parametrize(("width", "k", "length"), [(1100, 550, 3000), (1030, 515, 2000), (3000, 300, 3000)])
