@@ -150,6 +150,6 @@ def test_a_run_that_does_not_fit_says_both_numbers(monkeypatch: pytest.MonkeyPat
         return 2**20
 
     monkeypatch.setattr(memory, "memory_of", small)
-    with pytest.raises(SettingError, match=r"fits the memory of cuda, 0\.00098 GiB, got about 0\.[0-9]+ GiB"):
+    with pytest.raises(SettingError, match=r"fits in cuda's memory, 0\.00098 GiB, got about 0\.[0-9]+ GiB"):
         run.check_memory()
     assert asked == ["cuda"]

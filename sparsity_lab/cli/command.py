@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from rich.console import Console
 from tyro.conf import UseAppendAction, arg
 
-from sparsity_lab.settings import LARGEST_SEED, LARGEST_WHOLE, SettingError, Shown, check_range
+from sparsity_lab.settings import LARGEST_SEED, LARGEST_WHOLE, SettingError, check_range
 
 __all__ = [
     "Command",

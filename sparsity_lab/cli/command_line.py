@@ -29,7 +29,7 @@ import tyro
 from sparsity_lab import __version__
 from sparsity_lab.cli.command import Command
 from sparsity_lab.cli.plain_console import PlainConsole
-from sparsity_lab.settings import SettingError, Shown, check_text
+from sparsity_lab.settings import SettingError, check_text
 
 __all__ = ["COMMANDS", "main", "run"]
 

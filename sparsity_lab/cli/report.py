@@ -36,7 +36,7 @@ class Report(SettingsCommand):
     check: bool = False
     """Render result files again from their frames and compare, without writing."""
     render: bool = False
-    """Render the result files of studies again from their frames."""
+    """Render result files again from their frames."""
     untrusted: bool = False
     """The folder is from somebody else: parse its frames in a process of their own. A folder of another user is read
     so in any case."""

@@ -344,9 +344,9 @@ class RunConfig(Setting, family="run"):
         there = memory.memory_of(device)
         if there is not None and needed > there:
             where = "this machine" if device == "cpu" else device
-            expected = f"a run that fits the memory of {where}, {memory.gigabytes(there)}"
+            expected = f"a run that fits in {where}'s memory, {memory.gigabytes(there)}"
             trained, evaluated = self._tokens()
-            tokens = f"{trained:,} tokens a step and {evaluated:,} evaluated at a time"
+            tokens = f"{trained:,} tokens per step and {evaluated:,} evaluated at a time"
             raise SettingError("model", expected, Shown(f"about {memory.gigabytes(needed)} for {tokens}"))
 
     def _tokens(self) -> tuple[int, int]:

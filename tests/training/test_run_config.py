@@ -99,7 +99,7 @@ def test_a_run_that_no_memory_holds_is_refused_before_anything_is_made(
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**8}.__getitem__)
     assert train(small, tmp_path / "small").config == small
     for config in (small.replace(data_seed=1), small.replace(training=small.training.replace(batch_size=2**20))):
-        with pytest.raises(SettingError, match=r"model: .* fits the memory .*, 0\.00098 GiB, got about"):
+        with pytest.raises(SettingError, match=r"model: .* fits in .*, 0\.00098 GiB, got about"):
             train(config, tmp_path / "large")
     assert not list((tmp_path / "large").glob("*/config.json"))
 
