@@ -30,8 +30,8 @@ class FieldMap:
     ['task', 'positions', 'sources', 'distance']
 
     Attributes:
-        rows: for each task and length, means over sequences: its name, T, the largest number of sources of a target,
-            and the distance in tokens from such a target to its farthest source.
+        rows: for each task and length: its name, T, the largest number of sources of a target, and the distance in
+            tokens to the farthest one. The numbers are means over sequences.
         without: tasks that list no sources.
     """
 

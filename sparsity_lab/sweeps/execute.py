@@ -61,11 +61,11 @@ def run_sweep(
         The runs of this sweep, whatever else is in the folder.
 
     Raises:
-        SettingError: ``out`` cannot be a folder or be written, or holds a run under the id that an earlier release
-            gave it; or a setting or logger is of this notebook, and the engine's workers cannot know it; or this
-            machine, if they are on it, has too little memory for a run; or a text whose hash is not yet a field
-            cannot be read. Nothing has been run then. Or the first run that ended left nothing in ``out``: the
-            engine's workers see another folder.
+        SettingError: ``out`` is not a folder, cannot be written, or holds a run under the id of an earlier release.
+            Or a setting or logger is defined in this notebook, so the workers cannot import it. Or the workers are on
+            this machine, which has too little memory for a run. Or a text whose hash is not yet a field cannot be
+            read. Nothing has been run then. Or the first run that ended left nothing in ``out``: the engine's workers
+            see another folder.
         RuntimeError: a worker process got here while it imported the script that started it.
     """
     _refuse_import()

@@ -97,7 +97,7 @@ def inspect(config: RunConfig, folder: Path, *, large: bool = True, parse: Parse
 
     Args:
         large: verify the weights and the checkpoint too, by far the largest files, and that frames are frames;
-            otherwise whoever reads them finds out.
+            otherwise their reader finds out.
         parse: what parses frames; ``parse_frame`` if None.
     """
     if link := first_link(folder, folder / LEASE, (folder / evaluation_file(config)).parent):

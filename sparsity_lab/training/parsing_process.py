@@ -1,9 +1,9 @@
 """Parses parquet files for another process. A file that was made to end its reader, or to fill the memory, ends this
 process alone.
 
-A script. It imports nothing of the lab, so that it starts quickly. Both ways go 8 bytes with the length of what
-follows: in, the most rows that the file may have (8 bytes) and the file; out, JSON with the columns and the rows, or
-what is wrong.
+A script. It imports nothing of the lab, so that it starts quickly. Each message starts with 8 bytes that give its
+length. The request holds the largest allowed number of rows (8 bytes) and the file. The reply is JSON with the
+columns and the rows, or with the problem.
 """
 
 import json

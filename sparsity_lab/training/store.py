@@ -186,7 +186,7 @@ def mark(
     loss: str | None = None,
     reason: str | None = None,
 ) -> None:
-    """Write the marker ``name`` with the checksums of ``files`` as they are now, beside those ``kept``."""
+    """Write the marker ``name`` with the checksums of ``files`` as they are now, in addition to those ``kept``."""
     digests = dict[str, str]()
     for file in files:
         with open_file(lease.folder / file) as opened:
@@ -271,8 +271,8 @@ def read_marker(folder: Path) -> Marker | None:
 
 
 def examine(folder: Path, name: str, marker: Marker, most: int = MOST_BYTES) -> tuple[bytes, str | None]:
-    """What a file of at most so many bytes holds, and what is wrong with it, in words that follow its name: None if
-    it is what it was when the marker was written."""
+    """The content of a file of at most so many bytes, and what is wrong with it, in words that follow its name. The
+    latter is None if the file is unchanged since the marker was written."""
     try:
         content = read_file(folder / name, most)
     except OSError as error:
