@@ -190,8 +190,8 @@ def _executed(
 
 
 def _is_begun(run: RunConfig, root: Path) -> bool:
-    """Whether anything of a run that has ended lies in the folder. Whoever makes a run begins with its folder, also
-    where it is another process.
+    """Whether anything of a run that has ended lies in the folder. A process that makes a run begins with its folder,
+    also where it is another process.
 
     A network file system remembers for a while that there was none. It asks its server when a folder is opened."""
     return (root / run.id).exists() or run.id in os.listdir(root)
