@@ -15,14 +15,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from sparsity_lab.settings import Setting, SettingError, from_data, register
 from sparsity_lab.sweeps.workers import Worker, first_ready
-from sparsity_lab.training import Diverged, Logger, RunConfig
+from sparsity_lab.training import Diverged, RunConfig
 from sparsity_lab.training.lease import Leased
+
+if TYPE_CHECKING:
+    from sparsity_lab.training import Logger  # its module loads polars
 
 __all__ = ["Ended", "Engine", "Processes", "Serial", "execute"]
 
@@ -59,7 +62,7 @@ class Engine(Setting, family="engine"):
 
     @abstractmethod
     def run(
-        self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence[Logger] = ()
+        self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence["Logger"] = ()
     ) -> Iterator[Ended]:
         """Call ``execute`` for every run, in any order, and yield each as it ends.
 
@@ -75,7 +78,7 @@ class Engine(Setting, family="engine"):
         return False
 
 
-def execute(run: str, out: str, loggers: Sequence[Logger] = ()) -> str | None:
+def execute(run: str, out: str, loggers: Sequence["Logger"] = ()) -> str | None:
     """Train one run, unless another process is at it. Its outcome, failures included, goes to its folder.
 
     Args:
@@ -116,7 +119,7 @@ class Serial(Engine):
     """
 
     def run(
-        self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence[Logger] = ()
+        self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence["Logger"] = ()
     ) -> Iterator[Ended]:
         for index, run in enumerate(runs):
             yield Ended(index, execute(run, str(out), loggers))
@@ -180,7 +183,7 @@ class Processes(Engine):
         return hasattr(main, "__file__") or getattr(main, "__spec__", None) is not None
 
     def run(
-        self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence[Logger] = ()
+        self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence["Logger"] = ()
     ) -> Iterator[Ended]:
         told = partial(execute, loggers=tuple(loggers))
         waiting, deaths = deque(range(len(runs))), [0] * len(runs)

@@ -7,18 +7,22 @@ import pickle
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparsity_lab.settings import SettingError, Shown, canonical_json, settings_in
 from sparsity_lab.sweeps.engines import Engine, Processes, Serial
 from sparsity_lab.sweeps.progress import Estimate, SweepEvent, SweepProgress
 from sparsity_lab.sweeps.results import SWEEP, Results, check_ids
 from sparsity_lab.sweeps.sweep import Sweep, lineage, waves
-from sparsity_lab.training import Logger, RunConfig, status
+from sparsity_lab.training import RunConfig, status
 from sparsity_lab.training.failures import leave_failure, read_failure
 from sparsity_lab.training.files import remove_abandoned, write_file
 from sparsity_lab.training.inspection import inspect
 from sparsity_lab.training.lease import Watch, drop_lease
 from sparsity_lab.training.store import prepare_folder, read_marker, tidy
+
+if TYPE_CHECKING:
+    from sparsity_lab.training import Logger  # its module loads polars
 
 __all__ = ["run_sweep"]
 
@@ -32,7 +36,7 @@ def run_sweep(
     out: Path | str,
     engine: Engine = Processes(workers=2),  # noqa: B008
     progress: SweepProgress | None = None,
-    loggers: Sequence[Logger] = (),
+    loggers: Sequence["Logger"] = (),
 ) -> Results:
     """Bring every run of a sweep to an end in the folder ``out``.
 
@@ -123,7 +127,7 @@ class _Report:
 
 
 def _run_wave(
-    wave: Sequence[RunConfig], root: Path, engine: Engine, report: _Report, loggers: Sequence[Logger]
+    wave: Sequence[RunConfig], root: Path, engine: Engine, report: _Report, loggers: Sequence["Logger"]
 ) -> None:
     """Bring runs that do not depend on each other to an end."""
     pending, elsewhere = [], dict[str, _Awaited]()
@@ -173,7 +177,7 @@ def _run_wave(
 
 
 def _executed(
-    runs: Sequence[RunConfig], root: Path, engine: Engine, loggers: Sequence[Logger]
+    runs: Sequence[RunConfig], root: Path, engine: Engine, loggers: Sequence["Logger"]
 ) -> Iterator[tuple[RunConfig, str | None]]:
     """Each run that the engine is done with, and why it failed."""
     texts = [canonical_json(run) for run in runs]
@@ -254,7 +258,7 @@ def _check_known(runs: Sequence[RunConfig], engine: Engine) -> None:
             raise SettingError("runs", expected, Shown(f"{cls.__name__}, which this session defines"))
 
 
-def _check_loggers(loggers: Sequence[Logger], engine: Engine) -> None:
+def _check_loggers(loggers: Sequence["Logger"], engine: Engine) -> None:
     """Raise ``SettingError`` if a logger cannot be copied to the engine's workers."""
     for i, logger in enumerate(loggers):
         name = type(logger).__name__

@@ -18,11 +18,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparsity_lab.settings import SettingError, Shown, register
 from sparsity_lab.sweeps.engines import Ended, Engine, execute
-from sparsity_lab.training import Logger
+
+if TYPE_CHECKING:
+    from sparsity_lab.training import Logger  # its module loads polars
 
 __all__ = ["RayEngine", "execute_in_worker"]
 
@@ -80,7 +82,7 @@ class RayEngine(Engine):
             raise SettingError("patience", "a number of seconds above 0", self.patience)
 
     def run(
-        self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence[Logger] = ()
+        self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence["Logger"] = ()
     ) -> Iterator[Ended]:
         """As ``Engine.run``.
 
@@ -97,7 +99,7 @@ class RayEngine(Engine):
             yield from self._run(ray, runs, out, modules, loggers)
 
     def _run(
-        self, ray: Any, runs: Sequence[str], out: Path, modules: Sequence[str], loggers: Sequence[Logger]
+        self, ray: Any, runs: Sequence[str], out: Path, modules: Sequence[str], loggers: Sequence["Logger"]
     ) -> Iterator[Ended]:
         # Ray cannot tell which failures are worth a retry, so it tries once.
         task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(execute_in_worker)
@@ -177,7 +179,7 @@ class RayEngine(Engine):
 
 
 def execute_in_worker(
-    run: str, out: str, modules: Sequence[str], paths: Sequence[str], loggers: Sequence[Logger] = ()
+    run: str, out: str, modules: Sequence[str], paths: Sequence[str], loggers: Sequence["Logger"] = ()
 ) -> str | None:
     """``execute``, in a worker that first learns where the sweep's process finds modules, and imports the user's."""
     sys.path.extend(path for path in paths if path not in sys.path)
