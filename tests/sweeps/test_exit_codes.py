@@ -78,7 +78,7 @@ def test_serial_in_folders_that_cannot_be_written(
     try:
         for run in sweep.runs:
             refuse_writing(patch, tmp_path / "out" / run.id, honest=False)
-        check_all_failed(capsys, sweep, "Serial()", tmp_path, "a folder (Read-only file system)", patch.undo)
+        check_all_failed(capsys, sweep, "Serial()", tmp_path, ": Read-only file system", patch.undo)
     finally:
         patch.undo()
 
