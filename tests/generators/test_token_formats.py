@@ -97,7 +97,7 @@ def test_arrays_archives_lines_and_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", gzip.compress(b"text"), "the file is compressed with gzip; decompress it first"),
+        ("a.txt", gzip.compress(b"text", mtime=0), "the file is compressed with gzip; decompress it first"),
         ("a.csv", "x,y\n1,2\n3,4\n", "found a table separated by commas .*; use --format text"),
         ("a.log", "a,b\nc,d\ne,f\n", "found a table separated by commas .*; use --format text"),
         (
