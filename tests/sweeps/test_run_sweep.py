@@ -290,9 +290,8 @@ def test_fault_in_one_folder_stops_no_other_run(tmp_path: Path) -> None:
         by_label = {event.run: event for event in events}
         failed = [by_label[sweep.labels()[run.id]] for run in (no_folder, child)]
         assert [event.status for event in failed] == ["failed", "failed"]
-        assert (
-            f"SettingError: out: expected a folder (File exists), got '{tmp_path / no_folder.id}'" == failed[0].reason
-        )
+        expected = f"SettingError: out: cannot make the folder {tmp_path / no_folder.id}: File exists"
+        assert failed[0].reason == expected
         assert results.frame("runs")["status"].to_list() == ["failed", "finished", "finished", "finished", "failed"]
         assert [failure.run.id for failure in results.failures] == [no_folder.id, child.id]
     assert (tmp_path / no_folder.id).read_text() == "kept"

@@ -379,6 +379,7 @@ def test_the_folder_that_the_user_names_may_be_a_link(tmp_path: Path) -> None:
 def test_a_sweeps_name_leads_out_of_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     (tmp_path / "inner").mkdir()
     monkeypatch.chdir(tmp_path / "inner")
-    (tmp_path / "sweep.json").write_text(canonical_json(Sweep(name=name, runs=[small_run()])))
+    data = json.loads(canonical_json(Sweep(name="x", runs=[small_run()])))
+    (tmp_path / "sweep.json").write_text(json.dumps({**data, "name": name}))
     assert cli.run(["sweep", "../sweep.json"]) == 2
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["inner", "sweep.json"]
