@@ -50,7 +50,7 @@ def test_sweep_refuses_a_run_that_is_there_twice() -> None:
     run = small_run()
     other = run.replace(evaluation=run.evaluation.replace(lengths=(8,)))
     for twice in (run, other):
-        with pytest.raises(SettingError, match=r"runs\[2\]: .*got 'runs\[0\] again'"):
+        with pytest.raises(SettingError, match=r"runs\[2\]: the same run as runs\[0\]"):
             Sweep(name="twice", runs=[run, small_run(data_seed=1), twice])
     with pytest.raises(SettingError) as error:
         Sweep(name="none", runs=[])
