@@ -99,6 +99,10 @@ def check_range(value: object, path: str, largest: int) -> None:
 
     Args:
         largest: of whole numbers.
+
+    >>> check_range(2**63, "steps", largest=1000)
+    Traceback (most recent call last):
+    sparsity_lab.settings.errors.SettingError: steps: expected at most 1000, got 9223372036854775808
     """
     if type(value) is int and abs(value) > largest:
         raise SettingError(path, f"at most {largest}" if value > 0 else f"at least {-largest}", value)
@@ -114,7 +118,10 @@ def check_range(value: object, path: str, largest: int) -> None:
 
 def check_text(text: str, path: str) -> None:
     """Raise ``SettingError`` if UTF-8 cannot hold a text, or it has a NUL, with which no file can be named. Python
-    reads bytes that are not UTF-8 as halves of characters, and JSON can name them."""
+    reads bytes that are not UTF-8 as halves of characters, and JSON can name them.
+
+    >>> check_text("a name", "name")
+    """
     try:
         text.encode()
     except UnicodeEncodeError:

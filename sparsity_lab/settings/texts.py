@@ -48,7 +48,12 @@ def to_data(value: Any) -> Any:
 
 
 def canonical_json(setting: Setting) -> str:
-    """The one JSON text of a setting: sorted keys, no spaces, all defaults and versions."""
+    """The one JSON text of a setting: sorted keys, no spaces, all defaults and versions.
+
+    >>> from sparsity_lab.generators import Recent
+    >>> canonical_json(Recent(width=4))
+    '{"kind":"Recent","version":1,"width":4}'
+    """
     parts = {name: getattr(setting, name) for name in field_hints(type(setting))}
     texts = {"kind": _json(setting.kind), "version": _json(setting.version)} | {
         name: kept(value, "canonical_json", canonical_json) if isinstance(value, Setting) else _json(to_data(value))
@@ -167,6 +172,11 @@ def flatten(setting: Setting, prefix: str = "", known: dict[tuple[str, int], Row
 
     Args:
         known: filled with what nested settings give, by path and ``id``: of many runs most parts are the same.
+
+    >>> from sparsity_lab.generators import Planted
+    >>> row = flatten(Planted(k=2))
+    >>> row["k"], row["locality"]
+    (2, 'Uniform()')
     """
     known, row = {} if known is None else known, Row()
     for name in field_hints(type(setting)):

@@ -106,7 +106,7 @@ def test_new_rows_on_cached_keys(kernel: Kernel, width: int) -> None:
 def test_rows_without_a_place_are_refused(kernel: Kernel) -> None:
     """PyTorch's causal flag counts from the first key, a cache from the last: neither is guessed."""
     q, k = torch.zeros(B, H, 2, D), torch.zeros(B, H, 6, D)
-    with pytest.raises(SettingError, match="^query_start: expected the position of the first of 2 rows") as caught:
+    with pytest.raises(SettingError, match="^query_start: expected the position of the first of 2 queries") as caught:
         kernel.attend(q, k, k, params=params_of(kernel))
     assert "\n" not in str(caught.value)
 
@@ -339,7 +339,7 @@ def test_a_second_derivative_under_a_transform_is_refused() -> None:
     def loss(q: Tensor) -> Tensor:
         return Softmax().attend(q, *rows[1:]).sum()
 
-    with pytest.raises(RuntimeError, match="differentiated once"):
+    with pytest.raises(RuntimeError, match="second derivatives need implementation='reference'"):
         torch.func.grad(lambda q: torch.func.grad(loss)(q).square().sum())(rows[0])
 
 

@@ -137,7 +137,7 @@ ROWS = torch.zeros(2, 3, 4, 8)
         ({"q": ROWS[:, :, :0], "k": ROWS[:, :, :0], "v": ROWS[:, :, :0]}, r"q: expected shape .*got \(2, 3, 0, 8\)"),
         ({"q": ROWS[0]}, r"q: expected shape \(B, H, T, D\).*got \(3, 4, 8\)"),
         ({"k": ROWS[:, :, :3]}, r"v: expected shape \(2, 3, 3, 8\), got \(2, 3, 4, 8\)"),
-        ({"k": ROWS[:, :, :3], "v": ROWS[:, :, :3]}, r"query_start: expected the position of the first of 4 rows"),
+        ({"k": ROWS[:, :, :3], "v": ROWS[:, :, :3]}, r"query_start: expected the position of the first of 4 queries"),
         ({"v": ROWS[:, :, :3]}, r"v: expected shape \(2, 3, 4, 8\), got \(2, 3, 3, 8\)"),
         ({"v": ROWS.double()}, r"v: expected the dtype of q, torch.float32, got torch.float64"),
         ({"q": ROWS.long()}, r"q: expected float16, .*got torch.int64"),

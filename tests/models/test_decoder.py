@@ -223,7 +223,7 @@ def test_lengths() -> None:
     Decoder(index_sampling=PoSE(target=32)).check_length(500, trained=32)
     with pytest.raises(SettingError, match=r"index_sampling.target: expected at least 33, .*got 32"):
         Decoder(index_sampling=PoSE(target=32)).check_length(500, trained=33)
-    with pytest.raises(SettingError, match=r"position: .*serves index 63, got .*ends at 31"):
+    with pytest.raises(SettingError, match=r"position: .*supports indices up to 31, but the run needs index 63"):
         Decoder(index_sampling=RandomOffset(size=64), position=Learned(size=32))
 
 
@@ -244,7 +244,10 @@ class NoBias(Softmax):
         ({"d_model": 66}, "d_model: expected a multiple of num_heads = 4, got 66"),
         ({"d_model": 12}, "num_heads: expected an even head size .* for RoPE, got 3"),
         ({"kernel": (Softmax(),)}, "kernel: expected one kernel, or num_layers = 2, got 1"),
-        ({"kernel": (Softmax(), NoBias()), "position": ALiBi()}, "position: .*NoBiasForTests takes .*rotate.*'bias'"),
+        (
+            {"kernel": (Softmax(), NoBias()), "position": ALiBi()},
+            "position: .*NoBiasForTests supports .*'bias'",
+        ),
         ({"num_layers": 0}, "num_layers: expected at least 1, got 0"),
         ({"num_heads": -1}, "num_heads: expected at least 1, got -1"),
         ({"d_ff": 0}, "d_ff: expected at least 1, got 0"),

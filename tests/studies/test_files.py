@@ -77,7 +77,7 @@ def test_evidence_without_measures_says_so(runs: Path) -> None:
     plain = dataclasses.replace(study, measure=None, tables=None)
     evidence = plain.evidence(Results(runs, study.sweep("small")), "small")
     assert evidence.measures is None
-    with pytest.raises(ValueError, match="measures nothing"):
+    with pytest.raises(ValueError, match="no measures beyond the evaluation"):
         _ = evidence.measured
 
 

@@ -126,7 +126,7 @@ def test_the_command_line_takes_a_path(
     Path("README.md").write_text("My own words.")
     assert run(["report", ".", "--render"]) == 2
     assert Path("README.md").read_text() == "My own words."
-    assert "README.md: expected a table of claims" in capsys.readouterr().err
+    assert "README.md: this file is not a table of claims" in capsys.readouterr().err
 
 
 @pytest.mark.slow
