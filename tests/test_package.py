@@ -15,6 +15,7 @@ from zipfile import ZipFile
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import sparsity_lab
@@ -145,6 +146,22 @@ def test_wheel_in_an_empty_environment(environment: Path, tmp_path: Path) -> Non
     demo = json.loads(run("sparsity-lab", "demo", "--size", "smoke", "--workers", "1", "--json"))
     assert (tmp_path / "elsewhere" / demo["report"]).is_file()
     assert run("sparsity-lab", "sweep", "my_study.py", "--size", "smoke", "--workers", "1", "--json")
+
+
+def test_every_pinned_package_installs_on_the_oldest_python() -> None:
+    """Distributions ship an early 3.11: a pin that needs a later patch release cannot be installed there."""
+    oldest = "3.11.0"
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    needed = {}
+    for name, version in pins.items():
+        try:
+            installed = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if installed.version.split("+")[0] == version:
+            needed[name] = installed.metadata.get("Requires-Python") or ""
+    assert len(needed) > 100
+    assert {name: text for name, text in needed.items() if oldest not in SpecifierSet(text)} == {}
 
 
 def test_license_is_the_whole_of_apache_2() -> None:
