@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from sparsity_lab.analysis.pairing import Difference as Difference
     from sparsity_lab.analysis.picture import write_picture as write_picture
     from sparsity_lab.analysis.predict_reach import predict_reach as predict_reach
+    from sparsity_lab.analysis.report.explorer import Explorer as Explorer
+    from sparsity_lab.analysis.report.explorer import explore as explore
     from sparsity_lab.analysis.report.report import write_report as write_report
     from sparsity_lab.analysis.retained_mass import RetainedMass as RetainedMass
     from sparsity_lab.analysis.retained_mass import retained_mass as retained_mass

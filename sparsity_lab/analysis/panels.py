@@ -8,7 +8,7 @@ import polars as pl
 from sparsity_lab.analysis.replicates import without_seeds
 from sparsity_lab.analysis.runs import arms_of, full_name, kind_of, pooled_by, short_name, varying
 
-__all__ = ["Panel", "panels_of", "small_multiples"]
+__all__ = ["Panel", "panels_of", "small_multiples", "telling"]
 
 _MOST_ARMS = 4  # more bands than this in one figure hide each other
 
@@ -57,7 +57,7 @@ def small_multiples(panel: Panel) -> list[Panel]:
     return [one for part in parts for one in panels_of(part)]
 
 
-def _telling(part: pl.DataFrame, by: list[str]) -> list[str]:
+def telling(part: pl.DataFrame, by: list[str]) -> list[str]:
     """The columns without those whose values follow from the others: first of the training, then numbers and
     switches, then settings, which say more; the last named first."""
     texts, kept = without_seeds(part, by), by
@@ -78,7 +78,7 @@ def _panel(part: pl.DataFrame) -> Panel:
     by += pooled_by(arms_of(part, by))
     single: list[str] = ["task.k", "task.locality", "task"]
     alone = [name for name in single if name in part.columns and part[name].count()]
-    by = _telling(part, by) or alone[:1]
+    by = telling(part, by) or alone[:1]
     also = tuple(name for name in varying(part, by) if name not in by)
 
     def one(name: str) -> Any:

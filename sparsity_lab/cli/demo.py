@@ -34,7 +34,9 @@ class Demo(Command):
 
         results, seconds = swept(demo(self.size), self.out, Processes(workers=self.workers), console)
         command = f"sparsity-lab demo --size {self.size}"
-        page = write_report(results, self.out / "report.html", title="sparsity_lab demo", command=command)
+        page = write_report(
+            results, self.out / "report.html", title="sparsity_lab demo", command=command, explorer=True
+        )
         arms, unfinished = show_arms(results, console), show_unfinished(results, console)
         console.print(f"\n{len(results.runs)} runs in {seconds:.0f} s. Report: {page}")
         data = {"out": str(self.out), "report": str(page), "seconds": seconds, "arms": arms}

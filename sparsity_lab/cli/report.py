@@ -112,7 +112,7 @@ class Report(SettingsCommand):
         if self.picture is not None:
             check_target("--picture", self.picture)
         results = Results(folder, trusted=False if self.untrusted else None)
-        data: dict[str, Any] = {"report": str(write_report(results, page, title=self.title))}
+        data: dict[str, Any] = {"report": str(write_report(results, page, title=self.title, explorer=True))}
         data["arms"] = show_arms(results, console)
         unfinished = data["unfinished"] = show_unfinished(results, console)
         console.print(f"Report: {page}")

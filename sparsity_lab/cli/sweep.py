@@ -70,8 +70,10 @@ class SweepCommand(SettingsCommand):
             from sparsity_lab.analysis import write_report
 
             command = f"sparsity-lab sweep {self.sweep}" + ("" if is_file else f" --size {self.size}")
-            data["report"] = str(write_report(results, out / "report.html", title=sweep.name, command=command))
-            console.print(f"Report: {data['report']}")
+            page = out / "report.html"
+            write_report(results, page, title=sweep.name, command=command, explorer=True)
+            data["report"] = str(page)
+            console.print(f"Report: {page}")
         return Outcome(data, not unfinished)
 
 

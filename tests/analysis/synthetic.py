@@ -20,6 +20,7 @@ class Failed:
     run: RunConfig
     reason: str
     step: int | None = None
+    status: str = "failed"
 
 
 @dataclass
@@ -35,6 +36,10 @@ class SyntheticResults:
 
     def frame(self, name: str, /) -> pl.DataFrame:
         return self.evaluation if name == "evaluation" else summarize(self.evaluation)
+
+    def state(self, run: RunConfig, *, large: bool = False) -> Failed:
+        """No run has files."""
+        return Failed(run, "no files", status="missing")
 
 
 def rows_of(

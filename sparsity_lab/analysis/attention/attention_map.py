@@ -35,13 +35,14 @@ from sparsity_lab.analysis.attention.subjects import (
 from sparsity_lab.analysis.attention.tiles import row_tiles
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.output import write_whole
+from sparsity_lab.analysis.report.page import framed
 from sparsity_lab.analysis.runs import nearest_length
 from sparsity_lab.analysis.style import figure_image
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.generators.token_view import TokenView
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError, Shown
-from sparsity_lab.settings.markup import Markup, details, element, escape, join, table
+from sparsity_lab.settings.markup import details, element, join, table
 from sparsity_lab.training import Run, RunVariant
 
 __all__ = ["AttentionMap", "attention_map"]
@@ -148,13 +149,7 @@ class AttentionMap(Measurement):
     def _repr_html_(self) -> str:
         summary = self.summary()
         shown = element("div", figure_image(self.figure(), self.finding))
-        # A notebook that is not trusted shows no frame inside it, and the words instead.
-        words = 'Where nothing stands below, `.write("map.html")` makes a page that any browser opens.'
-        frame = Markup(
-            f'<iframe title="{escape(self.finding)}" style="width: 100%; height: 640px; border: 0" '
-            f'srcdoc="{escape(self.page())}"></iframe>'
-        )
-        inside = details("point at cells", element("p", words), frame)
+        inside = details("point at cells", framed(self.finding, self.page(), "map.html"))
         return join([shown, inside, details("values", table(summary.columns, summary.iter_rows()))])
 
 

@@ -1,6 +1,7 @@
 "use strict";
 
-const { colors, masked, zero, source, roles, largest, views } = JSON.parse(document.getElementById("numbers").textContent);
+// Set by showMaps.
+let colors, masked, zero, source, roles, largest, views, maps = [];
 const UNSEEN = -32768, LEVELS = 32767, STRIP = 6, GRAY = "#7d7d7d";
 
 function make(tag, text = "", name = "") {
@@ -10,9 +11,16 @@ function make(tag, text = "", name = "") {
   return one;
 }
 
-function unpacked(text) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  return new Int16Array(bytes.buffer);
+// Row by row what may be seen; the rest of each row comes later.
+function unpacked(text, rows, keys) {
+  const seen = new Int16Array(Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)).buffer);
+  const shares = new Int16Array(rows.length * keys).fill(UNSEEN);
+  let from = 0;
+  rows.forEach((row, index) => {
+    shares.set(seen.subarray(from, from + row + 1), index * keys);
+    from += row + 1;
+  });
+  return shares;
 }
 
 function words(share) {
@@ -36,7 +44,7 @@ function tell(canvas, text, x, y) {
 }
 
 function addMap(view, own, isSource) {
-  const shares = unpacked(own.shares), keys = view.tokens.length, rows = view.rows.length;
+  const keys = view.tokens.length, rows = view.rows.length, shares = unpacked(own.shares, view.rows, keys);
   const figure = make("figure", "", "map");
   const share = own.mass === null ? "" : `: ${own.mass.toFixed(2)}`, mass = share && `${share} on sources`;
   figure.append(make("figcaption", `layer ${own.layer}, head ${own.head}${share}`));
@@ -166,22 +174,28 @@ function scale() {
   return line;
 }
 
-const blocks = make("div", "", "blocks"), maps = [];
-for (const view of views) {
-  const block = make("section", "", "block");
-  const some = view.rows.length < view.tokens.length ? `, ${view.rows.length} of ${view.tokens.length} rows` : "";
-  block.append(make("h2", `${view.name}${some}${view.note && `: ${view.note}`}`));
-  const isSource = new Set(view.sources.map(([row, key]) => `${row},${key}`));
-  const grid = make("div", "", "maps");
-  for (const own of view.maps) {
-    const one = addMap(view, own, isSource);
-    grid.append(one.figure);
-    maps.push(one);
+// All maps of `numbers`: the scale in one element, the maps in another, each view under a heading of this tag.
+function showMaps(numbers, scaleBox, mapsBox, heading) {
+  ({ colors, masked, zero, source, roles, largest, views } = numbers);
+  maps = [];
+  const blocks = make("div", "", "blocks");
+  for (const view of views) {
+    const block = make("section", "", "block");
+    const some = view.rows.length < view.tokens.length ? `, ${view.rows.length} of ${view.tokens.length} rows` : "";
+    block.append(make(heading, `${view.name}${some}${view.note && `: ${view.note}`}`));
+    const isSource = new Set(view.sources.map(([row, key]) => `${row},${key}`));
+    const grid = make("div", "", "maps");
+    for (const own of view.maps) {
+      const one = addMap(view, own, isSource);
+      grid.append(one.figure);
+      maps.push(one);
+    }
+    block.append(grid);
+    blocks.append(block);
   }
-  block.append(grid);
-  blocks.append(block);
+  scaleBox.replaceChildren(scale());
+  mapsBox.replaceChildren(blocks);
+  for (const { paint } of maps) paint();
 }
-document.getElementById("scale").append(scale());
-document.getElementById("maps").append(blocks);
-for (const { paint } of maps) paint();
+
 addEventListener("resize", () => { for (const { paint } of maps) paint(); });

@@ -5,6 +5,7 @@ the values themselves after a moment.
 """
 
 import functools
+import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -12,9 +13,9 @@ from typing import Any, cast
 
 import jinja2
 
-from sparsity_lab.settings.markup import Markup, details, signed_interval, table, visible
+from sparsity_lab.settings.markup import Markup, details, element, escape, join, signed_interval, table, visible
 
-__all__ = ["Section", "document", "macros", "page"]
+__all__ = ["Section", "document", "framed", "macros", "page"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,14 @@ def macros(name: str) -> Any:
     return cast(ModuleType, _templates().get_template(name).module)
 
 
+def framed(title: str, page: str, file: str) -> Markup:
+    """A page in a frame of a notebook. One that is not trusted shows the words above it, and no frame."""
+    words = f'Where nothing stands below, `.write("{file}")` makes a page that any browser opens.'
+    style = "width: 100%; height: 640px; border: 0"
+    frame = f'<iframe title="{escape(title)}" sandbox="allow-scripts" style="{style}" srcdoc="{html.escape(page)}">'
+    return join([element("p", words), Markup(f"{frame}</iframe>")])
+
+
 @functools.cache
 def _templates() -> jinja2.Environment:
     templates = jinja2.Environment(
@@ -51,6 +60,7 @@ def _templates() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
+    templates.policies["json.dumps_kwargs"] = {"sort_keys": True, "separators": (",", ":")}
     templates.globals |= {"table": table, "details": details, "interval": signed_interval}
     return templates
 

@@ -18,8 +18,9 @@ from sparsity_lab.analysis.panels import Panel, panels_of, small_multiples
 from sparsity_lab.analysis.reach import reach_of
 from sparsity_lab.analysis.replicates import seed_columns
 from sparsity_lab.analysis.report.comparisons import Comparison, comparisons_of
+from sparsity_lab.analysis.report.explorer import StoredRuns, explore
 from sparsity_lab.analysis.report.page import Section, macros, page
-from sparsity_lab.analysis.runs import NOT_JUDGED, Frames, arms_of, evaluation_rows
+from sparsity_lab.analysis.runs import NOT_JUDGED, arms_of, evaluation_rows
 from sparsity_lab.analysis.style import Point, figure_svg
 from sparsity_lab.generators import Stream, Task, sequence_html
 from sparsity_lab.settings import to_data
@@ -44,20 +45,16 @@ class Failed(Protocol):
     def step(self) -> int | None: ...
 
 
-class ReportResults(Frames, Protocol):
-    """The part of ``sweeps.Results`` that a report reads. These are the settings of all runs in order, the failures,
-    the ids of finished runs of other sweeps, the kinds of device, and the folder."""
+class ReportResults(StoredRuns, Protocol):
+    """The part of ``sweeps.Results`` that a report reads. In addition to what an explorer reads, these are the
+    failures, the ids of finished runs of other sweeps, and the kinds of device."""
 
-    @property
-    def runs(self) -> Sequence[RunConfig]: ...
     @property
     def failures(self) -> Sequence[Failed]: ...
     @property
     def others(self) -> Sequence[str]: ...
     @property
     def devices(self) -> Mapping[str, int]: ...
-    @property
-    def folder(self) -> Path: ...
 
 
 def write_report(
@@ -67,6 +64,7 @@ def write_report(
     title: str = "Extrapolation in length",
     command: str | None = None,
     factor: float = 4,
+    explorer: bool = False,
 ) -> Path:
     """Write the report of ``results`` as one HTML file that opens from disk and loads nothing.
 
@@ -80,6 +78,8 @@ def write_report(
         title: title of the page.
         command: the command that made the results, as it was typed.
         factor: drops and heat maps are taken at this multiple of the trained length.
+        explorer: also write ``explore(results)`` into the same folder, as ``report_explorer.html`` for
+            ``report.html``. The report then links to it, and to the attention map of each run in it.
 
     Returns:
         The path.
@@ -88,18 +88,32 @@ def write_report(
         SettingError: the file cannot be written.
     """
     path = Path(path)
-    text = page(title, list(_sections(results, command, factor, path.parent)))
+    address, maps = None, tuple[str, ...]()
+    if explorer and not results.frame("evaluation").is_empty():
+        found = explore(results)
+        beside = found.write(path.with_stem(f"{path.stem}_explorer"), f"Explorer: {title}")
+        address, maps = quote(beside.name), found.maps
+    attention = {run: f"{address}#{run}" for run in maps}
+    text = page(title, list(_sections(results, command, factor, path.parent, address, attention)))
     # A name may hold half of a surrogate pair, from a file name or from JSON. UTF-8 has no bytes for it.
     return write_whole(path, text.encode(errors="backslashreplace"))
 
 
-def _sections(results: ReportResults, command: str | None, factor: float, page_folder: Path) -> Iterator[Section]:
+def _sections(
+    results: ReportResults,
+    command: str | None,
+    factor: float,
+    page_folder: Path,
+    explorer: str | None,
+    attention: Mapping[str, str],
+) -> Iterator[Section]:
     finished = not results.frame("evaluation").is_empty()
     rows = evaluation_rows(results, by=("condition",)) if finished else pl.DataFrame()
     panels = panels_of(rows) if finished else []
     states = _run_states(rows) if finished else {}
     write = macros("report.html")
-    yield Section("summary", "Summary", write.summary(**_summary(results, panels, states, factor)))
+    told = _summary(results, panels, states, factor)
+    yield Section("summary", "Summary", write.summary(**told, explorer=explorer))
     if finished:
         note = (
             "Lines are medians over the runs that learned. A band is the interval of that median by the order of "
@@ -113,7 +127,7 @@ def _sections(results: ReportResults, command: str | None, factor: float, page_f
         yield Section("reach", "Reach", write.reach(_reach(panels)))
         yield Section("evaluation", "All measurements", write.evaluation(_evaluation(rows)))
     yield Section("samples", "Sample sequences", write.samples(_samples(results), _OPEN_SAMPLES))
-    runs = _configurations(results, states, page_folder)
+    runs = _configurations(results, states, page_folder, attention)
     yield Section("configurations", "Configurations", write.configurations(runs))
     found = _environment(results)
     yield Section("reproduce", "Environment and commands", write.reproduce(found, command, _again(results.folder)))
@@ -252,7 +266,7 @@ def _samples(results: ReportResults) -> Iterator[tuple[str, int, Markup]]:
 
 
 def _configurations(
-    results: ReportResults, states: Mapping[str, bool | None], page_folder: Path
+    results: ReportResults, states: Mapping[str, bool | None], page_folder: Path, attention: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
     failed = {failure.run.id for failure in results.failures}
     words = {True: "learned", False: "did not learn", None: NOT_JUDGED}
@@ -266,6 +280,7 @@ def _configurations(
             "state": "failed" if run in failed else words[states[run]] if run in states else "not finished",
             "label": labels[run],
             "link": f"{quote(folder)}/",
+            "attention": attention.get(run),
             "short": config,
             "json": json.dumps(to_data(config), indent=1, sort_keys=True, ensure_ascii=False),
         }
