@@ -17,10 +17,13 @@ from scipy import stats
 from torch import Tensor
 
 from sparsity_lab.generators import (
+    AssociativeRecall,
     Batch,
     Geometric,
     InductionHeads,
     Majority,
+    MultipleAddition,
+    PaddedMixture,
     Planted,
     PowerLaw,
     SparseParity,
@@ -32,6 +35,8 @@ from sparsity_lab.generators import (
     VariableAssignment,
     certify,
 )
+from sparsity_lab.generators.certify.learned import learned
+from sparsity_lab.generators.certify.sequences import DrawnSequences
 from sparsity_lab.settings import SettingError
 
 
@@ -426,6 +431,23 @@ def test_extreme_but_sound_tasks_pass(task: Task, sequences: int) -> None:
     for seed in range(2):
         certificate = certify(task, seed=seed, sequences=sequences, lengths=(12,), effort="quick")
         assert certificate.passed, certificate.frame().filter(~certificate.frame()["passed"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "task",
+    [
+        AssociativeRecall(vocab_size=32, answers="hidden", filler="blank", tokens_per_pair=8),
+        PaddedMixture(tasks=(MultipleAddition(num_operands=2, base=3), MultipleAddition(base=3)), power=2.0),
+    ],
+    ids=["order and values give a target", "sizes decide which digits there are"],
+)
+def test_the_network_tells_nothing_of_a_sound_task(task: Task) -> None:
+    """Of each of these it once did: 30,000 sequences and 200 steps were enough."""
+    sample = DrawnSequences.draw(task, 0, 30_000, task.certified_lengths[0], steps=200)
+    p_values = [finding.p_value for finding in learned(sample)]
+    assert len(p_values) > 4
+    assert min(p_values) > 1e-6
 
 
 @pytest.mark.slow

@@ -133,7 +133,10 @@ def next_token(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def label_balance(sample: DrawnSequences) -> Iterator[Finding]:
-    """The targets of each slot against their declared probabilities."""
+    """The targets of each slot against their declared probabilities; all are among the labels."""
+    if sample.truth.labels is not None:
+        unlisted = int((~np.isin(sample.targets, sample.truth.labels)).sum())
+        yield certain("label_balance", "targets that are not declared", unlisted == 0, unlisted)
     for slot in sample.slots:
         declared = sample.truth.labels_of_slot(slot.index)
         if declared is not None:
@@ -167,8 +170,13 @@ def source_counts(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def source_places(sample: DrawnSequences) -> Iterator[Finding]:
-    """The j-th smallest source of each slot against its declared law."""
+    """The j-th smallest source of each slot against its declared law, and its token against that of the values."""
     for slot in sample.slots:
+        if (values := sample.truth.value_distribution) is not None:
+            for j, tokens in enumerate(slot.source_tokens.T):
+                counts = np.bincount(tokens[tokens >= 0], minlength=len(values))
+                of = "share of a value, relative"
+                yield from chi_square("source_places", f"{slot.name}value {j + 1}", counts, values * counts.sum(), of)
         if slot.law is not None:
             yield from _places("source_places", f"{slot.name}source", slot.sources, slot.sizes, slot.law)
 

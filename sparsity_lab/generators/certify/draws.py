@@ -29,6 +29,7 @@ _BLOCKS = 16  # of the stream
 _MOST_TOGETHER = 8
 _MOST_SLOTS = 64
 _ANY = 2**30
+_FOLLOWED = 6  # standard errors
 
 
 @dataclass(frozen=True)
@@ -189,9 +190,15 @@ class Columns:
 
     @cached_property
     def deciding(self) -> NDArray[np.bool_]:
-        """(C,) True for choices that may decide whether another is made: those always made, and places of sets."""
+        """(C,) True for choices that may decide whether another is made: those always made, places of sets, and those
+        that others' presence is seen to follow."""
         shared = np.unique(self.family[np.unique(self.choice, return_index=True)[1]], return_counts=True)
-        return np.asarray((self.number == len(self.x)) | np.isin(self.family, shared[0][shared[1] > 1]))
+        found = np.asarray((self.number == len(self.x)) | np.isin(self.family, shared[0][shared[1] > 1]))
+        if self.present is not None:
+            both = (self.present.T @ self.present)[self.choice]
+            z = np.abs(self.x.T @ self.present) / np.sqrt(np.maximum(both, 1))
+            found |= (z > _FOLLOWED).any(axis=1)
+        return found
 
     def first(self, count: int) -> "Columns":
         """The same columns of the first sequences."""

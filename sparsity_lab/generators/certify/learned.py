@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from sparsity_lab.generators.certify.draws import Choices, choices_of
+from sparsity_lab.generators.certify.draws import Choices, choices_of, columns
 from sparsity_lab.generators.certify.findings import Finding, proportion, spread
 from sparsity_lab.generators.certify.predictions import Predictions
 from sparsity_lab.generators.certify.sequences import DrawnSequences
@@ -46,7 +46,10 @@ def learned(sample: DrawnSequences) -> Iterator[Finding]:
         told = np.stack(labels, axis=1)
         P = told.shape[1]
         unknown = np.full(P, -1)
-        seen = choices.beside(Choices(told, np.arange(P), np.zeros(P, bool), unknown, ("targets",)))
+        # Without the values: of all of them, a target tells which was asked for.
+        seen = choices.only(choices.free).beside(
+            Choices(told, np.arange(P), np.zeros(P, bool), unknown, ("targets",))
+        )
         yield from _exchanged(sample, seen, seen.free, "what must tell nothing of the targets")
     yield from _exchanged(sample, choices, np.ones(len(choices.free), bool), "choices")
     yield from _redrawn(sample)
@@ -57,8 +60,10 @@ def _exchanged(sample: DrawnSequences, choices: Choices, free: NDArray[np.bool_]
     choice that may decide whether another is made is exchanged only if all are made."""
     values = choices.values
     families, of = np.unique(choices.family, return_inverse=True)
-    shared = np.bincount(of)[of] > 1
-    fixed = (shared | (values >= 0).all(axis=0)) if (values < 0).any() else np.zeros(len(of), bool)
+    fixed = np.zeros(len(of), bool)
+    if (values < 0).any():
+        bits = columns(choices)
+        fixed[bits.choice[bits.deciding]] = True
     movable = np.array([bool((free & ~fixed)[of == f].all()) for f in range(len(families))])
     if not movable.any() or len(families) < 2:
         return
