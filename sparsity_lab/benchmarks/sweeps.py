@@ -14,6 +14,7 @@ from sparsity_lab.generators import Planted
 from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.sweeps import Ended, Engine, Processes, Results, Sweep, SweepEvent, grid, run_sweep
 from sparsity_lab.training import Evaluation, FixedLength, Logger, RunConfig, Training, store, train
+from sparsity_lab.training.folder import RunFolder
 
 __all__ = ["sweeps"]
 
@@ -124,7 +125,7 @@ def _finish(out: Path, count: int) -> None:
     """Fill a folder with finished runs: the files of one, under other configs."""
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         made = train(_SHORT, folder).folder
-        marker = store.read_marker(made)
+        marker = RunFolder(made).marker
         assert marker is not None
         names = [str(file.relative_to(made)) for file in made.rglob("*.*") if file.is_file()]
         sweep = Sweep(name="read", runs=tuple(grid(_SHORT, {"seed": range(count)})))

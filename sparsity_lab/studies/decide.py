@@ -23,6 +23,7 @@ from sparsity_lab.studies.study import Size, Study
 from sparsity_lab.sweeps import Results, Sweep
 from sparsity_lab.sweeps.sweep import waves
 from sparsity_lab.training import RunConfig, store
+from sparsity_lab.training.folder import RunFolder
 
 __all__ = ["Review", "decide"]
 
@@ -160,7 +161,7 @@ def _look(
     failed: Mapping[str, str],
 ) -> Review:
     spent = sum(
-        float(store.read_timing(run, out / run.id)["seconds"].sum()) / 60
+        float(RunFolder(out / run.id, run).timing["seconds"].sum()) / 60
         for wave in waves([run for _, run in study.runs(size, out).values()])
         for run in wave
     )

@@ -27,6 +27,7 @@ from sparsity_lab.studies.rules import came_after_runs, changed_rules, fixed_rul
 from sparsity_lab.studies.study import Size, Study
 from sparsity_lab.sweeps import Results, Sweep
 from sparsity_lab.training import store
+from sparsity_lab.training.folder import RunFolder
 
 __all__ = [
     "FoundResult",
@@ -286,7 +287,7 @@ def _facts(
         name: list(values) for name, values in before.facts.get("environment", {}).items()
     }
     for run in planned:
-        recorded = store.read_environment(results.folder / run) or {}
+        recorded = RunFolder(results.folder / run).environment or {}
         for name in ("python", "packages", "device", "threads"):
             values = environment.setdefault(name, [])
             if name in recorded and recorded[name] not in values:

@@ -88,7 +88,7 @@ def execute(run: str, out: str, loggers: Sequence["Logger"] = ()) -> str | None:
         Why it failed, in one line; None if it finished or diverged, or another process makes it.
     """
     from sparsity_lab.training import train  # noqa: PLC0415
-    from sparsity_lab.training.failures import leave_failure, reason_of  # noqa: PLC0415
+    from sparsity_lab.training.held_folder import leave_failure, reason_of  # noqa: PLC0415
 
     config = from_data(RunConfig, json.loads(run))
     try:

@@ -14,12 +14,12 @@ from sparsity_lab.sweeps.engines import Engine, Processes, Serial
 from sparsity_lab.sweeps.progress import Estimate, SweepEvent, SweepProgress
 from sparsity_lab.sweeps.results import SWEEP, Results, check_ids
 from sparsity_lab.sweeps.sweep import Sweep, lineage, waves
-from sparsity_lab.training import RunConfig, status
-from sparsity_lab.training.failures import leave_failure, read_failure
+from sparsity_lab.training import RunConfig
 from sparsity_lab.training.files import remove_abandoned, write_file
-from sparsity_lab.training.inspection import inspect
+from sparsity_lab.training.folder import RunFolder
+from sparsity_lab.training.held_folder import leave_failure
 from sparsity_lab.training.lease import Watch, drop_lease
-from sparsity_lab.training.store import prepare_folder, read_marker, tidy
+from sparsity_lab.training.store import prepare_folder, tidy
 
 if TYPE_CHECKING:
     from sparsity_lab.training import Logger  # its module loads polars
@@ -132,7 +132,7 @@ def _run_wave(
     """Bring runs that do not depend on each other to an end."""
     pending, elsewhere = [], dict[str, _Awaited]()
     for run in wave:
-        found = inspect(run, root / run.id)
+        found = RunFolder(root / run.id, run).inspect()
         report.damage[run.id] = found.damage
         if found.status.over:
             tidy(root / run.id)
@@ -153,9 +153,9 @@ def _run_wave(
                 if not report.any_seen:
                     raise SettingError("engine", _written_here(root), Shown(f"nothing of {run.id}, which has ended"))
                 report.over(run, "failed", f"expected {_written_here(root)}")
-            elif (ended := status(run, root)).over:
+            elif (ended := (folder := RunFolder(root / run.id, run)).inspect().status).over:
                 report.any_seen = True
-                report.over(run, ended.value, _divergence(root / run.id))
+                report.over(run, ended.value, folder.divergence)
             else:
                 elsewhere[run.id] = _Awaited(run, root)
         pending = []
@@ -163,9 +163,10 @@ def _run_wave(
             for awaited in [awaited for awaited in elsewhere.values() if awaited.free()]:
                 run = elsewhere.pop(awaited.run.id).run
                 attempts[run.id] = attempts.get(run.id, 0) + (not awaited.held)
-                if (ended := status(run, root)).over:
-                    report.over(run, ended.value, _divergence(root / run.id))
-                elif awaited.held and (failure := read_failure(root / run.id)):
+                folder = RunFolder(root / run.id, run)
+                if (ended := folder.inspect().status).over:
+                    report.over(run, ended.value, folder.divergence)
+                elif awaited.held and (failure := folder.failure):
                     # The process that began it removed the old record, so this record is its own.
                     report.over(run, "failed", failure)
                 elif attempts[run.id] == _ATTEMPTS:
@@ -226,12 +227,6 @@ class _Awaited:
                 return all(watch.free() for watch in self._parents)
             self.held = True
         return False
-
-
-def _divergence(folder: Path) -> str | None:
-    """Why and where a run diverged; None if it did not."""
-    marker = read_marker(folder)
-    return f"{marker.reason} at step {marker.step}" if marker and marker.status == "diverged" else None
 
 
 def _refuse_import() -> None:

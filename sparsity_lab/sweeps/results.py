@@ -1,6 +1,7 @@
 """``Results``: what a folder of runs holds, as one frame."""
 
 import contextlib
+import copy
 import json
 import logging
 import os
@@ -28,10 +29,9 @@ from sparsity_lab.sweeps.sweep import Sweep, lineage
 from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, Status, run_labels, store, summarize
 from sparsity_lab.training.config import TRAINED_CONDITION
 from sparsity_lab.training.environment import devices_of, devices_words
-from sparsity_lab.training.failures import read_failure
 from sparsity_lab.training.files import DamagedFile, read_file
+from sparsity_lab.training.folder import RunFolder
 from sparsity_lab.training.frames import FrameProcess, ParseFrame, parse_frame
-from sparsity_lab.training.inspection import inspect
 
 __all__ = ["SWEEP", "Failure", "FrameName", "Results", "State", "check_ids", "rename_runs"]
 
@@ -76,26 +76,17 @@ class State:
     reason: str | None = None
 
     @classmethod
-    def of(
-        cls,
-        run: RunConfig,
-        folder: Path,
-        *,
-        large: bool = False,
-        any_evaluation: bool = False,
-        parse: ParseFrame | None = None,
-    ) -> Self:
+    def of(cls, folder: RunFolder, *, large: bool = False, any_evaluation: bool = False) -> Self:
         """As its folder says.
 
         Args:
             large: also verify the weights and the checkpoint. By default their readers verify them, except after a
                 recorded failure, which damaged weights may have caused.
             any_evaluation: another evaluation than the run's own will do, as for a parent.
-            parse: what parses frames; ``parse_frame`` if None.
         """
-        failure = read_failure(folder)
-        found = inspect(run, folder, large=large or failure is not None, parse=parse)
-        if found.status is Status.DIVERGED and (marker := store.read_marker(folder)):
+        failure = folder.failure
+        found = folder.inspect(large=large or failure is not None)
+        if found.status is Status.DIVERGED and (marker := folder.marker):
             return cls(found.status.value, marker.step, marker.reason)
         if any_evaluation and found.evaluated:
             return cls(Status.FINISHED.value)
@@ -142,6 +133,7 @@ class Results:
         self.folder = Path(out)
         self.trusted = _is_own(self.folder) if trusted is None else trusted
         self._parse: ParseFrame = parse_frame if self.trusted else FrameProcess()
+        self._kept: dict[str, RunFolder] | None = None
         self._unrecorded = dict(unrecorded or {})
         self.sweep = _as_run(sweep, self.folder) if sweep else _read_sweep(self.folder)
         self.runs = self.sweep.runs if self.sweep else _find_runs(self.folder)
@@ -184,14 +176,38 @@ class Results:
 
     def state(self, run: RunConfig, *, large: bool = False, any_evaluation: bool = False) -> State:
         """What has become of a run, or of a parent; the arguments are those of ``State.of``."""
-        state = State.of(run, self.folder / run.id, large=large, any_evaluation=any_evaluation, parse=self._parse)
+        state = State.of(self._at(run.id, run), large=large, any_evaluation=any_evaluation)
         if state.status in ("finished", "diverged", "failed") or run.id not in self._unrecorded:
             return state
         return State("failed", reason="; ".join(filter(None, (self._unrecorded[run.id], state.reason))))
 
     def timing(self, run: RunConfig) -> pl.DataFrame:
         """The clocks of a run; none if they are missing or damaged."""
-        return store.read_timing(run, self.folder / run.id, self._parse)
+        return self._at(run.id, run).timing
+
+    def environment(self, run: RunConfig) -> dict[str, Any] | None:
+        """Where a run was made, as its folder says; None if that is missing or damaged.
+
+        >>> results.environment(results.runs[0])["threads"]
+        1
+        """
+        return self._at(run.id, run).environment
+
+    def snapshot(self) -> Self:
+        """The same results, each file read at most once: what has been read does not change any more.
+
+        >>> now = results.snapshot()
+        >>> now.frame("evaluation").equals(now.frame("evaluation"))
+        True
+        """
+        kept = copy.copy(self)
+        kept._kept = {}
+        return kept
+
+    def _at(self, name: str, run: RunConfig | None = None) -> RunFolder:
+        """A run's folder, of which nothing has been read yet; in a snapshot, the one that was read before."""
+        folder = RunFolder(self.folder / name, run, parse=self._parse)
+        return folder if self._kept is None else self._kept.setdefault(name, folder)
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -201,20 +217,26 @@ class Results:
         own = {member.id for run in self.runs for member in lineage(run)}
         markers = sorted(self.folder.glob(f"*/{store.FINISHED}"))
         found = [file.parent for file in markers if file.parent.name not in own]
-        return tuple(folder.name for folder in found if _is_finished_run(folder))
+        return tuple(folder.name for folder in found if self._is_finished_run(folder.name))
 
     @property
     def devices(self) -> dict[str, int]:
         """Finished runs by the kinds of device that they were made on, as in
         ``{"cpu AVX2 with 1 thread": 3, "cuda": 1}``. Where there are several, small differences between runs can be
         due to them."""
-        environments = (
-            (run, store.read_environment(self.folder / run.id))
-            for run in self.runs
-            if (self.folder / run.id / store.FINISHED).exists()
-        )
-        kinds = (", ".join(devices_of(record, run.evaluation_id)) for run, record in environments)
+        finished = (run for run in self.runs if (self.folder / run.id / store.FINISHED).exists())
+        kinds = (", ".join(devices_of(self.environment(run), run.evaluation_id)) for run in finished)
         return dict(sorted(Counter(kind for kind in kinds if kind).items()))
+
+    def _is_finished_run(self, name: str) -> bool:
+        folder = self._at(name)
+        if folder.marker is None or folder.marker.status != "finished":
+            return False
+        try:
+            # A copy under another name is no other run.
+            return folder.config.id == name
+        except SettingError:
+            return False
 
     def labels(self) -> dict[str, str]:
         """A short name for each run, by id: what differs among them."""
@@ -224,15 +246,16 @@ class Results:
         return {run.id: labels[run.id] or str(run) for run in self.runs}
 
     def __repr__(self) -> str:
-        lines = (
-            f"  {label} ({run}): {status}{', ' if words else ''}{words}" for label, run, status, words in self._told()
-        )
-        return "\n".join([self._head(), *lines])
+        now = self.snapshot()
+        told = now._told()
+        lines = (f"  {label} ({run}): {status}{', ' if words else ''}{words}" for label, run, status, words in told)
+        return "\n".join([now._head(), *lines])
 
     def _repr_html_(self) -> Markup:
-        rows = [(label, element("code", run), status, words) for label, run, status, words in self._told()]
+        now = self.snapshot()
+        rows = [(label, element("code", run), status, words) for label, run, status, words in now._told()]
         shown = table(["run", "id", "status", "reach, or why there is none"], rows)
-        return join([element("p", self._head()), details(f"{len(rows)} runs", shown)])
+        return join([element("p", now._head()), details(f"{len(rows)} runs", shown)])
 
     def _head(self) -> str:
         counts = Counter(self.state(run).status for run in self.runs)
@@ -269,10 +292,11 @@ class Results:
             return order.join(pl.concat(parts), on="run", maintain_order="left_right")
         runs, contents = list[RunConfig](), list[bytes]()
         for run in self.runs:
-            found = inspect(run, self.folder / run.id, large=False)
-            if found.status is Status.FINISHED or (found.status is Status.DIVERGED and name == "metrics"):
+            folder = self._at(run.id, run)
+            status = folder.inspect(large=False).status
+            if status is Status.FINISHED or (status is Status.DIVERGED and name == "metrics"):
                 runs.append(run)
-                contents.append(found.contents.get(_file(name, run), b""))
+                contents.append(folder.verified(_file(name, run)))
         if name == "evaluation" and self.trusted and (frame := _evaluations(runs, contents)) is not None:
             return frame
         frames = [self._frame(name, run, content) for run, content in zip(runs, contents, strict=True)]
@@ -378,7 +402,7 @@ def _old_names(folder: Path) -> Iterator[tuple[Path, str]]:
     """Folders of runs with another name than the run's id, which is free, and this id."""
     for file in sorted(folder.glob(f"{'[0-9a-f]' * 16}/{store.CONFIG}")):
         try:
-            run = store.read_config(file.parent).id
+            run = RunFolder(file.parent).config.id
         except SettingError:
             continue
         if run != file.parent.name and not (folder / run).exists():
@@ -400,7 +424,7 @@ def _as_run(sweep: Sweep, folder: Path) -> Sweep:
     runs = list[RunConfig]()
     for file in sorted(folder.glob(f"*/{store.CONFIG}")):
         with contextlib.suppress(SettingError):
-            runs.append(store.read_config(file.parent))
+            runs.append(RunFolder(file.parent).config)
     with contextlib.suppress(SettingError):
         runs += last.runs if (last := _read_sweep(folder)) else ()
     known = {task.unplanned(): task for run in runs for task in settings_in(run) if isinstance(task, Task)}
@@ -435,19 +459,8 @@ def _read_sweep(folder: Path) -> Sweep | None:
         raise SettingError(str(folder / SWEEP), "invalid JSON; the file is damaged") from None
 
 
-def _is_finished_run(folder: Path) -> bool:
-    marker = store.read_marker(folder)
-    if marker is None or marker.status != "finished":
-        return False
-    try:
-        # A copy under another name is no other run.
-        return store.read_config(folder).id == folder.name
-    except SettingError:
-        return False
-
-
 def _find_runs(folder: Path) -> tuple[RunConfig, ...]:
-    runs = {file.parent: store.read_config(file.parent) for file in sorted(folder.glob(f"*/{store.CONFIG}"))}
+    runs = {file.parent: RunFolder(file.parent).config for file in sorted(folder.glob(f"*/{store.CONFIG}"))}
     if not runs:
         raise SettingError("folder", "a folder with runs", str(folder))
     for place, run in runs.items():

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from sparsity_lab.training.evaluate import EVALUATION_SCHEMA as EVALUATION_SCHEMA
     from sparsity_lab.training.evaluate import evaluate as evaluate
     from sparsity_lab.training.evaluate import summarize as summarize
-    from sparsity_lab.training.inspection import Status as Status
-    from sparsity_lab.training.inspection import status as status
+    from sparsity_lab.training.folder import Status as Status
+    from sparsity_lab.training.folder import status as status
     from sparsity_lab.training.loggers import CSVLogger as CSVLogger
     from sparsity_lab.training.loggers import Logger as Logger
     from sparsity_lab.training.loggers import TensorBoardLogger as TensorBoardLogger

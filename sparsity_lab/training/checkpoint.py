@@ -17,16 +17,15 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sparsity_lab.training.files import Check, DamagedFile, open_file, write_file
-from sparsity_lab.training.lease import Lease
 
-__all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "save_weights", "verify_checkpoint"]
+__all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "verify_checkpoint", "weights_bytes"]
 
 Tensors = dict[str, Tensor]
 
 
-def save_weights(lease: Lease, name: str, model: nn.Module) -> None:
-    """Write the model's state; the bytes are a function of the values."""
-    write_file(lease.folder / name, save(_packed(model.state_dict())), flush=True, check=lease.check)
+def weights_bytes(model: nn.Module) -> bytes:
+    """The file of a model's state; its bytes are a function of the values."""
+    return save(_packed(model.state_dict()))
 
 
 def load_weights(file: Path, model: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """``train``: from a config to a finished run in its folder, whatever was there before."""
 
 import dataclasses
+import functools
 import logging
 import time
 import traceback
@@ -17,17 +18,16 @@ from sparsity_lab.models import DecoderModel, merged
 from sparsity_lab.settings import SettingError
 from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.training import store
-from sparsity_lab.training.checkpoint import load_weights, save_weights
+from sparsity_lab.training.checkpoint import load_weights, weights_bytes
 from sparsity_lab.training.config import LEARNED, Evaluation, RunConfig
 from sparsity_lab.training.environment import devices_of, environment, kind_of_device
-from sparsity_lab.training.evaluate import EVALUATION_SCHEMA, evaluate, summarize, validate
-from sparsity_lab.training.failures import forget_failure, reason_of, record_failure
+from sparsity_lab.training.evaluate import evaluate, summarize, validate
 from sparsity_lab.training.files import DamagedFile
-from sparsity_lab.training.inspection import Status, inspect, status
+from sparsity_lab.training.folder import RunFolder, Status
+from sparsity_lab.training.held_folder import HeldFolder, reason_of
 from sparsity_lab.training.lease import Lease, LeaseLost
 from sparsity_lab.training.loggers import Logger
 from sparsity_lab.training.optimize import Diverged, Progress, Records, optimize, parameter_groups
-from sparsity_lab.training.store import evaluation_file
 from sparsity_lab.training.weights import build, build_plain, check_weights
 
 __all__ = ["Run", "RunVariant", "train"]
@@ -48,7 +48,7 @@ _SHOWN = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished run.
+    """A finished run. Its frames and clocks are read when they are first asked for.
 
     >>> run.evaluation["length"].to_list()
     [8, 16]
@@ -70,12 +70,17 @@ class Run:
         Raises:
             SettingError: no run, or one that is not finished or not intact.
         """
-        folder = Path(folder)
-        config = store.read_config(folder)
-        found = inspect(config, folder)
+        files = RunFolder(Path(folder))
+        found = files.inspect()
         if found.status is not Status.FINISHED:
-            raise SettingError("folder", "a finished run", f"{folder} ({found})")
-        return cls(config, folder)
+            raise SettingError("folder", "a finished run", f"{files.path} ({found})")
+        run = cls(files.config, files.path)
+        vars(run)["_files"] = files  # which has been read
+        return run
+
+    @functools.cached_property
+    def _files(self) -> RunFolder:
+        return RunFolder(self.folder, self.config)
 
     @property
     def id(self) -> str:
@@ -85,17 +90,17 @@ class Run:
     @property
     def metrics(self) -> pl.DataFrame:
         """One row for each logged step."""
-        return store.read_frame(self.config, self.folder, store.METRICS, store.METRICS_SCHEMA)
+        return self._files.metrics
 
     @property
     def evaluation(self) -> pl.DataFrame:
         """One row for each condition and length."""
-        return store.read_frame(self.config, self.folder, evaluation_file(self.config), EVALUATION_SCHEMA)
+        return self._files.evaluation
 
     @property
     def timing(self) -> pl.DataFrame:
         """The clocks: one row for each part of the training, and for the evaluation."""
-        return store.read_timing(self.config, self.folder)
+        return self._files.timing
 
     @property
     def summary(self) -> pl.DataFrame:
@@ -224,65 +229,64 @@ def train(
         lease.Leased: without ``wait``; another process makes this run, or a parent of it.
     """
     config = config if config.is_planned else config.planned()
-    root, folder = Path(out), Path(out) / config.id
+    root, path = Path(out), Path(out) / config.id
     _check_device(config)
     store.prepare_folder(root)
-    while not (found := status(config, root)).over:
+    while not (found := (folder := RunFolder(path, config)).inspect().status).over:
         config.check_memory()
         config.planned()  # opens the texts
         # What is wrong with the config or the parent is said before anything is written.
         model = _initial_model(config, root, progress, wait, loggers) if found in _UNTRAINED else None
-        store.prepare_folder(folder)
-        with Lease.hold(folder, wait=wait) as lease:
+        store.prepare_folder(path)
+        with Lease.hold(path, wait=wait) as lease:
             try:
-                _complete(config, model, lease, root, progress, loggers)
+                _complete(folder := HeldFolder(lease, config), model, root, progress, loggers)
             except LeaseLost as error:
                 # This process was stopped for so long that another one has taken the run over.
                 _LOG.warning("%s", error)
                 continue
             break
-    store.tidy(folder)
+    store.tidy(path)
     if found is Status.DIVERGED:
-        raise _recorded_divergence(config, folder)
+        raise _recorded_divergence(folder)
     for logger in loggers:
-        logger.on_finish(config, folder)
-    return Run(config, folder)
+        logger.on_finish(config, path)
+    return Run(config, path)
 
 
 def _complete(
-    config: RunConfig,
+    folder: HeldFolder,
     model: nn.Module | None,
-    lease: Lease,
     root: Path,
     progress: Progress | None,
     loggers: Sequence[Logger],
 ) -> None:
-    """Make what is missing of a run whose lease this process holds."""
+    """Make what is missing of a run."""
     # Another process may have been here since the model was made.
-    found = inspect(config, lease.folder)
+    found = folder.inspect()
     if found.status is Status.FINISHED:
         return
     if found.status is Status.DIVERGED:
-        raise _recorded_divergence(config, lease.folder)
+        raise _recorded_divergence(folder)
     if found.damage and found.status is not Status.INTERRUPTED:  # of a checkpoint says who would go on from it
         _LOG.warning("%s; what it held is made again", found.damage)
-    forget_failure(lease)
+    folder.forget_failure()
     try:
         if found.status is Status.BROKEN:
-            store.discard(lease)
+            folder.discard()
         if found.status in _UNTRAINED:
-            model = model or _initial_model(config, root, progress, True, loggers)
-            goes_on = found.damage is None and (lease.folder / store.CHECKPOINT).exists()
-            _train(config, model, lease, progress, loggers, goes_on=goes_on)
-        _evaluate(config, lease, loggers)
+            model = model or _initial_model(folder.config, root, progress, True, loggers)
+            goes_on = found.damage is None and (folder.path / store.CHECKPOINT).exists()
+            _train(folder, model, progress, loggers, goes_on=goes_on)
+        _evaluate(folder, loggers)
     except (LeaseLost, Diverged):
         raise
     except Exception as error:
         # A process that takes over removes files that this one may be using, so a later failure here is not the
         # run's.
-        lease.check()
+        folder.check()
         # While the lease is held: what is recorded later could be taken for a failure of the next one.
-        record_failure(lease, reason_of(error), traceback.format_exc())
+        folder.record_failure(reason_of(error), traceback.format_exc())
         raise
 
 
@@ -302,7 +306,7 @@ def _initial_model(
         parent = build(config.parent)
         check_weights(model, merged(parent), config)
         # Only its weights are needed, so its evaluation does not matter.
-        if not inspect(config.parent, root / config.parent.id).evaluated:
+        if not RunFolder(root / config.parent.id, config.parent).inspect().evaluated:
             train(config.parent, root, progress=progress, loggers=loggers, wait=wait)
         load_weights(root / config.parent.id / store.MODEL, parent)
         model.load_state_dict(merged(parent).state_dict())
@@ -313,9 +317,8 @@ def _initial_model(
 
 
 def _train(
-    config: RunConfig,
+    folder: HeldFolder,
     model: nn.Module,
-    lease: Lease,
     progress: Progress | None,
     loggers: Sequence[Logger],
     *,
@@ -326,11 +329,12 @@ def _train(
     Args:
         goes_on: from the checkpoint in the folder.
     """
-    store.write_config(lease, config)
-    before = store.read_environment(lease.folder) if goes_on else None
+    config = folder.config
+    folder.write_config()
+    before = folder.environment if goes_on else None
     where = environment(config, before)
     _say_if_moved(config, devices_of(before), "its training goes on")
-    store.write_json(lease.folder / store.ENVIRONMENT, where, check=lease.check)
+    folder.write(store.ENVIRONMENT, store.json_bytes(where))
     records = Records()
     diverged = None
 
@@ -346,39 +350,35 @@ def _train(
 
     heard = validated if loggers or config.training.stop_when else None
     try:
-        optimize(config, model, records, lease.folder / store.CHECKPOINT, progress, lease.check, log, heard)
+        optimize(config, model, records, folder.path / store.CHECKPOINT, progress, folder.check, log, heard)
     except Diverged as error:
         diverged = error
     metrics = pl.DataFrame(records.metrics, schema=store.METRICS_SCHEMA)
-    store.write_frame(lease, store.METRICS, metrics, flush=True)
-    store.write_timing(lease, pl.DataFrame(records.timing, schema=store.TIMING_SCHEMA))
+    folder.write(store.METRICS, store.parquet_bytes(metrics), flush=True)
+    folder.write_timing(pl.DataFrame(records.timing, schema=store.TIMING_SCHEMA))
     if diverged:
-        files = [store.CONFIG, store.METRICS]
-        loss = str(diverged.loss)
-        store.mark(lease, store.FINISHED, "diverged", files, step=diverged.step, loss=loss, reason=diverged.reason)
-    else:
-        save_weights(lease, store.MODEL, model)
-        store.mark(lease, store.TRAINED, "trained", [store.METRICS, store.MODEL])
-    if diverged:
-        store.tidy(lease.folder)
+        step, loss, reason = diverged.step, str(diverged.loss), diverged.reason
+        folder.mark("diverged", [store.CONFIG, store.METRICS], step=step, loss=loss, reason=reason)
+        store.tidy(folder.path)
         raise diverged
+    folder.write(store.MODEL, weights_bytes(model), flush=True)
+    folder.mark("trained", [store.METRICS, store.MODEL])
 
 
-def _evaluate(config: RunConfig, lease: Lease, loggers: Sequence[Logger]) -> None:
+def _evaluate(folder: HeldFolder, loggers: Sequence[Logger]) -> None:
     """Evaluate the weights in the folder, unless an intact frame is there, and mark the run as finished."""
-    folder = lease.folder
-    marker = store.read_marker(folder)
-    file = evaluation_file(config)
+    config = folder.config
+    file = store.evaluation_file(config)
     try:
-        store.read_frame(config, folder, file, EVALUATION_SCHEMA)
+        folder.evaluation  # noqa: B018
     except DamagedFile:
         begun = time.perf_counter()
-        where = store.read_environment(folder) or environment(config)
+        where = folder.environment or environment(config)
         _say_if_moved(config, devices_of(where), "it is evaluated")
         model = build(config)
-        load_weights(folder / store.MODEL, model)
+        load_weights(folder.path / store.MODEL, model)
         frame = evaluate(model, config)
-        store.write_frame(lease, file, frame)
+        folder.write(file, store.parquet_bytes(frame))
         for logger in loggers:
             logger.on_evaluation(config, frame, None)
         row = {
@@ -387,20 +387,16 @@ def _evaluate(config: RunConfig, lease: Lease, loggers: Sequence[Logger]) -> Non
             "tokens": _evaluated_tokens(config),
             "seconds": time.perf_counter() - begun,
         }
-        timing = store.read_timing(config, folder).filter(pl.col("phase") != "evaluation")
-        store.write_timing(lease, timing.vstack(pl.DataFrame([row], schema=store.TIMING_SCHEMA)))
+        timing = folder.timing.filter(pl.col("phase") != "evaluation")
+        folder.write_timing(timing.vstack(pl.DataFrame([row], schema=store.TIMING_SCHEMA)))
         evaluated = where.get("evaluated_on")
         where["evaluated_on"] = {
             **(evaluated if isinstance(evaluated, dict) else {}),
             config.evaluation_id: kind_of_device(config),
         }
-        store.write_json(folder / store.ENVIRONMENT, where, check=lease.check)
-    store.write_config(lease, config)
-    # Frames of other evaluations stay, with the checksums they were written with.
-    others = {
-        name: digest for name, digest in (marker.files if marker else {}).items() if name.startswith("evaluation/")
-    }
-    store.mark(lease, store.FINISHED, "finished", [store.CONFIG, store.METRICS, store.MODEL, file], kept=others)
+        folder.write(store.ENVIRONMENT, store.json_bytes(where))
+    folder.write_config()
+    folder.mark("finished", [store.CONFIG, store.METRICS, store.MODEL, file])
 
 
 def _say_if_moved(config: RunConfig, before: list[str], what: str) -> None:
@@ -416,8 +412,8 @@ def _evaluated_tokens(config: RunConfig) -> int:
     return config.evaluation.sequences * sum(sizes)
 
 
-def _recorded_divergence(config: RunConfig, folder: Path) -> Diverged:
-    marker = store.read_marker(folder)
+def _recorded_divergence(folder: RunFolder) -> Diverged:
+    marker = folder.marker
     if marker is None or marker.step is None or marker.loss is None:
-        raise SettingError(str(folder / store.FINISHED), "the step and loss of a diverged run", marker)
-    return Diverged(marker.step, float(marker.loss), marker.reason or "", config.id)
+        raise SettingError(str(folder.path / store.FINISHED), "the step and loss of a diverged run", marker)
+    return Diverged(marker.step, float(marker.loss), marker.reason or "", folder.config.id)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import polars as pl
 
@@ -40,6 +40,12 @@ class SyntheticResults:
     def state(self, run: RunConfig, *, large: bool = False) -> Failed:
         """No run has files."""
         return Failed(run, "no files", status="missing")
+
+    def environment(self, run: RunConfig, /) -> Mapping[str, Any] | None:
+        return None
+
+    def snapshot(self) -> Self:
+        return self
 
 
 def rows_of(

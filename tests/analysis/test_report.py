@@ -8,13 +8,14 @@ from pathlib import Path
 import polars as pl
 import pytest
 from analysis.synthetic import Failed, SyntheticResults, results_of
+from training.small_runs import opened
 
 from sparsity_lab.analysis import write_report
 from sparsity_lab.generators import Anchored, Majority, Planted, Recent
 from sparsity_lab.models import Decoder, RoPE
 from sparsity_lab.settings import SettingError
-from sparsity_lab.sweeps import Results, Serial, Sweep, run_sweep
-from sparsity_lab.training import Evaluation, RunConfig, Training, store
+from sparsity_lab.sweeps import Results, Serial, Sweep, grid, run_sweep
+from sparsity_lab.training import Evaluation, RunConfig, Training
 
 LENGTHS = (8, 24, 48, 96)
 
@@ -242,11 +243,31 @@ def test_tasks_without_an_optimum_are_not_judged_and_their_accuracy_is_drawn(tmp
 
 
 def test_damaged_environments_are_passed_over(results, tmp_path, monkeypatch):
-    folders = []
-    monkeypatch.setattr(store, "read_environment", folders.append)
+    asked = []
+    monkeypatch.setattr(type(results), "environment", lambda _, run: asked.append(run))
     page = write_report(results, tmp_path / "r.html").read_text()
     assert "The environment was not recorded." in page
-    assert folders == [results.folder / run.id for run in results.runs]
+    assert asked == list(results.runs)
+
+
+def test_a_report_opens_each_file_of_a_run_once(tmp_path):
+    """A page and its figures ask for the same numbers many times."""
+    tiny = Decoder(num_layers=1, num_heads=1, d_model=8, position=RoPE())
+    training, evaluation = Training(steps=2, batch_size=4), Evaluation(lengths=(8, 24, 96), sequences=8)
+    base = RunConfig(task=Planted(k=1), model=tiny, training=training, evaluation=evaluation)
+    runs = tuple(grid(base, {"task.k": [1, 2], "seed": [0, 1]}))
+    out = tmp_path / "out"
+    run_sweep(Sweep(name="before", runs=runs[3:]), out, engine=Serial())
+    results = run_sweep(Sweep(name="now", runs=runs[:3]), out, engine=Serial())
+    with opened(out) as files:
+        write_report(results, tmp_path / "r.html")
+    assert {file for file in files if files[file] > 1} == set()
+    per_run = {"finished.json", "config.json", "metrics.parquet", "environment.json"}
+    assert {f"{run.id}/{name}" for run in runs[:3] for name in per_run} <= set(files)
+    with opened(out) as files:
+        results.frame("runs")
+        results.frame("runs")
+    assert set(files.values()) == {2}  # without a snapshot, what is there now
 
 
 def test_runs_of_other_sweeps_are_named(results, tmp_path):

@@ -27,7 +27,7 @@ from sweeps.curricula import Counted
 from training.small_runs import small_run
 
 from sparsity_lab.sweeps import Engine, Processes, Serial, Sweep, execute, run_sweep, workers
-from sparsity_lab.training import RunConfig, inspection, status, store, train
+from sparsity_lab.training import RunConfig, folder, status, store, train
 from sparsity_lab.training import lease as leases
 
 CLOCKS = ("environment.json", "timing.parquet", "timing.sha256")
@@ -100,7 +100,7 @@ class Events:
 
 
 def _unparsed(path: Path, content: bytes, schema: object, most_rows: int) -> None:
-    """In place of ``inspection.parse_frame``."""
+    """In place of ``folder.parse_frame``."""
 
 
 class Cases:
@@ -110,7 +110,7 @@ class Cases:
         workers.START_METHOD = "fork"  # from here it is safe, and a hundred times as fast
         execute._LOOKS_AGAIN = 0.05
         # No process parses frames before it forks workers: what has run polars cannot be forked. Bytes are compared.
-        inspection.parse_frame = _unparsed
+        folder.parse_frame = _unparsed
         self.random = random.Random(0)
         self.root, self.tally, self.counter = root, root / "tally", root / "counter"
         self.tally.mkdir(parents=True)

@@ -20,6 +20,7 @@ from sparsity_lab.generators import Planted
 from sparsity_lab.settings import canonical_json
 from sparsity_lab.sweeps import Results, Serial, Sweep, grid, run_sweep
 from sparsity_lab.training import FixedLength, RunConfig, train
+from sparsity_lab.training.files import write_file
 from sparsity_lab.training.lease import Lease
 
 __all__ = ["small_disk"]  # a fixture
@@ -89,7 +90,7 @@ def test_processes_whose_disk_is_full(
 ) -> None:
     """The worker can write no file from the second step on, nor can the process that started it."""
     sweep = Sweep(name="full", runs=runs_with(Filling(length=8)))
-    monkeypatch.setattr("sparsity_lab.training.failures.write_json", no_room)
+    monkeypatch.setattr("sparsity_lab.training.held_folder.write_file", no_room)
     check_all_failed(capsys, sweep, "Processes(workers=1)", tmp_path, "File too large", monkeypatch.undo)
 
 
@@ -99,7 +100,7 @@ def test_ray_whose_disk_is_full(
     sweep = Sweep(name="full", runs=runs_with(FixedLength(length=8)))
     reason = "OSError: [Errno 28] No space left on device"
     monkeypatch.setitem(sys.modules, "ray", SimulatedRay({canonical_json(run): [reason] for run in sweep.runs}))
-    monkeypatch.setattr("sparsity_lab.training.failures.write_json", no_room)
+    monkeypatch.setattr("sparsity_lab.training.held_folder.write_file", no_room)
     check_all_failed(capsys, sweep, "RayEngine()", tmp_path, reason, monkeypatch.undo)
 
 
@@ -168,12 +169,14 @@ def test_train_that_cannot_write(
     file = tmp_path / "run.json"
     file.write_text(canonical_json(small_run()))
 
-    def refuse(file: Path, *_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+    def refuse(file: Path, content: bytes, **options: Any) -> None:
+        if file == weights:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
+        write_file(file, content, **options)
 
-    monkeypatch.setattr("sparsity_lab.training.checkpoint.write_file", refuse)
-    assert cli.run(["train", str(file), "--out", str(tmp_path / "out")]) == 1
     weights = tmp_path / "out" / small_run().id / "model.safetensors"
+    monkeypatch.setattr("sparsity_lab.training.held_folder.write_file", refuse)
+    assert cli.run(["train", str(file), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err == f"sparsity-lab: [Errno 28] No space left on device: '{weights}'\n"
 
 

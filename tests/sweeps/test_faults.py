@@ -20,7 +20,8 @@ from sparsity_lab.settings import SettingError
 from sparsity_lab.sweeps import Results, Serial, Sweep, SweepEvent, overview, run_sweep
 from sparsity_lab.training import Run, Status, files, status, train
 from sparsity_lab.training.files import remove
-from sparsity_lab.training.store import CHECKPOINT, read_config
+from sparsity_lab.training.folder import RunFolder
+from sparsity_lab.training.store import CHECKPOINT
 
 
 @pytest.fixture
@@ -444,7 +445,7 @@ def test_fields_of_a_newer_release_are_named(sweep: Sweep, tmp_path: Path) -> No
     data["training"]["momentum_decay"] = 0.5
     (run / "config.json").write_text(json.dumps(data))
     with pytest.raises(SettingError, match=r"config\.json\.training\.momentum_decay: expected a field of Training"):
-        read_config(run)
+        RunFolder(run).config  # noqa: B018
     assert Results(out).frame("runs")["status"].to_list() == ["unevaluated", "finished", "finished"]
     assert "config.json.training.momentum_decay" in Results(out).frame("runs")["reason"][0]
     with pytest.raises(SettingError, match="momentum_decay"):

@@ -20,6 +20,7 @@ from sparsity_lab.settings import canonical_json
 from sparsity_lab.sweeps import Results, Serial, Sweep, SweepEvent, grid, overview, run_sweep
 from sparsity_lab.sweeps.progress import Estimate, work
 from sparsity_lab.training import Evaluation, Status, Training, status, store, train
+from sparsity_lab.training.folder import RunFolder
 from sparsity_lab.training.lease import Lease
 from sparsity_lab.training.writers import Writer
 
@@ -118,7 +119,7 @@ def test_parents_are_part_of_what_is_seen(tmp_path: Path) -> None:
     # How a parent was evaluated is its own affair, unless it is itself in the sweep.
     train(parent.replace(evaluation=Evaluation(lengths=(8, 32), sequences=4)), tmp_path)
     (tmp_path / parent.id / "evaluation" / f"{parent.evaluation_id}.parquet").unlink()
-    marker = store.read_marker(tmp_path / parent.id)
+    marker = RunFolder(tmp_path / parent.id).marker
     assert marker is not None
     files = {name: digest for name, digest in marker.files.items() if parent.evaluation_id not in name}
     (tmp_path / parent.id / "finished.json").write_bytes(store.Marker(status="finished", files=files).to_json())

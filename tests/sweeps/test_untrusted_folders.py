@@ -20,6 +20,7 @@ from sparsity_lab.generators import Planted
 from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.sweeps import Results, Serial, Sweep, grid, overview, run_sweep
 from sparsity_lab.training import Evaluation, Run, Status, status, store, train
+from sparsity_lab.training.folder import RunFolder
 from sparsity_lab.training.writers import Writer
 
 PACKAGE = Path(sparsity_lab.__file__).parent
@@ -243,11 +244,11 @@ def test_names_steer_neither_a_terminal_nor_a_page(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize("step", [-1, 2**63])
 def test_step_that_is_none_is_a_damaged_marker(tmp_path: Path, step: int) -> None:
     run = train(small_run(), tmp_path)
-    marker = store.read_marker(run.folder)
+    marker = RunFolder(run.folder).marker
     assert marker is not None
     for given, found in ((3, "diverged"), (step, "broken")):
         record = {"status": "diverged", "files": marker.files, "step": given, "loss": "nan", "reason": "?"}
-        content = store._json({**record, "digest": store.digest(store._json(record))})
+        content = store.json_bytes({**record, "digest": store.digest(store.json_bytes(record))})
         (run.folder / "finished.json").write_bytes(content)
         assert Results(tmp_path).frame("runs")["status"].to_list() == [found]
 

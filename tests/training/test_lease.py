@@ -14,9 +14,10 @@ from types import FrameType
 import pytest
 from training.small_runs import small_run
 
-from sparsity_lab.training import Diverged, RunConfig, Status, failures, files, status, store, train
+from sparsity_lab.training import Diverged, RunConfig, Status, files, held_folder, status, store, train
 from sparsity_lab.training import lease as leases
-from sparsity_lab.training.failures import leave_failure, read_failure
+from sparsity_lab.training.folder import RunFolder
+from sparsity_lab.training.held_folder import leave_failure
 from sparsity_lab.training.lease import Lease, Leased, LeaseLost, Watch, drop_lease, holder_of
 from sparsity_lab.training.writers import Writer
 
@@ -287,7 +288,7 @@ def test_failure_is_on_record_before_the_run_is_free(tmp_path: Path, monkeypatch
     release, recorded = Lease.release, []
 
     def released(self: Lease) -> None:
-        recorded.append(read_failure(self.folder))
+        recorded.append(RunFolder(self.folder).failure)
         release(self)
 
     monkeypatch.setattr(Lease, "release", released)
@@ -311,7 +312,7 @@ def test_failure_after_a_takeover_is_nobodys(tmp_path: Path, caplog: pytest.LogC
     (told,) = caplog.messages
     assert told.startswith(f"the lease on run {config.id} was lost")
     leave_failure(folder, "what the other one will not see")
-    assert read_failure(folder) is None
+    assert RunFolder(folder).failure is None
     assert status(config, tmp_path) is Status.INTERRUPTED
     assert holder_of(folder) is not None
 
@@ -321,7 +322,7 @@ def test_failure_waits_for_a_holder_that_is_dying(folder: Path) -> None:
     try:
         foreign(folder, Writer.numbered(child.pid))
         leave_failure(folder, "its worker process died")
-        assert read_failure(folder) == "its worker process died"
+        assert RunFolder(folder).failure == "its worker process died"
     finally:
         child.kill()
         child.wait()
@@ -330,12 +331,12 @@ def test_failure_waits_for_a_holder_that_is_dying(folder: Path) -> None:
 def test_failure_waits_for_nobody_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether that one is about to end cannot be seen: a sweep that loses many nodes would wait for each."""
     slept: list[float] = []
-    monkeypatch.setattr(failures.time, "sleep", slept.append)
+    monkeypatch.setattr(held_folder.time, "sleep", slept.append)
     foreign(folder)
     leave_failure(folder, "its node was lost")
-    assert (slept, read_failure(folder)) == ([], None)
-    monkeypatch.setattr(failures, "_is_held_elsewhere", lambda _: False)
-    monkeypatch.setattr(failures, "_DYING", 0.2)
+    assert (slept, RunFolder(folder).failure) == ([], None)
+    monkeypatch.setattr(held_folder, "_is_held_elsewhere", lambda _: False)
+    monkeypatch.setattr(held_folder, "_DYING", 0.2)
     leave_failure(folder, "its node was lost")
     assert slept  # the mutant
 

@@ -11,14 +11,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
-from training.small_runs import SMALL_MODEL, small_run
+from training.small_runs import SMALL_MODEL, opened, small_run
 
 from sparsity_lab.generators import Planted, Stream
 from sparsity_lab.kernels import Softmax
 from sparsity_lab.models import RandomOffset
 from sparsity_lab.settings import SettingError, canonical_json
-from sparsity_lab.training import Diverged, Run, RunConfig, Status, status, store, train
-from sparsity_lab.training.inspection import inspect
+from sparsity_lab.training import Diverged, Run, RunConfig, Status, status, train
+from sparsity_lab.training.files import DamagedFile
+from sparsity_lab.training.folder import RunFolder
 from sparsity_lab.training.writers import Writer
 
 FILES = {
@@ -196,9 +197,9 @@ def test_damaged_checkpoint_is_named_and_worth_none(
     with pytest.raises(Interrupted):
         train(finished.config, tmp_path, progress=interrupt_at(7))
     file = tmp_path / finished.id / "checkpoint.safetensors"
-    assert inspect(finished.config, file.parent).damage is None
+    assert RunFolder(file.parent, finished.config).inspect().damage is None
     damage(file)
-    assert f"{finished.id}/checkpoint.safetensors {words}" in str(inspect(finished.config, file.parent))
+    assert f"{finished.id}/checkpoint.safetensors {words}" in str(RunFolder(file.parent, finished.config).inspect())
     seen: list[int] = []
     run = train(finished.config, tmp_path, progress=lambda done, *_: seen.append(done))
     assert seen[0] == 1
@@ -354,16 +355,16 @@ def test_changed_clocks_are_gone_and_never_parsed(tmp_path: Path, monkeypatch) -
     """Polars ends the process on some of these bytes, so none of them may reach it."""
     config = small_run()
     folder = train(config, tmp_path).folder
-    assert store.read_timing(config, folder).height == 6
+    assert RunFolder(folder, config).timing.height == 6
     content = (folder / "timing.parquet").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(pl, "read_parquet", lambda *_, **__: pytest.fail("parsed"))
         for i in range(len(content)):
             (folder / "timing.parquet").write_bytes(content[:i] + bytes([content[i] ^ 0x41]) + content[i + 1 :])
-            assert store.read_timing(config, folder).is_empty()
+            assert RunFolder(folder, config).timing.is_empty()
     # A changed evaluation writes clocks of its own.
     train(config.replace(evaluation=config.evaluation.replace(lengths=(8,))), tmp_path)
-    assert store.read_timing(config, folder)["phase"].to_list() == ["evaluation"]
+    assert RunFolder(folder, config).timing["phase"].to_list() == ["evaluation"]
 
 
 def test_changed_frames_are_never_parsed(tmp_path: Path, monkeypatch) -> None:
@@ -372,7 +373,7 @@ def test_changed_frames_are_never_parsed(tmp_path: Path, monkeypatch) -> None:
     flip(run.folder / "metrics.parquet")
     flip(run.folder / "evaluation" / f"{run.config.evaluation_id}.parquet")
     for read in (lambda: run.metrics, lambda: run.evaluation):
-        with pytest.raises(store.DamagedFile, match="changed after it was written"):
+        with pytest.raises(DamagedFile, match="changed after it was written"):
             read()
 
 
@@ -580,13 +581,39 @@ def test_finished_run_loses_an_old_failure(tmp_path: Path) -> None:
 
 
 def test_environment_is_read_or_none(finished: Run, tmp_path: Path) -> None:
-    record = store.read_environment(finished.folder)
+    record = RunFolder(finished.folder).environment
     assert record is not None
     assert record["packages"]["torch"] == torch.__version__
-    assert store.read_environment(tmp_path) is None
+    assert RunFolder(tmp_path).environment is None
     for damaged in (b"", b'{"pack', b"[1]", b"\xff"):
         (tmp_path / "environment.json").write_bytes(damaged)
-        assert store.read_environment(tmp_path) is None
+        assert RunFolder(tmp_path).environment is None
     (tmp_path / "environment.json").unlink()
     (tmp_path / "environment.json").mkdir()
-    assert store.read_environment(tmp_path) is None
+    assert RunFolder(tmp_path).environment is None
+
+
+def test_each_file_of_a_run_is_opened_once(tmp_path: Path) -> None:
+    """By the call that makes it, what it has written itself not at all; by the one that finds it; and by who asks a
+    run many things."""
+    config = small_run()
+    with opened(tmp_path) as files:
+        run = train(config, tmp_path)
+    names = {name.split("/", 1)[1]: count for name, count in files.items() if "/lease/" not in name}
+    assert not {"environment.json", "metrics.parquet", "timing.parquet", "timing.sha256"} & set(names)
+    assert (names["model.safetensors"], names["config.json"]) == (1, 1)
+    # It looks for the others before it holds the lease and then; training looks for its checkpoint once more.
+    assert {name for name, count in names.items() if count > 2} == {"checkpoint.safetensors"}
+    evaluation = f"evaluation/{config.evaluation_id}.parquet"
+    whole = {"finished.json", "config.json", "metrics.parquet", "model.safetensors", evaluation}
+    with opened(tmp_path) as files:
+        train(config, tmp_path)
+    assert files == {f"{config.id}/{name}": 1 for name in whole}
+    with opened(tmp_path) as files:
+        for _ in range(3):
+            run._repr_html_(), run.summary, run.metrics, run.timing
+    asked = {"finished.json", "metrics.parquet", evaluation, "timing.parquet", "timing.sha256"}
+    assert files == {f"{config.id}/{name}": 1 for name in asked}
+    with opened(tmp_path) as files:
+        Run.load(run.folder)._repr_html_()
+    assert files == {f"{config.id}/{name}": 1 for name in whole}

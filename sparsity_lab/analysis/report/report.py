@@ -5,7 +5,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 from urllib.parse import quote
 
 import polars as pl
@@ -25,7 +25,7 @@ from sparsity_lab.analysis.style import Point, figure_svg
 from sparsity_lab.generators import Stream, Task, sequence_html
 from sparsity_lab.settings import to_data
 from sparsity_lab.settings.markup import Markup, cell, join, number, signed_interval
-from sparsity_lab.training import RunConfig, run_labels, store
+from sparsity_lab.training import RunConfig, run_labels
 from sparsity_lab.training.environment import devices_words
 
 __all__ = ["Failed", "ReportResults", "write_report"]
@@ -47,7 +47,7 @@ class Failed(Protocol):
 
 class ReportResults(StoredRuns, Protocol):
     """The part of ``sweeps.Results`` that a report reads. In addition to what an explorer reads, these are the
-    failures, the ids of finished runs of other sweeps, and the kinds of device."""
+    failures, the ids of finished runs of other sweeps, the kinds of device, and where each run was made."""
 
     @property
     def failures(self) -> Sequence[Failed]: ...
@@ -55,6 +55,8 @@ class ReportResults(StoredRuns, Protocol):
     def others(self) -> Sequence[str]: ...
     @property
     def devices(self) -> Mapping[str, int]: ...
+    def environment(self, run: RunConfig, /) -> Mapping[str, Any] | None: ...
+    def snapshot(self) -> Self: ...
 
 
 def write_report(
@@ -88,7 +90,7 @@ def write_report(
         SettingError: the file cannot be written.
     """
     path = Path(path)
-    address, maps = None, tuple[str, ...]()
+    results, address, maps = results.snapshot(), None, tuple[str, ...]()
     if explorer and not results.frame("evaluation").is_empty():
         found = explore(results)
         beside = found.write(path.with_stem(f"{path.stem}_explorer"), f"Explorer: {title}")
@@ -290,7 +292,7 @@ def _environment(results: ReportResults) -> list[tuple[str, str]]:
     """Each value in the ``environment.json`` files of the runs. A run is good without one, or with a damaged one."""
     found: dict[str, dict[str, None]] = {}
     for config in results.runs:
-        for name, value in (store.read_environment(results.folder / config.id) or {}).items():
+        for name, value in (results.environment(config) or {}).items():
             inner = value.items() if isinstance(value, dict) else [(None, value)]
             for key, text in inner:
                 found.setdefault(f"{name}: {key}" if key else name, {})[cell(text)] = None
