@@ -15,6 +15,12 @@ removes nobody's lease but the one that it judged. A holder that was only paused
 its network) finds its file gone and is stopped by ``check``. What it was writing at that moment cannot reach its
 place, see ``files.write_file``. It can only remove a file, if it was paused in the microseconds between a check and a
 removal. This is detected as damage and only costs a repetition.
+
+``filelock.SoftFileLease`` (4.2.11) is not used. A fence could be built on it too, by the same removal of unfinished
+files. But it takes a lease at once if the holder has the contender's host name and another boot id: that holder must
+have ended before the machine was booted. Where two machines have one host name, as copied images and containers do,
+they would take each other's runs in turn, and no run would end. Here a machine is its name, its boot id and its
+process namespace together (``writers``). Holders elsewhere are given the whole term.
 """
 
 import contextlib

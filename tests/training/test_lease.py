@@ -158,6 +158,76 @@ def test_write_that_was_begun_before_a_takeover_never_lands(folder: Path) -> Non
         assert sorted(path.name for path in folder.iterdir()) == ["evaluation", "file"]
 
 
+def late_replacements(config: RunConfig, out: Path, number: int) -> tuple[bool, set[str]]:
+    """A worker stops just before it puts its n-th file in place. Another one takes over and finishes the run. Then
+    the first one goes on. Whether it came so far, and which files of the finished run changed."""
+    folder, replace, renames, finished = out / config.id, Path.replace, [], {}
+
+    def found() -> dict[str, tuple[int, bytes]]:
+        return {str(file): (file.stat().st_ino, file.read_bytes()) for file in folder.rglob("*") if file.is_file()}
+
+    def stopping(file: Path, target: Path) -> Path:
+        renames.append(target)
+        if len(renames) == number:
+            next((folder / "lease").iterdir()).unlink()
+            train(config, out)
+            finished.update(found())
+        return replace(file, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", stopping)
+        assert train(config, out).evaluation.height == 1
+    return len(renames) >= number, {name for name, _ in finished.items() ^ found().items()} if finished else set()
+
+
+def test_a_superseded_worker_replaces_no_file_of_a_finished_run(tmp_path: Path) -> None:
+    training = small_run().training.replace(steps=2, log_every=1, checkpoint_every=1)
+    config = small_run(training=training, evaluation=small_run().evaluation.replace(lengths=(8,)))
+    number = 0
+    for number in range(1, 100):
+        stopped, changed = late_replacements(config, tmp_path / str(number), number)
+        assert changed == set()
+        if not stopped:
+            break
+    assert number > 12  # settings, environment, checkpoint, metrics, clocks, weights, evaluation and two markers
+    # The mutant: who takes over leaves what lies next to the files.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leases, "remove_unfinished", lambda _: None)
+        _, changed = late_replacements(config, tmp_path / "mutant", 1)
+    assert changed
+
+
+HOLDS_ELSEWHERE = """
+import sys
+from pathlib import Path
+from sparsity_lab.training.lease import Lease, holder_of
+with Lease.hold(Path(sys.argv[1]), wait=False):
+    print(holder_of(Path(sys.argv[1])).host, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_host_names_on_one_file_system(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process in another UTS namespace is elsewhere: its lease lasts for the whole term, whatever becomes of it."""
+    command = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh", sys.executable, "-c"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([*command, HOLDS_ELSEWHERE, str(folder)], stdin=pipe, stdout=pipe, text=True) as child:
+        assert child.stdout is not None
+        if (host := child.stdout.readline().strip()) == "":
+            pytest.skip("no other host name can be made here")
+        assert host == "elsewhere"
+        holder = holder_of(folder)
+        assert holder is not None
+        with pytest.raises(Leased):
+            Lease.hold(folder, wait=False)
+        child.kill()
+        child.wait()
+        assert not holder.gone
+        with pytest.raises(Leased):
+            Lease.hold(folder, wait=False)
+        assert watched(Watch(folder), leases.TERM + 15, monkeypatch)
+
+
 def test_without_the_fence_a_late_write_lands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The mutant: who takes over leaves what lies beside."""
     monkeypatch.setattr(leases, "remove_unfinished", lambda _: None)
