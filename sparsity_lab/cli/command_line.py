@@ -18,7 +18,6 @@ import itertools
 import json
 import os
 import pkgutil
-import re
 import sys
 import typing
 from collections.abc import Iterator, Sequence
@@ -149,16 +148,15 @@ def _parse(arguments: Sequence[str]) -> Command:
         tuple(Annotated[cls, tyro.conf.subcommand(name)] for name, cls in COMMANDS.items())
     ]
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-    told = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(io.StringIO()):  # a box of several lines
             command: Command = tyro.cli(
                 union, prog="sparsity-lab", description=_DESCRIPTION, args=list(arguments), config=config
             )
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise _bad_arguments(told.getvalue(), arguments) from None
+        raise _bad_arguments(arguments) from None
     command.check_numbers()
     return command
 
@@ -184,42 +182,61 @@ def _check_names(arguments: Sequence[str]) -> None:
             raise SettingError(option, f"an option of sparsity-lab {name}", option, options)
 
 
-def _arguments_of(name: str) -> tuple[list[str], list[str]]:
-    """Options and positional arguments of a command."""
-    options, positional = [], []
+def _arguments_of(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options and positional arguments of a command, with their type hints."""
+    options, positional = {}, {}
     for field, hint in typing.get_type_hints(COMMANDS[name], include_extras=True).items():
         marks = getattr(hint, "__metadata__", ())
         if tyro.conf.Positional in marks:
-            positional.append(field)
+            positional[field] = hint
         else:
             own = next((mark.name for mark in marks if getattr(mark, "name", None)), field)
-            options.append(f"--{own.replace('_', '-')}")
+            options[f"--{own.replace('_', '-')}"] = hint
     return options, positional
 
 
-def _bad_arguments(box: str, arguments: Sequence[str]) -> SettingError:
-    """One line from the parser's box of several."""
-    text = " ".join(re.sub("[─│╭╮╰╯]", " ", box).split())
-    name = arguments[0]
+def _bad_arguments(arguments: Sequence[str]) -> SettingError:
+    """What is wrong with arguments that the parser has refused: it tells people, and no program."""
+    name, *rest = arguments
     options, positional = _arguments_of(name)
-    if found := re.search(r"Error parsing (\S+):", text):
-        # Every text is a valid string and path, so the field is a number.
-        return SettingError(found.group(1), "a whole number", _not_a_number(found.group(1), arguments))
-    if found := re.search(r"invalid choice (.*?) for argument '(\S+)'. Expected one of \((.*?)\)", text):
-        choices = [choice.strip("' ") for choice in found.group(3).split(",")]
-        return SettingError(found.group(2), "a choice", found.group(1).strip("'"), choices)
-    if found := re.search(r"Missing value for argument '(\S+)'", text):
-        return SettingError(found.group(1), "missing value")
-    if found := re.search(r"Unrecognized(?: or misplaced)? options: ([^\s,]+)", text):
-        return SettingError(found.group(1), f"an option of sparsity-lab {name}", found.group(1), options)
-    if "Missing from" in text:
+    given = [("--", list[str]())]
+    for argument in rest:
+        if argument.startswith("--"):
+            option, equals, value = argument.partition("=")
+            given.append((option, [value] * bool(equals)))
+        else:
+            given[-1][1].append(argument)
+    left = list[str]()
+    for option, values in given:
+        hint = options.get(option)
+        kinds = list(_kinds(hint))
+        most = 0 if hint in (None, bool) else None if tuple in kinds and tyro.conf.UseAppendAction not in kinds else 1
+        own, left = values[:most], left + values[len(values[:most]) :]
+        if most == 1 and not own:
+            return SettingError(option, "missing value")
+        choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
+        for value in own:
+            if choices and value not in choices:
+                return SettingError(option, "a choice", value, choices)
+            for kind, words in ((int, "a whole number"), (float, "a number")):
+                if kind in kinds and not _is(kind, value):
+                    return SettingError(option, words, value)
+    if not left:
         # Only positional arguments are required, and a command has one at most.
-        return SettingError(positional[0], "missing; this argument is required")
-    return SettingError(name, f"{text}; see --help")
+        return SettingError(next(iter(positional), name), "missing; this argument is required")
+    return SettingError(left[-1], f"an option of sparsity-lab {name}", left[-1], options)
 
 
-def _not_a_number(option: str, arguments: Sequence[str]) -> str:
-    """The value of an option (``--option value`` or ``--option=value``) that is not a number."""
-    parts = [part for argument in arguments for part in argument.split("=", 1 if argument.startswith("--") else 0)]
-    values = parts[parts.index(option) + 1 :]
-    return next((value for value in values if not re.fullmatch(r"[+-]?\d+", value)), values[0])
+def _kinds(hint: Any) -> Iterator[Any]:
+    """All that a type hint is made of."""
+    yield typing.get_origin(hint) or hint
+    yield from getattr(hint, "__metadata__", ())
+    for inner in typing.get_args(hint):
+        yield from _kinds(inner)
+
+
+def _is(kind: type[int] | type[float], text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        kind(text)
+        return True
+    return False

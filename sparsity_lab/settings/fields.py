@@ -32,7 +32,9 @@ class Conforming(ABC):
 def conform(hint: Any, value: Any, path: str) -> Any:
     """``value`` as the type hint wants it, so that equal values are the same in every text.
 
-    Descends into ``Conforming`` classes, tuples and mappings; the rest is pydantic's.
+    Descends into ``Conforming`` classes, tuples and mappings; the rest is pydantic's. (A family is no union of
+    pydantic's: users register kinds at any time, and short forms, versions, former names and nearest names would each
+    need a hook of its own.)
 
     Raises:
         SettingError: it does not fit; ``path`` and what is below it say where.

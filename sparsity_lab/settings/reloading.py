@@ -22,6 +22,7 @@ def renew(old: type, new: type) -> None:
         if name not in _OWN:
             setattr(old, name, value)
             _set_class(value, old)
+    # A base class of the same module was defined again too, and no list of its members could renew them.
     if old.__bases__ != new.__bases__:
         old.__bases__ = new.__bases__
 
