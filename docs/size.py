@@ -51,7 +51,7 @@ def main() -> None:
             continue
         if file.suffix == ".py":
             (since if str(name) in new else before)[folder] += code_lines(file.read_text(encoding="utf-8"))
-        elif file.suffix in (".html", ".js", ".css"):
+        elif file.suffix in (".html", ".js", ".css", ".cpp"):
             pages[folder] += file.read_text(encoding="utf-8").count("\n")
     folders = sorted({*before, *since}, key=lambda folder: -before[folder] - since[folder])
     rows = [

@@ -40,7 +40,8 @@ def kernel_table(rows: list[Row], on_cuda: list[Row]) -> str:
     ]
     lines = [header, ["---"] * 3 + ["---:"] * (len(header) - 3)]
     for kernel, runs, name in dict.fromkeys((row["kernel"], row["runs"], row["input"]) for row in rows):
-        found = {(row["pass"], row["T"]): row for row in rows if (row["kernel"], row["input"]) == (kernel, name)}
+        same = [row for row in rows if (row["kernel"], row["runs"], row["input"]) == (kernel, runs, name)]
+        found = {(row["pass"], row["T"]): row for row in same}
         both = [found.get(("both", T)) for T in lengths]
         decode = [found.get(("decode", T)) for T in decoded]
         lines.append(
@@ -52,7 +53,7 @@ def kernel_table(rows: list[Row], on_cuda: list[Row]) -> str:
                 _ratio(found.get(("forward", longest)), "over SDPA"),
                 _ratio(both[-1], "peak over SDPA"),
                 *(_ratio(row, "over SDPA") + _step(row) for row in decode),
-                _cuda_ratios(kernel, name, on_cuda),
+                _cuda_ratios(kernel, name, [] if runs == "native" else on_cuda),
             ]
         )
     where = ", ".join(dict.fromkeys(row["where"] for row in rows))

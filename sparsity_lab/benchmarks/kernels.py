@@ -71,7 +71,7 @@ def kernels(only: Sequence[str] = (), lengths: Sequence[int] = LENGTHS, device: 
     B=1, H=4, D=64, float32, causal, in training. On ``cuda`` forward + backward in bfloat16, with D=64 and 128, which
     ``input`` names.
 
-    - ``runs`` is the implementation that ran.
+    - ``runs`` is the implementation that ran: that of ``"auto"``, and ``"native"`` where a kernel has it.
     - ``pass`` is ``forward``; or ``both``, forward + backward with gradients of queries, keys, values and parameters;
       or ``decode``, one step on a state of T tokens. The ratio of a decoding step comes from a few steps that
       alternate with single queries of SDPA on T keys. Its time comes from steps without such breaks.
@@ -100,7 +100,11 @@ def kernels(only: Sequence[str] = (), lengths: Sequence[int] = LENGTHS, device: 
     for kernel in chosen(only):
         for name in kernel.benchmark_inputs:
             for T in lengths:
-                rows += _device_rows(kernel, name, T, device) if accelerated else _attend_rows(kernel, name, T)
+                if accelerated:
+                    rows += _device_rows(kernel, name, T, device)
+                    continue
+                for implementation in ("auto", *({"native"} & {*kernel.implementations})):
+                    rows += _attend_rows(kernel, name, T, implementation)
         rows += [] if accelerated else [_decode_row(kernel, T) for T in DECODED_LENGTHS]
     return pl.DataFrame(rows, schema=_COLUMNS)
 
@@ -151,17 +155,17 @@ def chosen(only: Sequence[str]) -> list[Kernel]:
     return chosen
 
 
-def _attend_rows(kernel: Kernel, name: str, T: int) -> list[dict[str, object]]:
+def _attend_rows(kernel: Kernel, name: str, T: int, implementation: str) -> list[dict[str, object]]:
     """Forward, and forward + backward, at one length."""
     rows = _rows(name, T, _D, torch.float32, "cpu")
-    dense, own = _sdpa(rows), _attention(kernel, rows)
+    dense, own = _sdpa(rows), _attention(kernel, rows, implementation)
     first_call = seconds(own.both)
     measured = []
     for which in ("forward", "both"):
         dense_time, time, ratio = _alternated(getattr(dense, which), getattr(own, which))
         peak = peak_memory(getattr(own, which))
         measured.append(
-            _common(kernel, rows.q)
+            _common(kernel, rows.q, implementation)
             | {
                 "input": name,
                 "T": T,
@@ -246,11 +250,12 @@ def _sdpa(rows: AttendInputs) -> _Passes:
     return _passes(attend, rows, ())
 
 
-def _attention(kernel: Kernel, rows: AttendInputs) -> _Passes:
+def _attention(kernel: Kernel, rows: AttendInputs, implementation: str = "auto") -> _Passes:
     params, generator = _params(kernel, rows.q), torch.Generator(rows.q.device)
 
     def attend() -> Tensor:
-        return kernel.attend(rows.q, rows.k, rows.v, params=params, generator=generator.manual_seed(0))
+        drawn = generator.manual_seed(0)
+        return kernel.attend(rows.q, rows.k, rows.v, params=params, generator=drawn, implementation=implementation)
 
     return _passes(attend, rows, () if params is None else tuple(params.parameters()))
 
@@ -308,10 +313,10 @@ def _alternated(first: Callable[[], object], second: Callable[[], object]) -> tu
     return alternate(first, second, rounds=max(_FEWEST_ROUNDS, min(_MOST_ROUNDS, int(1.0 / once))))
 
 
-def _common(kernel: Kernel, q: Tensor) -> dict[str, object]:
+def _common(kernel: Kernel, q: Tensor, implementation: str = "auto") -> dict[str, object]:
     dtype = str(q.dtype).removeprefix("torch.")
     return {
         "kernel": str(kernel),
-        "runs": kernel.implementation(q),
+        "runs": kernel.implementation(q) if implementation == "auto" else implementation,
         "where": f"{q.device.type} {dtype}" + (f", {torch.get_num_threads()} threads" if not q.is_cuda else ""),
     }

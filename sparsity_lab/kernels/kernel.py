@@ -481,10 +481,10 @@ class Kernel(Setting, family="kernel"):
     def _resolve(self, implementation: str, q: Tensor) -> str:
         if implementation == "auto":
             return self.implementation(q)
+        self._check_implementation(implementation, q)
         if implementation not in self.implementations:
             known = ("auto", *self.implementations)
             raise SettingError("implementation", f"an implementation of {self.kind}", implementation, known)
-        self._check_implementation(implementation, q)
         return implementation
 
 

@@ -12,8 +12,9 @@ from sparsity_lab.kernels.cached import CachedKernel
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.lssar.fast import tiled_rows
 from sparsity_lab.kernels.lssar.formula import amplification, check_power, reweight, softplus_weights
+from sparsity_lab.kernels.lssar.native import COMPILER, NEEDED, native_rows
 from sparsity_lab.kernels.parts.unit_rows import scaled_unit_rows
-from sparsity_lab.settings import register
+from sparsity_lab.settings import SettingError, Shown, register
 
 __all__ = ["LSSA", "LSSAR"]
 
@@ -21,13 +22,14 @@ __all__ = ["LSSA", "LSSAR"]
 class SoftplusKernel(CachedKernel):
     """Base: a subclass says by which power weights are re-weighted.
 
-    ``"tiled"`` computes tiles of query rows, and again in the backward pass, which has a closed form.
+    ``"tiled"`` computes tiles of query rows, and again in the backward pass, which has a closed form. ``"native"`` is
+    the same in C++: on a CPU, in float32 at most, where there is a compiler.
 
     A position rotates queries and keys. A bias is refused: the source defines none, and scores that stay below
     log(D) log(n_i) are what the mechanism is about.
     """
 
-    implementations = ("reference", "tiled")
+    implementations = ("reference", *(("native",) if COMPILER else ()), "tiled")
     positions = frozenset({"rotate"})
 
     def _power(self, context: Context) -> float | None:
@@ -42,11 +44,22 @@ class SoftplusKernel(CachedKernel):
     def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
         return self._on_unit_keys(q, _unit(k), v, context)
 
+    def _check_implementation(self, implementation: str, q: Queries) -> None:
+        if implementation != "native":
+            return
+        if not COMPILER:
+            raise SettingError("implementation", f"another form than 'native', which needs {NEEDED}", implementation)
+        if q.dtype == torch.float64 or q.device.type not in ("cpu", "meta"):
+            given = f"{q.dtype} on {q.device.type}".removeprefix("torch.")
+            raise SettingError("implementation", "rows on a CPU, float32 or less, for 'native'", Shown(given))
+
     def _on_unit_keys(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
         """``_fast`` where keys have norm one already."""
         wide = torch.promote_types(q.dtype, torch.float32)
         scale = math.log(q.shape[-1]) * _counts(q, k, context).log()
         rows = scaled_unit_rows(q.to(wide), scale), k.to(wide), v.to(wide)
+        if context.implementation == "native":
+            return native_rows(*rows, context, self._power(context)).to(q.dtype)
         bound = math.log(q.shape[-1]) * math.log(k.shape[2])
         return tiled_rows(*rows, context, phi="softplus", p=self._power(context), bound=bound).to(q.dtype)
 

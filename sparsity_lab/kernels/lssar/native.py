@@ -1,0 +1,161 @@
+"""Softplus attention by a compiled form, ``native.cpp``: one pass over a small tile, not eight over a large one.
+
+The file is compiled when it is first used, and kept. It makes the products too. Passes that numba compiled, called
+between PyTorch's products, took 1.15 times as long as fused softmax with tiles of 256 x 256 scores, 1.2 with
+256 x 1024, and 1.6 with 64 x 256 (LSSA, T=4096, forward and backward, one thread of AVX-512, CPU time). A pass wants
+tiles that stay in a core's own cache, but PyTorch's products of tiles so small are slow, since each call packs its
+operands anew. With products whose sums stay in registers, tiles are as small as a pass wants: 0.87.
+"""
+
+import ctypes
+import functools
+import hashlib
+import math
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
+from sparsity_lab.kernels.parts.backward import own_backward
+from sparsity_lab.settings import SettingError, Shown
+
+__all__ = ["COMPILER", "NEEDED", "native_rows"]
+
+NEEDED = "a C++ compiler: c++, or what CXX names, or sparsity-lab[fast]"
+
+
+def _compiler() -> tuple[str, ...]:
+    """The command, empty where there is none."""
+    if found := shutil.which(os.environ.get("CXX", "c++")):
+        return (found,)
+    return (sys.executable, "-m", "ziglang", "c++") if find_spec("ziglang") else ()
+
+
+COMPILER = _compiler()
+
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
+_LOG2_E = math.log2(math.e)
+
+_POINTERS = (
+    *("q", "k", "v", "row_groups", "key_groups", "counts", "out", "statistics"),
+    *("grad", "grad_q", "grad_k", "grad_v"),
+)
+_NUMBERS = ("N", "H", "R", "K", "D", "E", "start", "threads")
+
+
+class _Call(ctypes.Structure):
+    """``Call`` of native.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in _POINTERS),
+        *((name, ctypes.c_int64) for name in _NUMBERS),
+        ("p", ctypes.c_double),
+    )
+
+
+def native_rows(q: Queries, k: Keys, v: Values, context: Context, p: float | None) -> Outputs:
+    """``tiled_rows`` of softplus, in float32.
+
+    Raises:
+        SettingError: native.cpp does not compile here.
+    """
+    _library()
+    width = v.shape[3]
+    q, k, v = (pad(x, (0, -x.shape[3] % 16)) for x in (q * _LOG2_E, k, v))
+    counts = context.counts(q, k).squeeze(1).float().expand(len(q), -1).contiguous()
+    out: Tensor = _NativeRows.apply(q, k, v, *_groups(q, k, context), counts, _start(context), p)  # type: ignore[no-untyped-call]
+    return out[..., :width]
+
+
+def _start(context: Context) -> int:
+    return context.query_start if context.causal else -1
+
+
+def _groups(q: Queries, k: Keys, context: Context) -> tuple[Tensor, Tensor]:
+    """The document of each row, and that of each key, -1 of those that are hidden and of places up to a multiple of
+    64."""
+    batch_size, start = len(q), context.query_start
+    keys = torch.zeros(batch_size, k.shape[2], dtype=torch.int64)
+    rows = torch.zeros(batch_size, q.shape[2], dtype=torch.int64)
+    if context.document_ids is not None:
+        _, keys = torch.unique(context.document_ids[:, : k.shape[2]], return_inverse=True)
+        rows = keys[:, start : start + q.shape[2]]
+    if context.key_mask is not None:
+        keys = keys.masked_fill(~context.key_mask[:, : k.shape[2]], -1)
+    return rows.int().contiguous(), pad(keys.int(), (0, -k.shape[2] % 64), value=-1)
+
+
+class _NativeRows(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        row_groups: Tensor,
+        key_groups: Tensor,
+        counts: Tensor,
+        start: int,
+        p: float | None,
+    ) -> Tensor:
+        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        out, statistics = q.new_empty(*q.shape[:3], v.shape[3]), q.new_empty(4, *q.shape[:3])
+        tensors = q, k, v, row_groups, key_groups, counts, out, statistics
+        _library().softplus_forward(_call(tensors, start, p))
+        ctx.save_for_backward(*tensors)
+        ctx.numbers = start, p
+        return out
+
+    @staticmethod
+    @own_backward
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v = ctx.saved_tensors[:3]
+        gradients = tuple(torch.zeros_like(x) for x in (q, k, v))
+        _library().softplus_backward(_call((*ctx.saved_tensors, grad.contiguous(), *gradients), *ctx.numbers))
+        return (*gradients, *[None] * 5)
+
+
+def _call(tensors: tuple[Tensor, ...], start: int, p: float | None) -> Any:
+    q, k, v = tensors[:3]
+    pointers = [x.data_ptr() for x in tensors] + [None] * (len(_POINTERS) - len(tensors))
+    numbers = q.shape[0] * q.shape[1], q.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3]
+    return ctypes.byref(_Call(*pointers, *numbers, start, torch.get_num_threads(), p or 0.0))
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    """What native.cpp compiles to on this machine. It is kept under the user's cache folder, by everything that it
+    depends on."""
+    source = Path(__file__).with_name("native.cpp")
+    kept = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sparsity_lab"
+    try:
+        # The compiler's version and what it knows of this processor.
+        macros = _run(*COMPILER, *_FLAGS, "-dM", "-E", "-x", "c++", os.devnull)
+        key = hashlib.sha256(source.read_bytes() + " ".join(_FLAGS).encode() + macros).hexdigest()[:16]
+        library = kept / f"native-{key}.so"
+        if not library.exists():
+            kept.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=kept) as folder:
+                made = Path(folder) / library.name
+                _run(*COMPILER, *_FLAGS, str(source), "-o", str(made))
+                made.replace(library)
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        raise SettingError("implementation", NEEDED, Shown(str(error))) from None
+
+
+def _run(*command: str) -> bytes:
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode:
+        *_, last = "", *done.stderr.decode(errors="replace").strip().splitlines()
+        raise OSError(f"{command[0]} failed with exit code {done.returncode}; {last}")
+    return done.stdout

@@ -1,0 +1,151 @@
+"""The compiled form of softplus attention, compared with the reference in float64. Shared tests run over it too."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from kernels.closeness import assert_close, random_rows
+from torch import Tensor
+
+from sparsity_lab.kernels import LSSA, LSSAR, Kernel
+from sparsity_lab.kernels.lssar import native
+from sparsity_lab.settings import SettingError
+
+CASES = [
+    (LSSA(), 64, 64),
+    (LSSA(), 80, 33),
+    (LSSAR(p=1), 16, 64),
+    (LSSAR(p=2.5), 8, 20),
+    (LSSAR(p=3), 80, 33),
+    (LSSAR(p=15), 64, 64),
+]
+"""Kernels, head sizes and widths of values."""
+
+compiled = pytest.mark.skipif(not native.COMPILER, reason=f"the native form is NOT TESTED without {native.NEEDED}")
+
+
+def both_passes(kernel: Kernel, rows: tuple[Tensor, ...], grad: Tensor, **options: object) -> list[Tensor]:
+    out = kernel.attend(*rows, **options)
+    return [out.detach(), *torch.autograd.grad(out, rows, grad.to(out.dtype))]
+
+
+def hidden(length: int) -> Tensor:
+    """(2, T): padding on the left of the first sequence, and on the right and here and there in the second."""
+    key_mask = torch.ones(2, length, dtype=torch.bool)
+    key_mask[0, :70], key_mask[1, ::3], key_mask[1, -40:] = False, False, False
+    return key_mask
+
+
+@compiled
+@pytest.mark.parametrize(("kernel", "head_dim", "width"), CASES, ids=str)
+def test_it_is_the_reference(kernel: Kernel, head_dim: int, width: int) -> None:
+    """Several tiles of rows and keys, which do not divide them: output and all gradients, with every mask."""
+    T = 290
+    q, k = random_rows(2, 2, T, head_dim, count=2, dtype=torch.float32)
+    v, grad = random_rows(2, 2, T, width, count=2, seed=1, dtype=torch.float32)
+    ids = (torch.arange(T) // 97).expand(2, -1) + 2**40
+    rows, wide = (q, k, v), tuple(x.detach().double().requires_grad_() for x in (q, k, v))
+    for causal in (True, False):
+        for key_mask in (None, hidden(T)):
+            for documents in (None, ids):
+                options = {"causal": causal, "key_mask": key_mask, "document_ids": documents}
+                got = both_passes(kernel, rows, grad.detach(), implementation="native", **options)
+                expected = both_passes(kernel, wide, grad.detach(), implementation="reference", **options)
+                for name, x, y in zip(("output", "dq", "dk", "dv"), got, expected, strict=True):
+                    assert_close(f"{name}, {options}", x, y, 5e-6 * kernel.rounding)
+
+
+@compiled
+@pytest.mark.parametrize("kernel", [LSSA(), LSSAR(p=15)], ids=str)
+def test_threads_and_lengths_change_no_digit(kernel: Kernel) -> None:
+    """Every head is one thread's. Keys after a row, and rows after it, do not matter to its last digit."""
+    rows = random_rows(1, 3, 200, 16, dtype=torch.float32)
+    threads, found = torch.get_num_threads(), []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        try:
+            found.append(both_passes(kernel, rows, torch.ones(1, 3, 200, 16), implementation="native"))
+        finally:
+            torch.set_num_threads(threads)
+    assert all(torch.equal(x, y) for x, y in zip(*found, strict=True))
+    shorter = kernel.attend(*(x[:, :, :131] for x in rows), implementation="native")
+    assert torch.equal(shorter, found[0][0][:, :, :131])
+
+
+@compiled
+@pytest.mark.parametrize("kernel", [LSSA(), LSSAR(p=15)], ids=str)
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_what_is_no_number_stays_so(kernel: Kernel, wrong: float) -> None:
+    """In a row's own query, or in a key that it sees; other rows are as before."""
+    q, k, v = (x.detach() for x in random_rows(1, 1, 200, 16, dtype=torch.float32))
+    usual = kernel.attend(q, k, v, implementation="native")
+    for changed, rows in ((q, slice(150, 151)), (k, slice(150, 200))):
+        kept = changed[:, :, 150].clone()
+        changed[:, :, 150, 3] = wrong
+        out = kernel.attend(q, k, v, implementation="native")
+        assert out[:, :, rows].isnan().all()
+        out[:, :, rows] = usual[:, :, rows]
+        assert_close("other rows", out, usual, 1e-4)  # norms of all rows are then taken with more care
+        changed[:, :, 150] = kept
+
+
+@compiled
+def test_a_hidden_key_that_is_no_number_counts_for_nothing() -> None:
+    q, k, v = (x.detach() for x in random_rows(1, 1, 100, 16, dtype=torch.float32))
+    key_mask = torch.arange(100).ne(40).unsqueeze(0)
+    expected = LSSAR().attend(q, k, v, key_mask=key_mask, implementation="native")
+    k[:, :, 40] = torch.nan
+    got = LSSAR().attend(q, k, v, key_mask=key_mask, implementation="native")
+    assert_close("output", got, expected, 1e-4)  # norms of all rows are then taken with more care
+
+
+# --- what is refused
+
+
+@compiled
+def test_float64_is_refused() -> None:
+    rows = torch.zeros(1, 1, 2, 4, dtype=torch.float64)
+    with pytest.raises(SettingError, match=r"^implementation: expected rows on a CPU, .*, got float64 on cpu$"):
+        LSSA().attend(rows, rows, rows, implementation="native")
+
+
+def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparsity_lab.kernels.lssar.kernel.COMPILER", ())
+    rows = torch.zeros(1, 1, 2, 4)
+    with pytest.raises(SettingError, match=r"^implementation: expected .*which needs a C\+\+ compiler.*'native'$"):
+        LSSAR().attend(rows, rows, rows, implementation="native")
+
+
+@pytest.fixture
+def built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Nothing is kept from before, and nothing is kept for others."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native._library.cache_clear()
+    yield tmp_path / "sparsity_lab"
+    native._library.cache_clear()
+
+
+@compiled
+def test_it_is_compiled_once(built_anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = random_rows(1, 1, 5, 8, dtype=torch.float32)
+    first = LSSA().attend(*rows, implementation="native")
+    (library,) = built_anew.iterdir()
+    made = library.stat().st_mtime_ns
+    native._library.cache_clear()
+    assert torch.equal(LSSA().attend(*rows, implementation="native"), first)
+    assert [file.stat().st_mtime_ns for file in built_anew.iterdir()] == [made]
+    monkeypatch.setattr(native, "_FLAGS", (*native._FLAGS, "-O0"))  # another library is another file
+    native._library.cache_clear()
+    LSSA().attend(*rows, implementation="native")
+    assert len(list(built_anew.iterdir())) == 2
+
+
+def test_a_compiler_that_fails_is_named_in_one_line(built_anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.zeros(1, 1, 2, 4)
+    for command in (("false",), (str(built_anew),)):
+        monkeypatch.setattr(native, "COMPILER", command)
+        monkeypatch.setattr("sparsity_lab.kernels.lssar.kernel.COMPILER", command)
+        monkeypatch.setattr(LSSA, "implementations", ("reference", "native", "tiled"))
+        with pytest.raises(SettingError, match=r"^implementation: expected a C\+\+ compiler.*, got .*"):
+            LSSA().attend(rows, rows, rows, implementation="native")
