@@ -1,10 +1,10 @@
 """Softplus attention by a compiled form, ``native.cpp``: one pass over a small tile, not eight over a large one.
 
-The file is compiled when it is first used, and kept. It makes the products too. Passes that numba compiled, called
-between PyTorch's products, took 1.15 times as long as fused softmax with tiles of 256 x 256 scores, 1.2 with
-256 x 1024, and 1.6 with 64 x 256 (LSSA, T=4096, forward and backward, one thread of AVX-512, CPU time). A pass wants
-tiles that stay in a core's own cache, but PyTorch's products of tiles so small are slow, since each call packs its
-operands anew. With products whose sums stay in registers, tiles are as small as a pass wants: 0.87.
+The file is compiled when it is first used, and kept. It makes the products too. The alternative was numba: compiled
+passes between PyTorch's products. For LSSA (T=4096, forward and backward, one thread of AVX-512, CPU time) that took
+1.15 times as long as fused softmax with tiles of 256 x 256 scores. It took 1.2 with 256 x 1024, 1.6 with 64 x 256.
+A pass wants tiles that stay in a core's own cache. PyTorch's products of small tiles are slow, since each call packs
+its operands anew. With products whose sums stay in registers, tiles are as small as a pass wants: 0.87.
 """
 
 import ctypes
