@@ -4,7 +4,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from sparsity_lab.analysis import styled
-from sparsity_lab.generators import AssociativeRecall
+from sparsity_lab.generators import AssociativeRecall, SuccessivePower
 from sparsity_lab.kernels import Kernel, Linear, SlidingWindow, Softmax
 from sparsity_lab.models import Decoder, RoPE
 from sparsity_lab.studies import (
@@ -27,7 +27,7 @@ from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
 __all__ = ["study"]
 
 LENGTH, PAIRS, SOLVED = 64, 4, 0.99
-SHORTEST = 4 * PAIRS
+SHORTEST = LENGTH // PAIRS  # one pair
 SOFTMAX = "softmax"
 KERNELS: dict[str, Kernel] = {
     SOFTMAX: Softmax(),
@@ -41,10 +41,15 @@ def arms(size: Size) -> dict[str, Arm]:
     steps, batch_size, vocab_size, seeds = {
         "smoke": (2, 2, 16, 2),
         "small": (3_000, 64, 512, 3),
-        "full": (40_000, 64, 8192, 7),
+        "full": (3_000, 64, 8192, 3),
     }[size]
-    task = AssociativeRecall(num_pairs=PAIRS, vocab_size=vocab_size)
-    d_model, heads = (8, 1) if size == "smoke" else (64, 2)
+    task = AssociativeRecall(
+        vocab_size=vocab_size,
+        gaps=SuccessivePower(power_a=0.01),
+        answers="hidden",
+        filler="blank",
+        tokens_per_pair=SHORTEST,
+    )
     return {
         name: Arm(
             seeded(
@@ -52,8 +57,8 @@ def arms(size: Size) -> dict[str, Arm]:
                     task=task,
                     model=Decoder(
                         num_layers=2,
-                        num_heads=heads,
-                        d_model=d_model,
+                        num_heads=1,
+                        d_model=8 if size == "smoke" else 64,
                         kernel=kernel,
                         position=RoPE(),
                         tied_head=True,
@@ -127,9 +132,10 @@ study = Study(
     name="recall",
     title="Associative recall, solved by two layers",
     question=(
-        "Four keys and their values stand at the start, among 4,096 keys and 4,096 values. Then each key comes once "
-        "more among filler, and its value is to follow. Does a decoder of two layers learn that from sequences of 16 "
-        "to 64 tokens? And with linear attention, or with a window of 16 tokens in each layer?"
+        "Four keys and their values stand at the start, of 4,095 keys and 4,096 values. Then each key comes once "
+        "more among blanks, and its value is asked for. Does a decoder of two layers learn that from sequences of 16 "
+        "to 64 tokens, with one pair for every 16? And with linear attention, or with a window of 16 tokens in each "
+        "layer?"
     ),
     arms=arms,
     claims=CLAIMS,

@@ -9,6 +9,7 @@ from sparsity_lab.generators.batch import Batch as Batch
 from sparsity_lab.generators.batch import Vocabulary as Vocabulary
 from sparsity_lab.generators.bracketed_arithmetic import BracketedArithmetic as BracketedArithmetic
 from sparsity_lab.generators.copying import Copy as Copy
+from sparsity_lab.generators.copying import OddsFirst as OddsFirst
 from sparsity_lab.generators.copying import Reverse as Reverse
 from sparsity_lab.generators.dataset import TaskDataset as TaskDataset
 from sparsity_lab.generators.flip_flop import FlipFlop as FlipFlop
@@ -28,6 +29,7 @@ from sparsity_lab.generators.locality import ProductLaw as ProductLaw
 from sparsity_lab.generators.locality import Recent as Recent
 from sparsity_lab.generators.locality import Uniform as Uniform
 from sparsity_lab.generators.locality import Window as Window
+from sparsity_lab.generators.missing_duplicate import MissingDuplicate as MissingDuplicate
 from sparsity_lab.generators.mixture import Mixture as Mixture
 from sparsity_lab.generators.modular_arithmetic import CompareNumbers as CompareNumbers
 from sparsity_lab.generators.modular_arithmetic import ModularArithmetic as ModularArithmetic
@@ -39,6 +41,7 @@ from sparsity_lab.generators.order_and_counting import MajorityOfAll as Majority
 from sparsity_lab.generators.order_and_counting import Mode as Mode
 from sparsity_lab.generators.order_and_counting import Sort as Sort
 from sparsity_lab.generators.padded_mixture import PaddedMixture as PaddedMixture
+from sparsity_lab.generators.parity_scratchpad import EvenPairs as EvenPairs
 from sparsity_lab.generators.parity_scratchpad import ParityAnswer as ParityAnswer
 from sparsity_lab.generators.parity_scratchpad import ParityScratchpad as ParityScratchpad
 from sparsity_lab.generators.passkey import Passkey as Passkey
@@ -61,6 +64,7 @@ from sparsity_lab.generators.selective_copy import SelectiveCopy as SelectiveCop
 from sparsity_lab.generators.sparse_markov import SparseMarkov as SparseMarkov
 from sparsity_lab.generators.sparse_parity import SparseParity as SparseParity
 from sparsity_lab.generators.sparse_parity_scratchpad import SparseParityScratchpad as SparseParityScratchpad
+from sparsity_lab.generators.stack_manipulation import StackManipulation as StackManipulation
 from sparsity_lab.generators.state_tracking import Alternating as Alternating
 from sparsity_lab.generators.state_tracking import Cyclic as Cyclic
 from sparsity_lab.generators.state_tracking import Generated as Generated

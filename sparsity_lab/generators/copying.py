@@ -1,10 +1,11 @@
-"""``Copy`` and ``Reverse``: the input again, forwards or backwards, with coupled position IDs.
+"""``Copy``, ``Reverse`` and ``OddsFirst``: the input again in another order, with coupled position IDs.
 
 The ambiguity of a copy depends on repeated symbols. With n symbols, a symbol recurs every n tokens on average. With
 ``distinct`` it never recurs, so one token tells the position in the copy. With ``ngram`` it takes that many tokens.
 IDs as in the position-coupling code (arXiv 2405.20671), with start s. Each target depends on one token.
 """
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -15,15 +16,19 @@ from sparsity_lab.generators.task import Truth
 from sparsity_lab.generators.uniform_prompt import UniformPrompt
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["Copy", "Reverse"]
+__all__ = ["Copy", "OddsFirst", "Reverse"]
 
 
 class _Repetition(UniformPrompt):
-    """What the two have in common: ``BOS x_1 .. x_n = r_1 .. r_n EOS`` with uniform symbols."""
+    """What they have in common: ``BOS x_1 .. x_n = r_1 .. r_R EOS`` with uniform symbols, each r a copy of one x."""
 
     size_field: ClassVar[str] = "alphabet_size"
     alphabet_size: int
-    ngram: int
+    ngram: int = 1
+
+    @abstractmethod
+    def slots(self, length: int) -> list[int]:
+        """The positions of the tokens of which r_1 .. r_R are copies, and of the source of EOS."""
 
     def check(self) -> None:
         super().check()
@@ -52,15 +57,21 @@ class _Repetition(UniformPrompt):
         return np.where(place < self.ngram - 1, place, self.ngram - 1 + block)
 
     def response_length(self, length: int) -> int:
-        return length
+        return len(self.slots(length)) - 1
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        return prompts[:, np.array(self.slots(length)[:-1]) - 1]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        return [[t] for t in self.slots(length)]
 
     def truth(self, length: int) -> Truth:
-        # Where all are different, each tells what the others are not.
-        free = None if self.distinct else True
+        # Where all are different, each tells what the others are not; and one copy tells the next.
+        free = None if self.distinct or self.response_length(length) > length else True
         return self.truth_with(length, label_free_subsets=None, label_free_bystanders=free)
 
     def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
-        return self.prompt_marginals(length)
+        return self.prompt_marginals(length)[np.array(self.slots(length)[:-1]) - 1]
 
 
 @register
@@ -75,35 +86,41 @@ class Copy(_Repetition):
         distinct: no symbol comes twice.
         ngram: with distinct symbols, the least n for which no n-gram comes twice in long prompts. The same n - 1
             symbols stand before every symbol that comes once, as in ``u v a u v b u v c`` for n = 3.
+        copies: how often the input is written, one copy behind the other.
     """
 
     alphabet_size: int = 10
     distinct: bool = False
     ngram: int = 1
+    copies: int = 1
 
     @classmethod
     def examples(cls) -> "tuple[Copy, ...]":
-        return cls(), cls(alphabet_size=30, distinct=True), cls(alphabet_size=12, distinct=True, ngram=3)
+        return (
+            cls(),
+            cls(alphabet_size=30, distinct=True),
+            cls(alphabet_size=12, distinct=True, ngram=3),
+            cls(alphabet_size=2, copies=2),
+        )
 
-    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
-        return prompts
+    def check(self) -> None:
+        super().check()
+        whole("copies", self.copies, 1)
+
+    def slots(self, length: int) -> list[int]:
+        return [*list(range(1, length + 1)) * self.copies, length + 1]
 
     def ids_from(self, start: int, length: int) -> list[list[int]]:
         places = range(start + 1, start + length + 1)
-        return [[0, *places, start, *places, 0]]
-
-    def slot_sources(self, length: int) -> list[list[int]]:
-        return [[t] for t in range(1, length + 2)]
+        return [[0, *places, start, *list(places) * self.copies, 0]]
 
     def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
-        return [([t], tokens[t]) for t in range(1, equals)] + [([equals], self.end)]
+        return [([t], tokens[t]) for t in range(1, equals)] * self.copies + [([equals], self.end)]
 
     def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
-        ids, next_id = [], 0
-        for token in tokens:
-            next_id = 1 if token == self.equals else next_id + 1
-            ids.append(0 if token == self.end else next_id)
-        return [ids]
+        n = tokens.index(self.equals) - 1
+        # From `=` on, every copy counts anew.
+        return [[0, *range(2, n + 2), 1, *(2 + j % n for j in range(len(tokens) - n - 3)), 0]]
 
 
 @register
@@ -128,15 +145,12 @@ class Reverse(_Repetition):
     def examples(cls) -> "tuple[Reverse, ...]":
         return (cls(alphabet_size=4),)
 
-    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
-        return prompts[:, ::-1]
+    def slots(self, length: int) -> list[int]:
+        return list(range(length, -1, -1))
 
     def ids_from(self, start: int, length: int) -> list[list[int]]:
         places = range(start, start + length)
         return [[0, *places, start + length, *reversed(places), 0]]
-
-    def slot_sources(self, length: int) -> list[list[int]]:
-        return [[t] for t in range(length, -1, -1)]
 
     def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
         # BOS is EOS, so even the last step copies its source.
@@ -146,3 +160,41 @@ class Reverse(_Repetition):
         equals = tokens.index(self.equals)
         # A tent: up to `=` in the middle, and down again.
         return [[min(t, 2 * equals - t) for t in range(len(tokens))]]
+
+
+@register
+class OddsFirst(_Repetition):
+    """The symbols at odd places and then those at even places: ``BOS x_1 .. x_n = x_1 x_3 .. x_2 x_4 .. EOS``; the
+    length is n.
+
+    IDs: s + 1 .. s + n for the input, s for ``=``, and for each r the ID of its source. The source of EOS is ``=``.
+
+    >>> print(sequence_text(OddsFirst().sample(Stream(seed=0), 0, 1, 4).view(0)))
+    BOS/EOS [1] [0] [0] [1] [=] <1> <0> <0> <1> <BOS/EOS>
+            2   3   4   5   1   2   4   3   5
+
+    Attributes:
+        alphabet_size: number of symbols, drawn uniformly.
+    """
+
+    alphabet_size: int = 2
+
+    @classmethod
+    def examples(cls) -> "tuple[OddsFirst, ...]":
+        return (cls(),)
+
+    def slots(self, length: int) -> list[int]:
+        return [*range(1, length + 1, 2), *range(2, length + 1, 2), length + 1]
+
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        places = [start + place for place in self.slots(length)]
+        return [[0, *range(start + 1, start + length + 1), start, *places[:-1], 0]]
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        odd, even = ([([t], tokens[t]) for t in range(1, equals) if t % 2 == rest] for rest in (1, 0))
+        return [*odd, *even, ([equals], self.end)]
+
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        n = tokens.index(self.equals) - 1
+        response = [2 * j + 2 if 2 * j < n else 2 * (j - (n + 1) // 2) + 3 for j in range(n)]
+        return [[0, *range(2, n + 2), 1, *response, 0]]

@@ -1,14 +1,16 @@
 """``InContextMarkov``: a Markov chain whose transitions each sequence draws anew, to be learned from its own tokens.
 
-The binary task of Edelman et al. (arXiv 2402.11004), here from a fair first token. Of n earlier visits to the current
-state, s of which were followed by the same state again, the optimum makes it
+The task of Edelman et al. (arXiv 2402.11004), here from a uniform first token. The optimum counts. Of n earlier
+visits to the current state, n_b of which were followed by b, it makes the next token
 
-    P(stay) = (s + alpha) / (n + 2 alpha).
+    P(b) = (n_b + alpha) / (n + S alpha)    with S states.
 
-Paths with given numbers of stays in each state and of switches between them are equally likely. Their number is a
-product of two binomial coefficients, so the optimal loss at each position is a finite sum.
+With two states, paths with given numbers of stays in each state and of switches between them are equally likely.
+Their number is a product of two binomial coefficients, so the optimal loss at each position is a finite sum. With
+more states no such sum is known, and the optimum's accuracy and loss are not declared.
 """
 
+from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from typing import ClassVar
 
@@ -29,31 +31,35 @@ __all__ = ["InContextMarkov"]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-_LONGEST = 512  # the loss is a sum of the cube of it
+_LONGEST, _LONGEST_SUM, _MOST_STATES = 4096, 512, 8  # the loss is a sum of the cube of the length
 
 
 @register
 class InContextMarkov(Task):
     """``x_0 .. x_(l-1)`` with every next token scored, x_l included: T = l.
 
-    x_0 is fair. In each sequence the probabilities to stay in 0 and in 1 are independent, with the law
-    Beta(alpha, alpha), and the same at all places. A target depends on all tokens before it; sources are not listed.
+    x_0 is uniform. In each sequence the transitions from each state are independent, with the symmetric Dirichlet law
+    of parameter alpha, and the same at all places. A target depends on all tokens before it; sources are not listed.
 
     Attributes:
-        alpha: 1 makes the transitions uniform; the larger, the nearer to fair coins.
+        alpha: 1 makes the transitions uniform; the larger, the nearer to fair dice.
+        num_states: S, from 2 to 8. With 2, and up to 512 tokens, the optimum's accuracy and loss are declared.
     """
 
     extra_positions: ClassVar[int] = 0
 
     alpha: float = 1.0
+    num_states: int = 2
 
     @classmethod
     def examples(cls) -> "tuple[InContextMarkov, ...]":
-        return (cls(alpha=0.5),)
+        return cls(alpha=0.5), cls(num_states=4)
 
     def check(self) -> None:
         if not 0.01 <= self.alpha <= 1000:
             raise SettingError("alpha", "a number from 0.01 to 1000", self.alpha)
+        if not 2 <= self.num_states <= _MOST_STATES:
+            raise SettingError("num_states", f"from 2 to {_MOST_STATES}", self.num_states)
 
     def check_length(self, length: int) -> None:
         if not 1 <= length <= _LONGEST:
@@ -61,7 +67,8 @@ class InContextMarkov(Task):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        return Vocabulary(names=("0", "1"), roles=("data", "data"))
+        names = tuple(str(state) for state in range(self.num_states))
+        return Vocabulary(names=names, roles=("data",) * self.num_states)
 
     @property
     def certified_lengths(self) -> tuple[int, ...]:
@@ -69,42 +76,56 @@ class InContextMarkov(Task):
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
         length, start, count = self.checked_length(length), whole("start", start, 0), whole("count", count, 0)
-        x = np.empty((count, length + 1), dtype=np.int64)
+        x, S = np.empty((count, length + 1), dtype=np.int64), self.num_states
         for rows, first in rows_of_chunks(start, count, length):
             size = rows.stop - rows.start
-            stay = self._transitions(open_unit(stream.words("transitions", length, first, size, 2)))
+            passed = self._passed(
+                stream.words("transitions", length, first, size, S * (S - 1)).reshape(size, S, S - 1)
+            )
             unit = open_unit(stream.words("background", length, first, size, length + 1)).T.copy()
-            chain = np.empty((length + 1, size), dtype=bool)
-            chain[0] = unit[0] < 0.5
-            from_zero, from_one = unit >= stay[:, 0], unit < stay[:, 1]
+            # Where each state leads at each step: to itself, or by so many states on as bounds are passed.
+            following = np.empty((S, length + 1, size), dtype=np.int8)
+            for state in range(S):
+                steps = sum(unit >= passed[:, state, j] for j in range(S - 1))
+                following[state] = (state + steps) % S
+            chain, index = np.empty((length + 1, size), dtype=np.int8), np.arange(size)
+            chain[0] = S - 1 - (unit[0] * S).astype(np.int8)
             for t in range(1, length + 1):
-                chain[t] = np.where(chain[t - 1], from_one[t], from_zero[t])
+                chain[t] = following[chain[t - 1], t, index]
             x[rows] = chain.T
         whole_sequence = torch.from_numpy(x)
         tokens, targets = whole_sequence[:, :-1].contiguous(), whole_sequence[:, 1:].contiguous()
         return Batch(tokens, targets, vocabulary=self.vocabulary)
 
-    def _transitions(self, unit: Floats) -> Floats:
-        if self.alpha == 1:
-            return unit
-        from scipy.special import betaincinv  # noqa: PLC0415
+    def _passed(self, words: NDArray[np.uint64]) -> Floats:
+        """(size, S, S - 1): of each state, the probabilities to go at most j = 0 .. S - 2 states on, by breaking a
+        stick of length 1."""
+        left = np.arange(self.num_states - 1, 0, -1)
+        share = open_unit(words)
+        if self.alpha != 1 or self.num_states > 2:
+            from scipy.special import betaincinv  # noqa: PLC0415
 
-        return np.asarray(betaincinv(self.alpha, self.alpha, unit))
+            share = betaincinv(self.alpha, self.alpha * left, share)
+        rest = np.cumprod(1 - share, axis=2)
+        share[:, :, 1:] *= rest[:, :, :-1]
+        return np.asarray(share.cumsum(axis=2))
 
     def truth(self, length: int) -> Truth:
         length = self.checked_length(length)
-        accuracy, loss = _levels(self.alpha, length)
-        fair = np.array([0.5, 0.5])
-        return Truth(
+        S = self.num_states
+        truth = Truth(
             num_targets=length,
-            chance_accuracy=0.5,
-            chance_loss=float(np.log(2)),
-            bayes_accuracy=float(accuracy.mean()),
-            bayes_loss=float(loss.mean()),
-            bayes_loss_by_slot=loss,
-            labels=(0, 1),
-            label_distribution=fair,
-            build_marginals=partial(np.full, (length, 2), 0.5),
+            chance_accuracy=1 / S,
+            chance_loss=float(np.log(S)),
+            labels=tuple(range(S)),
+            label_distribution=np.full(S, 1 / S),
+            build_marginals=partial(np.full, (length, S), 1 / S),
+        )
+        if S > 2 or length > _LONGEST_SUM:
+            return truth
+        accuracy, loss = _levels(self.alpha, length)
+        return replace(
+            truth, bayes_accuracy=float(accuracy.mean()), bayes_loss=float(loss.mean()), bayes_loss_by_slot=loss
         )
 
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
@@ -116,16 +137,16 @@ class InContextMarkov(Task):
 
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
         tokens = batch.tokens.numpy()
-        if not ((tokens == 0) | (tokens == 1)).all():
+        S = self.num_states
+        if not ((tokens >= 0) & (tokens < S)).all():
             raise ValueError(f"expected sequences of {self}, got other tokens")
-        now, following = tokens[:, :-1], tokens[:, 1:]
-        posterior = np.empty((*tokens.shape, 2))
-        for state in (0, 1):
-            stays = _before((now == state) & (following == state))
-            visits = _before(now == state)
-            stay = (stays + self.alpha) / (visits + 2 * self.alpha)
-            here = tokens == state
-            posterior[here, state], posterior[here, 1 - state] = stay[here], 1 - stay[here]
+        posterior = np.empty((*tokens.shape, S))
+        for state in range(S):
+            at = tokens == state
+            visits = _before(at[:, :-1])
+            for following in range(S):
+                followed = _before(at[:, :-1] & (tokens[:, 1:] == following))
+                posterior[at, following] = ((followed + self.alpha) / (visits + S * self.alpha))[at]
         return torch.from_numpy(np.log(posterior))[batch.scored]
 
 

@@ -1,24 +1,26 @@
-"""``ParityScratchpad`` and ``ParityAnswer``: parity of all bits, in steps of two or at once.
+"""``ParityScratchpad`` and ``ParityAnswer``: parity of all bits, in steps of two or at once; and ``EvenPairs``.
 
 With running prefix parities each target depends on two tokens, however long the string: sparse for each token, dense
 in total. The answer alone depends on all n bits, and is the negative control. IDs as in the position-coupling code
-(arXiv 2405.20671), with start s. The bits of both are the same sequences of the same stream.
+(arXiv 2405.20671), with start s. The bits of all are the same sequences of the same stream.
 """
+
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int64
 
 from sparsity_lab.generators.response_layout import OneAnswer
 from sparsity_lab.generators.uniform_prompt import UniformPrompt
-from sparsity_lab.settings import register
+from sparsity_lab.settings import SettingError, register
 
-__all__ = ["ParityAnswer", "ParityScratchpad"]
+__all__ = ["EvenPairs", "ParityAnswer", "ParityScratchpad"]
 
 _EQUALS, _END = 2, 3
 
 
 class _BitString(UniformPrompt):
-    """What the two have in common: a prompt of n uniform bits, answered with bits."""
+    """What they have in common: a prompt of n uniform bits, answered with bits."""
 
     label_free_subsets = True
     label_free_bystanders = True
@@ -112,3 +114,37 @@ class ParityAnswer(OneAnswer, _BitString):
 
     def answer(self, prompt: tuple[int, ...]) -> int:
         return prompt.count(1) % 2
+
+
+@register
+class EvenPairs(OneAnswer, _BitString):
+    """Whether the pairs ``01`` and ``10`` are odd in number: ``BOS x_1 .. x_n = r EOS``; the length is n.
+
+    Each such pair is a change, so r = x_1 + x_n mod 2: the answer depends on the ends alone, however far apart. After
+    Deletang et al. (arXiv 2207.02098). IDs: s for all bits, s + 1 for ``=``, s for the answer. The sources of r are
+    x_1 and x_n; the source of EOS is ``=``.
+
+    >>> print(sequence_text(EvenPairs().sample(Stream(seed=0), 0, 1, 4).view(0)))
+    BOS/EOS [1] [0] [0] [1] [=] <0> <BOS/EOS>
+            1   1   1   1   2   1
+    """
+
+    @classmethod
+    def examples(cls) -> "tuple[EvenPairs, ...]":
+        return (cls(),)
+
+    def check_length(self, length: int) -> None:
+        if length < 2:
+            raise SettingError("length", f"at least 2 for {self}, which has pairs", length)
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        return prompts[:, :1] ^ prompts[:, -1:]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        return [[1, length], [length + 1]]
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        return [([1, equals - 1], self.answer(tokens[1:equals])), ([equals], _END)]
+
+    def answer(self, prompt: tuple[int, ...]) -> int:
+        return sum(a != b for a, b in pairwise(prompt)) % 2

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from sparsity_lab.generators.addition import Addition
 from sparsity_lab.generators.associative_recall import AssociativeRecall
 from sparsity_lab.generators.bracketed_arithmetic import BracketedArithmetic
-from sparsity_lab.generators.copying import Copy, Reverse
+from sparsity_lab.generators.copying import Copy, OddsFirst, Reverse
+from sparsity_lab.generators.missing_duplicate import MissingDuplicate
 from sparsity_lab.generators.modular_arithmetic import ModularArithmetic
 from sparsity_lab.generators.multiple_addition import MultipleAddition
 from sparsity_lab.generators.multiplication import Multiplication
 from sparsity_lab.generators.order_and_counting import MajorityOfAll, Mode, Sort
 from sparsity_lab.generators.padded_mixture import PaddedMixture
-from sparsity_lab.generators.parity_scratchpad import ParityAnswer, ParityScratchpad
+from sparsity_lab.generators.parity_scratchpad import EvenPairs, ParityAnswer, ParityScratchpad
 from sparsity_lab.generators.selective_copy import SelectiveCopy
+from sparsity_lab.generators.stack_manipulation import StackManipulation
 from sparsity_lab.generators.state_tracking import Generated, WordProblem
 from sparsity_lab.generators.successive_law import SuccessivePower
 from sparsity_lab.generators.task import Task
@@ -138,7 +140,7 @@ _TRAINED_TO_40 = tuple(range(1, 41))
 _STEPS = Generated(generators=((1, 2, 3, 4, 5), (2, 3, 4, 5, 1), (5, 1, 2, 3, 4)))
 
 _CHOMSKY = (
-    _missing("even_pairs", "whether the first and the last bit differ; no task holds one place at either end"),
+    SuiteTask(name="even_pairs", task=EvenPairs(), lengths=_TRAINED_TO_40[1:]),
     SuiteTask(
         name="modular_arithmetic",
         task=ModularArithmetic(),
@@ -153,14 +155,29 @@ _CHOMSKY = (
     ),
     SuiteTask(name="modular_arithmetic_brackets", task=BracketedArithmetic(), lengths=_TRAINED_TO_40),
     SuiteTask(name="reverse_string", task=Reverse(alphabet_size=2), lengths=_TRAINED_TO_40),
-    _missing("solve_equation", "an unknown digit of an expression in brackets; not made yet"),
-    _missing("stack_manipulation", "the stack after pushes and pops; not made yet"),
+    _missing("solve_equation", "the unknown is the digit next to a random token; its law is not worked out"),
+    SuiteTask(
+        name="stack_manipulation",
+        task=StackManipulation(),
+        lengths=_TRAINED_TO_40[1:],
+        differs="what lies behind the end of the stack is scored",
+    ),
     _missing("binary_addition", "two numbers share a fixed number of digits; in Addition each has its own"),
     _missing("binary_multiplication", "two numbers share a fixed number of digits, and sources grow with both"),
     _missing("compute_sqrt", "a digit depends on all before it in no way of a few tokens; not made yet"),
-    _missing("duplicate_string", "the string is written twice; Copy(alphabet_size=2) writes it once"),
-    _missing("missing_duplicate_string", "a blank in the second of two copies; not made yet"),
-    _missing("odds_first", "symbols at odd places first; not made yet"),
+    SuiteTask(name="duplicate_string", task=Copy(alphabet_size=2, copies=2), lengths=_TRAINED_TO_40),
+    SuiteTask(
+        name="missing_duplicate_string",
+        task=MissingDuplicate(),
+        lengths=_TRAINED_TO_40[:20],
+        differs="a length counts the symbols of one copy",
+    ),
+    SuiteTask(
+        name="odds_first",
+        task=OddsFirst(),
+        lengths=_TRAINED_TO_40,
+        differs="as described; the published code writes even places first",
+    ),
     SuiteTask(name="bucket_sort", task=Sort(num_values=5), lengths=_TRAINED_TO_40),
 )
 

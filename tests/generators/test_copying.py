@@ -1,11 +1,11 @@
-"""Copy and Reverse: the sheet's fixture, the rule, IDs by hand, and mutants."""
+"""Copy, Reverse and OddsFirst: the sheet's fixture, the rule, IDs by hand, and mutants."""
 
 import numpy as np
 import pytest
 from generators.mutants import catches, mutant
 from generators.written import answered, ids_between, written
 
-from sparsity_lab.generators import Copy, Reverse, Stream
+from sparsity_lab.generators import Copy, OddsFirst, Reverse, Stream
 from sparsity_lab.settings import SettingError
 
 
@@ -18,6 +18,20 @@ def test_reverse_by_hand() -> None:
     """Inputs s .. s + n - 1, ``=`` s + n, response s + n - 1 down to s."""
     assert answered(Reverse(), "471", 3) == "471=174"
     assert ids_between(Reverse(), 3, start=5) == [[5, 6, 7, 8, 7, 6, 5]]
+
+
+def test_copies_and_odd_places_by_hand() -> None:
+    twice = Copy(alphabet_size=2, copies=2)
+    assert answered(twice, "101", 3) == "101=101101"
+    assert ids_between(twice, 3, start=1) == [[2, 3, 4, 1, 2, 3, 4, 2, 3, 4]]
+    assert twice.slot_sources(2) == [[1], [2], [1], [2], [3]]
+    assert answered(OddsFirst(), "00110101", 8) == "00110101=01000111"
+    assert answered(OddsFirst(), "110", 3) == "110=101"
+    assert ids_between(OddsFirst(), 3, start=5) == [[6, 7, 8, 5, 6, 8, 7]]
+    assert OddsFirst().slot_sources(4) == [[1], [3], [2], [4], [5]]
+    for text in written(OddsFirst(), OddsFirst().sample(Stream(seed=1), 0, 300, 11)):
+        prompt, response = text.split("=")
+        assert response == prompt[::2] + prompt[1::2]
 
 
 def test_rules() -> None:
@@ -72,6 +86,8 @@ def test_ngrams_that_cannot_be() -> None:
     ]:
         with pytest.raises(SettingError, match=message):
             make()
+    with pytest.raises(SettingError, match="copies: expected a whole number of at least 1, got 0"):
+        Copy(copies=0)
     assert Copy(distinct=True, ngram=3).truth(26).k == 1
 
 
@@ -99,6 +115,21 @@ def test_mutants() -> None:
         ({"ids_from": ids_one_short}, "position_ids"),
     ]:
         assert catches(check, mutant(Copy(), **methods))  # type: ignore[arg-type]
+
+
+def evens_first(self: OddsFirst, prompts: np.ndarray, length: int) -> np.ndarray:
+    """As the published code has it."""
+    return np.concatenate([prompts[:, 1::2], prompts[:, ::2]], axis=1)
+
+
+def first_copy_alone(self: Copy, length: int) -> list[list[int]]:
+    """In the second copy each symbol counts the one before it as its source."""
+    return [[t] for t in [*range(1, length + 1), length, *range(1, length), length + 1]]
+
+
+def test_mutants_of_orders_and_copies() -> None:
+    assert catches("rule", mutant(OddsFirst(), respond=evens_first))
+    assert catches("second_answer", mutant(Copy(alphabet_size=2, copies=2), slot_sources=first_copy_alone))
 
 
 def other_prefix(self: Copy, stream: Stream, start: int, out: np.ndarray, length: int) -> None:

@@ -12,36 +12,57 @@ from sparsity_lab.generators import Batch, InContextMarkov, Stream
 from sparsity_lab.settings import SettingError
 
 
-def probability(x: tuple[int, ...], alpha: float) -> float:
-    """Of a sequence with its transitions integrated out: a Beta function for each state's stays and switches."""
-
-    def log_beta(a: float, b: float) -> float:
-        return lgamma(a) + lgamma(b) - lgamma(a + b)
-
+def probability(x: tuple[int, ...], alpha: float, states: int = 2) -> float:
+    """Of a sequence with its transitions integrated out: a Dirichlet-multinomial for each state's steps."""
     steps = list(itertools.pairwise(x))
-    total = log(0.5)
-    for state in (0, 1):
-        stays, leaves = steps.count((state, state)), steps.count((state, 1 - state))
-        total += log_beta(stays + alpha, leaves + alpha) - log_beta(alpha, alpha)
+    total = -log(states)
+    for state in range(states):
+        counts = [steps.count((state, following)) for following in range(states)]
+        total += lgamma(states * alpha) - lgamma(states * alpha + sum(counts))
+        total += sum(lgamma(alpha + count) - lgamma(alpha) for count in counts)
     return exp(total)
 
 
-@pytest.mark.parametrize("alpha", [1.0, 0.5, 3.0])
-def test_predictor_and_levels_by_enumeration(alpha: float) -> None:
-    task, length = InContextMarkov(alpha=alpha), 7
-    words = list(itertools.product((0, 1), repeat=length + 1))
-    shares = np.array([probability(word, alpha) for word in words])
+@pytest.mark.parametrize(
+    ("alpha", "states", "length"), [(1.0, 2, 7), (0.5, 2, 7), (3.0, 2, 7), (1.0, 3, 4), (0.5, 4, 3)]
+)
+def test_predictor_and_levels_by_enumeration(alpha: float, states: int, length: int) -> None:
+    task = InContextMarkov(alpha=alpha, num_states=states)
+    words = list(itertools.product(range(states), repeat=length + 1))
+    shares = np.array([probability(word, alpha, states) for word in words])
     assert shares.sum() == pytest.approx(1)
     every = torch.tensor(words)
-    predicted = task.log_posterior(Batch(every[:, :-1], every[:, 1:])).exp().view(len(words), length, 2).numpy()
+    predicted = task.log_posterior(Batch(every[:, :-1], every[:, 1:])).exp().view(len(words), length, -1).numpy()
     for word, rows in zip(words, predicted, strict=True):
         for t, row in enumerate(rows):
-            begun = [probability((*word[: t + 1], following), alpha) for following in (0, 1)]
+            begun = [probability((*word[: t + 1], following), alpha, states) for following in range(states)]
             assert row == pytest.approx(np.array(begun) / sum(begun))
     truth = task.truth(length)
+    if states > 2:
+        assert truth.bayes_accuracy is None
+        return
     loss = -(shares[:, None, None] * predicted * np.log(predicted)).sum(axis=(0, 2))
     assert truth.bayes_loss_by_slot == pytest.approx(loss)
     assert truth.bayes_accuracy == pytest.approx((shares[:, None] * predicted.max(axis=2)).sum(axis=0).mean())
+
+
+@pytest.mark.parametrize(("alpha", "states"), [(1.0, 2), (0.5, 3), (1.0, 3)])
+def test_sampled_sequences_have_these_probabilities(alpha: float, states: int) -> None:
+    task, count = InContextMarkov(alpha=alpha, num_states=states), 40_000
+    batch = task.sample(Stream(seed=5), 0, count, 3)
+    words = torch.cat([batch.tokens, batch.targets[:, -1:]], dim=1)
+    seen = np.bincount((words @ (states ** torch.arange(3, -1, -1))).numpy(), minlength=states**4)
+    expected = count * np.array(
+        [probability(word, alpha, states) for word in itertools.product(range(states), repeat=4)]
+    )
+    # Chi-square with at most 80 degrees of freedom exceeds 170 once in 10^8 times.
+    assert ((seen - expected) ** 2 / expected).sum() < 170
+
+
+def test_long_sequences_have_no_declared_optimum() -> None:
+    assert InContextMarkov().truth(512).bayes_loss is not None
+    assert InContextMarkov().truth(4096).bayes_loss is None
+    assert InContextMarkov(num_states=8).sample(Stream(), 0, 2, 4096).tokens.max() == 7
 
 
 def test_the_loss_falls_to_the_mean_entropy_of_the_transitions() -> None:
@@ -60,8 +81,9 @@ def test_the_loss_falls_to_the_mean_entropy_of_the_transitions() -> None:
 def test_refusals() -> None:
     for make, message in [
         (lambda: InContextMarkov(alpha=0.0), "alpha: expected a number from 0.01 to 1000, got 0"),
-        (lambda: InContextMarkov().truth(513), r"length: expected from 1 to 512 for InContextMarkov\(\), got 513"),
-        (lambda: InContextMarkov().check_length(0), "length: expected from 1 to 512"),
+        (lambda: InContextMarkov(num_states=9), "num_states: expected from 2 to 8, got 9"),
+        (lambda: InContextMarkov().truth(4097), r"length: expected from 1 to 4096 for InContextMarkov\(\), got 4097"),
+        (lambda: InContextMarkov().check_length(0), "length: expected from 1 to 4096"),
     ]:
         with pytest.raises(SettingError, match=message):
             make()
@@ -87,3 +109,4 @@ def counting_from_nothing(task: InContextMarkov) -> InContextMarkov:
 def test_mutants() -> None:
     assert catches("bayes", mutant(InContextMarkov(), one_chain_for_all))  # type: ignore[arg-type]
     assert catches("bayes", counting_from_nothing(InContextMarkov()))
+    assert catches("bayes", counting_from_nothing(InContextMarkov(num_states=4)))

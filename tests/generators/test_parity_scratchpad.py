@@ -1,4 +1,4 @@
-"""ParityScratchpad and ParityAnswer: the sheet's fixture, the rules, IDs by hand, and mutants."""
+"""ParityScratchpad, ParityAnswer and EvenPairs: the sheet's fixture, the rules, IDs by hand, and mutants."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import torch
 from generators.mutants import catches, mutant
 from generators.written import answered, ids_between, written
 
-from sparsity_lab.generators import ParityAnswer, ParityScratchpad, Stream, Task
+from sparsity_lab.generators import EvenPairs, ParityAnswer, ParityScratchpad, Stream, Task
+from sparsity_lab.settings import SettingError
 
 
 def test_fixture() -> None:
@@ -30,6 +31,29 @@ def test_answer_by_hand() -> None:
     assert answered(ParityAnswer(), "1011", 4) == "1011=1"
     assert answered(ParityAnswer(), "1001", 4) == "1001=0"
     assert ids_between(ParityAnswer(), 4, start=3) == [[3, 3, 3, 3, 4, 3]]
+
+
+def test_even_pairs_by_hand() -> None:
+    """Pairs of unequal neighbors are counted; only the ends matter."""
+    assert answered(EvenPairs(), "001110", 6) == "001110=0"
+    assert answered(EvenPairs(), "0101001", 7) == "0101001=1"
+    assert EvenPairs().slot_sources(5) == [[1, 5], [6]]
+    for text in written(EvenPairs(), EvenPairs().sample(Stream(seed=2), 0, 300, 13)):
+        bits, answer = text.split("=")
+        assert answer == str((bits.count("01") + bits.count("10")) % 2)
+    with pytest.raises(SettingError, match="length: expected at least 2 for EvenPairs"):
+        EvenPairs().truth(1)
+
+
+def last_of_all_but_one(self: EvenPairs, prompts: np.ndarray, length: int) -> np.ndarray:
+    """The last bit is not read."""
+    return prompts[:, :1] ^ prompts[:, -2:-1]
+
+
+def test_mutants_of_even_pairs() -> None:
+    assert catches("rule", mutant(EvenPairs(), respond=last_of_all_but_one))
+    nearer = mutant(EvenPairs(), slot_sources=lambda self, length: [[1, length - 1], [length + 1]])
+    assert catches("second_answer", nearer)
 
 
 def test_rules() -> None:

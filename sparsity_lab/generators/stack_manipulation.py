@@ -1,0 +1,132 @@
+"""``StackManipulation``: a stack after pushes and pops, top first.
+
+After Deletang et al. (arXiv 2207.02098); the layout and the position IDs are this lab's.
+"""
+
+from functools import cached_property, lru_cache
+
+import numpy as np
+from jaxtyping import Float, Int64
+from numpy.typing import NDArray
+
+from sparsity_lab.generators.batch import Vocabulary
+from sparsity_lab.generators.response_layout import END, FixedFormat
+from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.generators.task import Draw
+from sparsity_lab.settings import SettingError, register
+
+__all__ = ["StackManipulation"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+_POP, _EMPTY, _EQUALS, _END = 2, 5, 6, 7
+_LONGEST = 1000  # the law of the height takes its square
+
+
+@register
+class StackManipulation(FixedFormat):
+    """A stack and what is done to it: ``BOS x_1 .. x_n = r_1 .. r_n EOS``; the length is n.
+
+    The first m tokens are the bits of a stack, bottom first, with m uniform on 1 .. n - 1. The others are ``pop``,
+    ``push0`` and ``push1``, each equally likely; a pop of an empty stack does nothing. r_1 is the bit on top of the
+    final stack, r_2 the one below it, and so on; ``.`` stands for what is not there.
+
+    IDs: s for all x and ``=``, s + j for r_j. All x are sources of each r; the source of EOS is ``=``.
+
+    >>> print(sequence_text(StackManipulation().sample(Stream(seed=0), 0, 1, 4).view(0)))
+    BOS/EOS [0] [1] [1] [pop] [=] <1> <0> <.> <.> <BOS/EOS>
+            1   1   1   1     1   2   3   4   5
+    """
+
+    @classmethod
+    def examples(cls) -> "tuple[StackManipulation, ...]":
+        return (cls(),)
+
+    def check_length(self, length: int) -> None:
+        if not 2 <= length <= _LONGEST:
+            raise SettingError("length", f"from 2 to {_LONGEST} for {self}", length)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        names = ("0", "1", "pop", "push0", "push1", ".", "=", END)
+        return Vocabulary(names=names, roles=("data",) * 6 + ("query", "special"))
+
+    def prompt_length(self, length: int) -> int:
+        return length
+
+    def response_length(self, length: int) -> int:
+        return length
+
+    def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
+        words = stream.words("background", length, start, len(out), length)
+        size = 1 + bounded(stream.words("positions", length, start, len(out), 1), length - 1)
+        out[:] = np.where(np.arange(length) < size, bounded(words, 2), _POP + bounded(words, 3))
+
+    def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
+        bits = prompts < _POP
+        in_order = bits[:, 0] & ~bits[:, -1] & (bits[:, 1:] <= bits[:, :-1]).all(axis=1)
+        return bool(in_order.all() and ((prompts >= 0) & (prompts < _EMPTY)).all())
+
+    def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
+        rows, height = np.arange(len(prompts)), np.zeros(len(prompts), dtype=np.int64)
+        # A bit of the first stack is pushed; what lies above the top counts for nothing.
+        stack = np.empty((length + 1, len(prompts)), dtype=np.int64)
+        pushed, change = prompts.T % 3, np.where(prompts.T == _POP, -1, 1)
+        for bits, up in zip(pushed, change, strict=True):
+            stack[height, rows] = bits
+            height = np.maximum(height + up, 0)
+        depth = height[:, None] - 1 - np.arange(length)
+        return np.where(depth >= 0, stack[np.maximum(depth, 0), rows[:, None]], _EMPTY)
+
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        return [[0, *[start] * (length + 1), *range(start + 1, start + length + 1), 0]]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        return [list(range(1, length + 1))] * length + [[length + 1]]
+
+    def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
+        prompts, _ = self.prompts_of(tokens)
+        bits = prompts < _POP
+        size = bits.sum(axis=1, keepdims=True) - 1
+        choices = [np.where(bits, prompts, -1), np.where(bits, -1, prompts - _POP), size]
+        return {"values": Draw(np.concatenate(choices, axis=1))}
+
+    def prompt_marginals(self, length: int) -> Float[np.ndarray, "P V"]:
+        bit = np.linspace(1.0, 0.0, length)[:, None]
+        return bit * [1 / 2, 1 / 2, 0, 0, 0, 0, 0, 0] + (1 - bit) * [0, 0, 1 / 3, 1 / 3, 1 / 3, 0, 0, 0]
+
+    def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
+        # Whatever the height, all bits are fair.
+        there = _heights(length)[::-1].cumsum()[-2::-1, None]
+        return there * [1 / 2, 1 / 2, 0, 0, 0, 0, 0, 0] + (1 - there) * np.eye(8)[_EMPTY]
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        stack: list[int] = []
+        for token in tokens[1:equals]:
+            match self.vocabulary.names[token]:
+                case "pop":
+                    stack = stack[:-1]
+                case name:
+                    stack = [*stack, int(name[-1])]
+        final = stack[::-1] + [_EMPTY] * (equals - 1 - len(stack))
+        return [*((list(range(1, equals)), bit) for bit in final), ([equals], _END)]
+
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        equals = tokens.index(_EQUALS)
+        return [[0, *(max(1, t - equals + 1) for t in range(1, len(tokens) - 1)), 0]]
+
+
+@lru_cache(maxsize=64)
+def _heights(length: int) -> Floats:
+    """(length + 1,) the law of the final height."""
+    law = np.zeros(length + 1)
+    for t in range(1, length + 1):
+        moved = np.zeros_like(law)
+        moved[1:] += law[:-1] * 2 / 3
+        moved[:-1] += law[1:] / 3
+        moved[0] += law[0] / 3
+        # Stacks of t bits, on which nothing was done yet.
+        law = moved
+        law[t] += (t < length) / (length - 1)
+    return law
