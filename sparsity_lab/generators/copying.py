@@ -60,7 +60,7 @@ class _Repetition(UniformPrompt):
         return len(self.slots(length)) - 1
 
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
-        return prompts[:, np.array(self.slots(length)[:-1]) - 1]
+        return np.asarray(prompts[:, np.array(self.slots(length)[:-1]) - 1])
 
     def slot_sources(self, length: int) -> list[list[int]]:
         return [[t] for t in self.slots(length)]
@@ -71,7 +71,7 @@ class _Repetition(UniformPrompt):
         return self.truth_with(length, label_free_subsets=None, label_free_bystanders=free)
 
     def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
-        return self.prompt_marginals(length)[np.array(self.slots(length)[:-1]) - 1]
+        return np.asarray(self.prompt_marginals(length)[np.array(self.slots(length)[:-1]) - 1])
 
 
 @register

@@ -138,7 +138,7 @@ class EvenPairs(OneAnswer, _BitString):
             raise SettingError("length", f"at least 2 for {self}, which has pairs", length)
 
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
-        return prompts[:, :1] ^ prompts[:, -1:]
+        return np.asarray(prompts[:, :1] ^ prompts[:, -1:])
 
     def slot_sources(self, length: int) -> list[list[int]]:
         return [[1, length], [length + 1]]

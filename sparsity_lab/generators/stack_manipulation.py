@@ -99,7 +99,7 @@ class StackManipulation(FixedFormat):
     def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
         # Whatever the height, all bits are fair.
         there = _heights(length)[::-1].cumsum()[-2::-1, None]
-        return there * [1 / 2, 1 / 2, 0, 0, 0, 0, 0, 0] + (1 - there) * np.eye(8)[_EMPTY]
+        return np.asarray(there * [1 / 2, 1 / 2, 0, 0, 0, 0, 0, 0] + (1 - there) * np.eye(8)[_EMPTY])
 
     def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
         stack: list[int] = []
