@@ -66,6 +66,7 @@ class _Repetition(UniformPrompt):
         return [[t] for t in self.slots(length)]
 
     def truth(self, length: int) -> Truth:
+        length = self.checked_length(length)
         # Where all are different, each tells what the others are not; and one copy tells the next.
         free = None if self.distinct or self.response_length(length) > length else True
         return self.truth_with(length, label_free_subsets=None, label_free_bystanders=free)

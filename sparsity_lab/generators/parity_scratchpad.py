@@ -125,8 +125,8 @@ class EvenPairs(OneAnswer, _BitString):
     x_1 and x_n; the source of EOS is ``=``.
 
     >>> print(sequence_text(EvenPairs().sample(Stream(seed=0), 0, 1, 4).view(0)))
-    BOS/EOS [1] [0] [0] [1] [=] <0> <BOS/EOS>
-            1   1   1   1   2   1
+    BOS/EOS [1] 0 0 [1] [=] <0> <BOS/EOS>
+            1   1 1 1   2   1
     """
 
     @classmethod
