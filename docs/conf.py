@@ -29,6 +29,7 @@ highlight_language = "text"
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["lab.css"]
+html_js_files = ["lab.js"]
 html_copy_source = False
 html_show_sphinx = False
 
@@ -50,7 +51,15 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!sparsity_lab).*"), ("py:class", r"sparsity_lab\.(\w+\.\w+)\..*")]
 
 
+def _with_levels(app, page, template, context, doctree):
+    """The captions of the navigation are headings. Screen readers need their level, which the theme leaves out."""
+    tree = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+
+
 def setup(app):
+    # After the theme has made its navigation, with priority 500.
+    app.connect("html-page-context", _with_levels, priority=900)
     app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir)))
     # Before napoleon, which has priority 500.
     app.connect("autodoc-process-docstring", docstrings.as_markup, priority=400)

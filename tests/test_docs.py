@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 
 import pytest
+from browser import Opened, chromium
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = Path(sys.executable).parent
@@ -22,7 +23,8 @@ def build(source: Path, out: Path, *options: str) -> subprocess.CompletedProcess
 
 @pytest.mark.slow
 def test_the_site_builds_strictly(tmp_path: Path) -> None:
-    """Without a warning; it has a page for everything that is registered, and loads nothing from elsewhere."""
+    """Without a warning; it has a page for everything that is registered, and loads nothing from elsewhere.
+    Some of its pages, one of them a notebook, are looked at in a browser."""
     import sparsity_lab.generators  # noqa: PLC0415
     import sparsity_lab.kernels  # noqa: PLC0415, F401  (both register what is listed)
     from sparsity_lab.settings import kinds  # noqa: PLC0415
@@ -43,6 +45,19 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     for page in tmp_path.rglob("*.html"):
         loads = re.findall(r"<(?:script|img|iframe|link)\b[^>]*>", page.read_text(encoding="utf-8"))
         assert not [load for load in loads if re.search(r"""(src|href)=["'](https?:)?//""", load)], page.name
+    with chromium() as browser:
+        for name, width, dark in SEEN:
+            opened = Opened(browser, tmp_path / f"{name}.html", width, dark=dark)
+            opened.check()
+            opened.close()
+
+
+SEEN = [
+    (page, width, dark)
+    for page in ("index", "generated/claims", "generated/field", "generated/notebooks/03_attention_kernels")
+    for width, dark in ((400, True), (1000, False), (1600, True))
+]
+"""Pages that are also looked at in a browser: page, width, and whether it is dark."""
 
 
 BROKEN = {

@@ -63,7 +63,8 @@ class Drop:
         ``exact`` (the ratio is ``factor``). ``runs``, ``judged`` and ``learned`` are numbers of runs. ``at_trained``,
         ``at_length`` and ``drop`` are means over the runs that count. ``low`` and ``high`` are Student's interval
         over seeds. They are null for fewer than two runs, since one seed says nothing about the spread between seeds.
-        Arms that never learned, or without a length beyond the trained ones, have null drops.
+        Arms that never learned, or without a length beyond the trained ones, have null drops. ``unlearned`` is what
+        the runs that did not learn reached at the largest trained length, as a mean.
         """
         return self._frame
 
@@ -181,6 +182,7 @@ def drop(
         lengths = (pl.lit(trained_length, pl.Int64).alias("trained_length"), pl.lit(length, pl.Int64).alias("length"))
         runs.append(each.select(pl.lit(arm.label).alias("arm"), "run", *seeds, *lengths, *each.columns[-3:]))
         interval = mean_interval(each["drop"].to_list(), confidence)
+        failed = arm.rows.filter((pl.col("length") == trained_length) & ~pl.col("learned").fill_null(True))
         rows.append(
             {
                 "arm": arm.label,
@@ -197,6 +199,7 @@ def drop(
                 "drop": interval.estimate,
                 "low": interval.low,
                 "high": interval.high,
+                "unlearned": failed[measure].mean(),
             }
         )
     schema: dict[str, Any] = {
@@ -206,7 +209,7 @@ def drop(
         "ratio": pl.Float64,
         "exact": pl.Boolean,
         **dict.fromkeys(("runs", "judged", "learned"), pl.Int64),
-        **dict.fromkeys(("at_trained", "at_length", "drop", "low", "high"), pl.Float64),
+        **dict.fromkeys(("at_trained", "at_length", "drop", "low", "high", "unlearned"), pl.Float64),
     }
     return Drop(
         by=by,
@@ -237,24 +240,31 @@ def no_drop_reason(row: Mapping[str, Any]) -> str:
 
 
 def drop_table(drops: Drop) -> Markup:
-    """The drops as an HTML table; a ratio other than the wanted one stands out and says so."""
+    """The drops as an HTML table; a ratio other than the wanted one stands out and says so. An arm that never learned
+    has what it reached in the place of the interval."""
     interval = f"{drops.confidence:.0%} interval"
-    head = ["arm", "mean drop", interval, "learned", "from length", "mean there", "to length", "mean there", "ratio"]
+    head = ["arm", "mean drop", interval, "learned", "from length", "to length", "ratio"]
     rows = [
         (
             row["arm"],
             row["drop"],
-            "–" if row["drop"] is None else signed_interval(row["low"], row["high"]),
+            _interval_cell(row),
             f"{row['learned']} of {row['runs']}" if row["judged"] else NOT_JUDGED,
             row["trained_length"],
-            row["at_trained"],
             row["length"],
-            row["at_length"],
             _ratio_cell(row, drops.factor),
         )
         for row in drops.frame().iter_rows(named=True)
     ]
     return table(head, rows, digits=2)
+
+
+def _interval_cell(row: Mapping[str, Any]) -> str:
+    if row["drop"] is not None:
+        return signed_interval(row["low"], row["high"])
+    if row["unlearned"] is None:
+        return no_drop_reason(row)
+    return f"{no_drop_reason(row)}: mean {number(row['unlearned'])} at length {row['trained_length']}"
 
 
 def _ratio_cell(row: Mapping[str, Any], factor: float) -> str | None:

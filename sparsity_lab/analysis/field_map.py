@@ -59,6 +59,7 @@ class FieldMap:
             ax.set_yticks(range(len(last)), last["task"].to_list(), fontsize=9)
             ax.set_ylim(-0.8, len(last) - 0.2)
             ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter("{x:g}")
             ax.set_xlabel("tokens (log scale); larger dots are longer sequences")
             ax.grid(axis="y", color=GRAY, alpha=0.25, linewidth=0.6)
             lines = [ax.plot([], [], color=PALETTE[i], marker="o", label=label)[0] for i, label in _LABELS.items()]

@@ -57,8 +57,9 @@ class HeatMap:
     def frame(self) -> pl.DataFrame:
         """One row per cell, empty cells included.
 
-        Columns: the two settings, ``trained_length``, ``length``, ``runs``, ``judged``, ``learned``, ``median`` and
-        ``state``. ``median`` is over the runs that learned or are not judged. ``state`` is ``"median"``, ``"none
+        Columns: the two settings, ``trained_length``, ``length``, ``runs``, ``judged``, ``learned``, ``median``,
+        ``unlearned`` and ``state``. ``median`` is over the runs that learned or are not judged, and ``unlearned`` is
+        the median over the others. ``state`` is ``"median"``, ``"none
         learned"``, ``"no such length"``, ``"no value"`` (of this measure) or ``"not run"``.
         """
         return self._frame
@@ -66,8 +67,8 @@ class HeatMap:
     def plot(self, ax: Axes | None = None, **style: Any) -> Axes:
         """Draw the heat map; returns the axes.
 
-        Every cell shows its value and how many of its runs learned. Hatched: no run learned; empty with a dotted
-        frame: not run.
+        Every cell shows its value and how many of its runs learned. Hatched: no run learned, and what these runs
+        reached; empty with a dotted frame: not run.
 
         Args:
             ax: where to draw; by default axes of a new figure of their own.
@@ -187,6 +188,7 @@ def heat_map(
                 at = beyond if length is None else length
                 at_length = arm.counted_rows.filter(pl.col("length") == at)
                 values = at_length[measure].drop_nulls()
+                failed = arm.rows.filter((pl.col("length") == at) & ~pl.col("learned").fill_null(True))[measure]
                 state = (
                     "median" if values.len()
                     else "none learned" if arm.judged and not arm.learned
@@ -194,13 +196,15 @@ def heat_map(
                     else "no value"
                 )  # fmt: skip
                 cell |= {"trained_length": trained, "length": at, "runs": arm.runs, "judged": arm.judged}
-                cell |= {"learned": arm.learned, "median": values.median(), "state": state}
+                cell |= {"learned": arm.learned, "median": values.median(), "unlearned": failed.median()}
+                cell |= {"state": state}
             cells.append(cell)
     schema: dict[str, Any] = {
         rows: frame.schema[rows],
         columns: frame.schema[columns],
         **dict.fromkeys(("trained_length", "length", "runs", "judged", "learned"), pl.Int64),
         "median": pl.Float64,
+        "unlearned": pl.Float64,
         "state": pl.String,
     }
     table = pl.DataFrame(cells, schema=schema, orient="row")
@@ -226,7 +230,8 @@ def _cell_words(cell: dict[str, Any]) -> str:
         case "not run":
             return "not run"
         case "none learned":
-            return f"never learned\n{counts}"
+            reached = "never learned" if cell["unlearned"] is None else f"reached {number(cell['unlearned'])}"
+            return f"{reached}\n{counts}"
         case _:
             return f"{cell['state']}\n{counts}"
 

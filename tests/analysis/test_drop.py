@@ -162,6 +162,11 @@ def test_a_ratio_that_is_not_the_wanted_one_stands_out():
     assert "<td><strong>3.75 x, not 4 x</strong></td>" in page
 
 
+def test_an_arm_that_never_learned_shows_what_it_reached(frame):
+    assert drop(frame).frame()["unlearned"].to_list() == [None, pytest.approx(0.1), None, 0]
+    assert "<td>never learned: mean 0.00 at length 24</td>" in drop_table(drop(frame))
+
+
 def test_runs_that_are_not_judged_count():
     frame = frame_of(("a0", {"task.k": 1}, [1, 1, 1, 0.4]), ("a1", {"task.k": 1}, [0, 0, 0, 0]), judged=False)
     row = drop(frame, measure="accuracy").frame().row(0, named=True)

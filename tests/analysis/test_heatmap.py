@@ -42,13 +42,13 @@ def test_every_cell_is_written(frame):
     assert [text.get_text() for text in ax.texts] == [
         "0.75\n2 of 3 learned",
         "not run",
-        "never learned\n0 of 1 learned",
+        "reached 0.00\n0 of 1 learned",
         "0.25\n1 of 1 learned",
     ]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["Recent\n(width=4)", "Uniform"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["1", "2"]
     assert ax.get_title(loc="left").endswith("at length 96, 4 x the trained 24")
-    assert "k=2, Recent(width=4): never learned, 0 of 1 learned" in repr(chart)
+    assert "k=2, Recent(width=4): reached 0.00, 0 of 1 learned" in repr(chart)
     assert chart._repr_html_().count("<img") == 1
 
 
@@ -68,7 +68,7 @@ def test_cells_without_a_run_and_without_a_learned_one_look_different(frame):
 
 def test_nothing_learned_at_all_can_be_drawn():
     frame = frame_of(("a0", planted(1, "Uniform()"), [0, 0, 0, 0.0]))
-    assert [text.get_text() for text in heat_map(frame).plot().texts] == ["never learned\n0 of 1 learned"]
+    assert [text.get_text() for text in heat_map(frame).plot().texts] == ["reached 0.00\n0 of 1 learned"]
 
 
 def test_pooled_settings_are_named(frame):

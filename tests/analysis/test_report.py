@@ -122,7 +122,7 @@ def test_the_summary_comes_first_with_counts_drops_and_pairs(page):
     assert text.count("Trained lengths: 8 to 24. Measure: normalized accuracy.") == 2
     token, position = (rows_after(page, f"{rule}, {marking} marking") for rule, marking in
                        (("Parity", "token"), ("Majority", "position")))  # fmt: skip
-    assert token[1][:6] == ["k=2", "0.60", "no interval", "1 of 2", "24", "1.00"]
+    assert token[1] == ["k=2", "0.60", "no interval", "1 of 2", "24", "96", "4 x"]
     assert position[1][:4] == ["Recent(width=8)", "0.20", "[0.14, 0.27]", "2 of 2"]
     assert pairs(page) == [
         ["k=1", "k=2", "k=1", "0.60", "no interval", "1", "undecided"],
