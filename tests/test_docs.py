@@ -106,3 +106,18 @@ def test_headlines_and_claims_are_those_of_the_records(tmp_path: Path) -> None:
         (card,) = [card for card in cards if escape(claim["statement"]) in card]
         assert f">{claim['verdict']}</strong> {escape(claim['statement'])}" in card
         assert f"{claim['estimate']:.2f} [{claim['low']:.2f}, {claim['high']:.2f}]" in card
+
+
+def test_every_promise_names_a_test_that_exists() -> None:
+    """The last cell of each row of promises names tests; ``::name`` is in the file named before it."""
+    page = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\| promise \| test \|\n\|.*\n((?:\|.*\n)+)", page, re.MULTILINE)
+    assert len(tables) == 2
+    file = ROOT
+    for row in "".join(tables).splitlines():
+        *_, cell = row.rstrip("| ").split(" | ")
+        named = re.findall(r"`(tests/[\w/]+\.py)?(?:::(\w+))?`", cell)
+        assert any(any(one) for one in named), row
+        for path, name in named:
+            file = ROOT / path if path else file
+            assert f"\ndef {name}" in file.read_text(encoding="utf-8"), (file.name, name)

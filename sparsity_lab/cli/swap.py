@@ -11,13 +11,15 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from sparsity_lab.cli.command import OptionalText, Outcome, SettingsCommand, check_target
 from sparsity_lab.cli.output import plain_table, progress_bar
-from sparsity_lab.settings import SettingError, from_text
+from sparsity_lab.settings import SettingError, from_text, read_whole
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 __all__ = ["Swap"]
 
+_MOST_BYTES = 2**30
+"""Of a document."""
 _KERNELS = "LSSA()", "LSSAR()", "LogNSoftmax()"
 
 
@@ -102,13 +104,11 @@ def _documents(paths: tuple[Path, ...], as_bytes: bool) -> "str | Tensor | list[
     files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     files = [file for file in files if file.is_file() or file in paths]
     try:
-        contents = [file.read_bytes() for file in files]
+        contents = [read_whole(file, _MOST_BYTES) for file in files]
         if as_bytes:
             tokens = [torch.tensor(list(content)) for content in contents]
             return tokens[0] if len(paths) == len(tokens) == 1 else tokens
         texts = [content.decode(encoding="utf-8") for content in contents]
-    except OSError as error:
-        raise SettingError(str(error.filename), error.strerror or "cannot be read") from None
     except UnicodeDecodeError as error:
         raise SettingError("text", f"a file is not UTF-8 text: {error}") from None
     return texts[0] if len(paths) == len(texts) == 1 else texts

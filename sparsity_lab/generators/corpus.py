@@ -39,6 +39,8 @@ _LEAST_SHARE, _MOST_SHARE = 1 / 40, 1 / 3
 _SMALL_BLOCK, _LARGE_BLOCK = 2**12, 2**20
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
 
+_MOST_BYTES = 2**32
+
 Paths = str | tuple[str, ...] | None
 
 
@@ -136,6 +138,8 @@ def _visible(files: Iterable[Path], folder: Path) -> list[Path]:
 
 @lru_cache(maxsize=8)
 def _read(path: Paths, states: tuple[tuple[Path, int, int], ...]) -> Corpus:
+    if (total := sum(size for _, size, _ in states)) > _MOST_BYTES:
+        raise SettingError("path", f"at most {_MOST_BYTES} bytes of text", total)
     # What says that it is empty and is not, such as a file of the system's state, is no text.
     texts = [np.frombuffer(_content(file), dtype=np.uint8) for file, size, _ in states if size]
     by, train, evaluation = split(texts)

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError, Shown, read_whole
 
 __all__ = ["FORMATS", "FileTokens", "Format", "json_lines", "packed_with", "read_sequences", "text_tokens"]
 
@@ -42,6 +42,10 @@ _PACKED = {
 }
 _USUAL = ("tokens", "input_ids", "ids", "arr_0", "text")
 """Columns that are taken for the tokens, or the text, where there are several."""
+_MOST_BYTES = 2**32
+"""Of a file, and of an array in an archive."""
+_MOST_ROWS = 2**27
+"""Of a parquet file: a few kilobytes can hold millions of equal ones."""
 _WIDE = 4
 """High halves of 32-bit tokens are below: a vocabulary of up to 262,144."""
 _NUMBER = re.compile(r"[+-]?(\d+)(\.\d*)?([eE][+-]?\d+)?")
@@ -76,7 +80,7 @@ def read_sequences(path: Path, form: str = "auto", column: str = "", tokenizer: 
     """
     if form not in ("auto", *FORMATS):
         raise SettingError("--format", "a file format", form, ("auto", *FORMATS))
-    content = _content(path)
+    content = read_whole(path, _MOST_BYTES)
     if not content:
         raise SettingError(str(path), "the file is empty")
     recognized = _recognized(path, content) if form == "auto" else form
@@ -94,14 +98,7 @@ def json_lines(path: Path) -> list[Any]:
     Raises:
         SettingError: names the line that is no JSON.
     """
-    return list(_json_lines(_File(path, _content(path), "", None)))
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SettingError(str(path), error.strerror or str(error)) from None
+    return list(_json_lines(_File(path, read_whole(path, _MOST_BYTES), "", None)))
 
 
 @dataclass(frozen=True)
@@ -292,7 +289,7 @@ def _integers(values: object, where: str) -> Tokens:
 def _read_array(file: _File) -> FileTokens:
     try:
         array = np.load(io.BytesIO(file.content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError) as error:
         raise file.error("an .npy array", str(error).partition("\n")[0]) from None
     return FileTokens(_rows(array, file), "array")
 
@@ -312,8 +309,11 @@ def _read_archive(file: _File) -> FileTokens:
     try:
         archive = np.load(io.BytesIO(file.content), allow_pickle=False)
         name = _chosen(archive.files, file, "array")
+        sizes = {entry.filename.removesuffix(".npy"): entry.file_size for entry in archive.zip.infolist()}
+        if sizes[name] > _MOST_BYTES:
+            raise file.error(f"an array of at most {_MOST_BYTES} bytes", f"{sizes[name]}")
         return FileTokens(_rows(archive[name], file), f"array {name!r} of an archive")
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile) as error:
         if isinstance(error, SettingError):
             raise
         raise file.error("an .npz archive of arrays", str(error).partition("\n")[0]) from None
@@ -380,20 +380,21 @@ def _read_parquet(file: _File) -> FileTokens:
     import polars as pl  # noqa: PLC0415
 
     try:
-        frame = pl.read_parquet(file.content)
+        schema = pl.read_parquet_schema(io.BytesIO(file.content))
+        kinds = [name for name, kind in schema.items() if _holds_tokens(kind)]
+        name = _chosen(list(schema) if file.column else kinds, file, "column of whole numbers, lists or texts")
+        if name not in kinds:
+            raise file.error("whole numbers, lists of them or texts", f"column {name!r} of {schema[name]}")
+        column = pl.read_parquet(file.content, columns=[name], n_rows=_MOST_ROWS + 1)[name]
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise file.error("a parquet file", str(error).partition("\n")[0]) from None
-    kinds = {name: kind for name, kind in frame.schema.items() if _holds_tokens(kind)}
-    name = _chosen(
-        list(frame.columns) if file.column else list(kinds), file, "column of whole numbers, lists or texts"
-    )
-    if name not in kinds:
-        raise file.error("whole numbers, lists of them or texts", f"column {name!r} of {frame.schema[name]}")
-    column = frame[name].drop_nulls()
-    if frame.schema[name] == pl.String():
+    if len(column) > _MOST_ROWS:
+        raise file.error(f"at most {_MOST_ROWS} rows", "more")
+    column = column.drop_nulls()
+    if column.dtype == pl.String():
         found = _of_texts(column.to_list(), "UTF-8", file)
         return FileTokens(found.sequences, f"column {name!r}: {found.form}", found.of_text)
-    if frame.schema[name].is_integer():
+    if column.dtype.is_integer():
         return FileTokens([column.to_numpy()], f"column {name!r}")
     lists = [_integers(own.to_list(), f"{file.path}, column {name!r}, row {at}") for at, own in enumerate(column, 1)]
     return FileTokens(lists, f"column {name!r} of {len(lists)} lists")

@@ -24,6 +24,7 @@ from sparsity_lab.settings.errors import (
     check_text,
 )
 from sparsity_lab.settings.frozen_mapping import FrozenMapping
+from sparsity_lab.settings.reading import read_whole
 from sparsity_lab.settings.setting import (
     Setting,
     families,
@@ -66,6 +67,7 @@ __all__ = [
     "identifier",
     "is_registered",
     "kinds",
+    "read_whole",
     "register",
     "replace_at",
     "settings_in",

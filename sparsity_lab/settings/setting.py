@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_args, get_type_hints
 
 from sparsity_lab.settings import short_form
@@ -337,7 +337,7 @@ def with_shared_parts(target: type[Setting], items: Sequence[Any]) -> list[Any]:
     ]
 
 
-def kept(setting: AnySetting, name: str, make: Callable[[AnySetting], Made]) -> Made:
+def kept(setting: AnySetting, name: Hashable, make: Callable[[AnySetting], Made]) -> Made:
     """What ``make`` gives for a setting, made once: a setting never changes, and is part of many runs."""
     texts = setting.__dict__.setdefault("_kept", {})
     # A class that is defined again may do something else.

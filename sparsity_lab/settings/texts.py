@@ -1,6 +1,5 @@
 """Texts, ids and flat rows of settings, and changes by path."""
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -79,7 +78,7 @@ def identifier(setting: Setting) -> str:
     >>> identifier(Planted(k=3)) == identifier(Planted(k=2))
     False
     """
-    return hashlib.blake2b(_json(_identity(setting)).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(_json(_identity_of(setting)).encode(), digest_size=8).hexdigest()
 
 
 def _json(data: Any) -> str:
@@ -88,8 +87,11 @@ def _json(data: Any) -> str:
 
 def _identity(value: Any) -> Any:
     """What of a value enters an id, as plain data."""
+    if value is None or isinstance(value, _PLAIN):
+        return value
     if isinstance(value, Setting):
-        return _identity_of(value)
+        # Of many runs most parts are the same. A class may raise its version.
+        return kept(value, ("identity", *(cls.version for cls in _classes(value))), _identity_of)
     if isinstance(value, tuple):
         return [_identity(item) for item in value]
     if isinstance(value, Mapping):
@@ -102,10 +104,10 @@ def _identity_of(setting: Setting) -> dict[str, Any]:
     cls = type(setting)
     first_names = {new: old for old, new in reversed(list(cls.former_fields.items()))}
     fields, outside = {}, (*cls.not_in_id, *setting.outside_id)
-    for field in dataclasses.fields(cast(Any, setting)):
-        item = getattr(setting, field.name)
-        if field.name not in outside and (_decides(item, default_of(field)) or _is_raised(item)):
-            fields[first_names.get(field.name, field.name)] = _identity(item)
+    for name in field_hints(cls):
+        item, default = getattr(setting, name), default_of(cls.__dataclass_fields__[name])  # type: ignore[attr-defined]
+        if name not in outside and (_decides(item, default) or _is_raised(item)):
+            fields[first_names.get(name, name)] = _identity(item)
     return {"kind": next(iter(cls.former_kinds), cls.kind), "version": cls.version, **fields}
 
 
@@ -118,7 +120,16 @@ def _is_raised(value: Any) -> bool:
     """Whether a setting in a value, or the value itself, has a version above its first."""
     if value is None or isinstance(value, _PLAIN):
         return False
-    return any(setting.version > 1 for setting in settings_in(value))
+    return any(cls.version > 1 for cls in _classes(value))
+
+
+def _classes(value: Any) -> frozenset[type[Setting]]:
+    """The classes of all settings in a value."""
+    return kept(value, "classes", _classes_in) if isinstance(value, Setting) else _classes_in(value)
+
+
+def _classes_in(value: Any) -> frozenset[type[Setting]]:
+    return frozenset(type(one) for one in settings_in(value))
 
 
 def settings_in(value: Any) -> Iterator[Setting]:

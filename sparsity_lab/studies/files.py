@@ -17,7 +17,7 @@ import polars as pl
 
 from sparsity_lab.analysis import figure_svg, titled
 from sparsity_lab.analysis.output import write_whole
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, Shown, read_whole
 from sparsity_lab.studies.agreement import agree
 from sparsity_lab.studies.evidence import Evidence
 from sparsity_lab.studies.loading import load_study, results_folder, studies_in
@@ -27,6 +27,7 @@ from sparsity_lab.studies.rules import came_after_runs, changed_rules, fixed_rul
 from sparsity_lab.studies.study import Size, Study
 from sparsity_lab.sweeps import Results, Sweep
 from sparsity_lab.training import store
+from sparsity_lab.training.files import MOST_BYTES
 from sparsity_lab.training.folder import RunFolder
 
 __all__ = [
@@ -41,6 +42,8 @@ __all__ = [
 ]
 
 ROWS, MEASURES, RECORD, FIGURE, PAGE = "rows.parquet", "measures.parquet", "result.json", "result.svg", "result.md"
+_MOST_BYTES, _MOST_VALUES = 2**28, 2**26
+"""Of a frame."""
 NOTES, FRONT_PAGE = "notes.md", "README.md"
 
 
@@ -63,28 +66,36 @@ def read_found(study: Study, folder: Path) -> FoundResult:
     Raises:
         SettingError: frames that cannot be read, or that miss what the study measures.
     """
-    rows = _read(folder / ROWS)
+    rows = read_rows(folder / ROWS)
     if rows is None:
         return FoundResult(None, {})
     record = folder / RECORD
-    facts = _facts_of(record) if record.is_file() else {}
+    facts = read_record(record)["run"] if record.is_file() else {}
     if study.measure is None:
         return FoundResult(Evidence(rows), facts)
-    measures = _read(folder / MEASURES)
+    measures = read_rows(folder / MEASURES)
     if measures is None:
         raise SettingError(str(folder / MEASURES), f"no such file; it belongs to {ROWS}")
     # A writer that was stopped between the two left measures of runs that have no rows yet.
     return FoundResult(Evidence(rows, measures.filter(pl.col("run").is_in(rows["run"].unique().to_list()))), facts)
 
 
-def _facts_of(record: Path) -> dict[str, Any]:
+def read_record(file: Path) -> dict[str, Any]:
+    """What ``result.json`` holds, with the claims and what the rows do not say of the runs.
+
+    Raises:
+        SettingError: it cannot be read, or is not what was written.
+    """
+    content = read_whole(file, MOST_BYTES)
     try:
-        facts = json.loads(record.read_text(encoding="utf-8"))["run"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        facts = None
-    if not isinstance(facts, dict):
-        raise SettingError(str(record), "the record of the result is damaged")
-    return facts
+        record: dict[str, Any] = json.loads(content)
+        claims = all({"primary", "verdict"} <= one.keys() for one in record["claims"])
+        whole = claims and isinstance(record["run"], dict)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
+        raise SettingError(str(file), "the record of the result is damaged")
+    return record
 
 
 def write_found(study: Study, found: FoundResult, folder: Path, *, pages: bool = True) -> None:
@@ -215,11 +226,10 @@ def relabel_results(path: Path) -> list[str]:
         study, folder = load_study(one), results_folder(one)
         if not (folder / RECORD).is_file():
             continue
-        arms = study.arms(json.loads((folder / RECORD).read_text())["run"]["size"])
+        arms = study.arms(read_record(folder / RECORD)["run"]["size"])
         for file in (folder / ROWS, folder / MEASURES):
-            if not file.is_file():
+            if (frame := read_rows(file)) is None:
                 continue
-            frame = pl.read_parquet(file)
             keys = frame.select("arm", "seed").rows()
             if unknown := [arm for arm, _ in keys if arm not in arms]:
                 raise SettingError(str(file), f"rows of arms of {study.name}", unknown[0], list(arms))
@@ -257,13 +267,23 @@ def _rendered_again(path: Path) -> tuple[dict[Path, str], list[str]]:
     return rendered, wrong
 
 
-def _read(file: Path) -> pl.DataFrame | None:
+def read_rows(file: Path) -> pl.DataFrame | None:
+    """The frame in a file; None if there is none.
+
+    Raises:
+        SettingError: it cannot be read, or has more values than all rows of 100,000 runs.
+    """
     if not file.is_file():
         return None
+    content = read_whole(file, _MOST_BYTES)
     try:
-        return pl.read_parquet(file)
-    except (pl.exceptions.PolarsError, OSError) as error:
+        most = _MOST_VALUES // max(1, len(pl.read_parquet_schema(content)))
+        frame = pl.read_parquet(content, n_rows=most + 1)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise SettingError(str(file), f"not a readable parquet file: {str(error).splitlines()[0]}") from None
+    if frame.height > most:
+        raise SettingError(str(file), f"at most {most} rows of {frame.width} columns", Shown("more"))
+    return frame
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

@@ -1,14 +1,11 @@
 """The studies of a folder at a glance."""
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from sparsity_lab.settings import SettingError, Shown
-from sparsity_lab.studies.files import RECORD, ROWS
+from sparsity_lab.studies.files import RECORD, ROWS, read_record, read_rows
 from sparsity_lab.studies.loading import load_study, results_folder
 
 __all__ = ["studies_overview"]
@@ -33,8 +30,8 @@ def _overview(place: Path) -> dict[str, Any]:
     study, results = load_study(place), results_folder(place)
     finished = core_minutes = verdicts = None
     if (results / RECORD).is_file() and (results / ROWS).is_file():
-        record = json.loads((results / RECORD).read_text(encoding="utf-8"))
-        finished = pl.read_parquet(results / ROWS, columns=["run"])["run"].n_unique()
+        record, rows = read_record(results / RECORD), read_rows(results / ROWS)
+        finished = None if rows is None else rows["run"].n_unique()
         core_minutes = record["run"].get("core_minutes")
         verdicts = dict(Counter(one["verdict"] for one in record["claims"] if one["primary"]))
     arms = study.arms("small")

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training.files import write_file
@@ -34,14 +34,18 @@ def fix_rules(study: "Study", out: Path) -> None:
 
 def came_after_runs(out: Path) -> bool:
     """Whether a store had finished runs when rules were recorded in it."""
-    return bool((read_object(out / _RULES) or {}).get("after_runs"))
+    return bool(_record(out).get("after_runs"))
 
 
 def fixed_rules(out: Path) -> dict[str, str] | None:
     """The rules that were recorded in a store; None if there are none."""
-    record = read_object(out / _RULES) or {}
-    rules = record.get("rules")
+    rules = _record(out).get("rules")
     return {str(name): str(rule) for name, rule in rules.items()} if isinstance(rules, dict) else None
+
+
+def _record(out: Path) -> dict[str, Any]:
+    """What was recorded in a store, which may be reached through a link."""
+    return read_object(out.resolve() / _RULES) or {}
 
 
 def changed_rules(study: "Study", fixed: Rules | None) -> list[str]:

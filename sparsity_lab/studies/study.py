@@ -126,7 +126,7 @@ class Study:
             return Evidence(self._in_order(every, size, "condition", "length"))
         frames = [] if known is None or known.measures is None else [known.measures]
         for arm, seed, run in rows.select("arm", "seed", "run").unique(maintain_order=True).iter_rows():
-            found = self.measure(Run.load(results.folder / run))
+            found = self.measure(Run.load(results.folder / run, trusted=results.trusted))
             names = [pl.lit(value).alias(name) for name, value in (("arm", arm), ("seed", seed), ("run", run))]
             frames.append(found.select(*names, pl.all()))
         # A column may be null throughout one run, or be missing where an arm has nothing of the kind.

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sparsity_lab.settings import SettingError, Shown, distinct, from_data
+from sparsity_lab.settings import SettingError, distinct, from_data, read_whole
 from sparsity_lab.sweeps.sweep import Sweep, grid
 from sparsity_lab.training import RunConfig
 
@@ -51,16 +51,11 @@ def read_data(path: Path) -> dict[str, Any]:
     if not is_config_file(path):
         raise SettingError(str(path), "a file that ends in .toml or .json", path.suffix or path.name)
     kind = path.suffix.lower()
+    content = read_whole(path, _MOST_BYTES)
     try:
-        with path.open("rb") as opened:
-            content = opened.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise SettingError(str(path), f"at most {_MOST_BYTES} bytes", Shown("more"))
         data = _READERS[kind](content.decode(encoding="utf-8-sig"))
-    except OSError as error:
-        raise SettingError(str(path), error.strerror or "cannot be read") from None
     except SettingError as error:
-        raise (error if error.path == str(path) else error.inside(str(path))) from None
+        raise error.inside(str(path)) from None
     except (ValueError, RecursionError, MemoryError) as error:  # of both parsers, and of bytes that are not UTF-8
         raise SettingError(str(path), f"invalid {kind[1:].upper()}: {error}") from None
     if not isinstance(data, dict):

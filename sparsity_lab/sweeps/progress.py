@@ -5,10 +5,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from sparsity_lab.sweeps.results import Results
+from sparsity_lab.sweeps.results import Results, State
 from sparsity_lab.sweeps.sweep import waves
+from sparsity_lab.sweeps.verified import Verified
 from sparsity_lab.training import RunConfig
 from sparsity_lab.training.lease import TERM, Holder, holder_of
 
@@ -151,8 +153,9 @@ class Overview:
 
 
 def overview(results: Results) -> Overview:
-    """How far a sweep is. All checksums are verified, as the next sweep would. Only reads, so it can be called from
-    any machine at any time.
+    """How far a sweep is. All checksums are verified, as the next sweep would, but those of finished runs that an
+    earlier call found whole and whose files have not changed since, by their sizes and times. It writes nothing but
+    ``verified.json`` for that, a cache, and can be called from any machine at any time.
 
     >>> overview(results).complete
     True
@@ -163,9 +166,12 @@ def overview(results: Results) -> Overview:
     failed, damaged = list[tuple[str, str]](), list[tuple[str, str]]()
     done, seconds, left = 0.0, 0.0, 0.0
     members = [run for wave in waves(results.runs) for run in wave]
+    # In a folder from somebody else everything is looked at.
+    verified = Verified(results.folder) if results.trusted else None
     for run in members:
-        folder, label = results.folder / run.id, labels.get(run.id, f"parent {run.id}")
-        state = results.state(run, large=True, any_evaluation=run.id not in labels)
+        folder, label, parent = results.folder / run.id, labels.get(run.id, f"parent {run.id}"), run.id not in labels
+        look = partial(_seen, results, run, any_evaluation=parent)
+        state, clocks = verified.state(run, look, any_evaluation=parent) if verified else look()
         over = state.status in ("finished", "diverged")
         holder = None if over else _alive(folder)
         seen = "running" if holder else state.status
@@ -177,12 +183,13 @@ def overview(results: Results) -> Overview:
             running.append(Running(label, holder.host, holder.process, holder.since, silent))
             left += work(run) / 2
         elif state.status == "finished":
-            clocks = results.timing(run)["seconds"].sum()
-            seconds += float(clocks)
+            seconds += clocks
             done += work(run) if clocks else 0.0
         elif state.reason:
             (failed if state.status in ("diverged", "failed") else damaged).append((label, state.reason))
         left += 0.0 if over or holder else work(run)
+    if verified:
+        verified.write()
     estimated = left * seconds / done / len(running) if done and running else None
     return Overview(
         results.sweep.name if results.sweep else None,
@@ -194,6 +201,13 @@ def overview(results: Results) -> Overview:
         tuple(damaged),
         estimated if left else 0.0,
     )
+
+
+def _seen(results: Results, run: RunConfig, *, any_evaluation: bool) -> tuple[State, float]:
+    """The state of a run, with all checksums verified, and the seconds that the clocks of a finished one say."""
+    state = results.state(run, large=True, any_evaluation=any_evaluation)
+    finished = state.status == "finished"
+    return state, float(results.timing(run)["seconds"].sum()) if finished else 0.0
 
 
 def _alive(folder: Path) -> Holder | None:

@@ -101,8 +101,9 @@ class RayEngine(Engine):
     def _run(
         self, ray: Any, runs: Sequence[str], out: Path, modules: Sequence[str], loggers: Sequence["Logger"]
     ) -> Iterator[Ended]:
-        # Ray cannot tell which failures are worth a retry, so it tries once.
-        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(execute_in_worker)
+        # Ray cannot tell which failures are worth a retry, so it tries once. Without ``max_calls`` it would end a
+        # worker with a GPU after each run.
+        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, max_calls=0)(execute_in_worker)
         # A worker has a working directory of its own.
         paths = [os.path.abspath(entry) for entry in sys.path]
         same_for_all = (str(out.absolute()), list(modules), paths, list(loggers))

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from sparsity_lab.generators import Planted, Task
 from sparsity_lab.models import Adapter, Decoder, ModelConfig
 from sparsity_lab.settings import Setting, SettingError, Shown, identifier, register, settings_in, with_each
+from sparsity_lab.settings.setting import kept
 from sparsity_lab.training import memory
 from sparsity_lab.training.curriculum import Curriculum, UniformLength
 
@@ -307,7 +308,8 @@ class RunConfig(Setting, family="run"):
         longest = max(self.training.curriculum.range()[1], self.evaluation.lengths[-1])
         tasks = {"task": self.task} | {f"evaluation.conditions.{n}": t for n, t in self.evaluation.conditions.items()}
         for path, task in tasks.items():
-            largest = task.largest_position_id(longest)
+            # Most runs of a sweep have one task.
+            largest = kept(task, ("largest position ID", longest), lambda one: one.largest_position_id(longest))
             if largest and isinstance(self.model, Decoder) and self.model.coupling is None:
                 unset = f"{path} has coupled IDs but model.coupling is None"
                 raise SettingError("model.coupling", f"{unset}; set Oracle, Predicted or Ignored")

@@ -86,7 +86,8 @@ def read_file(file: Path, most: int = MOST_BYTES) -> bytes:
     """The bytes of a file; ``OSError`` as ``open_file``, and if it has more than ``most`` bytes: a file can claim to
     have more than the memory holds."""
     with open_file(file) as opened:
-        content = opened.read(most + 1)
+        # Room is made for all that is asked for.
+        content = opened.read(min(most, os.fstat(opened.fileno()).st_size) + 1)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"More than {most} bytes", str(file))
     return content

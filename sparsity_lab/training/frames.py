@@ -39,13 +39,13 @@ def parse_frame(file: Path, content: bytes, schema: pl.Schema, most_rows: int) -
             with its marker. (A frame made to do harm can still end the process: a parser's abort cannot be caught.)
     """
     try:
-        # No more are made, so that the number of rows is no danger.
+        # No other columns and no more rows are made, so that their number is no danger.
+        _check_columns(file, pl.read_parquet_schema(content), schema)
         frame = pl.read_parquet(content, n_rows=most_rows + 1)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise DamagedFile(file, f"is no frame: {error}") from None
     if frame.height > most_rows:
         raise DamagedFile(file, f"has more than {most_rows} rows")
-    _check_columns(file, frame.schema, schema)
     return frame
 
 

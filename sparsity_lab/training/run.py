@@ -24,6 +24,7 @@ from sparsity_lab.training.environment import devices_of, environment, kind_of_d
 from sparsity_lab.training.evaluate import evaluate, summarize, validate
 from sparsity_lab.training.files import DamagedFile
 from sparsity_lab.training.folder import RunFolder, Status
+from sparsity_lab.training.frames import FrameProcess
 from sparsity_lab.training.held_folder import HeldFolder, reason_of
 from sparsity_lab.training.lease import Lease, LeaseLost
 from sparsity_lab.training.loggers import Logger
@@ -64,13 +65,18 @@ class Run:
     folder: Path
 
     @classmethod
-    def load(cls, folder: Path | str) -> Self:
+    def load(cls, folder: Path | str, *, trusted: bool = True) -> Self:
         """The run in a folder, its checksums verified. Nothing in the folder can execute.
+
+        Args:
+            trusted: False if the folder is from somebody else: its frames are parsed in a process of their own (see
+                ``sweeps.Results``).
 
         Raises:
             SettingError: no run, or one that is not finished or not intact.
         """
-        files = RunFolder(Path(folder))
+        # A link that the caller names may be followed.
+        files = RunFolder(Path(folder).resolve(), parse=None if trusted else FrameProcess())
         found = files.inspect()
         if found.status is not Status.FINISHED:
             raise SettingError("folder", "a finished run", f"{files.path} ({found})")

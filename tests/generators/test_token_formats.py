@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from sparsity_lab.generators import token_formats
 from sparsity_lab.generators.padding import obvious_padding, without_padding
 from sparsity_lab.generators.token_formats import read_sequences
 from sparsity_lab.settings import SettingError
@@ -181,3 +182,33 @@ def test_minus_a_hundred_is_no_token() -> None:
     assert found.note == "-100 fills the ends of 1 sequences, 3 tokens: taken as padding"
     with pytest.raises(SettingError, match="sequence 1: padding .-100. may appear only at the ends"):
         without_padding([np.array([4, -100, 5])], "auto")
+
+
+def test_what_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sparse files, archives that unpack to more, arrays that claim more than they have, rows that are all equal."""
+    with (tmp_path / "data.bin").open("wb") as opened:
+        opened.truncate(2**40)
+    monkeypatch.setattr(token_formats, "_MOST_BYTES", 2**20)
+    with pytest.raises(SettingError, match=r"data.bin: expected a file of at most 1048576 bytes, got more"):
+        read_sequences(tmp_path / "data.bin")
+    with pytest.raises(SettingError, match=r"data.bin: expected a file of at most 1048576 bytes, got more"):
+        token_formats.json_lines(tmp_path / "data.bin")
+    np.savez_compressed(tmp_path / "packed.npz", tokens=np.zeros(2**20, dtype=np.int64))
+    assert (tmp_path / "packed.npz").stat().st_size < 2**14
+    with pytest.raises(SettingError, match=r"packed.npz: expected an array of at most 1048576 bytes, got 8388736"):
+        read_sequences(tmp_path / "packed.npz")
+    with (tmp_path / "claims.npy").open("wb") as opened:
+        head = {"descr": "<i8", "fortran_order": False, "shape": (2**40,)}
+        np.lib.format.write_array_header_1_0(opened, head)
+        opened.write(bytes(64))
+    with pytest.raises(SettingError, match=r"claims.npy: expected an .npy array"):
+        read_sequences(tmp_path / "claims.npy")
+    monkeypatch.setattr(token_formats, "_MOST_ROWS", 1000)
+    for rows in (1000, 1001):
+        # Of the other column nothing is made.
+        pl.DataFrame({"tokens": [7] * rows, "more": [1.5] * rows}).write_parquet(tmp_path / "rows.parquet")
+        if rows == 1000:
+            assert len(read_sequences(tmp_path / "rows.parquet").sequences[0]) == 1000
+        else:
+            with pytest.raises(SettingError, match=r"rows.parquet: expected at most 1000 rows, got more"):
+                read_sequences(tmp_path / "rows.parquet")

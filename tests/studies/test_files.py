@@ -15,9 +15,11 @@ from studies.rates.study import measure, study
 
 from sparsity_lab.settings import SettingError
 from sparsity_lab.studies import check_results, fix_rules, relabel_results, render_results, write_result
+from sparsity_lab.studies import files as result_files
 from sparsity_lab.studies.files import read_found, record
+from sparsity_lab.studies.overview import studies_overview
 from sparsity_lab.studies.page import finding, page
-from sparsity_lab.studies.rules import changed_rules
+from sparsity_lab.studies.rules import changed_rules, fixed_rules
 from sparsity_lab.sweeps import Results, Serial, run_sweep
 from sparsity_lab.training import Run
 
@@ -183,6 +185,14 @@ def test_another_store_makes_no_changed_rule_a_fixed_one(runs: Path, folder: Pat
         assert ("**Changed or added after the first run:** rate." in written) == (one is changed)
 
 
+def test_rules_in_a_store_behind_a_link_are_found(tmp_path: Path) -> None:
+    """Otherwise they would be fixed once more at each start, as they are by then."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    fix_rules(study, tmp_path / "out")
+    assert fixed_rules(tmp_path / "out") == fixed_rules(tmp_path / "disk") == study.rules()
+
+
 def test_other_primary_claims_are_a_change(runs: Path, folder: Path) -> None:
     """How much evidence decides a claim depends on how many are primary."""
     (claim,) = study.claims
@@ -199,6 +209,24 @@ def test_a_damaged_record_is_named(runs: Path, folder: Path, text: str) -> None:
     (folder / "rates" / "result.json").write_text(text)
     with pytest.raises(SettingError, match=r"result.json: the record of the result is damaged"):
         read_found(study, folder / "rates")
+
+
+def test_frames_and_records_have_a_largest_size(runs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(runs, folder)
+    place = folder / "rates"
+    rows = pl.read_parquet(place / "rows.parquet")
+    monkeypatch.setattr(result_files, "_MOST_VALUES", rows.height * rows.width)
+    assert result_files.read_rows(place / "rows.parquet") is not None
+    monkeypatch.setattr(result_files, "_MOST_VALUES", rows.height * rows.width - 1)
+    readers = (lambda: read_found(study, place), lambda: relabel_results(place), lambda: studies_overview(folder))
+    for read in readers:
+        with pytest.raises(SettingError, match=rf"rows.parquet: expected at most {rows.height - 1} rows of"):
+            read()
+    with (place / "result.json").open("ab") as opened:
+        opened.truncate(2**40)
+    for read in readers[1:]:
+        with pytest.raises(SettingError, match=r"result.json: expected a file of at most \d+ bytes, got more"):
+            read()
 
 
 @pytest.mark.parametrize("name", ["rates/result.md", "rates/result.json", "rates/result.svg", "README.md"])

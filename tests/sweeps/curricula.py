@@ -16,10 +16,11 @@ class Crashing(FixedLength):
     """Raises at step 2 until ``cure`` exists."""
 
     cure: str = "/nowhere"
+    for_memory: bool = False
 
     def at(self, stream: Stream, step: int, steps: int | None) -> int:
         if step == 2 and not Path(self.cure).exists():
-            raise RuntimeError("no cure")
+            raise MemoryError("no room") if self.for_memory else RuntimeError("no cure")
         return self.length
 
 

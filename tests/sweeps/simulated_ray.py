@@ -63,6 +63,8 @@ class SimulatedRay:
 
     def remote(self, **options: object) -> Callable[[object], SimpleNamespace]:
         assert options["max_retries"] == 0
+        # By default Ray ends a worker that has had a GPU after each task.
+        assert options["max_calls"] == 0
 
         def start(run: str, *_: object) -> tuple[int, str]:
             self.started.append(run)

@@ -14,7 +14,7 @@ from training.small_runs import small_run
 
 from sparsity_lab import cli
 from sparsity_lab.sweeps import Results, Serial, Sweep, grid, overview, run_sweep
-from sparsity_lab.training import parsing_process, store
+from sparsity_lab.training import Run, parsing_process, store
 from sparsity_lab.training.files import DamagedFile
 from sparsity_lab.training.frames import FrameProcess, parse_frame
 
@@ -61,6 +61,7 @@ def test_frames_parsed_elsewhere_are_the_same(sweep: Sweep, tmp_path: Path, monk
     for name in FRAMES:
         assert_frame_equal(foreign.frame(name), frames[name])
     assert overview(foreign) == seen
+    assert Run.load(tmp_path / "out" / sweep.runs[0].id, trusted=False).config == sweep.runs[0]
     page = tmp_path / "page.html"
     assert cli.run(["report", str(tmp_path / "out"), "--untrusted", "--out", str(page)]) == 0
     assert page.stat().st_size > 1000
@@ -178,3 +179,11 @@ def test_both_parsers_name_the_same_faults() -> None:
                 parse(Path("file"), content, schema, most)
         with pytest.raises(DamagedFile, match="file is no frame"):
             parse(Path("file"), b"nothing", SCHEMA, 3)
+
+
+def test_other_columns_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand of them in a small file take as much room as a thousand times the rows."""
+    monkeypatch.setattr(pl, "read_parquet", lambda *_, **__: pytest.fail("made"))
+    many = small_frame().with_columns(pl.lit(0).alias(f"column {i}") for i in range(1000))
+    with pytest.raises(DamagedFile, match="has other columns: column 0 is Int32, not to be there"):
+        parse_frame(Path("file"), parquet(many), SCHEMA, 3)

@@ -373,6 +373,8 @@ def test_the_folder_that_the_user_names_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "out").symlink_to(tmp_path / "disk")
     assert run_sweep(sweep, tmp_path / "out", Serial()).failures == ()
     assert Results(tmp_path / "out").frame("evaluation").height
+    (tmp_path / "run").symlink_to(tmp_path / "out" / sweep.runs[0].id)
+    assert Run.load(tmp_path / "run").config == sweep.runs[0]
     assert (tmp_path / "disk" / sweep.runs[0].id / "finished.json").is_file()
 
 

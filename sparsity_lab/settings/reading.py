@@ -1,0 +1,28 @@
+"""Files that the user names."""
+
+from pathlib import Path
+
+from sparsity_lab.settings.errors import SettingError, Shown
+
+__all__ = ["read_whole"]
+
+
+def read_whole(path: Path, most: int) -> bytes:
+    """The bytes of a file, if there are at most so many: a file can claim to have more than the memory holds.
+
+    >>> path = Path("four.txt")
+    >>> _ = path.write_text("four")
+    >>> read_whole(path, 4)
+    b'four'
+
+    Raises:
+        SettingError: names the file, which has more bytes or cannot be read.
+    """
+    try:
+        with path.open("rb") as opened:
+            content = opened.read(most + 1)
+    except OSError as error:
+        raise SettingError(str(path), error.strerror or "cannot be read") from None
+    if len(content) > most:
+        raise SettingError(str(path), f"a file of at most {most} bytes", Shown("more"))
+    return content
