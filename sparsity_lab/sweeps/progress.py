@@ -153,9 +153,9 @@ class Overview:
 
 
 def overview(results: Results) -> Overview:
-    """How far a sweep is. All checksums are verified, as the next sweep would, but those of finished runs that an
-    earlier call found whole and whose files have not changed since, by their sizes and times. It writes nothing but
-    ``verified.json`` for that, a cache, and can be called from any machine at any time.
+    """How far a sweep is. All checksums are verified, as the next sweep would. A finished run is not read again while
+    the sizes and times of its files stay as they were. For that, it is noted in the cache ``verified.json``. Nothing
+    else is written, so this can be called from any machine at any time.
 
     >>> overview(results).complete
     True
