@@ -6,8 +6,6 @@ from sparsity_lab.analysis.extrapolation import extrapolation_curve
 from sparsity_lab.analysis.panels import panels_of
 from sparsity_lab.analysis.runs import Frames, evaluation_rows
 
-__all__ = ["arm_table"]
-
 
 def arm_table(results: pl.DataFrame | Frames, measure: str = "normalized_accuracy") -> pl.DataFrame:
     """One row per arm: ``panel``, ``arm``, ``learned`` ("2/3" runs, or "not judged" without a declared optimum) and

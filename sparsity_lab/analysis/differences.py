@@ -12,8 +12,6 @@ import polars as pl
 
 from sparsity_lab.settings import SettingError
 
-__all__ = ["Replicates", "by_replicate", "by_seed", "paired", "paired_differences"]
-
 Replicates = Mapping[Any, float]
 """A number for each replicate, by its seed, or by a tuple of its seeds and condition."""
 

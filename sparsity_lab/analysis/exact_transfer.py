@@ -27,8 +27,6 @@ from torch import Tensor
 from sparsity_lab.models.functional_attention import table_entries
 from sparsity_lab.settings import SettingError
 
-__all__ = ["Hypotheses", "exact_transfer"]
-
 NUM_LABELS = 2
 
 _MOST_SEQUENCES = 1 << 17

@@ -5,8 +5,6 @@ from pathlib import Path
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training.files import write_file
 
-__all__ = ["write_whole"]
-
 
 def write_whole(path: Path, content: bytes) -> Path:
     """Put ``content`` at ``path`` in one step, so that a reader finds the old file or the new one; returns the path.

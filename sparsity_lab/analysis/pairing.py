@@ -9,8 +9,6 @@ from sparsity_lab.analysis.differences import by_replicate, paired_differences
 from sparsity_lab.analysis.runs import ArmRuns, common_lengths, nearest_length, trained_range
 from sparsity_lab.analysis.statistics import Interval, mean_interval
 
-__all__ = ["Difference", "difference_of", "drop_lengths", "drops_of", "why_unpaired"]
-
 
 @dataclass(frozen=True)
 class Difference:

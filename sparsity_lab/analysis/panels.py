@@ -8,8 +8,6 @@ import polars as pl
 from sparsity_lab.analysis.replicates import without_seeds
 from sparsity_lab.analysis.runs import arms_of, full_name, kind_of, pooled_by, short_name, varying
 
-__all__ = ["Panel", "panels_of", "small_multiples", "telling"]
-
 _MOST_ARMS = 4  # more bands than this in one figure hide each other
 
 _GROUP = ("task.rule", "task.marking", "model.position")

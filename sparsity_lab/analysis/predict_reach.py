@@ -28,8 +28,6 @@ from sparsity_lab.models.block import Mix
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run
 
-__all__ = ["predict_reach"]
-
 _POSITIONS = "positions are taken at trained indices: the residue is what untrained ones do"
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from sparsity_lab.analysis.runs import ArmRuns
 from sparsity_lab.analysis.statistics import median_rank
 
-__all__ = ["Reach", "reach_of"]
-
 
 @dataclass(frozen=True)
 class Reach:

@@ -9,8 +9,6 @@ from collections.abc import Iterable
 
 import polars as pl
 
-__all__ = ["SEEDS", "is_seed", "seed_columns", "without_seeds"]
-
 SEEDS = ("data_seed", "model_seed")
 
 

@@ -15,19 +15,6 @@ from sparsity_lab.analysis.replicates import is_seed, without_seeds
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import EVALUATION_SCHEMA, summarize
 
-__all__ = [
-    "MEASURES",
-    "NOT_JUDGED",
-    "ArmRuns",
-    "Frames",
-    "Measure",
-    "arm_named",
-    "arms_of",
-    "evaluation_rows",
-    "learned_words",
-    "varying",
-]
-
 NOT_JUDGED = "not judged (no optimum declared)"
 """State of a run whose task declares no chance or no optimum: whether it learned cannot be said."""
 

@@ -10,8 +10,6 @@ from scipy import stats
 
 from sparsity_lab.settings import SettingError
 
-__all__ = ["Interval", "mean_interval", "median_interval", "median_rank"]
-
 
 @dataclass(frozen=True)
 class Interval:

@@ -9,8 +9,6 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import Formatter
 
-__all__ = ["FittingLabels", "fitting"]
-
 
 class FittingLabels(Formatter):
     """Writes whole numbers on an axis, leaving out those that find no room at the axis's size when it is drawn.

@@ -12,8 +12,6 @@ from sparsity_lab.generators import Planted
 from sparsity_lab.kernels import LSSAR, Softmax
 from sparsity_lab.models import Decoder
 
-__all__ = ["analysis"]
-
 MEASURES: dict[str, Callable[..., object]] = {
     "attention_entropy": attention_entropy,
     "norm_sensitivity": norm_sensitivity,

@@ -11,8 +11,6 @@ from sparsity_lab.settings import SettingError
 if TYPE_CHECKING:
     from sparsity_lab.benchmarks.measure import Benchmark
 
-__all__ = ["benchmarks", "find_benchmark"]
-
 _FOLDER = Path(__file__).parent
 
 

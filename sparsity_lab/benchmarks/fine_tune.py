@@ -14,8 +14,6 @@ from sparsity_lab.kernels import Kernel, ShiftedSparse, Softmax
 from sparsity_lab.models import Adapter, Decoder, lora_embed_norm, trainable_parameters
 from sparsity_lab.settings import SettingError
 
-__all__ = ["fine_tune", "forward_flops"]
-
 _VOCABULARY = 256
 _ROUNDS = 3
 _METHODS: dict[str, tuple[Kernel, Adapter | None]] = {

@@ -14,8 +14,6 @@ from sparsity_lab.kernels import Kernel
 from sparsity_lab.models import Decoder, DecoderModel, Predicted
 from sparsity_lab.models.generation import free_run
 
-__all__ = ["BATCH_SIZES", "generation"]
-
 BATCH_SIZES = (64, 1)
 PROMPT, GENERATED = 16, 256
 _EVERY = 8

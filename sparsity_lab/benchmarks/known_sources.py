@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SOURCES", "Known", "Source"]
-
 Ints = NDArray[np.int64]
 Draws = np.random.Generator
 _PAD = 0

@@ -11,8 +11,6 @@ import torch
 
 from sparsity_lab.settings import SettingError
 
-__all__ = ["Benchmark", "alternate", "machine", "measured_device", "seconds", "wait_for"]
-
 Benchmark = Callable[..., pl.DataFrame]
 """Keyword arguments, if it has any, are options of the command line that it takes, each with a default."""
 

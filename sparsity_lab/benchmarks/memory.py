@@ -5,8 +5,6 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["peak_memory"]
-
 # The profiler's own log lines have no place between a benchmark's.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 

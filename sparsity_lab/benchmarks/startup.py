@@ -6,8 +6,6 @@ import sys
 
 import polars as pl
 
-__all__ = ["startup"]
-
 _ROUNDS = 7
 _COMMAND = ("-m", "sparsity_lab.cli")
 _CASES: dict[str, tuple[str, ...]] = {

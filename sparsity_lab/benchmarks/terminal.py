@@ -2,8 +2,6 @@
 
 import polars as pl
 
-__all__ = ["tables"]
-
 _NAMES = {"both": "forward + backward"}
 
 

@@ -17,8 +17,6 @@ from sparsity_lab.models import Decoder, NoPE, RoPE
 from sparsity_lab.training import Evaluation, FixedLength, RunConfig, Training
 from sparsity_lab.training.optimize import Records, optimize
 
-__all__ = ["BareDecoder", "training"]
-
 _BATCH, _TOKENS, _STEPS, _ROUNDS = 64, 64, 30, 9
 
 

@@ -13,8 +13,6 @@ from sparsity_lab.analysis.diagnosis import Diagnosis, diagnose, read_tokens
 from sparsity_lab.benchmarks.known_sources import SOURCES, Known
 from sparsity_lab.settings import SettingError
 
-__all__ = ["verdicts"]
-
 
 def verdicts(
     *,

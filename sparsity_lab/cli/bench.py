@@ -12,8 +12,6 @@ from sparsity_lab.cli.command import Command, OptionalNumbers, OptionalPath, Opt
 from sparsity_lab.cli.output import plain_table
 from sparsity_lab.settings import SettingError
 
-__all__ = ["Bench"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Bench(Command):

@@ -31,9 +31,6 @@ from sparsity_lab.settings import SettingError, from_text
 if TYPE_CHECKING:
     from sparsity_lab.generators import Certificate
 
-__all__ = ["Certify", "certify_text"]
-
-
 _MOST_WORKERS = 1024
 _MOST_SEEDS = 100_000
 _COLUMNS = ("task", "seed", "effort", "sequences", "tests", "smallest_p", "threshold", "passed", "failed_checks")

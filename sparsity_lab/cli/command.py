@@ -20,18 +20,6 @@ from tyro.conf import UseAppendAction, arg
 
 from sparsity_lab.settings import LARGEST_SEED, LARGEST_WHOLE, SettingError, check_range
 
-__all__ = [
-    "Command",
-    "OptionalNumber",
-    "OptionalNumbers",
-    "OptionalPath",
-    "OptionalText",
-    "Outcome",
-    "SettingsCommand",
-    "check_target",
-    "import_modules",
-]
-
 OptionalPath = Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")]
 OptionalText = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="")]
 OptionalNumber = Annotated[int | None, arg(metavar="NUMBER", help_behavior_hint="")]

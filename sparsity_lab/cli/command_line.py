@@ -30,8 +30,6 @@ from sparsity_lab.cli.command import Command
 from sparsity_lab.cli.plain_console import PlainConsole
 from sparsity_lab.settings import SettingError, check_text
 
-__all__ = ["COMMANDS", "main", "run"]
-
 _HELP = ("-h", "--help")
 _GOES_ON = "; run the same command again to continue"
 _DESCRIPTION = """A lab for length generalization: tasks with known ground truth, models trained on short sequences

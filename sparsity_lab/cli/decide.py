@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from sparsity_lab.studies import Review
     from sparsity_lab.sweeps import Results, Sweep
 
-__all__ = ["Decide"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Decide(SettingsCommand):

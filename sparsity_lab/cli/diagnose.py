@@ -17,8 +17,6 @@ from sparsity_lab.settings import SettingError, from_text
 if TYPE_CHECKING:
     from sparsity_lab.generators.padding import Pad
 
-__all__ = ["Diagnose"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnose(SettingsCommand):

@@ -15,8 +15,6 @@ from tyro.conf import Positional, arg
 from sparsity_lab.cli.command import Outcome, SettingsCommand
 from sparsity_lab.settings import SettingError
 
-__all__ = ["List"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class List(SettingsCommand):

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from sparsity_lab.sweeps import Engine, Overview, Results, Sweep
 
-__all__ = ["plain_table", "progress_bar", "show_arms", "show_overview", "show_unfinished", "swept"]
-
 
 def progress_bar(console: Console, left: ProgressColumn | None = None) -> Progress:
     """A progress bar on standard error, so that standard output holds only the outcome. Silent outside a terminal.

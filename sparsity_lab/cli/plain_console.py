@@ -7,8 +7,6 @@ from rich.text import Text
 
 from sparsity_lab.settings.markup import visible
 
-__all__ = ["PlainConsole"]
-
 
 class PlainConsole(Console):
     """A console that never interprets text as markup, emoji or terminal commands.

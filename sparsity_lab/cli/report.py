@@ -13,8 +13,6 @@ from sparsity_lab.cli.command import OptionalPath, Outcome, SettingsCommand, che
 from sparsity_lab.cli.output import show_arms, show_unfinished
 from sparsity_lab.settings import SettingError
 
-__all__ = ["Report"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Report(SettingsCommand):

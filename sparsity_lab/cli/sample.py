@@ -10,8 +10,6 @@ from tyro.conf import Positional
 from sparsity_lab.cli.command import Outcome, SettingsCommand
 from sparsity_lab.settings import SettingError, Shown, from_text
 
-__all__ = ["Sample"]
-
 _MOST_TOKENS = 10**8
 """The limit per call, about a gigabyte."""
 

@@ -18,8 +18,6 @@ from sparsity_lab.settings import SettingError
 if TYPE_CHECKING:
     from sparsity_lab.settings import Setting
 
-__all__ = ["Show"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Show(SettingsCommand):

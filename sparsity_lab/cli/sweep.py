@@ -16,8 +16,6 @@ from sparsity_lab.settings import SettingError, from_text
 if TYPE_CHECKING:
     from sparsity_lab.sweeps import Engine
 
-__all__ = ["SweepCommand", "chosen_engine"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SweepCommand(SettingsCommand):

@@ -12,8 +12,6 @@ from tyro.conf import Positional, arg
 from sparsity_lab.cli.command import OptionalNumber, OptionalText, Outcome, SettingsCommand
 from sparsity_lab.cli.output import plain_table, progress_bar
 
-__all__ = ["Train"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Train(SettingsCommand):

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from sparsity_lab.generators.operands import ArithmeticTask, OperandDigits, carried, from_digits, to_digits
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["Addition", "SumTask"]
-
 Floats = NDArray[np.float64]
 
 

@@ -24,8 +24,6 @@ from sparsity_lab.generators.successive_law import SuccessivePower
 from sparsity_lab.generators.task import Draw, Step, Task, Truth, ranks_of_distinct
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["AssociativeRecall"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

@@ -19,8 +19,6 @@ from torch import Tensor
 from sparsity_lab.generators.token_view import LONGEST_SHOWN, TokenView, legend_html, sequence_html, sequence_text
 from sparsity_lab.settings import SettingError
 
-__all__ = ["IGNORE", "Batch", "Vocabulary"]
-
 IGNORE = -100
 """Target value where nothing is scored; the same as ``torch.nn.functional.cross_entropy``'s default."""
 

@@ -18,8 +18,6 @@ from sparsity_lab.generators.stream import Stream, bounded, open_unit
 from sparsity_lab.generators.task import Draw
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["BracketedArithmetic"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

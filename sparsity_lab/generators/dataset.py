@@ -15,8 +15,6 @@ from sparsity_lab.generators.batch import Batch
 from sparsity_lab.generators.stream import Stream, whole
 from sparsity_lab.settings import SettingError
 
-__all__ = ["Lengths", "Sampler", "TaskDataset"]
-
 _MOST_IN_A_MESSAGE, _TOKENS_IN_A_MESSAGE = 32, 2**16
 
 

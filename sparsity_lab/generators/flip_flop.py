@@ -18,8 +18,6 @@ from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["FlipFlop"]
-
 Ints = NDArray[np.int64]
 _WRITE, _IGNORE, _READ, _BOS = 2, 3, 4, 5
 

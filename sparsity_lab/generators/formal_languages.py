@@ -20,8 +20,6 @@ from sparsity_lab.generators.stream import Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["FormalLanguage", "Membership"]
-
 Ints = NDArray[np.int64]
 
 

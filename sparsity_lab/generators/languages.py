@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from sparsity_lab.generators.stream import whole
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
-__all__ = ["Automaton", "Dyck", "Language", "Runs", "Tomita", "WordLaws", "check_words", "log2_sizes", "word_laws"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

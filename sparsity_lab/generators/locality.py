@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from sparsity_lab.generators.stream import open_unit
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
-__all__ = ["Anchored", "Geometric", "Law", "PowerLaw", "ProductLaw", "Recent", "Uniform", "Window"]
-
 # Beyond these, logarithms of weights lose the digits that tell places apart.
 _LARGEST_EXPONENT = 100
 _SMALLEST_SCALE = 0.01

@@ -17,8 +17,6 @@ from sparsity_lab.generators.task import Draw
 from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["OPERATORS", "CompareNumbers", "ModularArithmetic", "check_modulus"]
-
 Ints = NDArray[np.int64]
 OPERATORS = "+-*"
 _LARGEST_MODULUS = 128  # the law of the value takes its cube

@@ -7,8 +7,6 @@ from sparsity_lab.generators.addition import SumTask
 from sparsity_lab.generators.operands import OperandDigits
 from sparsity_lab.settings import register
 
-__all__ = ["MultipleAddition"]
-
 
 @register
 class MultipleAddition(SumTask):

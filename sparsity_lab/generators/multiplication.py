@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from sparsity_lab.generators.operands import ArithmeticTask, carried, from_digits, to_digits
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["Multiplication"]
-
 _MOST_MULTIPLIERS = 128  # for which the law of the product's digits is worked out
 
 

@@ -24,8 +24,6 @@ from sparsity_lab.generators.stream import Stream, bounded, permutations, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth, ranks_of_distinct
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["Needles"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

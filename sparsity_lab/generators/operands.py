@@ -21,8 +21,6 @@ from sparsity_lab.generators.task import Draw
 from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import SettingError
 
-__all__ = ["ArithmeticTask", "OperandDigits", "carried", "from_digits", "to_digits"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

@@ -17,8 +17,6 @@ from sparsity_lab.generators.stream import whole
 from sparsity_lab.generators.uniform_prompt import UniformPrompt
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["CountSymbol", "MajorityOfAll", "Mode", "Sort"]
-
 Floats = NDArray[np.float64]
 
 _MOST_SYMBOLS, _LONGEST = 32, 1000  # the law of the commonest takes a second and more beyond

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from sparsity_lab.settings import SettingError
 
-__all__ = ["NO_TOKEN", "Pad", "Unpadded", "obvious_padding", "without_padding"]
-
 Tokens = NDArray[np.integer[Any]]
 
 Pad = int | Literal["auto", "none"]

@@ -29,8 +29,6 @@ from sparsity_lab.generators.stream import Stream, bounded, whole
 from sparsity_lab.generators.task import NotComputable, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["Planted"]
-
 _MOST_ENTRIES = 2**28
 """Of a table of a law: two GiB."""
 

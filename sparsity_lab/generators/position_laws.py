@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 from sparsity_lab.generators.locality import Law
 
-__all__ = ["ListedSets", "OneBlock", "SpacedSet"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

@@ -15,16 +15,6 @@ from torch import Tensor
 from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
 from sparsity_lab.generators.stream import Stream, bounded, open_unit
 
-__all__ = [
-    "EXTRA_POSITIONS",
-    "background_tokens",
-    "noisy_labels",
-    "noisy_log_posterior",
-    "query_batch",
-    "recited_batch",
-    "rows_of_chunks",
-]
-
 Ints = NDArray[np.int64]
 
 EXTRA_POSITIONS = 2  # BOS and the query

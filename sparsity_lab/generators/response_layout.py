@@ -26,8 +26,6 @@ from sparsity_lab.generators.stream import Stream, whole
 from sparsity_lab.generators.task import Step, Task, Truth
 from sparsity_lab.settings import SettingError
 
-__all__ = ["END", "FixedFormat", "OneAnswer", "ResponseTask"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

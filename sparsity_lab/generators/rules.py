@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from sparsity_lab.generators.stream import Stream, bounded
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
-__all__ = ["First", "Lookup", "Majority", "Parity", "Rule", "SumMod"]
-
 Values = NDArray[np.int64]
 
 

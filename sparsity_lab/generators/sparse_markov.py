@@ -30,8 +30,6 @@ from sparsity_lab.generators.stream import Stream, bounded, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["SparseMarkov"]
-
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint32]
 

@@ -27,8 +27,6 @@ from sparsity_lab.generators.stream import Stream, bounded, whole
 from sparsity_lab.generators.task import Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["SparseParity"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

@@ -21,8 +21,6 @@ from sparsity_lab.generators.task import Draw
 from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["SparseParityScratchpad"]
-
 Ints = NDArray[np.int64]
 
 _EQUALS, _END = 4, 5

@@ -22,8 +22,6 @@ from sparsity_lab.generators.task import Truth
 from sparsity_lab.generators.uniform_prompt import UniformPrompt
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
-__all__ = ["Alternating", "Cyclic", "Generated", "Group", "RandomAutomaton", "Symmetric", "WordProblem"]
-
 Ints = NDArray[np.int64]
 Permutation = tuple[int, ...]
 

@@ -19,8 +19,6 @@ from sparsity_lab.generators.locality import Law
 from sparsity_lab.generators.stream import open_unit
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["SuccessivePower"]
-
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
 

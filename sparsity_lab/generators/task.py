@@ -22,8 +22,6 @@ from sparsity_lab.generators.stream import Stream, whole
 from sparsity_lab.settings import LARGEST_SIZE, Setting
 from sparsity_lab.settings.markup import Markup, table
 
-__all__ = ["Draw", "NotComputable", "PositionLaw", "Step", "Task", "Truth", "ranks_of_distinct"]
-
 
 class NotComputable(Exception):
     """A task has no exact Bayes predictor that can be computed; the message says why.

@@ -17,8 +17,6 @@ from sparsity_lab.generators.stream import Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw, NotComputable, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["TextBytes", "fingerprints"]
-
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
 

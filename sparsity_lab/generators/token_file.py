@@ -21,8 +21,6 @@ from sparsity_lab.generators.text_bytes import fingerprints
 from sparsity_lab.generators.token_formats import Format, Tokens, read_sequences
 from sparsity_lab.settings import SettingError, Shown, register
 
-__all__ = ["TokenFile"]
-
 Ints = NDArray[np.int64]
 
 _TELLING = 32  # first tokens of a window, by which it is found again

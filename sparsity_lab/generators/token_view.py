@@ -11,8 +11,6 @@ from rich.text import Text
 
 from sparsity_lab.settings.markup import Markup, escape
 
-__all__ = ["LONGEST_SHOWN", "TokenView", "legend_html", "sequence_html", "sequence_text"]
-
 _Words = list[tuple[str, str, tuple[int, ...]]]  # text, style, IDs
 
 LONGEST_SHOWN = 160

@@ -13,8 +13,6 @@ from sparsity_lab.generators.stream import Stream, bounded, permutations, whole
 from sparsity_lab.generators.task import Draw, ranks_of_distinct
 from sparsity_lab.settings import SettingError
 
-__all__ = ["UniformPrompt", "drawn_tokens"]
-
 Ints = NDArray[np.int64]
 
 _MOST_DISTINCT = 4096

@@ -17,8 +17,6 @@ from sparsity_lab.generators.stream import Stream, bounded, permutations
 from sparsity_lab.generators.task import Draw, ranks_of_distinct
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["VariableAssignment"]
-
 Ints = NDArray[np.int64]
 
 

@@ -24,8 +24,6 @@ from sparsity_lab.models.initial import named_seed
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError, Shown, from_text
 
-__all__ = ["AttachedKernel", "Visible", "attach", "attached_kernels", "detach", "load_attached"]
-
 _NAME = "sparsity_lab"
 _CHILD = "attached_kernel"
 _CONFIG = "attached_kernels"

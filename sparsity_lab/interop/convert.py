@@ -20,8 +20,6 @@ from sparsity_lab.kernels import Kernel, Softmax
 from sparsity_lab.models import Decoder, DecoderModel, RoPE
 from sparsity_lab.settings import SettingError, Shown
 
-__all__ = ["from_transformers", "to_transformers"]
-
 _TYPES = "llama", "mistral"
 """Model types that compute what their parts say: others give the same parts other meanings."""
 

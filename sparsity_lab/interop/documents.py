@@ -10,8 +10,6 @@ from torch import Tensor
 
 from sparsity_lab.settings import SettingError, Shown
 
-__all__ = ["Text", "tokens_of", "windows_of"]
-
 Text = str | Sequence[Any] | Tensor
 """Documents: texts, or whole numbers, the tokens of each; a single text or row of tokens is cut into parts."""
 

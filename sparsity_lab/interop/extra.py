@@ -7,8 +7,6 @@ from torch import nn
 
 from sparsity_lab.settings import SettingError, Shown
 
-__all__ = ["pretrained", "required"]
-
 
 def required(module: str) -> ModuleType:
     """A module of ``transformers`` or ``peft``.

@@ -14,8 +14,6 @@ from sparsity_lab.kernels import Softmax
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError, Shown
 
-__all__ = ["as_predictor", "record"]
-
 
 def record(model: nn.Module, tokens: Tensor) -> list[LayerRecord]:
     """Queries and keys of every layer on a batch, (B, T) whole numbers: what ``attention_entropy``,

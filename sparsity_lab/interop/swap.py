@@ -23,8 +23,6 @@ from sparsity_lab.interop.swap_results import AS_IT_IS, REWEIGHTED, SwapReport
 from sparsity_lab.kernels import Kernel, Reweighted
 from sparsity_lab.settings import SettingError
 
-__all__ = ["SwapProgress", "swap_report", "token_losses"]
-
 SwapProgress = Callable[[str, int, int], None]
 """Called with the arm that was measured, how many passes of the model are done, and how many there are."""
 

@@ -9,8 +9,6 @@ from torch import Tensor
 from sparsity_lab.kernels.parts.arguments import RowKind
 from sparsity_lab.settings import Setting, SettingError, Shown
 
-__all__ = ["KernelState", "KeyValueCache"]
-
 _SPARE = 16
 """A buffer that grows gets room for a sixteenth more tokens than it needs, but for 16 at least."""
 

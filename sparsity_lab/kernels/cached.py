@@ -7,8 +7,6 @@ from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.kernel import Kernel
 from sparsity_lab.kernels.parts.arguments import RowKind
 
-__all__ = ["CachedKernel"]
-
 
 class CachedKernel(Kernel):
     """A mechanism whose decoding state is a cache of keys, as ``_prepare`` leaves them, and of values.

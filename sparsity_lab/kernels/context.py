@@ -12,8 +12,6 @@ from sparsity_lab.kernels.parts.masking import visible_counts, visible_keys
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import SettingError
 
-__all__ = ["AuxiliaryOutputs", "Context", "Keys", "Outputs", "Queries", "Values", "Weights"]
-
 Queries = Float[Tensor, "B H R D"]
 """R query rows of H heads."""
 

@@ -24,8 +24,6 @@ from sparsity_lab.kernels.linear.formula import FeatureMap, Pullback, Rotation
 from sparsity_lab.kernels.linear.kernel import FeatureKernel
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["NormAware", "NormAwareLinear"]
-
 _SMALLEST_NORM = 1e-12
 
 

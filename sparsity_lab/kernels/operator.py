@@ -20,8 +20,6 @@ from sparsity_lab.kernels.context import AuxiliaryOutputs, Context, Keys, Output
 from sparsity_lab.kernels.position import BiasPosition, BiasTable, KernelPosition, RotaryPosition
 from sparsity_lab.settings import Setting, SettingError, Shown, from_text, kinds
 
-__all__ = ["attend_as_operator", "is_watched"]
-
 _POSITIONS: dict[str, Callable[..., KernelPosition]] = {
     "interleaved": RotaryPosition.of_parts,
     "half": partial(RotaryPosition.of_parts, layout="half"),

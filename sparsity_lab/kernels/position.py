@@ -16,8 +16,6 @@ from torch import Tensor
 
 from sparsity_lab.settings import SettingError
 
-__all__ = ["BiasPosition", "BiasTable", "KernelPosition", "RotaryLayout", "RotaryPosition", "interleaved_order"]
-
 
 class KernelPosition(ABC):
     """What a kernel may do with positions: rotate rows, or add a bias to scores. This base does neither.

@@ -22,8 +22,6 @@ from sparsity_lab.kernels.sliding_window import SlidingWindow
 from sparsity_lab.kernels.softmax import Softmax
 from sparsity_lab.settings import SettingError, Shown, register
 
-__all__ = ["Reweighted", "weighted_rows"]
-
 
 def weighted_rows(
     q: Queries, k: Keys, v: Values, context: Context, weights: Callable[[Queries, Keys, Context], Weights]

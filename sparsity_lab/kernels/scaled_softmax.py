@@ -21,16 +21,6 @@ from sparsity_lab.kernels.parts.unit_rows import unit_rows
 from sparsity_lab.kernels.softmax import fused_attention, is_one_call, softmax_weights
 from sparsity_lab.settings import SettingError, Shown, register
 
-__all__ = [
-    "CosineSoftmax",
-    "EntropyInvariantSoftmax",
-    "LogNSoftmax",
-    "SSMax",
-    "SSMaxScale",
-    "scaled_rows",
-    "scaled_softmax_weights",
-]
-
 
 def scaled_rows(q: Queries, scale: Float[Tensor, "#B #H R"]) -> Queries:
     """c_i q_i, in float32 at least."""

@@ -33,8 +33,6 @@ from sparsity_lab.kernels.parts.tiles import (
 from sparsity_lab.kernels.softmax import softmax_weights
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["SlidingWindow", "WindowState", "window_sees"]
-
 
 def window_sees(
     rows: Int64[Tensor, " R"], keys: Int64[Tensor, " K"], *, width: int, sinks: int, causal: bool

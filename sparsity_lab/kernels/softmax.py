@@ -22,8 +22,6 @@ from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
 from sparsity_lab.kernels.parts.tiles import masked_attention
 from sparsity_lab.settings import register
 
-__all__ = ["Softmax", "fused_attention", "is_one_call", "softmax_weights"]
-
 
 def softmax_weights(
     q: Queries, k: Keys, visible: Bool[Tensor, "#B 1 R K"], bias: Float[Tensor, "#B #H #R K"] | None = None

@@ -21,8 +21,6 @@ from sparsity_lab.models.config import ModelConfig
 from sparsity_lab.models.initial import named_seed
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
-__all__ = ["Adapter", "LoRA", "lora_embed_norm", "merged", "trainable_parameters"]
-
 
 class Adapter(Setting, family="adapter"):
     """Which part of a trained model is trained further, and how."""

@@ -13,8 +13,6 @@ from torch.nn import functional
 
 from sparsity_lab.models.norm import RMSNorm
 
-__all__ = ["NORM_EPS", "Block", "Mix", "MlpKind", "dropout", "rms_norm"]
-
 NORM_EPS = 2.0**-23
 """The eps of float32."""
 

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, Shown
 from sparsity_lab.settings.words import Words
 
-__all__ = ["ModelConfig", "ModelOutput"]
-
 
 class ModelOutput(NamedTuple):
     """What a model returns. The loss to be trained is that of the logits plus the sum of the auxiliary losses.

@@ -30,8 +30,6 @@ from sparsity_lab.models.record import LayerRecord, layer_records
 from sparsity_lab.settings import SettingError, Shown, register
 from sparsity_lab.settings.words import Words
 
-__all__ = ["DEFAULT_VOCAB_SIZE", "Decoder", "DecoderModel"]
-
 DEFAULT_VOCAB_SIZE = 16
 """The default vocabulary of the lab's first task, ``Planted``; for a decoder built on its own."""
 

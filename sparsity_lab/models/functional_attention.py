@@ -24,8 +24,6 @@ from torch import Tensor, nn
 
 from sparsity_lab.settings import SettingError
 
-__all__ = ["FunctionalAttention", "local_subsets", "table_entries"]
-
 _LARGEST_K = 3
 
 

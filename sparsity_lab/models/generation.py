@@ -15,8 +15,6 @@ from sparsity_lab.kernels import Kernel, KernelState
 from sparsity_lab.models.layers import LayerByLayer
 from sparsity_lab.settings import SettingError
 
-__all__ = ["free_run"]
-
 _LOOKS_EVERY = 16
 """Tokens between two looks at whether all sequences have ended, which an accelerator has to stop for."""
 

@@ -16,8 +16,6 @@ from torch import Tensor
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 from sparsity_lab.settings.words import Words, bounded
 
-__all__ = ["IndexSampling", "Plain", "PoSE", "RandomOffset", "Randomized"]
-
 
 class IndexSampling(Setting, family="index_sampling"):
     """How sequence indices move in training."""

@@ -11,8 +11,6 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-__all__ = ["EMBEDDING_STD", "Initialized", "initialize", "named_seed"]
-
 EMBEDDING_STD = 0.02
 """Standard deviation of all embedding tables. The first norm makes their size irrelevant to the output, but a small
 table turns sooner at a given learning rate."""

@@ -12,8 +12,6 @@ from sparsity_lab.kernels import Kernel, KernelPosition
 from sparsity_lab.models.block import Block
 from sparsity_lab.models.ppc import PositionIdHeads
 
-__all__ = ["Layer", "LayerByLayer"]
-
 
 class Layer(NamedTuple):
     """A layer, on sequences with certain indices. It computes ``block(x, mix)``, where ``mix`` is the kernel's

@@ -9,8 +9,6 @@ from torch.nn.functional import rms_norm
 
 from sparsity_lab.kernels.operator import is_watched
 
-__all__ = ["RMSNorm"]
-
 
 class RMSNorm(nn.RMSNorm):
     """x / sqrt(mean x² + eps), times a weight: ``torch.nn.RMSNorm`` to the bit. In training on a CPU the gradient is

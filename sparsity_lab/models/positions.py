@@ -16,8 +16,6 @@ from sparsity_lab.kernels.position import RotaryLayout
 from sparsity_lab.models.initial import EMBEDDING_STD
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
-__all__ = ["ALiBi", "Learned", "NoPE", "PositionScheme", "RoPE", "Sinusoidal"]
-
 
 class PositionScheme(Setting, family="position"):
     """What positions do in a decoder; the defaults here do nothing.

@@ -31,22 +31,6 @@ from sparsity_lab.models.initial import EMBEDDING_STD
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 from sparsity_lab.settings.words import Words, bounded
 
-__all__ = [
-    "CoupledEmbedding",
-    "Coupling",
-    "EmbeddedCoupling",
-    "Ignored",
-    "Oracle",
-    "PositionIdHeads",
-    "Predicted",
-    "Shuffled",
-    "clipped",
-    "moved",
-    "next_position_ids",
-    "spread",
-]
-
-
 # --- what is learned: the embedding of IDs, and the heads that predict the next ones
 
 

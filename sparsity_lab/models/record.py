@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from sparsity_lab.kernels import Kernel, KernelPosition
 from sparsity_lab.models.layers import Layer, LayerByLayer
 
-__all__ = ["LayerRecord", "layer_records"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class LayerRecord:

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 from sparsity_lab.settings.setting import Setting, field_hints
 
-__all__ = ["field_words", "in_words", "paragraphs"]
-
 _FORMULA = re.compile(r"[=Σ√^⌈<>|φσ]|->|\bw_|\*\*|\.\. ")
 _END = re.compile(r"(?<=[^.\s]{2})\.(?:\s|$)")
 _FIELD = re.compile(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", re.MULTILINE)

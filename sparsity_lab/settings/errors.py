@@ -3,18 +3,6 @@
 import difflib
 from collections.abc import Iterable, Mapping
 
-__all__ = [
-    "LARGEST_NUMBER",
-    "LARGEST_SEED",
-    "LARGEST_SIZE",
-    "LARGEST_WHOLE",
-    "SettingError",
-    "Shown",
-    "check_range",
-    "check_text",
-    "join",
-]
-
 LARGEST_SIZE = 2**22
 """Of vocabularies, sets, widths and tables: far above what anyone makes, and still made in seconds."""
 LARGEST_SEED = 2**63

@@ -14,8 +14,6 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sparsity_lab.settings.errors import SettingError, check_text, join
 from sparsity_lab.settings.frozen_mapping import FrozenMapping
 
-__all__ = ["Conforming", "check_keys", "conform"]
-
 _INTEGERS = range(-(2**63), 2**63)
 """What JSON readers, TOML and the columns of a frame all hold."""
 

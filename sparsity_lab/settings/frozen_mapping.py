@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-__all__ = ["FrozenMapping"]
-
 Key = TypeVar("Key")
 Item_co = TypeVar("Item_co", covariant=True)
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-__all__ = ["load_on_first_use"]
-
 
 class _LazyPackage(ModuleType):
     """A package with names whose modules are loaded when one asks for them."""

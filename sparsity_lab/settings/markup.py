@@ -8,8 +8,6 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["Markup", "cell", "details", "element", "escape", "join", "number", "signed_interval", "table", "visible"]
-
 
 class Markup(str):
     """HTML that is ready for the page."""

@@ -4,8 +4,6 @@ import inspect
 from types import FunctionType
 from typing import Any
 
-__all__ = ["renew"]
-
 _OWN = frozenset({"__dict__", "__weakref__", "_abc_impl"})
 """What belongs to a class object itself."""
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from sparsity_lab.settings.errors import SettingError, Shown, join
 
-__all__ = ["distinct", "read", "write"]
-
 
 def write(value: Any) -> str:
     """The short form of a field's value."""

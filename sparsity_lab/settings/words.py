@@ -5,8 +5,6 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Words", "bounded", "open_unit"]
-
 
 @runtime_checkable
 class Words(Protocol):

@@ -7,8 +7,6 @@ its last place, and an id that is a hash of such numbers may differ completely. 
 import re
 from itertools import count
 
-__all__ = ["agree"]
-
 # Not within a name, a color or a version.
 _NUMBER = re.compile(r"(?<![\w#.])[-−]?\d+(?:\.\d+)?(?![\w.]*\w)")
 _ID = re.compile(r'((?:\bid|\bhref)="#?|\burl\(#)([^")]*)')

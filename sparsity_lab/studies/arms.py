@@ -7,8 +7,6 @@ from sparsity_lab.generators import Task
 from sparsity_lab.settings import SettingError, replace_at, settings_in
 from sparsity_lab.training import RunConfig
 
-__all__ = ["Arm", "seeded"]
-
 
 @dataclass(frozen=True)
 class Arm:

@@ -9,8 +9,6 @@ from sparsity_lab.analysis import Replicates
 from sparsity_lab.studies.criteria import Criterion, Evidences
 from sparsity_lab.studies.evidence import Evidence
 
-__all__ = ["CannotTell", "Claim", "Decision", "Outcomes", "Verdict"]
-
 Verdict = Literal["held", "did not hold", "smaller than matters", "not decided"]
 CannotTell = Literal["at the ceiling or floor", "never learned", "not every run learned"]
 

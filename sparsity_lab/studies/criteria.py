@@ -23,8 +23,6 @@ from sparsity_lab.studies.e_values import (
     t_mean,
 )
 
-__all__ = ["BoundedMean", "Criterion", "Evidences", "MostSeeds", "NormalMean"]
-
 _BOTH_SIDES = 2 * ALPHA
 
 

@@ -25,8 +25,6 @@ from sparsity_lab.sweeps.sweep import waves
 from sparsity_lab.training import RunConfig, store
 from sparsity_lab.training.folder import RunFolder
 
-__all__ = ["Review", "decide"]
-
 _SHORTEST = 1.0
 """Core-minutes between two looks, at least: workers start anew for each."""
 _ENOUGH = 3

@@ -13,8 +13,6 @@ import polars as pl
 from sparsity_lab.analysis import Replicates, by_replicate, by_seed, paired_differences
 from sparsity_lab.settings import SettingError
 
-__all__ = ["differences_at", "learned_words", "means_at", "numbers_at", "slopes", "values_at"]
-
 
 def numbers_at(
     rows: pl.DataFrame, arm: str, length: int, measure: str = "accuracy", *, condition: str | None = None

@@ -27,18 +27,6 @@ from scipy.special import beta, logsumexp, ndtr
 
 from sparsity_lab.settings import SettingError
 
-__all__ = [
-    "ALPHA",
-    "PRIOR_SCALE",
-    "bounded_interval",
-    "bounded_mean",
-    "e_bh",
-    "more_than_half",
-    "share_interval",
-    "t_interval",
-    "t_mean",
-]
-
 ALPHA = 0.05
 """The false discovery rate of the claims of a study, and one minus the coverage of intervals."""
 PRIOR_SCALE = 1.0

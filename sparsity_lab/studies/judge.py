@@ -16,8 +16,6 @@ from sparsity_lab.studies.criteria import Evidences, MostSeeds, NormalMean
 from sparsity_lab.studies.e_values import e_bh
 from sparsity_lab.studies.evidence import Evidence
 
-__all__ = ["judge"]
-
 _EDGE = 0.01
 """Share of the range within which a level counts as at its ceiling or floor."""
 # A claim that has an effect smaller than what matters is not said to hold for it.

@@ -20,8 +20,6 @@ from typing import Any
 from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.studies.study import Study
 
-__all__ = ["load_study", "results_folder", "studies_in"]
-
 _FILE = "study.py"
 _LONGEST_ERROR = 120
 """Letters of an error, so that its place behind them is still shown."""

@@ -9,8 +9,6 @@ from sparsity_lab.studies.claim import Claim, Decision
 from sparsity_lab.studies.criteria import Criterion, MostSeeds
 from sparsity_lab.studies.e_values import ALPHA
 
-__all__ = ["Outlook", "core_minutes_of_a_seed", "outlook"]
-
 _MOST_SEEDS = 200
 """More than these are no outlook."""
 _FEWEST = 3

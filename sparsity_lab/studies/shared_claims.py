@@ -15,17 +15,6 @@ from sparsity_lab.studies.criteria import BoundedMean, Criterion, MostSeeds
 from sparsity_lab.studies.drops import differences_at, learned_words, means_at, slopes
 from sparsity_lab.studies.evidence import Evidence
 
-__all__ = [
-    "MATTERS",
-    "RISE",
-    "difference_claim",
-    "growths",
-    "means_listed",
-    "rank_correlations",
-    "shares_of_way",
-    "slope_claim",
-]
-
 MATTERS = 0.05
 """A difference of normalized accuracies that matters, where a study names none of its own."""
 RISE = 0.2

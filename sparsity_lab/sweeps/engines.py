@@ -27,8 +27,6 @@ from sparsity_lab.training.lease import Leased
 if TYPE_CHECKING:
     from sparsity_lab.training import Logger  # its module loads polars
 
-__all__ = ["Ended", "Engine", "Processes", "Serial", "execute"]
-
 _LAST_DEATH = 2
 _MOST_WORKERS = 1024
 _CANNOT_START = (

@@ -24,8 +24,6 @@ from sparsity_lab.training.store import prepare_folder, tidy
 if TYPE_CHECKING:
     from sparsity_lab.training import Logger  # its module loads polars
 
-__all__ = ["run_sweep"]
-
 _LOOKS_AGAIN = 0.5
 """Seconds between two looks at runs that others make."""
 _ATTEMPTS = 3

@@ -14,8 +14,6 @@ from sparsity_lab.settings.markup import Markup, element, join
 from sparsity_lab.sweeps.progress import SweepEvent, SweepProgress
 from sparsity_lab.training import Progress
 
-__all__ = ["sweep_progress", "training_progress"]
-
 _SECONDS_BETWEEN = 0.2
 """Pictures of a line; more of them would only slow the page down."""
 

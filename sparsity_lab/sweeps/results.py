@@ -33,8 +33,6 @@ from sparsity_lab.training.files import DamagedFile, read_file
 from sparsity_lab.training.folder import RunFolder
 from sparsity_lab.training.frames import FrameProcess, ParseFrame, parse_frame
 
-__all__ = ["SWEEP", "Failure", "FrameName", "Results", "State", "check_ids", "rename_runs"]
-
 _LOG = logging.getLogger(__name__)
 
 SWEEP = "sweep.json"

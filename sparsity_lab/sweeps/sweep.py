@@ -8,8 +8,6 @@ from typing import Any
 from sparsity_lab.settings import Setting, SettingError, register, replace_at
 from sparsity_lab.training import RunConfig, run_labels
 
-__all__ = ["Sweep", "folder_of", "grid", "lineage", "waves"]
-
 
 @register
 class Sweep(Setting, family="sweep"):

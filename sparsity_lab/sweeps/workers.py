@@ -17,8 +17,6 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any
 
-__all__ = ["Worker", "first_ready"]
-
 Execute = Callable[[str, str], str | None]
 
 START_METHOD = "spawn"

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["differs", "made", "must_raise", "require", "without_global_randomness"]
-
 Value = TypeVar("Value")
 
 

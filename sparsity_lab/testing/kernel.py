@@ -30,8 +30,6 @@ from sparsity_lab.testing.kernel_rows import (
 )
 from sparsity_lab.testing.setting import check_setting
 
-__all__ = ["check_kernel"]
-
 _LENGTHS = (1, 2, 37)  # no block size divides 37, nor the long one
 _LONG = 301
 _DECODED = 21

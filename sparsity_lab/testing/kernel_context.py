@@ -19,8 +19,6 @@ from sparsity_lab.testing.kernel_rows import (
     tolerance_of,
 )
 
-__all__ = ["check_context"]
-
 _LENGTH, _START, _STOP = 29, 11, 20
 
 _ELSEWHERE = "Count rows from `context.query_start`, and keys from 0."

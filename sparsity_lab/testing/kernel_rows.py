@@ -8,21 +8,6 @@ from torch import Tensor, nn
 from sparsity_lab.kernels import BiasPosition, Kernel, KernelPosition, RotaryPosition
 from sparsity_lab.testing.failing import require
 
-__all__ = [
-    "B",
-    "D",
-    "H",
-    "Rows",
-    "gates_of",
-    "normal",
-    "padding",
-    "params_of",
-    "position_of",
-    "require_close",
-    "rows_of",
-    "tolerance_of",
-]
-
 B, H, D = 2, 4, 8
 
 Rows = tuple[Tensor, Tensor, Tensor]

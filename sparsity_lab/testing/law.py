@@ -14,8 +14,6 @@ from sparsity_lab.settings.words import open_unit
 from sparsity_lab.testing.failing import made, require, without_global_randomness
 from sparsity_lab.testing.setting import check_setting
 
-__all__ = ["check_law"]
-
 Places = NDArray[np.int64]
 
 FALSE_ALARM_RATE = 1e-6

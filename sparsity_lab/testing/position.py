@@ -13,8 +13,6 @@ from sparsity_lab.settings import SettingError
 from sparsity_lab.testing.failing import differs, made, must_raise, require, without_global_randomness
 from sparsity_lab.testing.setting import check_setting
 
-__all__ = ["check_position"]
-
 _HEADS, _SIZE, _LENGTH = 4, 8, 12
 _FURTHEST = 2**20
 _SOME = [0, 2, 3, 7, 11]

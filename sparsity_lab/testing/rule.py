@@ -11,8 +11,6 @@ from sparsity_lab.settings import SettingError
 from sparsity_lab.testing.failing import made, require, without_global_randomness
 from sparsity_lab.testing.setting import check_setting
 
-__all__ = ["check_rule"]
-
 _MOST_TUPLES = 5000
 _RANDOM_TUPLES = 2000
 _PURE = "Work out each label from its own values, on a copy."

@@ -8,8 +8,6 @@ import tomllib
 from sparsity_lab.settings import Setting, canonical_json, from_data, from_text, identifier, kinds
 from sparsity_lab.testing.failing import made, require
 
-__all__ = ["check_setting"]
-
 
 def check_setting(setting: Setting) -> None:
     """Check a setting of any family: that it is registered, and equal after its journey through every form.

@@ -18,8 +18,6 @@ from sparsity_lab.settings import SettingError
 from sparsity_lab.testing.failing import differs, made, must_raise, require, without_global_randomness
 from sparsity_lab.testing.setting import check_setting
 
-__all__ = ["check_task"]
-
 _ROLES = {"planted", "background", "data", "cue", "query", "special", "unused"}
 _CHECKED = "Begin `sample` and `truth` with `length = self.checked_length(length)`."
 _FROM_THE_STREAM = "Take all randomness from `stream.words(...)`, whose row i belongs to sequence start + i."

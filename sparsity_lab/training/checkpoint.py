@@ -18,8 +18,6 @@ from torch import Tensor, nn
 
 from sparsity_lab.training.files import Check, DamagedFile, open_file, write_file
 
-__all__ = ["load_checkpoint", "load_weights", "save_checkpoint", "verify_checkpoint", "weights_bytes"]
-
 Tensors = dict[str, Tensor]
 
 

@@ -10,8 +10,6 @@ from sparsity_lab.generators import Stream
 from sparsity_lab.generators.stream import bounded, open_unit
 from sparsity_lab.settings import Setting, SettingError, register
 
-__all__ = ["Curriculum", "FixedLength", "GrowingLength", "MixedLengths", "UniformLength"]
-
 
 class Curriculum(Setting, family="curriculum"):
     """The law of the training lengths; one length a step.

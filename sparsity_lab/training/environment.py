@@ -13,8 +13,6 @@ import torch
 
 from sparsity_lab.training.config import RunConfig
 
-__all__ = ["devices_of", "devices_words", "environment", "kind_of_device"]
-
 _PACKAGE = Path(__file__).parents[1]
 _PACKAGES = ("sparsity-lab", "torch", "numpy", "scipy", "polars", "safetensors")
 

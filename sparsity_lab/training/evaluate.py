@@ -22,8 +22,6 @@ from sparsity_lab.training.config import Evaluation, RunConfig
 from sparsity_lab.training.free_running import free_running
 from sparsity_lab.training.optimize import threads_and_device
 
-__all__ = ["EVALUATION_SCHEMA", "evaluate", "summarize", "validate"]
-
 _VALIDATED = 256
 """Sequences of each length in a validation."""
 

@@ -6,8 +6,6 @@ from sparsity_lab.settings import SettingError
 from sparsity_lab.training.config import Evaluation, RunConfig, Training
 from sparsity_lab.training.curriculum import FixedLength
 
-__all__ = ["extended"]
-
 
 def extended(
     parent: RunConfig,

@@ -27,8 +27,6 @@ from sparsity_lab.training.frames import ParseFrame, parse_frame
 from sparsity_lab.training.lease import LEASE
 from sparsity_lab.training.store import Marker, evaluation_file
 
-__all__ = ["Inspection", "RunFolder", "Status", "status"]
-
 
 class Status(Enum):
     """What a run folder holds.

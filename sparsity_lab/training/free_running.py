@@ -14,8 +14,6 @@ from sparsity_lab.models import DecoderModel
 from sparsity_lab.models.generation import free_run
 from sparsity_lab.models.ppc import EmbeddedCoupling, moved, next_position_ids
 
-__all__ = ["free_running"]
-
 Values = NDArray[np.float64]
 
 

@@ -17,8 +17,6 @@ from sparsity_lab.training.lease import Lease, Leased, LeaseLost, holder_of
 from sparsity_lab.training.store import Marker
 from sparsity_lab.training.writers import Writer
 
-__all__ = ["HeldFolder", "leave_failure", "reason_of"]
-
 _DYING = 3.0
 """Seconds for which a holder that has been killed may still look alive."""
 

@@ -7,8 +7,6 @@ from typing import Any, cast
 from sparsity_lab.settings import Setting, short_form
 from sparsity_lab.training.config import RunConfig
 
-__all__ = ["run_labels"]
-
 _Path = tuple[str, ...]
 _Columns = dict[_Path, dict[int, str]]
 """Texts of settings by path and, where a run has the setting, by the run's place."""

@@ -40,8 +40,6 @@ from typing import Self
 from sparsity_lab.training.files import first_link, open_file, remove, remove_unfinished, unfinished_name
 from sparsity_lab.training.writers import Writer
 
-__all__ = ["LEASE", "TERM", "Holder", "Lease", "LeaseLost", "Leased", "Watch", "drop_lease", "holder_of"]
-
 LEASE = "lease"
 
 _MOST_BYTES = 2**16

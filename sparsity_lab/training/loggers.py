@@ -13,8 +13,6 @@ import polars as pl
 from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.training.config import RunConfig
 
-__all__ = ["CSVLogger", "Logger", "TensorBoardLogger"]
-
 
 class Logger:
     """Told what happens to a run; a logger of one's own overrides what it wants to hear.

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["gigabytes", "memory_of"]
-
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 """Where Linux says what a container, or a job of a batch system, may take."""
 

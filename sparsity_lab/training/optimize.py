@@ -27,8 +27,6 @@ from sparsity_lab.training.checkpoint import load_checkpoint, save_checkpoint
 from sparsity_lab.training.config import RunConfig, Training
 from sparsity_lab.training.files import Check, DamagedFile
 
-__all__ = ["Diverged", "Progress", "Records", "optimize", "parameter_groups", "threads_and_device"]
-
 _LOG = logging.getLogger(__name__)
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 

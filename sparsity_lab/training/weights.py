@@ -5,8 +5,6 @@ from torch import nn
 from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.training.config import RunConfig
 
-__all__ = ["build", "build_plain", "check_weights"]
-
 
 def build(config: RunConfig) -> nn.Module:
     """The model of a run, with its adapter, to be filled with weights."""

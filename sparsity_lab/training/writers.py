@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-__all__ = ["Writer"]
-
 _MARK = re.compile(r"(?P<place>[0-9a-f]{12})\.(?P<process>\d+)\.(?P<started>\d+)\.[0-9a-f]{8}")
 
 

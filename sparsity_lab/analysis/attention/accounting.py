@@ -33,8 +33,6 @@ from sparsity_lab.models import PositionScheme
 from sparsity_lab.models.block import Mix
 from sparsity_lab.settings import SettingError
 
-__all__ = ["extrapolation_accounting"]
-
 
 def extrapolation_accounting(
     models: Models,

@@ -11,8 +11,6 @@ from sparsity_lab.analysis.attention.subjects import Sequences
 from sparsity_lab.kernels import Kernel
 from sparsity_lab.models.block import Mix
 
-__all__ = ["Change", "losses", "scaled_queries"]
-
 Change = Callable[..., Tensor]
 """From the layer's own attention, its un-rotated q, k and v, and its ``gates`` where it has any, to the attention
 output."""

@@ -45,8 +45,6 @@ from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.settings.markup import details, element, join, table
 from sparsity_lab.training import Run, RunVariant
 
-__all__ = ["AttentionMap", "attention_map"]
-
 MOST_HEADS, MOST_ROWS, MOST_VIEWS = 16, 48, 4
 _MOST_CELLS = 48 * 512
 """Of one head: beyond 512 tokens fewer rows are shown."""

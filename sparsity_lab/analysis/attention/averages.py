@@ -9,8 +9,6 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["by_sequence", "head_rows", "mean_and_error"]
-
 Floats = NDArray[np.float64]
 
 

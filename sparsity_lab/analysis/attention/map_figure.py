@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from sparsity_lab.analysis.attention.map_view import Head, MapView
 from sparsity_lab.analysis.style import GRAY, new_axes, styled
 
-__all__ = ["MASKED", "ROLE_COLORS", "SOURCE", "ZERO", "color_table", "draw_map", "map_figure"]
-
 SOURCE = "#d55e00"
 MASKED = "#d9dce2"
 ZERO = "#ffffff"

@@ -12,8 +12,6 @@ from sparsity_lab.analysis.attention.map_view import MapView
 from sparsity_lab.analysis.report.page import document
 from sparsity_lab.settings.markup import visible
 
-__all__ = ["MAP_LOOKS", "map_data", "map_page"]
-
 _LEVELS = 32767
 
 MAP_LOOKS = {

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from sparsity_lab.generators.token_view import TokenView
 
-__all__ = ["Head", "MapView"]
-
 Head = tuple[int, int]
 """Layer and head."""
 

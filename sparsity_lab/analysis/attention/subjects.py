@@ -29,20 +29,6 @@ from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run, RunVariant
 
-__all__ = [
-    "Model",
-    "Models",
-    "Rows",
-    "Sequences",
-    "Subject",
-    "counted_rows",
-    "measured_layers",
-    "module_names",
-    "sequences_of",
-    "subjects_of",
-    "with_module_names",
-]
-
 Model = Run | RunVariant | DecoderModel
 Models = Model | Sequence[LayerRecord] | Mapping[str, Model | Sequence[LayerRecord]]
 Rows = Literal["all", "scored"]

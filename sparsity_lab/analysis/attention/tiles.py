@@ -24,8 +24,6 @@ from torch import Tensor
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError, Shown
 
-__all__ = ["TILE_WEIGHTS", "RowTile", "row_tiles"]
-
 TILE_WEIGHTS = 2**20
 """Weights of a tile, at most, as long as that allows one row: 4 MiB, and a reference holds some copies of it."""
 

@@ -15,8 +15,6 @@ from sparsity_lab.models import DecoderModel
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run, RunVariant
 
-__all__ = ["Contexts", "Predictor", "contexts_of", "losses", "predictor_of"]
-
 Predictor = Callable[[Tensor, Tensor], Tensor]
 """From tokens (N, n) int64 and a mask (N, n) bool, True where a token may be seen, to logits or log-probabilities
 (N, V) of the token that follows. Tokens keep their places, whatever the mask."""

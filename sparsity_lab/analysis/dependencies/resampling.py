@@ -10,8 +10,6 @@ from scipy import stats
 
 from sparsity_lab.analysis.statistics import Interval
 
-__all__ = ["FEWEST_GROUPS", "quantile_over_groups", "ratio_over_groups"]
-
 Floats = NDArray[np.float64]
 
 RESAMPLES = 1000

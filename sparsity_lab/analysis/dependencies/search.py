@@ -23,8 +23,6 @@ from torch import Tensor
 
 from sparsity_lab.analysis.dependencies.contexts import Contexts, Predictor, losses
 
-__all__ = ["Found", "Nested", "search"]
-
 Losses = Callable[[Bool[Tensor, "N n"], Int64[Tensor, "M 2"] | None], Float[Tensor, " M"]]
 
 

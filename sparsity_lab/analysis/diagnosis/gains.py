@@ -7,20 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-__all__ = [
-    "BLOCKS",
-    "MOST_PAIRS",
-    "common_classes",
-    "gain_beside",
-    "known_from_counts",
-    "lags_to_look_at",
-    "match_length",
-    "pair_gain",
-    "repeat_gains",
-    "share_of_class",
-    "spread",
-]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

@@ -30,8 +30,6 @@ from sparsity_lab.models import Decoder
 from sparsity_lab.training import Evaluation, Progress, RunConfig, Training
 from sparsity_lab.training.optimize import Records, optimize
 
-__all__ = ["NOTHING", "LengthComparison", "Trained", "compare_lengths", "train_short"]
-
 TARGETS = 8
 """Last targets of a window that are measured."""
 NOTHING = Interval(None, None, None, 0)

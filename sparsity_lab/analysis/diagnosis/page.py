@@ -11,8 +11,6 @@ from sparsity_lab.analysis.report.page import Section, page
 from sparsity_lab.analysis.style import figure_svg
 from sparsity_lab.settings.markup import Markup, details, element, join, table
 
-__all__ = ["write_diagnosis"]
-
 
 def write_diagnosis(found: Diagnosis, path: Path | str, *, files: tuple[str, ...] = ()) -> Path:
     """Write the verdict with its horizon, both figures and all numbers as a page that needs nothing but itself.

@@ -18,8 +18,6 @@ from sparsity_lab.generators.padding import Pad, without_padding
 from sparsity_lab.generators.token_formats import Tokens, json_lines, read_sequences
 from sparsity_lab.settings import SettingError, Shown
 
-__all__ = ["TokenData", "read_tokens"]
-
 Ints = NDArray[np.int64]
 Targets = tuple[tuple[int, ...], ...]
 """Of a sequence: positions of a target and of what it needs, in this order."""

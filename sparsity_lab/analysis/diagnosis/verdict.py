@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from sparsity_lab.analysis.statistics import Interval
 from sparsity_lab.settings import SettingError
 
-__all__ = ["NOT_DECIDED", "Answer", "SchemeTest", "Thresholds", "at_least", "data_answers", "verdict_of"]
-
 NOT_DECIDED = "not decided"
 
 

@@ -20,8 +20,6 @@ from sparsity_lab.generators import Batch, NotComputable, Step, Stream, Task, Tr
 from sparsity_lab.generators.stream import open_unit
 from sparsity_lab.settings import SettingError
 
-__all__ = ["TokenWindows"]
-
 Ints = NDArray[np.int64]
 
 _HIDDEN_SHARE = 0.5  # of the training windows

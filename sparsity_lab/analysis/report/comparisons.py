@@ -8,8 +8,6 @@ from sparsity_lab.analysis.drop import Drop
 from sparsity_lab.analysis.pairing import Difference
 from sparsity_lab.analysis.runs import kind_of, natural_key
 
-__all__ = ["Comparison", "comparisons_of"]
-
 
 @dataclass(frozen=True)
 class Comparison:

@@ -40,8 +40,6 @@ from sparsity_lab.settings.markup import Markup, element, join, visible
 from sparsity_lab.training import Run, RunConfig
 from sparsity_lab.training.files import DamagedFile
 
-__all__ = ["Explorer", "StoredRuns", "explore"]
-
 MENUS = ("task.k", "task.locality", "task.rule", "task.marking", "model.kernel", "model.position", "condition")
 """The first menus, where these settings vary. All others that tell arms apart come after them."""
 

@@ -15,8 +15,6 @@ import jinja2
 
 from sparsity_lab.settings.markup import Markup, details, element, escape, join, signed_interval, table, visible
 
-__all__ = ["Section", "document", "framed", "macros", "page"]
-
 
 @dataclass(frozen=True)
 class Section:

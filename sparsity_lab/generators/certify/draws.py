@@ -17,8 +17,6 @@ from sparsity_lab.generators.certify.findings import spread
 from sparsity_lab.generators.certify.sequences import DrawnSequences
 from sparsity_lab.generators.task import Draw
 
-__all__ = ["Choices", "Columns", "choices_of", "columns", "draws_of", "number_of_columns"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 

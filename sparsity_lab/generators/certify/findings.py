@@ -7,19 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-__all__ = [
-    "SMALLEST_EXPECTED",
-    "Finding",
-    "bernstein",
-    "certain",
-    "chi_square",
-    "contingency",
-    "largest",
-    "mean",
-    "proportion",
-    "spread",
-]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

@@ -20,8 +20,6 @@ from sparsity_lab.generators.certify.findings import Finding, proportion, spread
 from sparsity_lab.generators.certify.predictions import Predictions
 from sparsity_lab.generators.certify.sequences import DrawnSequences
 
-__all__ = ["learned"]
-
 Ints = NDArray[np.int64]
 
 _WIDTH = 64

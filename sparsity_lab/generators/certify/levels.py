@@ -19,8 +19,6 @@ from sparsity_lab.generators.certify.predictions import Predictions
 from sparsity_lab.generators.certify.sequences import DrawnSequences
 from sparsity_lab.generators.task import Task
 
-__all__ = ["bayes", "declared_levels"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

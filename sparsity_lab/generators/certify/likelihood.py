@@ -20,8 +20,6 @@ from sparsity_lab.generators.certify.findings import Finding, certain, largest, 
 from sparsity_lab.generators.certify.sequences import DrawnSequences
 from sparsity_lab.generators.task import NotComputable, Truth
 
-__all__ = ["likelihood"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

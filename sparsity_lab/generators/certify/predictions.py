@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from sparsity_lab.generators.batch import Batch
 from sparsity_lab.generators.task import Task
 
-__all__ = ["Predictions"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

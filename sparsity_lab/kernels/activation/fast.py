@@ -21,8 +21,6 @@ from sparsity_lab.kernels.parts.backward import own_backward
 from sparsity_lab.kernels.parts.masking import visible_keys
 from sparsity_lab.kernels.parts.profile import profile_of
 
-__all__ = ["tiled_activation"]
-
 _LINEAR = 40.0
 """Beyond, softplus(x) is x to the last digit of float64."""
 

@@ -17,9 +17,6 @@ from torch.nn.functional import logsigmoid
 
 from sparsity_lab.kernels.context import Keys, Queries, Weights
 
-__all__ = ["EXP_CEILING", "Form", "Phi", "activation_weights"]
-
-
 Phi = Literal["exp", "softplus", "sigmoid", "relu"]
 
 EXP_CEILING = 20.0

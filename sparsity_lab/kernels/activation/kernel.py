@@ -16,8 +16,6 @@ from sparsity_lab.kernels.cached import CachedKernel
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["NormalizedActivation", "ReLUAttention", "Sigmoid"]
-
 _RELU_ROUNDING = 10.0
 """ReLU's slope jumps at 0, and a rounded score may lie on the other side; and a row's sum may be one small score."""
 

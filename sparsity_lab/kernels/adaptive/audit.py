@@ -33,8 +33,6 @@ from sparsity_lab.kernels.adaptive.formula import (
 )
 from sparsity_lab.kernels.context import Keys
 
-__all__ = ["Audit", "SampledRows", "audit_of", "look_at", "selector_loss", "spread_rows"]
-
 CHUNK_LOGITS = 2**24
 """How many dense logits are held at a time."""
 

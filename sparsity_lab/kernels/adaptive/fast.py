@@ -45,8 +45,6 @@ from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
 from sparsity_lab.kernels.parts.tiles import masked_attention
 
-__all__ = ["AdaptiveState", "decoded_row", "gathered_attention", "moved", "tiled_attention"]
-
 TILE_PAIRS = 32
 """Larger tiles are hardly faster, and waste more where a block has few pairs."""
 

@@ -43,21 +43,6 @@ from sparsity_lab.kernels.context import Keys
 from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.softmax import softmax_weights
 
-__all__ = [
-    "RANDOM",
-    "REASONS",
-    "SELECTED",
-    "BlockScore",
-    "SelectionRule",
-    "Selector",
-    "Summaries",
-    "dense_logits",
-    "dense_weights",
-    "log_importance",
-    "retained",
-    "summarize",
-]
-
 REASONS = ("dropped", "sink", "local", "selected", "slack", "random", "escalated", "dense")
 """Why a block is kept, by reason code."""
 

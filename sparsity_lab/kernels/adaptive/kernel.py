@@ -24,8 +24,6 @@ from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["AdaptiveSparse"]
-
 _MOST = 2**16
 """Rows of a block, random blocks and ranks: sizes of what each call makes."""
 

@@ -30,20 +30,6 @@ from sparsity_lab.kernels.linear.formula import Features, FeaturesPullback, Turn
 from sparsity_lab.kernels.parts.backward import own_backward
 from sparsity_lab.kernels.parts.profile import profile_of
 
-__all__ = [
-    "LinearCall",
-    "causal_product",
-    "causal_product_gradient",
-    "causal_total",
-    "causal_total_gradient",
-    "chunked_attention",
-    "continued_attention",
-    "divisor",
-    "recurrent_attention",
-    "seen_keys",
-    "summed_attention",
-]
-
 
 def causal_total(
     Q: Float[Tensor, "chunks C F"], K: Float[Tensor, "chunks C F"], z: Float[Tensor, "N F"]

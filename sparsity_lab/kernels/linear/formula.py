@@ -24,19 +24,6 @@ from torch.nn import functional
 from sparsity_lab.kernels.context import Weights
 from sparsity_lab.kernels.position import KernelPosition
 
-__all__ = [
-    "Elementwise",
-    "FeatureMap",
-    "Features",
-    "FeaturesPullback",
-    "Pullback",
-    "Rotation",
-    "TurnedMap",
-    "differentiate",
-    "linear_weights",
-]
-
-
 Pullback = Callable[[Tensor], Tensor]
 """From the gradient of a function's result to the gradient of its argument."""
 

@@ -21,8 +21,6 @@ from sparsity_lab.kernels.linear.formula import Elementwise, FeatureMap, Rotatio
 from sparsity_lab.kernels.parts.arguments import RowKind
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["FeatureKernel", "Linear", "LinearState"]
-
 
 class LinearState(KernelState):
     """Sums over the tokens seen, in float32 at least: a sum that every token enters with rounding needs the digits.

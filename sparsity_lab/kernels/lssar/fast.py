@@ -37,8 +37,6 @@ from sparsity_lab.kernels.lssar.formula import EQUAL, thresholds
 from sparsity_lab.kernels.parts.backward import own_backward
 from sparsity_lab.kernels.parts.profile import profile_of
 
-__all__ = ["power_and_slope", "tiled_rows"]
-
 _LOG2_E = math.log2(math.e)
 """Scores of a tile come in units of log 2, since exp2 is several times faster than exp on a CPU."""
 _LINEAR = 40.0

@@ -31,17 +31,6 @@ from sparsity_lab.kernels.context import Keys, Queries, Weights
 from sparsity_lab.kernels.parts.unit_rows import unit_rows
 from sparsity_lab.settings import SettingError
 
-__all__ = [
-    "EQUAL",
-    "UNSHIFTED_KEYS",
-    "amplification",
-    "check_power",
-    "reweight",
-    "softplus_scores",
-    "softplus_weights",
-    "thresholds",
-]
-
 
 def softplus_scores(q: Queries, k: Keys, counts: Float[Tensor, "#B 1 R 1"]) -> Weights:
     """(B, H, R, K) scores s, float32 or float64. A zero query or key has scores 0.

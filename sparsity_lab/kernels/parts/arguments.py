@@ -10,20 +10,6 @@ from torch import Tensor, nn
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import SettingError, Shown
 
-__all__ = [
-    "RowKind",
-    "check_covers",
-    "check_device",
-    "check_dtype",
-    "check_gates",
-    "check_keys",
-    "check_per_key",
-    "check_query_start",
-    "check_rows",
-    "check_type",
-    "known_device",
-]
-
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 

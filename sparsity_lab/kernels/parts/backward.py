@@ -9,8 +9,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["is_autocast", "own_backward", "own_precision"]
-
 Backward = Callable[..., Any]
 
 

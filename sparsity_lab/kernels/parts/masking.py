@@ -6,8 +6,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-__all__ = ["FirstVisible", "first_visible", "visible_counts", "visible_keys"]
-
 
 def visible_keys(
     query_start: int,

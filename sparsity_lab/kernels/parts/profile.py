@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["PROFILES", "Profile", "profile_of"]
-
 _ALL = 2**62
 
 

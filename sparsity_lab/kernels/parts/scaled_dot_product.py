@@ -6,8 +6,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-__all__ = ["scaled_dot_product"]
-
 
 def scaled_dot_product(
     q: Float[Tensor, "B H R D"],

@@ -17,8 +17,6 @@ from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.parts.backward import own_backward
 from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
 
-__all__ = ["Tile", "disjoint", "masked_attention", "seen_in", "tiled_attention", "whole_tile"]
-
 
 @dataclass(frozen=True)
 class Tile:

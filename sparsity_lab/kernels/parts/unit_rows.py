@@ -10,8 +10,6 @@ from torch.linalg import vector_norm
 from sparsity_lab.kernels.parts.backward import own_backward
 from sparsity_lab.kernels.parts.profile import profile_of
 
-__all__ = ["scaled_unit_rows", "unit_rows"]
-
 
 def unit_rows(x: Float[Tensor, "B H R D"]) -> Float[Tensor, "B H R D"]:
     """x / ||x|| by rows, computed in float32 at least, in the dtype of x; a zero row stays zero and gets no gradient.

@@ -14,8 +14,6 @@ from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
 from sparsity_lab.kernels.parts.tiles import Tile, disjoint
 from sparsity_lab.kernels.shifted_sparse.formula import Groups
 
-__all__ = ["group_attention", "group_tiles"]
-
 HeadRows = tuple[Tensor, ...]
 """Queries, keys and values of the same heads and positions, (B, H, T, D) each."""
 

@@ -22,8 +22,6 @@ from typing import Literal
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-__all__ = ["Groups", "ShiftVariant"]
-
 ShiftVariant = Literal["split", "wrap_causal", "wrap_rolled"]
 
 

@@ -22,8 +22,6 @@ from sparsity_lab.kernels.shifted_sparse.formula import Groups, ShiftVariant
 from sparsity_lab.kernels.softmax import Softmax, fused_attention, softmax_weights
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["ShiftedSparse"]
-
 
 @register
 class ShiftedSparse(CachedKernel):
