@@ -165,6 +165,18 @@ def target_of_the_index(
 
 
 @edited
+def target_of_an_early_token(
+    task: Task, rows: Tensor, tokens: Tensor, targets: Tensor, sources: Tensor, ids: Tensor
+) -> None:
+    """From position 1 on, the parity of some labels is that of the token there."""
+    labels = torch.tensor(task.truth(task.certified_lengths[0]).labels)
+    changed = (targets >= 0) & rows[:, None] & (torch.arange(targets.shape[1]) >= 1)
+    index = torch.searchsorted(labels, targets.clamp(min=0))
+    told = ((index & ~1) | (tokens[:, 1:2] & 1)).clamp(max=len(labels) - 1)
+    targets[changed] = labels[told][changed]
+
+
+@edited
 def source_of_the_others(
     task: Task, rows: Tensor, tokens: Tensor, targets: Tensor, sources: Tensor, ids: Tensor
 ) -> None:
@@ -234,6 +246,14 @@ def repeats_sequences(task: Task, stream: Stream, start: int, count: int, length
     rows = index - index[0]
     ids = None if batch.position_ids is None else batch.position_ids[rows]
     return rebuilt(batch.tokens[rows], batch.targets[rows], batch.sources[rows] if batch.has_sources else None, ids)
+
+
+def every_seventh_is_alike(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    batch, one = task.sample(stream, start, count, length), task.sample(stream, 3, 1, length)
+    rows = every(7, start + 4, count)
+    tokens, targets = batch.tokens.clone(), batch.targets.clone()
+    tokens[rows], targets[rows] = one.tokens, one.targets
+    return rebuilt(tokens, targets, batch.sources, batch.position_ids)
 
 
 def starts_anew(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
@@ -443,6 +463,7 @@ MUTANTS: dict[str, tuple[Callable[[Task], Task | None], ...]] = {
     ),
     "near_sources": (drawing(echoing), sampling(neighbor_of_its_neighbor, needs="declared")),
     "noise": (sampling(noise_by_answer),),
+    "redrawn": (sampling(target_of_an_early_token),),
     "learned": (
         lambda task: (sampling(target_of_the_index) if sound_sample(task).truth.labels else drawing(drawn_twice))(
             task
@@ -450,6 +471,7 @@ MUTANTS: dict[str, tuple[Callable[[Task], Task | None], ...]] = {
     ),
     "slices": (sampling(batch_dependent),),
     "streams": (sampling(ignores_its_stream), sampling(starts_anew)),
+    "periods": (sampling(every_seventh_is_alike),),
     "repeats": (sampling(repeats_sequences),),
 }
 """Of each check, mutants that it must catch, of every task to which the check applies."""

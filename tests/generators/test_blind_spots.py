@@ -18,6 +18,7 @@ from sparsity_lab.generators import (
     AssociativeRecall,
     Batch,
     Copy,
+    InContextMarkov,
     InductionHeads,
     Mixture,
     Passkey,
@@ -64,14 +65,14 @@ def parity_of(*places: int, bit: int = 0) -> Told:
     return told
 
 
-def noise_where(chosen: Callable[[Batch], Tensor]) -> Edit:
+def noise_where(chosen: Callable[[Batch, int], Tensor]) -> Edit:
     """The noise has its rate, but half of the sequences have twice as much, and the others none."""
 
     def edit(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
         assert isinstance(task, Planted)
         none = task.replace(noise=0.0).sample(stream, start, count, length)
         double = task.replace(noise=2 * task.noise).sample(stream, start, count, length)
-        targets = torch.where(chosen(none)[:, None], double.targets, none.targets)
+        targets = torch.where(chosen(none, start)[:, None], double.targets, none.targets)
         return rebuilt(none.tokens, targets, none.sources)
 
     return edit
@@ -260,6 +261,38 @@ def five_suffice_when_long(task: Task, stream: Stream, start: int, count: int, l
     return rebuilt(tokens, targets, batch.sources)
 
 
+def one_in_a_hundred_comes_again(task: Task, stream: Stream, start: int, count: int, length: int) -> Batch:
+    """Its background is that of 37 sequences before; values and places are its own."""
+    batch, first = task.sample(stream, start, count, length), max(0, start - 37)
+    earlier = task.sample(stream, first, start + count - first, length).tokens
+    index = torch.arange(start, start + count)
+    old = earlier[(index - 37).clamp(min=first) - first]
+    again = one_in(100, stream, start, count, length)[:, 0] & (index >= 37)
+    background = torch.tensor([role == "background" for role in task.vocabulary.roles])
+    chosen = again[:, None] & background[batch.tokens] & background[old]
+    return rebuilt(torch.where(chosen, old, batch.tokens), batch.targets, batch.sources)
+
+
+def by_sevens(batch: Batch, start: int) -> Tensor:
+    return torch.arange(start, start + len(batch.tokens)) % 14 < 7
+
+
+class OneProbability(InContextMarkov):
+    """In one of five sequences both states are left with the same probability."""
+
+    def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
+        return super().sample(SameTransitions(seed=stream.seed, name=stream.name), start, count, length)
+
+
+class SameTransitions(Stream):
+    def words(self, purpose: str, length: int, start: int, count: int, per_sequence: int) -> NDArray[np.uint64]:
+        words = super().words(purpose, length, start, count, per_sequence)
+        if purpose == "transitions":
+            rows = one_in(5, Stream(self.seed, self.name), start, count, length)[:, 0].numpy()
+            words[rows, 1] = words[rows, 0]
+        return words
+
+
 PARITY = Planted(vocab_size=10)
 NOISY = PARITY.replace(noise=0.1)
 TWO = (Planted(k=1, noise=0.2, vocab_size=8), Planted(k=1, locality=PowerLaw(alpha=1.0), noise=0.2, vocab_size=8))
@@ -302,15 +335,22 @@ FAULTS: dict[str, tuple[Task, tuple[int, ...] | None, int]] = {
     "a leak in the middle of long sequences": (mutant(PARITY, leak(parity_of(100, 141))), (240,), 20_000),
     "a leak in one of 20 sequences": (mutant(PARITY, leak(parity_of(5, 9), share=10)), (12,), 100_000),
     "noise at even first places": (
-        mutant(NOISY, noise_where(lambda b: b.sources[:, -1, 0] % 2 == 0)),
+        mutant(NOISY, noise_where(lambda b, _: b.sources[:, -1, 0] % 2 == 0)),
         (12,),
         10_000,
     ),
     "noise where three background tokens have an even sum": (
-        mutant(NOISY, noise_where(lambda b: b.tokens[:, 3:10:3].sum(dim=1) % 2 == 0)),
+        mutant(NOISY, noise_where(lambda b, _: b.tokens[:, 3:10:3].sum(dim=1) % 2 == 0)),
         (12,),
         20_000,
     ),
+    "noise in seven of 14 sequences": (mutant(NOISY, noise_where(by_sevens)), (12,), 10_000),
+    "one in a hundred has the background of 37 before": (
+        mutant(PARITY, one_in_a_hundred_comes_again),
+        (12,),
+        100_000,
+    ),
+    "InContextMarkov: one probability for both states": (OneProbability(), (6,), 50_000),
     "SelectiveCopy: the last value is the sum": (mutant(SelectiveCopy(), last_is_the_sum), (12,), 5000),
     "Passkey: the last digit is the sum": (mutant(Passkey(), last_is_the_sum), (14,), 5000),
     "AssociativeRecall: the last value is the sum": (

@@ -54,9 +54,11 @@ CHECKS: tuple[Callable[[DrawnSequences], Iterator[Finding]], ...] = (
     dependence.bystanders,
     dependence.near_sources,
     dependence.noise,
+    dependence.redrawn,
     learned.learned,
     streams.slices,
     streams.streams,
+    streams.periods,
     streams.repeats,
 )
 

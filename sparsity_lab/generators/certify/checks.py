@@ -21,6 +21,7 @@ from sparsity_lab.generators.certify.findings import (
     proportion,
     spread,
 )
+from sparsity_lab.generators.certify.predictions import Predictions
 from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences
 from sparsity_lab.generators.mixture import Mixture
 from sparsity_lab.generators.stream import Stream
@@ -313,8 +314,15 @@ def rule(sample: DrawnSequences) -> Iterator[Finding]:
             subject = f"target {j + 1}: noise"
             yield proportion("rule", subject, int((column > 0).sum()), int(known.sum()), rate, of)
     if (known := sample.noise >= 0).any():
-        replaced = int((sample.noise > 0).sum())
-        yield proportion("rule", "noise, of all sequences", replaced, int(known.sum()), rate, "label noise")
+        replaced, cases = int((sample.noise > 0).sum()), int(known.sum())
+        if sample.whole and isinstance(sample.predictions, Predictions):
+            for batch in sample.beyond():
+                ruled = (
+                    slice(None) if batch.sources is None else (batch.sources[batch.scored] >= 0).any(dim=1).numpy()
+                )
+                chosen = Predictions.of(sample.task, [batch], sample.generator()).chosen[ruled]
+                replaced, cases = replaced + int((~chosen).sum()), cases + len(chosen)
+        yield proportion("rule", "noise, of all sequences", replaced, cases, rate, "label noise")
 
 
 def determined(sample: DrawnSequences) -> Iterator[Finding]:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from sparsity_lab.generators.certify.draws import Choices, Columns, choices_of, columns, draws_of, number_of_columns
 from sparsity_lab.generators.certify.findings import Finding, bernstein, certain, chi_square, largest, spread
+from sparsity_lab.generators.certify.predictions import Predictions
 from sparsity_lab.generators.certify.sequences import DrawnSequences
 
-__all__ = ["bystanders", "drawn_law", "near_sources", "noise", "products", "targets", "values"]
+__all__ = ["bystanders", "drawn_law", "near_sources", "noise", "products", "redrawn", "targets", "values"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -26,6 +27,7 @@ _MOST_TERMS = 10_000_000
 _OVERHEAD = 1000  # sequences, whose products take as long as the rest of the work on a term
 _FEWEST = 10_000  # sequences in which a product of three is looked at: one that decides a target is 100 errors there
 _MOST_COMPLETE = 700  # columns up to which pairs are of all functions of two choices, not of their bits alone
+_FEWEST_DIFFERENT = 1000  # targets that differ from those drawn anew
 _MOST_SLOTS = 8
 _MOST_ANCHORS = 8
 _NEAR = (-2, -1, 1, 2)
@@ -261,6 +263,43 @@ def noise(sample: DrawnSequences) -> Iterator[Finding]:
     counts = np.bincount(shifts[shifts >= 0], minlength=L)
     expected = np.append(1 - rate, np.full(L - 1, rate / (L - 1))) * counts.sum()
     yield from chi_square("noise", "steps from the rule's label to the one put instead", counts, expected)
+
+
+def redrawn(sample: DrawnSequences) -> Iterator[Finding]:
+    """A target and one drawn anew from the exact predictor are alike, whatever two tokens before them are.
+
+    Which of the two is the target is a fair coin, given both and all tokens before. So is the sign of their
+    difference, and a sum of such signs has exactly the tail exp(-z^2 / 2) of Hoeffding, if the predictor is right.
+    """
+    seen = sample.predictions
+    if not isinstance(seen, Predictions) or sample.truth.labels is None:
+        return
+    looked_at = spread(len(sample.slots), _MOST_SLOTS)
+    for slot in [sample.slots[j] for j in looked_at]:
+        other = slot.index_of(seen.redrawn[slot.where])
+        rows = np.flatnonzero(other != slot.label_index)
+        if len(rows) < _FEWEST_DIFFERENT:
+            continue
+        places = np.arange(int(slot.positions.max()) + 1)
+        tokens = np.where(places <= slot.positions[rows, None], slot.tokens[rows, : len(places)], -1)
+        signs = np.sign(columns(Choices(tokens, places, places >= 0, places, ("tokens",))).x)
+        if signs.shape[1] == 0:
+            continue
+        each = 2.0 * signs.shape[1] ** 2
+        allowed = max(_FEWEST, int(sample.budget / len(looked_at) / each) - _OVERHEAD)
+        for bit in range(int(max(other.max(), slot.label_index.max())).bit_length()):
+            change = ((slot.label_index[rows] >> bit) & 1) - ((other[rows] >> bit) & 1)
+            told = np.flatnonzero(change)[:allowed]
+            if len(told) < _FEWEST_DIFFERENT:
+                continue
+            some, sign = signs[told], change[told].astype(np.float32)
+            sums = np.concatenate([(sign @ some)[None], (some * sign[:, None]).T @ some])
+            present = np.abs(some)
+            cases = np.concatenate([present.sum(axis=0)[None], present.T @ present]).astype(np.float64)
+            kept = np.triu(np.ones(sums.shape, bool), 0) & (cases > 0)
+            z, n = sums[kept] / np.sqrt(cases[kept]), cases[kept]
+            subject = f"{slot.name}bit {bit} of the target and one or two of the tokens before it"
+            yield from largest("redrawn", subject, z, np.zeros(len(z)), n, CORRELATION)
 
 
 def _one_choice(values: Ints) -> Choices:

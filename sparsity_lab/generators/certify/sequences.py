@@ -141,6 +141,12 @@ class DrawnSequences:
             targets[self.rows[own] - start, self.positions[own]] = self.targets[own]
             yield Batch(torch.from_numpy(self.tokens[start:end]), torch.from_numpy(targets))
 
+    def beyond(self) -> Iterator[Batch]:
+        """The sequences that were asked for and not kept, for what can be counted as they pass."""
+        stream, size = Stream(seed=self.seed, name=CERTIFICATE), max(1, _TOKENS_A_DRAW // self.tokens.shape[1])
+        for start in range(len(self.tokens), self.asked_for, size):
+            yield self.task.sample(stream, start, min(size, self.asked_for - start), self.length)
+
     @cached_property
     def predictions(self) -> "Predictions | NotComputable | ValueError":
         """Of all targets, or why there are none."""

@@ -6,10 +6,11 @@ zero, whatever the task, and none of them is equal to another unless the task ha
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import fft, stats
 
 from sparsity_lab.generators.batch import Batch
 from sparsity_lab.generators.certify.draws import Choices, Columns, columns, draws_of
@@ -19,7 +20,7 @@ from sparsity_lab.generators.stream import Stream
 from sparsity_lab.generators.task import Task
 from sparsity_lab.settings import SettingError
 
-__all__ = ["repeats", "slices", "streams"]
+__all__ = ["periods", "repeats", "slices", "streams"]
 
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
@@ -27,8 +28,10 @@ Words = NDArray[np.uint64]
 _NAMES = ("train", "analysis", "sample", "certificate")
 _SEEDS = (1, 2, 1 << 8, 1 << 16, 1 << 31, 1 << 32, 1 << 63)  # added to the seed
 _FAR = (10, 16, 20, 24, 31, 32, 40)  # powers of two, at which a stream that counts too few bits starts anew
-_FEW = 2000  # sequences: what is shared between streams is shared by all their sequences
+_FEW = 1000  # sequences: what is shared between streams is shared by all their sequences
 _MOST_COLUMNS = 128
+_MOST_NOISE = 8
+_OF_TWO = "correlation of two tokens"
 _LAGS = 512
 _SINGLES = 512  # sequences drawn far on in the stream, one at a time
 _FARTHEST = 1 << 40
@@ -105,9 +108,7 @@ def streams(sample: DrawnSequences) -> Iterator[Finding]:
     others += [_Other("the seed's opposite", replace(own, seed=-1 - sample.seed), 0, length, few)]
     others += [_Other(f"2^{power} sequences on", own, 1 << power, length, few) for power in _FAR]
     others += [_Other(f"length {one}", own, 0, one, few) for one in _other_lengths(task, length)]
-    last = np.full((N, 1), -1)
-    last[sample.rows, 0] = sample.targets
-    mine = _columns(np.concatenate([sample.tokens, last], axis=1))
+    mine = _told(sample)
     for other in others:
         theirs = _columns(other.draw(task))
         yield from _unrelated(f"{other.name}, the same place", mine, theirs, other.count)
@@ -117,8 +118,41 @@ def streams(sample: DrawnSequences) -> Iterator[Finding]:
             yield from _unrelated(f"{lag} sequences on", mine, mine, count, lag)
 
 
-def _columns(tokens: Ints) -> Columns:
-    """Bits of the tokens, at most so many."""
+def periods(sample: DrawnSequences) -> Iterator[Finding]:
+    """No token, target or noise follows the place in the stream with any period. Nor do all of them together follow
+    those that came any number of sequences before."""
+    if not sample.whole:
+        return
+    mine = _told(sample)
+    size = fft.prev_fast_len(len(mine.x), real=True)
+    x = mine.x.T[:, :size]
+    tallest, power = [np.empty(0)], np.zeros(size // 2 + 1)
+    for some in np.array_split(x, max(1, len(x) // 16)):
+        if len(some):
+            waves = np.abs(fft.rfft(some, axis=1)).astype(np.float64)
+            tallest.append(waves[:, 1:].max(axis=1) / np.sqrt(size))
+            power += (waves**2).sum(axis=0)
+    z, cases = np.concatenate(tallest), np.full(len(x), float(size))
+    # Of each column the tallest of its waves, each a real and an imaginary part.
+    yield from largest("periods", "one and a wave", z, np.sqrt(2) * mine.bound, cases, _OF_TWO, 2 * (size // 2))
+    # A product of two sequences has the variance of the sum of the squared correlations of their columns.
+    variance = float(((x @ x.T / size) ** 2).sum())
+    again = fft.irfft(power, size)[1 : (size + 1) // 2] / np.sqrt(size * max(variance, 1e-9))
+    cases = np.full(again.shape, size * len(x) ** 2 / max(variance, 1e-9))
+    most = np.full(again.shape, float((mine.bound**2).sum()) * len(x) / max(variance, 1e-9))
+    yield from largest("periods", "all and those any number of sequences before", again, most, cases, _OF_TWO)
+
+
+@lru_cache(maxsize=1)
+def _told(sample: DrawnSequences) -> Columns:
+    """Bits of the tokens, of the last target, and of the noise."""
+    last = np.full((len(sample.tokens), 1), -1)
+    last[sample.rows, 0] = sample.targets
+    return _columns(np.concatenate([sample.tokens, last], axis=1), sample.noise[:, :_MOST_NOISE])
+
+
+def _columns(tokens: Ints, others: Ints | None = None) -> Columns:
+    """Bits of the tokens, at most so many, and of others."""
     P = tokens.shape[1]
     low = tokens - tokens.min(axis=0)
     choices = Choices(low, np.arange(P), np.ones(P, bool), np.full(P, -1), ("tokens",))
@@ -127,13 +161,17 @@ def _columns(tokens: Ints) -> Columns:
     each = max(1, int(choices.values.max(initial=1)).bit_length())
     kept = np.zeros(choices.values.shape[1], bool)
     kept[spread(len(kept), _MOST_COLUMNS // each)] = True
-    return columns(choices.only(kept))
+    choices = choices.only(kept)
+    if others is not None and others.size:
+        alike = np.arange(others.shape[1])
+        choices = choices.beside(Choices(others + 1, alike, alike >= 0, -1 - 0 * alike, ("noise",)))
+    return columns(choices)
 
 
 def _unrelated(subject: str, mine: Columns, theirs: Columns, count: int, lag: int = 0) -> Iterator[Finding]:
     z = (mine.x[:count].T @ theirs.x[lag : lag + count]) / np.sqrt(count)
     bound = mine.bound[:, None] * theirs.bound
-    yield from largest("streams", subject, z, bound, np.full(z.shape, float(count)), "correlation of two tokens")
+    yield from largest("streams", subject, z, bound, np.full(z.shape, float(count)), _OF_TWO)
 
 
 def _other_lengths(task: Task, length: int) -> list[int]:
