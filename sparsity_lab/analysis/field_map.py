@@ -16,8 +16,6 @@ from sparsity_lab.generators import Stream, Task
 from sparsity_lab.settings import SettingError, kinds
 from sparsity_lab.settings.markup import Markup, table
 
-__all__ = ["FieldMap", "field_map"]
-
 _POSITIONS = (16, 64, 256)
 _SEQUENCES = 64
 

@@ -28,8 +28,6 @@ from sparsity_lab.analysis.style import GRAY, INK, figure_image, new_axes, relat
 from sparsity_lab.settings import SettingError
 from sparsity_lab.settings.markup import element, number
 
-__all__ = ["HeatMap", "heat_map"]
-
 
 @dataclass(frozen=True, repr=False)
 class HeatMap:

@@ -48,9 +48,7 @@ from sparsity_lab.generators import (
     Window,
     WordProblem,
 )
-from sparsity_lab.settings import SettingError
-
-__all__ = ["generators"]
+from sparsity_lab.generators.certify.streams import has_length
 
 _POSITIONS = 256
 
@@ -114,15 +112,7 @@ def generators() -> pl.DataFrame:
 def _length(task: Task) -> int:
     """The largest length of at most ``_POSITIONS`` positions."""
     fitting = [length for length in range(1, _POSITIONS + 1) if task.sequence_length(length) <= _POSITIONS]
-    return next(length for length in reversed(fitting) if _has_length(task, length))
-
-
-def _has_length(task: Task, length: int) -> bool:
-    try:
-        task.check_length(length)
-    except SettingError:
-        return False
-    return True
+    return next(length for length in reversed(fitting) if has_length(task, length))
 
 
 def _row(name: str, task: Task, length: int, count: int) -> dict[str, object]:

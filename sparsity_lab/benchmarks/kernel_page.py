@@ -13,8 +13,6 @@ from typing import Any
 
 from sparsity_lab.settings import SettingError
 
-__all__ = ["BEGIN", "END", "NOT_MEASURED", "kernel_table", "measured_rows", "with_table", "write_page"]
-
 BEGIN = "<!-- table from benchmarks/kernels.json -->"
 END = "<!-- end of the table -->"
 NOT_MEASURED = "not measured"

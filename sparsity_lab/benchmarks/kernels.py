@@ -20,8 +20,6 @@ from sparsity_lab.kernels import AdaptiveSparse, Audit, Kernel, KernelState, Key
 from sparsity_lab.kernels.adaptive.audit import spread_rows
 from sparsity_lab.settings import SettingError, from_text, kinds
 
-__all__ = ["DECODED_LENGTHS", "LENGTHS", "kernels"]
-
 LENGTHS = (2048, 4096, 8192)
 DECODED_LENGTHS = (1024, 131_072)
 

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from sparsity_lab.cli.plain_console import PlainConsole
+from sparsity_lab.settings.errors import one_line
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,7 +64,7 @@ def swept(sweep: "Sweep", out: Path, engine: "Engine", console: Console) -> tupl
             left = [*([f"{failed} failed"] if failed else []), *_time_left(event.seconds_left)]
             progress.update(bar, completed=event.finished, total=event.total, description=words, left=", ".join(left))
             if event.reason or event.damage or progress.disable:
-                progress.console.print(_one_line(f"{event.finished}/{event.total} {words}"), highlight=False)
+                progress.console.print(one_line(f"{event.finished}/{event.total} {words}"), highlight=False)
 
         # Output of libraries, such as Ray's message about a lost node, must not enter the outcome.
         with contextlib.redirect_stdout(sys.stderr):
@@ -75,22 +76,15 @@ def show_overview(overview: "Overview", console: Console) -> None:
     """Print the progress of a sweep: counts, time left, runs in progress, and failures with reasons."""
     counts = ", ".join(f"{count} {status}" for status, count in sorted(overview.counts.items()))
     name = f"{overview.sweep}: " if overview.sweep else ""
-    console.print(
-        _one_line("; ".join([f"{name}{overview.total} runs: {counts}", *_time_left(overview.seconds_left)]))
-    )
+    console.print(one_line("; ".join([f"{name}{overview.total} runs: {counts}", *_time_left(overview.seconds_left)])))
     for one in overview.running:
         lost = f"; silent for {one.silent:.0f} s, possibly lost" if one.lost else ""
         since = f"on {one.host}, process {one.process}, since {one.since}"
-        console.print(_one_line(f"running {one.run}: {since}{lost}"))
+        console.print(one_line(f"running {one.run}: {since}{lost}"))
     for run, reason in overview.failed:
-        console.print(_one_line(f"failed {run}: {reason}"))
+        console.print(one_line(f"failed {run}: {reason}"))
     for run, reason in overview.damaged:
-        console.print(_one_line(f"damaged {run}: {reason}"))
-
-
-def _one_line(text: str) -> str:
-    """Text from an untrusted folder, without characters that move the cursor or change colors."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+        console.print(one_line(f"damaged {run}: {reason}"))
 
 
 def _time_left(seconds: float | None) -> list[str]:
@@ -126,7 +120,7 @@ def show_unfinished(results: "Results", console: Console) -> list[dict[str, Any]
 
     found = overview(results).unfinished
     for one in found:
-        console.print(_one_line(f"{one.status} {one.run}" + (f": {one.reason}" if one.reason else "")))
+        console.print(one_line(f"{one.status} {one.run}" + (f": {one.reason}" if one.reason else "")))
     return [asdict(one) for one in found]
 
 

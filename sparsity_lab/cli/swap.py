@@ -16,8 +16,6 @@ from sparsity_lab.settings import SettingError, from_text, read_whole
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Swap"]
-
 _MOST_BYTES = 2**30
 """Of a document."""
 _KERNELS = "LSSA()", "LSSAR()", "LogNSoftmax()"

@@ -16,8 +16,6 @@ from sparsity_lab.generators.task import Truth
 from sparsity_lab.generators.uniform_prompt import UniformPrompt
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["Copy", "OddsFirst", "Reverse"]
-
 
 class _Repetition(UniformPrompt):
     """What they have in common: ``BOS x_1 .. x_n = r_1 .. r_R EOS`` with uniform symbols, each r a copy of one x."""

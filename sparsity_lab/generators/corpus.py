@@ -20,17 +20,6 @@ from numpy.typing import NDArray
 from sparsity_lab.generators.token_formats import packed_with
 from sparsity_lab.settings import SettingError, Shown
 
-__all__ = [
-    "END_OF_FILE",
-    "Corpus",
-    "check_corpus_fields",
-    "find_files",
-    "hash_of",
-    "read_corpus",
-    "split",
-    "states_of",
-]
-
 END_OF_FILE = 0
 """The byte put after each file. Text does not contain it; a file that does is read unchanged."""
 

@@ -26,8 +26,6 @@ from sparsity_lab.generators.stream import Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["InContextMarkov"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

@@ -17,8 +17,6 @@ from sparsity_lab.generators.task import Draw
 from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import register
 
-__all__ = ["MissingDuplicate"]
-
 Ints = NDArray[np.int64]
 
 

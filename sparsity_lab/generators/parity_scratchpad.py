@@ -14,8 +14,6 @@ from sparsity_lab.generators.response_layout import OneAnswer
 from sparsity_lab.generators.uniform_prompt import UniformPrompt
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["EvenPairs", "ParityAnswer", "ParityScratchpad"]
-
 _EQUALS, _END = 2, 3
 
 

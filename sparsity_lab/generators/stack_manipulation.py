@@ -15,8 +15,6 @@ from sparsity_lab.generators.stream import Stream, bounded
 from sparsity_lab.generators.task import Draw
 from sparsity_lab.settings import SettingError, register
 
-__all__ = ["StackManipulation"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

@@ -27,8 +27,6 @@ from sparsity_lab.generators.task import Task
 from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.settings.markup import Markup, table
 
-__all__ = ["Suite", "SuiteTask", "suite"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteTask:

@@ -26,8 +26,6 @@ from numpy.typing import NDArray
 
 from sparsity_lab.settings import SettingError, Shown, read_whole
 
-__all__ = ["FORMATS", "FileTokens", "Format", "json_lines", "packed_with", "read_sequences", "text_tokens"]
-
 Format = Literal["auto", "numbers", "text", "bytes", "npy", "npz", "uint16", "uint32", "jsonl", "parquet"]
 FORMATS: tuple[Format, ...] = ("numbers", "text", "bytes", "npy", "npz", "uint16", "uint32", "jsonl", "parquet")
 

@@ -34,8 +34,6 @@ from sparsity_lab.kernels.parts.backward import is_autocast, own_precision
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import Setting, SettingError, Shown, is_registered
 
-__all__ = ["Kernel"]
-
 _KINDS: dict[str, type] = {
     "position": KernelPosition,
     "params": nn.Module,

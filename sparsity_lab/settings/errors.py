@@ -66,8 +66,8 @@ class SettingError(ValueError):
         known = f" (one of {', '.join(self.known)})" if self.known else ""
         where = f"{_short(self.path)}: " if self.path else ""
         if not self.got:
-            return _one_line(f"{where}{self.expected}{known}")
-        return _one_line(f"{where}expected {self.expected}{known}, got {_short(self.got)}{hint}")
+            return one_line(f"{where}{self.expected}{known}")
+        return one_line(f"{where}expected {self.expected}{known}, got {_short(self.got)}{hint}")
 
     def inside(self, path: str) -> "SettingError":
         """The same error as seen from an enclosing object that holds this one at ``path``."""
@@ -134,5 +134,6 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Text without characters that move the cursor or change colors, which others may have written."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -4,8 +4,6 @@ from pathlib import Path
 
 from sparsity_lab.settings.errors import SettingError, Shown
 
-__all__ = ["read_whole"]
-
 
 def read_whole(path: Path, most: int) -> bytes:
     """The bytes of a file, if there are at most so many: a file can claim to have more than the memory holds.

@@ -14,21 +14,6 @@ from sparsity_lab.settings.fields import Conforming, check_keys, conform
 from sparsity_lab.settings.markup import Markup, details, element, escape, join, table
 from sparsity_lab.settings.reloading import renew
 
-__all__ = [
-    "Setting",
-    "default_of",
-    "families",
-    "field_hints",
-    "from_data",
-    "from_text",
-    "is_registered",
-    "kept",
-    "kinds",
-    "register",
-    "unknown_field",
-    "with_shared_parts",
-]
-
 AnySetting = TypeVar("AnySetting", bound="Setting")
 Made = TypeVar("Made")
 

@@ -11,17 +11,6 @@ from sparsity_lab.settings import short_form
 from sparsity_lab.settings.errors import SettingError, join
 from sparsity_lab.settings.setting import Setting, default_of, field_hints, kept, kinds, unknown_field
 
-__all__ = [
-    "canonical_json",
-    "column_types",
-    "flatten",
-    "identifier",
-    "replace_at",
-    "settings_in",
-    "to_data",
-    "with_each",
-]
-
 AnySetting = TypeVar("AnySetting", bound=Setting)
 
 _PLAIN = (str, int, float, bool)

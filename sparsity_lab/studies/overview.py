@@ -8,8 +8,6 @@ from sparsity_lab.settings import SettingError, Shown
 from sparsity_lab.studies.files import RECORD, ROWS, read_record, read_rows
 from sparsity_lab.studies.loading import load_study, results_folder
 
-__all__ = ["studies_overview"]
-
 
 def studies_overview(folder: Path) -> list[dict[str, Any]]:
     """One entry per study: ``study`` (its path), ``title``, ``arms`` and ``runs`` of its sweep. Of its result:

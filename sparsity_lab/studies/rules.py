@@ -12,8 +12,6 @@ from sparsity_lab.training.store import FINISHED, prepare_folder, read_object
 if TYPE_CHECKING:
     from sparsity_lab.studies.study import Study
 
-__all__ = ["came_after_runs", "changed_rules", "check_rules", "fix_rules", "fixed_rules"]
-
 _RULES = "rules.json"
 
 Rules = Mapping[str, str]

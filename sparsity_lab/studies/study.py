@@ -18,8 +18,6 @@ from sparsity_lab.sweeps import Results, Sweep
 from sparsity_lab.sweeps.sweep import lineage
 from sparsity_lab.training import EVALUATION_SCHEMA, Run, RunConfig, store
 
-__all__ = ["MOST_PRIMARY", "SIZES", "Size", "Study"]
-
 Size = Literal["smoke", "small", "full"]
 """``smoke`` is for tests, ``small`` for two processor cores, ``full`` for a larger machine."""
 SIZES: tuple[Size, ...] = ("smoke", "small", "full")

@@ -24,8 +24,6 @@ from sparsity_lab.settings import SettingError, distinct, from_data, read_whole
 from sparsity_lab.sweeps.sweep import Sweep, grid
 from sparsity_lab.training import RunConfig
 
-__all__ = ["is_config_file", "load_sweep", "read_data"]
-
 _MOST_BYTES = 2**28
 _GRID_FIELDS = ("name", "base", "grid")
 

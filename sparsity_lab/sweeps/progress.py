@@ -14,8 +14,6 @@ from sparsity_lab.sweeps.verified import Verified
 from sparsity_lab.training import RunConfig
 from sparsity_lab.training.lease import TERM, Holder, holder_of
 
-__all__ = ["Estimate", "Overview", "Running", "SweepEvent", "SweepProgress", "Unfinished", "overview"]
-
 
 @dataclass(frozen=True)
 class SweepEvent:

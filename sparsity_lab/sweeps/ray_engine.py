@@ -26,8 +26,6 @@ from sparsity_lab.sweeps.engines import Ended, Engine, execute
 if TYPE_CHECKING:
     from sparsity_lab.training import Logger  # its module loads polars
 
-__all__ = ["RayEngine", "execute_in_worker"]
-
 _LAST_DEATH = 2
 _SMALLEST_SHARE = 1e-4
 """Ray counts resources in these units."""

@@ -23,8 +23,6 @@ from sparsity_lab.sweeps.results import State
 from sparsity_lab.training import EVALUATION_SCHEMA, RunConfig, store
 from sparsity_lab.training.files import read_file, write_file
 
-__all__ = ["VERIFIED", "Verified"]
-
 VERIFIED = "verified.json"
 _MOST_BYTES = 2**26
 """A hundred thousand runs take an eighth of it."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from sparsity_lab.generators import IGNORE, Batch, Mixture, NotComputable, Stream, Task, Truth, certify
 from sparsity_lab.generators.certify import FALSE_ALARM_RATE
 from sparsity_lab.generators.certify.findings import chi_square
+from sparsity_lab.generators.certify.streams import has_length
 from sparsity_lab.settings import SettingError
 from sparsity_lab.testing.failing import differs, made, must_raise, require, without_global_randomness
 from sparsity_lab.testing.setting import check_setting
@@ -64,7 +65,7 @@ def check_task(task: Task, *, sequences: int = 2000, lengths: tuple[int, ...] | 
     for length in task.certified_lengths:
         made(partial(task.check_length, length), task, f"it refuses its own length {length}", remedy)
     length = task.certified_lengths[0]
-    smallest = next(size for size in range(length + 1) if _has_length(task, size))
+    smallest = next(size for size in range(length + 1) if has_length(task, size))
     for size in (smallest, *task.certified_lengths):
         _check_form(task, size)
     _check_purity(task, length)
@@ -85,14 +86,6 @@ def check_task(task: Task, *, sequences: int = 2000, lengths: tuple[int, ...] | 
     )
     remedy = "`sample`, `truth` and `solve` do not say the same: see `certify(task).frame()`."
     require(certificate.passed, task, f"its certificate fails {failed}", remedy)
-
-
-def _has_length(task: Task, length: int) -> bool:
-    try:
-        task.check_length(length)
-    except SettingError:
-        return False
-    return True
 
 
 def _check_vocabulary(task: Task) -> None:

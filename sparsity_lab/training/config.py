@@ -14,8 +14,6 @@ from sparsity_lab.settings.setting import kept
 from sparsity_lab.training import memory
 from sparsity_lab.training.curriculum import Curriculum, UniformLength
 
-__all__ = ["LEARNED", "TRAINED_CONDITION", "Evaluation", "RunConfig", "Training"]
-
 TRAINED_CONDITION = "trained"
 """Name of the condition that evaluates the training task itself."""
 LEARNED = 0.9

@@ -17,20 +17,6 @@ from pathlib import Path
 
 from sparsity_lab.training.writers import Writer
 
-__all__ = [
-    "MOST_BYTES",
-    "Check",
-    "DamagedFile",
-    "first_link",
-    "open_file",
-    "read_file",
-    "remove",
-    "remove_abandoned",
-    "remove_unfinished",
-    "unfinished_name",
-    "write_file",
-]
-
 MOST_BYTES = 2**24
 """Of a file, but for frames, weights and the list of a sweep's runs."""
 Check = Callable[[], None]

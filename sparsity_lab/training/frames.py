@@ -16,8 +16,6 @@ import polars as pl
 from sparsity_lab.training import parsing_process
 from sparsity_lab.training.files import DamagedFile
 
-__all__ = ["FrameProcess", "ParseFrame", "bytes_of_rows", "parse_frame"]
-
 _MOST_ANSWER = 2**32
 ParseFrame = Callable[[Path, bytes, pl.Schema, int], pl.DataFrame]
 """``parse_frame``, here or elsewhere."""

@@ -31,8 +31,6 @@ from sparsity_lab.training.loggers import Logger
 from sparsity_lab.training.optimize import Diverged, Progress, Records, optimize, parameter_groups
 from sparsity_lab.training.weights import build, build_plain, check_weights
 
-__all__ = ["Run", "RunVariant", "train"]
-
 _SHOWN = (
     "condition",
     "length",

@@ -23,8 +23,6 @@ from sparsity_lab.generators.task import Task
 from sparsity_lab.settings import SettingError
 from sparsity_lab.settings.markup import Markup, element, join, table
 
-__all__ = ["EFFORTS", "FALSE_ALARM_RATE", "Certificate", "certify", "effects"]
-
 FALSE_ALARM_RATE = 1e-6
 """Nominal probability that a correct task fails its certificate: exact but for the approximate tests' tails."""
 

@@ -27,25 +27,6 @@ from sparsity_lab.generators.mixture import Mixture
 from sparsity_lab.generators.stream import Stream
 from sparsity_lab.generators.task import PositionLaw
 
-__all__ = [
-    "components",
-    "determined",
-    "label_balance",
-    "listed_sets",
-    "next_token",
-    "position_ids",
-    "position_shortcut",
-    "rule",
-    "second_answer",
-    "source_counts",
-    "source_places",
-    "source_sets",
-    "subset_shortcut",
-    "target_counts",
-    "target_places",
-    "token_marginals",
-]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

@@ -16,8 +16,6 @@ from sparsity_lab.generators.certify.findings import Finding, bernstein, certain
 from sparsity_lab.generators.certify.predictions import Predictions
 from sparsity_lab.generators.certify.sequences import DrawnSequences
 
-__all__ = ["bystanders", "drawn_law", "near_sources", "noise", "products", "redrawn", "targets", "values"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Real = NDArray[np.float64]

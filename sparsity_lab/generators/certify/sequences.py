@@ -14,8 +14,6 @@ from sparsity_lab.generators.certify.predictions import Predictions
 from sparsity_lab.generators.stream import Stream
 from sparsity_lab.generators.task import Draw, NotComputable, PositionLaw, Step, Task, Truth
 
-__all__ = ["CERTIFICATE", "DrawnSequences", "Slot"]
-
 Ints = NDArray[np.int64]
 
 CERTIFICATE = "evaluation"

@@ -20,8 +20,6 @@ from sparsity_lab.generators.stream import Stream
 from sparsity_lab.generators.task import Task
 from sparsity_lab.settings import SettingError
 
-__all__ = ["periods", "repeats", "slices", "streams"]
-
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
@@ -183,11 +181,12 @@ def _other_lengths(task: Task, length: int) -> list[int]:
         *(length | 1 << bit for bit in range(length.bit_length())),
         2 * length,
     ]
-    others = [one for one in dict.fromkeys(more) if one != length and _has_length(task, one)]
-    return others or [one for one in (length - 1,) if _has_length(task, one)]
+    others = [one for one in dict.fromkeys(more) if one != length and has_length(task, one)]
+    return others or [one for one in (length - 1,) if has_length(task, one)]
 
 
-def _has_length(task: Task, length: int) -> bool:
+def has_length(task: Task, length: int) -> bool:
+    """Whether the task has sequences of this length."""
     try:
         task.check_length(length)
     except SettingError:

@@ -16,8 +16,6 @@ from sparsity_lab.kernels.lssar.native import COMPILER, NEEDED, native_rows
 from sparsity_lab.kernels.parts.unit_rows import scaled_unit_rows
 from sparsity_lab.settings import SettingError, Shown, register
 
-__all__ = ["LSSA", "LSSAR"]
-
 
 class SoftplusKernel(CachedKernel):
     """Base: a subclass says by which power weights are re-weighted.

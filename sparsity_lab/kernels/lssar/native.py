@@ -28,8 +28,6 @@ from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.parts.backward import own_backward
 from sparsity_lab.settings import SettingError, Shown
 
-__all__ = ["COMPILER", "NEEDED", "native_rows"]
-
 NEEDED = "a C++ compiler: c++, or what CXX names, or sparsity-lab[fast]"
 
 
