@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import jupytext
 import nbformat
 import pytest
+from browser import Opened
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SOURCES = sorted(NOTEBOOKS.glob("[0-9]*.py"))
@@ -96,3 +98,26 @@ def test_the_committed_notebook_is_its_source_executed(source: Path) -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
     assert any(output.get("data", {}).get("text/html") for cell in code for output in cell.outputs)
+
+
+OUTPUTS = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Outputs</title>
+<meta name="viewport" content="width=device-width">
+<style>@media (prefers-color-scheme: dark) {{ body {{ background: #111111; color: #e6e6e6; }} }}</style></head>
+<body><main><h1>Outputs</h1>{}</main></body></html>"""
+WINDOWS = ((400, True), (1000, False), (1600, True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", range(len(SOURCES)), ids=lambda place: SOURCES[place].stem)
+def test_outputs_in_a_browser(browser: Any, tmp_path: Path, place: int) -> None:
+    """Without JupyterLab's own page around them. As there, what is wide scrolls in its box. The notebooks take turns
+    in three windows."""
+    notebook = nbformat.read(SOURCES[place].with_suffix(".ipynb"), as_version=4)
+    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ())]
+    pages = [data["text/html"] for data in shown if "text/html" in data]
+    boxes = "\n".join(f'<div style="overflow-x: auto" tabindex="0">{page}</div>' for page in pages)
+    (tmp_path / "outputs.html").write_text(OUTPUTS.format(boxes), encoding="utf-8")
+    width, dark = WINDOWS[place % len(WINDOWS)]
+    opened = Opened(browser, tmp_path / "outputs.html", width, dark=dark)
+    opened.check()
+    opened.close()
