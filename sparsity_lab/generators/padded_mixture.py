@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 _MOST_FORMS = 512
 _TRIED = 16  # prompts
 _FROM = "padded mixture"
+_BLOCK, _BLOCK_TOKENS = 2048, 1 << 17  # sequences and tokens that are made at once, at most
 
 
 @register
@@ -114,6 +115,24 @@ class PaddedMixture(Task):
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
         length, start, count = self.checked_length(length), whole("start", start, 0), whole("count", count, 0)
+        tokens, targets, ids = (torch.from_numpy(one) for one in self._rows(stream, start, count, length))
+        sources = partial(self._sources, stream, start, count, length)
+        return Batch(tokens, targets, ids, sources, vocabulary=self.vocabulary)
+
+    def _rows(self, stream: Stream, start: int, count: int, length: int) -> tuple[Ints, ...]:
+        """Tokens, targets and IDs. Most of the time goes into forms, so a small batch is cut out of a large block,
+        which the next ones find made."""
+        size = max(1, min(_BLOCK, _BLOCK_TOKENS // self.sequence_length(length)))
+        if not 0 < count < size:
+            return self._made(stream, start, count, length)
+        first = start // size
+        blocks = [
+            _kept_block(self, stream, i * size, size, length) for i in range(first, (start + count - 1) // size + 1)
+        ]
+        here = slice(start - first * size, start - first * size + count)
+        return tuple(np.concatenate(parts)[here] for parts in zip(*blocks, strict=True))
+
+    def _made(self, stream: Stream, start: int, count: int, length: int) -> tuple[Ints, ...]:
         tokens = self._drawn(stream, start, count, length)
         targets = np.full(tokens.shape, IGNORE, dtype=np.int64)
         ids = np.zeros((count, self.num_kinds, tokens.shape[1]), dtype=np.int64)
@@ -121,14 +140,7 @@ class PaddedMixture(Task):
             T, P = task.sequence_length(n), task.prompt_length(n)
             targets[rows, P + 1 : T - 1] = tokens[rows, P + 2 : T]
             ids[rows, :, :T] = task.find_position_ids(tokens[rows, :T], n)
-        sources = partial(self._sources, stream, start, count, length)
-        return Batch(
-            torch.from_numpy(tokens),
-            torch.from_numpy(targets),
-            torch.from_numpy(ids),
-            sources,
-            vocabulary=self.vocabulary,
-        )
+        return tokens, targets, ids
 
     def _by_form(
         self, stream: Stream, start: int, count: int, length: int
@@ -296,6 +308,11 @@ class PaddedMixture(Task):
                 own = task.log_posterior(Batch(batch.tokens[rows, :T], batch.targets[rows, :T]))
                 posterior[rows, P + 1 : T - 1] = own.view(len(rows), -1, V)
         return posterior[batch.scored]
+
+
+@lru_cache(maxsize=4)
+def _kept_block(task: PaddedMixture, stream: Stream, start: int, count: int, length: int) -> tuple[Ints, ...]:
+    return task._made(stream, start, count, length)
 
 
 @dataclass(frozen=True)

@@ -56,13 +56,13 @@ class SuccessivePower(Law):
         places, index = np.empty((count, 0), dtype=np.int64), np.arange(count)
         unit = open_unit(words)
         for j in range(k):
-            left = cumulative[-1] - weights[places].sum(axis=1)
-            point = unit[:, j] * left
-            # From the first place on: past each place that is taken.
-            for taken in places.T:
-                point = np.where(point >= cumulative[taken] - weights[taken], point + weights[taken], point)
-            found = np.minimum(np.searchsorted(cumulative, point, side="right"), length - 1)
-            places = np.sort(np.column_stack([places, found[index]]), axis=1)
+            taken = np.zeros((count, j + 1))
+            np.cumsum(weights[places], axis=1, out=taken[:, 1:])
+            point = unit[:, j] * (cumulative[-1] - taken[:, -1])
+            # The point is among free places; each taken place with no more free ones before it is passed.
+            passed = (point[:, None] >= cumulative[places] - taken[:, 1:]).sum(axis=1)
+            found = np.searchsorted(cumulative, point + taken[index, passed], side="right")
+            places = np.sort(np.column_stack([places, np.minimum(found, length - 1)]), axis=1)
         return places + 1
 
     def _weights(self, length: int) -> Floats:
