@@ -125,12 +125,17 @@ class PaddedMixture(Task):
         size = max(1, min(_BLOCK, _BLOCK_TOKENS // self.sequence_length(length)))
         if not 0 < count < size:
             return self._made(stream, start, count, length)
-        first = start // size
-        blocks = [
-            _kept_block(self, stream, i * size, size, length) for i in range(first, (start + count - 1) // size + 1)
-        ]
-        here = slice(start - first * size, start - first * size + count)
-        return tuple(np.concatenate(parts)[here] for parts in zip(*blocks, strict=True))
+        firsts = range(start // size * size, start + count, size)
+        blocks = [_kept_block(self, stream, first, size, length) for first in firsts]
+        return tuple(
+            np.concatenate(
+                [
+                    part[max(0, start - first) : start + count - first]
+                    for part, first in zip(parts, firsts, strict=True)
+                ]
+            )
+            for parts in zip(*blocks, strict=True)
+        )
 
     def _made(self, stream: Stream, start: int, count: int, length: int) -> tuple[Ints, ...]:
         tokens = self._drawn(stream, start, count, length)

@@ -130,3 +130,17 @@ def test_mutants() -> None:
 
     assert catches("target_counts", mutant(task, uniform))  # type: ignore[arg-type]
     assert catches("token_marginals", mutant(task, uniform))  # type: ignore[arg-type]
+
+
+def test_small_batches_are_parts_of_large_ones_and_own_what_they_hold() -> None:
+    """They are cut out of kept blocks, of 2048 sequences here."""
+    whole = PUBLISHED.sample(Stream(seed=8), 0, 2300, 4)
+    for start, count in [(0, 64), (2047, 2), (2000, 300), (64, 0)]:
+        part = PUBLISHED.sample(Stream(seed=8), start, count, 4)
+        assert torch.equal(part.tokens, whole.tokens[start : start + count])
+        assert torch.equal(part.targets, whole.targets[start : start + count])
+        assert part.position_ids is not None
+        assert whole.position_ids is not None
+        assert torch.equal(part.position_ids, whole.position_ids[start : start + count])
+        part.tokens.fill_(-1)
+    assert torch.equal(PUBLISHED.sample(Stream(seed=8), 0, 64, 4).tokens, whole.tokens[:64])
