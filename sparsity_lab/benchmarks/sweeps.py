@@ -1,6 +1,7 @@
 """Speed of sweeps: on several worker processes, with many short runs, and with many runs to plan and to read."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ import polars as pl
 from sparsity_lab.benchmarks.measure import alternate, seconds
 from sparsity_lab.generators import Planted
 from sparsity_lab.settings import SettingError, canonical_json
-from sparsity_lab.sweeps import Ended, Engine, Processes, Results, Sweep, SweepEvent, grid, run_sweep
+from sparsity_lab.sweeps import Ended, Engine, Processes, RayEngine, Results, Sweep, SweepEvent, grid, run_sweep
 from sparsity_lab.training import Evaluation, FixedLength, Logger, RunConfig, Training, store, train
 from sparsity_lab.training.folder import RunFolder
 
@@ -31,18 +32,20 @@ _MOST_LINKS = 50_000
 
 
 def sweeps(*, only: Sequence[str] = ()) -> pl.DataFrame:
-    """Sweeps: two workers compared with one; many short runs compared with training alone; planning; reading.
+    """Sweeps: two workers compared with one; many short runs compared with training alone; Ray; planning; reading.
 
     ``workers``: 8 equal runs of 100 steps with two worker processes, and with one. ``short runs``: 200 runs of 20
     steps with two workers, from the call of ``run_sweep`` to its end. The baseline is half the seconds of the 200
     training loops by their own clocks. The difference is starting the workers, building models, evaluating, and
-    keeping files. ``planning``: from a base and a grid to the first run that an engine would begin. ``reading``: the
-    evaluation frame of that many finished runs, from a new ``Results``.
+    keeping files. ``Ray``, where it is installed: the same runs on a Ray cluster of this machine, started and
+    stopped, two at a time, and with two worker processes. ``planning``: from a base and a grid to the first run that
+    an engine would begin. ``reading``: the evaluation frame of that many finished runs, from a new ``Results``.
     """
     for name in only:
         if name not in _CASES:
             raise SettingError("--only", "a case", name, _CASES)
-    rows = [row for name, case in _CASES.items() if not only or name in only for row in case()]
+    cases = only or [name for name in _CASES if name != "Ray" or importlib.util.find_spec("ray")]
+    rows = [row for name, case in _CASES.items() if name in cases for row in case()]
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
@@ -85,6 +88,18 @@ def _short_runs() -> Iterator[dict[str, Any]]:
         clocks = Results(folder).frame("timing").filter(phase="training")
     training = float(clocks["seconds"].sum()) / 2
     yield _row("short runs", _SHORT_RUNS, taken, "half of the training loops", training, taken / training)
+
+
+def _ray() -> Iterator[dict[str, Any]]:
+    sweep = Sweep(name="short runs", runs=tuple(grid(_SHORT, {"seed": range(_SHORT_RUNS)})))
+
+    def swept(engine: Engine) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            run_sweep(sweep, folder, engine, _check_finished)
+
+    half = max(1.0, (os.cpu_count() or 2) / 2)  # so that two run at a time
+    workers, cluster = seconds(lambda: swept(Processes(workers=2))), seconds(lambda: swept(RayEngine(cpus=half)))
+    yield _row("Ray", _SHORT_RUNS, cluster, "two worker processes", workers, cluster / workers)
 
 
 class _Planned(Exception):
@@ -161,6 +176,7 @@ def _row(
 _CASES: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "workers": _workers,
     "short runs": _short_runs,
+    "Ray": _ray,
     "planning": _planning,
     "reading": _reading,
 }

@@ -27,6 +27,7 @@ from sparsity_lab.studies.rules import came_after_runs, changed_rules, fixed_rul
 from sparsity_lab.studies.study import Size, Study
 from sparsity_lab.sweeps import Results, Sweep
 from sparsity_lab.training import store
+from sparsity_lab.training.environment import devices_of
 from sparsity_lab.training.files import MOST_BYTES
 from sparsity_lab.training.folder import RunFolder
 
@@ -306,8 +307,10 @@ def _facts(
     environment: dict[str, list[Any]] = {
         name: list(values) for name, values in before.facts.get("environment", {}).items()
     }
-    for run in planned:
+    kinds = environment.setdefault("devices", [])
+    for run, (_, config) in planned.items():
         recorded = RunFolder(results.folder / run).environment or {}
+        kinds += [kind for kind in devices_of(recorded, config.evaluation_id) if kind not in kinds]
         for name in ("python", "packages", "device", "threads"):
             values = environment.setdefault(name, [])
             if name in recorded and recorded[name] not in values:

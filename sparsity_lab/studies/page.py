@@ -230,13 +230,17 @@ def _learned(arms: dict[str, dict[str, Any]]) -> str:
     return _table(["arm", "runs that learned (of several k, any)", "seeds"], judged)
 
 
+_OTHER_DEVICES = "Runs were made on different kinds of device ({}), so small differences can be due to that."
+
+
 def _made(facts: dict[str, Any]) -> str:
-    failed = facts.get("failed", [])
+    failed, kinds = facts.get("failed", []), facts.get("environment", {}).get("devices", [])
     lines = [
         f"`{facts.get('command', 'not recorded')}`",
         f"{facts.get('planned_runs', '?')} runs, {facts.get('core_minutes', '?')} core minutes of training and "
         f"evaluation, {len(failed)} failed.",
         *(f"- `{one['run']}` failed: {one['reason']}" for one in failed),
+        *([_OTHER_DEVICES.format("; ".join(kinds))] if len(kinds) > 1 else []),
     ]
     return "\n\n".join(lines)
 

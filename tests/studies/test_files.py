@@ -185,6 +185,16 @@ def test_another_store_makes_no_changed_rule_a_fixed_one(runs: Path, folder: Pat
         assert ("**Changed or added after the first run:** rate." in written) == (one is changed)
 
 
+def test_runs_from_several_kinds_of_device_are_told(runs: Path, folder: Path) -> None:
+    words = "made on different kinds of device"
+    assert words not in write(runs, folder).read_text()
+    shutil.copytree(runs, folder / "runs")
+    file = next((folder / "runs").glob("*/environment.json"))
+    file.write_text(json.dumps({**json.loads(file.read_text()), "devices": ["cpu OTHER with 1 thread"]}))
+    assert f"{words} (" in (told := write(folder / "runs", folder).read_text())
+    assert "cpu OTHER with 1 thread" in told
+
+
 def test_rules_in_a_store_behind_a_link_are_found(tmp_path: Path) -> None:
     """Otherwise they would be fixed once more at each start, as they are by then."""
     (tmp_path / "disk").mkdir()

@@ -2,8 +2,11 @@
 long to happen there, on a simulated one."""
 
 import json
+import os
 import pickle
+import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ from sweeps.simulated_ray import NodeDiedError, OutOfMemoryError, RayError, Simu
 from training.small_runs import small_run
 from training.test_train import contents
 
-from sparsity_lab.settings import SettingError, from_text
+from sparsity_lab.settings import SettingError, canonical_json, from_text
 from sparsity_lab.sweeps import Engine, RayEngine, Serial, Sweep, grid, run_sweep
 from sparsity_lab.sweeps.ray_engine import execute_in_worker
 from sparsity_lab.training import FixedLength, RunConfig, Status, status
@@ -28,28 +31,51 @@ LONGEST_WAIT = 240.0
 """Seconds, for what takes five on an idle machine."""
 
 
+ENVIRONMENT = {
+    "RAY_raylet_start_wait_time_s": str(int(LONGEST_WAIT)),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Else a local cluster would leave a token in the home of the user who runs the tests.
+    "RAY_AUTH_MODE": "disabled",
+}
+
+
 @pytest.fixture(autouse=True)
 def _patient_and_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", str(int(LONGEST_WAIT)))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    # Else a local cluster would leave a token in the home of whoever runs the tests.
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
+LEAST = {"object_store_memory": 80 * 2**20, "include_log_monitor": False}
+
+
+@pytest.fixture(scope="module")
+def clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ray.cluster_utils.Cluster]]:
+    """What ``cluster`` has started. Its nodes work in a folder of their own."""
+    started: list[ray.cluster_utils.Cluster] = []
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        patch.chdir(tmp_path_factory.mktemp("nodes"))
+        try:
+            yield started
+        finally:
+            for cluster in started:
+                cluster.shutdown()
+
+
 @pytest.fixture
-def cluster() -> Iterator[ray.cluster_utils.Cluster]:
-    """A head that runs nothing, and two nodes with one CPU each."""
-    least = {"object_store_memory": 80 * 2**20, "include_log_monitor": False}
-    head = {"num_cpus": 0, "include_dashboard": False, "no_monitor": True, **least}
-    cluster = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=head)
-    try:
-        for _ in range(2):
-            cluster.add_node(num_cpus=1, wait=False, **least)
-        cluster.wait_for_nodes(timeout=LONGEST_WAIT)
-        yield cluster
-    finally:
-        cluster.shutdown()
+def cluster(clusters: list[ray.cluster_utils.Cluster]) -> ray.cluster_utils.Cluster:
+    """A head that runs nothing, and two nodes with one CPU each: those that the tests before have left, and new ones
+    for the lost ones."""
+    if not clusters or clusters[-1].head_node is None:
+        head = {"num_cpus": 0, "include_dashboard": False, "no_monitor": True, **LEAST}
+        clusters.append(ray.cluster_utils.Cluster(initialize_head=True, head_node_args=head))
+    found = clusters[-1]
+    while len(found.worker_nodes) < 2:
+        found.add_node(num_cpus=1, wait=False, **LEAST)
+    found.wait_for_nodes(timeout=LONGEST_WAIT)
+    return found
 
 
 def with_curriculum(curriculum: FixedLength, **changes: object) -> RunConfig:
@@ -73,8 +99,9 @@ def test_lost_node_and_lethal_runs_leave_the_files_of_the_serial_engine(
         place.mkdir()
     held = grid(with_curriculum(Holding(length=8, folder=str(places["held"]))), {"seed": [0, 1, 2]})
     crashing = with_curriculum(Crashing(length=8))
+    hungry = with_curriculum(Crashing(length=8, for_memory=True))
     killing = with_curriculum(Killing(length=8, tally=str(places["tally"]), times=99))
-    sweep = Sweep(name="cluster", runs=[*held, crashing, killing])
+    sweep = Sweep(name="cluster", runs=[*held, crashing, hungry, killing])
     engine = RayEngine(address=cluster.address, cpus=0.5, in_flight=3)
 
     def arrivals() -> set[str]:
@@ -84,7 +111,7 @@ def test_lost_node_and_lethal_runs_leave_the_files_of_the_serial_engine(
         wait_until(lambda: len(arrivals()) == 3, "all runs in progress")
         # There is room for a fourth run, but no more than three are in flight.
         begun = [run for run in sweep.runs if (places["out"] / run.id).exists()]
-        numbers = [int(name.split("-")[-1]) for name in arrivals()]
+        numbers = workers(places["held"])
         cluster.remove_node(next(iter(cluster.worker_nodes)))
         # A node that is slow to die may outlive its removal; a worker of it that went on would end its run.
         wait_until(
@@ -102,6 +129,7 @@ def test_lost_node_and_lethal_runs_leave_the_files_of_the_serial_engine(
     assert len(arrivals()) >= 4
     assert {failure.run.id: failure.reason for failure in results.failures} == {
         crashing.id: "RuntimeError: no cure",
+        hungry.id: "MemoryError: no room",
         killing.id: "its worker process died 2 times",
     }
     run_sweep(Sweep(name="cluster", runs=held), places["serial"], Serial())
@@ -110,6 +138,90 @@ def test_lost_node_and_lethal_runs_leave_the_files_of_the_serial_engine(
     with pytest.raises(SettingError, match="none with 1 CPUs and 0.5 GPUs"):
         run_sweep(sweep, places["out"], RayEngine(address=cluster.address, gpus=0.5))
     assert not ray.is_initialized()
+
+
+def begun(sweep: Sweep, held: Path, out: Path, address: str) -> "subprocess.Popen[str]":
+    """The command that sweeps on a cluster, when all its runs are held."""
+    file = out.with_suffix(".json")
+    file.write_text(canonical_json(sweep))
+    command = ["-m", "sparsity_lab.cli", "sweep", str(file), "--out", str(out), "--import", "sweeps.curricula"]
+    process = subprocess.Popen(
+        [sys.executable, *command, "--engine", f"RayEngine(address={address!r}, cpus=0.5)"],
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: len(list(held.iterdir())) == len(sweep.runs) or process.poll() is not None, "all runs")
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+def held_sweep(tmp_path: Path) -> tuple[Sweep, Path]:
+    """Two runs that wait at their third step, after a checkpoint, and where they say so."""
+    held = tmp_path / "held"
+    held.mkdir()
+    holding = with_curriculum(Holding(length=8, folder=str(held)))
+    base = holding.replace(training=holding.training.replace(checkpoint_every=1))
+    return Sweep(name="held", runs=grid(base, {"seed": [0, 1]})), held
+
+
+@pytest.mark.slow
+def test_a_sweep_goes_on_where_its_killed_command_was(cluster: ray.cluster_utils.Cluster, tmp_path: Path) -> None:
+    sweep, held = held_sweep(tmp_path)
+    process = begun(sweep, held, tmp_path / "out", cluster.address)
+    process.kill()
+    process.communicate()
+    checkpoints = list((tmp_path / "out").glob("*/checkpoint.safetensors"))
+    assert len(checkpoints) == 2
+    (held / "go").touch()
+    assert run_sweep(sweep, tmp_path / "out", RayEngine(address=cluster.address)).failures == ()
+    run_sweep(sweep, tmp_path / "serial", Serial())
+    assert contents(tmp_path / "out") == contents(tmp_path / "serial")
+
+
+@pytest.mark.slow
+def test_nodes_without_the_shared_folder_are_told_at_the_first_run(
+    cluster: ray.cluster_utils.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of the store begins with a link that leads each process to its own working directory."""
+    monkeypatch.chdir(tmp_path)
+    out = Path("/proc/self/cwd/out")
+    runs = grid(small_run(), {"seed": range(20)})
+    with pytest.raises(SettingError) as error:
+        run_sweep(Sweep(name="apart", runs=runs), out, RayEngine(address=cluster.address, in_flight=2))
+    expected = f"engine: expected workers that write to {out}: check that all their machines see one shared folder"
+    assert str(error.value).startswith(expected)
+    assert not ray.is_initialized()
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["sweep.json"]
+
+
+@pytest.mark.slow
+def test_a_lost_head_ends_the_sweep_which_goes_on_elsewhere(
+    cluster: ray.cluster_utils.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last test on the cluster, which is gone with its head."""
+    # For so long the command looks for a head that it has lost; by default 60.
+    monkeypatch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    sweep, held = held_sweep(tmp_path)
+    process = begun(sweep, held, tmp_path / "out", cluster.address)
+    cluster.remove_node(cluster.head_node, allow_graceful=False)
+    out, told = process.communicate(timeout=LONGEST_WAIT)
+    assert process.returncode == 1, (out, told)
+    assert "Traceback" not in told
+    # They end with their nodes, which would take a minute.
+    for worker in workers(held):
+        os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: not any(map(Writer.numbered, workers(held))), "the workers to be gone")
+    (held / "go").touch()
+    assert run_sweep(sweep, tmp_path / "out", Serial()).failures == ()
+    run_sweep(sweep, tmp_path / "serial", Serial())
+    assert contents(tmp_path / "out") == contents(tmp_path / "serial")
+
+
+def workers(held: Path) -> list[int]:
+    """Numbers of the processes that have held a run."""
+    return [int(file.name.split("-")[-1]) for file in held.iterdir()]
 
 
 @pytest.mark.slow

@@ -286,6 +286,7 @@ def _attention(results: StoredRuns, member: _Member) -> dict[str, Any] | None:
     lengths = [length for length in config.evaluation.lengths if length > high]
     longer = nearest_length((one for one in lengths if task.sequence_length(one) <= _MOST_TOKENS), 4 * high)
     try:
+        config.check_memory()  # of a store from elsewhere, whose model may be larger than this machine
         model: Any = Run(config, results.folder / config.id).model()
         found = attention_map(model, 0, task, (high, *([] if longer is None else [longer])))
     except (SettingError, DamagedFile, OSError):
