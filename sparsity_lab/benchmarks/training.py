@@ -35,7 +35,8 @@ class BareDecoder(nn.Module):
         super().__init__()
         self.num_heads, self.last = num_heads, last
         self.embedding = nn.Embedding(vocab_size, d_model)
-        self.norms = nn.ModuleList(nn.RMSNorm(d_model) for _ in range(2 * num_layers + 1))
+        # On a CPU PyTorch fuses this norm, but not RMSNorm.
+        self.norms = nn.ModuleList(nn.LayerNorm(d_model, bias=False) for _ in range(2 * num_layers + 1))
         self.qkv = nn.ModuleList(nn.Linear(d_model, 3 * d_model, bias=False) for _ in range(num_layers))
         self.out = nn.ModuleList(nn.Linear(d_model, d_model, bias=False) for _ in range(num_layers))
         self.up = nn.ModuleList(nn.Linear(d_model, 4 * d_model, bias=False) for _ in range(num_layers))

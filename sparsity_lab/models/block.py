@@ -124,4 +124,5 @@ class Block(nn.Module):
 
 
 def _take(x: Float[Tensor, "B T d"], rows: Int64[Tensor, " N"]) -> Float[Tensor, "N d"]:
-    return x.flatten(0, 1).index_select(0, rows)
+    x = x.flatten(0, 1)
+    return x if len(rows) == len(x) else x.index_select(0, rows)  # all of them need no copy
