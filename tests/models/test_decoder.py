@@ -49,10 +49,11 @@ class Uniform(Softmax):
 
 @pytest.mark.parametrize("gate", [False, True], ids=["plain", "gated"])
 @pytest.mark.parametrize("scheme", SCHEMES, ids=lambda s: s.kind)
-def test_scored_is_indexing(scheme: PositionScheme, gate: bool) -> None:
+@pytest.mark.parametrize("share", [0.3, 1.0], ids=["some", "all"])
+def test_scored_is_indexing(scheme: PositionScheme, gate: bool, share: float) -> None:
     """In values and in gradients of every weight."""
     tokens = tokens_of(3, 10)
-    scored = torch.rand(3, 10, generator=torch.Generator().manual_seed(1)) < 0.3
+    scored = torch.rand(3, 10, generator=torch.Generator().manual_seed(1)) < share
     config = Decoder(position=scheme, output_gate=gate)
     one, other = config.build(0).double(), config.build(0).double()
     some, whole = one(tokens, scored=scored).logits, other(tokens).logits[scored]
