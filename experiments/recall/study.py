@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from sparsity_lab.analysis import styled
 from sparsity_lab.generators import AssociativeRecall, SuccessivePower
 from sparsity_lab.kernels import Kernel, Linear, SlidingWindow, Softmax
-from sparsity_lab.models import Decoder, RoPE
+from sparsity_lab.models import Decoder, NoPE, RoPE
 from sparsity_lab.studies import (
     Arm,
     Claim,
@@ -41,7 +41,7 @@ def arms(size: Size) -> dict[str, Arm]:
     steps, batch_size, vocab_size, seeds = {
         "smoke": (2, 2, 16, 2),
         "small": (3_000, 64, 512, 3),
-        "full": (3_000, 64, 8192, 3),
+        "full": (40_000, 64, 8192, 3),
     }[size]
     task = AssociativeRecall(
         vocab_size=vocab_size,
@@ -57,10 +57,10 @@ def arms(size: Size) -> dict[str, Arm]:
                     task=task,
                     model=Decoder(
                         num_layers=2,
-                        num_heads=1,
-                        d_model=8 if size == "smoke" else 64,
+                        num_heads=4,
+                        d_model=16 if size == "smoke" else 64,
                         kernel=kernel,
-                        position=RoPE(),
+                        position=(RoPE(base=100.0), NoPE()),
                         tied_head=True,
                     ),
                     training=Training(
