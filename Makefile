@@ -5,7 +5,7 @@ BIN := .venv/bin
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations=20
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow gpu device lint types certify lab notebooks docs architecture size clean
+.PHONY: demo test test-slow gpu device lint types certify lab notebooks docs pictures size clean
 
 .venv/lab: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -33,8 +33,9 @@ docs: .venv/notebooks
 	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs build/docs
 	@echo "The site is in build/docs/index.html"
 
-architecture:
+pictures: .venv/lab
 	$(PYTHON) docs/architecture_picture.py
+	$(BIN)/python docs/front_picture.py
 
 size:
 	@$(PYTHON) docs/size.py

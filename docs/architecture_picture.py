@@ -1,4 +1,4 @@
-"""Draw docs/images/architecture.svg, the picture of docs/architecture.md: ``make architecture``.
+"""Draw docs/images/architecture.svg, the picture of docs/architecture.md: ``make pictures``.
 
 The picture is read off the imports of the package, so it cannot disagree with them. A package stands one row above
 the highest package that it imports. An arrow that follows from others is left out.

@@ -64,7 +64,7 @@ def test_the_page_names_every_package_and_the_picture_is_current() -> None:
     for folder, start in re.findall(r"^\| `([\w/]+)/` \|.*\| (`[^|]*`),? ?[^|]*\|$", table, re.MULTILINE):
         for name in re.findall(r"`([^`]+)`", start):
             assert (ROOT / folder / name).exists(), f"{folder}/{name}"
-    assert PICTURE.read_text(encoding="utf-8") == picture(imports()), "run `make architecture`"
+    assert PICTURE.read_text(encoding="utf-8") == picture(imports()), "run `make pictures`"
 
 
 def test_the_command_that_draws_it(tmp_path: Path) -> None:

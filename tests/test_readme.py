@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from sparsity_lab.studies.agreement import agree
 from sparsity_lab.sweeps import load_sweep
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -50,3 +53,14 @@ def test_every_command_exists() -> None:
     from sparsity_lab.cli import COMMANDS  # noqa: PLC0415
 
     assert set(re.findall(r"^sparsity-lab (\w+)", README, re.MULTILINE)) <= set(COMMANDS)
+
+
+@pytest.mark.committed
+def test_the_picture_is_drawn_from_the_study_and_named_by_its_finding() -> None:
+    import front_picture  # noqa: PLC0415
+
+    drawn = front_picture.picture()
+    assert agree(front_picture.PICTURE.read_text(encoding="utf-8"), drawn), "run `make pictures`"
+    (words,) = re.findall(r'aria-label="([^"]*)"', drawn)
+    assert f"![{words}](docs/images/front.svg)" in README
+    assert f"![{words}](images/front.svg)" in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")

@@ -5,8 +5,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sparsity_lab.analysis import GRAY, INK, PALETTE, Look, TrainedRange, length_axis, styled
-from sparsity_lab.studies import Evidence, line_style, panels
+from sparsity_lab.analysis import (
+    GRAY,
+    INK,
+    PALETTE,
+    Look,
+    TrainedRange,
+    draw_level,
+    draw_median,
+    length_axis,
+    name_lines,
+    styled,
+)
+from sparsity_lab.studies import Evidence, panels
 
 from .arms import CHOICES, DENSE, KEYS, LENGTHS, RANDOM, SELECTED, WINDOW
 from .claims import ALLOWED
@@ -28,13 +39,14 @@ LOOKS = {
     RANDOM: Look(PALETTE[1], "s", (6, 1.5, 1.5, 1.5)),
     WINDOW: Look(PALETTE[2], "^", (5, 1.5)),
 }
-MARKS = ({"color": PALETTE[0], "marker": "o"}, {"color": PALETTE[3], "marker": "s"})
+BY_LENGTH = ({"color": INK, "marker": "o"}, {"color": GRAY, "marker": "s"})
+BY_CHOICE = ({"color": PALETTE[0], "marker": "o"}, {"color": PALETTE[3], "marker": "s"})
 
 
 def figure(evidence: Evidence) -> Figure:
     """Recall by length, what selection loses in each seed, and its time beside that of dense attention."""
     with styled():
-        drawn, axes = panels(3, width=3.5, height=3.0)
+        drawn, axes = panels(3, height=2.9)
         _draw_recall(axes[0], evidence)
         _draw_losses(axes[1], evidence)
         _draw_times(axes[2], evidence)
@@ -42,53 +54,51 @@ def figure(evidence: Evidence) -> Figure:
 
 
 def _draw_recall(ax: Axes, evidence: Evidence) -> None:
-    """Medians over seeds, with a bar from the smallest to the largest."""
-    measured = evidence.measured.filter(what="recall").select("choice", "length", "accuracy")
+    measured = evidence.measured.filter(what="recall").select("choice", "seed", "length", "accuracy")
     short = evidence.rows.filter(pl.col("length") < LENGTHS[0])
-    evaluated = short.select(pl.lit(DENSE).alias("choice"), "length", "accuracy")
-    shown = pl.concat([evaluated, measured])
+    evaluated = short.select(pl.lit(DENSE).alias("choice"), "seed", "length", "accuracy")
+    shown = pl.concat([evaluated, measured], how="vertical_relaxed")
     for choice in CHOICES:
-        value, style = pl.col("accuracy"), line_style(LOOKS[choice])
-        by_length = shown.filter(choice=choice).group_by("length")
-        each = by_length.agg(middle=value.median(), low=value.min(), high=value.max()).sort("length")
-        ax.vlines(each["length"], each["low"], each["high"], color=LOOKS[choice].color, linewidth=1.0, alpha=0.6)
-        ax.plot(each["length"], each["middle"], label=choice, **style)
+        draw_median(ax, shown.filter(choice=choice), "length", "accuracy", LOOKS[choice], choice)
     trained = evidence.rows.filter("trained")["length"]
-    length_axis(ax, shown["length"], TrainedRange(min(trained), max(trained)), "length (log scale)", named=False)
+    length_axis(ax, shown["length"], TrainedRange(min(trained), max(trained)), "length (log scale)")
     ax.set_ylim(-0.04, 1.06)
     ax.set_ylabel("recall")
-    ax.set_title("the same weights, other keys", fontsize=10)
-    ax.legend(fontsize=8.5, loc="lower left")
+    ax.set_title("the same weights, other keys", fontsize=10, pad=16)
+    name_lines(ax, 14)
 
 
 def _draw_losses(ax: Axes, evidence: Evidence) -> None:
     recall = evidence.measured.filter(what="recall").select("choice", "seed", "length", "accuracy")
     dense = recall.filter(choice=DENSE).rename({"accuracy": "dense"})
     own = recall.filter(choice=SELECTED).join(dense, on=["seed", "length"], maintain_order="left")
-    for length, mark in zip(LENGTHS, MARKS, strict=True):
+    for length, mark in zip(LENGTHS, BY_LENGTH, strict=True):
         part = own.filter(length=length)
         _by_seed(ax, part["seed"], part["accuracy"] - part["dense"], f"{length} tokens", mark)
     ax.axhline(0.0, color=GRAY, linewidth=0.8, zorder=0)
-    ax.axhline(-ALLOWED, color=INK, linewidth=0.9, linestyle=(0, (1.5, 2)))
+    draw_level(ax, -ALLOWED, "allowed")
+    name_lines(ax)
     ax.set_ylabel("recall above dense")
     ax.set_title(f"{SELECTED} minus dense", fontsize=10)
-    ax.legend(fontsize=8.5)
+    ax.legend(handles=ax.collections, fontsize=9)
 
 
 def _draw_times(ax: Axes, evidence: Evidence) -> None:
     times = evidence.measured.filter(what="time")
-    for choice, mark in zip(TIMED, MARKS, strict=True):
+    for choice, mark in zip(TIMED, BY_CHOICE, strict=True):
         own = times.filter(choice=choice)
         _by_seed(ax, own["seed"], own["ratio"], choice, mark)
-    ax.axhline(1.0, color=INK, linewidth=0.9, linestyle=(0, (1.5, 2)))
+    draw_level(ax, 1.0, "dense")
+    name_lines(ax)
     ax.set_ylim(bottom=0.0)
     ax.set_ylabel("time over that of dense")
     ax.set_title(f"time at {TIMED_LENGTH} tokens", fontsize=10)
-    ax.legend(fontsize=8.5, loc="upper left")
+    ax.legend(handles=ax.collections, fontsize=9, loc="upper left")
 
 
 def _by_seed(ax: Axes, seeds: pl.Series, numbers: pl.Series, words: str, mark: dict[str, str]) -> None:
-    ax.plot(seeds, numbers, linestyle="", fillstyle="none", label=words, **mark)  # type: ignore[arg-type]
+    # Not a line: its words are in a legend.
+    ax.scatter(seeds, numbers, facecolors="none", edgecolors=mark["color"], marker=mark["marker"], label=words)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("seed")
 

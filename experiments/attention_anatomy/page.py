@@ -1,17 +1,27 @@
 """The figure, the tables and the words of the page."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from sparsity_lab.analysis import GRAY, INK, PALETTE, Look, TrainedRange, length_axis, styled
-from sparsity_lab.studies import Evidence, line_style
+from sparsity_lab.analysis import (
+    CHANCE,
+    INK,
+    TrainedRange,
+    draw_level,
+    draw_median,
+    length_axis,
+    looks_of,
+    name_lines,
+    note_below,
+    styled,
+)
+from sparsity_lab.studies import Evidence, levels, panels, same_height
 
 from .arms import FARTHEST, SHORTEST, TRAINED, K
 from .claims import by_run
@@ -26,113 +36,73 @@ k = {K} up to {FARTHEST}. Which of them hold, and what do entropy, planted mass 
 it? All measures are those of the row that answers, and means over the four heads.
 """
 
-# A color for each family, dash and mark for its members.
-LOOKS = {
-    "softmax": Look(PALETTE[0], "o", ""),
-    "log-n softmax": Look(PALETTE[0], "s", (5, 1.5)),
-    "SSMax": Look(PALETTE[0], "^", (1.5, 1.2)),
-    "cosine log-n": Look(PALETTE[0], "D", (6, 1.5, 1.5, 1.5)),
-    "LSSA": Look(PALETTE[1], "o", ""),
-    "LSSAR p=3": Look(PALETTE[1], "s", (5, 1.5)),
-    "LSSAR p=15": Look(PALETTE[1], "^", (1.5, 1.2)),
-    "linear, elu": Look(PALETTE[2], "o", ""),
-    "linear, norm-aware": Look(PALETTE[2], "s", (5, 1.5)),
-    "sigmoid": Look(PALETTE[3], "o", ""),
-    "window of 32": Look(PALETTE[4], "o", ""),
-}
+SCORES = ("softmax", "log-n softmax", "SSMax", "cosine log-n", "sigmoid")
+OTHERS = ("LSSA", "LSSAR p=3", "LSSAR p=15", "linear, elu", "linear, norm-aware", "window of 32")
+"""The two columns of the figure: softmax and what scales its scores, and the others."""
+LOOKS = looks_of(SCORES, OTHERS)
 
 
 def figure(evidence: Evidence) -> Figure:
-    """Four panels of the runs that learned; the legend names how many did not."""
-    rows = evidence.rows.filter(pl.col("learned"))
+    """A row for each measure, of the runs that learned; below are the numbers of those that did not."""
     everything = by_run(evidence)
     measured = everything.filter(pl.col("learned"))
     plain = measured.filter(pl.col("factor") == 1.0)
+    swept = measured.filter(pl.col("length") == TRAINED).with_columns(pl.col("entropy_change").fill_null(0.0))
     # Where the dotted lines lie does not depend on what was learned.
-    guides = everything.filter(pl.col("factor") == 1.0)
+    guides = everything.filter(pl.col("factor") == 1.0).unique("length").sort("length")
+    rows = evidence.rows.filter(pl.col("learned"))
     with styled():
-        drawn = Figure(figsize=(10.5, 8.6), layout="constrained")
-        (accuracy, entropy), (mass, norm) = drawn.subplots(2, 2)
-        _draw(accuracy, rows, "length", "normalized_accuracy")
-        accuracy.set_title("extrapolation", pad=16)
-        accuracy.set_ylabel("normalized accuracy\n(0 = chance, 1 = Bayes)")
-        for level in (0.0, 1.0):
-            accuracy.axhline(level, color=INK, linewidth=0.8, linestyle=(0, (1.5, 2)), zorder=1)
-        _draw(entropy, plain, "length", "entropy")
-        _guide(entropy, guides, lambda row: float(np.log(K / row["uniform"])), "uniform, ln n", va="bottom")
-        _guide(entropy, guides, lambda row: float(np.log(K)), f"{K} sources alike, ln {K}")
-        entropy.set_title("entropy", pad=16)
-        entropy.set_ylabel("entropy H of the answer's row\n(nats, mean over heads)")
-        _draw(mass, plain, "length", "mass")
-        _guide(
-            mass,
-            guides,
-            lambda row: row["uniform"],
-            "uniform, k / n",
-            at=guides["length"].unique().sort().to_list().index(TRAINED),
-        )
-        mass.set_title("mass on the planted tokens", pad=16)
-        mass.set_ylabel("share of the answer's row\n(mean over heads)")
-        mass.set_ylim(-0.03, 1.03)
-        for ax in (accuracy, entropy, mass):
-            length_axis(ax, evidence.rows["length"], TrainedRange(SHORTEST, TRAINED), "length (tokens, log scale)")
-        swept = measured.filter(pl.col("length") == TRAINED)
-        _draw(norm, swept.with_columns(pl.col("entropy_change").fill_null(0.0)), "factor", "entropy_change")
-        norm.axhline(0, color=GRAY, linewidth=0.8, zorder=0)
-        norm.set_xscale("log")
-        norm.xaxis.set_major_locator(FixedLocator(FACTORS))
-        norm.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        norm.xaxis.set_minor_locator(NullLocator())
-        norm.set_xlabel(f"query norms, times (log scale; at length {TRAINED})")
-        norm.set_title("norm sensitivity", pad=16)
-        norm.set_ylabel("change of entropy\n(nats, mean over heads)")
-        drawn.legend(handles=_legend(evidence), loc="outside lower left", ncols=3, handlelength=3.2)
+        drawn, axes = panels(8, height=2.5)
+        for column, names in enumerate((SCORES, OTHERS)):
+            accuracy, entropy, mass, norm = axes[column::2]
+            levels(accuracy)
+            accuracy.set_title(("softmax, scores scaled", "other mechanisms")[column], fontsize=10, pad=16)
+            _draw(accuracy, rows, names, "length", "normalized_accuracy", "normalized accuracy")
+            _guide(entropy, guides, lambda row: float(np.log(K / row["uniform"])), "uniform")
+            _guide(entropy, guides, lambda row: float(np.log(K)), f"{K} sources alike")
+            _draw(entropy, plain, names, "length", "entropy", "entropy (nats)")
+            _guide(mass, guides, lambda row: row["uniform"], "uniform")
+            _draw(mass, plain, names, "length", "mass", "mass on the planted tokens")
+            for ax in (accuracy, entropy, mass):
+                length_axis(ax, evidence.rows["length"], TrainedRange(SHORTEST, TRAINED), "length (log scale)")
+            draw_level(norm, 0.0)
+            _draw(norm, swept, names, "factor", "entropy_change", "change of entropy (nats)")
+            norm.set_xscale("log")
+            norm.xaxis.set_major_locator(FixedLocator(FACTORS))
+            norm.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            norm.xaxis.set_minor_locator(NullLocator())
+            norm.set_xlabel(f"query norms, times (log scale; at length {TRAINED})")
+            note_below(norm, _not_learned(evidence, names), 44)
+        for place in range(0, len(axes), 2):
+            same_height(axes[place : place + 2])
+            axes[place + 1].set_ylabel("")
     return drawn
 
 
-def _draw(ax: Axes, rows: pl.DataFrame, x: str, y: str) -> None:
-    """Median over seeds of each arm, with a bar from the smallest to the largest."""
-    for arm, style in LOOKS.items():
+def _draw(ax: Axes, rows: pl.DataFrame, names: Sequence[str], x: str, y: str, words: str) -> None:
+    for arm in names:
         part = rows.filter(pl.col("arm") == arm).drop_nulls(y)
-        if part.is_empty():
-            continue
-        each = part.group_by(x).agg(
-            pl.col(y).median().alias("middle"), pl.col(y).min().alias("low"), pl.col(y).max().alias("high")
-        )
-        each = each.sort(x)
-        ax.vlines(each[x], each["low"], each["high"], color=style.color, linewidth=1.0, alpha=0.35, zorder=2)
-        ax.plot(each[x], each["middle"], **line_style(style) | {"linewidth": 1.5, "markersize": 4.5}, zorder=3)
+        if not part.is_empty():
+            draw_median(ax, part, x, y, LOOKS[arm], arm)
+    ax.set_ylabel(words)
+    name_lines(ax, 18)
 
 
-def _guide(
-    ax: Axes,
-    rows: pl.DataFrame,
-    level: Callable[[dict[str, Any]], float],
-    words: str,
-    *,
-    at: int = -1,
-    va: str = "top",
-) -> None:
-    """A dotted line by length, named left of its point number ``at``."""
-    by_length = rows.unique("length").sort("length")
-    values = [level(row) for row in by_length.iter_rows(named=True)]
-    ax.plot(by_length["length"], values, color=INK, linewidth=0.9, linestyle=(0, (1.5, 2)), zorder=1)
-    shift = (0, -4) if va == "top" else (0, 4)
-    place = (by_length["length"][at], values[at])
-    ax.annotate(words, place, xytext=shift, textcoords="offset points", ha="right", va=va, fontsize=8.5)
+def _guide(ax: Axes, guides: pl.DataFrame, level: Callable[[dict[str, Any]], float], words: str) -> None:
+    """A dotted line by length."""
+    values = [level(row) for row in guides.iter_rows(named=True)]
+    ax.plot(guides["length"], values, color=INK, linewidth=0.9, linestyle=CHANCE, zorder=1, label=words)
 
 
-def _legend(evidence: Evidence) -> list[Line2D]:
-    handles = []
-    for arm, style in LOOKS.items():
+def _not_learned(evidence: Evidence, names: Sequence[str]) -> list[str]:
+    """How many runs of an arm learned, if not all did."""
+    lines = []
+    for arm in names:
         by_seed = evidence.rows.filter(pl.col("arm") == arm).group_by("seed").agg(pl.col("learned").all())
-        if by_seed.height:
-            learned = by_seed.filter("learned").height
-            words = f"{learned} of {by_seed.height} learned" if learned else "never learned, not drawn"
-            handles.append(Line2D([], [], **line_style(style), label=f"{arm} ({words})"))
-    words = "median and range of what learned"
-    handles.append(Line2D([], [], color=GRAY, linewidth=1.0, label=words))
-    return handles
+        learned = by_seed.filter("learned").height
+        if learned < by_seed.height:
+            lines.append(f"{arm}: {learned} of {by_seed.height} learned" if learned else f"{arm}: never learned")
+    return lines
 
 
 def tables(evidence: Evidence) -> dict[str, pl.DataFrame]:

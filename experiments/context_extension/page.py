@@ -5,8 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from sparsity_lab.analysis import GRAY, length_axis, styled
-from sparsity_lab.studies import Evidence, growths, line_style, looks_of, panels
+from sparsity_lab.analysis import GRAY, draw_median, length_axis, looks_of, name_lines, styled
+from sparsity_lab.studies import Evidence, draw_seeds, growths, panels
 
 from .arms import BOTH, CALIBRATION_SEED, DENSE, INTERPOLATED, LONGER, LORA, PARENT, SHIFTED
 from .claims import losses
@@ -21,38 +21,34 @@ LOOKS = looks_of(NAMES)
 def figure(evidence: Evidence) -> Figure:
     """Loss by context length, and how far each method is from dense training."""
     with styled():
-        drawn, (by_length, behind) = panels(2, columns=2, width=4.6, height=3.4)
+        drawn, (by_length, behind) = panels(2, columns=1, width=6.4, height=3.0)
         _draw_losses(by_length, evidence)
         _draw_behind(behind, evidence)
-        handles, words = by_length.get_legend_handles_labels()
-        drawn.legend(handles, words, loc="outside lower left", ncols=4, fontsize=9)
     return drawn
 
 
 def _draw_losses(ax: Axes, evidence: Evidence) -> None:
     shown = _comparable(evidence)
     lengths = evidence.measured["length"].unique().sort().to_list()
-    for name in NAMES:
+    for name in MAIN:
         rows = shown.filter(pl.col("arm") == name)
-        own = rows.group_by("length").agg(pl.col("loss").mean()).sort("length")
-        if own.height:
-            words = f"{name} ({rows['seed'].n_unique()} seeds)" if name == LONGER else name
-            ax.plot(own["length"], own["loss"], label=words, **line_style(LOOKS[name]))
+        if rows.height:
+            draw_median(ax, rows, "length", "loss", LOOKS[name], name)
     length_axis(ax, lengths, None, "context in bytes (log scale)")
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter("{x:.3g}")
     ax.yaxis.set_minor_formatter("{x:.3g}")
-    ax.set_title("loss, tested dense, mean over common seeds", fontsize=10)
+    ax.set_title("loss, tested dense, median over common seeds", fontsize=10)
     ax.set_ylabel("nats a byte (log scale)")
+    name_lines(ax)
 
 
 def _draw_behind(ax: Axes, evidence: Evidence) -> None:
-    """One point for each seed."""
+    """A mark for each seed, and their mean."""
     names = (SHIFTED, BOTH, LORA)
     dense = losses(evidence, DENSE)
     for place, name in enumerate(names):
-        found = list(growths(dense, losses(evidence, name)).values())
-        ax.plot([place] * len(found), found, linestyle="", color=LOOKS[name].color, marker=LOOKS[name].marker)
+        draw_seeds(ax, place, growths(dense, losses(evidence, name)), LOOKS[name])
     ax.axhline(0, color=GRAY, linewidth=0.9, zorder=0)
     ax.axhline(0.01, color=GRAY, linewidth=0.9, linestyle=(0, (5, 2)), zorder=0)
     ax.set_xlim(-0.5, len(names) - 0.5)

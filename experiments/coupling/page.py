@@ -1,15 +1,12 @@
 """The figure and the words of the page."""
 
 import polars as pl
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from sparsity_lab.analysis import GRAY, INK, Look, styled
-from sparsity_lab.studies import Evidence, draw_by_length, line_style, looks_of, panels
+from sparsity_lab.analysis import INK, Look, draw_level, looks_of, styled
+from sparsity_lab.studies import Evidence, draw_by_length, panels
 
 from .arms import NAMES, PARTS, arm
 from .claims import EXACT, MOST, better, close, tasks
@@ -35,11 +32,6 @@ def figure(evidence: Evidence) -> Figure:
         for ax, label in zip(axes, PARTS, strict=False):
             _draw(ax, evidence, label, looks)
         _draw_counts(axes[-1], evidence)
-        handles: list[Artist] = [Line2D([], [], **line_style(one), label=name) for name, one in looks.items()]
-        first = next(iter(looks.values()))
-        handles.append(Patch(color=first.color, alpha=0.22, label="line: median seed; band: smallest to largest"))
-        handles.append(Patch(color=GRAY, alpha=0.18, label="shaded: trained lengths"))
-        chart.legend(handles=handles, loc="outside lower left", ncols=len(handles), fontsize=9)
     return chart
 
 
@@ -59,7 +51,7 @@ def _draw_counts(ax: Axes, evidence: Evidence) -> None:
     ax.set_ylim(-0.4, len(PARTS) + 0.4)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.axhline(MOST, color=INK, linewidth=0.9, linestyle=(0, (1.5, 2)))
+    draw_level(ax, MOST)
     if not {arm(label, name) for label in PARTS for name in NAMES} <= set(evidence.rows["arm"]):
         return
     for mark, (good, words) in zip(("o", "x"), ((close, "close to given"), (better, "above none")), strict=True):
@@ -67,4 +59,4 @@ def _draw_counts(ax: Axes, evidence: Evidence) -> None:
         ax.plot(
             list(counts), list(counts.values()), color=INK, marker=mark, linestyle="", fillstyle="none", label=words
         )
-    ax.legend(fontsize=8.5, loc="lower left")
+    ax.legend(fontsize=9, loc="lower left")

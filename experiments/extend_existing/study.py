@@ -17,7 +17,17 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from sparsity_lab.analysis import GRAY, Replicates, by_replicate, length_axis, paired, styled
+from sparsity_lab.analysis import (
+    GRAY,
+    Replicates,
+    by_replicate,
+    draw_median,
+    length_axis,
+    looks_of,
+    name_lines,
+    paired,
+    styled,
+)
 from sparsity_lab.generators import Stream, TextBytes
 from sparsity_lab.interop import extend, to_transformers
 from sparsity_lab.kernels import Kernel, ShiftedSparse, Softmax
@@ -33,9 +43,6 @@ from sparsity_lab.studies import (
     Size,
     Study,
     growths,
-    legend_below,
-    line_style,
-    looks_of,
     means_listed,
     panels,
     seeded,
@@ -256,21 +263,20 @@ CLAIMS = (
 
 
 def figure(evidence: Evidence) -> Figure:
-    """Loss by length of context, means over seeds."""
+    """Loss by length of context."""
     looks = looks_of([PARENT, *METHODS])
     with styled():
-        drawn, (ax,) = panels(1, columns=1, width=6.0, height=3.8)
+        drawn, (ax,) = panels(1, width=6.0, height=3.4)
         found = evidence.measured
         for name, look in looks.items():
-            own = found.filter(method=name).group_by("length").agg(pl.col("loss").mean()).sort("length")
-            ax.plot(own["length"], own["loss"], label=name, **line_style(look))
+            draw_median(ax, found.filter(method=name), "length", "loss", look, name)
         length_axis(ax, found["length"].unique().sort().to_list(), None, "context in bytes (log scale)")
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter("{x:.3g}")
         ax.yaxis.set_minor_formatter("{x:.3g}")
         ax.set_ylabel("nats a byte (log scale)")
         ax.grid(color=GRAY, alpha=0.2)
-        legend_below(drawn, looks)
+        name_lines(ax)
     return drawn
 
 

@@ -6,7 +6,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis import look, styled
+from sparsity_lab.analysis import GRAY, INK, Look, looks_of, styled
 from sparsity_lab.generators import Anchored, Law, Majority, Mixture, Planted, PowerLaw, Recent, Uniform, Window
 from sparsity_lab.models import ALiBi, Decoder, NoPE, PositionScheme, RoPE
 from sparsity_lab.settings import replace_at
@@ -23,8 +23,6 @@ from sparsity_lab.studies import (
     draw_by_length,
     draw_seeds,
     learned_words,
-    legend_below,
-    looks_of,
     means_at,
     means_listed,
     numbers_at,
@@ -221,27 +219,20 @@ CLAIMS = (
 def figure(evidence: Evidence) -> Figure:
     """Curves by k for token marking, drops by k, and for fixed positions curves by law and by scheme."""
     rows = evidence.rows
-    by_k = looks_of(list(CONDITIONS))
+    looks = looks_of(list(CONDITIONS), list(LAWS), list(SCHEMES))
     with styled():
-        chart, axes = panels(6)
+        chart, (*axes, at_start, drops) = panels(6)
         for ax, arm, words in ((axes[0], ANYWHERE, "normalized accuracy"), (axes[1], WINDOW, "")):
             own = rows.filter(pl.col("arm") == arm)
-            draw_by_length(
-                ax,
-                {name: own.filter(pl.col("condition") == name) for name in CONDITIONS},
-                by_k,
-                title=f"{arm.replace('marking', 'marks')}, RoPE",
-                words=words,
-            )
-        _draw_drops(axes[2], rows)
-        laws, schemes = looks_of(list(LAWS)), looks_of(list(SCHEMES))
-        for ax, k, words in ((axes[3], 1, "normalized accuracy"), (axes[4], 3, "")):
+            by_k = {name: own.filter(pl.col("condition") == name) for name in CONDITIONS}
+            draw_by_length(ax, by_k, looks, title=f"{arm.replace('marking', 'marks')}, RoPE", words=words)
+        for ax, k, words in ((axes[2], 1, "normalized accuracy"), (axes[3], 3, "")):
             of_law = {law: rows.filter(pl.col("arm") == position_arm("RoPE", law, k)) for law in LAWS}
-            draw_by_length(ax, of_law, laws, title=f"fixed positions, RoPE, k={k}", words=words)
-        at_start = {name: rows.filter(pl.col("arm") == position_arm(name, "anchored", 1)) for name in SCHEMES}
-        draw_by_length(axes[5], at_start, schemes, title="fixed position at the start, k=1", words="")
-        same_height([*axes[:2], *axes[3:]])
-        legend_below(chart, by_k, laws, schemes)
+            draw_by_length(ax, of_law, looks, title=f"fixed positions, RoPE, k={k}", words=words)
+        of_scheme = {name: rows.filter(pl.col("arm") == position_arm(name, "anchored", 1)) for name in SCHEMES}
+        draw_by_length(at_start, of_scheme, looks, title="fixed position at the start, k=1")
+        same_height([*axes, at_start])
+        _draw_drops(drops, rows)
     return chart
 
 
@@ -253,8 +244,9 @@ def _draw_drops(ax: Axes, rows: pl.DataFrame) -> None:
         "cue": {k: (cue_arm(k), None) for k in (1, 2)},
     }
     here = set(rows["arm"])
-    for index, (name, points) in enumerate(series.items()):
-        style, aside = look(index), 0.16 * (index - 1)
+    looks = (Look(INK, "o", ""), Look(GRAY, "s", ""), Look(INK, "^", ""))
+    for index, (style, (name, points)) in enumerate(zip(looks, series.items(), strict=True)):
+        aside = 0.16 * (index - 1)
         for k, (arm, conditions) in points.items():
             if arm in here:
                 draw_seeds(ax, k + aside, means_at(rows, arm, TWICE, "drop", conditions), style)
@@ -263,8 +255,16 @@ def _draw_drops(ax: Axes, rows: pl.DataFrame) -> None:
     ax.set_xticks(KS)
     ax.set_xlabel("k, relevant tokens")
     ax.set_ylabel("drop: seeds, and mean")
-    ax.set_ylim(-0.1, 1.3)
-    ax.legend(loc="upper left", ncols=3, fontsize=8, handlelength=1.0, columnspacing=1.0, borderaxespad=0.2)
+    ax.set_ylim(-0.1, 1.35)
+    ax.legend(
+        loc="upper left",
+        ncols=3,
+        fontsize=9,
+        handlelength=0.6,
+        columnspacing=0.8,
+        handletextpad=0.4,
+        borderaxespad=0.2,
+    )
 
 
 study = Study(

@@ -30,13 +30,13 @@ def figure(evidence: Evidence) -> Figure:
     """A line for each kernel, the best on top: quality by length, and cost."""
     order = ranking(evidence)
     with styled():
-        drawn = Figure(figsize=(10.5, 0.33 * len(order) + 1.7), layout="constrained")
-        accuracy, speed, memory = drawn.subplots(1, 3, sharey=True, width_ratios=(2.0, 1, 1))
+        drawn = Figure(figsize=(7.4, 0.3 * len(order) + 1.7), layout="constrained")
+        accuracy, speed, memory = drawn.subplots(1, 3, sharey=True, width_ratios=(2.4, 1, 1))
         _draw_accuracy(accuracy, evidence, order)
-        _draw_cost(speed, evidence, order, "speed", (0.125, 0.25, 0.5, 1, 2, 4, 8))
-        speed.set_title("training: tokens a second", fontsize=10)
-        _draw_cost(memory, evidence, order, "memory", (1, 1.25, 1.5, 2, 3, 4))
-        memory.set_title("training: peak memory", fontsize=10)
+        _draw_cost(speed, evidence, order, "speed", (0.125, 0.5, 1, 2, 8))
+        speed.set_title("tokens a second", fontsize=10)
+        _draw_cost(memory, evidence, order, "memory", (1, 1.5, 2))
+        memory.set_title("peak memory", fontsize=10)
         drawn.legend(*memory.get_legend_handles_labels(), loc="outside lower right", ncols=2, fontsize=9)
         accuracy.set_yticks(range(len(order)), order)
         accuracy.set_ylim(len(order) - 0.5, -0.5)
@@ -58,13 +58,13 @@ def _draw_accuracy(ax: Axes, evidence: Evidence, order: list[str]) -> None:
     draw_cells(ax, values.clip(0, 1), vmin=0, vmax=1, cmap="Blues")
     for row, column in np.ndindex(*values.shape):
         value = values[row, column]
-        color = "white" if value > 0.5 else INK
-        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
+        color = "white" if value > 0.5 else "black"
+        ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color=color)
     trained = sum(length <= TRAINED for length in lengths)
     ax.axvline(trained - 0.5, color=INK, linewidth=1.2)
     ax.set_xticks(range(len(lengths)), [str(length) for length in lengths])
     ax.set_xlabel("length (left of the line: trained)")
-    ax.set_title(f"normalized accuracy, k={K}, mean over seeds", fontsize=10)
+    ax.set_title(f"normalized accuracy, k={K}, mean", fontsize=10)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 
@@ -79,15 +79,16 @@ def _draw_cost(ax: Axes, evidence: Evidence, order: list[str], column: str, tick
             .iter_rows()
         )
         places = [place for place, arm in enumerate(order) if arm in means]
-        style: dict[str, Any] = {"color": PALETTE[index], "marker": "os"[index], "linestyle": ""}
-        ax.plot([means[order[place]] for place in places], places, label=f"{length} tokens", **style)
+        style: dict[str, Any] = {"color": PALETTE[index], "marker": "os"[index], "linestyle": "", "markersize": 4}
+        words = f"a training step at {length} tokens"
+        ax.plot([means[order[place]] for place in places], places, label=words, **style)
     ax.axvline(1, color=GRAY, linewidth=0.9, zorder=0)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(FixedLocator(ticks))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     ax.tick_params(axis="y", length=0)
-    ax.set_xlabel("times softmax (log scale)")
+    ax.set_xlabel("times softmax\n(log scale)")
     ax.grid(axis="y", linewidth=0.4, color=GRAY, alpha=0.4)
 
 

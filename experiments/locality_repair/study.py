@@ -3,7 +3,7 @@
 import polars as pl
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis import Replicates, by_seed, styled
+from sparsity_lab.analysis import Replicates, by_seed, looks_of, styled
 from sparsity_lab.generators import Anchored, Lookup, Majority, Planted, Recent, Rule
 from sparsity_lab.models import Coupling, Decoder, NoPE, Oracle, PositionScheme, Predicted, RoPE, Shuffled
 from sparsity_lab.studies import (
@@ -16,11 +16,7 @@ from sparsity_lab.studies import (
     Study,
     difference_claim,
     draw_by_length,
-    draw_seeds,
     learned_words,
-    legend_below,
-    levels,
-    looks_of,
     means_at,
     means_listed,
     panels,
@@ -163,27 +159,20 @@ CLAIMS = (
 
 
 def figure(evidence: Evidence) -> Figure:
-    """Curves of all arms for each rule, and where they are at four times the trained length."""
+    """For each rule the arms without IDs, and those with coupled IDs beside what they repair."""
     rows = evidence.rows
-    looks = looks_of(list(KINDS))
+    names = {kind: kind.removeprefix("anchored, ") for kind in KINDS}
+    looks = looks_of(list(names.values()))
+    plain = [kind for kind, (_, coupling) in KINDS.items() if coupling is None]
+    coupled = ["anchored", *(kind for kind in KINDS if kind not in plain)]
     with styled():
-        chart, axes = panels(len(RULES) + 1, height=2.9)
-        for ax, rule in zip(axes, RULES, strict=False):
-            curves = {kind: rows.filter(pl.col("arm") == arm_of(rule, kind)) for kind in KINDS}
-            words = "normalized accuracy" if ax is axes[0] else ""
-            draw_by_length(ax, curves, looks, title=f"{rule} of three fixed positions", words=words)
-        same_height(axes[:-1])
-        last, here = axes[-1], set(rows["arm"])
-        for place, rule in enumerate(RULES):
-            for index, (kind, style) in enumerate(looks.items()):
-                if (arm := arm_of(rule, kind)) in here:
-                    draw_seeds(last, place + 0.12 * (index - len(looks) // 2), means_at(rows, arm, FAR), style)
-        levels(last)
-        last.set_xticks(range(len(RULES)), list(RULES))
-        last.set_xlim(-0.5, len(RULES) - 0.5)
-        last.set_ylim(-0.08, 1.08)
-        last.set_title(f"at length {FAR}: seeds, mean", fontsize=10)
-        legend_below(chart, looks)
+        chart, axes = panels(2 * len(RULES), height=2.7)
+        for row, rule in enumerate(RULES):
+            for column, (kinds, what) in enumerate(((plain, "no IDs"), (coupled, "coupled IDs"))):
+                curves = {names[kind]: rows.filter(pl.col("arm") == arm_of(rule, kind)) for kind in kinds}
+                words = "" if column else "normalized accuracy"
+                draw_by_length(axes[2 * row + column], curves, looks, title=f"{rule} of {K}, {what}", words=words)
+        same_height(axes)
     return chart
 
 

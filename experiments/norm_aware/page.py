@@ -5,12 +5,11 @@ import math
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from sparsity_lab.analysis import GRAY, styled
+from sparsity_lab.analysis import GRAY, draw_median, looks_of, name_lines, styled
 from sparsity_lab.kernels import NormAwareLinear
-from sparsity_lab.studies import Evidence, line_style, looks_of, panels
+from sparsity_lab.studies import Evidence, draw_seeds, panels
 
 from .arms import AWARE, NAMES, PUBLISHED, TRAINED
 from .claims import measured
@@ -33,35 +32,32 @@ LOOKS = looks_of(NAMES)
 def figure(evidence: Evidence) -> Figure:
     """Slopes by seed, entropy against rescaled norms, and the norms beside the power that follows them."""
     with styled():
-        drawn, (slopes, rescaled, norms) = panels(3, columns=3, width=3.7, height=3.2)
+        drawn, (slopes, rescaled, norms) = panels(3, height=2.9)
         _draw_slopes(slopes, evidence)
         _draw_rescaled(rescaled, evidence)
         _draw_norms(norms, evidence)
-        handles = [Line2D([], [], **line_style(look), label=name) for name, look in LOOKS.items()]
-        drawn.legend(handles=handles, loc="outside lower left", ncols=4, fontsize=9)
     return drawn
 
 
 def _draw_slopes(ax: Axes, evidence: Evidence) -> None:
-    """One point for each seed."""
+    """A mark for each seed, and their mean."""
     for place, name in enumerate(NAMES):
-        found = list(measured(evidence, name, "slope").values())
-        ax.plot([place] * len(found), found, linestyle="", color=LOOKS[name].color, marker=LOOKS[name].marker)
+        draw_seeds(ax, place, measured(evidence, name, "slope"), LOOKS[name])
     ax.axhline(0, color=GRAY, linewidth=0.9, zorder=0)
     ax.set_xlim(-0.6, len(NAMES) - 0.4)
-    ax.set_xticks([])
-    ax.set_title("slope of the entropy, one point a seed", fontsize=10)
+    ax.set_xticks(range(len(NAMES)), [name.replace(", ", ",\n").replace("as ", "as\n") for name in NAMES])
+    ax.set_title("slope of the entropy: seeds, mean", fontsize=10)
     ax.set_ylabel("dH / d ln r (nats), queries inside")
 
 
 def _draw_rescaled(ax: Axes, evidence: Evidence) -> None:
-    """Means over seeds and layers, from the entropy at the norms learned."""
+    """Median over seeds of the mean over layers, from the entropy at the norms learned."""
     rows = evidence.measured.filter(pl.col("what") == "rescaled")
     for name in NAMES:
-        own = rows.filter(pl.col("arm") == name).group_by("factor").agg(pl.col("entropy").mean()).sort("factor")
+        own = rows.filter(pl.col("arm") == name).group_by("seed", "factor").agg(pl.col("entropy").mean())
         if own.height:
-            learned = own.filter(pl.col("factor") == 1)["entropy"].item()
-            ax.plot(own["factor"], own["entropy"] - learned, **line_style(LOOKS[name]))
+            learned = pl.col("entropy").filter(pl.col("factor") == 1).first().over("seed")
+            draw_median(ax, own.with_columns(pl.col("entropy") - learned), "factor", "entropy", LOOKS[name], name)
     ax.axhline(0, color=GRAY, linewidth=0.9, zorder=0)
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_locator(FixedLocator(FACTORS))
@@ -70,6 +66,7 @@ def _draw_rescaled(ax: Axes, evidence: Evidence) -> None:
     ax.set_xlabel("all query norms, times (log scale)")
     ax.set_title("entropy with other norms", fontsize=10)
     ax.set_ylabel("change of entropy (nats)")
+    name_lines(ax, 12)
 
 
 def _draw_norms(ax: Axes, evidence: Evidence) -> None:

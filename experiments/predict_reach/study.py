@@ -2,13 +2,35 @@
 
 import polars as pl
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from sparsity_lab.analysis import GRAY, INK, Replicates, by_replicate, predict_reach, styled
+from sparsity_lab.analysis import (
+    INK,
+    PALETTE,
+    Look,
+    Replicates,
+    by_replicate,
+    draw_median,
+    length_axis,
+    name_lines,
+    predict_reach,
+    styled,
+)
 from sparsity_lab.generators import Planted
 from sparsity_lab.kernels import LSSA, LSSAR, Kernel, Softmax
 from sparsity_lab.models import Decoder, NoPE, PositionScheme, RoPE
-from sparsity_lab.studies import Arm, Claim, Evidence, MostSeeds, Outcomes, Size, Study, panels, same_height, seeded
+from sparsity_lab.studies import (
+    Arm,
+    Claim,
+    Evidence,
+    MostSeeds,
+    Outcomes,
+    Size,
+    Study,
+    levels,
+    panels,
+    same_height,
+    seeded,
+)
 from sparsity_lab.training import Evaluation, Run, RunConfig, Training, UniformLength
 
 __all__ = ["study"]
@@ -163,28 +185,21 @@ CLAIMS = (
 
 
 def figure(evidence: Evidence) -> Figure:
-    """What was foretold and what came, by length: a line for each seed, a panel for each model with a measure."""
+    """What was foretold and what came, by length: a panel for each model with a measure."""
     shown = [name for name in CELLS if name in set(evidence.measured["arm"])] or [*CELLS]
+    looks = {"measured": Look(INK, "o", ""), "predicted": Look(PALETTE[1], "", (4, 2))}
     with styled():
-        chart, axes = panels(len(shown), columns=3, width=3.2)
+        chart, axes = panels(len(shown))
         for place, (ax, name) in enumerate(zip(axes, shown, strict=True)):
-            own = evidence.measured.filter(pl.col("arm") == name).sort("length")
-            for (_,), seed in own.group_by("seed", maintain_order=True):
-                ax.plot(seed["length"], seed["measured"], color=INK, linewidth=0.9, marker="o", markersize=3)
-                ax.plot(seed["length"], seed["predicted"], color="#d55e00", linewidth=0.9, linestyle=(0, (4, 2)))
-            ax.axhline(0, color=GRAY, linewidth=0.9, linestyle=":")
-            ax.set_xscale("log", base=2)
-            ax.set_xticks(LONG, [str(length) for length in LONG])
+            levels(ax)
+            for measure, style in looks.items():
+                own = evidence.measured.filter(pl.col("arm") == name)
+                draw_median(ax, own, "length", measure, style, measure.replace("predicted", "foretold"))
+            length_axis(ax, LONG, None, "length (log scale)")
+            name_lines(ax)
             ax.set_title(name, fontsize=10)
-            ax.set_xlabel("length (log scale)")
-            if place % 3 == 0:
-                ax.set_ylabel("normalized accuracy")
+            ax.set_ylabel("" if place % 2 else "normalized accuracy")
         same_height(axes)
-        handles = [
-            Line2D([], [], color=INK, marker="o", markersize=3, label="measured, a line for each seed"),
-            Line2D([], [], color="#d55e00", linestyle=(0, (4, 2)), label="foretold from length 16"),
-        ]
-        chart.legend(handles=handles, loc="outside lower left", ncols=2, fontsize=9)
     return chart
 
 

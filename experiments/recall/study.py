@@ -3,7 +3,7 @@
 import polars as pl
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis import styled
+from sparsity_lab.analysis import looks_of, styled
 from sparsity_lab.generators import AssociativeRecall, SuccessivePower
 from sparsity_lab.kernels import Kernel, Linear, SlidingWindow, Softmax
 from sparsity_lab.models import Decoder, NoPE, RoPE
@@ -16,7 +16,6 @@ from sparsity_lab.studies import (
     Size,
     Study,
     draw_by_length,
-    looks_of,
     means_listed,
     numbers_at,
     panels,
@@ -122,7 +121,7 @@ CLAIMS = (
 def figure(evidence: Evidence) -> Figure:
     """Normalized accuracy by length."""
     with styled():
-        chart, (ax,) = panels(1, columns=1)
+        chart, (ax,) = panels(1, width=5.6, height=3.2)
         curves = {name: evidence.rows.filter(pl.col("arm") == name) for name in _begun(evidence)}
         draw_by_length(ax, curves, looks_of(list(curves)))
     return chart

@@ -6,7 +6,7 @@ from functools import partial
 import polars as pl
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis import styled
+from sparsity_lab.analysis import looks_of, styled
 from sparsity_lab.generators import Mixture, Planted
 from sparsity_lab.kernels import LSSAR
 from sparsity_lab.models import Decoder, NoPE
@@ -19,8 +19,6 @@ from sparsity_lab.studies import (
     Size,
     Study,
     draw_by_length,
-    legend_below,
-    looks_of,
     panels,
     same_height,
     seeded,
@@ -156,18 +154,17 @@ CLAIMS = (
 
 
 def figure(evidence: Evidence) -> Figure:
-    """Accuracy by length: a row for each k, a panel for each size of heads, a line for each power."""
+    """Accuracy by length: a column for each k, a row for each size of heads, a line for each power."""
     looks = looks_of([f"p={p}" for p in POWERS])
     with styled():
-        chart, axes = panels(len(KS) * len(HEAD_SIZES), columns=len(HEAD_SIZES))
+        chart, axes = panels(len(KS) * len(HEAD_SIZES), columns=len(KS))
         for place, ax in enumerate(axes):
-            k, head_size = KS[place // len(HEAD_SIZES)], HEAD_SIZES[place % len(HEAD_SIZES)]
+            k, head_size = KS[place % len(KS)], HEAD_SIZES[place // len(KS)]
             own = evidence.rows.filter(pl.col("condition") == f"k={k}")
             curves = {f"p={p}": own.filter(pl.col("arm") == arm_of(p, head_size)) for p in POWERS}
-            words = "" if place % len(HEAD_SIZES) else "normalized accuracy"
+            words = "" if place % len(KS) else "normalized accuracy"
             draw_by_length(ax, curves, looks, title=f"k={k}, heads of {head_size}", words=words)
         same_height(axes)
-        legend_below(chart, looks)
     return chart
 
 

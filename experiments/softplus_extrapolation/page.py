@@ -7,8 +7,8 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sparsity_lab.analysis import look, styled
-from sparsity_lab.studies import Evidence, draw_by_length, legend_below, looks_of, panels, same_height
+from sparsity_lab.analysis import draw_level, looks_of, styled
+from sparsity_lab.studies import Evidence, draw_by_length, panels, same_height
 
 from .arms import FAR, HEADS, KERNELS, LSSAR_15, SOFTMAX, arm
 from .claims import growth, positional_share
@@ -24,7 +24,6 @@ length for the largest trained one?
 """
 
 LOOKS = looks_of(tuple(KERNELS))
-_BAND = "line: median over seeds; band: smallest to largest"
 
 
 def figure(evidence: Evidence) -> Figure:
@@ -36,7 +35,6 @@ def figure(evidence: Evidence) -> Figure:
             _draw(axes[place], evidence, head, words)
         same_height([ax for ax in axes[:-1] if ax.has_data()])
         _draw_shares(axes[-1], evidence)
-        legend_below(chart, LOOKS, band=_BAND)
     return chart
 
 
@@ -66,7 +64,7 @@ def _draw_shares(ax: Axes, evidence: Evidence) -> None:
             ax.plot([place + offset] * len(shares), shares, style.marker, color=style.color, markersize=4)
         names.append(str(head))
         places.append(place)
-    ax.axhline(1.0, color=look(0).color, linewidth=0.6)
+    draw_level(ax, 1.0)
     ax.set_xticks(places, names)
     ax.set_xlabel("size of the heads")
     ax.set_ylabel("share of the growth (a seed each)")

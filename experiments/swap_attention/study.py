@@ -14,6 +14,9 @@ from sparsity_lab.analysis import (
     Replicates,
     by_replicate,
     distractor_robustness,
+    draw_median,
+    looks_of,
+    name_lines,
     paired_differences,
     styled,
 )
@@ -34,9 +37,6 @@ from sparsity_lab.studies import (
     Study,
     draw_by_length,
     growths,
-    legend_below,
-    line_style,
-    looks_of,
     means_listed,
     panels,
     same_height,
@@ -49,6 +49,8 @@ __all__ = ["study"]
 TRAINED, FAR = 32, 256
 LENGTHS = (TRAINED, 64, 128, FAR, 512)
 POWERS = (1, 2, 3, 5, 8, 15)
+DRAWN = (1, 3, 15)
+"""The powers in the figure; the tables have all."""
 STRENGTHS = (0.0, 0.75, 1.0, 1.25)
 """Of the planted wrong key; 1 is a double of the best key."""
 
@@ -295,8 +297,7 @@ PRIMARY = tuple(claim.name for claim in CLAIMS[:5])
 def figure(evidence: Evidence) -> Figure:
     """For each task: LSSAR by length, re-weighted softmax by length, and what a wrong key does."""
     plain = {TRAINED_WITH: Look(INK, "X", ""), "LSSA": Look(GRAY, "o", (5, 1.5))}
-    powers = looks_of([f"p={p}" for p in POWERS])
-    looks = plain | powers
+    looks = plain | looks_of([f"p={p}" for p in DRAWN])
     measures = {
         TEXT: ("loss_more", "loss above softmax's (nats)"),
         PASSKEY: ("normalized_accuracy", "normalized accuracy"),
@@ -304,11 +305,12 @@ def figure(evidence: Evidence) -> Figure:
     rows = with_differences(evidence.rows)
     with styled():
         chart, axes = panels(3 * len(TASKS))
-        for task, (lssa, again, wrong) in zip(TASKS, (axes[:3], axes[3:]), strict=True):
+        for column, task in enumerate(TASKS):
+            lssa, again, wrong = axes[column :: len(TASKS)]
             measure, words = measures[task]
             for ax, named, family in ((lssa, lssar, "LSSA, LSSAR"), (again, re_weighted, "softmax, re-weighted")):
                 curves = {TRAINED_WITH: TRAINED_WITH} | ({"LSSA": "LSSA"} if ax is lssa else {})
-                curves |= {f"p={p}": named(p) for p in POWERS}
+                curves |= {f"p={p}": named(p) for p in DRAWN}
                 draw_by_length(
                     ax,
                     {name: rows.filter(pl.col("arm") == arm(task, one)) for name, one in curves.items()},
@@ -316,11 +318,10 @@ def figure(evidence: Evidence) -> Figure:
                     title=f"{task}: {family}",
                     measure=measure,
                     only_learned=False,
-                    words=words if ax is lssa or task == TEXT else "",
+                    words=words,
                 )
             _draw_harm(wrong, evidence, task, looks)
-        same_height(axes[3:5])
-        legend_below(chart, plain, powers, band="line: median over seeds; band: smallest to largest")
+            same_height([lssa, again])
     return chart
 
 
@@ -334,19 +335,17 @@ def with_differences(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _draw_harm(ax: Axes, evidence: Evidence, task: str, looks: dict[str, Look]) -> None:
     """Change of the loss by strength of the wrong key, of softmax, LSSA and re-weighted softmax."""
-    curves = {TRAINED_WITH: TRAINED_WITH, "LSSA": "LSSA"} | {f"p={p}": re_weighted(p) for p in POWERS}
+    curves = {TRAINED_WITH: TRAINED_WITH, "LSSA": "LSSA"} | {f"p={p}": re_weighted(p) for p in DRAWN}
     for name, mechanism in curves.items():
         own = evidence.measured.filter(pl.col("arm") == arm(task, mechanism))
         by_seed = own.group_by("seed", "strength").agg(pl.col("loss_change").mean())
-        change = pl.col("loss_change")
-        each = by_seed.group_by("strength").agg(change.median(), low=change.min(), high=change.max()).sort("strength")
-        ax.plot(each["strength"], each["loss_change"], **line_style(looks[name]), zorder=3)
-        ax.fill_between(each["strength"], each["low"], each["high"], color=looks[name].color, alpha=0.15, linewidth=0)
+        draw_median(ax, by_seed, "strength", "loss_change", looks[name], name)
     ax.axvline(1, color=GRAY, linewidth=0.8, zorder=0)
     ax.set_xticks(STRENGTHS)
     ax.set_xlabel("strength of the wrong key")
     ax.set_ylabel("change of loss (nats)")
     ax.set_title(f"{task}: wrong key, re-weighted", fontsize=10)
+    name_lines(ax)
 
 
 def tables(evidence: Evidence) -> dict[str, pl.DataFrame]:

@@ -52,6 +52,12 @@ if TYPE_CHECKING:
     from sparsity_lab.analysis.heatmap import heat_map as heat_map
     from sparsity_lab.analysis.length_axis import TrainedRange as TrainedRange
     from sparsity_lab.analysis.length_axis import length_axis as length_axis
+    from sparsity_lab.analysis.lines import CHANCE as CHANCE
+    from sparsity_lab.analysis.lines import draw_curve as draw_curve
+    from sparsity_lab.analysis.lines import draw_level as draw_level
+    from sparsity_lab.analysis.lines import draw_median as draw_median
+    from sparsity_lab.analysis.lines import name_lines as name_lines
+    from sparsity_lab.analysis.lines import note_below as note_below
     from sparsity_lab.analysis.pairing import Difference as Difference
     from sparsity_lab.analysis.picture import write_picture as write_picture
     from sparsity_lab.analysis.predict_reach import predict_reach as predict_reach
@@ -71,7 +77,9 @@ if TYPE_CHECKING:
     from sparsity_lab.analysis.style import Look as Look
     from sparsity_lab.analysis.style import draw_cells as draw_cells
     from sparsity_lab.analysis.style import figure_svg as figure_svg
+    from sparsity_lab.analysis.style import line_style as line_style
     from sparsity_lab.analysis.style import look as look
+    from sparsity_lab.analysis.style import looks_of as looks_of
     from sparsity_lab.analysis.style import styled as styled
     from sparsity_lab.analysis.transfer import TransferCheck as TransferCheck
     from sparsity_lab.analysis.transfer import transfer_check as transfer_check

@@ -9,12 +9,14 @@ from matplotlib.axes import Axes
 
 from sparsity_lab.analysis.differences import by_replicate, paired_differences
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
+from sparsity_lab.analysis.lines import draw_level
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.pairing import why_unpaired
 from sparsity_lab.analysis.runs import ArmRuns, Measure, trained_range
 from sparsity_lab.analysis.statistics import mean_interval
-from sparsity_lab.analysis.style import INK, look, new_axes, styled
+from sparsity_lab.analysis.style import look, new_axes, styled
 from sparsity_lab.settings import SettingError
+from sparsity_lab.settings.markup import number, signed_interval
 
 __all__ = ["CurveDifference", "curve_difference"]
 
@@ -58,13 +60,25 @@ class CurveDifference(Measurement):
         farther, -1 if the second did, and 0 if they tie. It is null if censoring leaves the answer open."""
         return self._reaches
 
+    @property
+    def finding(self) -> str:
+        """The difference at the largest length that both have."""
+        known = self._frame.drop_nulls("difference").tail(1).rows(named=True)
+        if not known:
+            return f"{self.of} and {self.minus}: no pairs of runs"
+        (last,) = known
+        side = "above" if last["difference"] >= 0 else "below"
+        interval = f" {signed_interval(last['low'], last['high'])}" if last["low"] is not None else ""
+        by = number(abs(last["difference"]))
+        return f"At length {last['length']} {self.of} lies {by} {side} {self.minus}{interval}"
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw mean and interval against length; returns the axes."""
         color, marker, _ = look(0)
         drawn = self._frame.drop_nulls("difference")
         with styled():
             ax = new_axes(4.9, 3.2) if ax is None else ax
-            ax.axhline(0, color=INK, linewidth=0.9, linestyle=(0, (1.5, 2)), zorder=1)
+            draw_level(ax, 0.0)
             half = [
                 (drawn["difference"] - drawn["low"]).fill_null(0),
                 (drawn["high"] - drawn["difference"]).fill_null(0),

@@ -7,7 +7,9 @@ from typing import Any
 
 import polars as pl
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from sparsity_lab.analysis.findings import titled
 from sparsity_lab.analysis.pairing import Difference, difference_of, drop_lengths, drops_of
 from sparsity_lab.analysis.replicates import seed_columns
 from sparsity_lab.analysis.runs import (
@@ -125,6 +127,24 @@ class Drop:
             )
         return ax
 
+    @property
+    def finding(self) -> str:
+        """Which arm drops most and which least: the title of the figure."""
+        known = self._frame.drop_nulls("drop").sort("drop", descending=True, maintain_order=True)
+        if known.is_empty():
+            return "No arm has a drop"
+        ends = known.rows(named=True)[:: max(1, known.height - 1)][:2]
+        return "; ".join(
+            f"{one['arm']} loses {number(one['drop'])} from length {one['trained_length']} to {one['length']}"
+            for one in ends
+        )
+
+    def figure(self) -> Figure:
+        """The drops as a figure of their own, under what they show."""
+        figure = self.plot().get_figure(root=True)
+        assert isinstance(figure, Figure)
+        return titled(figure, self.finding)
+
     def __repr__(self) -> str:
         lines = [
             f"  {row['arm']}: {drop_cell(row)}, {learned_words(row['learned'], row['judged'], row['runs'])}"
@@ -134,8 +154,7 @@ class Drop:
         return "\n".join([head, *lines])
 
     def _repr_html_(self) -> str:
-        image = figure_image(self.plot().get_figure(root=True), f"drop of {self.measure.words}")  # type: ignore[arg-type]
-        return join([element("div", image), drop_table(self)])
+        return join([element("div", figure_image(self.figure(), self.finding)), drop_table(self)])
 
 
 def drop(

@@ -1,22 +1,19 @@
 """The extrapolation curve: how a measure goes with length, over the runs of each arm."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.legend_handler import HandlerTuple
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.transforms import ScaledTranslation
 
 from sparsity_lab.analysis.curve_difference import CurveDifference, curve_difference
 from sparsity_lab.analysis.findings import curve_finding, titled
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
+from sparsity_lab.analysis.lines import BAYES, CHANCE, FEW, draw_curve, draw_level, name_lines, note_below
 from sparsity_lab.analysis.reach import reach_of
 from sparsity_lab.analysis.replicates import seed_columns
 from sparsity_lab.analysis.runs import (
@@ -33,12 +30,14 @@ from sparsity_lab.analysis.runs import (
     trained_range,
 )
 from sparsity_lab.analysis.statistics import median_interval
-from sparsity_lab.analysis.style import GRAY, INK, figure_image, look, new_axes, seaborn_plot, styled
+from sparsity_lab.analysis.style import GRAY, INK, Look, figure_image, looks_of, new_axes, styled
 from sparsity_lab.settings.markup import details, element, join, table
 
 __all__ = ["ExtrapolationCurve", "extrapolation_curve"]
 
-_LEGEND_WIDTH = 46
+MOST_ARMS = 6
+"""In one panel."""
+_NAME_WIDTH, _NOTE_WIDTH = 24, 66
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,111 +99,100 @@ class ExtrapolationCurve:
         options: Any = {"only_learned": self.only_learned, "confidence": self.confidence}
         return curve_difference(first, second, self.measure, self._seeds, **options)
 
-    def plot(self, ax: Axes | None = None, *, length_unit: str = "tokens", **style: Any) -> Axes:
-        """Draw the curves; returns the axes.
+    def plot(
+        self,
+        ax: Axes | None = None,
+        *,
+        length_unit: str = "tokens",
+        arms: Sequence[str] | None = None,
+        looks: Mapping[str, Look] | None = None,
+        **style: Any,
+    ) -> Axes:
+        """Draw the curves; returns the axes. Fewer than ten runs are thin lines; of more the band is the interval of
+        their median.
 
         Args:
             ax: where to draw; by default axes of a new figure of their own.
             length_unit: what a task's length counts, for the axis.
-            style: line properties for ``seaborn.lineplot`` (``linewidth``, ``alpha``, ...).
+            arms: labels of those to draw; by default all.
+            looks: by label, for a page on which a color has one meaning.
+            style: properties of the lines (``linewidth``, ``alpha``, ...).
         """
-        labels = self._frame["arm"].unique(maintain_order=True).to_list()
+        labels = self.labels
+        looks = looks or looks_of(labels)
+        shown = [label for label in labels if arms is None or label in arms]
         with styled():
-            own = ax is None
-            ax = ax or new_axes(4.9, 3.15)
+            if ax is None:
+                widest = max(map(len, shown))
+                ax = new_axes(4.6 + 0.08 * max(6, min(widest, _NAME_WIDTH)), 3.1 + 0.17 * len(self._notes(shown)))
             self._draw_ground(ax)
-            handles: list[Any] = [self._draw_arm(ax, index, label, style) for index, label in enumerate(labels)]
-            words = [str(handle.get_label()) for handle in handles]
-            if bands := [index for index, label in enumerate(labels) if self._has_band(label)]:
-                handles.append(tuple(Patch(color=look(index).color, alpha=0.3, linewidth=0) for index in bands[:4]))
-                words.append(f"band: interval of the median{self._coverage_words()}")
-            if self.pooled:
-                handles.append(_words_only(""))
-                words.append(f"pooled over {', '.join(self.pooled)}")
+            for label in shown:
+                self._draw_arm(ax, label, looks[label], style)
             self._set_axes(ax, length_unit)
-            words = [textwrap.fill(line, _LEGEND_WIDTH) for line in words]
-            if own:
-                lines = sum(line.count("\n") + 1 for line in words)
-                self._own_figure(ax).set_size_inches(4.9, 3.15 + 0.17 * lines + 0.06 * len(words))
-            ax.legend(
-                handles,
-                words,
-                handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
-                loc="upper left",
-                bbox_to_anchor=(-0.02, 0),
-                # Below the axis and its name, however high the axes are.
-                bbox_transform=ax.transAxes + ScaledTranslation(0, -38 / 72, ax.figure.dpi_scale_trans),
-                borderaxespad=0,
-                handlelength=2.8,
-            )
+            name_lines(ax, _NAME_WIDTH)
+            note_below(ax, self._notes(shown))
         return ax
 
-    def _has_band(self, label: str) -> bool:
-        return self._frame.filter(pl.col("arm") == label)["low"].count() > 0
-
-    def _coverage_words(self) -> str:
-        covers: list[float] = self._frame["coverage"].drop_nulls().unique().to_list()
-        return f", coverage {'at least ' if len(covers) > 1 else ''}{min(covers):.0%}"
+    @property
+    def labels(self) -> list[str]:
+        """The arms in the order in which they are drawn."""
+        labels: list[str] = self._frame["arm"].unique(maintain_order=True).to_list()
+        return labels
 
     def _draw_ground(self, ax: Axes) -> None:
         """Chance and Bayes level."""
-        for name, words, dash in (("bayes", "Bayes", (0, (6, 2))), ("chance", "chance", (0, (1.5, 2)))):
-            levels = self._frame.filter(pl.col(name).is_not_null()).select("length", name).unique().sort("length")
-            if levels.is_empty():
+        for name, words, dash in (("bayes", "Bayes", BAYES), ("chance", "chance", CHANCE)):
+            known = self._frame.drop_nulls(name)
+            if known[name].n_unique() == 1:
+                draw_level(ax, known[name][0], words, dash)
                 continue
-            last = levels.filter(pl.col("length") == levels["length"].max())[name]
-            if levels[name].n_unique() == 1:
-                ax.axhline(last[0], color=INK, linewidth=0.9, linestyle=dash, zorder=1)
-            else:
-                for part in self._frame.partition_by("arm"):
-                    ax.plot(part["length"], part[name], color=INK, linewidth=0.9, linestyle=dash, zorder=1)
-            for level in last:
-                ax.annotate(
-                    words,
-                    (1.0, level),
-                    xycoords=("axes fraction", "data"),
-                    xytext=(4, 0),
-                    textcoords="offset points",
-                    va="center",
-                    fontsize=9,
-                )
+            for place, part in enumerate(known.partition_by("arm", maintain_order=True)):
+                label = "_level" if place else words
+                ax.plot(part["length"], part[name], color=INK, linewidth=0.9, linestyle=dash, zorder=1, label=label)
 
-    def _draw_arm(self, ax: Axes, index: int, label: str, style: dict[str, Any]) -> Line2D:
-        part = self._frame.filter(pl.col("arm") == label)
-        learned, judged, runs = part.select("learned", "judged", "runs").row(0)
-        if part["median"].count() == 0:
+    def _draw_arm(self, ax: Axes, label: str, look: Look, style: dict[str, Any]) -> None:
+        part = self._frame.filter(arm=label).drop_nulls("median")
+        if part.is_empty():
+            return
+        runs = self._arms[label].counted_rows if self.only_learned else self._arms[label].rows
+        each = [
+            (one["length"], one[self.measure.name])
+            for one in runs.drop_nulls(self.measure.name).sort("length").partition_by("run", maintain_order=True)
+        ]
+        # A band has a low end at every length or at none, but for lengths that only one run has.
+        band = {"low": part["low"].fill_null(part["median"]), "high": part["high"].fill_null(part["median"])}
+        draw_curve(ax, part["length"], part["median"], look, label, each=each, **band, **style)
+
+    def _notes(self, labels: Sequence[str]) -> list[str]:
+        """What the lines are, and of which arms some runs or all did not learn."""
+        notes, used = [], []
+        for label in labels:
+            part = self._frame.filter(arm=label)
+            learned, judged, runs = part.select("learned", "judged", "runs").row(0)
+            if part["median"].count():
+                used.append(max(part["used"].to_list()))
+                if learned < runs:
+                    counts = learned_words(learned, judged, runs)
+                    notes.append(f"{label} ({counts})" if judged else f"{label}: {counts}")
+                continue
             never = judged > 0 and learned == 0
-            state = (
-                f"never learned (0 of {runs} run{'s' if runs != 1 else ''})" if never else f"no {self.measure.words}"
-            )
+            state = f"never learned (0 of {runs} run{'s' * (runs != 1)})" if never else f"no {self.measure.words}"
             reached = part.filter("trained")["unlearned"].drop_nulls().to_list()
             if never and reached:
                 state += f", {reached[-1]:.2f} at the trained lengths"
-            return _words_only(f"{label}: {state}{'' if judged else f', {NOT_JUDGED}'}, not drawn", marker="x")
-        drawn = part.filter(pl.col("median").is_not_null())
-        color, marker, dash = look(index)
-        arguments: dict[str, Any] = {"color": color, "marker": marker, "markeredgewidth": 0, "zorder": 3, **style}
-        seaborn_plot(
-            seaborn.lineplot,
-            drawn,
-            x="length",
-            y="median",
-            ax=ax,
-            estimator=None,
-            errorbar=None,
-            legend=False,
-            linestyle="-" if isinstance(dash, str) else (0, dash),
-            **arguments,
-        )
-        band = drawn.filter(pl.col("low").is_not_null())
-        if not band.is_empty():
-            ax.fill_between(band["length"], band["low"], band["high"], color=color, alpha=0.28, linewidth=0, zorder=2)
-        counts = learned_words(learned, judged, runs)
-        return Line2D(
-            [], [], color=arguments["color"], marker=arguments["marker"], markeredgewidth=0,
-            label=f"{label} ({counts})" if judged else f"{label}: {counts}",
-            linestyle="-" if isinstance(dash, str) else (0, dash),
-        )  # fmt: skip
+            notes.append(f"{label}: {state}{'' if judged else f', {NOT_JUDGED}'}, not drawn")
+        if used and max(used) > 1:
+            count = f"{min(used)} to {max(used)}" if min(used) < max(used) else str(max(used))
+            each = ["thin: each run"] if 1 < min(used) < FEW or 1 < max(used) < FEW else []
+            band = [f"band: interval of the median{self._coverage_words()}"] if max(used) >= FEW else []
+            notes.append("; ".join([f"line: median of {count} runs", *each, *band]))
+        if self.pooled:
+            notes.append(f"pooled over {', '.join(self.pooled)}")
+        return [textwrap.fill(note, _NOTE_WIDTH) for note in notes]
+
+    def _coverage_words(self) -> str:
+        covers: list[float] = self._frame.filter(pl.col("used") >= FEW)["coverage"].drop_nulls().unique().to_list()
+        return f", coverage {'at least ' if len(covers) > 1 else ''}{min(covers):.0%}"
 
     def _set_axes(self, ax: Axes, length_unit: str) -> None:
         if self._frame["median"].count() == 0:
@@ -221,15 +209,26 @@ class ExtrapolationCurve:
         """How far each arm holds, in one sentence: the title of the figure."""
         return curve_finding(self._frame, self.measure.words)
 
-    def figure(self) -> Figure:
-        """The curves as a figure of their own, under what they show."""
-        return titled(self._own_figure(self.plot()), self.finding)
+    def figure(self, looks: Mapping[str, Look] | None = None) -> Figure:
+        """The curves as a figure of their own, under what they show; more than six arms in several panels.
 
-    @staticmethod
-    def _own_figure(ax: Axes) -> Figure:
-        figure = ax.figure
-        assert isinstance(figure, Figure)
-        return figure
+        Args:
+            looks: as for ``plot``.
+        """
+        labels = self.labels
+        if len(labels) <= MOST_ARMS:
+            figure = self.plot(looks=looks).get_figure(root=True)
+            assert isinstance(figure, Figure)
+            return titled(figure, self.finding)
+        count = math.ceil(len(labels) / MOST_ARMS)
+        size = math.ceil(len(labels) / count)
+        looks = looks or looks_of(labels)
+        with styled():
+            figure = Figure(figsize=(6.4, 3.4 * count), layout="constrained")
+            axes = figure.subplots(count, 1, sharey=True)
+            for place, ax in enumerate(axes):
+                self.plot(ax, arms=labels[place * size : (place + 1) * size], looks=looks)
+        return titled(figure, self.finding)
 
     def summary(self) -> pl.DataFrame:
         """One row per arm: ``arm``, ``runs``, ``judged``, ``learned``, ``reach`` and ``reach_interval`` (as text),
@@ -357,8 +356,3 @@ def extrapolation_curve(
         _arms={arm.label: arm for arm in arms},
         _seeds=seed_columns(frame, by),
     )
-
-
-def _words_only(words: str, marker: str = "") -> Line2D:
-    """A legend entry without a line."""
-    return Line2D([], [], linestyle="", marker=marker, color=GRAY, label=words)

@@ -6,8 +6,9 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from sparsity_lab.analysis.style import styled
+from sparsity_lab.settings.markup import number
 
-__all__ = ["curve_finding", "map_finding", "titled"]
+__all__ = ["change_finding", "curve_finding", "map_finding", "titled"]
 
 _EACH = 4
 """Arms that are named one by one, at most."""
@@ -43,6 +44,32 @@ def _holds(row: dict[str, object]) -> str:
     return f"{row['arm']} holds to {row['reach']:g}{' or more' if row['reach_at_least'] else ''}"
 
 
+def change_finding(frame: pl.DataFrame, x: str, y: str, words: str) -> str:
+    """From where to where a measure goes between the ends of the axis, as means for each model and layer. Of many
+    lines only two are told: the one that changes most and the one that changes least.
+
+    >>> frame = pl.DataFrame({"arm": ["a", "a"], "length": [8, 16], "mass": [0.9, 0.4]})
+    >>> change_finding(frame, "length", "mass", "the mass")
+    'From length 8 to 16 the mass goes from 0.90 to 0.40 (a)'
+    """
+    known = frame.drop_nulls(y)
+    if known.is_empty():
+        return f"No values of {words}"
+    keys = [name for name in ("arm", "layer") if name in frame.columns]
+    means = known.group_by(*keys, x, maintain_order=True).agg(pl.col(y).mean()).sort(x, maintain_order=True)
+    ends = means.group_by(keys, maintain_order=True).agg(first=pl.col(y).first(), last=pl.col(y).last())
+    change = (pl.col("last") - pl.col("first")).abs()
+    rows = ends.sort(change, descending=True, maintain_order=True).rows(named=True)
+    low, high = (float(value) for value in known[x].sort()[[0, -1]])
+    each = []
+    for row in rows if len(rows) < 3 else (rows[0], rows[-1]):
+        start = "" if low == high else f"from {number(row['first'])} to "
+        line = f"{row['arm']}, layer {row['layer']}" if "layer" in keys else row["arm"]
+        each.append(f"{start}{number(row['last'])} ({line})")
+    place = f"At {x} {low:g}" if low == high else f"From {x} {low:g} to {high:g}"
+    return f"{place} {words} {'is' if low == high else 'goes'} {' and '.join(each)}"
+
+
 def map_finding(frame: pl.DataFrame, rows: str, columns: str) -> str:
     """The cell with the largest median and the one with the smallest; how many cells were not learned."""
     known = frame.drop_nulls("median").sort("median", descending=True, maintain_order=True)
@@ -66,7 +93,7 @@ def titled(figure: Figure, finding: str) -> Figure:
     'The loss falls.'
     """
     width, height = figure.get_size_inches()
-    lines = textwrap.wrap(finding, int(width * 10.8))
+    lines = textwrap.wrap(finding, int(width * 10.8), break_on_hyphens=False)
     with styled():
         figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     figure.set_size_inches(width, height + 0.2 * len(lines) + 0.08)

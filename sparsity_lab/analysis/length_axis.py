@@ -1,18 +1,16 @@
 """The length axis that figures share: a tick at each length, the trained range shaded, the legend below."""
 
 import math
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from sparsity_lab.analysis.style import GRAY
 from sparsity_lab.analysis.ticks import FittingLabels
 
-__all__ = ["TrainedRange", "legend_below", "length_axis"]
+__all__ = ["TrainedRange", "length_axis"]
 
 
 @dataclass(frozen=True)
@@ -84,15 +82,3 @@ def length_axis(
     ax.xaxis.set_major_formatter(FittingLabels(keep=inside[-1:]))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlabel(label)
-
-
-def legend_below(ax: Axes, handles: Sequence[Artist]) -> None:
-    """The legend, below the axes."""
-    ax.legend(
-        handles,
-        [textwrap.fill(str(handle.get_label()), 56) for handle in handles],
-        loc="upper left",
-        bbox_to_anchor=(-0.02, -0.18 - 0.06 * ax.get_xlabel().count("\n")),
-        borderaxespad=0,
-        handlelength=2.8,
-    )

@@ -6,6 +6,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sparsity_lab.analysis.findings import titled
 from sparsity_lab.analysis.style import figure_image
 from sparsity_lab.settings.markup import details, element, join, table
 
@@ -23,6 +24,17 @@ class Measurement(ABC):
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the figure; returns the axes."""
 
+    @property
+    @abstractmethod
+    def finding(self) -> str:
+        """What the figure shows, in one sentence made from the frame: its title, and its words for screen readers."""
+
+    def figure(self) -> Figure:
+        """The figure under its finding."""
+        figure = self.plot().get_figure(root=True)
+        assert isinstance(figure, Figure)
+        return titled(figure, self.finding)
+
     def summary(self) -> pl.DataFrame:
         """The few numbers that the figure draws; by default the whole frame."""
         return self.frame()
@@ -35,8 +47,6 @@ class Measurement(ABC):
             return f"{type(self).__name__}\n{self.summary()}"
 
     def _repr_html_(self) -> str:
-        figure = self.plot().get_figure(root=True)
-        assert isinstance(figure, Figure)
         summary = self.summary()
-        image = element("div", figure_image(figure, type(self).__name__))
+        image = element("div", figure_image(self.figure(), self.finding))
         return join([image, details("values", table(summary.columns, summary.iter_rows()))])

@@ -42,6 +42,7 @@ from sparsity_lab.analysis.attention.subjects import (
     with_module_names,
 )
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
+from sparsity_lab.analysis.findings import change_finding
 from sparsity_lab.analysis.length_axis import TrainedRange
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.generators import Batch, Task
@@ -89,6 +90,11 @@ class RetainedMass(Measurement):
         names = [*_MEASURES[:5], "gap", *_MEASURES[5:]]
         keys = [name for name in ("arm", "length", "layer", "module") if name in self._frame.columns]
         return self._frame.group_by(keys, maintain_order=True).agg(pl.col(names).mean())
+
+    @property
+    def finding(self) -> str:
+        """From where to where the retained mass goes."""
+        return change_finding(self._frame, "length", "mass", "retained mass")
 
     def plot(self, ax: Axes | None = None, *, layer: int | None = None) -> Axes:
         """Draw the retained mass against length, and the oracle's; returns the axes.

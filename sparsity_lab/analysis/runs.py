@@ -298,11 +298,11 @@ def full_name(rows: pl.DataFrame, column: str) -> Any:
 
 
 def arm_label(by: Sequence[str], values: Sequence[Any]) -> str:
-    """``k=3, Recent(width=8)`` for task.k and task.locality: settings and conditions speak for themselves, plain
-    values are named."""
+    """``k=3, Recent(width=8)`` for task.k and task.locality. Settings, arms and conditions speak for themselves;
+    plain values are named."""
     parts = []
     for name, value in zip(by, values, strict=True):
-        speaks = name == "condition" or (isinstance(value, str) and value.endswith(")"))
+        speaks = name in ("arm", "condition") or (isinstance(value, str) and value.endswith(")"))
         parts.append(short_name(value) if speaks else f"{name.rpartition('.')[2]}={value}")
     return ", ".join(parts)
 

@@ -1,9 +1,9 @@
 """One style for all figures.
 
-Figures are ``matplotlib.figure.Figure`` objects of their own; pyplot's state is never touched. Colors are the
-Okabe-Ito palette, which is safe for color-blind readers. Its light colors are darkened until each has a contrast of
-at least 3 to 1 on white and on a dark page. Markers and dashes repeat the color coding for print. In an SVG all ink
-is ``currentColor`` and the ground is transparent, so that a figure follows its page's light or dark.
+Figures are ``matplotlib.figure.Figure`` objects of their own; pyplot's state is never touched. Colors begin with
+the Okabe-Ito palette, which is safe for color-blind readers. Its light colors are darkened until each has a contrast
+of at least 3 to 1 on white and on a dark page. Markers and dashes repeat the color coding for print. In an SVG all
+ink is ``currentColor`` and the ground is transparent, so that a figure follows its page's light or dark.
 """
 
 import base64
@@ -36,13 +36,18 @@ __all__ = [
     "draw_cells",
     "figure_image",
     "figure_svg",
+    "line_style",
     "look",
+    "looks_of",
     "new_axes",
     "seaborn_plot",
     "styled",
 ]
 
-PALETTE = ("#0072b2", "#d55e00", "#009e73", "#c4689a", "#b07800", "#3d8fcc")
+PALETTE = (
+    "#0072b2", "#d55e00", "#009e73", "#c4689a", "#b07800", "#3d8fcc",
+    "#8a6fd1", "#7a8a00", "#a8653f", "#14919b", "#e0526e", "#6d7f8f",
+)  # fmt: skip
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES: tuple[str | tuple[float, ...], ...] = ("", (5, 1.5), (1.5, 1.2), (6, 1.5, 1.5, 1.5), (3, 3), (8, 2))
 
@@ -109,14 +114,35 @@ class Point(NamedTuple):
 
 
 def look(index: int) -> Look:
-    """The look of the arm with this index. Color, mark and dash move together; after six arms marks and dashes
-    shift, so that 36 arms all differ and the two of one color lie apart.
+    """The look of the arm with this index. Twelve arms differ in color. Mark and dash move with the color, and shift
+    after six arms, so that 36 arms differ without color too.
 
     >>> look(0) != look(1)
     True
     """
-    turn, place = divmod(index, len(PALETTE))
-    return Look(PALETTE[place], MARKERS[(place + turn) % len(MARKERS)], DASHES[(place + 2 * turn) % len(DASHES)])
+    turn, place = divmod(index, len(MARKERS))
+    color = PALETTE[index % len(PALETTE)]
+    return Look(color, MARKERS[(place + turn) % len(MARKERS)], DASHES[(place + 2 * turn) % len(DASHES)])
+
+
+def looks_of(*groups: Sequence[str]) -> dict[str, Look]:
+    """A look for each name of all groups, the same wherever the name is drawn: a color has one meaning on a page.
+
+    >>> list(looks_of(["softmax", "LSSA"], ["k=1"]))
+    ['softmax', 'LSSA', 'k=1']
+    """
+    names = dict.fromkeys(name for group in groups for name in group)
+    return {name: look(index) for index, name in enumerate(names)}
+
+
+def line_style(style: Look) -> dict[str, Any]:
+    """The look as arguments of ``Axes.plot``.
+
+    >>> sorted(line_style(look(0)))
+    ['color', 'linestyle', 'marker', 'markeredgewidth']
+    """
+    dash: Any = "-" if isinstance(style.dash, str) else (0, style.dash)
+    return {"color": style.color, "marker": style.marker, "linestyle": dash, "markeredgewidth": 0}
 
 
 @contextmanager

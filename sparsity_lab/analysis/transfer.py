@@ -19,21 +19,21 @@ bounded is the span in IDs. With k = 1 a set has no span, and all lines are one.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Int64
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 from sparsity_lab.analysis.attention.averages import mean_and_error
 from sparsity_lab.analysis.exact_transfer import exact_transfer
-from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.findings import change_finding
+from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
+from sparsity_lab.analysis.lines import draw_curve, draw_level, name_lines
 from sparsity_lab.analysis.measurement import Measurement
-from sparsity_lab.analysis.style import INK, look, new_axes, styled
+from sparsity_lab.analysis.style import look, new_axes, styled
 from sparsity_lab.generators import Parity, Planted, Stream, Window
 from sparsity_lab.models.functional_attention import FunctionalAttention
 from sparsity_lab.settings import SettingError
@@ -108,37 +108,34 @@ class TransferCheck(Measurement):
         """The error: one row per arm, one column per length."""
         return self._frame.pivot("length", index=["arm", "kernel_width"], values="error", aggregate_function=None)
 
+    @property
+    def finding(self) -> str:
+        """From where to where the error goes."""
+        return change_finding(self._frame, "length", "error", "the error")
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the error against length; returns the axes.
 
         Args:
             ax: where to draw; by default axes of a new figure of their own.
         """
-        handles = []
         with styled():
-            ax = new_axes(4.9, 3.15 + 0.2 * len(_ARMS)) if ax is None else ax
-            ax.axhline(0.5, color=INK, linewidth=0.9, linestyle=(0, (1.5, 2)), zorder=1)
-            ax.text(1.005, 0.5, "chance", transform=ax.get_yaxis_transform(), va="center", fontsize=9)
+            ax = new_axes(5.8, 3.3) if ax is None else ax
+            draw_level(ax, 0.5, "chance")
             for index, arm in enumerate(_ARMS):
-                color, marker, dash = look(index)
-                part = self._frame.filter(pl.col("arm") == arm.name)
-                # Lines that lie on each other: the earlier ones are larger, and dashes let them through.
-                drawn: dict[str, Any] = {
-                    "color": color,
-                    "marker": marker,
-                    "markeredgewidth": 0,
-                    "markersize": 8 - 1.2 * index,
-                    "linestyle": "-" if isinstance(dash, str) else (0, dash),
-                }
-                ax.errorbar(part["length"], part["error"], yerr=part["error_se"], **drawn)
+                part = self._frame.filter(arm=arm.name)
                 words = f"{arm.name} (W = {part['kernel_width'][0]})"
-                handles.append(Line2D([], [], **drawn, label=words))
+                # Lines that lie on each other: the earlier ones are larger, and dashes let them through.
+                size = 8 - 1.2 * index
+                style = look(index)
+                draw_curve(ax, part["length"], part["error"], style, words, markersize=size)
+                ax.errorbar(part["length"], part["error"], part["error_se"], fmt="none", ecolor=style.color)
             lengths = self._frame["length"].unique().sort().to_list()
             trained = TrainedRange(self.train_length, self.train_length, same=True)
             length_axis(ax, lengths, trained, "length (tokens, log scale)")
             ax.set_ylabel("error: 1 − h(X)[label]\n(mean over sequences)")
             ax.set_ylim(-0.02, 0.56)
-            legend_below(ax, handles)
+            name_lines(ax)
         return ax
 
     def __repr__(self) -> str:

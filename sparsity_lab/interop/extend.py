@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from sparsity_lab.analysis.length_axis import length_axis
+from sparsity_lab.analysis.lines import draw_curve, name_lines
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.statistics import mean_interval
@@ -76,18 +77,24 @@ class ExtendedContext(Measurement):
         document of that length, and the document ends with the key's first tokens."""
         return self._frame
 
+    @property
+    def finding(self) -> str:
+        """The loss at the new context, before and after."""
+        at = self._frame.filter(pl.col("length") == pl.col("length").max())
+        before, after = (at.filter(when=when)["loss"].item() for when in (BEFORE, AFTER))
+        return f"At {at['length'][0]} tokens the loss goes from {before:.2f} to {after:.2f} nats a token"
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the loss by length of context, before and after; returns the axes."""
         with styled():
             ax = new_axes(5.0, 3.6) if ax is None else ax
             for index, when in enumerate((BEFORE, AFTER)):
-                part, (color, marker, dash) = self._frame.filter(pl.col("when") == when), look(index)
-                line: Any = "-" if isinstance(dash, str) else (0, dash)
-                ax.plot(part["length"], part["loss"], color=color, marker=marker, linestyle=line, label=when)
-                ax.fill_between(part["length"], part["low"], part["high"], color=color, alpha=0.14, lw=0)
+                part = self._frame.filter(pl.col("when") == when)
+                band: dict[str, Any] = {"low": part["low"], "high": part["high"]}
+                draw_curve(ax, part["length"], part["loss"], look(index), when, **band)
             length_axis(ax, self._frame["length"], None, "context (tokens, log scale)")
             ax.set_ylabel("loss (nats a token)")
-            ax.legend()
+            name_lines(ax)
         return ax
 
 

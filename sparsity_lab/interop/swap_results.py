@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sparsity_lab.analysis.length_axis import length_axis
+from sparsity_lab.analysis.lines import draw_curve, name_lines
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.report.page import Section, page
@@ -165,11 +166,16 @@ class SwapReport(Measurement):
         facts = {name: getattr(self, name) for name in shown} | {"kernels": dict(self.kernels)}
         return facts | {name: frame.to_dicts() for name, frame in frames.items()}
 
+    @property
+    def finding(self) -> str:
+        """The verdict."""
+        return self.verdict
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the loss by length of context with its intervals; returns the axes."""
         frame = self.frame().with_columns(x=pl.col("length").cast(pl.Float64))
         with styled():
-            ax = new_axes(5.4, 4.0) if ax is None else ax
+            ax = new_axes(5.8, 3.6) if ax is None else ax
             self._draw(ax, frame)
             length_axis(ax, self.lengths, None, "context (tokens, log scale)")
             low, high = ax.get_xlim()
@@ -185,7 +191,7 @@ class SwapReport(Measurement):
         frame = self.frame().with_columns(pl.col("length").cast(pl.Float64).alias("x"))
         frame = frame.with_columns(pl.col(own).alias(name) for name, own in columns.items())
         with styled():
-            ax = new_axes(5.4, 4.0) if ax is None else ax
+            ax = new_axes(5.8, 3.6) if ax is None else ax
             ax.axhline(0, color=GRAY, linewidth=1, zorder=0)
             self._draw(ax, frame.filter(pl.col("arm") != AS_IT_IS))
             length_axis(ax, self.lengths, None, "context (tokens, log scale)")
@@ -197,7 +203,7 @@ class SwapReport(Measurement):
         middle = ((pl.col("first") * pl.col("last")).cast(pl.Float64)).sqrt()
         frame = self.positions().with_columns(x=middle)
         with styled():
-            ax = new_axes(5.4, 4.0) if ax is None else ax
+            ax = new_axes(5.8, 3.6) if ax is None else ax
             self._draw(ax, frame)
             ticks = frame["last"].unique().sort().to_list()
             length_axis(ax, ticks, None, f"position within {self.lengths[-1]:,} tokens (log scale)")
@@ -233,12 +239,9 @@ class SwapReport(Measurement):
             part = frame.filter(pl.col("arm") == arm)
             if part.is_empty():
                 continue
-            color, marker, dash = look(index)
-            line: Any = "-" if isinstance(dash, str) else (0, dash)
-            ax.plot(part["x"], part["loss"], color=color, marker=marker, linestyle=line, label=arm)
-            ax.fill_between(part["x"], part["low"], part["high"], color=color, alpha=0.14, lw=0)
+            draw_curve(ax, part["x"], part["loss"], look(index), arm, low=part["low"], high=part["high"])
         ax.set_ylabel("loss (nats a token)")
-        ax.legend(loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, borderaxespad=0)
+        name_lines(ax)
 
     def _verdict_part(self) -> Markup:
         facts = [

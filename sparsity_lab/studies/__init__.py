@@ -30,10 +30,7 @@ if TYPE_CHECKING:
     from sparsity_lab.studies.evidence import Evidence as Evidence
     from sparsity_lab.studies.figures import draw_by_length as draw_by_length
     from sparsity_lab.studies.figures import draw_seeds as draw_seeds
-    from sparsity_lab.studies.figures import legend_below as legend_below
     from sparsity_lab.studies.figures import levels as levels
-    from sparsity_lab.studies.figures import line_style as line_style
-    from sparsity_lab.studies.figures import looks_of as looks_of
     from sparsity_lab.studies.figures import panels as panels
     from sparsity_lab.studies.figures import same_height as same_height
     from sparsity_lab.studies.files import check_results as check_results
@@ -56,5 +53,7 @@ if TYPE_CHECKING:
     from sparsity_lab.studies.study import SIZES as SIZES
     from sparsity_lab.studies.study import Size as Size
     from sparsity_lab.studies.study import Study as Study
+    from sparsity_lab.studies.verdicts import verdict_frame as verdict_frame
+    from sparsity_lab.studies.verdicts import verdict_section as verdict_section
 
 lazy.load_on_first_use(__name__)

@@ -1,7 +1,7 @@
-"""Small multiples for result pages: curves by length in panels that share their axes, looks and one legend.
+"""Small multiples for result pages: panels of curves by length, whose names stand at the ends of the lines.
 
-A line is the median over the seeds that learned, and its band goes from the smallest to the largest of them. Arms
-that were not learned are named in the panel but not drawn.
+A line is the median over the seeds that learned. Fewer than ten seeds are thin lines; of more the band goes from the
+smallest to the largest. Arms that were not learned are named below the panel but not drawn.
 """
 
 import math
@@ -12,47 +12,32 @@ from typing import Any
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
-from sparsity_lab.analysis import Replicates
-from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
-from sparsity_lab.analysis.style import GRAY, INK, Look, look
+from sparsity_lab.analysis import (
+    Look,
+    Replicates,
+    TrainedRange,
+    draw_level,
+    draw_median,
+    length_axis,
+    name_lines,
+    note_below,
+)
+from sparsity_lab.analysis.lines import BAYES
 
-__all__ = [
-    "draw_by_length",
-    "draw_seeds",
-    "legend_below",
-    "levels",
-    "line_style",
-    "looks_of",
-    "panels",
-    "same_height",
-]
-
-BAND = "line: median over the seeds that learned; band: smallest to largest"
-LEVELS: dict[str, tuple[float, Any]] = {"Bayes optimum": (1.0, (0, (6, 2))), "chance": (0.0, (0, (1.5, 2)))}
+__all__ = ["draw_by_length", "draw_seeds", "levels", "panels", "same_height"]
 
 
-def looks_of(names: Sequence[str]) -> dict[str, Look]:
-    """A look for each name, the same in all panels.
-
-    >>> list(looks_of(["softmax", "LSSA"]))
-    ['softmax', 'LSSA']
-    """
-    return {name: look(index) for index, name in enumerate(names)}
-
-
-def panels(count: int, *, columns: int = 3, width: float = 3.2, height: float = 2.45) -> tuple[Figure, list[Axes]]:
+def panels(count: int, *, columns: int = 2, width: float = 3.7, height: float = 2.6) -> tuple[Figure, list[Axes]]:
     """A figure with ``count`` panels in rows of ``columns``, which do not share axes; width and height in inches of
-    one panel. To be called inside ``styled()``.
+    one panel. A figure of 7.4 inches fits a page with its text at full size. To be called inside ``styled()``.
 
     >>> figure, axes = panels(4, columns=2)
     >>> len(axes)
     4
     """
     rows = math.ceil(count / columns)
-    figure = Figure(figsize=(width * min(columns, count), height * rows + 0.7), layout="constrained")
+    figure = Figure(figsize=(width * min(columns, count), height * rows), layout="constrained")
     found = [figure.add_subplot(rows, min(columns, count), place + 1) for place in range(count)]
     return figure, found
 
@@ -67,7 +52,7 @@ def draw_by_length(
     only_learned: bool = True,
     words: str = "normalized accuracy",
 ) -> None:
-    """Draw a measure against length, a line and band for each curve.
+    """Draw a measure against length, a line for each curve with its name, and its seeds.
 
     >>> figure, (ax,) = panels(1)
     >>> curves = {"one": rows.filter(pl.col("arm") == "one")}
@@ -78,14 +63,16 @@ def draw_by_length(
     Args:
         curves: rows of ``Evidence`` by name, one row for each seed and length; none where nothing has run yet.
         looks: by name; may hold more than are drawn here.
-        only_learned: leave out seeds that did not learn, and name their number in the panel.
+        only_learned: leave out seeds that did not learn, and name their number below the panel.
         words: the measure, for the axis; "" for panels right of another.
     """
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=10, pad=16)
     ax.set_ylabel(words)
     curves = {name: rows for name, rows in curves.items() if not rows.is_empty()}
     if not curves:
         return
+    if measure == "normalized_accuracy":
+        levels(ax)
     missing: list[str] = []
     for name, rows in curves.items():
         seeds = rows["seed"].n_unique()
@@ -94,25 +81,17 @@ def draw_by_length(
         learned = drawn["seed"].n_unique()
         if learned < seeds:
             missing.append(f"{name}: {learned} of {seeds} learned" if learned else _never(name, rows, measure))
-        if drawn.is_empty():
-            continue
-        value = pl.col(measure)
-        each = drawn.group_by("length").agg(value.median().alias("median"), low=value.min(), high=value.max())
-        each = each.sort("length")
-        ax.plot(each["length"], each["median"], **line_style(looks[name]), zorder=3)
-        if learned > 1:
-            band = each["length"], each["low"], each["high"]
-            ax.fill_between(*band, color=looks[name].color, alpha=0.22, linewidth=0, zorder=2)
+        if learned:
+            draw_median(ax, drawn, "length", measure, looks[name], name)
     everything = pl.concat([rows.select("length", "trained") for rows in curves.values()])
     trained = everything.filter("trained")["length"].to_list()
     shaded = TrainedRange(min(trained), max(trained)) if trained else None
-    length_axis(ax, everything["length"], shaded, "length (log scale)", named=False)
+    length_axis(ax, everything["length"], shaded, "length (log scale)")
     if measure == "normalized_accuracy":
-        levels(ax)
         bottom, _ = ax.get_ylim()
         ax.set_ylim(min(bottom, -0.08), 1.08)
-    if missing:
-        ax.text(0.02, 0.02, "\n".join(missing), transform=ax.transAxes, fontsize=9, va="bottom", zorder=4)
+    name_lines(ax)
+    note_below(ax, missing, 44)
 
 
 def _never(name: str, rows: pl.DataFrame, measure: str) -> str:
@@ -160,53 +139,5 @@ def levels(ax: Axes) -> None:
     >>> len(ax.lines)
     2
     """
-    for level, dash in LEVELS.values():
-        ax.axhline(level, color=INK, linewidth=0.9, linestyle=dash, zorder=1)
-
-
-def legend_below(
-    figure: Figure, *groups: Mapping[str, Look], band: str = BAND, more: Sequence[tuple[Any, str]] = ()
-) -> None:
-    """One legend for all panels, under them: a column for each group of looks, then one that names band, shading and
-    levels, then ``more`` handles with their words.
-
-    >>> figure, axes = panels(2)
-    >>> legend_below(figure, looks_of(["one", "two"]))
-    >>> len(figure.legends)
-    1
-    """
-    shown: list[list[tuple[Any, str]]] = [
-        [(Line2D([], [], **line_style(one)), name) for name, one in looks.items()] for looks in groups
-    ]
-    first = next(iter(groups[0].values()))
-    levels_named = [
-        (Line2D([], [], color=INK, linewidth=0.9, linestyle=dash), name) for name, (_, dash) in LEVELS.items()
-    ]
-    grounds = [
-        (Patch(color=first.color, alpha=0.22, linewidth=0), band),
-        (Patch(color=GRAY, alpha=0.18, linewidth=0), "shaded: trained lengths"),
-    ]
-    shown.append([*grounds, *levels_named, *more])
-    # Matplotlib fills columns of equal height, so the shorter ones end in empty entries.
-    height = max(map(len, shown))
-    nothing = Line2D([], [], linestyle="")
-    entries = [entry for column in shown for entry in [*column, *[(nothing, "")] * (height - len(column))]]
-    figure.legend(
-        [handle for handle, _ in entries],
-        [words for _, words in entries],
-        loc="outside lower left",
-        ncols=len(shown),
-        handlelength=2.6,
-        columnspacing=2.0,
-        fontsize=9,
-    )
-
-
-def line_style(style: Look) -> dict[str, Any]:
-    """The look as arguments of ``Axes.plot``.
-
-    >>> sorted(line_style(looks_of(["one"])["one"]))
-    ['color', 'linestyle', 'marker', 'markeredgewidth']
-    """
-    dash: Any = "-" if isinstance(style.dash, str) else (0, style.dash)
-    return {"color": style.color, "marker": style.marker, "linestyle": dash, "markeredgewidth": 0}
+    draw_level(ax, 1.0, "optimum", BAYES)
+    draw_level(ax, 0.0, "chance")

@@ -38,6 +38,7 @@ __all__ = [
     "read_found",
     "relabel_results",
     "render_results",
+    "standalone",
     "write_found",
     "write_result",
 ]
@@ -382,7 +383,7 @@ def _pages(study: Study, evidence: Evidence, data: dict[str, Any], folder: Path)
     notes = folder / NOTES
     words = finding(data)
     return {
-        FIGURE: _standalone(figure_svg(titled(study.figure(evidence), words), words)),
+        FIGURE: standalone(figure_svg(titled(study.figure(evidence), words), words)),
         PAGE: page(study, evidence, data, FIGURE, notes.read_text(encoding="utf-8") if notes.is_file() else ""),
     }
 
@@ -417,7 +418,7 @@ def _learned(rows: pl.DataFrame) -> int | None:
     return None if judged.is_empty() else judged.filter("learned")["seed"].n_unique()
 
 
-def _standalone(svg: str) -> str:
+def standalone(svg: str) -> str:
     """An SVG file on a white ground: what shows it may be dark, and has no color to lend."""
     opened = svg.replace("<svg ", '<svg color="#20242b" ', 1)
     end = opened.index(">") + 1

@@ -12,7 +12,7 @@ from sparsity_lab.training import Evaluation
 if TYPE_CHECKING:
     from sparsity_lab.studies.study import Study
 
-__all__ = ["FRONT_TITLE", "finding", "front_page", "page"]
+__all__ = ["FRONT_TITLE", "estimate_words", "finding", "front_page", "page"]
 
 FRONT_TITLE = "# Results"
 """How the table of all claims begins."""
@@ -38,6 +38,7 @@ def page(study: "Study", evidence: Evidence, data: dict[str, Any], figure: str, 
         _ESTIMATES,
         *(f"- *{one['id']}*: {one['detail']}" for one in data["claims"] if one["detail"]),
         f"![{finding(data)}]({figure})",
+        _LINES,
         "## Measurements",
         *([_SPREAD] if study.columns else []),
         *_measurements(study, evidence.rows),
@@ -60,7 +61,7 @@ def finding(data: dict[str, Any]) -> str:
     if not primary:
         return str(data["title"])
     first, counts = primary[0], Counter(one["verdict"] for one in primary)
-    estimate = "" if first["estimate"] is None else f" ({_estimate(first)})"
+    estimate = "" if first["estimate"] is None else f" ({estimate_words(first)})"
     words = f"{first['verdict'].capitalize()}{estimate}: {first['statement']}"
     if len(primary) == 1:
         return words
@@ -73,6 +74,10 @@ _PRIMARY = (
     "5 % in each direction, which holds however often somebody looked."
 )
 _EXPLORATORY = "Exploratory claims were not run for. Each is judged alone at 5 %."
+_LINES = (
+    "A line is the median over seeds, of what was learned where an optimum is known. Fewer than ten seeds are thin "
+    "lines; of more a band goes from the smallest to the largest."
+)
 _ESTIMATES = (
     "Brackets hold the 90 % confidence sequence, which covers the true value at all looks together. Where a claim "
     "held or did not hold, its bound lies outside. The e-values are the evidence that a claim held, that it did not, "
@@ -87,7 +92,7 @@ def _verdicts(claims: Sequence[dict[str, Any]]) -> str:
             [
                 one["statement"],
                 f"**{one['verdict']}**{_why_not(one)}",
-                _estimate(one),
+                estimate_words(one),
                 one["seeds"],
                 " / ".join(f"{value:.3g}" for value in one["e_values"]),
             ]
@@ -126,7 +131,7 @@ def front_page(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
             [
                 one["statement"],
                 f"**{one['verdict']}**{_why_not(one)}",
-                _estimate(one),
+                estimate_words(one),
                 f"[{result['title']}]({folder}/result.md)",
             ]
             for folder, result in results
@@ -216,7 +221,8 @@ def _spread(values: pl.Series) -> str:
     return f"{mean:.3f} [{min(numbers):.3f}, {max(numbers):.3f}]" if len(numbers) > 1 else f"{mean:.3f}"
 
 
-def _estimate(claim: dict[str, Any]) -> str:
+def estimate_words(claim: dict[str, Any]) -> str:
+    """The estimate of a claim with its confidence sequence and unit."""
     if claim["estimate"] is None:
         return "–"
     ends = f" [{claim['low']:.3f}, {claim['high']:.3f}]" if claim["low"] is not None else ""

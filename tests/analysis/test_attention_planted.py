@@ -244,14 +244,12 @@ def test_the_figures_show_the_numbers():
     masses = planted_mass(models, TASK, (16, 64), sequences=2)
     ax = masses.plot()
     assert ax.get_ylabel() == "mass on the true sources\n(share of a scored target's row)"
-    legend = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert legend == ["gap 2, layer 0", "gap 5, layer 0", "uniform attention, k / n"]
+    assert [line.get_label() for line in ax.lines] == ["gap 2, layer 0", "gap 5, layer 0", "uniform attention, k / n"]
     assert list(ax.lines[0].get_ydata()) == masses.frame().filter(arm="gap 2")["mass"].to_list()
     assert list(ax.lines[2].get_ydata()) == pytest.approx([3 / 18, 3 / 66])
     found = dilution(models, TASK, (16, 64), sequences=2)
     ax = found.plot()
-    legend = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert legend[0] == "gap 2, layer 0 head 0, gap 2.0 at 16"
+    assert ax.lines[0].get_label() == "gap 2, layer 0 head 0, gap 2.0 at 16"
     assert "standard error" in repr(found)
     assert found.summary()["arm"].to_list() == ["gap 2", "gap 2", "gap 5", "gap 5"]
     with pytest.raises(SettingError, match="head: expected a layer and head that were measured"):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from figure_rules import broken_rules
 from torch import Tensor, nn
 
 from sparsity_lab.analysis import Thresholds, TokenData, diagnose, read_tokens
@@ -281,6 +282,7 @@ def test_planted_data_are_recognized(markov: list[np.ndarray]) -> None:
     assert "searching dependencies" in told
     lines = {line.get_label() for line in found.plot().lines}
     assert {"RoPE()", "ALiBi()"} <= lines
+    assert broken_rules(found.figure()) == []
     assert found.to_data()["verdict"] in repr(found)
     first, second, *schemes, advice = found.horizon()
     assert first.startswith("Horizon: trained on up to 16 tokens, tested on up to 64; needs were asked inside 16")
@@ -350,7 +352,8 @@ def test_noise_decides_nothing() -> None:
     assert found.verdict == "not decided"
     assert [answer.answer for answer in found.answers] == [None, None, False, None, False, None]
     assert found.frame()["kept"].null_count() == 6
-    assert "nothing learned" in found.plot().get_legend().get_texts()[0].get_text()  # type: ignore[union-attr]
+    assert "nothing learned" in found.plot().texts[-1].get_text()
+    assert broken_rules(found.figure()) == []
 
 
 @pytest.mark.parametrize(

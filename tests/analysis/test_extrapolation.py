@@ -101,12 +101,12 @@ def test_pooled_settings_are_named(frame):
     curve = extrapolation_curve(mixed)
     assert curve.pooled == ("training.steps",)
     assert "pooled over training.steps" in repr(curve)
-    assert "pooled over training.steps" in legend_of(curve.plot())
+    assert "pooled over training.steps" in note_of(curve.plot())
     assert extrapolation_curve(mixed, by=("task.k", "training.steps")).pooled == ()
 
 
-def legend_of(ax):
-    return [text.get_text().replace("\n", " ") for text in ax.get_legend().get_texts()]
+def note_of(ax):
+    return ax.texts[-1].get_text().replace("\n", " ")
 
 
 def test_the_figure_says_what_it_shows(frame):
@@ -115,12 +115,12 @@ def test_the_figure_says_what_it_shows(frame):
     assert ax.get_ylabel() == "normalized accuracy\n(0 = chance, 1 = Bayes)"
     assert ax.get_xscale() == "log"
     assert [label.get_text() for label in ax.get_xticklabels()] == ["8", "24", "48", "96"]
-    assert [text.get_text() for text in ax.texts] == ["Bayes", "chance", "trained 8–24"]
-    assert legend_of(ax) == [
-        "k=1 (3 of 3 runs learned)",
+    assert [text.get_text() for text in ax.texts[:-1]] == ["trained 8–24", "Bayes", "chance", "k=1", "k=2"]
+    assert ax.texts[-1].get_text().split("\n") == [
         "k=2 (1 of 2 runs learned)",
-        "k=3: never learned (0 of 2 runs), 0.05 at the trained lengths, not drawn",
-        "band: interval of the median, coverage 75%",
+        "k=3: never learned (0 of 2 runs), 0.05 at the trained lengths, not",
+        "drawn",
+        "line: median of 1 to 3 runs; thin: each run",
     ]
 
 
@@ -138,12 +138,29 @@ def test_the_title_is_what_the_frame_shows(frame):
     assert extrapolation_curve(many).finding == "k=0 holds to 48; 4 arms lie between; k=5 holds to 24"
 
 
-def test_the_legend_names_the_smallest_coverage():
-    """Two runs cover the median with 50 %, three with 75 %."""
+def test_many_runs_are_a_band_and_few_are_lines():
     values = [1, 1, 0.5, 0.2]
-    names = [("a0", 1), ("a1", 1), ("b0", 2), ("b1", 2), ("b2", 2)]
-    ax = extrapolation_curve(frame_of(*((name, {"task.k": k}, values) for name, k in names))).plot()
-    assert legend_of(ax)[-1] == "band: interval of the median, coverage at least 50%"
+    runs = [
+        (f"{k}, {seed}", {"task.k": k}, values) for k, count in ((1, 10), (2, 12), (3, 2)) for seed in range(count)
+    ]
+    curve = extrapolation_curve(frame_of(*runs))
+    ax = curve.plot()
+    least = curve.frame().filter(pl.col("used") >= 10)["coverage"].min()
+    assert 0.9 < least < 1
+    band = f"band: interval of the median, coverage at least {least:.0%}"
+    assert note_of(ax).replace("- ", "-") == f"line: median of 2 to 12 runs; thin: each run; {band}"
+    assert len(ax.collections) == 2
+    assert len([line for line in ax.lines if line.get_label() == "_seed"]) == 2
+
+
+def test_more_than_six_arms_are_several_panels_of_one_range():
+    arms = [(f"{k}{seed}", {"task.k": k}, [1, 1, 1 - k / 10, 0.1]) for k in range(8) for seed in range(2)]
+    curve = extrapolation_curve(frame_of(*arms))
+    axes = curve.figure().axes
+    named = [[str(line.get_label()) for line in ax.lines if str(line.get_label()).startswith("k=")] for ax in axes]
+    assert named == [["k=0", "k=1", "k=2", "k=3"], ["k=4", "k=5", "k=6", "k=7"]]
+    assert axes[0].get_ylim() == axes[1].get_ylim()
+    assert len({line.get_color() for ax in axes for line in ax.lines if str(line.get_label()).startswith("k=")}) == 8
 
 
 def test_the_drawn_values_are_the_medians(frame):
@@ -151,8 +168,8 @@ def test_the_drawn_values_are_the_medians(frame):
     drawn = [list(line.get_ydata()) for line in ax.lines if len(line.get_xdata()) == 4]
     assert [1, 1, 0.95, 0.4] in drawn
     assert [0.95, 0.92, 0.7, 0.1] in drawn
-    # Two curves and the two levels; the arm that never learned has no line.
-    assert len(ax.lines) == 4
+    # Two curves, the three runs of one of them, and the two levels; the arm that never learned has no line.
+    assert len(ax.lines) == 7
     shaded = [patch for patch in ax.patches if patch.get_x() == 8]
     assert [patch.get_width() for patch in shaded] == [16]
 
@@ -181,11 +198,11 @@ def test_runs_that_are_not_judged_are_drawn_and_named():
     curve = extrapolation_curve(frame, measure="accuracy")
     assert curve.frame()["median"].to_list() == [0.75, 0.75, 0.625, 0.5]
     assert curve.frame().select("runs", "judged", "learned", "used").unique().rows() == [(2, 0, 0, 2)]
-    assert legend_of(curve.plot())[0] == "k=1: 2 runs not judged (no optimum declared)"
+    lines = "line: median of 2 runs; thin: each run"
+    assert note_of(curve.plot()) == f"k=1: 2 runs not judged (no optimum declared) {lines}"
     # What needs an optimum cannot be drawn, and says why.
-    assert legend_of(extrapolation_curve(frame).plot()) == [
-        "k=1: no normalized accuracy, not judged (no optimum declared), not drawn"
-    ]
+    expected = "k=1: no normalized accuracy, not judged (no optimum declared), not drawn"
+    assert note_of(extrapolation_curve(frame).plot()) == expected
 
 
 def test_the_axis_shows_all_lengths_even_if_nothing_is_drawn():
@@ -194,4 +211,4 @@ def test_the_axis_shows_all_lengths_even_if_nothing_is_drawn():
     assert low < 8
     assert high > 96
     assert "nothing to draw" in [text.get_text() for text in ax.texts]
-    assert legend_of(ax) == ["k=1: never learned (0 of 1 run), 0.00 at the trained lengths, not drawn"]
+    assert note_of(ax) == "k=1: never learned (0 of 1 run), 0.00 at the trained lengths, not drawn"

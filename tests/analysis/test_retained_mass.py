@@ -105,7 +105,12 @@ def test_models_and_figure() -> None:
     assert by_arm["window"]["estimated"].null_count() == 8
     ax = found.plot(layer=0)
     assert ax.get_ylabel().startswith("retained mass")
-    assert len(ax.get_legend().get_texts()) == 4  # type: ignore[union-attr]
+    assert [text.get_text().replace("\n", " ") for text in ax.texts] == [
+        "window, layer 0",
+        "adaptive, layer 0",
+        "dotted: the best blocks, as many",
+        "line: mean over heads; thin: each head",
+    ]
 
 
 @pytest.mark.parametrize(

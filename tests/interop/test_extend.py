@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from figure_rules import broken_rules
 from interop.tiny_models import build, tokens, transformers
 from interop.trained import TRAINED, byte_model, python_files
 
@@ -142,6 +143,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
 def test_figure(tmp_path: Path) -> None:
     found = extended(short(), tmp_path, steps=1)
     assert [line.get_label() for line in found.plot().get_lines()] == ["before", "after"]
+    assert broken_rules(found.figure()) == []
 
 
 @pytest.mark.slow

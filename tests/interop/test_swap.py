@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from figure_rules import broken_rules
 from interop.tiny_models import VOCAB, build, tokens
 from interop.trained import byte_model, python_files
 from torch.nn.functional import cross_entropy
@@ -157,6 +158,8 @@ def test_figures(found: SwapReport) -> None:
     assert ax.get_lines()[0].get_ydata() == pytest.approx(found.frame()["loss"][:3].to_list())
     assert len(found.plot_positions().get_lines()) == 4
     assert [line.get_label() for line in found.plot_differences().get_lines()[1:]] == list(found.arms[1:])
+    figures = [found.figure(), *(ax.figure for ax in (found.plot_differences(), found.plot_positions()))]
+    assert [broken_rules(figure) for figure in figures] == [[]] * 3
 
 
 # --- bad input

@@ -41,20 +41,20 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from sparsity_lab.analysis.attention.averages import mean_and_error
+from sparsity_lab.analysis.attention.figure import own_axes
 from sparsity_lab.analysis.attention.planted_mass import MASSES, Targets, targets_of
 from sparsity_lab.analysis.attention.subjects import Models, Subject, subjects_of
-from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.findings import change_finding
+from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
+from sparsity_lab.analysis.lines import draw_curve, name_lines, note_below
 from sparsity_lab.analysis.measurement import Measurement
-from sparsity_lab.analysis.style import GRAY, look, new_axes, styled
+from sparsity_lab.analysis.style import look, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.settings import SettingError
 
@@ -143,6 +143,11 @@ class Dilution(Measurement):
     def __repr__(self) -> str:
         return f"{super().__repr__()}\nmisplaced: {_READ}"
 
+    @property
+    def finding(self) -> str:
+        """From where to where the mass on the sources goes."""
+        return change_finding(self.summary().drop("layer"), "length", "mass", "mass on the true sources")
+
     def plot(self, ax: Axes | None = None, *, layer: int | None = None, head: int | None = None) -> Axes:
         """Draw measured and predicted mass against length, for one head of each model; returns the axes.
 
@@ -152,27 +157,21 @@ class Dilution(Measurement):
         """
         drawn = self._chosen(layer, head)
         arms = drawn["arm"].unique(maintain_order=True).to_list()
-        handles: list[Artist] = []
         with styled():
-            ax = new_axes(4.9, 3.35 + 0.2 * (len(arms) + 1)) if ax is None else ax
+            ax = own_axes(ax)
             for index, arm in enumerate(arms):
-                color, marker, dash = look(index)
                 part = drawn.filter(pl.col("arm") == arm).sort("length")
                 one = part.row(0, named=True)
-                line: Any = "-" if isinstance(dash, str) else (0, dash)
-                mark: dict[str, Any] = {"color": color, "marker": marker, "markeredgewidth": 0, "linestyle": line}
-                ax.errorbar(part["length"], part["mass"], yerr=part["mass_se"].fill_null(0), **mark)
-                band = part["length"], part["predicted_low"], part["predicted_high"]
-                ax.fill_between(*band, color=color, alpha=0.25, linewidth=0.8)
                 words = f"{arm}, layer {one['layer']} head {one['head']}, gap {one['gap']:.1f} at {one['reference']}"
-                handles.append(Line2D([], [], **mark, label=words))
-            handles.append(
-                Patch(color=GRAY, alpha=0.25, label="band: predicted from the gaps there (dilution alone)")
-            )
+                band: dict[str, Any] = {"low": part["predicted_low"], "high": part["predicted_high"]}
+                style, errors = look(index), part["mass_se"].fill_null(0)
+                draw_curve(ax, part["length"], part["mass"], style, words, **band)
+                ax.errorbar(part["length"], part["mass"], errors, fmt="none", ecolor=style.color)
             length_axis(ax, drawn["length"].unique().to_list(), self.trained, "length (tokens, log scale)")
             ax.set_ylabel("mass on the true sources\n(share of a scored target's row)")
             ax.set_ylim(-0.03, 1.03)
-            legend_below(ax, handles)
+            name_lines(ax)
+            note_below(ax, ["band: predicted from the gaps there (dilution alone)"])
         return ax
 
     def _chosen(self, layer: int | None, head: int | None) -> pl.DataFrame:

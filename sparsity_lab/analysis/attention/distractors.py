@@ -35,9 +35,10 @@ from torch import Tensor
 
 from sparsity_lab.analysis.attention.altered import losses
 from sparsity_lab.analysis.attention.averages import mean_and_error
-from sparsity_lab.analysis.attention.figure import draw_lines, of_layer, own_axes
+from sparsity_lab.analysis.attention.figure import draw_lines, name_heads, of_layer, own_axes
 from sparsity_lab.analysis.attention.subjects import Models, Sequences, sequences_of, subjects_of
-from sparsity_lab.analysis.length_axis import TrainedRange, legend_below
+from sparsity_lab.analysis.findings import change_finding
+from sparsity_lab.analysis.length_axis import TrainedRange
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import GRAY, styled
 from sparsity_lab.generators import Batch, Task
@@ -73,6 +74,12 @@ class DistractorRobustness(Measurement):
         """
         return self._frame
 
+    @property
+    def finding(self) -> str:
+        """From where to where the loss goes between no wrong key and the strongest."""
+        shortest = self._frame.filter(pl.col("length") == pl.col("length").min())
+        return change_finding(shortest, "strength", "loss_change", "the change of loss")
+
     def plot(
         self,
         ax: Axes | None = None,
@@ -102,12 +109,12 @@ class DistractorRobustness(Measurement):
         length = length or lengths[0]
         drawn = of_layer(self._frame.filter(pl.col("length") == length), layer).with_columns(head=pl.lit(0))
         with styled():
-            ax = own_axes(ax, drawn)
+            ax = own_axes(ax)
             ax.axvline(1, color=GRAY, linewidth=0.8, zorder=0)
-            handles = draw_lines(ax, drawn, "strength", measure)
+            draw_lines(ax, drawn, "strength", measure)
             ax.set_xlabel(f"strength of the wrong key at length {length}\n(1 = a double of the best key)")
             ax.set_ylabel(labels[measure])
-            legend_below(ax, handles)
+            name_heads(ax, drawn)
         return ax
 
 

@@ -18,7 +18,7 @@ import polars as pl
 import torch
 from matplotlib.axes import Axes
 
-from sparsity_lab.analysis.attention.figure import draw_lines, note_if_empty, of_layer, own_axes
+from sparsity_lab.analysis.attention.figure import draw_lines, name_heads, note_if_empty, of_layer, own_axes
 from sparsity_lab.analysis.attention.subjects import (
     Models,
     Rows,
@@ -29,7 +29,8 @@ from sparsity_lab.analysis.attention.subjects import (
     with_module_names,
 )
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
-from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
+from sparsity_lab.analysis.findings import change_finding
+from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import styled
 from sparsity_lab.generators import Batch, Task
@@ -76,6 +77,13 @@ class AttentionEntropy(Measurement):
         rows = self._frame.filter(pl.col("keys") > 1)
         return rows.group_by(keys, maintain_order=True).agg(*means, pl.col("empty_share").mean())
 
+    @property
+    def finding(self) -> str:
+        """From where to where the normalized entropy goes."""
+        several = self._frame["length"].n_unique() > 1
+        frame, x = (self.summary(), "length") if several else (_by_keys(self._frame), "keys")
+        return change_finding(frame, x, "normalized_entropy", "normalized entropy")
+
     def plot(self, ax: Axes | None = None, *, measure: str = "normalized_entropy", layer: int | None = None) -> Axes:
         """Draw ``measure`` against length; or, if there is one length only, against n. Returns the axes.
 
@@ -93,8 +101,8 @@ class AttentionEntropy(Measurement):
         drawn = of_layer(self.summary() if several else _by_keys(self._frame), layer)
         x = "length" if several else "keys"
         with styled():
-            ax = own_axes(ax, drawn)
-            handles = draw_lines(ax, drawn, x, measure)
+            ax = own_axes(ax)
+            draw_lines(ax, drawn, x, measure)
             if several:
                 words = f"length (tokens; {_ROWS[self.rows]}; log scale)"
                 length_axis(ax, drawn["length"].unique().to_list(), self.trained, words)
@@ -103,7 +111,7 @@ class AttentionEntropy(Measurement):
                 length_axis(ax, [2**i for i in range(1, most.bit_length())], None, "visible keys n (log scale)")
             ax.set_ylabel(labels[measure])
             note_if_empty(ax, drawn, measure)
-            legend_below(ax, handles)
+            name_heads(ax, drawn)
         return ax
 
 

@@ -1,20 +1,25 @@
 """What the figures of attention measures share: one line for each model and layer, thin lines for its heads."""
 
 from collections.abc import Callable
-from typing import Any
 
 import polars as pl
-import seaborn
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
-from sparsity_lab.analysis.length_axis import TrainedRange, legend_below, length_axis
-from sparsity_lab.analysis.style import GRAY, INK, look, new_axes, seaborn_plot, styled
+from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
+from sparsity_lab.analysis.lines import CHANCE, draw_curve, name_lines, note_below
+from sparsity_lab.analysis.style import GRAY, INK, look, new_axes, styled
 from sparsity_lab.settings import SettingError
 
-__all__ = ["draw_lines", "note_if_empty", "of_layer", "own_axes", "plot_mass", "reference_line", "reference_lines"]
-
-HEADS_WORDS = "thin: each head"
+__all__ = [
+    "draw_lines",
+    "name_heads",
+    "note_if_empty",
+    "of_layer",
+    "own_axes",
+    "plot_mass",
+    "reference_line",
+    "reference_lines",
+]
 
 
 def of_layer(frame: pl.DataFrame, layer: int | None) -> pl.DataFrame:
@@ -29,29 +34,24 @@ def of_layer(frame: pl.DataFrame, layer: int | None) -> pl.DataFrame:
     return frame if layer is None else frame.filter(pl.col("layer") == layer)
 
 
-def own_axes(ax: Axes | None, frame: pl.DataFrame, more: int = 1) -> Axes:
-    """The given axes, or new ones with room below for a legend of the models and layers and ``more`` lines."""
-    return new_axes(4.9, 3.15 + 0.2 * (_series_of(frame).height + more)) if ax is None else ax
+def own_axes(ax: Axes | None) -> Axes:
+    """The given axes, or new ones with room for names at the ends of lines."""
+    return new_axes(5.8, 3.3) if ax is None else ax
 
 
-def draw_lines(ax: Axes, frame: pl.DataFrame, x: str, y: str) -> list[Line2D]:
-    """Draw y against x for each model and layer: the mean over heads, and each head; returns legend handles."""
-    handles = []
+def draw_lines(ax: Axes, frame: pl.DataFrame, x: str, y: str) -> None:
+    """Draw y against x for each model and layer: the mean over heads, and each head."""
     for index, (arm, layer) in enumerate(_series_of(frame).iter_rows()):
-        color, marker, dash = look(index)
-        line: Any = "-" if isinstance(dash, str) else (0, dash)
-        part = frame.filter((pl.col("arm") == arm) & (pl.col("layer") == layer)).drop_nulls(y)
-        common: dict[str, Any] = {"x": x, "y": y, "ax": ax, "color": color, "legend": False, "errorbar": None}
-        if part["head"].n_unique() > 1:
-            thin = {"linewidth": 0.7, "alpha": 0.45, "zorder": 2}
-            seaborn_plot(seaborn.lineplot, part, **common, units="head", estimator=None, **thin)
-        look_of_mean: dict[str, Any] = {"marker": marker, "markeredgewidth": 0, "linestyle": line, "zorder": 3}
-        seaborn_plot(seaborn.lineplot, part, **common, **look_of_mean)
-        words = f"{arm}, layer {layer}"
-        handles.append(Line2D([], [], color=color, marker=marker, markeredgewidth=0, linestyle=line, label=words))
-    if frame["head"].n_unique() > 1:
-        handles.append(Line2D([], [], color=GRAY, linewidth=0.7, label=HEADS_WORDS))
-    return handles
+        part = frame.filter(arm=arm, layer=layer).drop_nulls(y).sort(x)
+        mean = part.group_by(x, maintain_order=True).agg(pl.col(y).mean())
+        each = [(one[x], one[y]) for one in part.partition_by("head", maintain_order=True)]
+        draw_curve(ax, mean[x], mean[y], look(index), f"{arm}, layer {layer}", each=each)
+
+
+def name_heads(ax: Axes, frame: pl.DataFrame) -> None:
+    """Write the names of the lines, and what the thin ones are."""
+    name_lines(ax)
+    note_below(ax, ["line: mean over heads; thin: each head"] if frame["head"].n_unique() > 1 else [])
 
 
 def note_if_empty(ax: Axes, frame: pl.DataFrame, y: str) -> None:
@@ -67,40 +67,36 @@ def plot_mass(
     ax: Axes | None,
     layer: int | None,
     words: str,
-    reference: Callable[[Axes, pl.DataFrame], Line2D],
+    reference: Callable[[Axes, pl.DataFrame], None],
 ) -> Axes:
     """Plot the column ``mass`` against ``length`` with a reference curve; returns the axes.
 
     Args:
         words: of the vertical axis.
-        reference: draws what the mass is compared with; returns its legend handle.
+        reference: draws what the mass is compared with.
     """
     drawn = of_layer(frame, layer)
     with styled():
-        ax = own_axes(ax, drawn, 2)
-        handles = [*draw_lines(ax, drawn, "length", "mass"), reference(ax, drawn)]
+        ax = own_axes(ax)
+        draw_lines(ax, drawn, "length", "mass")
+        reference(ax, drawn)
         length_axis(ax, drawn["length"].unique().to_list(), trained, "length (tokens, log scale)")
         ax.set_ylabel(words)
         ax.set_ylim(-0.03, 1.03)
-        legend_below(ax, handles)
+        name_heads(ax, drawn)
     return ax
 
 
-_DOTS: dict[str, Any] = {"linewidth": 0.9, "linestyle": (0, (1.5, 2))}
-
-
-def reference_line(ax: Axes, frame: pl.DataFrame, y: str, label: str, color: str = INK) -> Line2D:
-    """Draw the mean of y at each length as a dotted line; returns its legend handle."""
+def reference_line(ax: Axes, frame: pl.DataFrame, y: str, label: str, color: str = INK) -> None:
+    """Draw the mean of y at each length as a dotted line."""
     level = frame.drop_nulls(y).group_by("length").agg(pl.col(y).mean()).sort("length")
-    ax.plot(level["length"], level[y], zorder=1, color=color, **_DOTS)
-    return Line2D([], [], color=color, label=label, **_DOTS)
+    ax.plot(level["length"], level[y], zorder=1, color=color, linewidth=0.9, linestyle=CHANCE, label=label)
 
 
-def reference_lines(ax: Axes, frame: pl.DataFrame, y: str, label: str) -> Line2D:
-    """Draw y at each length as a dotted line for each model and layer, in its color; returns a legend handle."""
+def reference_lines(ax: Axes, frame: pl.DataFrame, y: str, label: str) -> None:
+    """Draw y at each length as a dotted line for each model and layer, in its color."""
     for index, (_, part) in enumerate(frame.group_by("arm", "layer", maintain_order=True)):
-        reference_line(ax, part, y, "", look(index).color)
-    return Line2D([], [], color=GRAY, label=label, **_DOTS)
+        reference_line(ax, part, y, label if index == 0 else "_reference", look(index).color)
 
 
 def _series_of(frame: pl.DataFrame) -> pl.DataFrame:

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from sparsity_lab.analysis.attention.altered import losses, scaled_queries
 from sparsity_lab.analysis.attention.averages import by_sequence, head_rows, mean_and_error
-from sparsity_lab.analysis.attention.figure import draw_lines, note_if_empty, of_layer, own_axes
+from sparsity_lab.analysis.attention.figure import draw_lines, name_heads, note_if_empty, of_layer, own_axes
 from sparsity_lab.analysis.attention.subjects import (
     Models,
     Rows,
@@ -47,7 +47,8 @@ from sparsity_lab.analysis.attention.subjects import (
     with_module_names,
 )
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
-from sparsity_lab.analysis.length_axis import TrainedRange, legend_below
+from sparsity_lab.analysis.findings import change_finding
+from sparsity_lab.analysis.length_axis import TrainedRange
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import GRAY, styled
 from sparsity_lab.generators import Batch, Task
@@ -116,6 +117,12 @@ class NormSensitivity(Measurement):
         """
         return self._sweep
 
+    @property
+    def finding(self) -> str:
+        """From where to where the entropy goes between the smallest and the largest norms."""
+        swept = self._sweep.filter(pl.col("length") == self._length(None))
+        return change_finding(swept, "factor", "entropy_change", "the change of entropy")
+
     def plot(
         self,
         ax: Axes | None = None,
@@ -144,10 +151,10 @@ class NormSensitivity(Measurement):
             drawn = drawn.filter(pl.col("head") == 0)
         factors = sorted(drawn["factor"].unique().to_list())
         with styled():
-            ax = own_axes(ax, drawn)
+            ax = own_axes(ax)
             ax.axhline(0, color=GRAY, linewidth=0.8, zorder=0)
             ax.axvline(1, color=GRAY, linewidth=0.8, zorder=0)
-            handles = draw_lines(ax, drawn, "factor", measure)
+            draw_lines(ax, drawn, "factor", measure)
             ax.set_xscale("log")
             ax.set_xlim(factors[0] / 1.1, factors[-1] * 1.1)
             ax.xaxis.set_major_locator(FixedLocator(factors))
@@ -157,7 +164,7 @@ class NormSensitivity(Measurement):
             ax.set_xlabel(f"query norms of the layer, times (log scale; at length {length})")
             ax.set_ylabel(labels[measure])
             note_if_empty(ax, drawn, measure)
-            legend_below(ax, handles)
+            name_heads(ax, drawn)
         return ax
 
     def _length(self, wanted: int | None) -> int:

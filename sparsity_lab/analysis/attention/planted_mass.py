@@ -28,6 +28,7 @@ from sparsity_lab.analysis.attention.averages import by_sequence, head_rows
 from sparsity_lab.analysis.attention.figure import plot_mass, reference_line
 from sparsity_lab.analysis.attention.subjects import Models, Sequences, Subject, measured_layers, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
+from sparsity_lab.analysis.findings import change_finding
 from sparsity_lab.analysis.length_axis import TrainedRange
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.generators import Batch, Task
@@ -63,6 +64,11 @@ class PlantedMass(Measurement):
         is k / n, the mass that uniform attention puts on the sources. All are shares, 0 to 1.
         """
         return self._frame
+
+    @property
+    def finding(self) -> str:
+        """From where to where the mass on the sources goes."""
+        return change_finding(self._frame, "length", "mass", "mass on the true sources")
 
     def plot(self, ax: Axes | None = None, *, layer: int | None = None) -> Axes:
         """Draw the mass against length, and what uniform attention would give; returns the axes.

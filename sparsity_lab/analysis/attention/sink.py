@@ -27,6 +27,7 @@ from sparsity_lab.analysis.attention.subjects import (
     with_module_names,
 )
 from sparsity_lab.analysis.attention.tiles import row_tiles
+from sparsity_lab.analysis.findings import change_finding
 from sparsity_lab.analysis.length_axis import TrainedRange
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.generators import Batch, Task
@@ -63,6 +64,11 @@ class AttentionSink(Measurement):
         sequences.
         """
         return self._frame
+
+    @property
+    def finding(self) -> str:
+        """From where to where the mass on the first tokens goes."""
+        return change_finding(self._frame, "length", "mass", "mass on the first tokens")
 
     def plot(self, ax: Axes | None = None, *, layer: int | None = None) -> Axes:
         """Draw the mass against length, and what uniform attention would give; returns the axes.

@@ -35,9 +35,10 @@ from torch import Tensor
 from sparsity_lab.analysis.dependencies.contexts import Contexts, Predictor, contexts_of, predictor_of
 from sparsity_lab.analysis.dependencies.resampling import quantile_over_groups, ratio_over_groups
 from sparsity_lab.analysis.dependencies.search import Found, search
+from sparsity_lab.analysis.lines import draw_curve, draw_level, name_lines
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.statistics import Interval
-from sparsity_lab.analysis.style import GRAY, look, new_axes, styled
+from sparsity_lab.analysis.style import look, new_axes, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models import DecoderModel
 from sparsity_lab.settings import SettingError
@@ -169,18 +170,27 @@ class DependencySparsity(Measurement):
         """Recovered shares by k, a column for each search."""
         return self.frame().pivot("search", index="k", values="recovered")
 
+    @property
+    def finding(self) -> str:
+        """How much of the gain the best far tokens recover."""
+        best = self.frame().filter(search="best").drop_nulls("recovered")
+        if best.is_empty():
+            return f"No target gains {self.least_gain:g} nats from far tokens"
+        enough = best.filter(pl.col("recovered") >= self.share).head(1)
+        row = (enough if enough.height else best.tail(1)).row(0, named=True)
+        noun = "token recovers" if row["k"] == 1 else "tokens recover"
+        return f"{row['k']} far {noun} {row['recovered']:.0%} of the gain of long context"
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the recovered share against k for both searches and random tokens; returns the axes."""
         frame = self.frame()
         with styled():
-            ax = new_axes(4.9, 3.6) if ax is None else ax
-            ax.axhline(1.0, color=GRAY, linewidth=0.9, linestyle=(0, (1.5, 2)))
+            ax = new_axes(5.6, 3.4) if ax is None else ax
+            draw_level(ax, 1.0, "all tokens")
             for index, name in enumerate(SEARCHES[1:]):
                 part = frame.filter(pl.col("search") == name).drop_nulls("recovered")
-                color, marker, dash = look(index)
-                line: Any = "-" if isinstance(dash, str) else (0, dash)
-                ax.plot(part["k"], part["recovered"], color=color, marker=marker, linestyle=line, label=_WORDS[name])
-                ax.fill_between(part["k"], part["low"], part["high"], color=color, alpha=0.18, linewidth=0)
+                band: dict[str, Any] = {"low": part["low"], "high": part["high"]}
+                draw_curve(ax, part["k"], part["recovered"], look(index), _WORDS[name], **band)
             shown = [value for value in frame["recovered"].to_list() if value is not None]
             ax.set_ylim(min([-0.05, *(value - 0.05 for value in shown)]), max([1.08, *(v + 0.05 for v in shown)]))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -190,7 +200,7 @@ class DependencySparsity(Measurement):
             )
             ax.set_xlabel(f"k, far tokens shown{beside}\n{count} targets; bands: 95 % intervals")
             ax.set_ylabel("recovered share of the gain\nof long context")
-            ax.legend(loc="best")
+            name_lines(ax, 18)
             if not shown:
                 words = f"no target gains {self.least_gain:g} nats\nfrom far tokens"
                 ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center")

@@ -37,10 +37,11 @@ from sparsity_lab.analysis.diagnosis.token_data import Ints, TokenData
 from sparsity_lab.analysis.diagnosis.verdict import Answer, Thresholds, at_least, data_answers, verdict_of
 from sparsity_lab.analysis.diagnosis.windows import TokenWindows
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
+from sparsity_lab.analysis.lines import draw_curve, draw_level, name_lines, note_below
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.statistics import Interval
-from sparsity_lab.analysis.style import INK, new_axes, styled
 from sparsity_lab.analysis.style import look as style_of
+from sparsity_lab.analysis.style import new_axes, styled
 from sparsity_lab.models import ALiBi, Decoder, PositionScheme, RoPE
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Progress, Training, UniformLength
@@ -213,30 +214,33 @@ class Diagnosis(Measurement):
             raise SettingError("position", "a scheme that was tested", position, list(self._models))
         return self._models[position].model
 
+    @property
+    def finding(self) -> str:
+        """The verdict."""
+        return f"Length generalization on this data: {self.verdict}"
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw what is kept against the test length for both schemes, with the threshold; returns the axes."""
         frame = self.frame()
         with styled():
-            ax = new_axes(4.9, 3.6) if ax is None else ax
+            ax = new_axes(5.6, 3.4) if ax is None else ax
             for index, position in enumerate(self._tests):
                 part = frame.filter(pl.col("position") == position).drop_nulls("kept")
-                label = position if len(part) else f"{position}: nothing learned"
-                color, marker, dash = style_of(index)
-                line: Any = "-" if isinstance(dash, str) else (0, dash)
-                ax.plot(part["length"], part["kept"], color=color, marker=marker, linestyle=line, label=label)
-                ax.fill_between(part["length"], part["kept_low"], part["kept_high"], color=color, alpha=0.18, lw=0)
-            kept = self.thresholds.kept
-            ax.axhline(kept, color=INK, linewidth=0.9, linestyle=(0, (1.5, 2)), label=f"threshold, {kept:g}")
+                band: dict[str, Any] = {"low": part["kept_low"], "high": part["kept_high"]}
+                draw_curve(ax, part["length"], part["kept"], style_of(index), position, **band)
+            draw_level(ax, self.thresholds.kept, f"threshold, {self.thresholds.kept:g}")
             length_axis(
                 ax,
                 frame["length"].unique().sort().to_list(),
                 TrainedRange(min(self.trained, max(1, self.trained // 2)), self.trained, True),
-                f"test length (tokens, log scale)\nverdict: {self.verdict}",
+                "test length (tokens, log scale)",
             )
             shown = [value for value in frame["kept"].to_list() if value is not None]
             ax.set_ylim(min([-0.05, *(value - 0.05 for value in shown)]), max([1.1, *(v + 0.05 for v in shown)]))
             ax.set_ylabel("share of the gain over\nfrequencies that is kept")
-            ax.legend(loc="lower left")
+            name_lines(ax)
+            empty = [position for position in self._tests if frame.filter(position=position)["kept"].count() == 0]
+            note_below(ax, [f"{position}: nothing learned" for position in empty])
         return ax
 
     def __repr__(self) -> str:

@@ -35,6 +35,7 @@ from sparsity_lab.analysis.diagnosis.gains import (
     spread,
 )
 from sparsity_lab.analysis.diagnosis.token_data import TokenData
+from sparsity_lab.analysis.lines import draw_curve, name_lines
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.statistics import Interval
 from sparsity_lab.analysis.style import look as style_of
@@ -96,6 +97,9 @@ class Beyond:
         if not parts:
             return f"nothing found beyond {self.horizon} tokens that is worth a twentieth of the loss"
         return f"found beyond {self.horizon} tokens: {' and '.join(parts)}, of a loss of {self.loss:.2f} without it"
+
+
+_WORDS = {"pair": "one token at this distance", "repeat": "repeats at this distance"}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -164,21 +168,28 @@ class DataLook(Measurement):
             loss=self.loss,
         )
 
+    @property
+    def finding(self) -> str:
+        """At which distance a token could gain most."""
+        most = self.frame().drop_nulls("gain").sort("gain", descending=True).head(1).rows(named=True)
+        if not most:
+            return "Nothing could gain from other tokens"
+        (one,) = most
+        return f"Most could gain {one['gain']:.2f} nats a token: {_WORDS[one['source']]} ({one['distance']})"
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw gains against distance; returns the axes."""
         frame = self.frame()
         with styled():
-            ax = new_axes(4.9, 3.6) if ax is None else ax
-            for index, source in enumerate(("pair", "repeat")):
+            ax = new_axes(5.6, 3.4) if ax is None else ax
+            for index, (source, words) in enumerate(_WORDS.items()):
                 part = frame.filter(source=source).sort("distance")
-                color, marker, _ = style_of(index)
-                words = {"pair": "one token at this distance", "repeat": "repeats at this distance"}[source]
-                ax.plot(part["distance"], part["gain"], color=color, marker=marker, markersize=3, label=words)
-                ax.fill_between(part["distance"], part["low"], part["high"], color=color, alpha=0.18, lw=0)
+                band: dict[str, Any] = {"low": part["low"], "high": part["high"]}
+                draw_curve(ax, part["distance"], part["gain"], style_of(index), words, markersize=3, **band)
             ax.set_xscale("log", base=2)
             ax.set_xlabel("distance (tokens, log scale)")
             ax.set_ylabel("could gain (nats a token)")
-            ax.legend(loc="upper right")
+            name_lines(ax, 14)
         return ax
 
 

@@ -21,7 +21,7 @@ from sparsity_lab.analysis.report.comparisons import Comparison, comparisons_of
 from sparsity_lab.analysis.report.explorer import StoredRuns, explore
 from sparsity_lab.analysis.report.page import Section, macros, page
 from sparsity_lab.analysis.runs import NOT_JUDGED, arms_of, evaluation_rows
-from sparsity_lab.analysis.style import Point, figure_svg
+from sparsity_lab.analysis.style import Look, Point, figure_svg, looks_of
 from sparsity_lab.generators import Stream, Task, sequence_html
 from sparsity_lab.settings import to_data
 from sparsity_lab.settings.markup import Markup, cell, join, number, signed_interval
@@ -67,6 +67,7 @@ def write_report(
     command: str | None = None,
     factor: float = 4,
     explorer: bool = False,
+    first: Section | None = None,
 ) -> Path:
     """Write the report of ``results`` as one HTML file that opens from disk and loads nothing.
 
@@ -82,6 +83,7 @@ def write_report(
         factor: drops and heat maps are taken at this multiple of the trained length.
         explorer: also write ``explore(results)`` into the same folder, as ``report_explorer.html`` for
             ``report.html``. The report then links to it, and to the attention map of each run in it.
+        first: a section of the caller's before all others.
 
     Returns:
         The path.
@@ -96,7 +98,8 @@ def write_report(
         beside = found.write(path.with_stem(f"{path.stem}_explorer"), f"Explorer: {title}")
         address, maps = quote(beside.name), found.maps
     attention = {run: f"{address}#{run}" for run in maps}
-    text = page(title, list(_sections(results, command, factor, path.parent, address, attention)))
+    sections = _sections(results, command, factor, path.parent, address, attention)
+    text = page(title, [*([] if first is None else [first]), *sections])
     # A name may hold half of a surrogate pair, from a file name or from JSON. UTF-8 has no bytes for it.
     return write_whole(path, text.encode(errors="backslashreplace"))
 
@@ -118,11 +121,13 @@ def _sections(
     yield Section("summary", "Summary", write.summary(**told, explorer=explorer))
     if finished:
         note = (
-            "Lines are medians over the runs that learned. A band is the interval of that median by the order of "
-            "the runs. With five runs or fewer it is their range, and the legend gives its coverage. A single run "
-            "has no band. Point at a mark to read its value."
+            "Lines are medians over the runs that learned. Fewer than ten runs are thin lines; of more a band is the "
+            "interval of the median by the order of the runs. Point at a mark to read its value."
         )
-        curves = [_curve(small) for panel in panels for small in small_multiples(panel)]
+        small = [one for panel in panels for one in small_multiples(panel)]
+        drawn = [_extrapolation(one) for one in small]
+        looks = looks_of(*(curve.labels for curve in drawn))
+        curves = [_curve(panel, curve, looks) for panel, curve in zip(small, drawn, strict=True)]
         yield Section("curves", "Extrapolation curves", write.figures(curves, note))
         if maps := [_map(*one) for panel in panels for one in _maps_of(panel, factor)]:
             yield Section("heat-maps", "k by locality", write.figures(maps))
@@ -203,12 +208,11 @@ def _extrapolation(panel: Panel) -> ExtrapolationCurve:
     return extrapolation_curve(panel.rows, by=panel.by, measure=panel.measure)
 
 
-def _curve(panel: Panel) -> tuple[str, Markup]:
-    curve = _extrapolation(panel)
-    figure = curve.figure()
-    ax = figure.axes[0]
+def _curve(panel: Panel, curve: ExtrapolationCurve, looks: Mapping[str, Look]) -> tuple[str, Markup]:
+    figure = curve.figure(looks)
+    places = {str(line.get_label()): ax for ax in figure.axes for line in ax.lines}
     drawn = curve.frame().filter(pl.col("median").is_not_null()).iter_rows(named=True)
-    points = [Point(ax, row["length"], row["median"], _value_words(row)) for row in drawn]
+    points = [Point(places[row["arm"]], row["length"], row["median"], _value_words(row)) for row in drawn]
     return panel.title, Markup(figure_svg(figure, f"{panel.title}: {curve.finding}", points))
 
 

@@ -1,0 +1,82 @@
+"""What every figure must keep, checked on the figure itself."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+
+from sparsity_lab.analysis.style import GRAY, INK, relative_luminance
+
+SMALLEST, MOST_ARMS, WIDEST = 9.0, 6, 7.6
+"""Points of a text; curves in one axes; inches of a figure, so that a page shows it at its full size."""
+READABLE = 3.0
+"""Contrast with the white and with the dark page."""
+
+
+def curves(ax: Axes) -> list[Line2D]:
+    """The lines that stand for an arm: not those of single seeds, and not levels."""
+    return [
+        line
+        for line in ax.lines
+        if len(np.asarray(line.get_xdata())) > 1
+        and not str(line.get_label()).startswith("_")
+        and line.get_linewidth() > 1
+        and line.get_linestyle() != "None"
+    ]
+
+
+def words(figure: Figure) -> list[Text]:
+    """All texts that are seen; ticks beyond the ends of an axis are not."""
+    hidden: set[Any] = set()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            ticks = {*axis.get_major_ticks()} - {*axis._update_ticks()}  # type: ignore[attr-defined]
+            hidden |= {label for tick in ticks for label in tick.findobj(Text)}
+    seen = [one for one in figure.findobj(Text) if one.get_visible() and one.get_text().strip()]
+    return [one for one in seen if one not in hidden]
+
+
+def broken_rules(figure: Figure) -> list[str]:
+    """What the figure breaks, in words; nothing if it is as it should be."""
+    figure.draw_without_rendering()
+    renderer: Any = figure._get_renderer()  # type: ignore[attr-defined]
+    found = [] if figure.get_figwidth() <= WIDEST else [f"{figure.get_figwidth():.1f} inches wide"]
+    canvas = figure.bbox
+    for text in words(figure):
+        if text.get_fontsize() < SMALLEST:
+            found.append(f"{text.get_fontsize():g} pt: {text.get_text()!r}")
+        box = text.get_window_extent(renderer)
+        if box.x0 < canvas.x0 - 2 or box.y0 < canvas.y0 - 2 or box.x1 > canvas.x1 + 2 or box.y1 > canvas.y1 + 2:
+            found.append(f"outside the canvas: {text.get_text()!r}")
+    meanings: dict[tuple[str, str], set[str]] = {}
+    for ax in figure.axes:
+        drawn = curves(ax)
+        if len(drawn) > MOST_ARMS:
+            found.append(f"{len(drawn)} arms in one panel")
+        for line in drawn:
+            color, marker = str(line.get_color()), str(line.get_marker())
+            meanings.setdefault((color, marker), set()).add(str(line.get_label()))
+            if color not in (INK, GRAY) and min(_contrasts(color)) < READABLE:
+                found.append(f"{color} cannot be read on white or on dark")
+        for one, other in combinations(drawn, 2):
+            if _looks(one) == _looks(other):
+                found.append(f"{one.get_label()} and {other.get_label()} look alike without color")
+        legend = ax.get_legend()
+        if legend is not None and len(legend.get_texts()) > MOST_ARMS:
+            found.append(f"a legend of {len(legend.get_texts())} entries")
+    found += [f"{color} means {', '.join(sorted(names))}" for (color, _), names in meanings.items() if len(names) > 1]
+    found += [f"a legend of {len(one.get_texts())} entries" for one in figure.legends if len(one.get_texts()) > 12]
+    return found
+
+
+def _looks(line: Line2D) -> tuple[Any, ...]:
+    return str(line.get_marker()), str(line._dash_pattern)  # type: ignore[attr-defined]
+
+
+def _contrasts(color: str) -> tuple[float, float]:
+    own = relative_luminance(color)
+    return 1.05 / (own + 0.05), (own + 0.05) / (relative_luminance("#15181d") + 0.05)
