@@ -11,6 +11,8 @@
 # %% [markdown]
 # # 01 Planted correlations and their certificate
 #
+# This notebook takes less than a minute on two idle cores.
+#
 # This notebook shows the lab's main task, what the task declares about itself, and how the certificate tests it.
 
 # %%

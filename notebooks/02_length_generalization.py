@@ -11,76 +11,80 @@
 # %% [markdown]
 # # 02 Length generalization over k and locality
 #
-# Small decoders are trained on lengths 8 to 24 and tested up to 192. How far do they extrapolate? Two things
-# vary: the number k of tokens that decide the answer, and their places.
+# This notebook takes two to three minutes on two idle cores.
+#
+# Small decoders are trained on lengths 8 to 24 and tested up to 192. How far do they extrapolate? Two claims are
+# decided: what more relevant tokens (k) cost, and what coupled position IDs give back. Two more things are only
+# drawn: the place of the tokens, and IDs that the model predicts. Their arms have three seeds, which decide nothing.
 
 # %%
 import os
 
-from sparsity_lab.analysis import drop, extrapolation_curve, heat_map
-from sparsity_lab.generators import Anchored, Majority, Planted, Recent, Uniform
-from sparsity_lab.models import Decoder, RoPE
-from sparsity_lab.sweeps import Processes, Serial, Sweep, grid, run_sweep, sweep_progress
-from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
+import polars as pl
+
+from sparsity_lab.analysis import drop, extrapolation_curve
+from sparsity_lab.studies import demo, verdict_frame
+from sparsity_lab.studies.demo import CONDITIONS, MARKED
+from sparsity_lab.sweeps import Processes, Serial, run_sweep, sweep_progress
 
 SMOKE = bool(os.environ.get("SPARSITY_LAB_SMOKE"))  # the tests run every notebook in a smaller size
-STEPS, SEEDS, SEQUENCES = (2, [0], 16) if SMOKE else (200, [0, 1], 512)
+SIZE = "smoke" if SMOKE else "small"
 ENGINE = Serial() if SMOKE else Processes(workers=2)
 
 # %% [markdown]
-# ## k: planted tokens in an alphabet of their own
-#
-# A grid is a list of runs. Every run has an id, a hash of all its settings. If you run the cell again, nothing is
-# trained again.
+# The runs are those of `sparsity-lab demo`. A study names its arms; each arm gives the run of any seed. Every run
+# has an id, a hash of all its settings. If you run the cell again, nothing is trained again.
 
 # %%
-base = RunConfig(
-    task=Planted(k=1),
-    model=Decoder(position=RoPE()),
-    training=Training(steps=STEPS, curriculum=UniformLength(low=8, high=24)),
-    evaluation=Evaluation(lengths=(16, 24, 48, 96, 192), sequences=SEQUENCES),
-)
-by_k = Sweep(name="by k", runs=grid(base, {"task.k": [1, 2], "seed": SEEDS}))
-results = run_sweep(by_k, "runs/02_k", ENGINE, progress=sweep_progress())
+results = run_sweep(demo.sweep(SIZE), "runs/02", ENGINE, progress=sweep_progress())
 results
 
+# %% [markdown]
+# ## What is decided
+#
+# Each claim gets a number from every seed, and an e-value says how strongly these numbers speak. Seven seeds that
+# agree decide. The seeds of the demo are the same for everyone, so this shows how a claim is decided. A study of
+# your own fixes its rules before its runs.
+
 # %%
-extrapolation_curve(results, by="task.k")
+evidence = demo.evidence(results, SIZE)
+pl.Config.set_fmt_str_lengths(160)
+verdict_frame(demo, evidence)
+
+# %% [markdown]
+# ## k: marked tokens
+#
+# One model learns the parity of one, two and three marked tokens, and is tested on each k alone.
+
+# %%
+rows = evidence.rows.drop("task", "seconds", "parent_seconds")
+by_k = rows.filter(pl.col("arm") == MARKED, pl.col("condition").is_in(list(CONDITIONS)))
+extrapolation_curve(by_k, by="condition")
 
 # %% [markdown]
 # Runs that never learned at the trained lengths are counted but not averaged in. Otherwise a curve of failures
 # would look like a curve that falls.
 #
-# ## Locality: the same places in every sequence
+# ## Coupled IDs and locality: three fixed places
 #
-# With `marking="position"` the k places are fixed. They are near the query (`Recent`), or near the start
-# (`Anchored`), which is far from the query in a long sequence.
+# The places are near the query, or near the start, which is far from the query in a long sequence. Coupled IDs name
+# the places, given or predicted (PPC).
 
 # %%
-placed = base.replace(
-    task=Planted(marking="position", rule=Majority(), reference_length=16),
-    training=base.training.replace(curriculum=UniformLength(low=16, high=24)),
-)
-laws = [Recent(width=8), Uniform(), Anchored(width=8)]
-by_law = Sweep(name="by locality", runs=grid(placed, {"task.locality": laws, "seed": SEEDS[:1]}))
-results = run_sweep(by_law, "runs/02_locality", ENGINE, progress=sweep_progress())
-extrapolation_curve(results, by="task.locality")
+placed = rows.filter(pl.col("arm") != MARKED)
+extrapolation_curve(placed, by="arm")
 
 # %% [markdown]
 # The same as numbers: the loss of each arm between the longest trained length and four times that length.
 
 # %%
-drop(results, by="task.locality", factor=4)
-
-# %%
-heat_map(results, rows="task.k", columns="task.locality", factor=4)
+drop(placed, by="arm", factor=4)
 
 # %% [markdown]
 # All data are in one polars frame, with every setting as a column:
 
 # %%
-results.frame("evaluation").select("task.locality", "data_seed", "length", "accuracy", "normalized_accuracy").head(6)
+results.frame("evaluation").select("condition", "data_seed", "length", "accuracy", "normalized_accuracy").head(6)
 
 # %% [markdown]
-# One or two seeds and two hundred steps show the method. They are not a result. The studies under Results have
-# more seeds, larger sizes, and rules that were fixed before the runs.
+# These models are small. The studies under Results have more seeds, larger sizes, and more conditions.

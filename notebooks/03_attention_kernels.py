@@ -11,6 +11,8 @@
 # %% [markdown]
 # # 03 Attention kernels and length extrapolation
 #
+# This notebook takes one to two minutes on two idle cores.
+#
 # Softmax attention spreads out as sequences grow. Softplus attention with re-weighting (LSSAR) scales scores with
 # log n and removes weights below the mean. Both are trained on the same sequences. We compare their accuracy,
 # their entropy, and their attention to the planted tokens. Two seeds and three hundred steps cannot show which

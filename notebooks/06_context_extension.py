@@ -11,6 +11,8 @@
 # %% [markdown]
 # # 06 Context extension
 #
+# This notebook takes one to two minutes on two idle cores.
+#
 # A model is trained on short windows of text. Then it is fine-tuned on longer windows in three ways. The first
 # uses full attention. The second uses shifted sparse attention: groups of neighbors in training, all keys at
 # inference. The third trains low-rank adapters with whole embeddings and norms. How well does each use the longer

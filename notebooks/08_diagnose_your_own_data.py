@@ -11,6 +11,8 @@
 # %% [markdown]
 # # 08 Diagnose your own data
 #
+# This notebook takes one to two minutes on two idle cores.
+#
 # Estimate whether models will length-generalize on your data. `diagnose` measures how many tokens a prediction
 # needs and how far away they are. It trains a small model on short windows, and measures how much of its gain
 # remains on long ones, under two position schemes. First we use data with a known answer, then text.

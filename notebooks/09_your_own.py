@@ -11,6 +11,8 @@
 # %% [markdown]
 # # 09 Your own task, attention kernel and position scheme
 #
+# This notebook takes one to two minutes on two idle cores.
+#
 # Each is one file with one decorator line. Worker processes and the command line import it, so it must be a
 # module that can be imported. Here the three files are in the folder `own` next to this notebook.
 

@@ -11,6 +11,8 @@
 # %% [markdown]
 # # 10 Your own model
 #
+# This notebook takes one to two minutes on two idle cores.
+#
 # An existing model keeps its weights, and its attention is exchanged. Does this help, and at which length? The
 # first cell trains a small `transformers` Llama on bytes of the standard library's source. You can use your own
 # checkpoint instead: `AutoModelForCausalLM.from_pretrained(...)`.

@@ -18,6 +18,7 @@ from sparsity_lab.cli.certify import certify_text
 from sparsity_lab.cli.output import progress_bar
 from sparsity_lab.generators import Parity, Planted, TextBytes
 from sparsity_lab.settings.setting import _registry
+from sparsity_lab.studies import demo
 from sparsity_lab.sweeps.config_file import load_sweep
 
 
@@ -492,7 +493,10 @@ def test_brackets_and_colons_in_progress_are_no_markup(capsys: pytest.CaptureFix
 def test_demo_smoke(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     data = document(capsys, "demo", "--size", "smoke", "--out", str(tmp_path), "--workers", "1")
     assert Path(data["report"]).stat().st_size > 20_000
-    assert len(data["arms"]) == 9
+    assert {one["claim"] for one in data["claims"]} == {claim.statement for claim in demo.claims}
+    page = Path(data["report"]).read_text(encoding="utf-8")
+    assert all(claim.statement in page for claim in demo.claims)
+    assert page.index("What is decided") < page.index("Extrapolation curves")
 
 
 def test_bench_generators(capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,7 +65,7 @@ def test_a_notebook_runs_in_a_kernel_and_shows_its_progress(copied: Path, monkey
     assert time.perf_counter() - begun < 120
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     pages = ["".join(output["data"].get("text/html", "")) for output in outputs if "data" in output]
-    assert any("<progress" in page and "2 of 2 runs" in page for page in pages)
+    assert any("<progress" in page and "5 of 5 runs" in page for page in pages)
     assert any('<img alt="' in page for page in pages)
     assert not any("<svg" in page for page in pages)
     assert not any("<script" in page for page in pages)
@@ -121,3 +121,9 @@ def test_outputs_in_a_browser(browser: Any, tmp_path: Path, place: int) -> None:
     opened = Opened(browser, tmp_path / "outputs.html", width, dark=dark)
     opened.check()
     opened.close()
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_every_notebook_says_how_long_it_takes(source: Path) -> None:
+    first = jupytext.read(source).cells[0].source
+    assert re.search(r"^This notebook takes [a-z ]+ minutes? on two idle cores\.$", first, re.MULTILINE)
