@@ -372,6 +372,14 @@ FAULTS: dict[str, tuple[Task, tuple[int, ...] | None, int]] = {
         (12,),
         1000,
     ),
+    "training is the evaluation of three seeds on": (
+        mutant(
+            PARITY,
+            another_stream(lambda s: Stream(seed=s.seed + 3, name="evaluation") if s.name == "train" else s),
+        ),
+        (12,),
+        1000,
+    ),
     "seeds modulo 2^16": (
         mutant(PARITY, another_stream(lambda s: Stream(seed=s.seed % 2**16, name=s.name))),
         (12,),

@@ -25,6 +25,7 @@ Words = NDArray[np.uint64]
 
 _NAMES = ("train", "analysis", "sample", "certificate")
 _SEEDS = (1, 2, 1 << 8, 1 << 16, 1 << 31, 1 << 32, 1 << 63)  # added to the seed
+_NEAR = 17  # seeds below this one further on are compared across names
 _FAR = (10, 16, 20, 24, 31, 32, 40)  # powers of two, at which a stream that counts too few bits starts anew
 _FEW = 1000  # sequences: what is shared between streams is shared by all their sequences
 _MOST_COLUMNS = 128
@@ -232,8 +233,11 @@ def repeats(sample: DrawnSequences) -> Iterator[Finding]:
     )
     few = min(_FEW, N)
     pool = [mine[:few]]
-    for seed, name in [(sample.seed, one) for one in _NAMES] + [(sample.seed + add, CERTIFICATE) for add in _SEEDS]:
-        pool.append(_fingerprints(task.sample(Stream(seed=seed, name=name), 0, few, sample.length).tokens.numpy()))
+    others = [(0, name, few) for name in _NAMES] + [(add, CERTIFICATE, few) for add in _SEEDS]
+    others += [(add, name, _SINGLES // 4) for add in range(3, _NEAR) for name in (_NAMES[0], CERTIFICATE)]
+    for add, name, count in others:
+        batch = task.sample(Stream(seed=sample.seed + add, name=name), 0, min(count, N), sample.length)
+        pool.append(_fingerprints(batch.tokens.numpy()))
     together = np.concatenate(pool)
     twice = float(len(together) - len(np.unique(together)))
     yield from _as_rare("two of streams with other names and seeds", twice, len(together) ** 2 / 2, chance, few)
