@@ -57,6 +57,16 @@ def test_it_is_the_reference(kernel: Kernel, head_dim: int, width: int) -> None:
 
 
 @compiled
+def test_a_gradient_of_any_layout() -> None:
+    """That of a sum is one number, spread out; a copy of it must live as long as it is read."""
+    rows = random_rows(1, 2, 70, 16, dtype=torch.float32)
+    expected = both_passes(LSSAR(), rows, torch.ones(1, 2, 70, 16), implementation="native")[1:]
+    for _ in range(5):
+        got = torch.autograd.grad(LSSAR().attend(*rows, implementation="native").sum(), rows)
+        assert all(torch.equal(x, y) for x, y in zip(got, expected, strict=True))
+
+
+@compiled
 @pytest.mark.parametrize("kernel", [LSSA(), LSSAR(p=15)], ids=str)
 def test_threads_and_lengths_change_no_digit(kernel: Kernel) -> None:
     """Every head is one thread's. Keys after a row, and rows after it, do not matter to its last digit."""

@@ -116,9 +116,9 @@ class _NativeRows(torch.autograd.Function):
     @staticmethod
     @own_backward
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v = ctx.saved_tensors[:3]
-        gradients = tuple(torch.zeros_like(x) for x in (q, k, v))
-        _library().softplus_backward(_call((*ctx.saved_tensors, grad.contiguous(), *gradients), *ctx.numbers))
+        gradients = tuple(torch.zeros_like(x) for x in ctx.saved_tensors[:3])
+        tensors = (*ctx.saved_tensors, grad.contiguous(), *gradients)  # they live on while C++ has their addresses
+        _library().softplus_backward(_call(tensors, *ctx.numbers))
         return (*gradients, *[None] * 5)
 
 
