@@ -160,7 +160,7 @@ def test_a_task_without_an_optimum_shows_accuracy() -> None:
 def test_in_a_notebook_a_figure_stands_above_the_page(synthetic: SyntheticResults) -> None:
     shown = explore(synthetic)._repr_html_()
     assert shown.index('<img alt="k=1 holds to 96 or more') < shown.index("<iframe")
-    assert ".write(&quot;explorer.html&quot;)" in shown
+    assert "<code>.write(&quot;explorer.html&quot;)</code>" in shown
     assert "11 runs by task.k, task.locality; attention of 0" in repr(explore(synthetic))
 
 
@@ -207,7 +207,7 @@ def test_menus_cells_and_keys_change_one_choice(opened: Opened, synthetic: Synth
     page = opened.page
     said = page.locator("#choice")
     assert said.text_content() == (
-        "k=1, Recent(width=8): median normalized accuracy 0.90 at length 96, 4.00 x the longest trained one "
+        "k=1, Recent(width=8): median normalized accuracy 0.90 at length 96, 4 x the longest trained one "
         "(3 of 3 learned)."
     )
     # The cells are the medians of the curves' own frame.

@@ -77,6 +77,9 @@ function addMap(view, own, isSource) {
       pen.fillRect(0, index * h, STRIP, h);
     });
     pen.globalAlpha = 1;
+    // No dark ground between cells.
+    pen.fillStyle = masked;
+    pen.fillRect(x0(), 0, size - x0(), rows * h);
     for (let row = 0; row < rows; row += 1) {
       // Of keys that share a pixel the largest is painted last.
       const order = Array.from({ length: keys }, (_, key) => key);

@@ -241,7 +241,7 @@ function summary() {
   const here = known(at), parts = axes.slice(0, SEED).map((axis, place) => axis.values[at[place]]);
   const seed = at[SEED] < 0 ? [] : [seeds[at[SEED]]], arm = [...parts, ...seed].join(", ") || "All runs";
   if (here.value === null) return `${arm}: ${here.missing} at length ${lengths[at[LENGTH]]}.`;
-  const trained = here.arm.trained ? `, ${fixed(lengths[at[LENGTH]] / here.arm.trained[1])} x the longest trained one` : "";
+  const trained = here.arm.trained ? `, ${Number((lengths[at[LENGTH]] / here.arm.trained[1]).toFixed(2))} x the longest trained one` : "";
   const what = here.runs.length > 1 ? `median ${measure.words}` : measure.words;
   return `${arm}: ${what} ${fixed(here.value)} at length ${lengths[at[LENGTH]]}${trained} (${here.counts}).`;
 }

@@ -107,11 +107,10 @@ class Explorer:
         return "\n".join([head, *(f"  {words}" for words in self.left_out)])
 
     def _repr_html_(self) -> str:
-        first = self.by[0] if self.by else "condition"
-        rows = self._frame
+        rows, first = self._frame, arms_of(self._frame, self.by)[0]
         for name in self.by[1:]:
-            rows = arms_of(rows, name)[0].rows
-        curve = extrapolation_curve(rows, by=first, measure=self.measure.name)
+            rows = next(arm.rows for arm in arms_of(rows, name) if arm.values[name] == first.values[name])
+        curve = extrapolation_curve(rows, by=self.by[0] if self.by else "condition", measure=self.measure.name)
         still = element("div", figure_image(curve.figure(), curve.finding))
         return join([still, framed("Explorer", self.page(), "explorer.html")])
 

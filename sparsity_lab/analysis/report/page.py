@@ -42,10 +42,11 @@ def macros(name: str) -> Any:
 
 def framed(title: str, page: str, file: str) -> Markup:
     """A page in a frame of a notebook. One that is not trusted shows the words above it, and no frame."""
-    words = f'Where nothing stands below, `.write("{file}")` makes a page that any browser opens.'
+    write = element("code", f'.write("{file}")')
+    words = element("p", "Where nothing stands below, ", write, " makes a page that any browser opens.")
     style = "width: 100%; height: 640px; border: 0"
     frame = f'<iframe title="{escape(title)}" sandbox="allow-scripts" style="{style}" srcdoc="{html.escape(page)}">'
-    return join([element("p", words), Markup(f"{frame}</iframe>")])
+    return join([words, Markup(f"{frame}</iframe>")])
 
 
 @functools.cache
