@@ -144,12 +144,15 @@ def target_of_one_source(
 def target_of_a_bystander(
     task: Task, rows: Tensor, tokens: Tensor, targets: Tensor, sources: Tensor, ids: Tensor
 ) -> None:
-    """The parity of the label follows the token at position 1 where that is no source."""
+    """The parity of the label follows the token at position 1 where that is no source; at 2 where 1 always is one."""
     labels = torch.tensor(task.truth(task.certified_lengths[0]).labels)
-    changed = (targets >= 0) & (sources != 1).all(dim=2)
     index = torch.searchsorted(labels, targets.clamp(min=0))
-    told = ((index & ~1) | (tokens[:, 1:2] & 1)).clamp(max=len(labels) - 1)
-    targets[changed] = labels[told][changed]
+    for t in (1, 2):
+        told = labels[((index & ~1) | (tokens[:, t : t + 1] & 1)).clamp(max=len(labels) - 1)]
+        changed = (targets >= 0) & (sources != t).all(dim=2) & (told != targets)
+        if changed.any():
+            targets[changed] = told[changed]
+            return
 
 
 @edited
