@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 03 Attention kernels and length extrapolation
 #
-# This notebook takes one to two minutes on two idle cores.
+# This notebook takes less than a minute on two idle cores.
 #
 # Softmax attention spreads out as sequences grow. Softplus attention with re-weighting (LSSAR) scales scores with
 # log n and removes weights below the mean. Both are trained on the same sequences. We compare their accuracy,

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 04 Position coupling, given and predicted
 #
-# This notebook takes one to two minutes on two idle cores.
+# This notebook takes less than a minute on two idle cores.
 #
 # Coupled position IDs say which tokens belong together. The sources of a task may be farther and farther apart in
 # places, but they are close in IDs. This can help a model beyond the trained lengths, but does not make it exact

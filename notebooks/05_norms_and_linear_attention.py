@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 05 Norm sensitivity and linear attention
 #
-# This notebook takes one to two minutes on two idle cores.
+# This notebook takes less than a minute on two idle cores.
 #
 # In softmax attention a longer query is sharper: its entropy falls. In linear attention the norm of a query
 # cancels. Norm-aware linear attention puts it back as an exponent. We measure all three, on random rows and on

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 07 Adaptive sparse attention and its audit
 #
-# This notebook takes one to two minutes on two idle cores.
+# This notebook takes less than a minute on two idle cores.
 #
 # A row scores blocks of earlier keys by their summaries, and attends exactly to the blocks that it selects. The
 # audit says how much of the dense attention this keeps, and whether the mechanism knows when it keeps too little.
