@@ -55,7 +55,7 @@ class _Repetition(UniformPrompt):
         return np.where(place < self.ngram - 1, place, self.ngram - 1 + block)
 
     def response_length(self, length: int) -> int:
-        return len(self.slots(length)) - 1
+        return length
 
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
         return np.asarray(prompts[:, np.array(self.slots(length)[:-1]) - 1])
@@ -105,6 +105,9 @@ class Copy(_Repetition):
     def check(self) -> None:
         super().check()
         whole("copies", self.copies, 1)
+
+    def response_length(self, length: int) -> int:
+        return length * self.copies
 
     def slots(self, length: int) -> list[int]:
         return [*list(range(1, length + 1)) * self.copies, length + 1]

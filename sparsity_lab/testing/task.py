@@ -11,7 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sparsity_lab.generators import IGNORE, Batch, Mixture, NotComputable, Stream, Task, Truth, certify
+from sparsity_lab.generators import (
+    IGNORE,
+    Batch,
+    InContextMarkov,
+    Mixture,
+    NotComputable,
+    Stream,
+    Task,
+    Truth,
+    certify,
+)
 from sparsity_lab.generators.certify import FALSE_ALARM_RATE
 from sparsity_lab.generators.certify.findings import chi_square
 from sparsity_lab.generators.certify.streams import has_length
@@ -241,8 +251,8 @@ def _check_declared(task: Task, length: int) -> None:
 
 
 def _check_optimum(task: Task, length: int) -> None:
-    """The optimum is declared where it can be computed, but for mixtures whose component the tokens do not tell: no
-    closed form is known of those."""
+    """The optimum is declared where it can be computed. Mixtures whose component the tokens do not tell and chains in
+    context, are exempt: their levels have no known closed form."""
     truth = task.truth(length)
     try:
         task.log_posterior(task.sample(Stream(), 0, 2, length))
@@ -254,7 +264,7 @@ def _check_optimum(task: Task, length: int) -> None:
         return
     both = (truth.bayes_accuracy is None) == (truth.bayes_loss is None)
     require(both, task, "one of bayes_accuracy and bayes_loss is declared without the other", "Declare both.")
-    declared = truth.bayes_accuracy is not None or isinstance(task, Mixture)
+    declared = truth.bayes_accuracy is not None or isinstance(task, Mixture | InContextMarkov)
     found = "log_posterior computes the optimum, and `truth` does not declare it"
     require(declared, task, found, "Declare bayes_accuracy and bayes_loss.")
 
