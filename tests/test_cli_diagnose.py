@@ -117,6 +117,7 @@ def test_bad_input(arguments: list[str], message: str, data: Path, capsys: pytes
     [
         ("diagnose", "sparsity-lab: interrupted\n"),
         ("sweep", "sparsity-lab: interrupted; run the same command again to continue\n"),
+        ("train", "sparsity-lab: interrupted; run the same command again; without checkpoint_every it starts over\n"),
     ],
 )
 def test_an_interruption_promises_no_more_than_is_kept(

@@ -34,6 +34,9 @@ class Outcome:
     good: bool = True
 
 
+GOES_ON = "interrupted; run the same command again to continue"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command(ABC):
     """Base of all commands."""
@@ -41,8 +44,8 @@ class Command(ABC):
     json: bool = False
     """Print one JSON document and nothing else."""
 
-    # Whether the same command continues after an interruption. Not annotated, because it is not an argument.
-    goes_on = False
+    # What is said after an interruption. Not annotated, because it is not an argument.
+    interrupted = "interrupted"
     # The package whose kinds the command reads; it is imported first. Also not an argument.
     needs = "sparsity_lab.sweeps"
 

@@ -31,7 +31,6 @@ from sparsity_lab.cli.plain_console import PlainConsole
 from sparsity_lab.settings import SettingError, check_text
 
 _HELP = ("-h", "--help")
-_GOES_ON = "; run the same command again to continue"
 _DESCRIPTION = """A lab for length generalization: tasks with known ground truth, models trained on short sequences
 and tested on long ones.
 
@@ -73,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         command = COMMANDS.get(next(iter(arguments), ""))
-        print(f"sparsity-lab: interrupted{_GOES_ON if command and command.goes_on else ''}", file=sys.stderr)
+        print(f"sparsity-lab: {(command or Command).interrupted}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader, such as `head`, has closed the pipe.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from sparsity_lab.cli.command import OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
+from sparsity_lab.cli.command import GOES_ON, OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
 from sparsity_lab.cli.output import swept
 from sparsity_lab.settings import SettingError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Decide(SettingsCommand):
     """Add seeds to the arms of a study until its primary claims are decided or the budget is spent."""
 
-    goes_on = True
+    interrupted = GOES_ON
 
     study: Positional[Annotated[str, arg(metavar="STUDY")]]
     """Path of the study: its folder or file."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from sparsity_lab.cli.command import Command, Outcome
+from sparsity_lab.cli.command import GOES_ON, Command, Outcome
 from sparsity_lab.cli.output import plain_table, show_arms, show_unfinished, swept
 
 __all__ = ["Demo"]
@@ -19,7 +19,7 @@ class Demo(Command):
     """Train small models, decide what k and coupled IDs do beyond the trained lengths, and write a report (2-3
     minutes)."""
 
-    goes_on = True
+    interrupted = GOES_ON
 
     out: Path = Path("runs/demo")
     """Folder of the runs and the report. The same command continues where it stopped."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from sparsity_lab.cli.command import OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
+from sparsity_lab.cli.command import GOES_ON, OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
 from sparsity_lab.cli.output import show_arms, show_overview, show_unfinished, swept
 from sparsity_lab.settings import SettingError, from_text
 
@@ -22,7 +22,7 @@ class SweepCommand(SettingsCommand):
     """Run a study, or a sweep described in a file. Finished runs are skipped. Several processes may share one
     folder."""
 
-    goes_on = True
+    interrupted = GOES_ON
 
     sweep: Positional[Annotated[str | None, arg(metavar="[STUDY|FILE]", help_behavior_hint="")]] = None
     """Path of a study (its folder or file), or a TOML or JSON file; omit it with --status."""

@@ -17,7 +17,7 @@ from sparsity_lab.cli.output import plain_table, progress_bar
 class Train(SettingsCommand):
     """Train one run, evaluate it by length, and show how far it extrapolates."""
 
-    goes_on = True
+    interrupted = "interrupted; run the same command again; without checkpoint_every it starts over"
 
     config: Positional[Annotated[Path | None, arg(metavar="[FILE]", help_behavior_hint="")]] = None
     """TOML or JSON file with the fields of a run. The options below override it."""

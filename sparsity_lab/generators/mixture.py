@@ -78,6 +78,10 @@ class Mixture(Task):
     def vocabulary(self) -> Vocabulary:
         return self.tasks[0].vocabulary
 
+    @property
+    def reads_files(self) -> bool:
+        return any(task.reads_files for task in self.tasks)
+
     def planned(self, lengths: Sequence[int] = ()) -> Self:
         return self.replace(tasks=tuple(task.planned(lengths) for task in self.tasks))
 

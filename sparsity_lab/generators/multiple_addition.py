@@ -48,7 +48,9 @@ class MultipleAddition(SumTask):
         return range(first, self.num_operands + 1)
 
     def sum_places(self, length: int) -> int:
-        largest, places = self.num_operands * (self.base**length - 1), 0
+        # From 64 places on, base^n is above any number of operands, and each further digit adds one place.
+        short = min(length, 64)
+        largest, places = self.num_operands * (self.base**short - 1), length - short
         while largest:
             largest, places = largest // self.base, places + 1
         return places

@@ -347,6 +347,11 @@ class Task(Setting, family="task"):
         )
 
     @property
+    def reads_files(self) -> bool:
+        """Whether sequences are read from files that a setting names. Reports of a store never open these."""
+        return False
+
+    @property
     def is_planned(self) -> bool:
         """Whether the fields say all that decides the data; False while the hash of a text is still empty."""
         return True

@@ -76,6 +76,10 @@ class TextBytes(Task):
         return ("path",) if self.corpus_hash else ()
 
     @property
+    def reads_files(self) -> bool:
+        return self.path is not None
+
+    @property
     def is_planned(self) -> bool:
         return self.path is None or bool(self.corpus_hash)
 

@@ -43,8 +43,13 @@ class UniformPrompt(FixedFormat):
 
     def check_length(self, length: int) -> None:
         super().check_length(length)
-        if self.distinct and int(self.pattern(length).max()) >= self.num_inputs:
+        if self.distinct and length > self._longest:
             raise SettingError("length", f"at most {self.size_field} = {self.num_inputs} for {self}", length)
+
+    @property
+    def _longest(self) -> int:
+        """Of prompts whose symbols are all different."""
+        return self.num_inputs
 
     @property
     def certified_lengths(self) -> tuple[int, ...]:

@@ -97,7 +97,7 @@ def verify_checkpoint(file: Path, run: str, most: int) -> tuple[Tensors, dict[st
         intact = _hash(tensors, text) == expected
         record: dict[str, Any] = json.loads(text)
         whose = record.get("run", run)  # checkpoints did not always say whose they are
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         raise DamagedFile(file, "is not a checkpoint") from None
     if not intact:
         raise DamagedFile(file, "was changed after it was written: the checksum differs")

@@ -76,7 +76,7 @@ def test_the_page_holds_the_values_of_every_run(synthetic: SyntheticResults) -> 
     assert [run["learned"] for arm in data["arms"] for run in arm["runs"]] == [True] * 10 + [False]
     assert found.maps == ()
     assert found.left_out == (
-        "Runs without an attention map, because their weights are missing or are not a Decoder's: 11.",
+        "Runs without an attention map: no weights, not a Decoder, or a task that reads files: 11.",
     )
 
 
@@ -105,7 +105,7 @@ def test_runs_without_readable_weights_are_counted(results: Results, tmp_path: P
     (tmp_path / few.runs[0].id / "model.safetensors").write_bytes(b"no weights")
     found = explore(few)
     assert set(found.maps) == {run.id for run in few.runs[1:]}
-    words = "Runs without an attention map, because their weights are missing or are not a Decoder's: 1."
+    words = "Runs without an attention map: no weights, not a Decoder, or a task that reads files: 1."
     assert words in found.left_out
     assert words.replace("'", "&#39;") in found.page()
 

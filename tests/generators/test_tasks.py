@@ -3,6 +3,8 @@
 What else every task must do is in ``testing.test_registered``.
 """
 
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import polars as pl
@@ -11,9 +13,22 @@ from generators.mutants import EXAMPLES, TASKS, applies, catches, mutants_of
 
 from sparsity_lab.generators import Task, certify
 from sparsity_lab.generators.certify import CHECKS
+from sparsity_lab.settings import SettingError
 
 FALSE_ALARMS = Path(__file__).parents[2] / "benchmarks" / "false_alarms.csv"
 FURTHER_SEED = 200  # beyond those of the committed file
+
+
+@pytest.mark.parametrize("task", EXAMPLES, ids=str)
+def test_the_size_of_a_sequence_is_known_without_making_one(task: Task) -> None:
+    """A list of two million numbers would take 16 MB, and one of two billion all memory."""
+    tracemalloc.start()
+    with suppress(SettingError):
+        task.check_length(2_000_000)
+        assert task.sequence_length(2_000_000) > 1
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**20
 
 
 @pytest.mark.slow

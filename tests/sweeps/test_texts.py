@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from sparsity_lab.analysis import explore, write_report
 from sparsity_lab.generators import TextBytes
 from sparsity_lab.models import Decoder
 from sparsity_lab.settings import SettingError, canonical_json
@@ -55,6 +56,19 @@ def test_the_run_has_the_hash_and_is_found_wherever_the_text_lies(book: Path, tm
     other.unlink()
     assert train(run.config, out).id == run.id
     assert Run.load(out / run.id).model() is not None
+
+
+def test_the_pages_of_a_store_open_no_text(book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store from elsewhere can name any file of its reader, and an honest one a text that is not here."""
+    out = tmp_path / "out"
+    run_sweep(Sweep(name="text", runs=(small(book),)), out, Serial())
+    book.unlink()
+    results = Results(out)
+    write_report(results, out / "report.html")
+    assert "reads files: 1." in explore(results).page()
+    monkeypatch.setattr(TextBytes, "reads_files", False)
+    with pytest.raises(SettingError, match="expected a file"):
+        write_report(Results(out), out / "report.html")
 
 
 def test_a_store_is_read_though_the_text_of_one_run_has_moved(book: Path, tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ function show(changed) {
 }
 
 function fromAddress() {
-  const id = decodeURIComponent(location.hash.slice(1));
+  const id = location.hash.slice(1);
   for (const arm of arms) {
     const run = arm.runs.find((one) => one.id === id);
     if (run) return choose({ ...arm.at, [SEED]: run.seed });

@@ -143,9 +143,10 @@ def explore(results: StoredRuns, measure: str | None = None, *, megabytes: float
     maps, unread = _maps(results, kept, most - size)
     left_out = {
         f"Runs that do not fit into {megabytes:g} MB": frame.select("run", "condition").n_unique() - len(kept),
-        "Tasks whose sample sequences do not fit": len({member.sample for member in kept}) - len(samples),
+        "Tasks whose sample sequences do not fit, or are read from files": len({member.sample for member in kept})
+        - len(samples),
         "Runs whose attention maps do not fit": len(kept) - len(maps) - unread,
-        "Runs without an attention map, because their weights are missing or are not a Decoder's": unread,
+        "Runs without an attention map: no weights, not a Decoder, or a task that reads files": unread,
     }
     numbers = _numbers(kept, by, shown, list(samples), maps)
     runs = [member.config.id for member in kept]
@@ -248,7 +249,7 @@ def _first(members: Iterable[_Member], most: int) -> tuple[list[_Member], int]:
 def _samples(kept: Sequence[_Member], size: int, most: int) -> tuple[dict[tuple[str, int], Markup], int]:
     """Sequences of each task at the largest trained length, while they fit. The attention map reads the first one."""
     found: dict[tuple[str, int], Markup] = {}
-    tasks = {member.sample: member.task for member in reversed(kept)}
+    tasks = {member.sample: member.task for member in reversed(kept) if not member.task.reads_files}
     for key, task in reversed(tasks.items()):
         batch = task.sample(Stream(seed=0, name="analysis"), 0, _SEQUENCES, key[1])
         heading = element("p", element("code", key[0]), f" at length {key[1]}", class_="note")
@@ -279,7 +280,7 @@ def _maps(results: StoredRuns, kept: Sequence[_Member], room: int) -> tuple[dict
 def _attention(results: StoredRuns, member: _Member) -> dict[str, Any] | None:
     """The maps of a run at its largest trained length and at one about four times as long; None without weights."""
     config, task = member.config, member.task
-    if results.state(config, large=True).status != "finished":
+    if task.reads_files or results.state(config, large=True).status != "finished":
         return None
     high = config.training.curriculum.range()[1]
     lengths = [length for length in config.evaluation.lengths if length > high]

@@ -259,12 +259,15 @@ def _evaluation(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _samples(results: ReportResults) -> Iterator[tuple[str, int, Markup]]:
-    """Sequences of each task. A task of a run that failed is left out: it may be the reason, and fail here too."""
+    """Sequences of each task. A task of a run that failed is left out: it may be the reason, and fail here too. So is
+    one that reads files, since a store from elsewhere can name any file of its reader."""
     failed = {failure.run.id for failure in results.failures}
     tasks: dict[str, tuple[Task, int]] = {}
     for config in results.runs:
         if config.id not in failed:
             for task in config.conditions.values():
+                if task.reads_files:
+                    continue
                 tasks.setdefault(str(task), (task, config.training.curriculum.range()[1]))
     for name, (task, length) in tasks.items():
         batch = task.sample(Stream(seed=0, name="sample"), 0, _SAMPLES, length)

@@ -137,11 +137,13 @@ inline vec softplus(vec s, vec& slope) {
 
 // r^p and r^(p-1) for p >= 1; the latter is 0 at 0.
 inline vec powers(vec r, double p, vec& slope) {
-  long whole = static_cast<long>(p - 1);
+  // Few products are exact and fast; a larger power, which may be beyond any integer, is one call for each number.
+  const long whole = p <= 64 ? static_cast<long>(p - 1) : 0;
   const float part = static_cast<float>(p - 1 - whole);
   slope = r > 0.0f ? fill(1.0f) : vec{};
-  for (vec square = r; whole; square *= square, whole >>= 1)
-    if (whole & 1) slope *= square;
+  long left = whole;
+  for (vec square = r; left; square *= square, left >>= 1)
+    if (left & 1) slope *= square;
   if (part > 0)
     for (long i = 0; i < W; i++) slope[i] *= std::pow(r[i], part);
   return r * slope;

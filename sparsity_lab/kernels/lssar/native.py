@@ -35,7 +35,7 @@ def _compiler() -> tuple[str, ...]:
     """The command, empty where there is none."""
     if found := shutil.which(os.environ.get("CXX", "c++")):
         return (found,)
-    return (sys.executable, "-m", "ziglang", "c++") if find_spec("ziglang") else ()
+    return (sys.executable, "-P", "-m", "ziglang", "c++") if find_spec("ziglang") else ()
 
 
 COMPILER = _compiler()
@@ -134,8 +134,10 @@ def _library() -> ctypes.CDLL:
     """What native.cpp compiles to on this machine. It is kept under the user's cache folder, by everything that it
     depends on."""
     source = Path(__file__).with_name("native.cpp")
-    kept = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sparsity_lab"
     try:
+        # A relative folder would be that of whoever wrote the files around: it counts as none.
+        given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        kept = (given if given.is_absolute() else Path.home() / ".cache") / "sparsity_lab"
         # The compiler's version and what it knows of this processor.
         macros = _run(*COMPILER, *_FLAGS, "-dM", "-E", "-x", "c++", os.devnull)
         key = hashlib.sha256(source.read_bytes() + " ".join(_FLAGS).encode() + macros).hexdigest()[:16]
@@ -147,7 +149,7 @@ def _library() -> ctypes.CDLL:
                 _run(*COMPILER, *_FLAGS, str(source), "-o", str(made))
                 made.replace(library)
         return ctypes.CDLL(str(library))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter where there is no home
         raise SettingError("implementation", NEEDED, Shown(str(error))) from None
 
 
