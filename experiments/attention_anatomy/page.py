@@ -43,7 +43,7 @@ LOOKS = looks_of(SCORES, OTHERS)
 
 
 def figure(evidence: Evidence) -> Figure:
-    """A row for each measure, of the runs that learned; below are the numbers of those that did not."""
+    """One row per measure for the runs that learned, followed by the numbers of those that did not."""
     everything = by_run(evidence)
     measured = everything.filter(pl.col("learned"))
     plain = measured.filter(pl.col("factor") == 1.0)

@@ -159,7 +159,7 @@ CLAIMS = (
 
 
 def figure(evidence: Evidence) -> Figure:
-    """For each rule the arms without IDs, and those with coupled IDs beside what they repair."""
+    """For each rule, the arms without IDs, each followed by its arm with coupled IDs."""
     rows = evidence.rows
     names = {kind: kind.removeprefix("anchored, ") for kind in KINDS}
     looks = looks_of(list(names.values()))

@@ -164,7 +164,7 @@ class ExtrapolationCurve:
         draw_curve(ax, part["length"], part["median"], look, label, each=each, **band, **style)
 
     def _notes(self, labels: Sequence[str]) -> list[str]:
-        """What the lines are, and of which arms some runs or all did not learn."""
+        """What the lines show, and which arms have runs that did not learn."""
         notes, used = [], []
         for label in labels:
             part = self._frame.filter(arm=label)

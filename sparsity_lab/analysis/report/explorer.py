@@ -186,7 +186,7 @@ class _Member(NamedTuple):
 
 
 def _menus(frame: pl.DataFrame) -> tuple[str, ...]:
-    """The settings that tell arms apart, without those that follow from others."""
+    """The settings that distinguish the arms, except those that other settings determine."""
     present = [name for name in MENUS if name in frame.columns]
     by = [name for name in present if without_seeds(frame, present)[name].n_unique() > 1]
     by += [name for name in pooled_by(arms_of(frame, by)) if name not in by]

@@ -95,8 +95,8 @@ def write_report(
     results, address, maps = results.snapshot(), None, tuple[str, ...]()
     if explorer and not results.frame("evaluation").is_empty():
         found = explore(results)
-        beside = found.write(path.with_stem(f"{path.stem}_explorer"), f"Explorer: {title}")
-        address, maps = quote(beside.name), found.maps
+        written = found.write(path.with_stem(f"{path.stem}_explorer"), f"Explorer: {title}")
+        address, maps = quote(written.name), found.maps
     attention = {run: f"{address}#{run}" for run in maps}
     sections = _sections(results, command, factor, path.parent, address, attention)
     text = page(title, [*([] if first is None else [first]), *sections])

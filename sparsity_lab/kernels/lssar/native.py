@@ -135,7 +135,7 @@ def _library() -> ctypes.CDLL:
     depends on."""
     source = Path(__file__).with_name("native.cpp")
     try:
-        # A relative folder would be that of whoever wrote the files around: it counts as none.
+        # A relative folder could belong to someone else, so it is ignored.
         given = Path(os.environ.get("XDG_CACHE_HOME", ""))
         kept = (given if given.is_absolute() else Path.home() / ".cache") / "sparsity_lab"
         # The compiler's version and what it knows of this processor.
