@@ -54,27 +54,32 @@ __all__ = ["study"]
 
 PARENT = "parent"
 DENSE, SHIFTED = "all weights, dense", "all weights, shifted"
-LORA, BOTH, BOTH_DENSE = "LoRA, shifted", "LoRA + both, shifted", "LoRA + both, dense"
+LORA, LORA_DENSE = "LoRA, shifted", "LoRA, dense"
+BOTH, BOTH_DENSE = "LoRA + both, shifted", "LoRA + both, dense"
+NO_STEP = "interpolated, no step"
 TIMES = 4
 """The new context over the parent's."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """How ``extend`` is called: what attends in training, the rank (None trains all weights), and whether embeddings
-    and norms are trained beside the low-rank maps."""
+    """How ``extend`` is called: what attends in training, the rank (None trains all weights), whether embeddings and
+    norms are trained together with the low-rank maps, the learning rate, and whether there is any training."""
 
     kernel: Kernel
     rank: int | None
     whole: bool
     rate: float
+    steps: bool = True
 
 
 _GROUPS = ShiftedSparse(ratio=0.25)
 METHODS = {
+    NO_STEP: Method(Softmax(), None, False, 1e-3, steps=False),
     DENSE: Method(Softmax(), None, False, 1e-3),
     SHIFTED: Method(_GROUPS, None, False, 1e-3),
     LORA: Method(_GROUPS, 8, False, 3e-3),
+    LORA_DENSE: Method(Softmax(), 8, False, 3e-3),
     BOTH: Method(_GROUPS, 8, True, 3e-3),
     BOTH_DENSE: Method(Softmax(), 8, True, 3e-3),
 }
@@ -159,7 +164,7 @@ def _extended(
             kernel=how.kernel,
             rank=how.rank,
             whole=how.whole,
-            steps=scale.steps,
+            steps=scale.steps if how.steps else 0,
             batch_size=max(1, scale.tokens // context),
             learning_rate=how.rate,
             documents=scale.documents,
@@ -263,20 +268,27 @@ CLAIMS = (
 
 
 def figure(evidence: Evidence) -> Figure:
-    """Loss by length of context."""
+    """Loss by length of context: trained with dense attention, and with shifted sparse attention."""
     looks = looks_of([PARENT, *METHODS])
+    groups = {
+        "trained with dense attention": (PARENT, NO_STEP, DENSE, LORA_DENSE, BOTH_DENSE),
+        "trained with shifted sparse attention": (PARENT, NO_STEP, SHIFTED, LORA, BOTH),
+    }
+    found = evidence.measured
     with styled():
-        drawn, (ax,) = panels(1, width=6.0, height=3.4)
-        found = evidence.measured
-        for name, look in looks.items():
-            draw_median(ax, found.filter(method=name), "length", "loss", look, name)
-        length_axis(ax, found["length"].unique().sort().to_list(), None, "context in bytes (log scale)")
-        ax.set_yscale("log")
-        ax.yaxis.set_major_formatter("{x:.3g}")
-        ax.yaxis.set_minor_formatter("{x:.3g}")
-        ax.set_ylabel("nats a byte (log scale)")
-        ax.grid(color=GRAY, alpha=0.2)
-        name_lines(ax)
+        drawn, axes = panels(len(groups), height=3.4)
+        for ax, (title, methods) in zip(axes, groups.items(), strict=True):
+            for name in methods:
+                draw_median(ax, found.filter(method=name), "length", "loss", looks[name], name.partition(",")[0])
+            length_axis(ax, found["length"].unique().sort().to_list(), None, "context in bytes (log scale)")
+            ax.set_title(title)
+            ax.set_yscale("log")
+            ax.yaxis.set_major_formatter("{x:.3g}")
+            ax.yaxis.set_minor_formatter("{x:.3g}")
+            ax.set_ylim(found["loss"].min() / 1.05, found["loss"].max() * 1.05)
+            ax.set_ylabel("nats a byte (log scale)")
+            ax.grid(color=GRAY, alpha=0.2)
+            name_lines(ax)
     return drawn
 
 

@@ -82,9 +82,10 @@ def test_tables_fit_a_narrow_terminal() -> None:
         console.print(plain_table(table))
     lines = console.export_text().splitlines()
     assert len(lines) == sum(len(table) + 1 for table in shown.values())
-    (lssa,) = (row for row in rows if (row["kernel"], row["pass"], row["T"]) == ("LSSA()", "both", 8192))
+    wanted = ("LSSA()", "tiled", "both", 8192)
+    (lssa,) = (row for row in rows if (row["kernel"], row["runs"], row["pass"], row["T"]) == wanted)
     both = shown["forward + backward: time over SDPA by T; ms, and peak memory over its at T=8192"]
-    (line,) = both.filter(both["kernel"] == "LSSA").rows(named=True)
+    (line,) = both.filter(kernel="LSSA", runs="tiled").rows(named=True)
     assert (line["8192"], line["ms"], line["peak"]) == (lssa["over SDPA"], lssa["ms"], lssa["peak over SDPA"])
     assert "AdaptiveSparse, structured" in both["kernel"]
 
@@ -199,18 +200,22 @@ MEASURED = json.loads((ROOT / "benchmarks" / "kernels.json").read_text(encoding=
 
 @pytest.mark.committed
 @pytest.mark.parametrize(
-    ("kernel", "rows", "floors"),
+    ("kernel", "runs", "rows", "floors"),
     [
-        ("LSSA()", "random", {2048: 1.5, 4096: 1.4, 8192: 1.4}),
-        ("LSSAR()", "random", {2048: 2.2, 4096: 2.2, 8192: 2.2}),
-        ("ShiftedSparse(ratio=0.25)", "random", {2048: 0.6, 4096: 0.5, 8192: 0.45}),
-        ("NormAwareLinear()", "random", {2048: 0.7, 4096: 0.4, 8192: 0.25}),
-        (str(ADAPTIVE), "structured", {4096: 0.8, 8192: 0.5}),
+        ("LSSA()", "tiled", "random", {2048: 1.7, 4096: 1.4, 8192: 1.4}),
+        ("LSSA()", "native", "random", {2048: 1.1, 4096: 1.1, 8192: 1.1}),
+        ("LSSAR()", "tiled", "random", {2048: 2.2, 4096: 2.2, 8192: 2.2}),
+        ("LSSAR()", "native", "random", {2048: 1.65, 4096: 1.65, 8192: 1.65}),
+        ("ShiftedSparse(ratio=0.25)", "fused", "random", {2048: 0.6, 4096: 0.5, 8192: 0.45}),
+        ("NormAwareLinear()", "chunked", "random", {2048: 0.7, 4096: 0.4, 8192: 0.25}),
+        (str(ADAPTIVE), "gather", "structured", {4096: 0.8, 8192: 0.5}),
     ],
 )
-def test_committed_measurements_keep_to_the_floors(kernel: str, rows: str, floors: dict[int, float]) -> None:
+def test_committed_measurements_keep_to_the_floors(
+    kernel: str, runs: str, rows: str, floors: dict[int, float]
+) -> None:
     """Forward + backward over fused softmax, and peak memory; a slower run is not committed unseen."""
-    of_input = [row for row in MEASURED if (row["input"], row["pass"]) == (rows, "both")]
+    of_input = [row for row in MEASURED if (row["input"], row["pass"], row["runs"]) == (rows, "both", runs)]
     own = {row["T"]: row for row in of_input if row["kernel"] == kernel}
     assert {T: own[T]["over SDPA"] for T, floor in floors.items() if own[T]["over SDPA"] > floor} == {}
     assert own[8192]["peak over SDPA"] <= 2

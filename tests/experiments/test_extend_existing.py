@@ -4,7 +4,20 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from extend_existing.study import BOTH, BOTH_DENSE, DENSE, LORA, METHODS, PARENT, SCALES, SHIFTED, losses, measure
+from extend_existing.study import (
+    BOTH,
+    BOTH_DENSE,
+    DENSE,
+    LORA,
+    LORA_DENSE,
+    METHODS,
+    NO_STEP,
+    PARENT,
+    SCALES,
+    SHIFTED,
+    losses,
+    measure,
+)
 from extend_existing.study import study as extend_existing
 from made_up_evidence import JITTER, TORN, claim_of
 
@@ -41,14 +54,17 @@ def verdicts(found: Evidence) -> dict[str, str]:
 
 def test_the_methods_are_those_of_the_paper() -> None:
     assert {name: (how.rank, how.whole) for name, how in METHODS.items()} == {
+        NO_STEP: (None, False),
         DENSE: (None, False),
         SHIFTED: (None, False),
         LORA: (8, False),
+        LORA_DENSE: (8, False),
         BOTH: (8, True),
         BOTH_DENSE: (8, True),
     }
     for name, how in METHODS.items():
-        assert how.kernel == (Softmax() if "dense" in name else ShiftedSparse(ratio=0.25))
+        assert how.kernel == (Softmax() if "dense" in name or name == NO_STEP else ShiftedSparse(ratio=0.25))
+        assert how.steps == (name != NO_STEP)
     scale = SCALES["small"]
     assert scale.layers >= 2 * 4 - 1  # as deep as the last byte needs to depend on the whole context
     assert len({own.parent_steps for own in SCALES.values()}) == len(SCALES)  # ``measure`` tells sizes by it
@@ -93,7 +109,7 @@ def test_numbers_of_a_seed() -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning:transformers.*")
 def test_what_is_measured(tmp_path: Path) -> None:
-    """One model, five methods, every length; LoRA trains fewest weights, and more with embeddings and norms."""
+    """One model, seven methods, every length; LoRA trains fewest weights, and more with embeddings and norms."""
     pytest.importorskip("peft")
     run = extend_existing.arms("smoke")[PARENT].run(3)
     assert run_sweep(Sweep(name="measured", runs=[run]), tmp_path, Serial()).failures == ()
@@ -106,6 +122,7 @@ def test_what_is_measured(tmp_path: Path) -> None:
         assert part["loss"].is_between(1.0, 12.0).all()
     trained = dict(found.select("method", "trained").unique().iter_rows())
     assert trained[LORA] < trained[BOTH] == trained[BOTH_DENSE] < trained[DENSE] == trained[SHIFTED]
+    assert trained[LORA] == trained[LORA_DENSE]
     assert trained[PARENT] == 0
     own = Evidence(pl.DataFrame({"arm": [PARENT], "seed": [3]}), found.with_columns(seed=3, arm=pl.lit(PARENT)))
     assert losses(own, LORA) == {3: found.filter(method=LORA)["loss"].last()}
