@@ -77,10 +77,10 @@ _GROUPS = ShiftedSparse(ratio=0.25)
 METHODS = {
     NO_STEP: Method(Softmax(), None, False, 1e-3, steps=False),
     DENSE: Method(Softmax(), None, False, 1e-3),
-    SHIFTED: Method(_GROUPS, None, False, 1e-3),
-    LORA: Method(_GROUPS, 8, False, 3e-3),
+    SHIFTED: Method(_GROUPS, None, False, 3e-4),
+    LORA: Method(_GROUPS, 8, False, 3e-4),
     LORA_DENSE: Method(Softmax(), 8, False, 3e-3),
-    BOTH: Method(_GROUPS, 8, True, 3e-3),
+    BOTH: Method(_GROUPS, 8, True, 3e-4),
     BOTH_DENSE: Method(Softmax(), 8, True, 3e-3),
 }
 
