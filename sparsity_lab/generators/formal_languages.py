@@ -3,7 +3,7 @@
 Words are uniform at their length, in the language or outside. Both layouts are this lab's.
 """
 
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import ClassVar
 
 import numpy as np
@@ -161,6 +161,11 @@ class FormalLanguage(Task):
         tokens = np.concatenate([np.full((count, 1), self._bos), words[:, :-1]], axis=1)
         return Batch(torch.from_numpy(tokens), torch.from_numpy(words), vocabulary=self.vocabulary)
 
+    @cached_property
+    def _transitions(self) -> list[list[int]]:
+        rows: list[list[int]] = self.language.automaton.transitions.tolist()
+        return rows
+
     def _chances(self, length: int) -> Float[np.ndarray, "n S A"]:
         """Probability of each next symbol in each state, after each number of symbols."""
         cumulative = word_laws(self.language, length).cumulative[:, 1]
@@ -199,12 +204,7 @@ class FormalLanguage(Task):
         return {"values": Draw(word)}
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
-        transitions, accepting = self.language.automaton.transitions.tolist(), self.language.automaton.accepting
-        # From which states a word can still be completed, by the number of symbols left.
-        open_states = [set(np.flatnonzero(accepting).tolist())]
-        for _ in tokens:
-            open_states.append({s for s, row in enumerate(transitions) if open_states[-1] & set(row)})
-        state = 0
+        transitions, open_states, state = self._transitions, _open_states(self.language, len(tokens)), 0
         for t, symbol in enumerate(tokens):
             if (symbol == self._bos) != (t == 0):
                 raise ValueError(f"expected BOS at the beginning alone, got {tokens}")
@@ -231,3 +231,13 @@ class FormalLanguage(Task):
                 state = transitions[state, symbol]
         with np.errstate(divide="ignore"):
             return torch.from_numpy(np.log(posterior))[batch.scored]
+
+
+@lru_cache(maxsize=16)
+def _open_states(language: Language, length: int) -> list[set[int]]:
+    """The states from which a word can still be completed, by the number of symbols left."""
+    automaton = language.automaton
+    found = [set(np.flatnonzero(automaton.accepting).tolist())]
+    for _ in range(length):
+        found.append({s for s, row in enumerate(automaton.transitions.tolist()) if found[-1] & set(row)})
+    return found

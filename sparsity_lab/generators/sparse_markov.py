@@ -176,14 +176,13 @@ class SparseMarkov(Task):
         return {"values": Draw(drawn[:, :longest]), "noise": Draw(noise)}
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
-        steps, far_first = [], self.lags[::-1]
-        for t in range(len(tokens)):
-            sources = tuple(t + 1 - lag for lag in far_first)
-            if sources[0] < 0:
-                steps.append(Step(t))
-            else:
-                steps.append(Step(t, sources, sum(tokens[s] for s in sources) % self.vocab_size))
-        return tuple(steps)
+        # Targets without all their lags stand first; of the others, columns of what each lag reads.
+        longest = self.lags[-1]
+        free = min(longest - 1, len(tokens))
+        read = [slice(longest - lag, len(tokens) + 1 - lag) for lag in self.lags[::-1]]
+        sources = zip(*(range(len(tokens))[each] for each in read), strict=True)
+        answers = (sum(values) % self.vocab_size for values in zip(*(tokens[each] for each in read), strict=True))
+        return (*map(Step, range(free)), *map(Step, range(free, len(tokens)), sources, answers))
 
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
         tokens, V, longest = batch.tokens.numpy(), self.vocab_size, self.lags[-1]

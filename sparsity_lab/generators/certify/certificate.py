@@ -80,7 +80,7 @@ class Effort:
 
 EFFORTS = {
     "quick": Effort(10_000, 2e10),
-    "default": Effort(100_000, 5e10, steps=200),
+    "default": Effort(100_000, 4e10, steps=200),
     "thorough": Effort(400_000, 2e13, steps=3000, everywhere=True),
 }
 """By name."""

@@ -22,7 +22,7 @@ from sparsity_lab.generators.certify.findings import (
     spread,
 )
 from sparsity_lab.generators.certify.predictions import Predictions
-from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences
+from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences, fingerprints
 from sparsity_lab.generators.mixture import Mixture
 from sparsity_lab.generators.stream import Stream
 from sparsity_lab.generators.task import PositionLaw
@@ -211,11 +211,7 @@ def _steps(check: str, subject: str, sets: Ints, law: PositionLaw) -> Iterator[F
 
 def _distinct(sets: Ints) -> tuple[Ints, Ints]:
     """The different rows, and how often each comes."""
-    size = int(sets.max(initial=0)) + 1
-    if size ** sets.shape[1] >= 2**62:
-        return np.unique(sets, axis=0, return_counts=True)
-    radix = size ** np.arange(sets.shape[1], dtype=np.int64)
-    _, first, times = np.unique(sets @ radix, return_index=True, return_counts=True)
+    _, first, times = np.unique(fingerprints(sets), return_index=True, return_counts=True)
     return sets[first], times
 
 

@@ -352,7 +352,9 @@ def _triples(
         first = of.x[:, c] if weight is None else of.x[:, c] * weight
         if c == 0 or of.deciding[c] or of.choice[c] != of.choice[c - 1]:
             # The square of a column that decides of no other is 1 in the mean, whatever else was made.
-            n = of.variances(of.x[:, c] if of.deciding[c] or of.present is None else of.present[:, of.choice[c]])
+            start = c + 1
+            square = of.x[:, c] if of.deciding[c] or of.present is None else of.present[:, of.choice[c]]
+            n = of.variances(square, start)
         other = of.family != of.family[c]
         # Each pair of the later columns is wanted once: so in strips, each with what comes after its beginning.
         for a in range(c + 1, C, width):
@@ -361,7 +363,7 @@ def _triples(
             if not kept.any():
                 continue
             sums = ((of.x[:, strip] * first[:, None]).T @ of.x[:, rest]).astype(np.float64)
-            cases = n[strip, rest][kept]
+            cases = n[a - start : a - start + len(kept), a - start :][kept]
             z = sums[kept] / np.sqrt(np.maximum(cases, 1))
             bound = np.outer(of.bound[strip], of.bound[rest])[kept] * of.bound[c] * most
             surprise = bernstein(z, bound, cases)

@@ -169,20 +169,22 @@ class Columns:
             variance[deciding] = ((self.x[:, deciding] ** 2).T @ theirs)[:, their_choice]
         return variance
 
-    def variances(self, weight: Floats | None = None) -> NDArray[np.float64]:
+    def variances(self, weight: Floats | None = None, start: int = 0) -> NDArray[np.float64]:
         """(C, C) variance of the sum of the products of two columns, of independent choices, and a weight: the sum of
-        the squared weights where both choices were made.
+        the squared weights where both choices were made. Of the columns from ``start`` on.
 
         A choice may decide whether another is made, as a place does that leaves no room for a background token. Where
         the other was made its own square then is not 1 in the mean, and enters as it is.
         """
         square = np.ones(len(self.x), np.float32) if weight is None else weight**2
         if self.present is None:
-            return np.full((len(self.choice),) * 2, float(square.sum(dtype=np.float64)))
-        weighed = self.present if weight is None else self.present * square[:, None]
-        variance = np.asarray((weighed.T @ self.present).astype(np.float64)[np.ix_(self.choice, self.choice)])
-        if len(deciding := np.flatnonzero(self.deciding)):
-            block = ((self.x[:, deciding] ** 2).T @ weighed)[:, self.choice]
+            return np.full((len(self.choice) - start,) * 2, float(square.sum(dtype=np.float64)))
+        used, choice = np.unique(self.choice[start:], return_inverse=True)
+        present = self.present[:, used]
+        weighed = present if weight is None else present * square[:, None]
+        variance = np.asarray((weighed.T @ present).astype(np.float64)[np.ix_(choice, choice)])
+        if len(deciding := np.flatnonzero(self.deciding[start:])):
+            block = ((self.x[:, start + deciding] ** 2).T @ weighed)[:, choice]
             variance[deciding], variance[:, deciding] = block, block.T
         return variance
 

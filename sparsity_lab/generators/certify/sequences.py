@@ -353,3 +353,13 @@ def _joined(parts: list[dict[str, Draw]]) -> dict[str, Draw]:
         name: draw._replace(values=np.concatenate([part[name].values.astype(np.int32) for part in parts]))
         for name, draw in parts[0].items()
     }
+
+
+def fingerprints(rows: Ints) -> NDArray[np.uint64]:
+    """(N,) a number for each row, equal for equal rows and hardly ever else."""
+    number = np.zeros(len(rows), dtype=np.uint64)
+    for column in rows.T:
+        number *= np.uint64(0x9E3779B97F4A7C15)
+        number += column.astype(np.uint64) + np.uint64(1)
+        number ^= number >> np.uint64(29)
+    return number

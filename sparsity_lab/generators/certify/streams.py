@@ -15,13 +15,12 @@ from scipy import fft, stats
 from sparsity_lab.generators.batch import Batch
 from sparsity_lab.generators.certify.draws import Choices, Columns, columns, draws_of
 from sparsity_lab.generators.certify.findings import Finding, certain, largest, spread
-from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences
+from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences, fingerprints
 from sparsity_lab.generators.stream import Stream
 from sparsity_lab.generators.task import Task
 from sparsity_lab.settings import SettingError
 
 Ints = NDArray[np.int64]
-Words = NDArray[np.uint64]
 
 _NAMES = ("train", "analysis", "sample", "certificate")
 _SEEDS = (1, 2, 1 << 8, 1 << 16, 1 << 31, 1 << 32, 1 << 63)  # added to the seed
@@ -201,7 +200,7 @@ def repeats(sample: DrawnSequences) -> Iterator[Finding]:
     if not sample.whole:
         return
     task, N = sample.task, len(sample.tokens)
-    mine = _fingerprints(sample.tokens)
+    mine = fingerprints(sample.tokens)
     counts = np.unique(mine, return_counts=True)[1].astype(np.float64)
     equal = float((counts * (counts - 1)).sum() / 2)
     share = equal / (N * (N - 1) / 2)
@@ -227,7 +226,7 @@ def repeats(sample: DrawnSequences) -> Iterator[Finding]:
     rng = sample.generator()
     starts = np.exp(rng.uniform(np.log(N), np.log(_FARTHEST), _SINGLES)).astype(np.int64)
     singles = [task.sample(stream, int(start), 1, sample.length).tokens.numpy() for start in starts]
-    far = float(np.isin(_fingerprints(np.concatenate(singles)), mine).sum())
+    far = float(np.isin(fingerprints(np.concatenate(singles)), mine).sum())
     yield from _as_rare(
         f"one of {_SINGLES} far on, each drawn alone, and one of the sample", far, _SINGLES * N, chance, N
     )
@@ -237,7 +236,7 @@ def repeats(sample: DrawnSequences) -> Iterator[Finding]:
     others += [(add, name, _SINGLES // 4) for add in range(3, _NEAR) for name in (_NAMES[0], CERTIFICATE)]
     for add, name, count in others:
         batch = task.sample(Stream(seed=sample.seed + add, name=name), 0, min(count, N), sample.length)
-        pool.append(_fingerprints(batch.tokens.numpy()))
+        pool.append(fingerprints(batch.tokens.numpy()))
     together = np.concatenate(pool)
     twice = float(len(together) - len(np.unique(together)))
     yield from _as_rare("two of streams with other names and seeds", twice, len(together) ** 2 / 2, chance, few)
@@ -248,16 +247,6 @@ def _as_rare(subject: str, equal: float, pairs: float, chance: float, cases: int
     if pairs * chance < _MOST_EQUAL:
         p_value = float(stats.poisson.sf(equal - 1, pairs * chance))
         yield Finding("repeats", f"equal: {subject}", equal, p_value, "share of repeats", 1 / cases, test="certain")
-
-
-def _fingerprints(tokens: Ints) -> Words:
-    """(N,) a number for each row, equal for equal rows and hardly ever else."""
-    number = np.zeros(len(tokens), dtype=np.uint64)
-    for column in tokens.T:
-        number *= np.uint64(0x9E3779B97F4A7C15)
-        number += column.astype(np.uint64) + np.uint64(1)
-        number ^= number >> np.uint64(29)
-    return number
 
 
 def _chance_of_equal(sample: DrawnSequences) -> float | None:
