@@ -195,7 +195,10 @@ def _measure(
         audit = record.kernel.audit(record.q, record.k, rows=position, position=record.position, params=record.params)
         told[..., 0] = audit.estimated
         told[..., 1] = ((audit.retained < p) & (audit.estimated >= p)).to(values.dtype)
-    return torch.cat([values, told], dim=-1).mean(2)
+    measures = torch.cat([values, told], dim=-1)
+    if record.key_mask is None:
+        return measures.mean(2)
+    return measures.masked_fill(~record.key_mask[:, None, rows, None], torch.nan).nanmean(2)
 
 
 def _of_rows(seen: RowTile, full: RowTile, block_size: int, p: float, k: int) -> Float[Tensor, "B H R measures"]:

@@ -11,9 +11,9 @@ from sparsity_lab.benchmarks.finding import find_benchmark as find_benchmark
 from sparsity_lab.settings import lazy
 
 if TYPE_CHECKING:
+    from sparsity_lab.analysis.memory import peak_memory as peak_memory
     from sparsity_lab.benchmarks.measure import Benchmark as Benchmark
     from sparsity_lab.benchmarks.measure import alternate as alternate
     from sparsity_lab.benchmarks.measure import machine as machine
-    from sparsity_lab.benchmarks.memory import peak_memory as peak_memory
 
 lazy.load_on_first_use(__name__)

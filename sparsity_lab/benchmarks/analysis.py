@@ -6,8 +6,8 @@ import polars as pl
 import torch
 
 from sparsity_lab.analysis import attention_entropy, attention_sink, norm_sensitivity, planted_mass, transfer_check
+from sparsity_lab.analysis.memory import peak_memory
 from sparsity_lab.benchmarks.measure import seconds
-from sparsity_lab.benchmarks.memory import peak_memory
 from sparsity_lab.generators import Planted
 from sparsity_lab.kernels import LSSAR, Softmax
 from sparsity_lab.models import Decoder

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from sparsity_lab.analysis.memory import peak_memory
 from sparsity_lab.benchmarks.measure import seconds
-from sparsity_lab.benchmarks.memory import peak_memory
 from sparsity_lab.kernels import Kernel, ShiftedSparse, Softmax
 from sparsity_lab.models import Adapter, Decoder, lora_embed_norm, trainable_parameters
 from sparsity_lab.settings import SettingError

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
 
+from sparsity_lab.analysis.memory import peak_memory
 from sparsity_lab.benchmarks.measure import alternate, measured_device, seconds, wait_for
-from sparsity_lab.benchmarks.memory import peak_memory
 from sparsity_lab.kernels import AdaptiveSparse, Audit, Kernel, KernelState, KeyValueCache
 from sparsity_lab.kernels.adaptive.audit import spread_rows
 from sparsity_lab.settings import SettingError, from_text, kinds

@@ -4,20 +4,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from rich.console import Console
 from tyro.conf import Positional, UseAppendAction, arg
 
 from sparsity_lab.cli.command import OptionalText, Outcome, SettingsCommand, check_target
 from sparsity_lab.cli.output import plain_table, progress_bar
-from sparsity_lab.settings import SettingError, from_text, read_whole
+from sparsity_lab.settings import SettingError, Shown, from_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_MOST_BYTES = 2**30
-"""Of a document."""
 _KERNELS = "LSSA()", "LSSAR()", "LogNSoftmax()"
 
 
@@ -28,8 +26,10 @@ class Swap(SettingsCommand):
 
     model: Positional[str]
     """A causal language model of transformers: a folder, or a name on the hub."""
-    text: Positional[Annotated[tuple[Path, ...], arg(metavar="TEXT [TEXT ...]")]]
-    """Text files, one document each, or folders of them. A single file is split into parts."""
+    text: Positional[Annotated[tuple[str, ...], arg(metavar="TEXT [TEXT ...]")]]
+    """Files, folders of them, or patterns such as "texts/*.txt". Text is a document a file, or a row of .jsonl or
+    .parquet. Numbers, in any form that diagnose reads, are the model's tokens. A single document is split into
+    parts."""
     kernel: UseAppendAction[tuple[str, ...]] = ()
     """A mechanism in short form, as in "LSSAR(p=3)"; repeat it for more. By default LSSA(), LSSAR() and
     LogNSoftmax()."""
@@ -41,6 +41,10 @@ class Swap(SettingsCommand):
     """Folder or name of the tokenizer; by default the model's."""
     bytes: bool = False
     """The model's tokens are bytes, without a tokenizer."""
+    format: str = "auto"
+    """File format. "auto" detects it, reports it, and asks if it is ambiguous."""
+    column: str = ""
+    """Column of .parquet, field of .jsonl objects, or array of .npz that holds the texts or tokens."""
     out: Path = Path("swap.html")
     """Output page."""
     seed: int = 0
@@ -48,13 +52,17 @@ class Swap(SettingsCommand):
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.interop import swap_report
+        from sparsity_lab.interop.extra import loaded, required
         from sparsity_lab.kernels import Kernel
 
         check_target("--out", self.out)
         kernels = [from_text(Kernel, text, "--kernel") for text in self.kernel or _KERNELS]
-        tokenizer = None if self.bytes else _loaded("AutoTokenizer", self.tokenizer or self.model, "--tokenizer")
-        documents = _documents(self.text, self.bytes)
-        model: nn.Module = _loaded("AutoModelForCausalLM", self.model, "model")
+        documents, forms = _documents(self.text, self.format, self.column, self.bytes)
+        required("transformers.utils.logging").disable_progress_bar()
+        needed = any(isinstance(one, str) for one in documents)
+        name = self.tokenizer or self.model
+        tokenizer = loaded("AutoTokenizer", name, "--tokenizer (or --bytes)") if needed else None
+        model: nn.Module = loaded("AutoModelForCausalLM", self.model, "model")
         with progress_bar(console) as progress:
             bar = progress.add_task("reading", total=None)
 
@@ -63,7 +71,7 @@ class Swap(SettingsCommand):
 
             found = swap_report(
                 model,
-                documents,
+                documents if len(documents) > 1 else documents[0],
                 kernels,
                 self.lengths,
                 tokenizer=tokenizer,
@@ -71,6 +79,8 @@ class Swap(SettingsCommand):
                 seed=self.seed,
                 progress=show,
             )
+        for form in forms:
+            console.print(f"Read {form}")
         console.print(f"Loss in nats a token, {found.documents} documents, by length of context")
         console.print(plain_table(found.summary()))
         console.print(f"\nAt {found.lengths[-1]} tokens")
@@ -80,33 +90,32 @@ class Swap(SettingsCommand):
         return Outcome({"page": str(self.out), **found.to_data()})
 
 
-def _loaded(kind: str, name: str, path: str) -> Any:
-    """A model or a tokenizer of transformers."""
-    from sparsity_lab.interop.extra import required
-
-    required("transformers.utils.logging").disable_progress_bar()
-    try:
-        return getattr(required("transformers"), kind).from_pretrained(name)
-    # transformers raises these if it finds nothing to load.
-    except (OSError, ValueError, KeyError) as error:
-        hint = "; for a model of bytes, use --bytes" if path == "--tokenizer" else ""
-        what = "tokenizer" if path == "--tokenizer" else "causal language model"
-        words = " ".join(str(error).split())
-        raise SettingError(path, f"transformers finds no {what} in {name!r} ({words[:120]}){hint}") from None
-
-
-def _documents(paths: tuple[Path, ...], as_bytes: bool) -> "str | Tensor | list[str] | list[Tensor]":
-    """The contents of the files; a single file gives a single text."""
+def _documents(
+    paths: tuple[str, ...], form: str, column: str, as_bytes: bool
+) -> "tuple[list[str | Tensor], list[str]]":
+    """The texts or tokens in the files, and how each file was read."""
+    import numpy as np
     import torch
 
-    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
-    files = [file for file in files if file.is_file() or file in paths]
+    from sparsity_lab.generators.corpus import find_files
+    from sparsity_lab.generators.token_formats import read_sequences
+
+    found: list[str | Tensor] = []
+    said: list[str] = []
     try:
-        contents = [read_whole(file, _MOST_BYTES) for file in files]
-        if as_bytes:
-            tokens = [torch.tensor(list(content)) for content in contents]
-            return tokens[0] if len(paths) == len(tokens) == 1 else tokens
-        texts = [content.decode(encoding="utf-8") for content in contents]
-    except UnicodeDecodeError as error:
-        raise SettingError("text", f"a file is not UTF-8 text: {error}") from None
-    return texts[0] if len(paths) == len(texts) == 1 else texts
+        files = [file for file in find_files(paths) if file.stat().st_size]
+    except SettingError as error:
+        raise SettingError("text", error.expected, Shown(error.got), error.known) from None
+    for file in files:
+        read = read_sequences(file, form, column)
+        said.append(f"{file}: {read.form.partition(', a token')[0]}")
+        for tokens in read.sequences:
+            if not read.of_text:
+                found.append(torch.from_numpy(tokens.astype("int64")))
+                continue
+            text = tokens.astype("<u4").tobytes().decode("utf-32-le", errors="replace")
+            raw = tokens if form == "bytes" else np.frombuffer(text.encode(), np.uint8)
+            found.append(torch.from_numpy(raw.astype("int64")) if as_bytes else text)
+    if not found:
+        raise SettingError("text", "a file that is not empty", Shown(", ".join(paths)))
+    return found, said

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sparsity_lab.interop.attach import AttachedKernel, attach
-from sparsity_lab.interop.extra import pretrained, required
+from sparsity_lab.interop.attach import attach
+from sparsity_lab.interop.attention import AttachedKernel
+from sparsity_lab.interop.extra import checked_whole, pretrained, required
 from sparsity_lab.kernels import Kernel, Softmax
 from sparsity_lab.models import Decoder, DecoderModel, RoPE
 from sparsity_lab.settings import SettingError, Shown
@@ -94,10 +95,11 @@ def to_transformers(decoder: DecoderModel, *, max_position_embeddings: int = 204
     Raises:
         SettingError: a choice of the decoder that Llama does not have.
     """
+    checked_whole("max_position_embeddings", max_position_embeddings)
     setting, position = decoder.config, decoder.config.position
     if not isinstance(position, RoPE):
         raise SettingError("model.position", "RoPE, for all layers", Shown(position))
-    for name, value in {"mlp": "swiglu", "output_gate": False, "coupling": None}.items():
+    for name, value in {"mlp": "swiglu", "output_gate": False, "coupling": None, "dropout": 0.0}.items():
         if (own := getattr(setting, name)) != value:
             raise SettingError(f"model.{name}", f"{value!r}, as in Llama", own)
     transformers = required("transformers")
@@ -182,6 +184,7 @@ def _check_parts(base: Any) -> None:
         ("hidden_act", config.hidden_act, ("silu", "swish")),
         ("head_dim", head_dim, (config.hidden_size // config.num_attention_heads,)),
         ("sliding_window", getattr(config, "sliding_window", None), (None,)),
+        ("attention_dropout", config.attention_dropout, (0.0,)),
     )
     for name, own, allowed in possible:
         if own not in allowed:

@@ -5,10 +5,12 @@ are trained together with whole embeddings and norms, using sparse attention in 
 densely.
 """
 
+import hashlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,19 +29,23 @@ from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.statistics import mean_interval
 from sparsity_lab.analysis.style import look, new_axes, styled
-from sparsity_lab.interop.attach import AttachedKernel, attach, detach
+from sparsity_lab.interop.attach import attach, detach
+from sparsity_lab.interop.attention import AttachedKernel
 from sparsity_lab.interop.documents import Text, tokens_of, windows_of
-from sparsity_lab.interop.extra import pretrained, required
+from sparsity_lab.interop.extra import check_positive, checked_whole, pretrained, required
+from sparsity_lab.interop.interpolation import checked_context, interpolate_positions
 from sparsity_lab.interop.swap import token_losses
 from sparsity_lab.kernels import Kernel, ShiftedSparse
 from sparsity_lab.models.initial import named_seed
 from sparsity_lab.settings import SettingError, Shown, to_data
 
-__all__ = ["ExtendedContext", "extend", "interpolate_positions"]
+__all__ = ["ExtendedContext", "extend"]
 
 BEFORE, AFTER = "before", "after"
 _CHECKPOINT = "checkpoint.safetensors"
 _KEY, _CUE = 8, 3
+_PLACE = "_name_or_path", "transformers_version"
+"""Of a config, what changes no training."""
 _SPARSE = ShiftedSparse(ratio=0.25)
 
 
@@ -121,8 +127,9 @@ def extend(
 ) -> ExtendedContext:
     """Extend the context of a model that rotates queries and keys, in place.
 
-    Training goes on from ``out`` if it was interrupted there, with the same bits. The folder is one of ``peft``, with
-    the extended config together with the adapter, so that it loads without this lab::
+    Training goes on from ``out`` if it was interrupted there, with the same bits. What ends in an error leaves the
+    model as it came. The folder is one of ``peft``, with the extended config together with the adapter, so that it
+    loads without this lab::
 
         config = AutoConfig.from_pretrained(out)
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, config=config), out)
@@ -148,48 +155,58 @@ def extend(
         progress: called with the step and its loss.
 
     Raises:
-        SettingError: the model has no rotary positions, or non-linear scaling. Or the context is not longer, the
-            texts are too short, or the folder holds a training with other settings.
+        SettingError: the model has no rotary positions, non-linear scaling, or a sliding window shorter than the
+            context. Or the context is not longer, the texts are too short, or the folder holds a training of another
+            model, on another text or with other settings.
     """
     base = pretrained(model)
     config: Any = base.config
     if any(isinstance(module, AttachedKernel) for module in model.modules()):
         raise SettingError("model", "a kernel is attached; call detach(model) first")
-    declared, folder = _checked_context(config, context), Path(out)
+    counts = {"steps": steps, "batch_size": batch_size, "checkpoint_every": checkpoint_every}
+    counts |= {} if rank is None else {"rank": rank}
+    for name, value in counts.items():
+        checked_whole(name, value)
+    checked_whole("warmup", warmup, 0)
+    checked_whole("documents", documents, 2)
+    checked_whole("seed", seed, None)
+    check_positive("alpha", alpha)
+    check_positive("learning_rate", learning_rate)
+    declared, folder = checked_context(config, context), Path(out)
     stream = tokens_of(text, tokenizer, context + 1, config.vocab_size)
     windows = windows_of(held_out, tokenizer, context + 1, documents, config.vocab_size)
     lengths = sorted({max(2, declared // 2), declared, *_between(declared, context), context})
-    settings = json.dumps(
-        {
-            "context": context, "kernel": to_data(kernel), "rank": rank, "alpha": alpha, "whole": whole, "seed": seed,
-            "batch_size": batch_size, "learning_rate": learning_rate, "warmup": warmup,
-        },
-        sort_keys=True,
-    )  # fmt: skip
-    rows = _measured(BEFORE, model, windows, lengths, seed)
-    interpolate_positions(model, context / declared)
-    adapted = model if rank is None else _with_low_rank_maps(model, rank, alpha, whole, seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    attach(adapted, kernel, seed=seed)
-    losses = _train(
-        adapted,
-        stream,
-        folder / _CHECKPOINT,
-        settings,
-        context=context,
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup=warmup,
-        checkpoint_every=checkpoint_every,
-        seed=seed,
-        progress=progress,
-    )
-    detach(adapted).eval()
-    saved: Any = adapted
-    saved.save_pretrained(folder)
-    config.save_pretrained(folder)
-    rows += _measured(AFTER, adapted, windows, lengths, seed)
+    settings = {
+        "context": context, "kernel": to_data(kernel), "rank": rank, "alpha": alpha, "whole": whole, "seed": seed,
+        "batch_size": batch_size, "learning_rate": learning_rate, "warmup": warmup,
+        "text": _digest({"tokens": stream}), "model": _digest(model.state_dict()),
+        "config": {name: one for name, one in config.to_dict().items() if name not in _PLACE},
+    }  # fmt: skip
+    with _as_it_came_after_an_error(model, weights=rank is None):
+        rows = _measured(BEFORE, model, windows, lengths, seed)
+        interpolate_positions(model, context / declared)
+        adapted = model if rank is None else _with_low_rank_maps(model, rank, alpha, whole, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        attach(adapted, kernel, seed=seed)
+        losses = _train(
+            adapted,
+            stream,
+            folder / _CHECKPOINT,
+            settings,
+            context=context,
+            steps=steps,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup=warmup,
+            checkpoint_every=checkpoint_every,
+            seed=seed,
+            progress=progress,
+        )
+        detach(adapted).eval()
+        saved: Any = adapted
+        saved.save_pretrained(folder)
+        config.save_pretrained(folder)
+        rows += _measured(AFTER, adapted, windows, lengths, seed)
     return ExtendedContext(
         model=adapted,
         context=context,
@@ -201,48 +218,42 @@ def extend(
     )
 
 
-def interpolate_positions(model: nn.Module, factor: float) -> None:
-    """Divide positions by a factor, in place, through the model's rope settings (Chen et al., arXiv 2306.15595): the
-    config says so, and declares a context that many times as long. Interpolating again multiplies.
-
-    >>> interpolate_positions(llama, 2.0)
-    >>> llama.config.rope_parameters["rope_type"]
-    'linear'
-
-    Raises:
-        SettingError: a model without rotary positions, or with other scaling than linear.
-    """
-    base: Any = pretrained(model)
-    config, parameters = base.config, _rope_parameters(base.config)
-    scale = float(parameters.get("factor", 1.0)) * factor
-    config.rope_parameters = {**parameters, "rope_type": "linear", "factor": scale}
-    config.max_position_embeddings = round(config.max_position_embeddings * factor)
-    for parent in list(base.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child).__name__.endswith("RotaryEmbedding"):
-                setattr(parent, name, type(child)(config).to(child.inv_freq.device))
-
-
 # --- what is checked and chosen
 
 
-def _rope_parameters(config: Any) -> dict[str, Any]:
-    parameters = getattr(config, "rope_parameters", None)
-    if parameters is None:
-        expected = "rotary positions, which can be interpolated"
-        raise SettingError("model.config.rope_parameters", expected, Shown(f"none, in a {config.model_type}"))
-    kind = parameters.get("rope_type", "default")
-    if kind not in ("default", "linear"):
-        raise SettingError("model.config.rope_parameters.rope_type", "'default' or 'linear'", kind)
-    return dict(parameters)
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """Of names, kinds and bytes."""
+    of_all = hashlib.blake2b(digest_size=16)
+    for name, tensor in tensors.items():
+        of_all.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
+        of_all.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return of_all.hexdigest()
 
 
-def _checked_context(config: Any, context: int) -> int:
-    _rope_parameters(config)
-    declared = int(config.max_position_embeddings)
-    if context <= declared:
-        raise SettingError("context", f"more than {declared}, the model's own context", context)
-    return declared
+@contextmanager
+def _as_it_came_after_an_error(model: nn.Module, *, weights: bool) -> Iterator[None]:
+    """Undo what was done to a model inside: parts that were put in or exchanged, settings, and, where asked for,
+    weights, of which it keeps a copy."""
+    config: Any = pretrained(model).config
+    settings = {name: getattr(config, name) for name in ("rope_parameters", "max_position_embeddings")}
+    modules = [(one, dict(one._modules), one.training) for one in model.modules()]
+    trained = [(one, one.requires_grad, one.detach().clone() if weights else None) for one in model.parameters()]
+    try:
+        yield
+    except BaseException:
+        if any(isinstance(one, AttachedKernel) for one in model.modules()):
+            detach(model)
+        for one, parts, training in modules:
+            one._modules, one.training = parts, training
+        for parameter, requires_grad, value in trained:
+            parameter.requires_grad_(requires_grad).grad = None
+            if value is not None:
+                parameter.data.copy_(value)
+        for name, setting in settings.items():
+            setattr(config, name, setting)
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        raise
 
 
 def _between(low: int, high: int) -> Sequence[int]:
@@ -296,7 +307,7 @@ def _train(
     model: nn.Module,
     stream: Int64[Tensor, " n"],
     file: Path,
-    settings: str,
+    settings: dict[str, Any],
     *,
     context: int,
     steps: int,
@@ -312,6 +323,8 @@ def _train(
     optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     device = next(iter(trained.values())).device
     losses = _resumed(file, settings, trained, optimizer)
+    if len(losses) > steps:
+        raise SettingError("steps", f"at least {len(losses)}, which are done in {file.parent}", steps)
     model.train()
     for step in range(len(losses), steps):
         generator = torch.Generator().manual_seed(named_seed(seed, f"step {step}"))
@@ -337,28 +350,29 @@ def _train(
 
 
 def _packed(
-    settings: str, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, losses: list[float]
+    settings: dict[str, Any], trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, losses: list[float]
 ) -> bytes:
     tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
     for name, parameter in trained.items():
         state = optimizer.state[parameter]
         tensors[f"weight.{name}"] = parameter.detach()
         tensors |= {f"{moment}.{name}": state[moment] for moment in ("exp_avg", "exp_avg_sq")}
-    return save({name: value.contiguous() for name, value in tensors.items()}, metadata={"settings": settings})
+    packed = {name: value.contiguous() for name, value in tensors.items()}
+    return save(packed, metadata={"settings": json.dumps(settings)})
 
 
 def _resumed(
-    file: Path, settings: str, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    file: Path, settings: dict[str, Any], trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> list[float]:
     """Weights and moments of a checkpoint, put in place; the losses of its steps, none without one."""
     if not file.is_file():
         return []
     try:
         with safe_open(file, framework="pt") as saved:
-            if (saved.metadata() or {}).get("settings") != settings:
-                raise SettingError(
-                    "out", "a new folder, or one whose training has the same settings", str(file.parent)
-                )
+            before, now = json.loads((saved.metadata() or {}).get("settings", "{}")), json.loads(json.dumps(settings))
+            if others := sorted(name for name in now if now[name] != before.get(name)):
+                got = Shown(f"{file.parent}, with another {' and another '.join(others)}")
+                raise SettingError("out", "a new folder, or one whose training has the same settings", got)
             losses: list[float] = saved.get_tensor("losses").tolist()
             with torch.no_grad():
                 for name, parameter in trained.items():

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -9,13 +11,15 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from sparsity_lab.analysis.dependencies import Predictor
-from sparsity_lab.interop.attach import AttachedKernel, attach, detach
+from sparsity_lab.interop.attach import attach, detach
+from sparsity_lab.interop.attention import AttachedKernel
+from sparsity_lab.interop.extra import pretrained
 from sparsity_lab.kernels import Softmax
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError, Shown
 
 
-def record(model: nn.Module, tokens: Tensor) -> list[LayerRecord]:
+def record(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None = None) -> list[LayerRecord]:
     """Queries and keys of every layer on a batch, (B, T) whole numbers: what ``attention_entropy``,
     ``norm_sensitivity``, ``attention_sink``, ``retained_mass`` and all other measures of records take.
 
@@ -24,8 +28,13 @@ def record(model: nn.Module, tokens: Tensor) -> list[LayerRecord]:
     model's own rotation, and so no position is left to be applied; norms are the same before and after it. A
     model without a kernel attached is recorded with its softmax attention.
 
+    Args:
+        attention_mask: (B, T), 0 for padding, as a tokenizer gives it. Positions then count the tokens of each
+            sequence, as in ``generate``. In records every sequence begins at 0 and padding comes after it; measures
+            leave it out.
+
     Raises:
-        SettingError: a model that ``attach`` refuses, or tokens of another form.
+        SettingError: a model that ``attach`` refuses, or tokens or a mask of another form.
 
     >>> from sparsity_lab.analysis import attention_sink
     >>> from transformers import LlamaConfig, LlamaForCausalLM
@@ -37,12 +46,35 @@ def record(model: nn.Module, tokens: Tensor) -> list[LayerRecord]:
     if tokens.ndim != 2 or tokens.is_floating_point():
         raise SettingError("tokens", "whole numbers of shape (B, T)", Shown(f"{tokens.dtype} {tuple(tokens.shape)}"))
     found: list[LayerRecord] = []
+    seen = None if attention_mask is None else _checked_mask(attention_mask, tokens)
+    given: dict[str, Tensor] = {}
+    if seen is not None:
+        given = {"attention_mask": seen.to(torch.int64), "position_ids": (seen.cumsum(1) - 1).clamp_min(0)}
+        given = {name: one for name, one in given.items() if name in signature(pretrained(model).forward).parameters}
     with _at_inference(model), torch.no_grad():
-        model(tokens, use_cache=False, records=found)
+        model(tokens, use_cache=False, records=found, **given)
     if not found:
         expected = "a model class that passes unknown arguments on to its attention"
         raise SettingError("model", expected, Shown(type(model).__name__))
-    return found
+    return found if seen is None else [_without_gaps(one, seen.to(one.q.device)) for one in found]
+
+
+def _checked_mask(mask: Tensor, tokens: Tensor) -> Bool[Tensor, "B T"]:
+    seen = mask.bool()
+    begins = torch.nn.functional.pad(seen.int(), (1, 0)).diff() == 1
+    if mask.shape != tokens.shape or not torch.equal(seen.to(mask.dtype), mask) or not (begins.sum(1) == 1).all():
+        expected = (
+            f"1 for the tokens of each sequence, which follow each other, else 0, of shape {tuple(tokens.shape)}"
+        )
+        raise SettingError("attention_mask", expected, Shown(f"{mask.dtype} {tuple(mask.shape)}"))
+    return seen
+
+
+def _without_gaps(record: LayerRecord, seen: Bool[Tensor, "B T"]) -> LayerRecord:
+    """The record with the tokens of each sequence first and its padding last."""
+    order = (~seen).int().argsort(dim=1, stable=True)[:, : int(seen.sum(1).max())]
+    q, k = (x.gather(2, order[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])) for x in (record.q, record.k))
+    return replace(record, q=q, k=k, rotated_q=q, rotated_k=k, key_mask=seen.gather(1, order))
 
 
 def as_predictor(model: nn.Module) -> Predictor:

@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from sparsity_lab.benchmarks.memory import peak_memory
-from sparsity_lab.interop.attach import AttachedKernel, attach, detach
+from sparsity_lab.analysis.memory import peak_memory
+from sparsity_lab.interop.attach import attach, detach
+from sparsity_lab.interop.attention import AttachedKernel
 from sparsity_lab.interop.documents import Text, windows_of
-from sparsity_lab.interop.extra import pretrained
+from sparsity_lab.interop.extra import checked_whole, pretrained
 from sparsity_lab.interop.swap_results import AS_IT_IS, REWEIGHTED, SwapReport
 from sparsity_lab.kernels import Kernel, Reweighted
 from sparsity_lab.settings import SettingError
@@ -64,6 +65,8 @@ def swap_report(
             that are too short.
     """
     base: Any = pretrained(model)
+    checked_whole("documents", documents, 2)
+    checked_whole("seed", seed, None)
     if any(isinstance(module, AttachedKernel) for module in model.modules()):
         raise SettingError("model", "a kernel is attached; call detach(model) first")
     ordered = _checked_lengths(lengths, base.config)
@@ -85,9 +88,9 @@ def swap_report(
 
 
 def _checked_lengths(lengths: Sequence[int], config: Any) -> tuple[int, ...]:
-    ordered = tuple(sorted(set(lengths)))
-    if not ordered or ordered[0] < 2:
-        raise SettingError("lengths", "one or more, each at least 2", tuple(lengths))
+    ordered = tuple(sorted({checked_whole("lengths", length, 2) for length in lengths}))
+    if not ordered:
+        raise SettingError("lengths", "one or more", ())
     most = _declared(config)
     # A table of positions ends; a rotation does not.
     if getattr(config, "rope_parameters", None) is None and most is not None and ordered[-1] > most:

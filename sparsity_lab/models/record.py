@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from sparsity_lab.kernels import Kernel, KernelPosition
@@ -27,6 +27,7 @@ class LayerRecord:
         gates: (B, H, T) logits by name, where the mechanism has any.
         kernel, position, params: what the layer ran with.
         name: what a model of others calls the layer; None in a decoder of the lab, whose layers have numbers.
+        key_mask: (B, T), False for padding, which comes after each sequence and is not measured; None: there is none.
     """
 
     q: Float[Tensor, "B H T D"]
@@ -38,6 +39,7 @@ class LayerRecord:
     params: nn.Module | None
     gates: Mapping[str, Float[Tensor, "B H T"]] = field(default_factory=dict)
     name: str | None = None
+    key_mask: Bool[Tensor, "B T"] | None = None
 
     def weights(self, start: int, stop: int) -> Float[Tensor, "B H R T"]:
         """(B, H, stop - start, T): reference attention weights of query rows ``start .. stop - 1`` at inference."""

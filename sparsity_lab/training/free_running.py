@@ -40,27 +40,29 @@ def free_running(
     # A table as large as the longest sequence needs leaves nothing to compare there.
     compared = any_scored & (offset_ids != position_ids).flatten(1).any(1)
     values = {}
-    if compared.any():
-        elsewhere = _answers(model, batch, offset_ids)
-        values["offset_agreement"] = _all_scored(answers == elsewhere, batch.scored)[compared]
+    # All is started before anything is copied back, which waits for the device.
+    elsewhere = _answers(model, batch, offset_ids) if compared.any() else None
+    predicted = None
     if model.id_heads is not None:
+        _, predicted = model.predict(batch.tokens.to(answers.device), position_ids.to(answers.device))
+    answers = answers.cpu()
+    if elsewhere is not None:
+        values["offset_agreement"] = _all_scored(answers == elsewhere.cpu(), batch.scored)[compared]
+    if predicted is not None:
         values["free_exact_match"] = _all_scored(answers == batch.targets, batch.scored)[any_scored]
-        device = next(model.parameters()).device
-        _, predicted = model.predict(batch.tokens.to(device), position_ids.to(device))
-        assert predicted is not None
         right = (predicted.cpu() == next_position_ids(position_ids)).all(-1) & batch.scored
         values["id_accuracy"] = (right.sum(1).double() / batch.scored.sum(1).clamp(min=1))[any_scored]
     return {name: value.double().numpy() for name, value in values.items()}
 
 
 def _answers(model: DecoderModel, batch: Batch, position_ids: Int64[Tensor, "B C T"]) -> Int64[Tensor, "B T"]:
-    """The free-running tokens, each at the position that predicts it; -1 in the prompt."""
+    """The free-running tokens on the model's device, each at the position that predicts it; -1 in the prompt."""
     device = next(model.parameters()).device
-    answers = torch.full_like(batch.tokens, -1)
+    answers = torch.full_like(batch.tokens, -1, device=device)
     size = batch.tokens.shape[1]
     first = batch.scored.int().argmax(1)
     for query in set(first[batch.scored.any(1)].tolist()):
-        rows = (first == query) & batch.scored.any(1)
+        rows = ((first == query) & batch.scored.any(1)).nonzero()[:, 0]
         prompt = batch.tokens[rows, : query + 1].to(device)
         given = position_ids[rows].to(device)
         if model.id_heads is not None:
@@ -69,7 +71,7 @@ def _answers(model: DecoderModel, batch: Batch, position_ids: Int64[Tensor, "B C
             # What is generated last is not fed back, so its IDs do not matter.
             given = torch.cat([given, torch.zeros_like(given[:, :, :1])], dim=2)
         sequence, _ = free_run(model, prompt, size - query, given)
-        answers[rows, query:] = sequence[:, query + 1 :].cpu()
+        answers[rows.to(device), query:] = sequence[:, query + 1 :]
     return answers
 
 

@@ -18,7 +18,7 @@ from sparsity_lab.analysis import (
 )
 from sparsity_lab.analysis.attention import subjects, tiles
 from sparsity_lab.analysis.attention.tiles import row_tiles
-from sparsity_lab.benchmarks.memory import peak_memory
+from sparsity_lab.analysis.memory import peak_memory
 from sparsity_lab.generators import Batch
 from sparsity_lab.kernels import LSSAR, Kernel, Softmax
 from sparsity_lab.models import Decoder

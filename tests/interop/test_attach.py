@@ -26,6 +26,7 @@ from sparsity_lab.kernels import (
     Softmax,
     SSMax,
 )
+from sparsity_lab.models import ALiBi
 from sparsity_lab.settings import SettingError
 
 SERVED = [kernel for kernel in KERNELS if getattr(kernel, "rotation", "input") == "input"]
@@ -274,18 +275,22 @@ def test_kernels_that_are_refused() -> None:
     assert refused(model, Gated()) == (
         "kernel: expected a kernel without gates; only layers of Decoder compute gates, got Softmax()"
     )
+    words = "kernel: expected a kernel, such as LSSAR(p=15); positions stay those of the model, got ALiBi()"
+    assert refused(model, ALiBi()) == words
     assert refused(model, "LSSAR").startswith("kernel: expected a kernel, such as LSSAR(p=15), got 'LSSAR'")
     assert refused(model, [LSSA()]) == "kernel: expected one kernel, or one for each of 2 layers, got 1"
     assert refused(model, [LSSA(), Linear(rotation="none")]).startswith("kernel[1].rotation: expected 'input'")
+    with pytest.raises(SettingError, match=r"^seed: expected a whole number, got 0.5$"):
+        attach(model, LSSA(), seed=0.5)  # type: ignore[arg-type]
     assert model.config._attn_implementation == "sdpa"
 
 
 def test_models_that_are_refused() -> None:
-    bloom = transformers.BloomForCausalLM(
-        transformers.BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4)
+    falcon = transformers.FalconForCausalLM(
+        transformers.FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
     )
     words = "model: expected a model class that looks its attention up in AttentionInterface"
-    assert refused(bloom, LSSAR()).startswith(words)
+    assert refused(falcon, LSSAR()).startswith(words)
     words = (
         "model: expected a decoder with only causal self-attention; a kernel cannot replace other kinds of attention"
     )
@@ -334,6 +339,37 @@ def test_sliding_windows_are_refused_once_they_hide_a_key() -> None:
         model.generate(tokens(14), max_new_tokens=6, do_sample=False, pad_token_id=0)
     model.config.sliding_window = None
     assert model(tokens(20)).logits.isfinite().all()
+
+
+class Scaled(transformers.LlamaForCausalLM):
+    """A model whose attention is more than the softmax of scores: what it hands over is not all."""
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        out = super().forward(*args, **options)
+        if self.config._attn_implementation == "sdpa":
+            out.logits = 2 * out.logits
+        return out
+
+
+def test_a_model_that_softmax_changes_is_refused_as_it_was() -> None:
+    model = Scaled(build("Llama").config).train()
+    words = refused(model, LSSAR())
+    assert words == (
+        "model: expected a model whose attention is the softmax of scaled scores, for which a kernel can stand, got "
+        "Scaled, whose logits change with Softmax() attached"
+    )
+    assert model.training
+    assert model.model.layers[1].self_attn.training
+    assert not any("attached_kernel" in name for name, _ in model.named_modules())
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_that_raises_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("Llama")
+    monkeypatch.setattr(type(model), "forward", lambda *args, **options: {}["no\nlogits"])
+    assert refused(model, LSSAR()).startswith(
+        "model: expected a model that reads tokens with a kernel attached, got "
+    )
 
 
 def test_models_that_share_a_config_are_told_apart() -> None:

@@ -130,6 +130,11 @@ def test_a_checkpoint_of_ours_is_a_usual_one(case: str, tmp_path: Path) -> None:
         ("Llama", {"hidden_act": "gelu"}, "model.config.hidden_act: expected 'silu' or 'swish', as in a Decoder"),
         ("Llama", {"head_dim": 16}, "model.config.head_dim: expected 8, as in a Decoder, got 16"),
         (
+            "Llama",
+            {"attention_dropout": 0.1},
+            "model.config.attention_dropout: expected 0.0, as in a Decoder, got 0.1",
+        ),
+        (
             "Mistral",
             {"sliding_window": 8},
             "model.config.sliding_window: expected None, as in a Decoder, got 8",
@@ -163,6 +168,7 @@ def test_decoders_that_are_no_llama() -> None:
     for setting, words in [
         (Decoder(), r"model.mlp: expected 'swiglu', as in Llama, got 'gelu'"),
         (Decoder(mlp="swiglu", position=ALiBi()), r"model.position: expected RoPE, for all layers, got ALiBi\(\)"),
+        (Decoder(mlp="swiglu", dropout=0.1), r"model.dropout: expected 0.0, as in Llama, got 0.1"),
         (Decoder(mlp="swiglu", output_gate=True), r"model.output_gate: expected False, as in Llama, got True"),
         (
             Decoder(mlp="swiglu", coupling=Predicted(max_id=3)),
@@ -171,6 +177,8 @@ def test_decoders_that_are_no_llama() -> None:
     ]:
         with pytest.raises(SettingError, match=words):
             to_transformers(setting.build(0))
+    with pytest.raises(SettingError, match="max_position_embeddings: expected a whole number of at least 1, got 0"):
+        to_transformers(Decoder(mlp="swiglu").build(0), max_position_embeddings=0)
 
 
 def test_softmax_needs_nothing_attached() -> None:

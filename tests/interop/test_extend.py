@@ -22,8 +22,8 @@ CONTEXT = 32
 SMALL: dict[str, Any] = {"steps": 4, "batch_size": 2, "learning_rate": 1e-2, "warmup": 2, "checkpoint_every": 2}
 
 
-def short(name: str = "Llama", **changes: Any) -> Any:
-    return build(name, max_position_embeddings=16, **changes)
+def short(name: str = "Llama", seed: int = 0, **changes: Any) -> Any:
+    return build(name, seed, max_position_embeddings=16, **changes)
 
 
 def documents() -> list[Any]:
@@ -106,10 +106,87 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path: Path) -> N
     assert seen == [2, 3]
     assert parts.losses == whole.losses
     assert torch.equal(parts.model(tokens(30)).logits, whole.model(tokens(30)).logits)
-    with pytest.raises(
-        SettingError, match=r"out: expected a new folder, or one whose training has the same settings"
-    ):
+    words = "out: expected a new folder, or one whose training has the same settings, got .*parts, with another "
+    with pytest.raises(SettingError, match=f"{words}rank$"):
         extended(short(), tmp_path / "parts", rank=2)
+    with pytest.raises(SettingError, match=f"{words}model$"):
+        extended(short(seed=1), tmp_path / "parts")
+    with pytest.raises(SettingError, match=f"{words}text$"):
+        extend(short(), CONTEXT, tokens(400, 1, seed=7)[0], documents(), tmp_path / "parts", **SMALL)
+    with pytest.raises(SettingError, match=f"{words}config$"):
+        extended(short(rope_theta=500.0), tmp_path / "parts")
+    with pytest.raises(SettingError, match="steps: expected at least 4, which are done in .*parts, got 3"):
+        extended(short(), tmp_path / "parts", steps=3)
+
+
+@pytest.mark.parametrize("rank", [2, None])
+def test_what_ends_in_an_error_leaves_the_model_as_it_came(rank: int | None, tmp_path: Path) -> None:
+    """Also in an interruption by hand; and the same model then goes on to the same bits."""
+
+    def stop(step: int, loss: float) -> None:
+        raise KeyboardInterrupt
+
+    model, ids = short().train(), tokens(12)
+    before, names = model(ids).logits, [name for name, _ in model.named_modules()]
+    with pytest.raises(KeyboardInterrupt):
+        extended(model, tmp_path / "out", rank=rank, checkpoint_every=1, progress=stop)
+    assert model.training
+    assert [name for name, _ in model.named_modules()] == names
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert model.config.to_dict() == short().config.to_dict()
+    assert model.config._attn_implementation == "sdpa"
+    assert torch.equal(model(ids).logits, before)
+    again = extended(model, tmp_path / "out", rank=rank, checkpoint_every=1)
+    whole = extended(short().train(), tmp_path / "whole", rank=rank)
+    assert again.losses == whole.losses
+    assert torch.equal(again.model(ids).logits, whole.model(ids).logits)
+
+
+def test_kinds_of_layers_with_rope_settings_of_their_own() -> None:
+    """As in Gemma 3: all are interpolated. A window that hides a key of the new context is refused."""
+    sizes = {"sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"]}
+    own = {"sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+           "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0}}  # fmt: skip
+    model = gemma(rope_parameters=own, **sizes)
+    interpolate_positions(model, 2.0)
+    twice = {"sliding_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 100.0},
+             "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000.0}}  # fmt: skip
+    assert model.config.rope_parameters == twice
+    fresh = gemma(rope_parameters=twice, **sizes)
+    assert torch.equal(model(tokens(12)).logits, fresh(tokens(12)).logits)
+    with pytest.raises(SettingError, match="model.config.sliding_window: expected None, or at least 128, the new co"):
+        extend(model, 128, tokens(400, 1)[0], documents(), "unused")
+    own["full_attention"]["rope_type"] = "dynamic"
+    with pytest.raises(
+        SettingError, match="model.config.rope_parameters.full_attention.rope_type: expected 'default'"
+    ):
+        interpolate_positions(gemma(rope_parameters=own, **sizes), 2.0)
+
+
+def gemma(**changes: Any) -> Any:
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"head_dim": 8, "num_key_value_heads": 2, "max_position_embeddings": 32, "vocab_size": 64}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = transformers.Gemma3TextConfig(**sizes, pad_token_id=0, **changes)
+        return transformers.Gemma3ForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("steps", 0), ("batch_size", 0), ("checkpoint_every", 0), ("documents", 1), ("warmup", -1), ("rank", 0),
+        ("alpha", 0.0), ("learning_rate", float("nan")), ("seed", 0.5), ("steps", 1.5), ("batch_size", "4"),
+    ],
+)  # fmt: skip
+def test_numbers_are_checked_before_anything_is_done(name: str, wrong: object, tmp_path: Path) -> None:
+    model = short()
+    with pytest.raises(SettingError, match=f"^{name}: expected a .*, got {wrong!r}$"):
+        extended(model, tmp_path / "no", **{name: wrong})
+    assert not (tmp_path / "no").exists()
+    for factor in (0, -1.0, float("inf"), "2"):
+        with pytest.raises(SettingError, match="factor: expected a number above 0"):
+            interpolate_positions(model, factor)  # type: ignore[arg-type]
 
 
 def test_low_rank_maps_alone(tmp_path: Path) -> None:

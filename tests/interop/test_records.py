@@ -58,6 +58,48 @@ def test_measures_are_those_of_an_equal_decoder(measure: str, kernel: Kernel) ->
     assert_frame_equal(theirs.select(kept), ours.select(kept), abs_tol=1e-3, rel_tol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["Llama", "GPT2"])
+@pytest.mark.parametrize("side", ["left", "right", "both"])
+@pytest.mark.parametrize(
+    "kernel", [Softmax(), LSSAR(p=3), AdaptiveSparse(block_size=4, n_local=1, k_free=1)], ids=str
+)
+def test_padding_is_left_out(name: str, side: str, kernel: Kernel) -> None:
+    """Weights and measures of padded sequences are those of each sequence by itself."""
+    model, ids, lengths = attach(build(name, initializer_range=0.1), kernel), tokens(20, batch_size=3), (14, 20, 9)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        free = 20 - length
+        place = {"left": range(free, 20), "right": range(length), "both": range(free // 2, free // 2 + length)}[side]
+        mask[row, list(place)] = 1
+    together = record(model, ids, mask)
+    alone = [record(model, ids[row][mask[row] == 1][None]) for row in range(3)]
+    for layer, padded in enumerate(together):
+        for row, length in enumerate(lengths):
+            own = alone[row][layer].weights(0, length)[0]
+            found = padded.weights(0, 20)[row, :, :length, :length]
+            torch.testing.assert_close(found, own, rtol=0, atol=2e-5 * kernel.rounding)
+    frame = attention_entropy(together).frame().filter(pl.col("layer") == 1, pl.col("head") == 2)
+    assert frame["sequences"].to_list() == [sum(length > row for length in lengths) for row in range(20)]
+    each = [attention_entropy(one).frame().filter(pl.col("layer") == 1, pl.col("head") == 2) for one in alone]
+    for row in (3, 12, 18):
+        own = [one["entropy"][row] for one in each if one.height > row]
+        assert frame["entropy"][row] == pytest.approx(sum(own) / len(own), abs=1e-4)
+    masses = [retained_mass(one, block_size=4, rows=4).frame() for one in (together, alone[1])]
+    assert masses[0].height == masses[1].height
+    assert masses[0]["mass"].is_finite().all()
+
+
+def test_a_mask_of_another_form_is_refused() -> None:
+    model, ids = build("Llama"), tokens(8)
+    gap = torch.ones(2, 8)
+    gap[0, 3] = 0
+    for mask in (torch.ones(2, 9), torch.full((2, 8), 2), torch.zeros(2, 8), torch.ones(2, 1, 8, 8), gap):
+        with pytest.raises(
+            SettingError, match=r"^attention_mask: expected 1 for the tokens of each sequence, which fol"
+        ):
+            record(model, ids, mask)
+
+
 NAMES = {
     "Llama": "model.layers.{}.self_attn",
     "GPT2": "transformer.h.{}.attn",

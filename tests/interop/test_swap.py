@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from figure_rules import broken_rules
 from interop.tiny_models import VOCAB, build, tokens
 from interop.trained import byte_model, python_files
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
 from sparsity_lab import cli
@@ -172,7 +174,9 @@ def test_what_is_refused(documents: list[list[int]]) -> None:
             (documents, [LSSA()], (64, 256)),
             "lengths: expected at most 128, the model's number of positions, got 256",
         ),
-        ((documents, [LSSA()], ()), r"lengths: expected one or more, each at least 2, got \(\)"),
+        ((documents, [LSSA()], ()), r"lengths: expected one or more, got \(\)"),
+        ((documents, [LSSA()], (8, 1)), "lengths: expected a whole number of at least 2, got 1"),
+        ((documents, [LSSA()], (8.5,)), "lengths: expected a whole number of at least 2, got 8.5"),
         (
             (documents, [LSSA()], (64,)),
             "text: expected at least two documents of 65 tokens, .* got 0 such documents, t",
@@ -183,6 +187,8 @@ def test_what_is_refused(documents: list[list[int]]) -> None:
     ]:
         with pytest.raises(SettingError, match=words):
             swap_report(model, *arguments)
+    with pytest.raises(SettingError, match="documents: expected a whole number of at least 2, got 0"):
+        swap_report(model, documents, [LSSA()], (8,), documents=0)
     with pytest.raises(SettingError, match=r"model: a kernel is attached; call detach\(model\) first"):
         swap_report(attach(model, LSSA()), documents, [LSSA()], LENGTHS)
 
@@ -215,7 +221,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    arguments = [str(folder / "model"), str(folder / "texts"), "--bytes", "--lengths", "8", "32"]
+    arguments = [str(folder / "model"), str(folder / "texts"), "--bytes", "--format", "bytes", "--lengths", "8", "32"]
     arguments += ["--kernel", "LSSAR(p=3)", "--out", str(folder / "page.html")]
     code, out, _ = lab(capsys, *arguments)
     assert code == 0
@@ -245,19 +251,65 @@ def test_command_with_a_tokenizer_and_a_single_file(folder: Path, capsys: pytest
     assert json.loads(out)["documents"] == 5
 
 
+def test_texts_of_every_form(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same documents in several files, by pattern, in other encodings and formats are the same numbers."""
+    words = [f"some words, the {i}th of all texts; ümlaut \u4e2d" for i in range(4)]
+    made = {name: folder / name for name in ("utf8", "utf16", "jsonl", "parquet", "npy")}
+    for path in made.values():
+        path.mkdir()
+    for i, text in enumerate(words):
+        (made["utf8"] / f"{i}.txt").write_text(text, encoding="utf-8")
+        (made["utf16"] / f"{i}.txt").write_text(text, encoding="utf-16")
+        np.save(made["npy"] / f"{i}.npy", np.frombuffer(text.encode(), np.uint8))
+    (made["utf8"] / "empty.txt").touch()
+    (made["jsonl"] / "all.jsonl").write_text("\n".join(json.dumps({"text": text, "n": 1}) for text in words))
+    pl.DataFrame({"text": words}).write_parquet(made["parquet"] / "all.parquet")
+    capsys.readouterr()
+    found = {}
+    for name, path in {**made, "pattern": folder / "utf8" / "*.txt"}.items():
+        arguments = [str(folder / "model"), str(path), "--bytes", "--lengths", "8", "--kernel", "LSSA()", "--json"]
+        code, out, err = lab(capsys, *arguments, "--out", str(folder / "page.html"))
+        assert (code, err) == (0, ""), name
+        told = json.loads(out)
+        assert told["documents"] == 4
+        found[name] = [row["loss"] for row in told["losses"]]
+    assert all(losses == found["utf8"] for losses in found.values())
+
+
 def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, texts, page = str(folder / "model"), str(folder / "texts"), ["--out", str(folder / "page.html")]
+    raw = ["--bytes", "--format", "bytes"]
+    (folder / "empty.txt").touch()
+    damaged, cut, needs = (str(shutil.copytree(model, folder / name)) for name in ("damaged", "cut", "needs"))
+    weights = Path(damaged, "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    some = load_file(Path(cut, "model.safetensors"))
+    del some["model.norm.weight"]
+    save_file(some, Path(cut, "model.safetensors"), {"format": "pt"})
+    Path(needs, "config.json").write_text('{"model_type": "of another day"}')
     capsys.readouterr()
     for arguments, words in [
         ([model, texts, "--bytes", "--kernel", "LSAR()"], "--kernel.kind: expected a kernel (one of"),
-        ([str(folder / "none"), texts, "--bytes"], "model: transformers finds no causal language model in"),
-        ([model, texts], "--tokenizer: transformers finds no tokenizer in"),
-        ([model, str(folder / "gone.txt"), "--bytes"], f"{folder / 'gone.txt'}: No such file"),
-        ([model, texts, "--bytes", "--lengths", "64"], "text: expected at least two documents of 65 tokens"),
+        (
+            [str(folder / "none"), texts, *raw],
+            "model: expected the folder or hub name of a causal language model that transformers loads, got ",
+        ),
+        (
+            [model, texts, "--format", "bytes"],
+            "--tokenizer (or --bytes): expected the folder or hub name of a tokenizer that transformers loads, got ",
+        ),
+        ([model, str(folder / "gone.txt"), *raw], "text: expected a file, a folder with files, or a pattern"),
+        ([model, str(folder / "*.no"), *raw], "text: expected a pattern that matches a file"),
+        ([model, str(folder / "empty.txt"), *raw], "text: expected a file that is not empty"),
+        ([model, texts, "--bytes"], f"{folder / 'texts' / '0.txt'}: found text with zero bytes; use --format bytes"),
+        ([model, texts, *raw, "--lengths", "64"], "text: expected at least two documents of 65 tokens"),
+        ([damaged, texts, *raw], f"model: expected the folder or hub name of a causal.* got '{damaged}' (Safetensor"),
+        ([cut, texts, *raw], "model: expected a causal language model with all its weights, model.norm.weight too"),
+        ([needs, texts, *raw], "model: expected the folder or hub name of a causal.* got .*ValueError"),
     ]:
         code, out, err = lab(capsys, *arguments, *page)
         assert (code, out) == (2, ""), words
-        assert err.startswith(f"sparsity-lab: {words}"), err
+        assert re.match(re.escape(f"sparsity-lab: {words}").replace(r"\.\*", ".*"), err), err
         assert err.count("\n") == 1
     assert not (folder / "page.html").exists()
 

@@ -6,6 +6,7 @@ that is.
 
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,21 +15,41 @@ import torch
 from kernels.closeness import assert_close, random_rows
 from kernels.conditions import KERNELS, make_position, padding
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sparsity_lab.generators import Planted, Stream
 from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs, Kernel, NormAwareLinear, Reweighted, Softmax
 from sparsity_lab.kernels.context import Context
 from sparsity_lab.kernels.parts.profile import PROFILES
-from sparsity_lab.models import ALiBi, Decoder, RoPE
+from sparsity_lab.models import ALiBi, Coupling, Decoder, FunctionalAttention, Oracle, Predicted, RoPE
 from sparsity_lab.settings import kinds
+from sparsity_lab.training.free_running import _answers
 
 H, D = 2, 8
 BENCHMARKED = [
     kernel for kind in kinds("kernel").values() if issubclass(kind, Kernel) for kernel in kind.benchmarked()
 ]
 BUDGET = PROFILES["accelerator"].budget
-LOOKS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal", "aten::unique_dim"}
+LOOKS = {
+    f"aten::{name}"
+    for name in (
+        *(
+            "_local_scalar_dense",
+            "is_nonzero",
+            "equal",
+            "allclose",
+            "one_hot",
+            "nonzero",
+            "nonzero_numpy",
+            "argwhere",
+        ),
+        *("masked_select", "bincount", "unique_dim", "unique_consecutive", "unique_dim_consecutive"),
+        *("_unique", "_unique2"),
+    )
+}
+"""Operations whose result is a number of the host, or has a size that only the device knows."""
 NO_LAUNCH = {
     "aten::_unsafe_view",
     "aten::empty_like",
@@ -36,6 +57,30 @@ NO_LAUNCH = {
     "aten::promote_types",
     "aten::scalar_tensor",
 }
+
+
+WAITS = "waits for the device"
+
+
+def _sizes_of_numbers(name: str, args: Any, kwargs: Any) -> bool:
+    """Whether the size of the result hangs on numbers on the device, though it is another with other arguments."""
+    if name in ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"):
+        masks = [x for x in args[1] if x is not None and x.dtype in (torch.bool, torch.uint8)]
+        return bool(masks) and (len(args) < 3 or args[2].numel() > 1)  # one number is filled in under a mask
+    return name == "aten::repeat_interleave" and isinstance(args[-1], Tensor) and kwargs.get("output_size") is None
+
+
+class _Reads(TorchFunctionMode):
+    """What reads numbers on the device without an operation fails. On a CPU nothing else would show it."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.device = device
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        reads = func in (Tensor.tolist, Tensor.numpy, Tensor.__array__) and args[0].device.type == self.device
+        assert not reads, f"{func.__name__} {WAITS}"
+        return func(*args, **(kwargs or {}))
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -52,13 +97,22 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.device, self.launches = device, Counter[str]()
         self.live = self.peak = 0
         self._known: set[int] = set()
+        self._reads = _Reads(device)
+
+    def __enter__(self) -> "Watch":
+        self._reads.__enter__()
+        return super().__enter__()  # type: ignore[no-any-return]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._reads.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result, name = func(*args, **(kwargs or {})), func._schema.name
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         there = any(x.device.type == self.device for x in tensors)
         made = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
-        assert not (there and name in LOOKS), f"{name} waits for the device"
+        assert not (there and (name in LOOKS or _sizes_of_numbers(name, args, kwargs or {}))), f"{name} {WAITS}"
         assert not there or all(x.device.type == self.device for x in made), f"{name} copies from the device"
         view = any(x.alias_info is not None and not x.alias_info.is_write for x in func._schema.returns)
         if not view and name not in NO_LAUNCH:
@@ -218,8 +272,44 @@ def test_losses_and_audits_wait_for_nothing() -> None:
 
 def test_a_look_is_seen() -> None:
     """The CPU's own profile looks at numbers, and the watch finds it."""
-    with pytest.raises(AssertionError, match="waits for the device"):
+    with pytest.raises(AssertionError, match=WAITS):
         watched_attend(Reweighted(), 1, 16)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda x: x[0].item(),
+        lambda x: bool(x[0] > 0),
+        lambda x: x.tolist(),
+        lambda x: x.numpy(),
+        lambda x: x[x > 0],
+        lambda x: x.clone().index_put_((x > 0,), x),
+        lambda x: x.masked_select(x > 0),
+        lambda x: x.nonzero(),
+        lambda x: torch.where(x > 0),
+        lambda x: x.unique(),
+        lambda x: x.unique_consecutive(),
+        lambda x: torch.unique(x[None], dim=0),
+        lambda x: x.repeat_interleave(x),
+        lambda x: x.bincount(),
+        lambda x: x.equal(x),
+        lambda x: x.allclose(x),
+        nn.functional.one_hot,
+        lambda x: range(x[0]),
+    ],
+)
+def test_every_look_is_seen(look: Callable[[Tensor], object]) -> None:
+    with pytest.raises(AssertionError, match=WAITS), Watch():
+        look(torch.ones(3, dtype=torch.int64))
+
+
+def test_what_is_no_look_is_served() -> None:
+    x = torch.ones(3, dtype=torch.int64)
+    with Watch():
+        x[x > 0] = 2
+        torch.repeat_interleave(x, x, output_size=6)
+        assert x[torch.tensor([0, 1])].shape == (2,)
 
 
 @pytest.mark.parametrize("position", [RoPE(), ALiBi()], ids=str)
@@ -231,3 +321,25 @@ def test_a_training_step_waits_for_nothing(position: RoPE | ALiBi) -> None:
         logits = model(tokens, scored=scored).logits
         logits.sum().backward()
     assert logits.shape == (int(scored.sum()), 11)
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["position IDs", "places"])
+def test_functional_attention_waits_for_nothing(given: bool) -> None:
+    model = FunctionalAttention.uniform(k=2, width=4, vocab_size=5, num_labels=2).to("meta")
+    tokens = torch.zeros(3, 9, dtype=torch.int64, device="meta")
+    with Watch("meta"):
+        out = model(tokens, tokens if given else None)
+        out.sum().backward()
+    assert out.shape == (3, 2)
+
+
+@pytest.mark.parametrize("coupling", [Oracle(max_id=12), Predicted(max_id=12)], ids=str)
+def test_free_running_waits_for_nothing(coupling: Coupling) -> None:
+    """Answers stay on the device until all of them are there."""
+    task = Planted(k=2, coupled=True)
+    model = Decoder(coupling=coupling).build(0, vocab_size=task.vocabulary.size).to("meta").eval()
+    batch = task.sample(Stream(seed=0), 0, 4, 8)
+    with Watch("meta"):
+        answers = _answers(model, batch, batch.position_ids)
+    assert answers.is_meta
+    assert answers.shape == batch.tokens.shape

@@ -343,7 +343,7 @@ def _weights(record: LayerRecord, at: int, rows: Sequence[int]) -> list[NDArray[
         total = tile.total.masked_fill(tile.total == 0, 1.0)
         share: Float[torch.Tensor, "H R T"] = (tile.weights / total[..., None])[at]
         for offset, row in enumerate(range(tile.rows.start, tile.rows.stop)):
-            if row in place:
+            if row in place and tile.counted[at, offset]:
                 found[:, place[row], : row + 1] = share[:, offset, : row + 1].double().cpu().numpy()
     return list(found)
 

@@ -84,7 +84,7 @@ def row_tiles(record: LayerRecord, counted: Bool[Tensor, "B T"] | None = None) -
     """The tiles of a layer's rows in ascending order; only those that hold rows to be measured.
 
     Args:
-        counted: which rows of which sequences are to be measured; None measures all.
+        counted: which rows of which sequences are to be measured; None measures all. Padding never is.
 
     Raises:
         SettingError: a measured row whose weights are not finite.
@@ -93,6 +93,8 @@ def row_tiles(record: LayerRecord, counted: Bool[Tensor, "B T"] | None = None) -
     if counted is None:
         counted = torch.ones(batch_size, T, dtype=torch.bool)
     counted = counted.to(record.q.device)
+    if record.key_mask is not None:
+        counted = counted & record.key_mask
     most = max(1, TILE_WEIGHTS // (batch_size * num_heads * T))
     for start, stop in _stretches(counted.any(0).nonzero().squeeze(1).tolist(), most):
         with torch.no_grad():

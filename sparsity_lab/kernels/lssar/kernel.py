@@ -13,8 +13,9 @@ from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.lssar.fast import tiled_rows
 from sparsity_lab.kernels.lssar.formula import amplification, check_power, reweight, softplus_weights
 from sparsity_lab.kernels.lssar.native import COMPILER, NEEDED, native_rows
+from sparsity_lab.kernels.operator import is_watched
 from sparsity_lab.kernels.parts.unit_rows import scaled_unit_rows
-from sparsity_lab.settings import SettingError, Shown, register
+from sparsity_lab.settings import SettingError, Shown, is_registered, register
 
 
 class SoftplusKernel(CachedKernel):
@@ -50,6 +51,9 @@ class SoftplusKernel(CachedKernel):
         if q.dtype == torch.float64 or q.device.type not in ("cpu", "meta"):
             given = f"{q.dtype} on {q.device.type}".removeprefix("torch.")
             raise SettingError("implementation", "rows on a CPU, float32 or less, for 'native'", Shown(given))
+        if is_watched(q) and not is_registered(type(self)):
+            expected = "a registered class under torch.compile, torch.func or on the meta device, for 'native'"
+            raise SettingError("implementation", expected, Shown(type(self).__name__))
 
     def _on_unit_keys(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
         """``_fast`` where keys have norm one already."""

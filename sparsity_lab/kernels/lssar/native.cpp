@@ -10,7 +10,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <exception>
 #include <memory>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -48,7 +50,11 @@ struct Free {
   void operator()(float* x) const { std::free(x); }
 };
 using Memory = std::unique_ptr<float[], Free>;
-Memory room(long count) { return Memory(static_cast<float*>(std::aligned_alloc(64, up(4 * count, 64)))); }
+Memory room(long count) {
+  Memory made(static_cast<float*>(std::aligned_alloc(64, up(4 * count + 1, 64))));
+  if (!made) throw std::bad_alloc();
+  return made;
+}
 
 // --- products
 
@@ -151,6 +157,7 @@ inline vec powers(vec r, double p, vec& slope) {
 
 // --- attention
 
+static_assert(sizeof(long) == 8, "native.py gives numbers of 64 bits");
 struct Call {
   const float *q, *k, *v;
   // (sequences, R) and (sequences, K up to a multiple of 64): a row sees keys of its own group alone.
@@ -160,7 +167,7 @@ struct Call {
   float* statistics;    // (4, N, R): Z_i or G_i; o_i μ_i; 1 / (max_j f_ij - o_i μ_i); whether all f are equal
   const float* grad;    // (N, R, E); the rest is for the backward pass
   float *grad_q, *grad_k, *grad_v;
-  int64_t N, H, R, K, D, E, start, threads;  // H heads a sequence; the position of the first row, or -1: all see all
+  long N, H, R, K, D, E, start, threads;  // H heads a sequence; the position of the first row, or -1: all see all
   double p;                                  // 0: none
 };
 
@@ -320,18 +327,29 @@ struct Head {
   }
 };
 
-void over_heads(const Call& call, void (Head::*pass)() const) {
+// Whether there was memory for it.
+bool over_heads(const Call& call, void (Head::*pass)() const) {
   std::atomic<long> next{0};
+  std::atomic<bool> done{true};
   auto work = [&] {
-    for (long n; (n = next++) < call.N;) (Head(call, n).*pass)();
+    try {
+      for (long n; (n = next++) < call.N;) (Head(call, n).*pass)();
+    } catch (const std::bad_alloc&) {
+      done = false;
+    }
   };
   std::vector<std::thread> others;
-  for (long i = 1; i < std::min(call.threads, call.N); i++) others.emplace_back(work);
+  try {
+    for (long i = 1; i < std::min(call.threads, call.N); i++) others.emplace_back(work);
+  } catch (const std::exception&) {  // the threads that there are do all the work
+  }
   work();
   for (auto& other : others) other.join();
+  return done;
 }
 
 }  // namespace
 
-extern "C" void softplus_forward(const Call* call) { over_heads(*call, &Head::forward); }
-extern "C" void softplus_backward(const Call* call) { over_heads(*call, &Head::backward); }
+// 0, or 1 where there is too little memory. No exception leaves.
+extern "C" int softplus_forward(const Call* call) { return !over_heads(*call, &Head::forward); }
+extern "C" int softplus_backward(const Call* call) { return !over_heads(*call, &Head::backward); }

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sparsity_lab.benchmarks.memory import peak_memory
+from sparsity_lab.analysis.memory import peak_memory
 from sparsity_lab.kernels import Softmax
 
 MIB = 2**20
