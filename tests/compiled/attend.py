@@ -1,5 +1,7 @@
 """``torch.compile`` without graph breaks, at lengths that change, of every registered kernel."""
 
+from typing import Any
+
 import pytest
 import torch
 from kernels.closeness import assert_close, random_rows
@@ -18,14 +20,22 @@ FIRST = list({kernel.kind: kernel for kernel in reversed(KERNELS)}.values())
 
 
 def compare(
-    kernel: Kernel, kind: str | None, *, masked: bool, backend: str, lengths: tuple[int, ...], exact: bool
+    kernel: Kernel,
+    kind: str | None,
+    *,
+    masked: bool,
+    backend: str,
+    lengths: tuple[int, ...],
+    exact: bool,
+    implementation: str = "auto",
 ) -> None:
     """Outputs and gradients of the compiled call are those of the plain one, after few compilations."""
     torch.compiler.reset()
     params = kernel.build(kernel.own_heads(H, H), D, seed=0)
 
     def attend(q: Tensor, k: Tensor, v: Tensor, position: KernelPosition | None, key_mask: Tensor | None) -> Tensor:
-        return kernel.attend(q, k, v, position=position, key_mask=key_mask, params=params)
+        options: dict[str, Any] = {"position": position, "params": params, "implementation": implementation}
+        return kernel.attend(q, k, v, key_mask=key_mask, **options)
 
     counter = CompileCounterWithBackend(backend)
     compiled = torch.compile(attend, fullgraph=True, backend=counter)
@@ -56,6 +66,12 @@ def test_with_a_mask_and_a_rotation(kernel: Kernel) -> None:
     """Through ahead-of-time autograd, which runs the fake forms; to the last bit."""
     kind = "rotate" if "rotate" in kernel.positions else None
     compare(kernel, kind, masked=True, backend="aot_eager", lengths=LENGTHS[:8], exact=True)
+
+
+@pytest.mark.parametrize("kernel", [kernel for kernel in FIRST if "native" in kernel.implementations], ids=str)
+def test_the_form_in_another_language(kernel: Kernel) -> None:
+    options: dict[str, Any] = {"implementation": "native", "lengths": LENGTHS[:6], "exact": True}
+    compare(kernel, "rotate", masked=True, backend="aot_eager", **options)
 
 
 @pytest.mark.parametrize("kernel", [kernel for kernel in FIRST if "bias" in kernel.positions], ids=str)

@@ -5,6 +5,7 @@ It is the control: each test runs on it as well, behind the interface of kernels
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ def forms(kernel: Kernel) -> list[tuple[str, torch.dtype]]:
     """Every implementation with a dtype that it runs in."""
     first, *others = kernel.implementations
     return [(first, torch.float64), *((name, torch.float32) for name in others)]
+
+
+def fast_forms(kernel: Kernel) -> tuple[str, ...]:
+    """All implementations but the reference, where there are others."""
+    return kernel.implementations[1:] or kernel.implementations
 
 
 def outcome(call: Callable[..., Tensor], *rows: Tensor, **options: Any) -> list[Tensor]:
@@ -129,18 +135,21 @@ def test_autocast_casts_rows_of_several_dtypes_together(kernel: Kernel) -> None:
 
         return outcome(cast, q, k, v)
 
-    got = under_autocast(kernel.attend, params=params)
     control = under_autocast(scaled_dot_product_attention, is_causal=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = outcome(kernel.attend, q, k, v, params=params)
         weights = kernel.weights(q, k.bfloat16(), params=params, training=False)
-    assert [x.dtype for x in got] == [x.dtype for x in control]
-    for x, y in zip(inside, got, strict=True):  # the backward pass inside too
-        assert_close("inside", x, y, 3e-2)
-    cast = [x.detach().bfloat16().requires_grad_() for x in (q, k, v)]
-    expected = outcome(kernel.attend, *cast, params=params)
-    assert all(torch.equal(x, y.to(x.dtype)) for x, y in zip(got, expected, strict=True))
     assert weights.dtype == torch.bfloat16
+    for implementation in fast_forms(kernel):
+        options: dict[str, Any] = {"params": params, "implementation": implementation}
+        got = under_autocast(kernel.attend, **options)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inside = outcome(partial(kernel.attend, **options), q, k, v)
+        assert [x.dtype for x in got] == [x.dtype for x in control]
+        for x, y in zip(inside, got, strict=True):  # the backward pass inside too
+            assert_close("inside", x, y, 3e-2)
+        cast = [x.detach().bfloat16().requires_grad_() for x in (q, k, v)]
+        expected = outcome(kernel.attend, *cast, **options)
+        assert all(torch.equal(x, y.to(x.dtype)) for x, y in zip(got, expected, strict=True))
     with pytest.raises(SettingError, match=r"v: expected the dtype of q, torch.float32, got torch.bfloat16"):
         kernel.attend(q, k, v, params=params)
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(SettingError, match="v: expected the dtype of q"):
@@ -297,17 +306,23 @@ def test_vmap_is_a_loop(kernel: Kernel) -> None:
     key_mask = torch.rand(3, B, 21, generator=torch.Generator().manual_seed(4)) < 0.7
     params = params_of(kernel)
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor) -> Tensor:
-        return kernel.attend(q, k, v, key_mask=key_mask, params=params)
+    for implementation in fast_forms(kernel):
+        attend = partial(_masked, kernel, params, implementation)
 
-    def gradients(*args: Tensor) -> tuple[Tensor, ...]:
-        return torch.func.grad(lambda *args: attend(*args).square().sum(), (0, 1, 2))(*args)
+        def gradients(*args: Tensor, attend: Callable[..., Tensor] = attend) -> tuple[Tensor, ...]:
+            return torch.func.grad(lambda *args: attend(*args).square().sum(), (0, 1, 2))(*args)
 
-    for function in (lambda *args: (attend(*args),), gradients):
-        got = torch.vmap(function, (0, 0, None, 0))(q, k, v, key_mask)
-        each = [function(*part, v, mask) for *part, mask in zip(q, k, key_mask, strict=True)]
-        for found, expected in zip(got, zip(*each, strict=True), strict=True):
-            assert_close("vmap", found, torch.stack(expected), 1e-6)
+        for function in (lambda *args, attend=attend: (attend(*args),), gradients):
+            got = torch.vmap(function, (0, 0, None, 0))(q, k, v, key_mask)
+            each = [function(*part, v, mask) for *part, mask in zip(q, k, key_mask, strict=True)]
+            for found, expected in zip(got, zip(*each, strict=True), strict=True):
+                assert_close(f"{implementation}, vmap", found, torch.stack(expected), 1e-6)
+
+
+def _masked(
+    kernel: Kernel, params: nn.Module | None, implementation: str, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor
+) -> Tensor:
+    return kernel.attend(q, k, v, key_mask=key_mask, params=params, implementation=implementation)
 
 
 @every_kernel

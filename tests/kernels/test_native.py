@@ -1,5 +1,9 @@
 """The compiled form of softplus attention, compared with the reference in float64. Shared tests run over it too."""
 
+import ctypes
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,6 +114,42 @@ def test_a_hidden_key_that_is_no_number_counts_for_nothing() -> None:
     assert_close("output", got, expected, 1e-4)  # norms of all rows are then taken with more care
 
 
+# --- what is short
+
+
+@compiled
+def test_too_little_memory_is_an_error_and_not_the_end() -> None:
+    """Of one thread or several: no exception leaves C++."""
+    for threads in (1, 3):
+        numbers = {"N": 4, "H": 1, "R": 1, "K": 2**44, "D": 16, "E": 16, "threads": threads}
+        assert native._library().softplus_forward(ctypes.byref(native._Call(**numbers))) == 1
+    rows = tuple(torch.zeros(1, 1, 1, 16) for _ in "qkv")
+    with pytest.raises(MemoryError, match="too little memory for a tile of implementation='native'"):
+        native._run_native(lambda call: 1, rows, 0, None)
+
+
+FEW_THREADS = """
+import re, resource, torch
+from sparsity_lab.kernels import LSSA
+from sparsity_lab.kernels.lssar import native
+rows = [torch.randn(1, 64, 300, 16) for _ in "qkv"]
+expected = LSSA().attend(*rows, implementation="native")
+size = 1024 * int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1])
+resource.setrlimit(resource.RLIMIT_AS, (size + 2**26, size + 2**26))
+native.torch.get_num_threads = lambda: 64
+print(torch.equal(LSSA().attend(*rows, implementation="native"), expected))
+"""
+
+
+@compiled
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of a process is read as on Linux")
+def test_threads_that_cannot_be_started_leave_their_work_to_others() -> None:
+    """Of 64 threads with stacks of 8 MiB a few have room."""
+    done = subprocess.run([sys.executable, "-c", FEW_THREADS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
 # --- what is refused
 
 
@@ -118,6 +158,26 @@ def test_float64_is_refused() -> None:
     rows = torch.zeros(1, 1, 2, 4, dtype=torch.float64)
     with pytest.raises(SettingError, match=r"^implementation: expected rows on a CPU, .*, got float64 on cpu$"):
         LSSA().attend(rows, rows, rows, implementation="native")
+
+
+@compiled
+def test_a_class_that_is_not_registered_runs_on_plain_rows_alone() -> None:
+    """Without an operator nothing that has no numbers may reach C++."""
+
+    class Own(LSSA):
+        pass
+
+    (q,) = (x.detach() for x in random_rows(1, 2, 9, 8, count=1, dtype=torch.float32))
+    assert torch.equal(
+        Own().attend(q, q, q, implementation="native"), LSSA().attend(q, q, q, implementation="native")
+    )
+    words = (
+        "implementation: expected a registered class under torch.compile, torch.func or on the meta device, for 'na"
+    )
+    with pytest.raises(SettingError, match=words):
+        Own().attend(*(q.to("meta") for _ in "qkv"), implementation="native")
+    with pytest.raises(SettingError, match=words):
+        torch.func.grad(lambda q: Own().attend(q, q, q, implementation="native").sum())(q)
 
 
 def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +209,45 @@ def test_it_is_compiled_once(built_anew: Path, monkeypatch: pytest.MonkeyPatch) 
     native._library.cache_clear()
     LSSA().attend(*rows, implementation="native")
     assert len(list(built_anew.iterdir())) == 2
+
+
+@compiled
+def test_what_others_can_change_is_not_run(
+    built_anew: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A kept library or its folder; a folder that cannot be written. Then it is compiled for this process alone."""
+    rows = tuple(x.detach() for x in random_rows(1, 1, 5, 8, dtype=torch.float32))
+    expected = LSSA().attend(*rows, implementation="native")
+    (library,) = built_anew.iterdir()
+    assert (library.stat().st_mode & 0o777, built_anew.stat().st_mode & 0o777) == (0o700, 0o700)
+    library.write_bytes(b"of someone else")
+    for path, mode, told in ((library, 0o722, library), (library, 0o770, library), (built_anew, 0o777, built_anew)):
+        path.chmod(mode)
+        native._library.cache_clear()
+        caplog.clear()
+        assert torch.equal(LSSA().attend(*rows, implementation="native"), expected)
+        LSSA().attend(*rows, implementation="native")
+        (said,) = caplog.messages
+        assert said == f"native.cpp is compiled for this process alone: others than this user can change {told}"
+        path.chmod(0o700)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    native._library.cache_clear()
+    assert torch.equal(LSSA().attend(*rows, implementation="native"), expected)
+    monkeypatch.undo()
+    (built_anew.parent / "a file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(built_anew.parent / "a file"))
+    native._library.cache_clear()
+    assert torch.equal(LSSA().attend(*rows, implementation="native"), expected)
+    assert library.read_bytes() == b"of someone else"
+
+
+def test_a_compiler_may_have_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = tmp_path / "cached g++"
+    found.touch(mode=0o755)
+    monkeypatch.setenv("CXX", f"'{found}' g++ -m64")
+    assert native._compiler() == (str(found), "g++", "-m64")
+    monkeypatch.setenv("CXX", "")
+    assert native._compiler()[1:] in ((), native.COMPILER[1:])
 
 
 def test_a_compiler_that_fails_is_named_in_one_line(built_anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
