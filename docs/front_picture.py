@@ -27,13 +27,15 @@ def picture() -> str:
 
 
 def finding(curves: dict[str, pl.DataFrame], trained: int) -> str:
-    """Up to which length the median of each stays at one half or more."""
+    """Up to which length the median of each stays at one half or more: at least the largest that was tested, where
+    it never falls below."""
     each = []
     for name, rows in curves.items():
         medians = rows.group_by("length").agg(pl.col("normalized_accuracy").median()).sort("length")
         short = medians.filter(pl.col("normalized_accuracy") < 0.5)["length"].min()
         kept = medians if short is None else medians.filter(pl.col("length") < short)
-        each.append(f"to {kept['length'].max()} with {name if not each else name.partition(' ')[0]}")
+        at_least = "at least " if short is None else ""
+        each.append(f"to {at_least}{kept['length'].max()} with {name if not each else name.partition(' ')[0]}")
     return f"Trained on up to {trained} tokens, models keep half of their accuracy {', '.join(each)}"
 
 

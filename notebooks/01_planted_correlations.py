@@ -78,19 +78,24 @@ truth = task.truth(24)
 truth
 
 # %%
-import matplotlib.pyplot as plt
+from IPython.display import HTML
 
-from sparsity_lab.analysis.style import PALETTE, styled
+from sparsity_lab.analysis import draw_curve, looks_of, name_lines, styled, titled
+from sparsity_lab.analysis.style import figure_image, new_axes
 
 laws = [Recent(width=8), Window(width=8), PowerLaw(alpha=1.5)]
+shares = {str(law): Planted(k=3, locality=law).truth(48).position_law.order_pmf().sum(axis=0) for law in laws}
+looks = looks_of(list(shares))
 with styled():
-    figure, ax = plt.subplots(figsize=(7, 3), layout="constrained")
-    for law, color in zip(laws, PALETTE, strict=False):
-        marginal = Planted(k=3, locality=law).truth(48).position_law.order_pmf().sum(axis=0)
-        ax.plot(range(len(marginal)), marginal, color=color, drawstyle="steps-mid", label=str(law))
+    ax = new_axes(7, 3)
+    for name, share in shares.items():
+        draw_curve(ax, range(len(share)), share, looks[name], name, drawstyle="steps-mid", marker="")
     ax.set_xlabel("position in the sequence (tokens)")
     ax.set_ylabel("share of sequences with\na planted token there")
-    ax.legend()
+    name_lines(ax)
+near = ", ".join(f"{share[-9:].sum() / share.sum():.0%} with {name}" for name, share in shares.items())
+finding = f"Planted tokens among the last eight of 48: {near}"
+HTML(figure_image(titled(ax.figure, finding), finding))
 
 # %% [markdown]
 # ## The certificate

@@ -13,9 +13,10 @@
 #
 # This notebook takes one to two minutes on two idle cores.
 #
-# Estimate whether models will length-generalize on your data. `diagnose` measures how many tokens a prediction
-# needs and how far away they are. It trains a small model on short windows, and measures how much of its gain
-# remains on long ones, under two position schemes. First we use data with a known answer, then text.
+# Estimate whether models will length-generalize on your data. `diagnose` first looks at the data without a model, at
+# all distances. Then it trains a small model on short windows, under two position schemes, and measures how much of
+# the gain remains on long ones. It asks the model how many tokens a prediction needs and how far away they are. First
+# we use data with a known answer, then text.
 
 # %%
 import os
@@ -48,10 +49,24 @@ for answer in found.answers:
     print(answer)
 
 # %% [markdown]
+# What one token at a distance, or a repeat of the last tokens, tells about the next token. No model is needed for
+# that, so it is also measured beyond the trained length.
+
+# %%
+found.look
+
+# %% [markdown]
+# The horizon says how far was looked, what lies beyond, and what to do.
+
+# %%
+for line in found.horizon():
+    print(line)
+
+# %% [markdown]
 # ## Your own files
 #
-# `diagnose` reads `.npy` arrays of integers, `.txt` files with lines of whole numbers, and any other file as
-# bytes. Here it reads the source of this package, which everyone has who runs this.
+# `diagnose` reads text by characters, lines of whole numbers, arrays of tokens (`.npy`, `.npz`, `.bin`), JSON lines
+# and parquet, and says how it read each file. Here it reads the source of this package.
 
 # %%
 files = sorted(Path(sparsity_lab.__file__).parent.glob("generators/*.py"))
@@ -61,11 +76,8 @@ data.forms[:3]
 # %%
 if not SMOKE:
     text = diagnose(data, length=LENGTH, steps=STEPS)
-    print(text.verdict)
-    for answer in text.answers:
-        print(answer)
+    print(text)
 
 # %% [markdown]
 # On the command line: `sparsity-lab diagnose FILE ...`. The documentation under Analysis lists its limits.
-# Without labels, dependencies longer than the trained length stay invisible. Only one seed of one small model is
-# used.
+# Without labels, `k` and the distances are those inside the trained length, of one seed of one small model.

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
@@ -65,12 +66,29 @@ def broken_rules(figure: Figure) -> list[str]:
         for one, other in combinations(drawn, 2):
             if _looks(one) == _looks(other):
                 found.append(f"{one.get_label()} and {other.get_label()} look alike without color")
+        found += [f"{own.get_text()!r} on its ground" for own in ax.texts if _contrast_on_cells(ax, own) < 4.5]
         legend = ax.get_legend()
         if legend is not None and len(legend.get_texts()) > MOST_ARMS:
             found.append(f"a legend of {len(legend.get_texts())} entries")
     found += [f"{color} means {', '.join(sorted(names))}" for (color, _), names in meanings.items() if len(names) > 1]
     found += [f"a legend of {len(one.get_texts())} entries" for one in figure.legends if len(one.get_texts()) > 12]
     return found
+
+
+def _contrast_on_cells(ax: Axes, text: Text) -> float:
+    """Of a text with the cell of a mesh that it lies in; no limit where there is no cell."""
+    lowest = float("inf")
+    for mesh in (one for one in ax.collections if isinstance(one, QuadMesh)):
+        edges, (x, y) = mesh.get_coordinates(), text.get_position()
+        column, row = (
+            int(np.searchsorted(np.sort(e), at)) - 1 for e, at in ((edges[0, :, 0], x), (edges[:, 0, 1], y))
+        )
+        colors = mesh.get_facecolor().reshape(*(n - 1 for n in edges.shape[:2]), 4)
+        if text.get_bbox_patch() is None and 0 <= row < colors.shape[0] and 0 <= column < colors.shape[1]:
+            ground, own = relative_luminance(colors[row, column]), relative_luminance(text.get_color())
+            if colors[row, column, 3] == 1:
+                lowest = min(lowest, (max(ground, own) + 0.05) / (min(ground, own) + 0.05))
+    return lowest
 
 
 def _looks(line: Line2D) -> tuple[Any, ...]:

@@ -111,6 +111,23 @@ def test_headlines_and_claims_are_those_of_the_records(tmp_path: Path) -> None:
         assert f"{claim['estimate']:.2f} [{claim['low']:.2f}, {claim['high']:.2f}]" in card
 
 
+def test_papers_name_place_command_cost_and_differences() -> None:
+    """No cost or budget is below what the committed runs of the study took."""
+    text = (ROOT / "docs" / "papers.md").read_text(encoding="utf-8")
+    rows = [
+        line.strip("| ").split(" | ") for line in text.splitlines() if "`sparsity-lab decide experiments/" in line
+    ]
+    assert len(rows) > 8
+    for _, where, _, command, cost, differences in rows:
+        study, budget = re.fullmatch(r"`sparsity-lab decide experiments/(\w+) --budget (\d+)`", command).groups()  # type: ignore[union-attr]
+        record = ROOT / "experiments" / study / "result.json"
+        spent = json.loads(record.read_text())["run"]["core_minutes"] if record.is_file() else 0
+        assert spent <= int(cost.split(",")[0]) <= int(budget), study
+        assert record.is_file() or cost.endswith(", estimated"), study
+        assert where
+        assert differences
+
+
 def test_every_promise_names_a_test_that_exists() -> None:
     """The last cell of each row of promises names tests; ``::name`` is in the file named before it."""
     page = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")

@@ -24,9 +24,11 @@ from sparsity_lab.analysis import (
     diagnose,
     dilution,
     distractor_robustness,
+    draw_cells,
     draw_curve,
     drop,
     extrapolation_curve,
+    field_map,
     heat_map,
     look,
     look_at,
@@ -40,11 +42,10 @@ from sparsity_lab.analysis import (
 from sparsity_lab.analysis.lines import name_lines, spread
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import GRAY, new_axes
-from sparsity_lab.generators import Planted
+from sparsity_lab.generators import Copy, FlipFlop, Planted
 from sparsity_lab.models import Decoder
 from sparsity_lab.studies import load_study
 from sparsity_lab.studies.files import read_found
-from sparsity_lab.studies.page import finding
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 STUDIES = sorted(file.parent.name for file in EXPERIMENTS.glob("*/rows.parquet"))
@@ -65,7 +66,9 @@ def test_figures_of_committed_studies(name: str) -> None:
     study = load_study(folder)
     found = read_found(study, folder)
     assert found.evidence is not None
-    words = finding(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    words = json.loads((folder / "result.json").read_text(encoding="utf-8"))["finding"]
+    assert study.finding is not None
+    assert words == study.finding(found.evidence)
     figure = titled(study.figure(found.evidence), words)
     assert plain(figure.get_suptitle()) == plain(words)
     assert broken_rules(figure) == []
@@ -110,6 +113,7 @@ MEASUREMENTS: dict[str, Callable[[], Any]] = {
     "retained": lambda: retained_mass(model(), TASK, [16, 32], sequences=2, block_size=4),
     "dependencies": lambda: dependency_sparsity(model(), TASK, 8, sequences=4, largest=2, least_gain=0.01),
     "transfer": lambda: transfer_check(k=2, width=3, length=8, hypotheses=50, steps=5, sequences=8),
+    "field": lambda: field_map({"copy": Copy(), "flip-flop": FlipFlop()}, positions=(16, 64), sequences=4),
     "look": lambda: look_at(TokenData.of([np.arange(400) % 7 for _ in range(6)])),
 }
 """One of each object that draws."""
@@ -167,6 +171,12 @@ def test_what_breaks_a_rule_is_seen() -> None:
     figure.axes[0].lines[1].set(color="#ffff00")
     assert "#ffff00 cannot be read on white or on dark" in broken_rules(figure)
     assert GRAY not in str(broken_rules(drawn()))
+    with styled():
+        ax = new_axes(3, 3)
+        draw_cells(ax, np.eye(2), cmap="Blues")
+        ax.text(0, 1, "pale", color="white")
+        ax.text(1, 1, "dark", color="white")
+    assert broken_rules(ax.figure) == ["'pale' on its ground"]
     figure.set_size_inches(11, 3)
     assert "11.0 inches wide" in broken_rules(figure)
 

@@ -2,12 +2,16 @@
 sources is what they say."""
 
 import base64
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -120,6 +124,67 @@ def test_outputs_in_a_browser(browser: Any, tmp_path: Path, place: int) -> None:
     width, dark = WINDOWS[place % len(WINDOWS)]
     opened = Opened(browser, tmp_path / "outputs.html", width, dark=dark)
     opened.check()
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a JupyterLab that has never run, on a copy of the notebooks: it trusts none of them. It draws
+    all cells of a notebook, also those out of sight."""
+    home = tmp_path_factory.mktemp("lab")
+    (home / "notebooks").mkdir()
+    for source in SOURCES:
+        shutil.copy(source.with_suffix(".ipynb"), home / "notebooks")
+    tracker = home / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    tracker.parent.mkdir(parents=True)
+    tracker.write_text(json.dumps({"windowingMode": "none"}))
+    folders = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_WORKSPACES_DIR", "HOME")
+    own = {name: str(home / name) for name in folders} | {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings")}
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    options = ("--no-browser", "--allow-root", f"--port={port}", "--port-retries=0", "--IdentityProvider.token=")
+    command = [sys.executable, "-m", "jupyterlab", *options, f"--notebook-dir={home / 'notebooks'}"]
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(command, env=os.environ | own, stdout=log, stderr=log)
+        while server.poll() is None and not _answers(port):
+            time.sleep(0.2)
+        assert server.poll() is None, (home / "log").read_text()
+        yield f"http://127.0.0.1:{port}"
+        server.terminate()
+        server.wait(60)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
+SHOWN = """() => Array.from(document.querySelectorAll(".jp-OutputArea-output img"), (image) => [
+  image.alt, image.complete && image.naturalWidth, image.getBoundingClientRect().width,
+])"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
+def test_jupyterlab_shows_every_figure_of_a_fresh_clone(browser: Any, lab: str, source: Path) -> None:
+    """Which it does not trust."""
+    notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
+    pages = [
+        output.data.get("text/html", "")
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if "data" in output
+    ]
+    wanted = [alt for page in pages for alt in re.findall(r'<img alt="([^"]*)"', page)]
+    opened = Opened(browser, f"{lab}/doc/tree/{source.with_suffix('.ipynb').name}", 1000)
+    cells = len(notebook.cells)
+    opened.page.wait_for_function(f"document.querySelectorAll('.jp-Notebook .jp-Cell').length === {cells}")
+    shown = opened.page.evaluate(SHOWN)
+    assert [escape(alt) for alt, *_ in shown] == wanted
+    assert all(own > 0 and seen > 100 for _, own, seen in shown), shown
+    tables = sum(page.count("<table") for page in pages)
+    assert opened.page.locator(".jp-OutputArea-output table").count() == tables
     opened.close()
 
 

@@ -182,7 +182,7 @@ def test_citation_and_changelog_are_of_this_version() -> None:
         # What the format demands of a reference.
         assert {"type", "title", "authors"} <= set(work)
         assert len(work["title"].split()) > 4, "the whole title"
-        assert all("family-names" in author for author in work["authors"])
+        assert all({"family-names", "given-names"} <= set(author) for author in work["authors"])
     versions = re.findall(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert versions[0] == sparsity_lab.__version__
 

@@ -16,7 +16,6 @@ _SUITES = ("chomsky", "mad", "zoology", "rasp-l", "position-coupling")
 def pages(source: Path) -> dict[str, str]:
     own = {name: cls for name, cls in kinds("task").items() if cls.__module__.startswith("sparsity_lab.")}
     found = field_map({name: cls.examples()[0] for name, cls in own.items()})
-    figure = found.plot().figure
     words = (
         "How many tokens does an answer need, and how far back are they? Each row is a task at its first example, "
         "with sequences of at most 16, 64 and 256 tokens. Both numbers are counted from the sources of sampled "
@@ -27,7 +26,7 @@ def pages(source: Path) -> dict[str, str]:
     parts = [
         "# The map of the field",
         words,
-        raw(figure_svg(figure, "Tokens that an answer needs and their distance, for each task and length")),
+        raw(figure_svg(found.figure(), found.finding)),
         f"No sources are listed for {without}: their next token depends on all before it, or follows no rule.",
         "`sparsity_lab.analysis.field_map` draws this map, of any tasks. Build the page with `make docs`.",
         "## Peers' sets of tasks",

@@ -17,13 +17,13 @@ from sparsity_lab.analysis import (
     name_lines,
     styled,
 )
-from sparsity_lab.studies import Evidence, panels
+from sparsity_lab.studies import Evidence, means_by, panels
 
 from .arms import CHOICES, DENSE, KEYS, LENGTHS, RANDOM, SELECTED, WINDOW
 from .claims import ALLOWED
 from .measure import TIMED, TIMED_LENGTH
 
-__all__ = ["QUESTION", "figure", "tables"]
+__all__ = ["QUESTION", "figure", "finding", "tables"]
 
 QUESTION = f"""
 Small decoders learn on at most 32 tokens to recall what followed a mark that stood once, anywhere before. Their first
@@ -41,6 +41,16 @@ LOOKS = {
 }
 BY_LENGTH = ({"color": INK, "marker": "o"}, {"color": GRAY, "marker": "s"})
 BY_CHOICE = ({"color": PALETTE[0], "marker": "o"}, {"color": PALETTE[3], "marker": "s"})
+
+
+def finding(evidence: Evidence) -> str:
+    """Recall of each choice of keys, and the time of the selection."""
+    far, times = evidence.measured.filter(what="recall", length=LENGTHS[0]), evidence.measured.filter(what="time")
+    recall = means_by(far, "choice", list(CHOICES), "accuracy")
+    return (
+        f"Recall at {LENGTHS[0]} tokens with at most {KEYS} keys a row: {recall}. "
+        f"Time at {TIMED_LENGTH} over that of dense: {means_by(times, 'choice', list(TIMED), 'ratio')}."
+    )
 
 
 def figure(evidence: Evidence) -> Figure:

@@ -21,13 +21,13 @@ from sparsity_lab.analysis import (
     note_below,
     styled,
 )
-from sparsity_lab.studies import Evidence, levels, panels, same_height
+from sparsity_lab.studies import Evidence, how_far, levels, panels, same_height
 
 from .arms import FARTHEST, SHORTEST, TRAINED, K
 from .claims import by_run
 from .measure import FACTORS
 
-__all__ = ["QUESTION", "figure", "tables"]
+__all__ = ["QUESTION", "figure", "finding", "tables"]
 
 QUESTION = f"""
 One decoder of one layer for each attention mechanism, without position encoding, learns the parity of 1 to {K} marked
@@ -40,6 +40,11 @@ SCORES = ("softmax", "log-n softmax", "SSMax", "cosine log-n", "sigmoid")
 OTHERS = ("LSSA", "LSSAR p=3", "LSSAR p=15", "linear, elu", "linear, norm-aware", "window of 32")
 """The two columns of the figure: softmax and what scales its scores, and the others."""
 LOOKS = looks_of(SCORES, OTHERS)
+
+
+def finding(evidence: Evidence) -> str:
+    """How far each mechanism carries."""
+    return f"Parity of {K}: {how_far({name: evidence.rows.filter(arm=name) for name in SCORES + OTHERS})}."
 
 
 def figure(evidence: Evidence) -> Figure:

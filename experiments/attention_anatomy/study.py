@@ -5,7 +5,7 @@ from sparsity_lab.studies import Study
 from .arms import arms
 from .claims import CLAIMS
 from .measure import measure
-from .page import QUESTION, figure, tables
+from .page import QUESTION, figure, finding, tables
 
 __all__ = ["study"]
 
@@ -17,6 +17,7 @@ study = Study(
     claims=CLAIMS,
     primary=("mass kept", "entropy of length scaling", "reach of length scaling", "linear attention is flat"),
     figure=figure,
+    finding=finding,
     columns=("normalized_accuracy",),
     measure=measure,
     tables=tables,

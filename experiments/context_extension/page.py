@@ -6,16 +6,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from sparsity_lab.analysis import GRAY, draw_median, length_axis, looks_of, name_lines, styled
-from sparsity_lab.studies import Evidence, draw_seeds, growths, panels
+from sparsity_lab.studies import Evidence, draw_seeds, growths, means_by, panels
 
 from .arms import BOTH, CALIBRATION_SEED, DENSE, INTERPOLATED, LONGER, LORA, PARENT, SHIFTED
 from .claims import losses
 
-__all__ = ["figure", "tables"]
+__all__ = ["figure", "finding", "tables"]
 
 MAIN = (PARENT, INTERPOLATED, DENSE, SHIFTED, LORA, BOTH)
 NAMES = (*MAIN, LONGER)
 LOOKS = looks_of(NAMES)
+
+
+def finding(evidence: Evidence) -> str:
+    """The loss of each method at four times the parent's context."""
+    lengths = evidence.measured["length"].unique().sort()
+    far = _comparable(evidence).filter(pl.col("length") == lengths[1])
+    return f"Loss at four times the context, in nats a byte, tested dense: {means_by(far, 'arm', MAIN, 'loss', 3)}."
 
 
 def figure(evidence: Evidence) -> Figure:

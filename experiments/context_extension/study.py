@@ -9,7 +9,7 @@ from sparsity_lab.studies import Study
 from .arms import arms
 from .claims import CLAIMS, PRIMARY
 from .measure import measure
-from .page import figure, tables
+from .page import figure, finding, tables
 
 __all__ = ["study"]
 
@@ -23,6 +23,7 @@ study = Study(
     claims=CLAIMS,
     primary=PRIMARY,
     figure=figure,
+    finding=finding,
     columns=(),
     measure=measure,
     tables=tables,

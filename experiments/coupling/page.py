@@ -6,12 +6,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sparsity_lab.analysis import INK, Look, draw_level, looks_of, styled
-from sparsity_lab.studies import Evidence, draw_by_length, panels
+from sparsity_lab.studies import Evidence, draw_by_length, means_by, panels
 
 from .arms import NAMES, PARTS, arm
 from .claims import EXACT, MOST, better, close, tasks
 
-__all__ = ["QUESTION", "figure"]
+__all__ = ["QUESTION", "figure", "finding"]
 
 QUESTION = """
 Position coupling gives tokens that belong together one ID, embedded and added at the input. Predictive position
@@ -22,6 +22,17 @@ of the answer predicted and fed back, and without IDs, and is tested at four tim
 training sequences are spread out at random over the table, so that those of longer ones are not new. A seed counts
 the tasks on which predicted IDs do what is asked.
 """
+
+
+def finding(evidence: Evidence) -> str:
+    """Exact match of each task at its longest length."""
+    each = []
+    for label, part in PARTS.items():
+        own = evidence.rows.filter(pl.col("length") == part.longest)
+        own = own.with_columns(arm=pl.col("arm").replace({arm(label, name): name for name in NAMES}))
+        if words := means_by(own, "arm", NAMES, EXACT):
+            each.append(f"{label}: {words}")
+    return f"Exact match at four times the trained length. {'; '.join(each)}."
 
 
 def figure(evidence: Evidence) -> Figure:

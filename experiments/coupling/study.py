@@ -4,7 +4,7 @@ from sparsity_lab.studies import Study
 
 from .arms import arms
 from .claims import BETTER, CLAIMS, CLOSE
-from .page import QUESTION, figure
+from .page import QUESTION, figure, finding
 
 __all__ = ["study"]
 
@@ -16,5 +16,6 @@ study = Study(
     claims=CLAIMS,
     primary=(CLOSE, BETTER),
     figure=figure,
+    finding=finding,
     columns=("free_exact_match", "exact_match", "id_accuracy"),
 )

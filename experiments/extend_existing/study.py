@@ -43,6 +43,7 @@ from sparsity_lab.studies import (
     Size,
     Study,
     growths,
+    means_by,
     means_listed,
     panels,
     seeded,
@@ -267,6 +268,14 @@ CLAIMS = (
 )
 
 
+def finding(evidence: Evidence) -> str:
+    """The loss of each method at the new context."""
+    found = evidence.measured
+    far = found.filter(pl.col("length") == found["length"].max())
+    losses = means_by(far, "method", [PARENT, *METHODS], "loss", 3)
+    return f"Loss at {TIMES} times the context, in nats a byte, tested dense: {losses}."
+
+
 def figure(evidence: Evidence) -> Figure:
     """Loss by length of context: trained with dense attention, and with shifted sparse attention."""
     looks = looks_of([PARENT, *METHODS])
@@ -320,6 +329,7 @@ study = Study(
     claims=CLAIMS,
     primary=tuple(claim.name for claim in CLAIMS),
     figure=figure,
+    finding=finding,
     columns=(),
     measure=measure,
     tables=tables,

@@ -22,6 +22,7 @@ from sparsity_lab.studies import (
     difference_claim,
     draw_by_length,
     draw_seeds,
+    how_far,
     learned_words,
     means_at,
     means_listed,
@@ -216,6 +217,14 @@ CLAIMS = (
 )
 
 
+def finding(evidence: Evidence) -> str:
+    """How far marked tokens carry by k, and one fixed place at the start by position scheme."""
+    rows = evidence.rows
+    by_k = {name: rows.filter(arm=ANYWHERE, condition=name) for name in CONDITIONS}
+    of_scheme = {name: rows.filter(arm=position_arm(name, "anchored", 1)) for name in SCHEMES}
+    return f"Marked tokens, RoPE: {how_far(by_k)}. One place at the start: {how_far(of_scheme)}."
+
+
 def figure(evidence: Evidence) -> Figure:
     """Curves by k for token marking, drops by k, and for fixed positions curves by law and by scheme."""
     rows = evidence.rows
@@ -283,5 +292,6 @@ study = Study(
     claims=CLAIMS,
     primary=("k, marked tokens", "k, fixed places", "near the query", "from the start"),
     figure=figure,
+    finding=finding,
     columns=("normalized_accuracy",),
 )

@@ -5,18 +5,19 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from sparsity_lab.analysis import GRAY, INK, PALETTE, draw_cells, styled
+from sparsity_lab.analysis import GRAY, PALETTE, draw_cells, ink_on, styled
 from sparsity_lab.studies import Evidence
 
 from .arms import FAR, FARTHEST, SHORTEST, TRAINED, K
 from .claims import by_run
 from .measure import COSTED
 
-__all__ = ["QUESTION", "figure", "ranking", "tables"]
+__all__ = ["QUESTION", "figure", "finding", "ranking", "tables"]
 
 QUESTION = f"""
 Decoders of two layers without positions that differ in nothing but their attention mechanism, and one in its
@@ -24,6 +25,24 @@ learning rate, learn the parity of 1 to {K} marked tokens among background, on l
 the same data and steps, and are tested on k = {K} up to {FARTHEST}. What does each learn, how far does it hold, and
 what does a training step cost beside softmax?
 """
+
+
+_MANY = 6
+"""Kernels that a title does not list."""
+
+
+def finding(evidence: Evidence) -> str:
+    """The kernels whose median reach is largest, softmax, and those with the smallest."""
+    runs = by_run(evidence).filter("learned").group_by("arm", maintain_order=True)
+    reach = runs.agg(pl.col("reach").median()).sort("reach", descending=True, maintain_order=True)
+    ends = pl.col("reach").is_in([reach["reach"].max(), reach["reach"].min()]) | (pl.col("arm") == "Softmax")
+    words = []
+    for own in reach.filter(ends).partition_by("reach", maintain_order=True):
+        at_least = "at least " * (own["reach"][0] == FARTHEST)
+        names = sorted(own["arm"], key=lambda arm: arm != "Softmax")
+        listed = ", ".join(names) if len(names) < _MANY else f"{names[0]} and {len(names) - 1} others"
+        words.append(f"{listed} to {at_least}{own['reach'][0]:g}")
+    return f"Trained on {SHORTEST} to {TRAINED} tokens, median reach of what was learned: {'; '.join(words)}."
 
 
 def figure(evidence: Evidence) -> Figure:
@@ -58,10 +77,10 @@ def _draw_accuracy(ax: Axes, evidence: Evidence, order: list[str]) -> None:
     draw_cells(ax, values.clip(0, 1), vmin=0, vmax=1, cmap="Blues")
     for row, column in np.ndindex(*values.shape):
         value = values[row, column]
-        color = "white" if value > 0.5 else "black"
+        color = ink_on(colormaps["Blues"](value))
         ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=9, color=color)
     trained = sum(length <= TRAINED for length in lengths)
-    ax.axvline(trained - 0.5, color=INK, linewidth=1.2)
+    ax.axvline(trained - 0.5, color="white", linewidth=2)
     ax.set_xticks(range(len(lengths)), [str(length) for length in lengths])
     ax.set_xlabel("length (left of the line: trained)")
     ax.set_title(f"normalized accuracy, k={K}, mean", fontsize=10)

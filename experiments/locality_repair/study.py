@@ -16,6 +16,7 @@ from sparsity_lab.studies import (
     Study,
     difference_claim,
     draw_by_length,
+    how_far,
     learned_words,
     means_at,
     means_listed,
@@ -158,6 +159,12 @@ CLAIMS = (
 )
 
 
+def finding(evidence: Evidence) -> str:
+    """How far each kind carries, over both rules."""
+    of_kind = {kind: evidence.rows.filter(pl.col("arm").is_in(both(kind))) for kind in KINDS}
+    return f"Three fixed places: {how_far(of_kind)}."
+
+
 def figure(evidence: Evidence) -> Figure:
     """For each rule, the arms without IDs, each followed by its arm with coupled IDs."""
     rows = evidence.rows
@@ -191,5 +198,6 @@ study = Study(
     claims=CLAIMS,
     primary=("repaired", "repaired wholly", "in place of RoPE", "by marking alone"),
     figure=figure,
+    finding=finding,
     columns=("normalized_accuracy",),
 )

@@ -9,13 +9,13 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from sparsity_lab.analysis import GRAY, draw_median, looks_of, name_lines, styled
 from sparsity_lab.kernels import NormAwareLinear
-from sparsity_lab.studies import Evidence, draw_seeds, panels
+from sparsity_lab.studies import Evidence, draw_seeds, means_by, panels
 
 from .arms import AWARE, NAMES, PUBLISHED, TRAINED
 from .claims import measured
 from .measure import FACTORS, LIMIT
 
-__all__ = ["QUESTION", "figure", "tables"]
+__all__ = ["QUESTION", "figure", "finding", "tables"]
 
 QUESTION = """
 In linear attention the norm of a query hardly matters, so a longer query does not look at fewer keys. The norm-aware
@@ -27,6 +27,12 @@ and more than with plain linear attention?
 """
 
 LOOKS = looks_of(NAMES)
+
+
+def finding(evidence: Evidence) -> str:
+    """By how much entropy falls with the query norm."""
+    slopes = means_by(evidence.measured.filter(what="norms"), "arm", NAMES, "slope", 3)
+    return f"Change of entropy as queries grow (nats per unit of ln r): {slopes}."
 
 
 def figure(evidence: Evidence) -> Figure:

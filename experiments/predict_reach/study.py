@@ -27,6 +27,7 @@ from sparsity_lab.studies import (
     Size,
     Study,
     levels,
+    means_by,
     panels,
     same_height,
     seeded,
@@ -184,6 +185,15 @@ CLAIMS = (
 )
 
 
+def finding(evidence: Evidence) -> str:
+    """How far forecasts were off, with and without positions."""
+    off = (pl.col("predicted") - pl.col("measured")).abs()
+    with_rope = pl.when(pl.col("arm") == ROPE).then(pl.lit("with RoPE")).otherwise(pl.lit("without positions"))
+    rows = evidence.measured.select(off.alias("off"), with_rope.alias("how"))
+    words = means_by(rows, "how", ["without positions", "with RoPE"], "off", 3)
+    return f"Accuracy at up to {LONG[-1] // TRAINED}x, foretold from the trained length; mean error {words}."
+
+
 def figure(evidence: Evidence) -> Figure:
     """What was foretold and what came, by length: a panel for each model with a measure."""
     shown = [name for name in CELLS if name in set(evidence.measured["arm"])] or [*CELLS]
@@ -216,6 +226,7 @@ study = Study(
     claims=CLAIMS,
     primary=tuple(claim.name for claim in CLAIMS),
     figure=figure,
+    finding=finding,
     columns=("normalized_accuracy",),
     measure=measure,
 )

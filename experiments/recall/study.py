@@ -16,6 +16,7 @@ from sparsity_lab.studies import (
     Size,
     Study,
     draw_by_length,
+    means_by,
     means_listed,
     numbers_at,
     panels,
@@ -118,6 +119,12 @@ CLAIMS = (
 )
 
 
+def finding(evidence: Evidence) -> str:
+    """Recall at the length that is asked for."""
+    far = evidence.rows.filter(pl.col("length") == LENGTH)
+    return f"Recall of {PAIRS} keys among {LENGTH} tokens: {means_by(far, 'arm', list(KERNELS), 'accuracy')}."
+
+
 def figure(evidence: Evidence) -> Figure:
     """Normalized accuracy by length."""
     with styled():
@@ -140,5 +147,6 @@ study = Study(
     claims=CLAIMS,
     primary=("solved",),
     figure=figure,
+    finding=finding,
     columns=("accuracy", "normalized_accuracy"),
 )

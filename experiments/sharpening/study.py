@@ -19,6 +19,7 @@ from sparsity_lab.studies import (
     Size,
     Study,
     draw_by_length,
+    how_far,
     panels,
     same_height,
     seeded,
@@ -153,6 +154,15 @@ CLAIMS = (
 )
 
 
+def finding(evidence: Evidence) -> str:
+    """How far each power carries, with the largest heads."""
+    each = []
+    for k in KS:
+        own = evidence.rows.filter(condition=f"k={k}")
+        each.append(f"k={k}: {how_far({f'p={p}': own.filter(arm=arm_of(p, HEAD_SIZES[-1])) for p in POWERS})}")
+    return f"Heads of {HEAD_SIZES[-1]}. {'. '.join(each)}."
+
+
 def figure(evidence: Evidence) -> Figure:
     """Accuracy by length: a column for each k, a row for each size of heads, a line for each power."""
     looks = looks_of([f"p={p}" for p in POWERS])
@@ -196,6 +206,7 @@ study = Study(
     claims=CLAIMS,
     primary=tuple(claim.name for claim in CLAIMS),
     figure=figure,
+    finding=finding,
     columns=("normalized_accuracy",),
     tables=tables,
 )

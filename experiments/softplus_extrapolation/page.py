@@ -13,7 +13,7 @@ from sparsity_lab.studies import Evidence, draw_by_length, panels, same_height
 from .arms import FAR, HEADS, KERNELS, LSSAR_15, SOFTMAX, arm
 from .claims import growth, positional_share
 
-__all__ = ["QUESTION", "figure", "tables"]
+__all__ = ["QUESTION", "figure", "finding", "tables"]
 
 QUESTION = """
 A small decoder is trained on windows of 128 bytes of text and tested on windows of up to eight times that length, on
@@ -24,6 +24,15 @@ length for the largest trained one?
 """
 
 LOOKS = looks_of(tuple(KERNELS))
+
+
+def finding(evidence: Evidence) -> str:
+    """By how much the loss grows, for each size of heads."""
+    grown = {
+        f"{kernel} with heads of {head}": growth(evidence, arm(kernel, head)) for head in HEADS for kernel in KERNELS
+    }
+    means = "; ".join(f"{name} {fmean(one.values()):+.0%}" for name, one in grown.items() if one)
+    return f"Change of the loss from the trained length to {FAR} times it: {means}."
 
 
 def figure(evidence: Evidence) -> Figure:

@@ -15,6 +15,7 @@ from sparsity_lab.studies import (
     Study,
     difference_claim,
     draw_by_length,
+    how_far,
     panels,
     same_height,
     seeded,
@@ -119,6 +120,16 @@ CLAIMS = (
 )
 
 
+def finding(evidence: Evidence) -> str:
+    """How far each k carries under each position scheme, of the models that claims compare."""
+    each = []
+    for scheme in SCHEMES:
+        own = evidence.rows.filter(arm=arm_of(scheme, COMPARED))
+        if own.height:
+            each.append(f"{scheme}: {how_far({name: own.filter(condition=name) for name in learnable(COMPARED)})}")
+    return f"Trained on k up to {COMPARED}. {'. '.join(each)}."
+
+
 def figure(evidence: Evidence) -> Figure:
     """Curves by k, a panel for each arm that has a run, named by the range of k that it was trained on."""
     rows = evidence.rows
@@ -149,5 +160,6 @@ study = Study(
     claims=CLAIMS,
     primary=tuple(claim.name for claim in CLAIMS),
     figure=figure,
+    finding=finding,
     columns=("normalized_accuracy",),
 )

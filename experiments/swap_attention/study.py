@@ -37,6 +37,7 @@ from sparsity_lab.studies import (
     Study,
     draw_by_length,
     growths,
+    means_by,
     means_listed,
     panels,
     same_height,
@@ -294,6 +295,16 @@ CLAIMS = (
 PRIMARY = tuple(claim.name for claim in CLAIMS[:5])
 
 
+def finding(evidence: Evidence) -> str:
+    """What the same weights do far away with softmax, and re-weighted."""
+    shown = (TRAINED_WITH, *(re_weighted(p) for p in DRAWN[1:]))
+    words = []
+    for task, column in MEASURE.items():
+        own = evidence.rows.filter(pl.col("length") == FAR).with_columns(pl.col("arm").str.strip_prefix(f"{task}: "))
+        words.append(f"{column.replace('_', ' ')} of {task}: {means_by(own, 'arm', shown, column)}")
+    return f"The same weights at {FAR // TRAINED}x the trained length; {'; '.join(words)}."
+
+
 def figure(evidence: Evidence) -> Figure:
     """For each task: LSSAR by length, re-weighted softmax by length, and what a wrong key does."""
     plain = {TRAINED_WITH: Look(INK, "X", ""), "LSSA": Look(GRAY, "o", (5, 1.5))}
@@ -374,6 +385,7 @@ study = Study(
     claims=CLAIMS,
     primary=PRIMARY,
     figure=figure,
+    finding=finding,
     columns=("loss", "normalized_accuracy"),
     measure=measure,
     tables=tables,

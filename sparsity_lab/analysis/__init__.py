@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from sparsity_lab.analysis.style import Look as Look
     from sparsity_lab.analysis.style import draw_cells as draw_cells
     from sparsity_lab.analysis.style import figure_svg as figure_svg
+    from sparsity_lab.analysis.style import ink_on as ink_on
     from sparsity_lab.analysis.style import line_style as line_style
     from sparsity_lab.analysis.style import look as look
     from sparsity_lab.analysis.style import looks_of as looks_of

@@ -11,17 +11,17 @@ import polars as pl
 import torch
 from matplotlib.axes import Axes
 
+from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import GRAY, INK, PALETTE, new_axes, styled
 from sparsity_lab.generators import Stream, Task
 from sparsity_lab.settings import SettingError, kinds
-from sparsity_lab.settings.markup import Markup, table
 
 _POSITIONS = (16, 64, 256)
 _SEQUENCES = 64
 
 
-@dataclass(frozen=True)
-class FieldMap:
+@dataclass(frozen=True, repr=False)
+class FieldMap(Measurement):
     """Tasks by the number of sources of their answers and the distance to them.
 
     >>> FieldMap(rows=(("copy", 13, 1.0, 6.0),), without=()).frame().columns
@@ -40,39 +40,50 @@ class FieldMap:
         """One row for each task and length: ``task``, ``positions``, ``sources``, ``distance``."""
         return pl.DataFrame(self.rows, schema=["task", "positions", "sources", "distance"], orient="row")
 
+    @property
+    def finding(self) -> str:
+        """How many tasks stay sparse, and how many stay local: their number does not double while sequences grow at
+        least fourfold."""
+        ends = (
+            self.frame()
+            .group_by("task")
+            .agg(pl.all().sort_by("positions").last() / pl.all().sort_by("positions").first())
+        )
+        grown = ends.filter(pl.col("positions") >= 4)
+        sparse, local = (grown.filter(pl.col(name) < 2).height for name in ("sources", "distance"))
+        return (
+            f"Of {grown.height} tasks whose sequences grow at least fourfold, {sparse} stay sparse (the number of "
+            f"needed tokens does not double) and {local} stay local (nor does their distance)"
+        )
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """A line of each dial for each task, from its shortest to its longest length; tasks that need most on top."""
         frame = self.frame()
         last = frame.group_by("task", maintain_order=True).last().sort("sources", "distance", "task")
         with styled():
-            ax = ax or new_axes(8.6, 0.24 * len(last) + 1.2)
+            ax = ax or new_axes(7.4, 0.24 * len(last) + 1.2)
             for y, task in enumerate(last["task"]):
                 own = frame.filter(task=task)
-                for shift, column, color in ((0.14, "sources", PALETTE[1]), (-0.14, "distance", PALETTE[0])):
+                for shift, (column, color, marker, _) in zip((0.14, -0.14), _DIALS, strict=True):
                     values = own[column].to_list()
+                    sizes = [8 + 10 * i for i in range(len(values))]
                     ax.plot(values, [y + shift] * len(values), color=color, linewidth=1.4)
-                    ax.scatter(
-                        values, [y + shift] * len(values), s=[8 + 10 * i for i in range(len(values))], color=color
-                    )
+                    ax.scatter(values, [y + shift] * len(values), s=sizes, color=color, marker=marker)
             ax.set_yticks(range(len(last)), last["task"].to_list(), fontsize=9)
             ax.set_ylim(-0.8, len(last) - 0.2)
             ax.set_xscale("log", base=2)
             ax.xaxis.set_major_formatter("{x:g}")
             ax.set_xlabel("tokens (log scale); larger dots are longer sequences")
             ax.grid(axis="y", color=GRAY, alpha=0.25, linewidth=0.6)
-            lines = [ax.plot([], [], color=PALETTE[i], marker="o", label=label)[0] for i, label in _LABELS.items()]
+            lines = [ax.plot([], [], color=color, marker=mark, label=words)[0] for _, color, mark, words in _DIALS]
             ax.legend(handles=lines, loc="upper left", fontsize=9, labelcolor=INK)
         return ax
 
-    def __repr__(self) -> str:
-        return f"FieldMap({self.frame()['task'].n_unique()} tasks)\n{self.frame()}"
 
-    def _repr_html_(self) -> Markup:
-        rows = [(task, T, f"{sources:.3g}", f"{distance:.3g}") for task, T, sources, distance in self.rows]
-        return table(["task", "T", "sources", "farthest"], rows)
-
-
-_LABELS = {1: "how many tokens an answer needs", 0: "how far back the farthest is"}
+_DIALS = (
+    ("sources", PALETTE[1], "s", "how many tokens an answer needs"),
+    ("distance", PALETTE[0], "o", "how far back the farthest is"),
+)
 
 
 def field_map(

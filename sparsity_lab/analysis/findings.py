@@ -16,18 +16,18 @@ _EACH = 4
 
 def curve_finding(frame: pl.DataFrame, words: str) -> str:
     """How far each arm holds, and what arms without a learned run reached at the largest trained length; of many arms
-    the farthest and the shortest.
+    the farthest and the shortest. Without an optimum, from where to where the measure goes.
 
     Args:
         frame: of an extrapolation curve.
-        words: of the measure, for a task without an optimum.
+        words: of the measure.
     """
     arms = frame.unique("arm", keep="first", maintain_order=True)
     learned = arms.filter(pl.col("reach").is_not_null())
     trained = frame.filter("trained").group_by("arm", maintain_order=True).last()
     failed = trained.filter((pl.col("judged") > 0) & (pl.col("learned") == 0)).drop_nulls("unlearned")
     if learned.is_empty() and failed.is_empty():
-        return f"{words[:1].upper()}{words[1:]} by length"
+        return change_finding(frame, "length", "median", f"the {words}")
     holds = [_holds(row) for row in learned.sort("reach", "reach_at_least", descending=True).iter_rows(named=True)]
     short = [
         f"{row['arm']} was not learned ({row['unlearned']:.2f} at length {row['length']})"

@@ -24,7 +24,7 @@ from sparsity_lab.analysis.runs import (
     pooled_by,
     short_name,
 )
-from sparsity_lab.analysis.style import GRAY, INK, figure_image, new_axes, relative_luminance, seaborn_plot, styled
+from sparsity_lab.analysis.style import GRAY, INK, figure_image, ink_on, new_axes, seaborn_plot, styled
 from sparsity_lab.settings import SettingError
 from sparsity_lab.settings.markup import element, number
 
@@ -90,7 +90,7 @@ class HeatMap:
             for place, cell in enumerate(cells):
                 x, y = place % shape[1], place // shape[1]
                 if cell["state"] == "median" and paints is not None:
-                    color = "black" if relative_luminance(paints[place]) > 0.18 else "white"
+                    color = ink_on(paints[place])
                     _write(ax, x, y, cell, color)
                 else:
                     _draw_empty(ax, x, y, cell)

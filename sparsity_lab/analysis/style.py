@@ -36,6 +36,7 @@ __all__ = [
     "draw_cells",
     "figure_image",
     "figure_svg",
+    "ink_on",
     "line_style",
     "look",
     "looks_of",
@@ -201,10 +202,18 @@ def seaborn_plot(function: Callable[..., Any], data: Any, **arguments: Any) -> A
 
 
 def relative_luminance(color: Any) -> float:
-    """Relative luminance of a color as WCAG 2 defines it, 0 for black to 1 for white. Black and white text have
-    the same contrast on a ground of luminance 0.18."""
+    """Relative luminance of a color as WCAG 2 defines it, 0 for black to 1 for white."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def ink_on(color: Any) -> str:
+    """Black or white, whichever can be read on a ground of this color.
+
+    >>> ink_on("white"), ink_on("#0072b2")
+    ('#000000', '#ffffff')
+    """
+    return "#000000" if relative_luminance(color) > 0.18 else "#ffffff"
 
 
 def figure_svg(figure: Figure, label: str = "", points: Sequence[Point] = ()) -> str:

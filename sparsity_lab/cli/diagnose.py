@@ -60,8 +60,6 @@ class Diagnose(SettingsCommand):
     """Also write everything to this self-contained HTML page."""
 
     def run(self, console: Console) -> Outcome:
-        from matplotlib.figure import Figure
-
         from sparsity_lab.analysis.diagnosis import diagnose, read_tokens, write_diagnosis
         from sparsity_lab.models import Decoder, PositionScheme
         from sparsity_lab.training import Diverged
@@ -114,9 +112,7 @@ class Diagnose(SettingsCommand):
         for line in found.horizon():
             console.print(line, soft_wrap=True)
         if self.picture is not None:
-            figure = found.plot().get_figure(root=True)
-            assert isinstance(figure, Figure)
-            figure.savefig(self.picture, dpi=150)
+            found.figure().savefig(self.picture, dpi=150)
             console.print(f"Picture: {self.picture}")
         if self.page is not None:
             console.print(f"Page: {write_diagnosis(found, self.page, files=data.forms)}")

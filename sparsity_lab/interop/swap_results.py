@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from sparsity_lab.analysis.findings import titled
 from sparsity_lab.analysis.length_axis import length_axis
 from sparsity_lab.analysis.lines import draw_curve, name_lines
 from sparsity_lab.analysis.measurement import Measurement
@@ -243,6 +244,16 @@ class SwapReport(Measurement):
         ax.set_ylabel("loss (nats a token)")
         name_lines(ax)
 
+    def _difference_finding(self) -> str:
+        long = self.lengths[-1]
+        each = (f"{arm} {_ends(self.difference(arm, long))}" for arm in self.arms if arm != AS_IT_IS)
+        return f"Loss at {long:,} tokens minus that of the model as it is: {', '.join(each)}"
+
+    def _position_finding(self) -> str:
+        last = self.positions().filter(last=self.lengths[-1]).sort("loss")
+        each = ", ".join(f"{arm} {loss:.3f}" for arm, loss in last.select("arm", "loss").iter_rows())
+        return f"Loss of positions {last['first'][0]:,} to {last['last'][0]:,}: {each}"
+
     def _verdict_part(self) -> Markup:
         facts = [
             ("model", self.model),
@@ -261,7 +272,12 @@ class SwapReport(Measurement):
         )
         shown = self.frame().drop("seconds_per_1000_tokens")
         head = [name.replace("_", " ") for name in shown.columns]
-        pictures = element("div", _picture(self.plot()), _picture(self.plot_differences()), class_="figures")
+        pictures = element(
+            "div",
+            _picture(self.plot(), self.finding),
+            _picture(self.plot_differences(), self._difference_finding()),
+            class_="figures",
+        )
         return join([element("p", note, class_="note"), pictures, table(head, shown.iter_rows())])
 
     def _positions_part(self) -> Markup:
@@ -270,7 +286,7 @@ class SwapReport(Measurement):
         return join(
             [
                 element("p", note, class_="note"),
-                _picture(self.plot_positions()),
+                _picture(self.plot_positions(), self._position_finding()),
                 table(frame.columns, frame.iter_rows()),
             ]
         )
@@ -285,11 +301,10 @@ class SwapReport(Measurement):
         return join([element("p", note, class_="note"), table(head, frame.iter_rows())])
 
 
-def _picture(ax: Axes) -> Markup:
+def _picture(ax: Axes, finding: str) -> Markup:
     figure = ax.get_figure(root=True)
     assert isinstance(figure, Figure)
-    label = f"{ax.get_ylabel()} against {ax.get_xlabel()}"
-    return element("div", Markup(figure_svg(figure, label)), class_="picture")
+    return element("div", Markup(figure_svg(titled(figure, finding), finding)), class_="picture")
 
 
 def _ends(one: Interval) -> str:

@@ -77,15 +77,18 @@ def signed_interval(low: float | None, high: float | None, digits: int = 2) -> s
     return "no interval" if low is None or high is None else f"[{number(low, digits)}, {number(high, digits)}]"
 
 
+def _column_style(values: Sequence[Any]) -> str | None:
+    known = [value for value in values if value is not None]
+    if known and all(isinstance(value, int | float) for value in known):
+        return "number"
+    return "words" if any(isinstance(value, str) and len(value) > 40 for value in known) else None
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 3) -> Markup:
-    """A table that scrolls sideways in its own box; columns of numbers are set to the right."""
+    """A table that scrolls sideways in its own box; columns of numbers are set to the right, and long texts break
+    into lines."""
     rows = list(rows)
-    right = [
-        any(isinstance(row[i], int | float) for row in rows)
-        and all(row[i] is None or isinstance(row[i], int | float) for row in rows)
-        for i in range(len(headers))
-    ]
-    style = ["number" if numeric else None for numeric in right]
+    style = [_column_style([row[i] for row in rows]) for i in range(len(headers))]
     head = element("tr", *(element("th", h, scope="col", class_=s) for h, s in zip(headers, style, strict=True)))
     body = [
         element(

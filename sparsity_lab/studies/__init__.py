@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from sparsity_lab.studies.evidence import Evidence as Evidence
     from sparsity_lab.studies.figures import draw_by_length as draw_by_length
     from sparsity_lab.studies.figures import draw_seeds as draw_seeds
+    from sparsity_lab.studies.figures import how_far as how_far
     from sparsity_lab.studies.figures import levels as levels
+    from sparsity_lab.studies.figures import means_by as means_by
     from sparsity_lab.studies.figures import panels as panels
     from sparsity_lab.studies.figures import same_height as same_height
     from sparsity_lab.studies.files import check_results as check_results

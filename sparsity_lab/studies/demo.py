@@ -1,5 +1,6 @@
 """``demo``: the main job in miniature."""
 
+import polars as pl
 from matplotlib.figure import Figure
 
 from sparsity_lab.analysis import looks_of, paired_differences, styled
@@ -11,7 +12,7 @@ from sparsity_lab.studies.claim import Claim, Outcomes
 from sparsity_lab.studies.criteria import MostSeeds
 from sparsity_lab.studies.drops import numbers_at
 from sparsity_lab.studies.evidence import Evidence
-from sparsity_lab.studies.figures import draw_by_length, panels, same_height
+from sparsity_lab.studies.figures import draw_by_length, how_far, panels, same_height
 from sparsity_lab.studies.shared_claims import means_listed, slope_claim
 from sparsity_lab.studies.study import Size, Study
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
@@ -62,11 +63,22 @@ def loss_saved(evidence: Evidence) -> Outcomes:
     return Outcomes(found, "nats", f"Mean losses: {means_listed(losses)}.")
 
 
-def figure(evidence: Evidence) -> Figure:
+def curves(evidence: Evidence) -> tuple[dict[str, pl.DataFrame], dict[str, pl.DataFrame]]:
     """By k, and by what is done about places at the start."""
-    looks = looks_of(list(CONDITIONS), [START, COUPLED, PREDICTED, NEAR])
     by_k = {name: evidence.rows.filter(arm=MARKED, condition=name) for name in CONDITIONS}
-    placed = {name: evidence.rows.filter(arm=name) for name in (START, COUPLED, PREDICTED, NEAR)}
+    return by_k, {name: evidence.rows.filter(arm=name) for name in (START, COUPLED, PREDICTED, NEAR)}
+
+
+def finding(evidence: Evidence) -> str:
+    """How far each curve carries."""
+    by_k, placed = curves(evidence)
+    return f"Marked tokens: {how_far(by_k)}. Fixed places: {how_far(placed)}."
+
+
+def figure(evidence: Evidence) -> Figure:
+    """The curves, in two panels."""
+    by_k, placed = curves(evidence)
+    looks = looks_of(list(by_k), list(placed))
     with styled():
         chart, axes = panels(2, columns=1, width=6.6, height=2.9)
         draw_by_length(axes[0], by_k, looks, title="parity of k marked tokens, RoPE")
@@ -102,5 +114,6 @@ demo = Study(
     ),
     primary=("k", "coupled IDs"),
     figure=figure,
+    finding=finding,
     columns=("normalized_accuracy",),
 )

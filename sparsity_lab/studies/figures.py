@@ -24,8 +24,9 @@ from sparsity_lab.analysis import (
     note_below,
 )
 from sparsity_lab.analysis.lines import BAYES
+from sparsity_lab.training import Evaluation
 
-__all__ = ["draw_by_length", "draw_seeds", "levels", "panels", "same_height"]
+__all__ = ["draw_by_length", "draw_seeds", "how_far", "levels", "means_by", "panels", "same_height"]
 
 
 def panels(count: int, *, columns: int = 2, width: float = 3.7, height: float = 2.6) -> tuple[Figure, list[Axes]]:
@@ -99,6 +100,65 @@ def _never(name: str, rows: pl.DataFrame, measure: str) -> str:
     at = rows.filter("trained").drop_nulls(measure).sort("length")
     reached = at.filter(pl.col("length") == at["length"].max())[measure].to_list()
     return f"{name}: never learned" + (f" ({median(reached):.2f})" if reached else "")
+
+
+def how_far(curves: Mapping[str, pl.DataFrame]) -> str:
+    """How far each curve carries, in multiples of its longest trained length. What counts is the median over the
+    seeds that learned. A curve holds while that is at least 0.9, and has lost half where it is below one half.
+
+    >>> rows = pl.DataFrame({"seed": 0, "learned": True, "trained": [True, False, False], "length": [8, 16, 32],
+    ...                      "normalized_accuracy": [1.0, 0.95, 0.3]})
+    >>> how_far({"k=1": rows.head(2), "k=3": rows, "k=4": rows})
+    'k=1 holds to at least 2x; k=3 and k=4 hold to 2x and lose half at 4x'
+
+    Args:
+        curves: as for ``draw_by_length``; those of which nothing has run are left out.
+    """
+    said: dict[str, list[str]] = {}
+    for name, rows in curves.items():
+        if not rows.is_empty():
+            said.setdefault(_carries(rows), []).append(_without_commas(name))
+    parts = []
+    for words, (*others, last) in said.items():
+        subject = f"{', '.join(others)} and {last}" if others else last
+        parts.append(f"{subject} {words.replace('(s)', '' if others else 's')}")
+    return "; ".join(parts)
+
+
+def _carries(rows: pl.DataFrame) -> str:
+    learned = rows.filter(pl.col("learned").fill_null(True))
+    if learned.is_empty():
+        return "never learn(s) it"
+    times, value = pl.col("length") / rows.filter("trained")["length"].max(), pl.col("normalized_accuracy")
+    medians = learned.group_by(times=times).agg(value.median()).filter(pl.col("times") >= 1).sort("times")
+    below, half = (medians.filter(value < level)["times"].to_list() for level in (_HOLDS, _HALF))
+    held = [at for at in medians["times"] if not below or at < below[0]]
+    words = []
+    if held and (held[-1] > 1 or not below):
+        words.append(f"hold(s) to {'' if below else 'at least '}{held[-1]:.3g}x")
+    if half:
+        words.append(f"lose(s) half at {half[0]:.3g}x")
+    return " and ".join(words) or f"fall(s) below {_HOLDS:g} at {below[0]:.3g}x"
+
+
+_HOLDS, _HALF = Evaluation.threshold, 0.5
+
+
+def means_by(rows: pl.DataFrame, name: str, values: Sequence[str], column: str, places: int = 2) -> str:
+    """``dense 0.99, window 0.17``: the mean of a column for each value of another; what has no number is left out.
+
+    >>> means_by(pl.DataFrame({"arm": ["a", "a", "b"], "loss": [1.0, 2.0, 3.0]}), "arm", ["a", "b", "c"], "loss")
+    'a 1.50, b 3.00'
+    """
+    means = dict(rows.group_by(name).agg(pl.col(column).mean()).drop_nulls().iter_rows())
+    # Without the sign of what rounds to zero.
+    numbers = {one: round(means[one], places) + 0.0 for one in values if one in means}
+    return ", ".join(f"{_without_commas(one)} {value:.{places}f}" for one, value in numbers.items())
+
+
+def _without_commas(name: str) -> str:
+    """Of names in a list that has commas itself."""
+    return name.replace(",", "")
 
 
 def same_height(axes: Sequence[Axes]) -> None:

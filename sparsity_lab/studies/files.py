@@ -22,7 +22,7 @@ from sparsity_lab.studies.agreement import agree
 from sparsity_lab.studies.evidence import Evidence
 from sparsity_lab.studies.loading import load_study, results_folder, studies_in
 from sparsity_lab.studies.outlook import core_minutes_of_a_seed, outlook, total_core_minutes
-from sparsity_lab.studies.page import FRONT_TITLE, finding, front_page, page
+from sparsity_lab.studies.page import FRONT_TITLE, first_verdict, front_page, page
 from sparsity_lab.studies.rules import came_after_runs, changed_rules, fixed_rules
 from sparsity_lab.studies.study import Size, Study
 from sparsity_lab.sweeps import Results, Sweep
@@ -371,6 +371,7 @@ def record(study: Study, evidence: Evidence, facts: Mapping[str, Any]) -> dict[s
     return {
         "study": study.name,
         "title": study.title,
+        "finding": study.finding(evidence) if study.finding else first_verdict(study.title, claims),
         "primary": list(study.primary),
         "arms": arms,
         "claims": claims,
@@ -381,7 +382,7 @@ def record(study: Study, evidence: Evidence, facts: Mapping[str, Any]) -> dict[s
 def _pages(study: Study, evidence: Evidence, data: dict[str, Any], folder: Path) -> dict[str, str]:
     """The figure and the page, by name."""
     notes = folder / NOTES
-    words = finding(data)
+    words = data["finding"]
     return {
         FIGURE: standalone(figure_svg(titled(study.figure(evidence), words), words)),
         PAGE: page(study, evidence, data, FIGURE, notes.read_text(encoding="utf-8") if notes.is_file() else ""),

@@ -12,7 +12,7 @@ from sparsity_lab.training import Evaluation
 if TYPE_CHECKING:
     from sparsity_lab.studies.study import Study
 
-__all__ = ["FRONT_TITLE", "estimate_words", "finding", "front_page", "page"]
+__all__ = ["FRONT_TITLE", "estimate_words", "first_verdict", "front_page", "page"]
 
 FRONT_TITLE = "# Results"
 """How the table of all claims begins."""
@@ -37,7 +37,7 @@ def page(study: "Study", evidence: Evidence, data: dict[str, Any], figure: str, 
         *(["### Exploratory claims", _verdicts(others), _EXPLORATORY] if others else []),
         _ESTIMATES,
         *(f"- *{one['id']}*: {one['detail']}" for one in data["claims"] if one["detail"]),
-        f"![{finding(data)}]({figure})",
+        f"![{data['finding']}]({figure})",
         _LINES,
         "## Measurements",
         *([_SPREAD] if study.columns else []),
@@ -54,12 +54,12 @@ def page(study: "Study", evidence: Evidence, data: dict[str, Any], figure: str, 
     return "\n\n".join(parts) + "\n"
 
 
-def finding(data: dict[str, Any]) -> str:
+def first_verdict(title: str, claims: Sequence[dict[str, Any]]) -> str:
     """What came of a study: its first primary claim with verdict and estimate, and the number of all primary ones by
-    verdict. The title of the figure, and its words for screen readers."""
-    primary = [one for one in data["claims"] if one["primary"]]
+    verdict."""
+    primary = [one for one in claims if one["primary"]]
     if not primary:
-        return str(data["title"])
+        return title
     first, counts = primary[0], Counter(one["verdict"] for one in primary)
     estimate = "" if first["estimate"] is None else f" ({estimate_words(first)})"
     words = f"{first['verdict'].capitalize()}{estimate}: {first['statement']}"

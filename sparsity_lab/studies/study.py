@@ -44,6 +44,8 @@ class Study:
         claims: what is decided.
         primary: names of the claims that ``decide`` runs seeds for, at most five. The others are exploratory.
         figure: the figure of the page.
+        finding: what the figure shows, in one sentence that is computed from the evidence: its title, and its words
+            for screen readers. By default the verdict on the first primary claim.
         columns: which columns of the evaluation the page's tables show.
         measure: what is measured on each finished run beyond its evaluation, when the result is written.
         tables: more tables of the page, each under its title; mostly of what ``measure`` found.
@@ -59,6 +61,7 @@ class Study:
     arms: Callable[[Size], Mapping[str, Arm]]
     claims: tuple[Claim, ...]
     figure: Callable[[Evidence], Figure]
+    finding: Callable[[Evidence], str] | None = None
     primary: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("accuracy", "exact_match")
     measure: Callable[[Run], pl.DataFrame] | None = None

@@ -7,7 +7,7 @@ from sparsity_lab.analysis.report.page import Section
 from sparsity_lab.settings.markup import Markup, element, join, table
 from sparsity_lab.studies.evidence import Evidence
 from sparsity_lab.studies.files import record
-from sparsity_lab.studies.page import estimate_words, finding
+from sparsity_lab.studies.page import estimate_words
 from sparsity_lab.studies.study import Study
 
 __all__ = ["verdict_frame", "verdict_section"]
@@ -42,7 +42,7 @@ def verdict_section(study: Study, evidence: Evidence) -> Section:
     >>> verdict_section(study, read_found(study, Path("tiny_study")).evidence).heading
     'What is decided'
     """
-    words = finding(record(study, evidence, {}))
+    words = record(study, evidence, {})["finding"]
     figure = Markup(figure_svg(titled(study.figure(evidence), words), words))
     shown = verdict_frame(study, evidence)
     picture = element("div", figure, class_="picture")

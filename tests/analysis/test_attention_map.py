@@ -16,7 +16,7 @@ from browser import Opened
 from training.small_runs import small_run
 
 from sparsity_lab.analysis import AttentionMap, attention_map, diluted_mass
-from sparsity_lab.analysis.attention.map_figure import MASKED, ZERO, _painted, color_table
+from sparsity_lab.analysis.attention.map_figure import MASKED, ROLE_COLORS, ZERO, _painted, color_table
 from sparsity_lab.generators import Planted
 from sparsity_lab.kernels import LSSAR, Softmax
 from sparsity_lab.models import Decoder, NoPE, RoPE
@@ -131,7 +131,11 @@ def test_what_is_out_of_range_is_said_in_one_line(arguments: dict[str, Any], wor
 
 def test_one_head_on_axes_of_its_own(known: AttentionMap) -> None:
     ax = known.plot()
-    assert ax.get_title(loc="left").startswith("layer 0, head 0: 0.73 on the sources")
+    assert ax.get_title(loc="left") == "over 6 tokens\nlayer 0, head 0: 0.73 on the sources"
+    names = ax.get_xticklabels()
+    assert [name.get_text().rpartition(" ")[2] for name in names] == [str(place) for place in range(6)]
+    colors = [name.get_color() for name in names]
+    assert [place for place, color in enumerate(colors) if color == ROLE_COLORS["planted"]] == [1, 3]
     with pytest.raises(SettingError, match="layer and head: expected a pair that is in the map"):
         known.plot(head=3)
     with pytest.raises(SettingError, match="view: expected 0 to 0"):
@@ -189,7 +193,8 @@ def opened(browser: Any, page: Path) -> Iterator[Opened]:
 def test_the_page_is_whole(browser: Any, page: Path, width: int, dark: bool) -> None:
     opened = Opened(browser, page, width, dark=dark)
     opened.check()
-    assert opened.page.locator("canvas").count() == 8
+    assert opened.page.locator(".maps canvas").count() == 8
+    assert opened.page.locator(".large canvas").count() == 2
     opened.close()
 
 
@@ -203,7 +208,8 @@ def test_cells_tell_what_they_are(opened: Opened, page: Path) -> None:
     assert told.text_content().startswith(f"= at {row} looks at BOS at 0: share ")
     for _ in range(key):
         opened.page.keyboard.press("ArrowRight")
-    shares = np.frombuffer(base64.b64decode(view["maps"][0]["shares"]), "<i2")
+    (large,) = (one for one in view["maps"] if [one["layer"], one["head"]] == data["head"])
+    shares = np.frombuffer(base64.b64decode(large["shares"]), "<i2")
     share = f"{shares[row * (row + 1) // 2 + key] / 32767:.3f}"
     assert (
         told.text_content()
@@ -213,7 +219,19 @@ def test_cells_tell_what_they_are(opened: Opened, page: Path) -> None:
     assert told.text_content() == f"{tokens[key]} at {key} comes later than BOS at 0: not seen"
     opened.page.keyboard.press("Escape")
     assert told.is_hidden()
-    canvas = opened.page.locator("canvas").first
+    canvas = opened.page.locator(".maps canvas").first
     box = canvas.bounding_box()
     canvas.hover(position={"x": 8 + (box["width"] - 8) * 0.5 / len(tokens), "y": 2})
     assert told.text_content() == "BOS at 0 looks at BOS at 0: share 1.000, distance 0, no source"
+
+
+def test_a_small_map_becomes_the_large_one(opened: Opened) -> None:
+    """By a click, and by Enter."""
+    large = opened.page.locator(".large figcaption").first
+    names = opened.page.locator(".maps figcaption").all_text_contents()[:4]
+    assert len({*names}) == 4
+    opened.page.locator(".maps canvas").nth(1).click()
+    assert large.text_content() == names[1]
+    opened.page.locator(".maps canvas").nth(2).focus()
+    opened.page.keyboard.press("Enter")
+    assert large.text_content() == names[2]

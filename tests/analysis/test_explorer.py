@@ -16,6 +16,7 @@ from browser import Opened
 from training.small_runs import small_run
 
 from sparsity_lab.analysis import Explorer, attention_map, explore, extrapolation_curve, write_report
+from sparsity_lab.analysis.report import explorer
 from sparsity_lab.generators import Planted, Recent, Uniform
 from sparsity_lab.kernels import LSSAR, Softmax
 from sparsity_lab.settings import SettingError
@@ -122,6 +123,16 @@ def test_the_page_is_no_larger_than_asked(results: Results, megabytes: float) ->
     assert megabytes < 0.3 or len(found.maps) == len(results.runs)
 
 
+def test_by_default_a_page_has_at_most_three_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a sweep whose attention maps alone would need more."""
+    monkeypatch.setattr(explorer, "_attention", lambda *_: {"views": ["<" * 30_000]})
+    runs = [known(k, Uniform(), seed, [1, 1, 0.5, 0.1]) for k in range(1, 9) for seed in range(25)]
+    found = explore(results_of(runs))
+    assert 2.9e6 < len(found.page("A title" * 50).encode()) <= 3e6
+    assert 0 < len(found.maps) < len(runs)
+    assert found.left_out == (f"Runs whose attention maps do not fit: {len(runs) - len(found.maps)}.",)
+
+
 def test_of_a_large_sweep_the_first_seeds_are_kept() -> None:
     runs = [known(k, Uniform(), seed, [1, 1, 0.5, 0.1]) for k in range(1, 9) for seed in range(40)]
     found = explore(results_of(runs), megabytes=0.07)
@@ -197,7 +208,7 @@ def test_the_page_is_whole(browser: Any, page: Path, results: Results, width: in
     opened = Opened(browser, f"{page.as_uri()}#{run.id}", width, dark=dark)
     opened.check()
     assert run.id in opened.page.locator("#whose").text_content()
-    assert opened.page.locator("canvas").count() == 4
+    assert opened.page.locator(".maps canvas").count() == 4
     assert opened.page.locator(".sample:visible").count() == 1
     opened.close()
 

@@ -1,11 +1,6 @@
 """The report in a real browser, where there is one: it loads without errors, fits narrow and wide windows, sorts its
 tables, and shows the values of its curves."""
 
-import html
-import json
-import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +12,7 @@ from browser import Opened
 from sparsity_lab.analysis import write_report
 from sparsity_lab.generators import Anchored, Recent
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
-    "--disable-background-networking", "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr",
-)  # fmt: skip
-
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
-
-FIRST = "<script>window.errors = []; addEventListener('error', (event) => errors.push(event.message));</script>"
-"""Before all else on the page."""
-
-ACTS = """<script>
+ACTS = """() => {
 const table = Array.from(document.querySelectorAll("#evaluation table"))[0];
 table.closest("details").open = true;
 const headings = Array.from(table.tHead.rows[0].cells);
@@ -63,50 +47,26 @@ seen.small = Array.from(document.querySelectorAll("p, li, td, th, summary, svg t
     return scale * Number.parseFloat(getComputedStyle(one).fontSize);
   })
   .reduce((least, size) => Math.min(least, size), 99);
-seen.errors = window.errors;
-const told = document.createElement("pre");
-told.id = "told";
-told.textContent = JSON.stringify(seen);
-document.body.append(told);
-</script>"""
+return seen;
+}"""
+"""Sort a table, point at a mark, and say what was seen."""
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs = [(token(1, seed), [1, 1, 1, 1]) for seed in (0, 1)]
     runs += [(token(2, seed), [1, 1, 0.8, 0.4 + 0.1 * seed]) for seed in (0, 1)]
     runs += [(position(Recent(width=8), seed), [1, 1, 0.9, 0.8]) for seed in (0, 1)]
     runs += [(position(Anchored(width=8), seed), [1, 1, 0.2, -0.05]) for seed in (0, 1)]
-    path = write_report(results_of(runs), tmp_path_factory.mktemp("report") / "report.html")
-    return path.read_text(encoding="utf-8")
-
-
-def looked_at(page: str, folder: Path, width: int) -> tuple[dict[str, Any], str]:
-    """What the acting script saw in a frame of this width, and what the browser wrote on its console."""
-    acting = page.replace("<head>", f"<head>{FIRST}", 1).replace("</body>", f"{ACTS}</body>", 1)
-    # A window has a least width of its own; a frame has none.
-    style = f"width: {width}px; height: 900px; border: 0"
-    frame = f'<iframe id="page" style="{style}" srcdoc="{html.escape(acting)}"></iframe>'
-    copy = (
-        "<script>document.getElementById('page').addEventListener('load', (event) => "
-        "document.body.append(event.target.contentDocument.getElementById('told').cloneNode(true)));</script>"
-    )
-    path = folder / f"at{width}.html"
-    path.write_text(f"<!DOCTYPE html><meta charset=utf-8><body>{frame}{copy}</body>", encoding="utf-8")
-    assert BROWSER is not None
-    size = f"--window-size={max(width, 600)},1000"
-    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", size, "--dump-dom", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    found = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, flags=re.DOTALL)
-    assert found, done.stderr
-    return json.loads(html.unescape(found.group(1))), done.stderr
+    return write_report(results_of(runs), tmp_path_factory.mktemp("report") / "report.html")
 
 
 @pytest.mark.parametrize("width", [400, 1600])
-def test_the_page_works(page: str, tmp_path: Path, width: int) -> None:
-    seen, console = looked_at(page, tmp_path, width)
-    assert seen["errors"] == []
-    assert "CONSOLE" not in console, console
+def test_the_page_works(browser: Any, page: Path, width: int) -> None:
+    opened = Opened(browser, page, width)
+    seen = opened.page.evaluate(ACTS)
+    assert opened.said == []
+    opened.close()
     numbers = [float(text.replace("−", "-")) for text in seen["before"]]
     assert [float(text.replace("−", "-")) for text in seen["rising"]] == sorted(numbers) != numbers
     assert [float(text.replace("−", "-")) for text in seen["falling"]] == sorted(numbers, reverse=True)
@@ -121,21 +81,20 @@ def test_the_page_works(page: str, tmp_path: Path, width: int) -> None:
     assert seen["small"] >= 8, "text too small to read"
 
 
-def test_a_broken_script_would_be_seen(page: str, tmp_path: Path) -> None:
-    broken = page.replace(
+def test_a_broken_script_would_be_seen(browser: Any, page: Path, tmp_path: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    broken = text.replace(
         'document.addEventListener("scroll"', 'nothing.there;\ndocument.addEventListener("scroll"', 1
     )
-    seen, _ = looked_at(broken, tmp_path, 1600)
-    assert any("nothing is not defined" in error for error in seen["errors"])
+    (tmp_path / "broken.html").write_text(broken, encoding="utf-8")
+    opened = Opened(browser, tmp_path / "broken.html", 1600)
+    assert opened.said == ["nothing is not defined"]
+    opened.close()
 
 
 @pytest.mark.parametrize(("width", "dark"), [(400, True), (1000, False), (1600, True)])
-def test_nothing_is_cut_off_and_screen_readers_find_names(
-    browser: Any, page: str, tmp_path: Path, width: int, dark: bool
-) -> None:
-    file = tmp_path / "report.html"
-    file.write_text(page, encoding="utf-8")
-    opened = Opened(browser, file, width, dark=dark)
+def test_nothing_is_cut_off_and_screen_readers_find_names(browser: Any, page: Path, width: int, dark: bool) -> None:
+    opened = Opened(browser, page, width, dark=dark)
     opened.check()
     cut = "Array.from(document.querySelectorAll('#summary .scroll'), (one) => one.scrollWidth - one.clientWidth)"
     assert width < 1000 or max(opened.page.evaluate(cut)) <= 0, "the last column of a table"

@@ -18,7 +18,7 @@ from sparsity_lab.studies import check_results, fix_rules, relabel_results, rend
 from sparsity_lab.studies import files as result_files
 from sparsity_lab.studies.files import read_found, record
 from sparsity_lab.studies.overview import studies_overview
-from sparsity_lab.studies.page import finding, page
+from sparsity_lab.studies.page import first_verdict, page
 from sparsity_lab.studies.rules import changed_rules, fixed_rules
 from sparsity_lab.sweeps import Results, Serial, run_sweep
 from sparsity_lab.training import Run
@@ -96,9 +96,9 @@ def test_pages_are_rendered_again_byte_for_byte(runs: Path, folder: Path) -> Non
     assert re.search(row, text)
     assert f"{claim['estimate']:.3f}" in text
     drawn = (folder / "rates" / "result.svg").read_text()
-    assert f"![{finding(data)}](result.svg)" in text
-    assert f'aria-label="{escape(finding(data))}"' in drawn
-    assert finding(data).startswith(f"Not decided ({claim['estimate']:.3f}")
+    assert f"![{data['finding']}](result.svg)" in text
+    assert f'aria-label="{escape(data["finding"])}"' in drawn
+    assert data["finding"].startswith(f"Not decided ({claim['estimate']:.3f}")
     assert "A ¦ higher rate" in text, "a bar in a cell would end it"
     size = pl.read_parquet(folder / "rates" / "measures.parquet")["size at 0.1"][2]
     assert "### Sizes of weights\n\n| arm | seed | size at 0.1 |" in text
@@ -121,8 +121,8 @@ def test_a_page_says_why_nothing_is_decided_and_how_many_of_the_averaged_runs_le
     }
     data["claims"] = [claim | {"id": name, "statement": name} | more for name, more in told.items()]
     text = page(study, some, data, "rates.svg", "- Nothing.\n")
-    assert f"![{finding(data)}](rates.svg)" in text
-    assert finding(data) == "Held (0.200 [0.100, 0.400] of accuracy): held"
+    assert f"![{data['finding']}](rates.svg)" in text
+    assert first_verdict("Rates", data["claims"]) == "Held (0.200 [0.100, 0.400] of accuracy): held"
     assert "## Notes\n\n- Nothing.\n\n## How it was made" in text
     primary, exploratory = text.split("### Exploratory claims")
     assert "| held | **held** | 0.200 [0.100, 0.400] of accuracy | 2 |" in primary

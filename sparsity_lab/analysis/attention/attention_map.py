@@ -85,29 +85,38 @@ class AttentionMap(Measurement):
         found = pl.DataFrame(rows, schema={**columns, "mass": pl.Float64, "uniform": pl.Float64}, orient="row")
         return with_module_names(found, self._modules)
 
+    @property
+    def head(self) -> Head:
+        """Layer and head of the map that is shown large: in the first view that with most of its weight on the
+        sources, or without sources the most concentrated one."""
+        first = self.views[0]
+        return max(first.heads, key=lambda head: first.interest(*head))
+
     @cached_property
     def finding(self) -> str:
-        """What the maps show, in one sentence: the head with most of its weight on the sources, and what becomes of
-        it in the other views."""
+        """What the maps show, in one sentence: ``head``'s share on the sources, and what becomes of it in the other
+        views."""
         first = self.views[0]
         learned = f" ({first.learned})" if first.learned else ""
-        masses = self.summary().drop_nulls("mass").sort("mass", descending=True, maintain_order=True)
-        if masses.is_empty():
+        layer, head = self.head
+        mass, uniform = first.source_mass(layer, head), first.uniform
+        if mass is None or uniform is None:
             return f"What each head looks at, {' and '.join(view.name for view in self.views)}{learned}"
-        layer, head, mass, uniform = masses.select("layer", "head", "mass", "uniform").row(0)
         if mass < 2 * uniform:
             return f"No head gives the sources twice what uniform attention would{learned}"
         each = [(view.source_mass(layer, head), view.name) for view in self.views]
         parts = ", ".join(f"{mass:.2f} {name}" for mass, name in each if mass is not None)
         return f"Share of layer {layer}, head {head} on the sources: {parts}{learned}"
 
-    def plot(self, ax: Axes | None = None, *, view: int = 0, layer: int | None = None, head: int = 0) -> Axes:
+    def plot(
+        self, ax: Axes | None = None, *, view: int = 0, layer: int | None = None, head: int | None = None
+    ) -> Axes:
         """Draw the map of one head; returns the axes. ``figure`` draws all of them.
 
         Args:
             ax: where to draw; by default axes of a new figure of their own.
             view: number of the model and length, in the order of ``views``.
-            layer: by default the last one.
+            layer: by default that of ``head``.
 
         Raises:
             SettingError: what is not in the map.
@@ -115,20 +124,22 @@ class AttentionMap(Measurement):
         if not 0 <= view < len(self.views):
             raise SettingError("view", f"0 to {len(self.views) - 1}", view)
         shown = self.views[view]
-        layer = shown.heads[-1][0] if layer is None else layer
+        layer = self.head[0] if layer is None else layer
+        head = self.head[1] if head is None else head
         if (layer, head) not in shown.weights:
             known = [f"{one[0]}, {one[1]}" for one in shown.heads]
             raise SettingError("layer and head", "a pair that is in the map", Shown(f"{layer}, {head}"), known)
         return draw_map(ax, shown, (layer, head), self.largest)
 
     def figure(self) -> Figure:
-        """All maps: one block for each model and length, with a row for each layer and a column for each head."""
-        return map_figure(self.views, self.largest, self.finding, self.left_out)
+        """One block for each model and length: the map of ``head`` with the names of tokens, and small maps of all
+        heads. Names have the color of the part that a token plays; of more than 32 tokens only those are named."""
+        return map_figure(self.views, self.head, self.largest, self.finding, self.left_out)
 
     def page(self) -> str:
         """All maps as one self-contained HTML document. The pointer or the arrow keys show the token, weight and
         distance of a cell, and whether it is a source."""
-        return map_page(self.views, self.largest, self.finding, self.left_out)
+        return map_page(self.views, self.head, self.largest, self.finding, self.left_out)
 
     def write(self, path: Path | str) -> Path:
         """Write ``page`` to a file; returns its path.

@@ -1,6 +1,6 @@
 """Attention maps as a figure that does not move."""
 
-import textwrap
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PatchCollection
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgba
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerPatch
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
 from sparsity_lab.analysis.attention.map_view import Head, MapView
-from sparsity_lab.analysis.style import GRAY, new_axes, styled
+from sparsity_lab.analysis.findings import titled
+from sparsity_lab.analysis.style import GRAY, INK, new_axes, styled
 
 SOURCE = "#d55e00"
 MASKED = "#d9dce2"
@@ -26,7 +27,10 @@ ROLE_COLORS = {"planted": SOURCE, "answer": "#009e73", "query": "#0072b2", "cue"
 ROLE_WORDS = {"planted": "source", "answer": "answer", "query": "query", "cue": "cue", "special": "special"}
 
 _NAMED = 32
-"""Tokens, at most, that have their names on an axis."""
+"""Names that have room on an axis. Of a longer sequence only tokens that play a part are named."""
+_LONGEST_NAME = 12
+_BESIDE = 4
+"""Small maps in a line."""
 _COLUMNS = 384
 """Cells of a row in a picture, at most: of more keys each cell shows the largest share of several."""
 
@@ -69,54 +73,65 @@ def draw_map(ax: Axes | None, view: MapView, head: Head, largest: float, *, name
         ax.spines[:].set_visible(False)
         _role_axis(ax, view, named)
         if own:
-            mass = view.source_mass(*head)
-            words = "" if mass is None else f": {mass:.2f} on the sources"
-            ax.set_title(f"layer {head[0]}, head {head[1]}{words}\n{view.name}", fontsize=10, loc="left")
+            ax.set_title(_title(view, head), fontsize=10, loc="left")
             bar = ax.figure.colorbar(_scale(largest), ax=ax, ticks=_ticks(largest), format=_number)
             bar.set_label("share of a row (root scale)")
             bar.outline.set_visible(False)
     return ax
 
 
-def map_figure(views: Sequence[MapView], largest: float, finding: str, left_out: int) -> Figure:
-    """One block for each view, side by side, with a row for each layer and a column for each head."""
-    columns = [max(sum(one == layer for one, _ in view.heads) for layer in view.layers) for view in views]
-    num_rows = max(len(view.layers) for view in views)
-    side = 1.3 if sum(columns) > 2 else 2.2
+def map_figure(views: Sequence[MapView], head: Head, largest: float, finding: str, left_out: int) -> Figure:
+    """A block for each view, two side by side: the map of one head with the names of tokens, and below it small maps
+    of all heads, layer by layer."""
+    columns = min(2, len(views))
+    blocks = math.ceil(len(views) / columns)
+    lines = max(len(_lines(view)) for view in views)
+    width = 7.4 if columns > 1 else 5.4
     with styled():
-        width = max(side * sum(columns) + 1.5, 6.4)
-        figure = Figure(figsize=(width, side * 1.14 * num_rows + 1.75), layout="constrained")
-        title = textwrap.fill(finding, int(width * 11))
-        figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
-        # The last block has the scale as well.
-        widths = [*columns[:-1], columns[-1] + 1 / side]
-        blocks: Any = figure.subfigures(1, len(views), width_ratios=widths, squeeze=False)[0]
-        for block, view, count in zip(blocks, views, columns, strict=True):
-            _draw_block(block, view, count, num_rows, largest)
-        last = blocks[-1]
-        bar = last.colorbar(_scale(largest), ax=last.axes, ticks=_ticks(largest), format=_number, aspect=30)
-        bar.set_label("share of a row's weight\n(root scale)", fontsize=9)
+        figure = Figure(figsize=(width, blocks * (4.3 + 1.3 * lines) + 1.4), layout="constrained")
+        grid = figure.add_gridspec(blocks + 1, columns, height_ratios=[1.0] * blocks + [0.02])
+        for place, view in enumerate(views):
+            _draw_block(figure, grid[divmod(place, columns)], view, head, lines, largest)
+        bar = figure.colorbar(
+            _scale(largest), cax=figure.add_subplot(grid[blocks, 0]), orientation="horizontal", ticks=_ticks(largest),
+            format=_number,
+        )  # fmt: skip
+        bar.set_label("share of a row's weight (root scale)", fontsize=9)
         bar.outline.set_visible(False)
         _legend(figure, views, left_out)
-    return figure
+    return titled(figure, finding)
 
 
-def _draw_block(block: SubFigure, view: MapView, columns: int, num_rows: int, largest: float) -> None:
-    block.suptitle(view.name, fontsize=10)
-    grid = block.subplots(num_rows, columns, squeeze=False)
-    for ax in grid.flat:
-        ax.axis("off")
-    for line, layer in enumerate(view.layers):
+def _lines(view: MapView) -> list[list[Head]]:
+    """The heads of each line of small maps: those of one layer, at most so many; none if there is one head alone."""
+    if len(view.heads) == 1:
+        return []
+    lines = []
+    for layer in view.layers:
         heads = [head for head in view.heads if head[0] == layer]
-        for column, head in enumerate(heads):
-            ax = grid[line, column]
-            ax.axis("on")
-            draw_map(ax, view, head, largest, named=False)
-            mass = view.source_mass(*head)
-            words = f"head {head[1]}" + ("" if mass is None else f": {mass:.2f}")
-            ax.set_title(words, fontsize=9, fontweight="normal", pad=3)
+        lines += [heads[start : start + _BESIDE] for start in range(0, len(heads), _BESIDE)]
+    return lines
+
+
+def _draw_block(figure: Figure, place: Any, view: MapView, head: Head, lines: int, largest: float) -> None:
+    block = place.subgridspec(1 + lines, _BESIDE, height_ratios=[3.2] + [1.0] * lines)
+    ax = figure.add_subplot(block[0, :])
+    draw_map(ax, view, head, largest)
+    ax.set_title(_title(view, head), fontsize=10, fontweight="normal", loc="left")
+    for line, heads in enumerate(_lines(view)):
+        for column, one in enumerate(heads):
+            small = figure.add_subplot(block[1 + line, column])
+            draw_map(small, view, one, largest, named=False)
+            mass = view.source_mass(*one)
+            words = f"head {one[1]}" + ("" if mass is None else f"\n{mass:.2f}")
+            small.set_title(words, fontsize=9, fontweight="normal", pad=3)
             if column == 0:
-                ax.set_ylabel(f"layer {layer}", fontsize=9, labelpad=8)
+                small.set_ylabel(f"layer {one[0]}", fontsize=9, labelpad=8)
+
+
+def _title(view: MapView, head: Head) -> str:
+    mass = view.source_mass(*head)
+    return f"{view.name}\nlayer {head[0]}, head {head[1]}" + ("" if mass is None else f": {mass:.2f} on the sources")
 
 
 def _painted(weights: NDArray[np.float64], largest: float) -> NDArray[np.uint8]:
@@ -157,16 +172,33 @@ def _role_axis(ax: Axes, view: MapView, named: bool) -> None:
     if not named:
         ax.set_xlabel(" ", fontsize=4)  # keeps the room of the strip
         return
-    if num_keys <= _NAMED:
-        ax.set_xticks(range(num_keys), [token.name for token in view.tokens], rotation=90)
-        for label, color in zip(ax.get_xticklabels(), colors, strict=True):
-            label.set_color(color)
-        ax.tick_params(axis="x", length=0, pad=17)
-    if num_rows <= _NAMED:
-        ax.set_yticks(range(num_rows), [f"{view.tokens[row].name} {row}" for row in view.rows])
-        ax.tick_params(axis="y", length=0, pad=17)
-    ax.set_xlabel(f"key (0 to {num_keys - 1})", labelpad=4 if num_keys <= _NAMED else 18)
-    ax.set_ylabel("query", labelpad=4 if num_rows <= _NAMED else 18)
+    keys, rows = _named(view, range(num_keys)), _named(view, view.rows)
+    ax.set_xticks(keys, [_name(view, key) for key in keys], rotation=90)
+    ax.set_yticks(rows, [_name(view, view.rows[index]) for index in rows])
+    for labels, places in ((ax.get_xticklabels(), keys), (ax.get_yticklabels(), [view.rows[i] for i in rows])):
+        for label, place in zip(labels, places, strict=True):
+            label.set_color(ROLE_COLORS.get(view.tokens[place].part, INK))
+    ax.tick_params(length=0, pad=17)
+    ax.set_xlabel("key and its position")
+    ax.set_ylabel("query and its position")
+
+
+def _name(view: MapView, place: int) -> str:
+    name = view.tokens[place].name
+    return f"{name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + '…'} {place}"
+
+
+def _named(view: MapView, shown: Sequence[int]) -> list[int]:
+    """The places along an axis at which a token is named. If there is no room for all, tokens that play a part are
+    named in the order of ``ROLE_COLORS``, without those that would touch an earlier one."""
+    gap = len(shown) / _NAMED
+    parts = [*ROLE_COLORS, *({} if gap > 1 else {token.part: None for token in view.tokens})]
+    found: list[int] = []
+    for part in parts:
+        for index, place in enumerate(shown):
+            if view.tokens[place].part == part and all(abs(index - other) >= gap for other in found):
+                found.append(index)
+    return sorted(found)
 
 
 def _scale(largest: float) -> ScalarMappable:

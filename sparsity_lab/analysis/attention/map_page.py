@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsity_lab.analysis.attention.map_figure import MASKED, ROLE_COLORS, SOURCE, ZERO, color_table
-from sparsity_lab.analysis.attention.map_view import MapView
+from sparsity_lab.analysis.attention.map_view import Head, MapView
 from sparsity_lab.analysis.report.page import document
 from sparsity_lab.settings.markup import visible
 
@@ -24,15 +24,15 @@ MAP_LOOKS = {
 """How the script in ``attention_map.js`` paints."""
 
 
-def map_page(views: Sequence[MapView], largest: float, finding: str, left_out: int) -> str:
+def map_page(views: Sequence[MapView], head: Head, largest: float, finding: str, left_out: int) -> str:
     """The document: a block of maps for each view, drawn by a script from the numbers inside the page."""
-    numbers = MAP_LOOKS | map_data(views, largest)
-    return document("attention_map.html", finding=finding, left_out=left_out, numbers=numbers)
+    numbers = MAP_LOOKS | map_data(views, head, largest)
+    return document("attention_map.html", title=finding, left_out=left_out, numbers=numbers)
 
 
-def map_data(views: Sequence[MapView], largest: float) -> dict[str, Any]:
-    """What the script paints, without its looks."""
-    return {"largest": largest, "views": [_view_data(view) for view in views]}
+def map_data(views: Sequence[MapView], head: Head, largest: float) -> dict[str, Any]:
+    """What the script paints, without its looks; ``head`` is shown large."""
+    return {"head": head, "largest": largest, "views": [_view_data(view) for view in views]}
 
 
 def _view_data(view: MapView) -> dict[str, Any]:

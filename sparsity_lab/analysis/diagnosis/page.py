@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from sparsity_lab.analysis.diagnosis.diagnose import Diagnosis
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.output import write_whole
@@ -40,15 +38,14 @@ def write_diagnosis(found: Diagnosis, path: Path | str, *, files: tuple[str, ...
     tables = join(details(title, table(frame.columns, frame.iter_rows())) for title, frame in rows.items())
     sections = [
         Section("verdict", "Verdict and horizon", verdict),
-        Section("look", "Without a model", join([_figure(found.look, "What could gain, by distance"), element(
+        Section("look", "Without a model", join([_figure(found.look), element(
             "p", f"From {found.look.tokens:,} tokens; the longest sequence has {found.look.longest:,}.")])),
-        Section("kept", "What is kept on long windows", _figure(found, "What is kept, by test length")),
+        Section("kept", "What is kept on long windows", _figure(found)),
         Section("numbers", "Numbers", tables),
     ]  # fmt: skip
     return write_whole(Path(path), page("Diagnosis", sections).encode())
 
 
-def _figure(measurement: Measurement, title: str) -> Markup:
-    figure = measurement.plot().get_figure(root=True)
-    assert isinstance(figure, Figure)
-    return element("div", Markup(figure_svg(figure, title)))
+def _figure(measurement: Measurement) -> Markup:
+    figure = Markup(figure_svg(measurement.figure(), measurement.finding))
+    return element("div", figure, class_="picture")

@@ -2,7 +2,7 @@
 
 // Set by showMaps.
 let colors, masked, zero, source, roles, largest, views, maps = [];
-const UNSEEN = -32768, LEVELS = 32767, STRIP = 6, GRAY = "#7d7d7d";
+const UNSEEN = -32768, LEVELS = 32767, STRIP = 6, GRAY = "#7d7d7d", LINE = 13;
 
 function make(tag, text = "", name = "") {
   const one = document.createElement(tag);
@@ -43,7 +43,22 @@ function tell(canvas, text, x, y) {
   told.style.top = `${top > 0 ? top : place.top + y + 16}px`;
 }
 
-function addMap(view, own, isSource) {
+const cut = (name) => (name.length > 12 ? `${name.slice(0, 11)}…` : name);
+
+// The places along an axis at which a token is named: all if there is room, else those of the tokens that play a part
+// and do not touch one named before.
+function namedAlong(view, places, step) {
+  const parts = step >= LINE ? [...Object.keys(roles), ...new Set(view.parts)] : Object.keys(roles), found = new Set();
+  for (const part of parts) {
+    places.forEach((place, index) => {
+      if (view.parts[place] === part && [...found].every((other) => Math.abs(index - other) * step >= LINE)) found.add(index);
+    });
+  }
+  return [...found];
+}
+
+// A large map has the names of its tokens along its sides. A small one can be chosen to become the large one.
+function addMap(view, own, isSource, choose) {
   const keys = view.tokens.length, rows = view.rows.length, shares = unpacked(own.shares, view.rows, keys);
   const figure = make("figure", "", "map");
   const share = own.mass === null ? "" : `: ${own.mass.toFixed(2)}`, mass = share && `${share} on sources`;
@@ -51,12 +66,33 @@ function addMap(view, own, isSource) {
   const canvas = make("canvas");
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "img");
-  canvas.setAttribute("aria-label", `Layer ${own.layer}, head ${own.head}${mass}, ${view.name}. Arrow keys tell cells.`);
+  const large = !choose, keysTell = large ? "Arrow keys tell cells." : "Arrow keys tell cells, Enter enlarges the map.";
+  canvas.setAttribute("aria-label", `Layer ${own.layer}, head ${own.head}${mass}, ${view.name}. ${keysTell}`);
   figure.append(canvas);
-  let at = null, size = 0;
+  let at = null, size = 0, side = 0;
 
-  const x0 = () => STRIP + 2;
+  const x0 = () => side + STRIP + 2;
   const cellWidth = () => (size - x0()) / keys, cellHeight = () => (size - x0()) / rows;
+  const label = (place) => `${cut(view.tokens[place])} ${place}`;
+
+  function writeNames(pen, w, h, role) {
+    const ink = getComputedStyle(canvas).color;
+    const color = (place) => (role(place) === GRAY ? ink : role(place));
+    pen.textBaseline = "middle";
+    pen.textAlign = "right";
+    for (const index of namedAlong(view, view.rows, h)) {
+      pen.fillStyle = color(view.rows[index]);
+      pen.fillText(label(view.rows[index]), side - 3, (index + 0.5) * h);
+    }
+    for (const key of namedAlong(view, view.tokens.map((_, place) => place), w)) {
+      pen.save();
+      pen.translate(x0() + (key + 0.5) * w, size - side + 3);
+      pen.rotate(-Math.PI / 2);
+      pen.fillStyle = color(key);
+      pen.fillText(label(key), 0, 0);
+      pen.restore();
+    }
+  }
 
   function paint() {
     const ratio = window.devicePixelRatio || 1;
@@ -64,19 +100,22 @@ function addMap(view, own, isSource) {
     canvas.width = canvas.height = Math.round(size * ratio);
     const pen = canvas.getContext("2d");
     pen.scale(ratio, ratio);
+    pen.font = "12px system-ui, sans-serif";
+    side = large ? 6 + Math.max(...view.tokens.map((_, place) => pen.measureText(label(place)).width)) : 0;
     const w = cellWidth(), h = cellHeight();
     const role = (place) => roles[view.parts[place]] || GRAY;
     for (let key = 0; key < keys; key += 1) {
       pen.globalAlpha = role(key) === GRAY ? 0.35 : 1;
       pen.fillStyle = role(key);
-      pen.fillRect(x0() + key * w, size - STRIP, w, STRIP);
+      pen.fillRect(x0() + key * w, size - side - STRIP, w, STRIP);
     }
     view.rows.forEach((row, index) => {
       pen.globalAlpha = role(row) === GRAY ? 0.35 : 1;
       pen.fillStyle = role(row);
-      pen.fillRect(0, index * h, STRIP, h);
+      pen.fillRect(side, index * h, STRIP, h);
     });
     pen.globalAlpha = 1;
+    if (large) writeNames(pen, w, h, role);
     // No dark ground between cells.
     pen.fillStyle = masked;
     pen.fillRect(x0(), 0, size - x0(), rows * h);
@@ -133,11 +172,13 @@ function addMap(view, own, isSource) {
   });
   canvas.addEventListener("pointerleave", hide);
   canvas.addEventListener("blur", hide);
+  if (choose) canvas.addEventListener("click", choose);
   canvas.addEventListener("focus", () => {
     if (canvas.matches(":focus-visible")) show(rows - 1, 0);
   });
   canvas.addEventListener("keydown", (event) => {
     if (event.key === "Escape") return hide();
+    if (event.key === "Enter" && choose) return choose();
     const [row, key] = at || [rows - 1, 0];
     const moves = {
       ArrowLeft: [row, key - 1], ArrowRight: [row, key + 1], ArrowUp: [row - 1, key], ArrowDown: [row + 1, key],
@@ -187,13 +228,21 @@ function showMaps(numbers, scaleBox, mapsBox, heading) {
     const some = view.rows.length < view.tokens.length ? `, ${view.rows.length} of ${view.tokens.length} rows` : "";
     block.append(make(heading, `${view.name}${some}${view.note && `: ${view.note}`}`));
     const isSource = new Set(view.sources.map(([row, key]) => `${row},${key}`));
-    const grid = make("div", "", "maps");
-    for (const own of view.maps) {
-      const one = addMap(view, own, isSource);
+    const large = make("div", "", "large"), grid = make("div", "", "maps");
+    let shown;
+    const enlarge = (own) => {
+      shown = addMap(view, own, isSource);
+      large.replaceChildren(shown.figure);
+    };
+    const [layer, head] = numbers.head;
+    enlarge(view.maps.find((own) => own.layer === layer && own.head === head));
+    maps.push({ paint: () => shown.paint() });
+    for (const own of view.maps.length > 1 ? view.maps : []) {
+      const one = addMap(view, own, isSource, () => { enlarge(own); shown.paint(); });
       grid.append(one.figure);
       maps.push(one);
     }
-    block.append(grid);
+    block.append(large, grid);
     blocks.append(block);
   }
   scaleBox.replaceChildren(scale());

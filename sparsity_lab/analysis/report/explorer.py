@@ -22,6 +22,7 @@ from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.panels import telling
 from sparsity_lab.analysis.replicates import SEEDS, seed_columns, without_seeds
 from sparsity_lab.analysis.report.page import document, framed
+from sparsity_lab.analysis.report.samples import sample_sequences
 from sparsity_lab.analysis.runs import (
     Frames,
     Measure,
@@ -33,8 +34,8 @@ from sparsity_lab.analysis.runs import (
     pooled_by,
     trained_range,
 )
-from sparsity_lab.analysis.style import DASHES, PALETTE, figure_image, relative_luminance
-from sparsity_lab.generators import Stream, Task, sequence_html
+from sparsity_lab.analysis.style import DASHES, PALETTE, figure_image, ink_on
+from sparsity_lab.generators import Task
 from sparsity_lab.settings import SettingError
 from sparsity_lab.settings.markup import Markup, element, join, visible
 from sparsity_lab.training import Run, RunConfig
@@ -247,17 +248,14 @@ def _first(members: Iterable[_Member], most: int) -> tuple[list[_Member], int]:
 
 
 def _samples(kept: Sequence[_Member], size: int, most: int) -> tuple[dict[tuple[str, int], Markup], int]:
-    """Sequences of each task at the largest trained length, while they fit. The attention map reads the first one."""
+    """Sequences of each task at the largest trained length, while they fit."""
     found: dict[tuple[str, int], Markup] = {}
-    tasks = {member.sample: member.task for member in reversed(kept) if not member.task.reads_files}
-    for key, task in reversed(tasks.items()):
-        batch = task.sample(Stream(seed=0, name="analysis"), 0, _SEQUENCES, key[1])
-        heading = element("p", element("code", key[0]), f" at length {key[1]}", class_="note")
-        html = join([heading, *(sequence_html(batch.view(row)) for row in range(len(batch)))])
+    for name, length, sequences in sample_sequences(((one.task, one.sample[1]) for one in kept), _SEQUENCES):
+        html = join([element("p", element("code", name), f" at length {length}", class_="note"), sequences])
         size += len(html.encode(errors="backslashreplace")) + 60
         if size > most:
             break
-        found[key] = html
+        found[name, length] = html
     return found, min(size, most)
 
 
@@ -292,7 +290,7 @@ def _attention(results: StoredRuns, member: _Member) -> dict[str, Any] | None:
     except (SettingError, DamagedFile, OSError):
         return None
     trained = replace(found.views[0], name=f"{found.views[0].name} (trained)")
-    return map_data((trained, *found.views[1:]), found.largest)
+    return map_data((trained, *found.views[1:]), found.head, found.largest)
 
 
 def _numbers(
@@ -330,7 +328,7 @@ def _numbers(
         "arms": [arms[number] for number in sorted(arms)],
         "colors": PALETTE,
         "dashes": [" ".join(f"{2 * part:g}" for part in dash) if dash else "" for dash in DASHES],
-        "shades": [[shade, "#000000" if relative_luminance(shade) > 0.18 else "#ffffff"] for shade in shades],
+        "shades": [[shade, ink_on(shade)] for shade in shades],
         "looks": MAP_LOOKS,
     }
 

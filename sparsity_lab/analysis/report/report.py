@@ -20,11 +20,12 @@ from sparsity_lab.analysis.replicates import seed_columns
 from sparsity_lab.analysis.report.comparisons import Comparison, comparisons_of
 from sparsity_lab.analysis.report.explorer import StoredRuns, explore
 from sparsity_lab.analysis.report.page import Section, macros, page
+from sparsity_lab.analysis.report.samples import sample_sequences
 from sparsity_lab.analysis.runs import NOT_JUDGED, arms_of, evaluation_rows
 from sparsity_lab.analysis.style import Look, Point, figure_svg, looks_of
-from sparsity_lab.generators import Stream, Task, sequence_html
+from sparsity_lab.generators import Task
 from sparsity_lab.settings import to_data
-from sparsity_lab.settings.markup import Markup, cell, join, number, signed_interval
+from sparsity_lab.settings.markup import Markup, cell, number, signed_interval
 from sparsity_lab.training import RunConfig, run_labels
 from sparsity_lab.training.environment import devices_words
 
@@ -259,19 +260,14 @@ def _evaluation(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _samples(results: ReportResults) -> Iterator[tuple[str, int, Markup]]:
-    """Sequences of each task. A task of a run that failed is left out: it may be the reason, and fail here too. So is
-    one that reads files, since a store from elsewhere can name any file of its reader."""
+    """Sequences of each task. A task of a run that failed is left out: it may be the reason, and fail here too."""
     failed = {failure.run.id for failure in results.failures}
     tasks: dict[str, tuple[Task, int]] = {}
     for config in results.runs:
         if config.id not in failed:
             for task in config.conditions.values():
-                if task.reads_files:
-                    continue
                 tasks.setdefault(str(task), (task, config.training.curriculum.range()[1]))
-    for name, (task, length) in tasks.items():
-        batch = task.sample(Stream(seed=0, name="sample"), 0, _SAMPLES, length)
-        yield name, length, join([sequence_html(batch.view(row)) for row in range(len(batch))])
+    return sample_sequences(tasks.values(), _SAMPLES)
 
 
 def _configurations(
