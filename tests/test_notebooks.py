@@ -129,8 +129,8 @@ def test_outputs_in_a_browser(browser: Any, tmp_path: Path, place: int) -> None:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a JupyterLab that has never run, on a copy of the notebooks: it trusts none of them. It draws
-    all cells of a notebook, also those out of sight."""
+    """The address of a JupyterLab that has never run, on a copy of the notebooks: it trusts none of them. It has no
+    kernels, and draws all cells of a notebook, also those out of sight."""
     home = tmp_path_factory.mktemp("lab")
     (home / "notebooks").mkdir()
     for source in SOURCES:
@@ -143,16 +143,20 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    options = ("--no-browser", "--allow-root", f"--port={port}", "--port-retries=0", "--IdentityProvider.token=")
-    command = [sys.executable, "-m", "jupyterlab", *options, f"--notebook-dir={home / 'notebooks'}"]
-    with (home / "log").open("w") as log:
-        server = subprocess.Popen(command, env=os.environ | own, stdout=log, stderr=log)
-        while server.poll() is None and not _answers(port):
+    options = (
+        "--no-browser", "--allow-root", f"--port={port}", "--port-retries=0", "--IdentityProvider.token=",
+        f"--notebook-dir={home / 'notebooks'}", "--KernelSpecManager.allowed_kernelspecs=none",
+    )  # fmt: skip
+    command = [sys.executable, "-m", "jupyterlab", *options]
+    with (
+        (home / "log").open("w") as log,
+        subprocess.Popen(command, env=os.environ | own, stdout=log, stderr=log) as lab,
+    ):
+        while lab.poll() is None and not _answers(port):
             time.sleep(0.2)
-        assert server.poll() is None, (home / "log").read_text()
+        assert lab.poll() is None, (home / "log").read_text()
         yield f"http://127.0.0.1:{port}"
-        server.terminate()
-        server.wait(60)
+        lab.kill()
 
 
 def _answers(port: int) -> bool:
@@ -160,9 +164,11 @@ def _answers(port: int) -> bool:
         return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
-SHOWN = """() => Array.from(document.querySelectorAll(".jp-OutputArea-output img"), (image) => [
-  image.alt, image.complete && image.naturalWidth, image.getBoundingClientRect().width,
-])"""
+SHOWN = """async () => {
+  const images = Array.from(document.querySelectorAll(".jp-OutputArea-output img"));
+  await Promise.all(images.map((image) => image.decode()));
+  return images.map((image) => [image.alt, image.naturalWidth, image.getBoundingClientRect().width]);
+}"""
 
 
 @pytest.mark.slow
@@ -185,6 +191,7 @@ def test_jupyterlab_shows_every_figure_of_a_fresh_clone(browser: Any, lab: str, 
     assert all(own > 0 and seen > 100 for _, own, seen in shown), shown
     tables = sum(page.count("<table") for page in pages)
     assert opened.page.locator(".jp-OutputArea-output table").count() == tables
+    assert [words for words in opened.said if re.search("error|not loaded", words, re.IGNORECASE)] == []
     opened.close()
 
 

@@ -128,7 +128,7 @@ def test_by_default_a_page_has_at_most_three_megabytes(monkeypatch: pytest.Monke
     monkeypatch.setattr(explorer, "_attention", lambda *_: {"views": ["<" * 30_000]})
     runs = [known(k, Uniform(), seed, [1, 1, 0.5, 0.1]) for k in range(1, 9) for seed in range(25)]
     found = explore(results_of(runs))
-    assert 2.9e6 < len(found.page("A title" * 50).encode()) <= 3e6
+    assert 2.7e6 < len(found.page("A title" * 50).encode()) <= 3e6
     assert 0 < len(found.maps) < len(runs)
     assert found.left_out == (f"Runs whose attention maps do not fit: {len(runs) - len(found.maps)}.",)
 
