@@ -71,8 +71,8 @@ results
 # %%
 names = {run.id: name for name, run in {"parent": parent, **children}.items()}
 rows = results.frame("evaluation")
-rows = rows.with_columns(rows["run"].replace_strict(names).alias("method"))
-extrapolation_curve(rows, by="method", measure="loss")
+rows = rows.with_columns(rows["run"].replace_strict(names).alias("arm"))
+extrapolation_curve(rows, by="arm", measure="loss")
 
 # %% [markdown]
 # ## How far a shift lets a model see

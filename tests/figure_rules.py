@@ -53,6 +53,7 @@ def broken_rules(figure: Figure) -> list[str]:
         box = text.get_window_extent(renderer)
         if box.x0 < canvas.x0 - 2 or box.y0 < canvas.y0 - 2 or box.x1 > canvas.x1 + 2 or box.y1 > canvas.y1 + 2:
             found.append(f"outside the canvas: {text.get_text()!r}")
+    found += [f"unread mathematics: {one.get_text()}" for one in words(figure) if "\\mathdefault" in one.get_text()]
     meanings: dict[tuple[str, str], set[str]] = {}
     for ax in figure.axes:
         drawn = curves(ax)

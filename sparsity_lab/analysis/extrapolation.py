@@ -165,15 +165,16 @@ class ExtrapolationCurve:
 
     def _notes(self, labels: Sequence[str]) -> list[str]:
         """What the lines show, and which arms have runs that did not learn."""
-        notes, used = [], []
+        notes, used, unjudged = [], [], list[str]()
         for label in labels:
             part = self._frame.filter(arm=label)
             learned, judged, runs = part.select("learned", "judged", "runs").row(0)
             if part["median"].count():
                 used.append(max(part["used"].to_list()))
-                if learned < runs:
-                    counts = learned_words(learned, judged, runs)
-                    notes.append(f"{label} ({counts})" if judged else f"{label}: {counts}")
+                if not judged:
+                    unjudged.append(label)
+                elif learned < runs:
+                    notes.append(f"{label} ({learned_words(learned, judged, runs)})")
                 continue
             never = judged > 0 and learned == 0
             state = f"never learned (0 of {runs} run{'s' * (runs != 1)})" if never else f"no {self.measure.words}"
@@ -181,6 +182,8 @@ class ExtrapolationCurve:
             if never and reached:
                 state += f", {reached[-1]:.2f} at the trained lengths"
             notes.append(f"{label}: {state}{'' if judged else f', {NOT_JUDGED}'}, not drawn")
+        if unjudged:
+            notes.append(f"{', '.join(unjudged)}: {NOT_JUDGED}" if len(unjudged) < len(labels) else NOT_JUDGED)
         if used and max(used) > 1:
             count = f"{min(used)} to {max(used)}" if min(used) < max(used) else str(max(used))
             each = ["thin: each run"] if 1 < min(used) < FEW or 1 < max(used) < FEW else []

@@ -35,7 +35,7 @@ def curve_finding(frame: pl.DataFrame, words: str) -> str:
     ]
     if len(holds) > _EACH:
         holds = [holds[0], f"{len(holds) - 2} arms lie between", holds[-1]]
-    if len(short) > _EACH:
+    if len(short) > 1 and len(holds) + len(short) > _EACH:
         short = [f"{len(short)} arms were not learned"]
     return "; ".join([*holds, *short])
 

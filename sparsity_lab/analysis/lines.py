@@ -16,6 +16,7 @@ from sparsity_lab.analysis.style import INK, Look, line_style
 
 __all__ = ["BAYES", "CHANCE", "FEW", "draw_curve", "draw_level", "draw_median", "name_lines", "note_below", "spread"]
 
+_LONGEST_WORD = 32
 FEW = 10
 """Fewer seeds than this are drawn one by one; of more a band is drawn."""
 BAYES, CHANCE = (0, (6, 2)), (0, (1.5, 2))
@@ -107,7 +108,9 @@ def name_lines(ax: Axes, width: int = 24) -> None:
     for line in ax.lines:
         words = str(line.get_label())
         if not words.startswith("_") and len(np.asarray(line.get_xydata())):
-            group.append(_Name(line, textwrap.fill(words, width), group))
+            # A longer word, as of a setting with its fields, stays whole if it can.
+            longest = max(map(len, words.split()), default=0)
+            group.append(_Name(line, textwrap.fill(words, max(width, min(longest, _LONGEST_WORD))), group))
             ax.add_artist(group[-1]).set_clip_on(False)
 
 

@@ -199,7 +199,7 @@ def test_runs_that_are_not_judged_are_drawn_and_named():
     assert curve.frame()["median"].to_list() == [0.75, 0.75, 0.625, 0.5]
     assert curve.frame().select("runs", "judged", "learned", "used").unique().rows() == [(2, 0, 0, 2)]
     lines = "line: median of 2 runs; thin: each run"
-    assert note_of(curve.plot()) == f"k=1: 2 runs not judged (no optimum declared) {lines}"
+    assert note_of(curve.plot()) == f"not judged (no optimum declared) {lines}"
     # What needs an optimum cannot be drawn, and says why.
     expected = "k=1: no normalized accuracy, not judged (no optimum declared), not drawn"
     assert note_of(extrapolation_curve(frame).plot()) == expected

@@ -35,6 +35,7 @@ from sparsity_lab.analysis.diagnosis.gains import (
     spread,
 )
 from sparsity_lab.analysis.diagnosis.token_data import TokenData
+from sparsity_lab.analysis.length_axis import length_axis
 from sparsity_lab.analysis.lines import draw_curve, name_lines
 from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.statistics import Interval
@@ -186,8 +187,8 @@ class DataLook(Measurement):
                 part = frame.filter(source=source).sort("distance")
                 band: dict[str, Any] = {"low": part["low"], "high": part["high"]}
                 draw_curve(ax, part["distance"], part["gain"], style_of(index), words, markersize=3, **band)
-            ax.set_xscale("log", base=2)
-            ax.set_xlabel("distance (tokens, log scale)")
+            farthest: int = frame["distance"].max()  # type: ignore[assignment]
+            length_axis(ax, [2**i for i in range(farthest.bit_length())], None, "distance (tokens, log scale)")
             ax.set_ylabel("could gain (nats a token)")
             name_lines(ax, 14)
         return ax
