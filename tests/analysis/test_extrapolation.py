@@ -133,7 +133,8 @@ def test_the_title_is_what_the_frame_shows(frame):
     reaches = curve.frame().unique("arm", keep="first", maintain_order=True).select("arm", "reach").rows()
     assert reaches == [("k=1", 48.0), ("k=2", 24.0), ("k=3", None)]
     unjudged = frame_of(("a0", {"task.k": 1}, [1, 1, 0.5, 0]), judged=False)
-    assert extrapolation_curve(unjudged, measure="accuracy").finding == "Accuracy by length"
+    words = "From length 8 to 96 the accuracy goes from 1.00 to 0.50 (k=1)"
+    assert extrapolation_curve(unjudged, measure="accuracy").finding == words
     many = frame_of(*((f"r{k}", {"task.k": k}, [1, 1] + [1] * (k < 3) + [0] * (1 + (k >= 3))) for k in range(6)))
     assert extrapolation_curve(many).finding == "k=0 holds to 48; 4 arms lie between; k=5 holds to 24"
 
