@@ -148,7 +148,7 @@ def extend(
         kernel: what attends in training. Inference is dense.
         rank, alpha: of the low-rank maps; without a rank all weights are trained, and ``out`` is a usual checkpoint.
         whole: train embeddings and norms as well as the low-rank maps.
-        steps, batch_size, learning_rate: of AdamW with β = (0.9, 0.95), constant after ``warmup`` steps.
+        steps, batch_size, learning_rate: of AdamW (0 steps interpolate positions alone) with β = (0.9, 0.95), constant after ``warmup`` steps.
         documents: at most so many are measured.
         checkpoint_every: steps.
         seed: of low-rank maps, batches and keys.
@@ -163,11 +163,13 @@ def extend(
     config: Any = base.config
     if any(isinstance(module, AttachedKernel) for module in model.modules()):
         raise SettingError("model", "a kernel is attached; call detach(model) first")
-    counts = {"steps": steps, "batch_size": batch_size, "checkpoint_every": checkpoint_every}
-    counts |= {} if rank is None else {"rank": rank}
+    counts = {"batch_size": batch_size, "checkpoint_every": checkpoint_every} | (
+        {} if rank is None else {"rank": rank}
+    )
     for name, value in counts.items():
         checked_whole(name, value)
-    checked_whole("warmup", warmup, 0)
+    for name, value in {"steps": steps, "warmup": warmup}.items():
+        checked_whole(name, value, 0)
     checked_whole("documents", documents, 2)
     checked_whole("seed", seed, None)
     check_positive("alpha", alpha)

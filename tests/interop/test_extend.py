@@ -175,7 +175,7 @@ def gemma(**changes: Any) -> Any:
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("steps", 0), ("batch_size", 0), ("checkpoint_every", 0), ("documents", 1), ("warmup", -1), ("rank", 0),
+        ("steps", -1), ("batch_size", 0), ("checkpoint_every", 0), ("documents", 1), ("warmup", -1), ("rank", 0),
         ("alpha", 0.0), ("learning_rate", float("nan")), ("seed", 0.5), ("steps", 1.5), ("batch_size", "4"),
     ],
 )  # fmt: skip
@@ -187,6 +187,13 @@ def test_numbers_are_checked_before_anything_is_done(name: str, wrong: object, t
     for factor in (0, -1.0, float("inf"), "2"):
         with pytest.raises(SettingError, match="factor: expected a number above 0"):
             interpolate_positions(model, factor)  # type: ignore[arg-type]
+
+
+def test_no_step_interpolates_positions_alone(tmp_path: Path) -> None:
+    found, model = extended(short(), tmp_path, steps=0), short()
+    interpolate_positions(model, 2.0)
+    assert found.losses == ()
+    assert torch.equal(found.model(tokens(30)).logits, model(tokens(30)).logits)
 
 
 def test_low_rank_maps_alone(tmp_path: Path) -> None:
