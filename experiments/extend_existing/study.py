@@ -284,6 +284,7 @@ def figure(evidence: Evidence) -> Figure:
         "trained with shifted sparse attention": (PARENT, NO_STEP, SHIFTED, LORA, BOTH),
     }
     found = evidence.measured
+    losses: list[float] = found["loss"].to_list()
     with styled():
         drawn, axes = panels(len(groups), height=3.4)
         for ax, (title, methods) in zip(axes, groups.items(), strict=True):
@@ -294,7 +295,7 @@ def figure(evidence: Evidence) -> Figure:
             ax.set_yscale("log")
             ax.yaxis.set_major_formatter("{x:.3g}")
             ax.yaxis.set_minor_formatter("{x:.3g}")
-            ax.set_ylim(found["loss"].min() / 1.05, found["loss"].max() * 1.05)
+            ax.set_ylim(min(losses) / 1.05, max(losses) * 1.05)
             ax.set_ylabel("nats a byte (log scale)")
             ax.grid(color=GRAY, alpha=0.2)
             name_lines(ax)
