@@ -22,7 +22,7 @@ from sparsity_lab.models.block import NORM_EPS, Block, MlpKind, dropout, rms_nor
 from sparsity_lab.models.config import ModelConfig, ModelOutput
 from sparsity_lab.models.generation import free_run
 from sparsity_lab.models.index_sampling import IndexSampling, Plain
-from sparsity_lab.models.initial import initialize, named_seed
+from sparsity_lab.models.initial import EMBEDDING_STD, initialize, named_seed
 from sparsity_lab.models.layers import Layer
 from sparsity_lab.models.positions import PositionScheme, RoPE
 from sparsity_lab.models.ppc import Coupling, next_position_ids
@@ -53,6 +53,10 @@ class Decoder(ModelConfig):
         coupling: where coupled position IDs come from; None uses none, and ignores those of the batch.
         output_gate: multiply the attention output by a SiLU gate.
         tied_head: the head is the token embedding: one weight, two uses.
+        embedding_std: standard deviation of the token embedding at the start. The larger, the slower a learning rate
+            turns it, and the more of the token is left in what later layers read.
+        residual_scale: factor on the initial weights of the maps that end attention and MLP. Below 1, layers at first
+            add little to what they read; GPT-2 has 1 / sqrt(2 num_layers).
         mlp: ``"gelu"``, two maps; ``"swiglu"``, three, the hidden units gated by a SiLU, as in Llama.
         norm_eps: eps of all norms.
         dropout: in training, share of the numbers that are dropped of the embedded input and of what attention and
@@ -73,6 +77,8 @@ class Decoder(ModelConfig):
     coupling: Coupling | None = None
     output_gate: bool = False
     tied_head: bool = False
+    embedding_std: float = EMBEDDING_STD
+    residual_scale: float = 1.0
     mlp: MlpKind = "gelu"
     norm_eps: float = NORM_EPS
     dropout: float = 0.0
@@ -82,8 +88,11 @@ class Decoder(ModelConfig):
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise SettingError(name, "at least 1", size)
-        if not self.norm_eps > 0:
-            raise SettingError("norm_eps", "more than 0", self.norm_eps)
+        for name in ("norm_eps", "embedding_std"):
+            if not getattr(self, name) > 0:
+                raise SettingError(name, "more than 0", getattr(self, name))
+        if not self.residual_scale >= 0:
+            raise SettingError("residual_scale", "at least 0", self.residual_scale)
         if not 0 <= self.dropout < 1:
             raise SettingError("dropout", "a share of at least 0, below 1", self.dropout)
         if self.num_layers > _MOST_LAYERS:
@@ -268,6 +277,11 @@ class DecoderModel(nn.Module):
             self.head = nn.Linear(config.d_model, vocab_size, bias=False)
         self.to_empty(device="cpu")
         initialize(self, seed)
+        with torch.no_grad():
+            self.token_embedding.weight *= config.embedding_std / EMBEDDING_STD
+            for block in self.blocks:
+                block.output.weight *= config.residual_scale
+                block.down.weight *= config.residual_scale
         if config.tied_head:
             self.head.weight = self.token_embedding.weight
         for layer, (block, kernel) in enumerate(zip(self.blocks, config.kernels, strict=True)):

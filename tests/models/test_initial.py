@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from sparsity_lab.models import Decoder
 from sparsity_lab.models.initial import initialize
+from sparsity_lab.settings import SettingError
 
 
 def on_meta(make: object) -> nn.Module:
@@ -47,3 +49,21 @@ def test_unknown_modules_are_named_or_fill_themselves() -> None:
     initialize(model, 0)
     scale = model[1].scale  # type: ignore[index]
     assert ((scale >= 1) & (scale < 2)).all()
+
+
+def test_token_and_residual_scales() -> None:
+    """A decoder's own scales multiply the initial weights of the token embedding and of what each layer adds."""
+    plain = Decoder(d_model=32).build(3)
+    scaled = Decoder(d_model=32, embedding_std=0.3, residual_scale=0.1).build(3)
+    for name, weight in plain.state_dict().items():
+        factor = (
+            15.0
+            if name == "token_embedding.weight"
+            else 0.1
+            if name.endswith(("output.weight", "down.weight"))
+            else 1.0
+        )
+        torch.testing.assert_close(scaled.state_dict()[name], weight * factor)
+    for field, value in (("embedding_std", 0.0), ("residual_scale", -0.1), ("residual_scale", float("nan"))):
+        with pytest.raises(SettingError, match=field):
+            Decoder(**{field: value})
