@@ -325,10 +325,13 @@ def test_certificates_of_several_seeds_go_on_where_they_stopped(
         row["smallest_p"] for row in first["certificates"]
     ]
     assert out.read_text() == before
-    out.write_text("something else\n1\n")
-    code, _, err = lab(capsys, *wanted, "--out", str(out))
-    assert (code, err.count("\n")) == (2, 1)
-    assert "was not written by this command" in err
+    other = before.replace("task,", "tisk,")
+    for content in (b"something else\n1\n", b"\xff", before.encode() + b"\0", before.encode() + b'"', other.encode()):
+        out.write_bytes(content)
+        code, _, err = lab(capsys, *wanted, "--out", str(out))
+        assert (code, err.count("\n")) == (2, 1)
+        assert "was not written by this command" in err
+        assert out.read_bytes() == content
 
 
 OWN = """

@@ -158,9 +158,9 @@ def _read(path: Path | None, effort: str, sequences: int | None) -> dict[tuple[s
     """The certificates of a file, by task and seed, of this effort and number of sequences."""
     if path is None or not path.exists():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
     try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file, strict=True))
         found = [
             line
             | {name: int(line[name]) for name in ("seed", "sequences", "tests")}
@@ -168,8 +168,11 @@ def _read(path: Path | None, effort: str, sequences: int | None) -> dict[tuple[s
             | {"passed": line["passed"] == "True", "failed_checks": line["failed_checks"].split()}
             for line in lines
         ]
-    except (KeyError, ValueError, TypeError, AttributeError) as reason:
-        raise SettingError("out", f"{path} was not written by this command") from reason
+        whole = all(line.keys() == set(_COLUMNS) for line in lines)
+    except (csv.Error, KeyError, ValueError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise SettingError("out", f"{path} was not written by this command")
     own = [row for row in found if row["effort"] == effort and sequences in (None, row["sequences"])]
     return {(row["task"], row["seed"]): row for row in own}
 

@@ -5,6 +5,7 @@
 import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,6 +48,18 @@ def progress_bar(console: Console, left: ProgressColumn | None = None) -> Progre
     return Progress(*columns, left or TimeRemainingColumn(), console=shown_on, transient=True, disable=not watched)
 
 
+@contextlib.contextmanager
+def results_in(folder: Path, sweep: "Sweep | None" = None, *, untrusted: bool = False) -> Iterator["Results"]:
+    """The results in a folder. If it is from somebody else, the memory of this process is limited while they are
+    read."""
+    from sparsity_lab.sweeps.results import Results, is_own
+    from sparsity_lab.training.memory import limited
+
+    trusted = is_own(folder) and not untrusted
+    with contextlib.nullcontext() if trusted else limited():
+        yield Results(folder, sweep, trusted=trusted)
+
+
 def swept(sweep: "Sweep", out: Path, engine: "Engine", console: Console) -> tuple["Results", float]:
     """Run a sweep with a progress bar; the results and the seconds it took."""
     from sparsity_lab.sweeps import SweepEvent, run_sweep
@@ -62,9 +75,10 @@ def swept(sweep: "Sweep", out: Path, engine: "Engine", console: Console) -> tupl
             words = f"{event.status}: {event.run}" + (f": {event.reason}" if event.reason else "")
             words += f" (damaged before: {event.damage})" if event.damage else ""
             left = [*([f"{failed} failed"] if failed else []), *_time_left(event.seconds_left)]
+            words = one_line(words)
             progress.update(bar, completed=event.finished, total=event.total, description=words, left=", ".join(left))
             if event.reason or event.damage or progress.disable:
-                progress.console.print(one_line(f"{event.finished}/{event.total} {words}"), highlight=False)
+                progress.console.print(f"{event.finished}/{event.total} {words}", highlight=False)
 
         # Output of libraries, such as Ray's message about a lost node, must not enter the outcome.
         with contextlib.redirect_stdout(sys.stderr):

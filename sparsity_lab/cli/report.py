@@ -4,14 +4,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from rich.console import Console
 from tyro.conf import Positional, arg
 
 from sparsity_lab.cli.command import OptionalPath, Outcome, SettingsCommand, check_target
-from sparsity_lab.cli.output import show_arms, show_unfinished
+from sparsity_lab.cli.output import results_in, show_arms, show_unfinished
 from sparsity_lab.settings import SettingError
+
+if TYPE_CHECKING:
+    from sparsity_lab.sweeps import Results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,12 @@ class Report(SettingsCommand):
             )
         if self.study is not None:
             return self._study_written(self.folder, self.study, console)
-        return self._report_written(self.folder, console)
+        page = self.out or self.folder / "report.html"
+        check_target("--out", page)
+        if self.picture is not None:
+            check_target("--picture", self.picture)
+        with results_in(self.folder, untrusted=self.untrusted) as results:
+            return self._report_written(results, page, console)
 
     def _checked(self, studies: Path, console: Console) -> Outcome:
         from sparsity_lab.studies import check_results
@@ -84,32 +92,25 @@ class Report(SettingsCommand):
 
     def _study_written(self, folder: Path, path: Path, console: Console) -> Outcome:
         from sparsity_lab.studies import load_study, results_folder, write_result
-        from sparsity_lab.sweeps import Results
 
         study = load_study(path)
-        results = Results(folder, study.sweep(self.size), trusted=False if self.untrusted else None)
         command = f"sparsity-lab sweep {path} --size {self.size}"
-        unfinished = show_unfinished(results, console)
-        try:
-            page = write_result(study, results, self.size, self.out or results_folder(path), command)
-        except SettingError as error:
-            if not unfinished:
-                raise
-            # Claims may miss a whole arm whose runs are not finished.
-            console.print(f"No result: {error}")
-            return Outcome({"page": None, "unfinished": unfinished}, good=False)
+        with results_in(folder, study.sweep(self.size), untrusted=self.untrusted) as results:
+            unfinished = show_unfinished(results, console)
+            try:
+                page = write_result(study, results, self.size, self.out or results_folder(path), command)
+            except SettingError as error:
+                if not unfinished:
+                    raise
+                # Claims may miss a whole arm whose runs are not finished.
+                console.print(f"No result: {error}")
+                return Outcome({"page": None, "unfinished": unfinished}, good=False)
         console.print(f"Result: {page}")
         return Outcome({"page": str(page), "unfinished": unfinished}, not unfinished)
 
-    def _report_written(self, folder: Path, console: Console) -> Outcome:
+    def _report_written(self, results: "Results", page: Path, console: Console) -> Outcome:
         from sparsity_lab.analysis import write_picture, write_report
-        from sparsity_lab.sweeps import Results
 
-        page = self.out or folder / "report.html"
-        check_target("--out", page)
-        if self.picture is not None:
-            check_target("--picture", self.picture)
-        results = Results(folder, trusted=False if self.untrusted else None)
         data: dict[str, Any] = {"report": str(write_report(results, page, title=self.title, explorer=True))}
         data["arms"] = show_arms(results, console)
         unfinished = data["unfinished"] = show_unfinished(results, console)

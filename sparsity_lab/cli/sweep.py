@@ -10,7 +10,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from sparsity_lab.cli.command import GOES_ON, OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
-from sparsity_lab.cli.output import show_arms, show_overview, show_unfinished, swept
+from sparsity_lab.cli.output import results_in, show_arms, show_overview, show_unfinished, swept
 from sparsity_lab.settings import SettingError, from_text
 
 if TYPE_CHECKING:
@@ -94,10 +94,11 @@ def _status_shown(folder: Path, console: Console) -> Outcome:
     """The progress of the sweep in a folder; good if every run is finished."""
     from dataclasses import asdict
 
-    from sparsity_lab.sweeps import Results, overview
+    from sparsity_lab.sweeps import overview
 
     if not folder.is_dir():
         raise SettingError("--status", "a folder with runs", str(folder))
-    found = overview(Results(folder))
+    with results_in(folder) as results:
+        found = overview(results)
     show_overview(found, console)
     return Outcome({"out": str(folder), **asdict(found)}, found.complete)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sparsity_lab.interop.attention import CHILD, NAME, TRIED, AttachedKernel, attention, register
@@ -141,10 +141,12 @@ def _load_learned(model: nn.Module, folder: Path) -> None:
     """Learned parameters of attached kernels, from the files of a saved model."""
     wanted = {name: value for name, value in model.state_dict().items() if f".{CHILD}." in name}
     for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as saved:
-            for name in wanted.keys() & set(saved.keys()):
-                with torch.no_grad():
+        try:
+            with safe_open(file, framework="pt") as saved, torch.no_grad():
+                for name in wanted.keys() & set(saved.keys()):
                     wanted.pop(name).copy_(saved.get_tensor(name))
+        except (SafetensorError, RuntimeError) as error:  # of a tensor of another shape
+            raise SettingError("folder", f"{file} is damaged ({error})") from None
     if wanted:
         raise SettingError("folder", f"a file with {min(wanted)}", str(folder))
 

@@ -148,7 +148,8 @@ def extend(
         kernel: what attends in training. Inference is dense.
         rank, alpha: of the low-rank maps; without a rank all weights are trained, and ``out`` is a usual checkpoint.
         whole: train embeddings and norms as well as the low-rank maps.
-        steps, batch_size, learning_rate: of AdamW (0 steps interpolate positions alone) with β = (0.9, 0.95), constant after ``warmup`` steps.
+        steps, batch_size, learning_rate: of AdamW (0 steps interpolate positions alone) with β = (0.9, 0.95),
+            constant after ``warmup`` steps.
         documents: at most so many are measured.
         checkpoint_every: steps.
         seed: of low-rank maps, batches and keys.
@@ -382,7 +383,7 @@ def _resumed(
                     moments = {one: saved.get_tensor(f"{one}.{name}") for one in ("exp_avg", "exp_avg_sq")}
                     moments = {one: value.to(parameter.device) for one, value in moments.items()}
                     optimizer.state[parameter] = {"step": torch.tensor(float(len(losses))), **moments}
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError) as error:  # of a tensor of another shape
         raise SettingError("out", f"the checkpoint {file} is damaged ({error})") from None
     return losses
 

@@ -14,9 +14,10 @@ from sparsity_lab.sweeps.engines import Engine, Processes, Serial
 from sparsity_lab.sweeps.progress import Estimate, SweepEvent, SweepProgress
 from sparsity_lab.sweeps.results import SWEEP, Results, check_ids
 from sparsity_lab.sweeps.sweep import Sweep, lineage, waves
+from sparsity_lab.sweeps.verified import Verified
 from sparsity_lab.training import RunConfig
 from sparsity_lab.training.files import remove_abandoned, write_file
-from sparsity_lab.training.folder import RunFolder
+from sparsity_lab.training.folder import Inspection, RunFolder, Status
 from sparsity_lab.training.held_folder import leave_failure
 from sparsity_lab.training.lease import Watch, drop_lease
 from sparsity_lab.training.store import prepare_folder, tidy
@@ -88,8 +89,12 @@ def run_sweep(
         write_file(root / SWEEP, canonical_json(sweep).encode())
     except OSError as error:
         raise SettingError("out", f"cannot write to {root}: {error.strerror}") from None
-    for wave in (report := _Report(sweep, root, progress)).waves:
-        _run_wave(wave, root, engine, report, loggers)
+    report = _Report(sweep, root, progress)
+    try:
+        for wave in report.waves:
+            _run_wave(wave, root, engine, report, loggers)
+    finally:
+        report.verified.write()
     return Results(root, sweep, unrecorded=report.failed)
 
 
@@ -98,6 +103,7 @@ class _Report:
 
     Attributes:
         any_seen: a run has ended here that was not there before, so that workers do write to the folder.
+        verified: the runs that were found whole.
     """
 
     def __init__(self, sweep: Sweep, root: Path, progress: SweepProgress | None) -> None:
@@ -105,10 +111,22 @@ class _Report:
         self.in_sweep = {run.id for run in sweep.runs}
         self.failed: dict[str, str] = {}
         self.damage: dict[str, str | None] = {}
-        self.any_seen = False
+        self.any_seen, self.verified = False, Verified(root)
         self._root, self._progress, self._labels = root, progress, sweep.labels()
         every = [run for wave in self.waves for run in wave]
         self._finished, self._total, self._estimate = 0, len(every), Estimate(every)
+
+    def inspected(self, run: RunConfig) -> tuple[RunFolder, Inspection]:
+        """What is in a run's folder, all of which is read. A run that is whole is entered at once: it has ended, and
+        nobody else writes there."""
+        parent = run.id not in self.in_sweep
+        look = self.verified.look(run, any_evaluation=parent)
+        folder = RunFolder(self._root / run.id, run)
+        found = folder.inspect()
+        whole = found.status is Status.FINISHED or (parent and found.evaluated)
+        self.verified.enter(look, float(folder.timing["seconds"].sum()) if whole else None)
+        self.verified.write(now=False)
+        return folder, found
 
     def over(self, run: RunConfig, outcome: str, reason: str | None = None) -> None:
         """A run is over."""
@@ -130,7 +148,7 @@ def _run_wave(
     """Bring runs that do not depend on each other to an end."""
     pending, elsewhere = [], dict[str, _Awaited]()
     for run in wave:
-        found = RunFolder(root / run.id, run).inspect()
+        _, found = report.inspected(run)
         report.damage[run.id] = found.damage
         if found.status.over:
             tidy(root / run.id)
@@ -151,24 +169,26 @@ def _run_wave(
                 if not report.any_seen:
                     raise SettingError("engine", _written_here(root), Shown(f"nothing of {run.id}, which has ended"))
                 report.over(run, "failed", f"expected {_written_here(root)}")
-            elif (ended := (folder := RunFolder(root / run.id, run)).inspect().status).over:
-                report.any_seen = True
-                report.over(run, ended.value, folder.divergence)
             else:
-                elsewhere[run.id] = _Awaited(run, root)
+                folder, found = report.inspected(run)
+                if found.status.over:
+                    report.any_seen = True
+                    report.over(run, found.status.value, folder.divergence)
+                else:
+                    elsewhere[run.id] = _Awaited(run, root)
         pending = []
         while elsewhere and not pending:
             for awaited in [awaited for awaited in elsewhere.values() if awaited.free()]:
                 run = elsewhere.pop(awaited.run.id).run
                 attempts[run.id] = attempts.get(run.id, 0) + (not awaited.held)
-                folder = RunFolder(root / run.id, run)
-                if (ended := folder.inspect().status).over:
-                    report.over(run, ended.value, folder.divergence)
+                folder, found = report.inspected(run)
+                if found.status.over:
+                    report.over(run, found.status.value, folder.divergence)
                 elif awaited.held and (failure := folder.failure):
                     # The process that began it removed the old record, so this record is its own.
                     report.over(run, "failed", failure)
                 elif attempts[run.id] == _ATTEMPTS:
-                    report.over(run, "failed", f"executed {_ATTEMPTS} times, and still {ended.value}")
+                    report.over(run, "failed", f"executed {_ATTEMPTS} times, and still {found.status.value}")
                 else:
                     pending.append(run)
             if elsewhere and not pending:

@@ -5,7 +5,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from sparsity_lab.sweeps.results import Results, State
@@ -168,8 +167,7 @@ def overview(results: Results) -> Overview:
     verified = Verified(results.folder) if results.trusted else None
     for run in members:
         folder, label, parent = results.folder / run.id, labels.get(run.id, f"parent {run.id}"), run.id not in labels
-        look = partial(_seen, results, run, any_evaluation=parent)
-        state, clocks = verified.state(run, look, any_evaluation=parent) if verified else look()
+        state, clocks = _seen(results, run, verified, any_evaluation=parent)
         over = state.status in ("finished", "diverged")
         holder = None if over else _alive(folder)
         seen = "running" if holder else state.status
@@ -201,11 +199,19 @@ def overview(results: Results) -> Overview:
     )
 
 
-def _seen(results: Results, run: RunConfig, *, any_evaluation: bool) -> tuple[State, float]:
+def _seen(
+    results: Results, run: RunConfig, verified: Verified | None, *, any_evaluation: bool
+) -> tuple[State, float]:
     """The state of a run, with all checksums verified, and the seconds that the clocks of a finished one say."""
+    look = verified and verified.look(run, any_evaluation=any_evaluation)
+    if verified and look and (known := verified.seconds(look)) is not None:
+        return State("finished"), known
     state = results.state(run, large=True, any_evaluation=any_evaluation)
     finished = state.status == "finished"
-    return state, float(results.timing(run)["seconds"].sum()) if finished else 0.0
+    seconds = float(results.timing(run)["seconds"].sum()) if finished else 0.0
+    if verified and look and (look.settled or not finished):
+        verified.enter(look, seconds if finished else None)
+    return state, seconds
 
 
 def _alive(folder: Path) -> Holder | None:

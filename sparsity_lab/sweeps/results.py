@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import json
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from sparsity_lab.settings import (
     with_each,
     with_shared_parts,
 )
+from sparsity_lab.settings.log import plain_logger
 from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.settings.texts import Row
 from sparsity_lab.sweeps.sweep import Sweep, lineage
@@ -33,11 +33,11 @@ from sparsity_lab.training.files import DamagedFile, read_file
 from sparsity_lab.training.folder import RunFolder
 from sparsity_lab.training.frames import FrameProcess, ParseFrame, parse_frame
 
-_LOG = logging.getLogger(__name__)
+_LOG = plain_logger(__name__)
 
 SWEEP = "sweep.json"
-_MOST_SWEEP = 2**30
-"""Bytes: a hundred thousand runs take a fifth of it."""
+_MOST_SWEEP, _MOST_FOREIGN_SWEEP = 2**29, 2**26
+"""Bytes: a hundred thousand runs take a third of the first, and fifty thousand the second."""
 
 FrameName = Literal["runs", "evaluation", "summary", "metrics", "timing"]
 
@@ -129,11 +129,12 @@ class Results:
         unrecorded: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = Path(out)
-        self.trusted = _is_own(self.folder) if trusted is None else trusted
+        self.trusted = is_own(self.folder) if trusted is None else trusted
         self._parse: ParseFrame = parse_frame if self.trusted else FrameProcess()
         self._kept: dict[str, RunFolder] | None = None
         self._unrecorded = dict(unrecorded or {})
-        self.sweep = _as_run(sweep, self.folder) if sweep else _read_sweep(self.folder)
+        most = _MOST_SWEEP if self.trusted else _MOST_FOREIGN_SWEEP
+        self.sweep = _as_run(sweep, self.folder, most) if sweep else _read_sweep(self.folder, most)
         self.runs = self.sweep.runs if self.sweep else _find_runs(self.folder)
         if self.sweep:
             check_ids(self.folder, self.runs)
@@ -305,9 +306,8 @@ class Results:
         """The frame in a file of a run that is over."""
         if name == "timing":
             return self.timing(run)
-        file = _file(name, run)
         try:
-            return self._parse(self.folder / run.id / file, content, _SCHEMAS[name], store.most_rows(run, file))
+            return self._at(run.id, run).parsed(_file(name, run), content)
         except DamagedFile as error:
             # One that is what its marker says, and no frame of this release. The next sweep makes it again.
             _LOG.warning("%s; it gives no rows", error)
@@ -348,12 +348,7 @@ def _file(name: FrameName, run: RunConfig) -> str:
 def _evaluations(runs: Sequence[RunConfig], contents: list[bytes]) -> pl.DataFrame | None:
     """The evaluations of these runs. They are parsed in one pass, which takes a third of the time, and separated by
     the grids in their configs. None if they do not match the configs."""
-    grid = [
-        (run.id, condition, length)
-        for run in runs
-        for condition in run.conditions
-        for length in run.evaluation.lengths
-    ]
+    grid = [(run.id, *pair) for run in runs for pair in run.grid]
     try:
         frame = pl.read_parquet(contents, n_rows=len(grid) + 1) if contents else EVALUATION_SCHEMA.to_frame()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
@@ -415,7 +410,7 @@ def _reach_words(row: dict[str, Any]) -> str:
     return name + (f"reach {'≥ ' * row['censored']}{row['reach']}" if row["learned"] else "never learned")
 
 
-def _as_run(sweep: Sweep, folder: Path) -> Sweep:
+def _as_run(sweep: Sweep, folder: Path, most: int) -> Sweep:
     """A sweep with the hashes of its texts as the folder has them, the last sweep's first."""
     if sweep.is_planned:
         return sweep
@@ -424,12 +419,12 @@ def _as_run(sweep: Sweep, folder: Path) -> Sweep:
         with contextlib.suppress(SettingError):
             runs.append(RunFolder(file.parent).config)
     with contextlib.suppress(SettingError):
-        runs += last.runs if (last := _read_sweep(folder)) else ()
+        runs += last.runs if (last := _read_sweep(folder, most)) else ()
     known = {task.unplanned(): task for run in runs for task in settings_in(run) if isinstance(task, Task)}
     return with_each(sweep, lambda setting: known.get(setting, setting) if isinstance(setting, Task) else setting)
 
 
-def _is_own(folder: Path) -> bool:
+def is_own(folder: Path) -> bool:
     """Whether the folder belongs to the user whose process this is, as one does that is not there yet."""
     try:
         return os.stat(folder).st_uid == os.geteuid()
@@ -437,9 +432,9 @@ def _is_own(folder: Path) -> bool:
         return True
 
 
-def _read_sweep(folder: Path) -> Sweep | None:
+def _read_sweep(folder: Path, most: int) -> Sweep | None:
     try:
-        text = read_file(folder.resolve() / SWEEP, _MOST_SWEEP)
+        text = read_file(folder.resolve() / SWEEP, most)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

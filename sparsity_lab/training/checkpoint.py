@@ -6,6 +6,7 @@ reading a file from elsewhere executes nothing.
 """
 
 import hashlib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -71,15 +72,17 @@ def load_checkpoint(file: Path, model: nn.Module, optimizer: torch.optim.Optimiz
     tensors, record = verify_checkpoint(file, run, most)
     weights = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     _check_names(file, weights, model.state_dict())
-    model.load_state_dict(weights)
-    device = {n: p.device for n, p in model.named_parameters()}
+    states = {}
     for name, parameter in model.named_parameters():
         prefix = f"optimizer.{name}."
         entries = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         # The step counter of a fused optimizer lies with its parameter.
-        state = {entry: tensor.to(device[name], copy=True) for entry, tensor in entries.items()}
-        if state:
-            optimizer.state[parameter] = state
+        states[parameter] = {entry: tensor.to(parameter.device, copy=True) for entry, tensor in entries.items()}
+        shapes = {entry: tuple(tensor.shape) for entry, tensor in entries.items()}
+        if shapes and shapes != {"step": (), **dict.fromkeys(("exp_avg", "exp_avg_sq"), tuple(parameter.shape))}:
+            raise DamagedFile(file, f"holds no state of AdamW for {name}: {shapes}")
+    model.load_state_dict(weights)
+    optimizer.state.update({parameter: state for parameter, state in states.items() if state})
     return record
 
 
@@ -97,13 +100,33 @@ def verify_checkpoint(file: Path, run: str, most: int) -> tuple[Tensors, dict[st
         intact = _hash(tensors, text) == expected
         record: dict[str, Any] = json.loads(text)
         whose = record.get("run", run)  # checkpoints did not always say whose they are
+        known = _is_record(record)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         raise DamagedFile(file, "is not a checkpoint") from None
+    if not known:
+        raise DamagedFile(file, "is not a checkpoint of this release")
     if not intact:
         raise DamagedFile(file, "was changed after it was written: the checksum differs")
     if whose != run:
         raise DamagedFile(file, f"belongs to another run, {whose}")
     return tensors, record
+
+
+def _is_record(record: dict[str, Any]) -> bool:
+    """Whether training can go on from this: the number of steps done, and both frames' rows of the same steps before
+    it."""
+    from sparsity_lab.training.store import METRICS_SCHEMA, TIMING_SCHEMA  # noqa: PLC0415, loads polars
+
+    done, metrics, timing = record["step"], record["metrics"], record["timing"]
+    for rows, schema in ((metrics, METRICS_SCHEMA), (timing, TIMING_SCHEMA)):
+        kinds = {column: kind.to_python() for column, kind in schema.items()}
+        if any({column: type(value) for column, value in row.items()} != kinds for row in rows):
+            return False
+    logged = [row["step"] for row in metrics]
+    ascending = all(low < high for low, high in itertools.pairwise([-1, *logged, done]))
+    numbers = [done, *(value for row in (*metrics, *timing) for value in row.values() if type(value) is int)]
+    whole = type(done) is int and all(0 <= number < 2**63 for number in numbers)
+    return ascending and whole and logged == [row["step"] for row in timing]
 
 
 def _packed(tensors: Tensors) -> Tensors:

@@ -23,8 +23,10 @@ _MOST_TOKENS = 2**26
 """Of a training step, and of what is evaluated at a time."""
 _MOST_SEQUENCES = 2**26
 _MOST_THREADS = 1024
-_MOST_ROWS = 2**24
+_MOST_ROWS = 2**20
 """Of the metrics of a run, which are read whole."""
+_MOST_MEASURED = 2**16
+"""Conditions and lengths of an evaluation, in pairs."""
 
 
 def _at_most(setting: Setting, maximum: int, *names: str) -> None:
@@ -170,6 +172,8 @@ class Evaluation(Setting, family="evaluation"):
         _at_least(self, 1, "batch_tokens")
         _at_most(self, _MOST_SEQUENCES, "sequences")
         _at_most(self, _MOST_TOKENS, "batch_tokens")
+        if (pairs := max(1, len(self.conditions)) * len(self.lengths)) > _MOST_MEASURED:
+            raise SettingError("lengths", f"at most {_MOST_MEASURED} pairs of a condition and a length", pairs)
         if not 0 < self.threshold <= 1:
             raise SettingError("threshold", "a normalized accuracy above 0, at most 1", self.threshold)
 
@@ -219,6 +223,11 @@ class RunConfig(Setting, family="run"):
     def conditions(self) -> dict[str, Task]:
         """The evaluated tasks by name, sorted, so that equal configs give equal files."""
         return dict(sorted(self.evaluation.conditions.items())) or {TRAINED_CONDITION: self.task}
+
+    @property
+    def grid(self) -> list[tuple[str, int]]:
+        """The evaluated conditions and lengths, in the order of the evaluation's rows."""
+        return [(name, length) for name in self.conditions for length in self.evaluation.lengths]
 
     @property
     def is_planned(self) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sparsity_lab.training.writers import Writer
 
-MOST_BYTES = 2**24
+MOST_BYTES = 2**22
 """Of a file, but for frames, weights and the list of a sweep's runs."""
 Check = Callable[[], None]
 """Raises if this process may no longer write here."""
@@ -79,7 +79,9 @@ def read_file(file: Path, most: int = MOST_BYTES) -> bytes:
     return content
 
 
-def write_file(file: Path, content: bytes, *, flush: bool = False, check: Check | None = None) -> None:
+def write_file(
+    file: Path, content: bytes, *, flush: bool = False, check: Check | None = None, mode: int = 0o666
+) -> None:
     """Put ``content`` at ``file`` in one step. A folder that stands there goes.
 
     Args:
@@ -88,6 +90,7 @@ def write_file(file: Path, content: bytes, *, flush: bool = False, check: Check 
         check: called when the temporary file is complete, before it is renamed. So a process that takes over from
             this one first makes the check fail, and then removes the temporary file. Whatever this process does, it
             can no longer rename.
+        mode: who may read and write it, at most.
 
     Raises:
         OSError: it cannot be written; the file is named, and what was there is still there.
@@ -95,7 +98,7 @@ def write_file(file: Path, content: bytes, *, flush: bool = False, check: Check 
     beside = file.with_name(unfinished_name(file.name))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as handle:
+        with open(beside, "wb", opener=lambda path, flags: os.open(path, flags | os.O_EXCL, mode)) as handle:
             handle.write(content)
             if flush:
                 handle.flush()

@@ -27,6 +27,12 @@ from sparsity_lab.training.frames import ParseFrame, parse_frame
 from sparsity_lab.training.lease import LEASE
 from sparsity_lab.training.store import Marker, evaluation_file
 
+_SCHEMAS = {store.METRICS: store.METRICS_SCHEMA, store.TIMING: store.TIMING_SCHEMA}
+"""Of the frames that are no evaluations."""
+_MOST_SECONDS = 1e9
+_MOST_BYTES, _MOST_FOREIGN = 2**40, 2**32
+"""Of any file of a run, and of one from somebody else, whatever its config asks for."""
+
 
 class Status(Enum):
     """What a run folder holds.
@@ -97,6 +103,7 @@ class RunFolder:
     def __init__(self, path: Path, config: RunConfig | None = None, *, parse: ParseFrame | None = None) -> None:
         self.path = path
         self._config, self._parse = config, parse or parse_frame
+        self._most = _MOST_BYTES if self._parse is parse_frame else _MOST_FOREIGN
         self._contents: dict[str, bytes | OSError] = {}
         self._digests: dict[str, str | OSError] = {}
 
@@ -157,19 +164,18 @@ class RunFolder:
         content, expected = self.content(store.TIMING), self.content(store.TIMING_DIGEST)
         if isinstance(content, bytes) and expected == store.digest(content).encode():
             with contextlib.suppress(DamagedFile):
-                most = store.most_rows(self.config, store.TIMING)
-                return self._parse(self.path / store.TIMING, content, store.TIMING_SCHEMA, most)
+                return self.parsed(store.TIMING, content)
         return store.TIMING_SCHEMA.to_frame()
 
     @property
     def metrics(self) -> pl.DataFrame:
         """One row for each logged step; ``DamagedFile`` as ``verified``."""
-        return self._frame(store.METRICS, store.METRICS_SCHEMA)
+        return self._frame(store.METRICS)
 
     @property
     def evaluation(self) -> pl.DataFrame:
         """One row for each condition and length; ``DamagedFile`` as ``verified``."""
-        return self._frame(evaluation_file(self.config), EVALUATION_SCHEMA)
+        return self._frame(evaluation_file(self.config))
 
     def content(self, name: str) -> bytes | OSError:
         """The bytes of a file, or why it cannot be read."""
@@ -209,6 +215,20 @@ class RunFolder:
             raise DamagedFile(self.path / name, self.damage(name) or "")
         return content
 
+    def parsed(self, name: str, content: bytes) -> pl.DataFrame:
+        """The frame in the bytes of a file for which a checksum has vouched.
+
+        Raises:
+            DamagedFile: it is none, or holds what no run writes: of another release, or forged with its checksum.
+        """
+        file = self.path / name
+        frame = self._parse(file, content, _SCHEMAS.get(name, EVALUATION_SCHEMA), store.most_rows(self.config, name))
+        if name == store.TIMING and not frame["seconds"].is_between(0, _MOST_SECONDS).all():
+            raise DamagedFile(file, "has seconds that no clock shows")
+        if name not in _SCHEMAS and frame.select("condition", "length").rows() != self.config.grid:
+            raise DamagedFile(file, "has other conditions or lengths than its run")
+        return frame
+
     def inspect(self, *, large: bool = True) -> Inspection:
         """What is in the folder.
 
@@ -229,7 +249,7 @@ class RunFolder:
             return Inspection(Status.BROKEN, marker.reason)
         diverged = marker.status == "diverged"
         said, config_damage = self._config_damage()
-        damage = self._frame_damage(store.METRICS, store.METRICS_SCHEMA, large)
+        damage = self._frame_damage(store.METRICS, large)
         if damage is None and large and not diverged:
             wrong = self.damage(store.MODEL)
             damage = wrong and f"{path.name}/{store.MODEL} {wrong}"
@@ -245,24 +265,24 @@ class RunFolder:
             return Inspection(Status.UNEVALUATED)
         damage = config_damage
         if evaluation in marker.files:
-            damage = damage or self._frame_damage(evaluation, EVALUATION_SCHEMA, large)
+            damage = damage or self._frame_damage(evaluation, large)
         whole = damage is None and evaluation in marker.files
         return Inspection(Status.FINISHED if whole else Status.UNEVALUATED, damage, damage is None)
 
-    def _frame(self, name: str, schema: pl.Schema) -> pl.DataFrame:
-        return self._parse(self.path / name, self.verified(name), schema, store.most_rows(self.config, name))
+    def _frame(self, name: str) -> pl.DataFrame:
+        return self.parsed(name, self.verified(name))
 
-    def _frame_damage(self, name: str, schema: pl.Schema, parsed: bool) -> str | None:
+    def _frame_damage(self, name: str, parsed: bool) -> str | None:
         wrong = self.damage(name)
         if parsed and not wrong:
             try:
-                self._frame(name, schema)
+                self._frame(name)
             except DamagedFile as error:
                 wrong = error.what
         return wrong and f"{self.path.name}/{name} {wrong}"
 
     def _weights_digest(self) -> str | OSError:
-        most = store.most_bytes(self.config, store.MODEL)
+        most = min(self._most, store.most_bytes(self.config, store.MODEL))
         try:
             with open_file(self.path / store.MODEL) as opened:
                 if os.fstat(opened.fileno()).st_size > most:
@@ -272,7 +292,7 @@ class RunFolder:
             return error.with_traceback(None)
 
     def _checkpoint_damage(self) -> str | None:
-        most = store.most_bytes(self.config, store.CHECKPOINT)
+        most = min(self._most, store.most_bytes(self.config, store.CHECKPOINT))
         try:
             verify_checkpoint(self.path / store.CHECKPOINT, self.config.id, most)
         except FileNotFoundError:

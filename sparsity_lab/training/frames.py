@@ -16,14 +16,14 @@ import polars as pl
 from sparsity_lab.training import parsing_process
 from sparsity_lab.training.files import DamagedFile
 
-_MOST_ANSWER = 2**32
+_MOST_ANSWER = 2**29
 ParseFrame = Callable[[Path, bytes, pl.Schema, int], pl.DataFrame]
 """``parse_frame``, here or elsewhere."""
 
 
 def bytes_of_rows(rows: int) -> int:
     """The most that a file with a frame of so many rows takes."""
-    return 2**24 + 2**8 * rows
+    return 2**20 + 2**8 * rows
 
 
 def parse_frame(file: Path, content: bytes, schema: pl.Schema, most_rows: int) -> pl.DataFrame:

@@ -64,9 +64,16 @@ class CSVLogger(Logger):
         first, before = file not in self._begun, list[Mapping[str, Any]]()
         if first and file.is_file():
             # Of an interrupted run: what comes again now is not kept.
-            with file.open(newline="") as old:
-                before = [row for row in csv.DictReader(old) if int(row["step"]) < rows[0]["step"]]
-        with file.open("w" if first else "a", newline="") as new:
+            try:
+                with file.open(newline="", encoding="utf-8") as opened:
+                    old = list(csv.DictReader(opened, strict=True))
+                before = [row for row in old if int(row["step"]) < rows[0]["step"]]
+                whole = all(row.keys() == rows[0].keys() for row in old)
+            except (csv.Error, KeyError, ValueError, TypeError):
+                whole = False
+            if not whole:
+                raise SettingError("loggers", f"{file} was not written by this logger")
+        with file.open("w" if first else "a", newline="", encoding="utf-8") as new:
             writer = csv.DictWriter(new, list(rows[0]))
             if first:
                 writer.writeheader()

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,6 +25,24 @@ def memory_of(device: str) -> int | None:
         with contextlib.suppress(OSError, ValueError):
             sizes.append(int(file.read_text()))
     return min(sizes)
+
+
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """This process takes half of the machine's memory at most, or 4 GiB, and then raises ``MemoryError``. Without a
+    limit, the system would end it, or other processes.
+
+    >>> with limited():
+    ...     pass
+    """
+    before, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = max(2**32, (memory_of("cpu") or 0) // 2)
+    most = min([wanted, *(one for one in (before, hard) if one != resource.RLIM_INFINITY)])
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, hard))
 
 
 def gigabytes(count: float) -> str:

@@ -6,7 +6,6 @@ on the config and the previous weights, and a run resumed from a checkpoint equa
 
 import contextlib
 import fnmatch
-import logging
 import math
 import os
 import time
@@ -23,11 +22,12 @@ from torch.nn.functional import cross_entropy
 from sparsity_lab.generators import Stream
 from sparsity_lab.models import ModelOutput
 from sparsity_lab.settings import SettingError
+from sparsity_lab.settings.log import plain_logger
 from sparsity_lab.training.checkpoint import load_checkpoint, save_checkpoint
 from sparsity_lab.training.config import RunConfig, Training
 from sparsity_lab.training.files import Check, DamagedFile
 
-_LOG = logging.getLogger(__name__)
+_LOG = plain_logger(__name__)
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 Progress = Callable[[int, int, float, float], None]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from torch import nn
 from sparsity_lab.kernels import Kernel
 from sparsity_lab.models import DecoderModel, merged
 from sparsity_lab.settings import SettingError
+from sparsity_lab.settings.log import plain_logger
 from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.training import store
 from sparsity_lab.training.checkpoint import load_weights, weights_bytes
@@ -191,7 +191,7 @@ class RunVariant:
         return join([element("p", element("b", repr(self))), self.kernel._repr_html_(), self.run._repr_html_()])
 
 
-_LOG = logging.getLogger(__name__)
+_LOG = plain_logger(__name__)
 _UNTRAINED = (Status.MISSING, Status.INTERRUPTED, Status.BROKEN)
 
 
@@ -412,8 +412,8 @@ def _say_if_moved(config: RunConfig, before: list[str], what: str) -> None:
 
 
 def _evaluated_tokens(config: RunConfig) -> int:
-    sizes = [task.sequence_length(n) for task in config.conditions.values() for n in config.evaluation.lengths]
-    return config.evaluation.sequences * sum(sizes)
+    conditions = config.conditions
+    return config.evaluation.sequences * sum(conditions[name].sequence_length(n) for name, n in config.grid)
 
 
 def _recorded_divergence(folder: RunFolder) -> Diverged:

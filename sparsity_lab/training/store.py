@@ -117,7 +117,7 @@ def prepare_folder(out: Path) -> None:
 def most_rows(config: RunConfig, name: str) -> int:
     """The most rows that a frame of a run can have."""
     if name == evaluation_file(config):
-        return len(config.conditions) * len(config.evaluation.lengths)
+        return len(config.grid)
     # The first step and the last one have one too; and of the clocks, the evaluation.
     return config.training.steps // config.training.log_every + 3
 

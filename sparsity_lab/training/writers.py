@@ -85,8 +85,8 @@ def _started(process: int) -> int | None:
     except PermissionError:
         pass
     try:
-        # The name before the last bracket may hold anything.
-        state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        # The name before the last bracket may hold anything, and need not be text.
+        state, *fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return 0
-    return None if state in ("Z", "X") else int(fields[18])
+    return None if state in (b"Z", b"X") else int(fields[18])

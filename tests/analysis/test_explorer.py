@@ -17,11 +17,11 @@ from training.small_runs import small_run
 
 from sparsity_lab.analysis import Explorer, attention_map, explore, extrapolation_curve, write_report
 from sparsity_lab.analysis.report import explorer
-from sparsity_lab.generators import Planted, Recent, Uniform
+from sparsity_lab.generators import Batch, Planted, Recent, Stream, Uniform
 from sparsity_lab.kernels import LSSAR, Softmax
 from sparsity_lab.settings import SettingError
 from sparsity_lab.sweeps import Results, Serial, Sweep, grid, run_sweep
-from sparsity_lab.training import Run
+from sparsity_lab.training import Run, UniformLength
 
 LOCALITIES = (Uniform(), Recent(width=8))
 
@@ -77,7 +77,7 @@ def test_the_page_holds_the_values_of_every_run(synthetic: SyntheticResults) -> 
     assert [run["learned"] for arm in data["arms"] for run in arm["runs"]] == [True] * 10 + [False]
     assert found.maps == ()
     assert found.left_out == (
-        "Runs without an attention map: no weights, not a Decoder, or a task that reads files: 11.",
+        "Runs without an attention map: no weights, not a Decoder, or sequences too long or from files: 11.",
     )
 
 
@@ -106,9 +106,35 @@ def test_runs_without_readable_weights_are_counted(results: Results, tmp_path: P
     (tmp_path / few.runs[0].id / "model.safetensors").write_bytes(b"no weights")
     found = explore(few)
     assert set(found.maps) == {run.id for run in few.runs[1:]}
-    words = "Runs without an attention map: no weights, not a Decoder, or a task that reads files: 1."
+    words = "Runs without an attention map: no weights, not a Decoder, or sequences too long or from files: 1."
     assert words in found.left_out
     assert words.replace("'", "&#39;") in found.page()
+
+
+def test_sequences_that_are_too_long_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store can name any length. Of these two, one is trained on lengths of which the shortest can be shown."""
+    training = [
+        small_run().training.replace(curriculum=UniformLength(low=low, high=4500), batch_size=1, steps=0)
+        for low in (8, 4400)
+    ]
+    evaluation = small_run().evaluation.replace(lengths=(8, 4500), sequences=2)
+    runs = tuple(small_run(training=one, evaluation=evaluation) for one in training)
+    results = run_sweep(Sweep(name="long", runs=runs), tmp_path, Serial())
+    sampled, sample = [], Planted.sample
+
+    def counted(self: Planted, stream: Stream, start: int, count: int, length: int) -> Batch:
+        sampled.append(length)
+        return sample(self, stream, start, count, length)
+
+    monkeypatch.setattr(Planted, "sample", counted)
+    found = explore(results)
+    write_report(results, tmp_path / "report.html")
+    assert set(sampled) == {8}
+    assert found.maps == (runs[0].id,)
+    assert [words for words in found.left_out if "too long" in words] == [
+        "Tasks whose sample sequences do not fit, or are too long or from files: 1.",
+        "Runs without an attention map: no weights, not a Decoder, or sequences too long or from files: 1.",
+    ]
 
 
 @pytest.mark.parametrize("megabytes", [0.06, 0.08, 0.3])

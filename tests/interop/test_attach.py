@@ -9,6 +9,7 @@ import pytest
 import torch
 from interop.tiny_models import NAMES, build, left_padding, tokens, transformers
 from kernels.conditions import KERNELS
+from safetensors.torch import load_file, save
 from torch import nn
 
 from sparsity_lab.interop import attach, attached_kernels, detach, load_attached
@@ -221,6 +222,20 @@ def test_learned_parameters_are_saved_and_loaded_with_the_model(name: str, tmp_p
     assert torch.equal(again(ids).logits, logits)
     plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(plain(ids).logits, detach(model)(ids).logits)
+
+
+@pytest.mark.parametrize("damage", ["cut", "nothing", "another shape"])
+def test_damaged_weights_of_a_saved_model_are_one_line(damage: str, tmp_path: Path) -> None:
+    attach(build("Llama"), SSMax()).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    learned = {name: tensor[:0] for name, tensor in tensors.items() if "attached_kernel" in name}
+    content = file.read_bytes()
+    other = save(tensors | learned, {"format": "pt"})
+    file.write_bytes({"cut": content[:-9], "nothing": b"", "another shape": other}[damage])
+    with pytest.raises(SettingError, match="folder: ") as error:
+        load_attached(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_learned_parameters_follow_the_seed() -> None:

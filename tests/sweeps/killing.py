@@ -32,7 +32,7 @@ from sparsity_lab.training import RunConfig, folder, status, store, train
 from sparsity_lab.training import lease as leases
 from sparsity_lab.training.frames import parse_frame
 
-CLOCKS = ("environment.json", "timing.parquet", "timing.sha256")
+CLOCKS = ("environment.json", "timing.parquet", "timing.sha256", "verified.json")
 LONGEST_WAIT = 500
 """Seconds, for what takes twenty on an idle machine."""
 
@@ -337,7 +337,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def everything(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.name != "verified.json"}
 
 
 def forked(run: Callable[[], None]) -> int:

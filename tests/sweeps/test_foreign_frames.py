@@ -6,6 +6,7 @@ import os
 import random
 import resource
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -122,6 +123,28 @@ def test_files_that_claim_gigabytes_are_not_read(sweep: Sweep, tmp_path: Path, n
     assert run_sweep(sweep, out, Serial()).failures == ()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
     assert overview(Results(out, sweep)).complete
+
+
+@pytest.mark.parametrize("command", [["report"], ["report", "--untrusted"], ["sweep", "--status"]])
+def test_a_folder_of_another_user_may_not_fill_the_memory(
+    sweep: Sweep, tmp_path: Path, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Each file is small, but there can be many. What is read takes more than is allowed."""
+    limits = []
+
+    def fill(results: Results) -> None:
+        limits.append(resource.getrlimit(resource.RLIMIT_DATA)[0])
+        bytearray(2**40)
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    monkeypatch.setattr(Results, "labels", fill)
+    monkeypatch.setattr(Results, "failures", property(fill))
+    if "--untrusted" not in command:
+        monkeypatch.setattr(os, "geteuid", lambda: (tmp_path / "out").stat().st_uid + 1)
+    assert cli.run([*command, str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith("sparsity-lab: out of memory")
+    assert 2**32 <= limits[0] < 2**40
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 def test_whatever_a_file_holds_the_reader_goes_on() -> None:

@@ -18,6 +18,7 @@ import sparsity_lab
 from sparsity_lab import cli
 from sparsity_lab.generators import Planted
 from sparsity_lab.settings import SettingError, canonical_json
+from sparsity_lab.settings.log import plain_logger
 from sparsity_lab.sweeps import Results, Serial, Sweep, grid, overview, run_sweep
 from sparsity_lab.training import Evaluation, Run, Status, status, store, train
 from sparsity_lab.training.folder import RunFolder
@@ -239,6 +240,37 @@ def test_names_steer_neither_a_terminal_nor_a_page(tmp_path: Path, capsys: pytes
     assert "\\x1b[2J" in written
     for figure in (repr(sweep.runs[0]), sweep.runs[0]._repr_html_(), Results(out)._repr_html_()):
         assert not set(figure) & set(EVIL) - set("a[2J]0;title31mbcde")
+
+
+def test_lines_of_the_log_steer_no_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    """Every module of the package gets its logger in one way, which writes out what steers."""
+    own = [name for name, tree in sources() if "getLogger" in ast.unparse(tree)]
+    assert own == ["settings/log.py"]
+    users = [name for name, tree in sources() if "plain_logger(__name__)" in ast.unparse(tree)]
+    assert set(users) == {"sweeps/results.py", "training/optimize.py", "training/run.py"}
+    for name in users:
+        log = plain_logger(f"sparsity_lab.{name.removesuffix('.py').replace('/', '.')}")
+        for _ in range(2):
+            log.warning("%s of %d", EVIL, 3)
+            log.warning(EVIL + "%")
+        assert len(log.filters) == 1
+    assert len(caplog.messages) == 4 * len(users)
+    assert all(line.isprintable() and line.startswith("a\\x1b[2J") for line in caplog.messages)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, 1e300])
+def test_clocks_that_show_no_time_are_lost(
+    tmp_path: Path, seconds: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(small_run(), tmp_path)
+    clocks = run.timing.with_columns(seconds=pl.lit(seconds))
+    (run.folder / "timing.parquet").write_bytes(parquet(clocks))
+    (run.folder / "timing.sha256").write_text(store.digest(parquet(clocks)))
+    (run.folder / "lease").mkdir()
+    assert Results(tmp_path).timing(run.config).is_empty()
+    assert cli.run(["sweep", "--status", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("1 runs: 1 finished")
+    assert "NaN" not in "".join(file.read_text() for file in tmp_path.glob("verified.json"))
 
 
 @pytest.mark.parametrize("step", [-1, 2**63])

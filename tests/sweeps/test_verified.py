@@ -11,8 +11,8 @@ from sweeps.curricula import Crashing
 from training.small_runs import small_run
 from training.test_train import cut, flip
 
-from sparsity_lab.sweeps import Overview, Results, Serial, Sweep, grid, overview, run_sweep, verified
-from sparsity_lab.training import Evaluation, store
+from sparsity_lab.sweeps import Overview, Results, Serial, Sweep, SweepEvent, grid, overview, run_sweep, verified
+from sparsity_lab.training import Evaluation, RunConfig, store
 
 PARENT = small_run(data_seed=9)
 CRASHING = small_run(training=small_run().training.replace(curriculum=Crashing(length=8)))
@@ -64,6 +64,27 @@ def test_a_run_is_read_once_until_a_file_of_it_changes(out: Path, looks: list[st
     assert looks == [CRASHING.id]
 
 
+def test_what_a_sweep_has_seen_is_not_read_again(tmp_path: Path, looks: list[str]) -> None:
+    """As it finishes, and as a parent or a run of its own; in the middle of it as well."""
+    known = []
+
+    def progress(event: SweepEvent) -> None:
+        looks.clear()
+        seen(tmp_path)
+        known.append(5 - len(looks))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verified, "_SECONDS_BETWEEN", -1.0)
+        run_sweep(SWEEP, tmp_path, Serial(), progress)
+    assert known == [1, 2, 3, 3, 4]
+    looks.clear()
+    child = Sweep(name="child", runs=[small_run(parent=SWEEP.runs[0], data_seed=4)])
+    for sweep, read in ((SWEEP, 1), (Sweep(name="one", runs=SWEEP.runs[:1]), 0), (child, 2), (SWEEP, 1)):
+        overview(Results(tmp_path, sweep))
+        assert len(looks) == read
+        looks.clear()
+
+
 FILES = ("finished.json", "config.json", "metrics.parquet", "model.safetensors", "EVALUATION")
 
 
@@ -101,8 +122,8 @@ HOSTILE = {
     "nested": b"[" * 100_000,
     "a list": b"[1, 2]",
     "another record": b'{"a": 1}',
-    "a number that is none": b'{"a": ["", "", NaN]}',
-    "less than nothing": b'{"a": ["", "", -1.0]}',
+    "a number that is none": b'{"a": ["", NaN]}',
+    "less than nothing": b'{"a": ["", -1.0]}',
     "a pickle": b"\x80\x04N.",
 }
 
@@ -124,13 +145,35 @@ def test_a_forged_cache_says_nothing_of_a_damaged_run(out: Path, tmp_path: Path)
     shutil.copytree(out, copy)
     run = SWEEP.runs[0]
     flip(copy / run.id / "model.safetensors")
-    record[CRASHING.id] = record[run.id]
+    record[place_of(CRASHING)] = record[place_of(run)]
     for place in (copy, out):
         (place / "verified.json").write_text(json.dumps(record))
     assert seen(out) == before
     assert seen(copy).counts["finished"] == 3
-    (copy / "verified.json").write_text(json.dumps({name: ["", "", 0.0] for name in record}))
+    (copy / "verified.json").write_text(json.dumps({name: ["", 0.0] for name in record}))
     assert seen(copy).counts["finished"] == 3
+
+
+def place_of(run: RunConfig) -> str:
+    return f"{run.id}/{run.evaluation_id}"
+
+
+@pytest.mark.parametrize("how", ["another user's", "writable by others"])
+def test_the_cache_of_others_says_nothing(out: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """They can work out the hash of a damaged run, and put it there."""
+    seen(out)
+    file, run = out / "verified.json", SWEEP.runs[0]
+    flip(out / run.id / "model.safetensors")
+    look = verified.Verified(out).look(run)
+    record = json.loads(file.read_bytes()) | {look.place: [look.found, 1.0]}
+    for forged in (True, False):
+        file.write_text(json.dumps(record))
+        with monkeypatch.context() as patch:
+            if forged and how == "another user's":
+                patch.setattr(os, "geteuid", lambda: out.stat().st_uid + 1)
+            file.chmod(0o666 if forged and how != "another user's" else 0o600)
+            found = overview(Results(out, SWEEP, trusted=True))
+        assert found.counts["finished"] == (3 if forged else 4)
 
 
 def test_a_cache_of_gigabytes_or_a_link_is_not_read(out: Path, tmp_path: Path, looks: list[str]) -> None:
@@ -156,7 +199,8 @@ def test_of_two_that_write_at_once_one_is_kept_whole(out: Path) -> None:
     with ThreadPoolExecutor(2) as both:
         found = list(both.map(seen, [out] * 6))
     assert found == [found[0]] * 6
-    assert set(json.loads((out / "verified.json").read_bytes())) == {PARENT.id, *(run.id for run in SWEEP.runs[:3])}
+    kept = json.loads((out / "verified.json").read_bytes())
+    assert set(kept) == {f"{PARENT.id}/", *(place_of(run) for run in SWEEP.runs[:3])}
     assert not list(out.glob(".*.tmp"))
 
 
@@ -168,7 +212,7 @@ def test_a_folder_that_cannot_be_written_or_is_not_ones_own_has_none(
     assert overview(Results(out, SWEEP, trusted=False)) == before
     assert len(looks) == 5
     (out / "verified.json").unlink()
-    monkeypatch.setattr(verified, "write_file", lambda *_: (_ for _ in ()).throw(PermissionError()))
+    monkeypatch.setattr(verified, "write_file", lambda *_, **__: (_ for _ in ()).throw(PermissionError()))
     assert seen(out) == before
     assert not (out / "verified.json").exists()
 
@@ -179,4 +223,4 @@ def test_what_has_just_changed_is_not_entered(made: Path, tmp_path: Path, looks:
     for _ in range(2):
         assert seen(out).counts == {"finished": 4, "failed": 1}
     assert len(looks) == 10
-    assert not (out / "verified.json").exists()
+    assert (out / "verified.json").read_bytes() == (made / "verified.json").read_bytes()

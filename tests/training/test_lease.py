@@ -422,6 +422,13 @@ def test_failure_is_forgotten_by_who_tries_again(tmp_path: Path) -> None:
     assert not (tmp_path / config.id / "lease").exists()
 
 
+def test_the_name_of_a_process_need_not_be_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Writer.here()
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read(self).replace(b"(", b"(\xff) Z "))
+    assert Writer.numbered(here.process) == here
+
+
 def test_a_live_process_that_may_not_be_looked_at_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Writer.here()
     later = dataclasses.replace(here, started=here.started + 1)
@@ -429,10 +436,10 @@ def test_a_live_process_that_may_not_be_looked_at_is_not_gone(monkeypatch: pytes
     assert later.gone
     assert dataclasses.replace(here, process=2**22 + 1).gone
 
-    def refuse(self: Path) -> str:
+    def refuse(self: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     assert not here.gone
     assert not later.gone
 

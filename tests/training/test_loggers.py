@@ -87,3 +87,16 @@ def test_without_the_package_its_extra_is_named(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(SettingError, match=r'expected the package tensorboard .pip install "sparsity-lab\[tensorb'):
         TensorBoardLogger(tmp_path)
+
+
+DAMAGED = (b"\xff\xfe", b"step\n\0\n", b"step\nx\n", b"a,b\n1,2\n", b'step\n"1', b"step\n1,2\n")
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_file_that_the_logger_did_not_write_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "csv" / small_run().id / "steps.csv"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    with pytest.raises(SettingError, match=r"steps\.csv was not written by this logger"):
+        train(small_run(), tmp_path / "runs", loggers=[CSVLogger(tmp_path / "csv")])
+    assert file.read_bytes() == content

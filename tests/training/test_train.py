@@ -38,7 +38,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for file in folder.rglob("*")
-        if file.is_file() and file.name not in ("environment.json", "timing.parquet", "timing.sha256")
+        if file.is_file()
+        and file.name not in ("environment.json", "timing.parquet", "timing.sha256", "verified.json")
     }
 
 

@@ -22,7 +22,7 @@ from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.panels import telling
 from sparsity_lab.analysis.replicates import SEEDS, seed_columns, without_seeds
 from sparsity_lab.analysis.report.page import document, framed
-from sparsity_lab.analysis.report.samples import sample_sequences
+from sparsity_lab.analysis.report.samples import MOST_TOKENS, sample_length, sample_sequences
 from sparsity_lab.analysis.runs import (
     Frames,
     Measure,
@@ -46,8 +46,6 @@ MENUS = ("task.k", "task.locality", "task.rule", "task.marking", "model.kernel",
 
 _FOR_NUMBERS, _FOR_SAMPLES = 0.5, 0.65
 """Shares of the page up to which numbers and then sample sequences may fill it. Attention takes the rest."""
-_MOST_TOKENS = 4096
-"""Sequences whose attention is shown are no longer than this."""
 _LONGEST_LABEL = 80
 _SEQUENCES = 2
 
@@ -142,12 +140,12 @@ def explore(results: StoredRuns, measure: str | None = None, *, megabytes: float
         raise SettingError("megabytes", "room for at least one run", megabytes)
     samples, size = _samples(kept, size, int(most * _FOR_SAMPLES))
     maps, unread = _maps(results, kept, most - size)
+    tasks = {member.sample for member in kept}
     left_out = {
         f"Runs that do not fit into {megabytes:g} MB": frame.select("run", "condition").n_unique() - len(kept),
-        "Tasks whose sample sequences do not fit, or are read from files": len({member.sample for member in kept})
-        - len(samples),
+        "Tasks whose sample sequences do not fit, or are too long or from files": len(tasks) - len(samples),
         "Runs whose attention maps do not fit": len(kept) - len(maps) - unread,
-        "Runs without an attention map: no weights, not a Decoder, or a task that reads files": unread,
+        "Runs without an attention map: no weights, not a Decoder, or sequences too long or from files": unread,
     }
     numbers = _numbers(kept, by, shown, list(samples), maps)
     runs = [member.config.id for member in kept]
@@ -182,8 +180,8 @@ class _Member(NamedTuple):
     values: tuple[tuple[int, float | None], ...]
 
     @property
-    def sample(self) -> tuple[str, int]:
-        return str(self.task), self.config.training.curriculum.range()[1]
+    def sample(self) -> tuple[str, int | None]:
+        return str(self.task), sample_length(self.config, self.task)
 
 
 def _menus(frame: pl.DataFrame) -> tuple[str, ...]:
@@ -247,9 +245,9 @@ def _first(members: Iterable[_Member], most: int) -> tuple[list[_Member], int]:
     return kept, size
 
 
-def _samples(kept: Sequence[_Member], size: int, most: int) -> tuple[dict[tuple[str, int], Markup], int]:
-    """Sequences of each task at the largest trained length, while they fit."""
-    found: dict[tuple[str, int], Markup] = {}
+def _samples(kept: Sequence[_Member], size: int, most: int) -> tuple[dict[tuple[str, int | None], Markup], int]:
+    """Sequences of each task at its ``sample_length``, while they fit."""
+    found: dict[tuple[str, int | None], Markup] = {}
     for name, length, sequences in sample_sequences(((one.task, one.sample[1]) for one in kept), _SEQUENCES):
         html = join([element("p", element("code", name), f" at length {length}", class_="note"), sequences])
         size += len(html.encode(errors="backslashreplace")) + 60
@@ -276,13 +274,13 @@ def _maps(results: StoredRuns, kept: Sequence[_Member], room: int) -> tuple[dict
 
 
 def _attention(results: StoredRuns, member: _Member) -> dict[str, Any] | None:
-    """The maps of a run at its largest trained length and at one about four times as long; None without weights."""
+    """The maps of a run at a trained length and at one about four times as long; None without weights."""
     config, task = member.config, member.task
-    if task.reads_files or results.state(config, large=True).status != "finished":
+    high = member.sample[1]
+    if high is None or results.state(config, large=True).status != "finished":
         return None
-    high = config.training.curriculum.range()[1]
     lengths = [length for length in config.evaluation.lengths if length > high]
-    longer = nearest_length((one for one in lengths if task.sequence_length(one) <= _MOST_TOKENS), 4 * high)
+    longer = nearest_length((one for one in lengths if task.sequence_length(one) <= MOST_TOKENS), 4 * high)
     try:
         config.check_memory()  # of a store from elsewhere, whose model may be larger than this machine
         model: Any = Run(config, results.folder / config.id).model()
@@ -297,7 +295,7 @@ def _numbers(
     kept: Sequence[_Member],
     by: Sequence[str],
     measure: Measure,
-    samples: Sequence[tuple[str, int]],
+    samples: Sequence[tuple[str, int | None]],
     maps: dict[int, dict[str, Any]],
 ) -> dict[str, Any]:
     """What the page's script reads."""

@@ -20,7 +20,7 @@ from sparsity_lab.analysis.replicates import seed_columns
 from sparsity_lab.analysis.report.comparisons import Comparison, comparisons_of
 from sparsity_lab.analysis.report.explorer import StoredRuns, explore
 from sparsity_lab.analysis.report.page import Section, macros, page
-from sparsity_lab.analysis.report.samples import sample_sequences
+from sparsity_lab.analysis.report.samples import sample_length, sample_sequences
 from sparsity_lab.analysis.runs import NOT_JUDGED, arms_of, evaluation_rows
 from sparsity_lab.analysis.style import Look, Point, figure_svg, looks_of
 from sparsity_lab.generators import Task
@@ -262,11 +262,11 @@ def _evaluation(rows: pl.DataFrame) -> pl.DataFrame:
 def _samples(results: ReportResults) -> Iterator[tuple[str, int, Markup]]:
     """Sequences of each task. A task of a run that failed is left out: it may be the reason, and fail here too."""
     failed = {failure.run.id for failure in results.failures}
-    tasks: dict[str, tuple[Task, int]] = {}
+    tasks: dict[str, tuple[Task, int | None]] = {}
     for config in results.runs:
         if config.id not in failed:
             for task in config.conditions.values():
-                tasks.setdefault(str(task), (task, config.training.curriculum.range()[1]))
+                tasks.setdefault(str(task), (task, sample_length(config, task)))
     return sample_sequences(tasks.values(), _SAMPLES)
 
 
