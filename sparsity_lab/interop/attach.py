@@ -1,5 +1,6 @@
 """``attach``: another attention mechanism in a model of ``transformers``, which keeps its weights."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -138,17 +139,25 @@ def load_attached(folder: str | Path, **options: Any) -> nn.Module:
 
 
 def _load_learned(model: nn.Module, folder: Path) -> None:
-    """Learned parameters of attached kernels, from the files of a saved model."""
-    wanted = {name: value for name, value in model.state_dict().items() if f".{CHILD}." in name}
+    """Learned parameters of attached kernels, from the files of a saved model. Some classes are saved under other
+    names, but with the same numbers of layers in them."""
+    wanted = {_place(name): value for name, value in model.state_dict().items() if f".{CHILD}." in name}
     for file in sorted(folder.glob("*.safetensors")):
         try:
             with safe_open(file, framework="pt") as saved, torch.no_grad():
-                for name in wanted.keys() & set(saved.keys()):
-                    wanted.pop(name).copy_(saved.get_tensor(name))
+                for name in saved.keys():  # noqa: SIM118
+                    if f".{CHILD}." in name and (value := wanted.pop(_place(name), None)) is not None:
+                        value.copy_(saved.get_tensor(name))
         except (SafetensorError, RuntimeError) as error:  # of a tensor of another shape
             raise SettingError("folder", f"{file} is damaged ({error})") from None
     if wanted:
-        raise SettingError("folder", f"a file with {min(wanted)}", str(folder))
+        raise SettingError("folder", f"a file with {CHILD}.{min(wanted)[-1]}", str(folder))
+
+
+def _place(name: str) -> tuple[tuple[str, ...], str]:
+    """The numbers in a parameter's name before that of the kernel, and its own name in the kernel."""
+    layer, _, own = name.partition(f".{CHILD}.")
+    return tuple(re.findall(r"\d+", layer)), own
 
 
 # --- what is refused when it is attached

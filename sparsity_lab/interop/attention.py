@@ -24,7 +24,6 @@ from sparsity_lab.settings import SettingError, Shown
 
 NAME, TRIED = "sparsity_lab", "sparsity_lab_tried"
 CHILD = "attached_kernel"
-_DROPOUTS = ("attention_dropout", "attn_pdrop")
 
 
 class Visible(NamedTuple):
@@ -55,6 +54,7 @@ class AttachedKernel(nn.Module):
         layer: the name of the attention module, such as ``model.layers.0.self_attn``.
         sizes: H, G and D of the layer.
         undecodable: why the kernel cannot decode with a cache; None: it can.
+        records: where the queries and keys of calls go; None: nowhere.
     """
 
     def __init__(self, kernel: Kernel, before: str, layer: str, sizes: tuple[int, int, int], seed: int) -> None:
@@ -66,6 +66,7 @@ class AttachedKernel(nn.Module):
         self.layer = layer
         self.sizes = sizes
         self.params = kernel.build(own_heads, head_dim, named_seed(seed, layer))
+        self.records: list[LayerRecord] | None = None
         self.undecodable: SettingError | None = None
         try:
             kernel.init_state(1, own_heads, head_dim, 1)
@@ -101,7 +102,6 @@ def attention(
     *,
     auxiliary: AuxiliaryOutputs | None = None,
     generator: torch.Generator | None = None,
-    records: list[LayerRecord] | None = None,
     is_causal: bool | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
@@ -119,7 +119,10 @@ def attention(
     if is_causal is False:
         raise SettingError("is_causal", "True, since attached kernels are causal", False)
     if dropout:
-        name = next((name for name in _DROPOUTS if hasattr(module.config, name)), "attention_dropout")
+        names = [
+            name for name, one in vars(module.config).items() if one == dropout and "att" in name and "drop" in name
+        ]
+        (name,) = names[:1] or ["attention_dropout"]
         expected = f"0 in training, since kernels drop no attention weights (load the model with {name}=0.0)"
         raise SettingError(f"model.config.{name}", expected, dropout)
     if isinstance(attention_mask, SettingError):
@@ -134,9 +137,9 @@ def attention(
     own_scale = query.shape[3] ** -0.5
     if scaling is not None and not math.isclose(scaling, own_scale, rel_tol=1e-6):
         query = query * (scaling / own_scale)
-    if records is not None:
+    if attached.records is not None:
         rows: dict[str, Any] = {"q": query, "k": key, "rotated_q": query, "rotated_k": key}
-        records.append(
+        attached.records.append(
             LayerRecord(**rows, kernel=attached.kernel, position=None, params=attached.params, name=attached.layer)
         )
     out = attached.kernel.attend(

@@ -148,8 +148,8 @@ def extend(
         kernel: what attends in training. Inference is dense.
         rank, alpha: of the low-rank maps; without a rank all weights are trained, and ``out`` is a usual checkpoint.
         whole: train embeddings and norms as well as the low-rank maps.
-        steps, batch_size, learning_rate: of AdamW (0 steps interpolate positions alone) with β = (0.9, 0.95),
-            constant after ``warmup`` steps.
+        steps, batch_size, learning_rate: of AdamW with β = (0.9, 0.95), constant after ``warmup`` steps. Without a
+            step positions are interpolated and no more.
         documents: at most so many are measured.
         checkpoint_every: steps.
         seed: of low-rank maps, batches and keys.

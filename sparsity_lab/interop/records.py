@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from sparsity_lab.analysis.dependencies import Predictor
-from sparsity_lab.interop.attach import attach, detach
+from sparsity_lab.interop.attach import attach, attached_kernels, detach
 from sparsity_lab.interop.attention import AttachedKernel
 from sparsity_lab.interop.extra import pretrained
 from sparsity_lab.kernels import Softmax
@@ -52,10 +52,14 @@ def record(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None = Non
         given = {"attention_mask": seen.to(torch.int64), "position_ids": (seen.cumsum(1) - 1).clamp_min(0)}
         given = {name: one for name, one in given.items() if name in signature(pretrained(model).forward).parameters}
     with _at_inference(model), torch.no_grad():
-        model(tokens, use_cache=False, records=found, **given)
-    if not found:
-        expected = "a model class that passes unknown arguments on to its attention"
-        raise SettingError("model", expected, Shown(type(model).__name__))
+        attached = attached_kernels(model)
+        for one in attached:
+            one.records = found
+        try:
+            model(tokens, use_cache=False, **given)
+        finally:
+            for one in attached:
+                one.records = None
     return found if seen is None else [_without_gaps(one, seen.to(one.q.device)) for one in found]
 
 

@@ -1,14 +1,15 @@
 """Every class of causal language models in ``transformers``: ``attach`` serves it, or refuses it in one line."""
 
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from interop.tiny_models import transformers
+from interop.tiny_models import left_padding, transformers
 
-from sparsity_lab.interop import attach, detach
-from sparsity_lab.kernels import LSSAR
+from sparsity_lab.interop import attach, attached_kernels, detach, load_attached, record
+from sparsity_lab.kernels import LSSAR, SSMax
 from sparsity_lab.settings import SettingError
 
 NAMES = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -117,6 +118,27 @@ REFUSED = {
 def test_sizes_are_those_that_the_model_attends_with(model_type: str) -> None:
     """Whatever the class calls the head size, and where keys are wider than values."""
     assert outcome(built(model_type)) == ""
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neox", "deepseek_v3", "exaone", "gemma3", "stablelm"])
+def test_served_classes_are_served_in_all(model_type: str, tmp_path: Path) -> None:
+    """With a cache and with padding; saved and loaded, also where files have other names; recorded, also where
+    unknown arguments are not passed on."""
+    model, ids = attach(built(model_type), SSMax()), torch.arange(32).view(2, 16) % 29
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "attached_kernel" in name:
+                parameter.add_(torch.rand(parameter.shape, generator=torch.Generator().manual_seed(1)))
+        whole = model(input_ids=ids).logits
+        first = model(input_ids=ids[:, :10], use_cache=True)
+        second = model(input_ids=ids[:, 10:], cache=first.cache)
+        torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), whole, rtol=1e-4, atol=1e-5)
+        padded = model(input_ids=ids, **left_padding(16, 5)).logits[0, 5:]
+        torch.testing.assert_close(padded, model(input_ids=ids[:1, 5:]).logits[0], rtol=1e-4, atol=1e-5)
+        model.save_pretrained(tmp_path)
+        assert torch.equal(load_attached(tmp_path)(input_ids=ids).logits, whole)
+    layers = record(model, ids)
+    assert [one.name for one in layers] == [one.layer for one in attached_kernels(model)]
 
 
 @pytest.mark.parametrize("model_type", REFUSED)
