@@ -10,6 +10,7 @@ Shapes: B batch, R query rows, K keys, H query heads, G heads of keys and values
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -88,7 +89,7 @@ def register() -> None:
         raise SettingError("transformers", "version 5.24 or a compatible one", transformers.__version__)
     transformers.AttentionInterface.register(NAME, attention)
     for name in (NAME, TRIED):
-        transformers.AttentionMaskInterface.register(name, _visible)
+        transformers.AttentionMaskInterface.register(name, partial(_visible, masking.causal_mask_function))
 
 
 def attention(
@@ -158,6 +159,7 @@ def attention(
 
 
 def _visible(
+    causal_mask_function: Callable[..., Tensor],
     *,
     batch_size: int,
     q_length: int,
@@ -176,16 +178,17 @@ def _visible(
     if isinstance(q_offset, Tensor) or q_offset + q_length != kv_length + kv_offset:
         raise SettingError("cache", "caches of fixed size are not supported; use cache_implementation='dynamic'")
     documents = None
-    if kv_offset or mask_function is not required("transformers.masking_utils").causal_mask_function:
+    compiling = torch.compiler.is_compiling()
+    if kv_offset or mask_function is not causal_mask_function:
         found = None if use_vmap or kv_offset else _documents(mask_function, batch_size, q_offset, q_length, device)
         if found is None:
             return _other_mask(config)
-        documents = found if found.any() else None
+        documents = None if compiling or not found.any() else found
     if attention_mask is None:
         return Visible(q_offset, document_ids=documents)
     mask = nn.functional.pad(attention_mask, (0, max(0, kv_length - attention_mask.shape[1])))[:, :kv_length]
     # To look is to wait for the device; without padding kernels are faster. Compilers cannot look.
-    if not torch.compiler.is_compiling() and bool(mask.all()):
+    if not compiling and bool(mask.all()):
         return Visible(q_offset, document_ids=documents)
     return Visible(q_offset, mask, documents)
 
@@ -201,8 +204,12 @@ def _documents(
     ids = torch.zeros(batch_size, len(keys), dtype=torch.int64, device=device)
     if not start:
         ids[:, 1:] = (~seen.diagonal(-1, 1, 2)).cumsum(1)
-    documents = (ids[:, start:, None] == ids[:, None, :]) & (keys <= rows[:, None])
-    return ids if torch.equal(seen, documents) else None
+    causal = keys <= rows[:, None]
+    if torch.compiler.is_compiling():
+        # A compiler cannot look, and every mask without padding comes here.
+        torch._assert_async((seen == causal).all(), "attention_mask: only padding is served under torch.compile")
+        return ids
+    return ids if torch.equal(seen, (ids[:, start:, None] == ids[:, None, :]) & causal) else None
 
 
 def _other_mask(config: Any) -> SettingError:
