@@ -22,7 +22,7 @@ import os
 
 import polars as pl
 
-from sparsity_lab.analysis import drop, extrapolation_curve
+from sparsity_lab.analysis import drop, explore, extrapolation_curve
 from sparsity_lab.studies import demo, verdict_frame
 from sparsity_lab.studies.demo import CONDITIONS, MARKED
 from sparsity_lab.sweeps import Processes, Serial, run_sweep, sweep_progress
@@ -79,6 +79,16 @@ extrapolation_curve(placed, by="arm")
 
 # %%
 drop(placed, by="arm", factor=4)
+
+# %% [markdown]
+# ## All of it by menus
+#
+# `explore` makes one page of all runs. Menus choose k, place, seed and length; curves, a heat map, attention maps and
+# sample sequences follow. It has at most 3 MB. This one is smaller, so it lacks some attention maps, and its end says
+# which. A notebook that is not trusted shows the figure alone.
+
+# %%
+explore(results, megabytes=0.4)
 
 # %% [markdown]
 # All data are in one polars frame, with every setting as a column:

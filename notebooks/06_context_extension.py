@@ -21,6 +21,7 @@
 # %%
 import os
 
+from sparsity_lab.analysis import extrapolation_curve
 from sparsity_lab.generators import TextBytes
 from sparsity_lab.kernels import ShiftedSparse
 from sparsity_lab.models import Decoder, lora_embed_norm
@@ -65,14 +66,13 @@ results = run_sweep(sweep, "runs/06", ENGINE, progress=sweep_progress())
 results
 
 # %% [markdown]
-# Loss by length, in nats per byte. The parent is the arm without a kernel or an adapter, at its own length.
-# Beyond that length the rotations are new to it.
+# Loss by length, in nats per byte. The parent was trained on short windows. Beyond them the rotations are new to it.
 
 # %%
 names = {run.id: name for name, run in {"parent": parent, **children}.items()}
 rows = results.frame("evaluation")
-table = rows.select("run", "length", "loss").with_columns(rows["run"].replace_strict(names).alias("run"))
-table.pivot("run", index="length", values="loss")
+rows = rows.with_columns(rows["run"].replace_strict(names).alias("arm"))
+extrapolation_curve(rows, by="arm", measure="loss")
 
 # %% [markdown]
 # ## How far a shift lets a model see
@@ -98,8 +98,7 @@ for ratio in (0.125, 0.25, 0.5):
     print(f"groups of {ratio} T: {ratio - ratio**2 / 4:.3f} of the pairs of dense attention")
 
 # %% [markdown]
-# One seed and a few steps show the method. They are not a result. The study of context extension
-# (`sparsity-lab sweep context_extension`, with its page among the results) has seeds, learning rates for every
-# arm and rules that were fixed before its runs. At its scale, not everything known from larger models was
-# confirmed. Shifted sparse fine-tuning was slightly worse than dense. Training embeddings and norms with the
-# adapters closed part of the gap to full fine-tuning. Short contexts and the passkey got worse.
+# One seed and a few steps show the method. They are not a result. The study `experiments/context_extension` has
+# seeds, a learning rate for each method, and rules that are fixed before its runs. This command runs it:
+#
+#     sparsity-lab decide experiments/context_extension --budget 420

@@ -10,7 +10,9 @@ from analysis.test_report import position, token
 from browser import Opened
 
 from sparsity_lab.analysis import write_report
+from sparsity_lab.analysis.report.page import Section
 from sparsity_lab.generators import Anchored, Recent
+from sparsity_lab.settings.markup import table
 
 ACTS = """() => {
 const table = Array.from(document.querySelectorAll("#evaluation table"))[0];
@@ -58,7 +60,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runs += [(token(2, seed), [1, 1, 0.8, 0.4 + 0.1 * seed]) for seed in (0, 1)]
     runs += [(position(Recent(width=8), seed), [1, 1, 0.9, 0.8]) for seed in (0, 1)]
     runs += [(position(Anchored(width=8), seed), [1, 1, 0.2, -0.05]) for seed in (0, 1)]
-    return write_report(results_of(runs), tmp_path_factory.mktemp("report") / "report.html")
+    claim = (
+        "Coupled IDs predict better than RoPE where three places decide. " * 3,
+        "held",
+        "1.0 of the seeds",
+        7,
+        109.0,
+    )
+    decided = Section("decided", "Decided", table(["claim", "verdict", "estimate", "seeds", "e-value"], [claim]))
+    return write_report(results_of(runs), tmp_path_factory.mktemp("report") / "report.html", first=decided)
 
 
 @pytest.mark.parametrize("width", [400, 1600])
@@ -96,7 +106,8 @@ def test_a_broken_script_would_be_seen(browser: Any, page: Path, tmp_path: Path)
 def test_nothing_is_cut_off_and_screen_readers_find_names(browser: Any, page: Path, width: int, dark: bool) -> None:
     opened = Opened(browser, page, width, dark=dark)
     opened.check()
-    cut = "Array.from(document.querySelectorAll('#summary .scroll'), (one) => one.scrollWidth - one.clientWidth)"
+    tables = "document.querySelectorAll('#decided .scroll, #summary .scroll')"
+    cut = f"Array.from({tables}, (one) => one.scrollWidth - one.clientWidth)"
     assert width < 1000 or max(opened.page.evaluate(cut)) <= 0, "the last column of a table"
     mark = opened.page.evaluate("getComputedStyle(document.querySelector('th[tabindex]'), '::after').content")
     assert "↕" in mark, "a heading that sorts looks like one"

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,11 @@ def test_smoke_size_runs(name: str, tmp_path: Path) -> None:
     assert results.failures == ()
     assert results.frame("evaluation")["run"].n_unique() == len(sweep.runs)
     page = write_result(study, Results(tmp_path / "runs", sweep), "smoke", tmp_path / name)
-    assert page.read_text(encoding="utf-8").startswith(f"# {study.title}\n")
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith(f"# {study.title}\n")
+    assert study.finding is not None, "the title of the figure"
+    (words,) = re.findall(r"^!\[(.*)\]\(result\.svg\)$", text, re.MULTILINE)
+    assert len(words.split()) > 4
 
 
 @pytest.mark.parametrize("name", STUDIES)

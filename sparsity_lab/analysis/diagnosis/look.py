@@ -176,7 +176,8 @@ class DataLook(Measurement):
         if not most:
             return "Nothing could gain from other tokens"
         (one,) = most
-        return f"Most could gain {one['gain']:.2f} nats a token: {_WORDS[one['source']]} ({one['distance']})"
+        words = _WORDS[one["source"]].replace("this distance", f"distance {one['distance']}")
+        return f"{words[:1].upper()}{words[1:]} could gain most: {one['gain']:.2f} nats a token"
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw gains against distance; returns the axes."""
@@ -187,7 +188,7 @@ class DataLook(Measurement):
                 part = frame.filter(source=source).sort("distance")
                 band: dict[str, Any] = {"low": part["low"], "high": part["high"]}
                 draw_curve(ax, part["distance"], part["gain"], style_of(index), words, markersize=3, **band)
-            farthest: int = frame["distance"].max()  # type: ignore[assignment]
+            farthest = max(frame["distance"].to_list(), default=1)
             length_axis(ax, [2**i for i in range(farthest.bit_length())], None, "distance (tokens, log scale)")
             ax.set_ylabel("could gain (nats a token)")
             name_lines(ax, 14)

@@ -77,7 +77,7 @@ function addMap(view, own, isSource, choose) {
 
   function writeNames(pen, w, h, role) {
     const ink = getComputedStyle(canvas).color;
-    const color = (place) => (role(place) === GRAY ? ink : role(place));
+    const color = (place) => ([GRAY, roles.special].includes(role(place)) ? ink : role(place));
     pen.textBaseline = "middle";
     pen.textAlign = "right";
     for (const index of namedAlong(view, view.rows, h)) {

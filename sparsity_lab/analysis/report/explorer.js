@@ -251,7 +251,7 @@ function attention() {
   const run = runs.find((one) => one.map && one.learned) ?? runs.find((one) => one.map);
   for (const id of ["scale", "maps"]) box(id).replaceChildren();
   box("whose").textContent = run
-    ? `Run ${run.id}, ${seeds[run.seed]}${run.learned === false ? ", which did not learn" : ""}. Point at a cell, or move with Tab and the arrow keys.`
+    ? `Run ${run.id}, ${seeds[run.seed]}${run.learned === false ? ", which did not learn" : ""}. Point at a cell, or move with Tab and the arrow keys. A click or Enter enlarges a small map.`
     : "This page has no attention map of these runs; see the end of the page.";
   if (run) showMaps({ ...looks, ...run.map }, box("scale"), box("maps"), "h3");
   const sample = runs.find((one) => "sample" in one)?.sample;

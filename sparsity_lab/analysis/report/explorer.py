@@ -107,11 +107,15 @@ class Explorer:
 
     def _repr_html_(self) -> str:
         rows, first = self._frame, arms_of(self._frame, self.by)[0]
+        fixed = []
         for name in self.by[1:]:
-            rows = next(arm.rows for arm in arms_of(rows, name) if arm.values[name] == first.values[name])
+            arm = next(arm for arm in arms_of(rows, name) if arm.values[name] == first.values[name])
+            rows = arm.rows
+            fixed.append(element("code", _label(arm.label)))
         curve = extrapolation_curve(rows, by=self.by[0] if self.by else "condition", measure=self.measure.name)
         still = element("div", figure_image(curve.figure(), curve.finding))
-        return join([still, framed("Explorer", self.page(), "explorer.html")])
+        words = [element("p", "One choice of the menus: ", join(fixed, ", "), ".")] if fixed else []
+        return join([*words, still, framed("Explorer", self.page(), "explorer.html")])
 
 
 def explore(results: StoredRuns, measure: str | None = None, *, megabytes: float = 3) -> Explorer:
