@@ -20,11 +20,19 @@
 # %%
 import os
 
-import matplotlib.pyplot as plt
 import torch
+from IPython.display import HTML
 
-from sparsity_lab.analysis import extrapolation_curve, norm_sensitivity
-from sparsity_lab.analysis.style import look, styled
+from sparsity_lab.analysis import (
+    draw_curve,
+    extrapolation_curve,
+    looks_of,
+    name_lines,
+    norm_sensitivity,
+    styled,
+    titled,
+)
+from sparsity_lab.analysis.style import figure_image, new_axes
 from sparsity_lab.generators import Planted
 from sparsity_lab.kernels import Linear, NormAwareLinear, Softmax
 from sparsity_lab.models import Decoder, NoPE
@@ -53,16 +61,19 @@ def entropy(kernel, scale):
 
 
 scales = [0.25, 0.5, 1, 2, 4, 8]
+entropies = {str(kernel): [entropy(kernel, r) for r in scales] for kernel in kernels}
 with styled():
-    figure, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    for index, kernel in enumerate(kernels):
-        style = look(index)
-        entropies = [entropy(kernel, r) for r in scales]
-        ax.plot(scales, entropies, color=style.color, marker=style.marker, label=str(kernel))
+    ax = new_axes(6, 3.2)
+    for name, style in looks_of(list(entropies)).items():
+        draw_curve(ax, scales, entropies[name], style, name)
     ax.set_xscale("log", base=2)
+    ax.set_xticks(scales, [f"{scale:g}" for scale in scales])
     ax.set_xlabel("norm of the queries (log scale)")
     ax.set_ylabel("mean entropy of a row (nats)")
-    ax.legend()
+    name_lines(ax)
+ends = "; ".join(f"{name} {values[0]:.2f} to {values[-1]:.2f}" for name, values in entropies.items())
+finding = f"Entropy while queries grow 32 times: {ends}"
+HTML(figure_image(titled(ax.figure, finding), finding))
 
 # %% [markdown]
 # Softmax gets sharper without limit. Linear attention does not change. The norm-aware form gets sharper up to a

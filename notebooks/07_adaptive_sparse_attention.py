@@ -19,11 +19,12 @@
 # %%
 import os
 
-import matplotlib.pyplot as plt
 import torch
+from IPython.display import HTML
+from matplotlib.figure import Figure
 
-from sparsity_lab.analysis import retained_mass
-from sparsity_lab.analysis.style import styled
+from sparsity_lab.analysis import retained_mass, styled, titled
+from sparsity_lab.analysis.style import figure_image
 from sparsity_lab.generators import Planted, Recent
 from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs, SlidingWindow, Softmax
 from sparsity_lab.models import Decoder, NoPE
@@ -44,15 +45,20 @@ generator = torch.Generator().manual_seed(0)
 q, k, v = torch.randn(3, 1, 1, 96, 16, generator=generator).unbind()
 k[:, :, [20, 21, 50]] += q[:, :, -1:]
 sparse = AdaptiveSparse(block_size=8, n_local=1, k_free=3)
+kept = {}
 with styled():
-    figure, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
-    for ax, kernel in zip(axes, (Softmax(), sparse), strict=True):
+    figure = Figure(figsize=(7.4, 3.8), layout="constrained")
+    for place, kernel in enumerate((Softmax(), sparse)):
         params = kernel.build(1, 16, seed=0)
         weights = kernel.weights(q, k, training=False, params=params)[0, 0].detach()
+        kept[kernel.kind] = int((weights[-1] > 0).sum())
+        ax = figure.add_subplot(1, 2, place + 1)
         ax.imshow(weights / weights.amax(dim=1, keepdim=True), cmap="cividis")
-        ax.set_title(str(kernel), fontsize=9, loc="left")
+        ax.set_title(kernel.kind, fontsize=10)
         ax.set_xlabel("key (position)")
-    axes[0].set_ylabel("query (position)")
+        ax.set_ylabel("query (position)")
+finding = f"Keys that the last row sees: {', '.join(f'{name} {count}' for name, count in kept.items())}"
+HTML(figure_image(titled(figure, finding), finding))
 
 # %% [markdown]
 # ## Without training: the same weights, sparse at inference

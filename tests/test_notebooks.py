@@ -81,6 +81,7 @@ def test_figures_are_images_that_an_untrusted_notebook_shows(source: Path) -> No
     notebook = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
     shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ())]
     assert not any("<svg" in data.get("text/html", "") or "image/svg+xml" in data for data in shown)
+    assert not any("image/png" in data for data in shown), "a figure without words: see `figure_image`"
     for page in (data["text/html"] for data in shown if "<img" in data.get("text/html", "")):
         for image in re.findall(r"<img [^>]*>", page):
             url = re.search(r'src="data:image/svg\+xml;base64,([^"]*)"', image)
