@@ -128,6 +128,8 @@ def load_attached(folder: str | Path, **options: Any) -> nn.Module:
     Raises:
         SettingError: no kernel was attached to what is there.
     """
+    if not isinstance(folder, str | Path) or not Path(folder).is_dir():
+        raise SettingError("folder", "a folder that save_pretrained wrote", str(folder))
     config = loaded("AutoConfig", str(folder), "folder")
     kernels = getattr(config, _CONFIG, None)
     if kernels is None:

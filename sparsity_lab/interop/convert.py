@@ -95,6 +95,8 @@ def to_transformers(decoder: DecoderModel, *, max_position_embeddings: int = 204
     Raises:
         SettingError: a choice of the decoder that Llama does not have.
     """
+    if not isinstance(decoder, DecoderModel):
+        raise SettingError("decoder", "a model that a Decoder built", Shown(type(decoder).__name__))
     checked_whole("max_position_embeddings", max_position_embeddings)
     setting, position = decoder.config, decoder.config.position
     if not isinstance(position, RoPE):

@@ -33,7 +33,7 @@ def windows_of(text: Text, tokenizer: Any, size: int, most: int, vocab_size: int
         got = Shown(f"{len(found)} such document{'s' * (len(found) != 1)}, the longest of {longest} tokens")
         raise SettingError("text", f"at least two documents of {size} tokens, one more than the largest length", got)
     windows = torch.stack(found)
-    _check_known(windows, vocab_size)
+    check_known("text", windows, vocab_size)
     return windows
 
 
@@ -48,18 +48,21 @@ def tokens_of(text: Text, tokenizer: Any, least: int, vocab_size: int) -> Int64[
     row = torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
     if len(row) < least:
         raise SettingError("text", f"at least {least} tokens", len(row))
-    _check_known(row, vocab_size)
+    check_known("text", row, vocab_size)
     return row
 
 
 def _is_single(text: Text) -> bool:
+    if not isinstance(text, str | Sequence | Tensor | np.ndarray) or not getattr(text, "ndim", 1):
+        raise SettingError("text", "documents, texts or rows of tokens", Shown(type(text).__name__))
     return isinstance(text, str) or (len(text) > 0 and not isinstance(text[0], str) and np.ndim(text[0]) == 0)
 
 
-def _check_known(tokens: Int64[Tensor, "*shape"], vocab_size: int) -> None:
+def check_known(name: str, tokens: Int64[Tensor, "*shape"], vocab_size: int) -> None:
+    """Raise ``SettingError`` for tokens that a model does not know."""
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= vocab_size:
-        raise SettingError("text", f"tokens 0 .. {vocab_size - 1} of the model", low if low < 0 else high)
+        raise SettingError(name, f"tokens 0 .. {vocab_size - 1} of the model", low if low < 0 else high)
 
 
 def _tokens(document: Any, tokenizer: Any) -> Int64[Tensor, " n"]:

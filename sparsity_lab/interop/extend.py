@@ -175,7 +175,7 @@ def extend(
     checked_whole("seed", seed, None)
     check_positive("alpha", alpha)
     check_positive("learning_rate", learning_rate)
-    declared, folder = checked_context(config, context), Path(out)
+    declared = checked_context(config, context)
     stream = tokens_of(text, tokenizer, context + 1, config.vocab_size)
     windows = windows_of(held_out, tokenizer, context + 1, documents, config.vocab_size)
     lengths = sorted({max(2, declared // 2), declared, *_between(declared, context), context})
@@ -186,10 +186,10 @@ def extend(
         "config": {name: one for name, one in config.to_dict().items() if name not in _PLACE},
     }  # fmt: skip
     with _as_it_came_after_an_error(model, weights=rank is None):
+        folder = _made(out)
         rows = _measured(BEFORE, model, windows, lengths, seed)
         interpolate_positions(model, context / declared)
         adapted = model if rank is None else _with_low_rank_maps(model, rank, alpha, whole, seed)
-        folder.mkdir(parents=True, exist_ok=True)
         attach(adapted, kernel, seed=seed)
         losses = _train(
             adapted,
@@ -257,6 +257,15 @@ def _as_it_came_after_an_error(model: nn.Module, *, weights: bool) -> Iterator[N
         if hasattr(model, "peft_config"):
             del model.peft_config
         raise
+
+
+def _made(out: Path | str) -> Path:
+    try:
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, TypeError) as error:
+        raise SettingError("out", "a folder that can be written", Shown(f"{out} ({error})")) from None
+    return folder
 
 
 def _between(low: int, high: int) -> Sequence[int]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sparsity_lab.analysis.dependencies import Predictor
 from sparsity_lab.interop.attach import attach, attached_kernels, detach
 from sparsity_lab.interop.attention import AttachedKernel
+from sparsity_lab.interop.documents import check_known
 from sparsity_lab.interop.extra import pretrained
 from sparsity_lab.kernels import Softmax
 from sparsity_lab.models.record import LayerRecord
@@ -43,14 +44,14 @@ def record(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None = Non
     >>> attention_sink(record(model, torch.arange(16)[None])).frame().select("layer", "head").shape
     (8, 2)
     """
-    if tokens.ndim != 2 or tokens.is_floating_point():
-        raise SettingError("tokens", "whole numbers of shape (B, T)", Shown(f"{tokens.dtype} {tuple(tokens.shape)}"))
+    base = pretrained(model)
+    _check_tokens(tokens, base)
     found: list[LayerRecord] = []
     seen = None if attention_mask is None else _checked_mask(attention_mask, tokens)
     given: dict[str, Tensor] = {}
     if seen is not None:
         given = {"attention_mask": seen.to(torch.int64), "position_ids": (seen.cumsum(1) - 1).clamp_min(0)}
-        given = {name: one for name, one in given.items() if name in signature(pretrained(model).forward).parameters}
+        given = {name: one for name, one in given.items() if name in signature(base.forward).parameters}
     with _at_inference(model), torch.no_grad():
         attached = attached_kernels(model)
         for one in attached:
@@ -61,6 +62,13 @@ def record(model: nn.Module, tokens: Tensor, attention_mask: Tensor | None = Non
             for one in attached:
                 one.records = None
     return found if seen is None else [_without_gaps(one, seen.to(one.q.device)) for one in found]
+
+
+def _check_tokens(tokens: object, base: Any) -> None:
+    if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point() or not tokens.numel():
+        got = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise SettingError("tokens", "whole numbers of shape (B, T)", Shown(got))
+    check_known("tokens", tokens, base.get_input_embeddings().weight.shape[0])
 
 
 def _checked_mask(mask: Tensor, tokens: Tensor) -> Bool[Tensor, "B T"]:
@@ -90,8 +98,10 @@ def as_predictor(model: nn.Module) -> Predictor:
     torch.Size([1, 8])
 
     Raises:
-        SettingError: in a call, a model that ``attach`` refuses.
+        SettingError: no model of ``transformers``; in a call, a model that ``attach`` refuses.
     """
+
+    pretrained(model)
 
     def predict(tokens: Int64[Tensor, "N n"], key_mask: Bool[Tensor, "N n"]) -> Float[Tensor, "N V"]:
         device = next(model.parameters()).device

@@ -69,6 +69,9 @@ def swap_report(
     checked_whole("seed", seed, None)
     if any(isinstance(module, AttachedKernel) for module in model.modules()):
         raise SettingError("model", "a kernel is attached; call detach(model) first")
+    for name, several in {"kernels": kernels, "lengths": lengths}.items():
+        if not isinstance(several, list | tuple):
+            raise SettingError(name, "a list", several)
     ordered = _checked_lengths(lengths, base.config)
     arms: dict[str, Kernel | None] = {AS_IT_IS: None, **{str(kernel): kernel for kernel in kernels}}
     if reweighted is not None:

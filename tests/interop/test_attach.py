@@ -401,6 +401,9 @@ def test_what_is_not_attached(tmp_path: Path) -> None:
         SettingError, match=r"model: expected a model with a kernel from attach\(model, kernel\), got Ll"
     ):
         detach(model)
+    for folder in ("nowhere", 5):
+        with pytest.raises(SettingError, match="^folder: expected a folder that save_pretrained wrote, got "):
+            load_attached(folder)  # type: ignore[arg-type]
     model.save_pretrained(tmp_path)
     with pytest.raises(SettingError, match=r"folder: expected a model that was saved with a kernel attached"):
         load_attached(tmp_path)

@@ -177,6 +177,8 @@ def test_decoders_that_are_no_llama() -> None:
     ]:
         with pytest.raises(SettingError, match=words):
             to_transformers(setting.build(0))
+    with pytest.raises(SettingError, match="decoder: expected a model that a Decoder built, got LlamaForCausalLM"):
+        to_transformers(build("Llama"))
     with pytest.raises(SettingError, match="max_position_embeddings: expected a whole number of at least 1, got 0"):
         to_transformers(Decoder(mlp="swiglu").build(0), max_position_embeddings=0)
 

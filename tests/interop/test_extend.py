@@ -184,6 +184,10 @@ def test_numbers_are_checked_before_anything_is_done(name: str, wrong: object, t
     with pytest.raises(SettingError, match=f"^{name}: expected a .*, got {wrong!r}$"):
         extended(model, tmp_path / "no", **{name: wrong})
     assert not (tmp_path / "no").exists()
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below", 5):
+        with pytest.raises(SettingError, match="^out: expected a folder that can be written, got"):
+            extended(model, out)  # type: ignore[arg-type]
     for factor in (0, -1.0, float("inf"), "2"):
         with pytest.raises(SettingError, match="factor: expected a number above 0"):
             interpolate_positions(model, factor)  # type: ignore[arg-type]

@@ -89,6 +89,20 @@ def test_padding_is_left_out(name: str, side: str, kernel: Kernel) -> None:
     assert masses[0]["mass"].is_finite().all()
 
 
+def test_what_is_no_model_or_tokens_is_refused_in_one_line() -> None:
+    model, ids = build("Llama"), tokens(8)
+    for call, words in [
+        (lambda: record(3, ids), "model: expected a model of transformers, got int"),  # type: ignore[arg-type]
+        (lambda: as_predictor(3), "model: expected a model of transformers, got int"),  # type: ignore[arg-type]
+        (lambda: record(model, [[1]]), "tokens: expected whole numbers of shape (B, T), got list"),  # type: ignore[arg-type]
+        (lambda: record(model, ids[:, :0]), "tokens: expected whole numbers of shape (B, T), got torch.int64 (2, 0)"),
+        (lambda: record(model, ids + 64), "tokens: expected tokens 0 .. 63 of the model, got "),
+    ]:
+        with pytest.raises(SettingError) as error:
+            call()
+        assert str(error.value).startswith(words)
+
+
 def test_a_mask_of_another_form_is_refused() -> None:
     model, ids = build("Llama"), tokens(8)
     gap = torch.ones(2, 8)

@@ -184,6 +184,10 @@ def test_what_is_refused(documents: list[list[int]]) -> None:
         (([[0, 1, VOCAB]] * 2, [LSSA()], (2,)), "text: expected tokens 0 .. 63 of the model, got 64"),
         ((["words"], [LSSA()], (2,)), "tokenizer: expected the model's tokenizer, for documents of text, got None"),
         ((documents, ["LSSA"], (8,)), "kernel: expected a kernel"),
+        ((documents, LSSA(), (8,)), r"kernels: expected a list, got LSSA\(\)"),
+        ((documents, [LSSA()], 8), "lengths: expected a list, got 8"),
+        ((None, [LSSA()], (8,)), "text: expected documents, texts or rows of tokens, got NoneType"),
+        ((torch.tensor(3), [LSSA()], (8,)), "text: expected documents, texts or rows of tokens, got Tensor"),
     ]:
         with pytest.raises(SettingError, match=words):
             swap_report(model, *arguments)
