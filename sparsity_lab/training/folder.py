@@ -225,7 +225,7 @@ class RunFolder:
         frame = self._parse(file, content, _SCHEMAS.get(name, EVALUATION_SCHEMA), store.most_rows(self.config, name))
         if name == store.TIMING and not frame["seconds"].is_between(0, _MOST_SECONDS).all():
             raise DamagedFile(file, "has seconds that no clock shows")
-        if name not in _SCHEMAS and frame.select("condition", "length").rows() != self.config.grid:
+        if name not in _SCHEMAS and list(zip(frame["condition"], frame["length"], strict=True)) != self.config.grid:
             raise DamagedFile(file, "has other conditions or lengths than its run")
         return frame
 
