@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 EMBEDDING_STD = 0.02
-"""Standard deviation of all embedding tables. A small table turns sooner at a given learning rate. The first norm makes
-its size irrelevant to the first layer alone: what layers add soon hides it from later ones, see ``Decoder``."""
+"""Standard deviation of all embedding tables. A small table turns sooner at a given learning rate. The first norm
+makes its size irrelevant to the first layer alone: what layers add soon hides it from later ones, see ``Decoder``."""
 
 
 @runtime_checkable
