@@ -7,6 +7,7 @@ from sparsity_lab.benchmarks.swap import swap
 pytest.importorskip("transformers")
 
 
+@pytest.mark.slow
 def test_every_arm_and_the_whole_time_are_there() -> None:
     rows = swap(lengths=[8, 16]).rows(named=True)
     assert [row["case"] for row in rows] == ["as it is", "LSSA()", "LSSAR()", "LogNSoftmax()", "re-weighted"]

@@ -120,7 +120,14 @@ def test_sizes_are_those_that_the_model_attends_with(model_type: str) -> None:
     assert outcome(built(model_type)) == ""
 
 
-@pytest.mark.parametrize("model_type", ["gpt_neox", "deepseek_v3", "exaone", "gemma3", "stablelm"])
+@pytest.mark.parametrize(
+    "model_type",
+    [
+        "deepseek_v3",
+        "exaone",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt_neox", "gemma3", "stablelm")),
+    ],
+)
 def test_served_classes_are_served_in_all(model_type: str, tmp_path: Path) -> None:
     """With a cache and with padding; saved and loaded, also where files have other names; recorded, also where
     unknown arguments are not passed on."""

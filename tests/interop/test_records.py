@@ -58,7 +58,7 @@ def test_measures_are_those_of_an_equal_decoder(measure: str, kernel: Kernel) ->
     assert_frame_equal(theirs.select(kept), ours.select(kept), abs_tol=1e-3, rel_tol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["Llama", "GPT2"])
+@pytest.mark.parametrize("name", ["Llama", pytest.param("GPT2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("side", ["left", "right", "both"])
 @pytest.mark.parametrize(
     "kernel", [Softmax(), LSSAR(p=3), AdaptiveSparse(block_size=4, n_local=1, k_free=1)], ids=str
