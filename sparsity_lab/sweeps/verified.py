@@ -76,7 +76,8 @@ class Verified:
         """At a run's folder and files, before they are read. Folders change with every file that is added, replaced
         or removed in them."""
         folder = self._folder / run.id
-        names = _PLACES if any_evaluation else (*_PLACES, store.evaluation_file(run))
+        own = store.evaluation_file(run)
+        names = _PLACES if any_evaluation and not os.path.lexists(folder / own) else (*_PLACES, own)
         place = f"{run.id}/{'' if any_evaluation else run.evaluation_id}"
         try:
             states = [os.lstat(folder), *(os.lstat(f"{folder}/{name}") for name in names)]
