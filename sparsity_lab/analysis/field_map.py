@@ -52,8 +52,8 @@ class FieldMap(Measurement):
         grown = ends.filter(pl.col("positions") >= 4)
         sparse, local = (grown.filter(pl.col(name) < 2).height for name in ("sources", "distance"))
         return (
-            f"Of {grown.height} tasks whose sequences grow at least fourfold, {sparse} stay sparse (the number of "
-            f"needed tokens does not double) and {local} stay local (nor does their distance)"
+            f"Of {grown.height} tasks whose sequences grow at least fourfold, {sparse} need less than twice as many "
+            f"tokens; for {local} the farthest is less than twice as far"
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -76,7 +76,7 @@ class FieldMap(Measurement):
             ax.set_xlabel("tokens (log scale); larger dots are longer sequences")
             ax.grid(axis="y", color=GRAY, alpha=0.25, linewidth=0.6)
             lines = [ax.plot([], [], color=color, marker=mark, label=words)[0] for _, color, mark, words in _DIALS]
-            ax.legend(handles=lines, loc="upper left", fontsize=9, labelcolor=INK)
+            ax.legend(handles=lines, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=9, labelcolor=INK)
         return ax
 
 
