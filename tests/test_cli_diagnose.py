@@ -57,7 +57,11 @@ def test_what_people_see(data: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert words in out
     assert "Length generalization on this data: " in out
     assert (data / "kept.png").stat().st_size > 5000
-    for words in ("\nHorizon: trained on up to 12 tokens", "\nWithout a model, up to 100 tokens: ", "\nAdvice: "):
+    for words in (
+        "\nHorizon: trained on up to 12 tokens",
+        "\nWithout a model, pairs of tokens up to 75 apart and repeats up to 100: ",
+        "\nAdvice: ",
+    ):
         assert words in out
     page = (data / "all.html").read_text()
     assert page.count("<svg") == 2

@@ -26,15 +26,15 @@ class Diagnose(SettingsCommand):
     short windows, with two position schemes, and tests it on long ones."""
 
     paths: Positional[tuple[Path, ...]] = ()
-    """Data files: text; whole numbers as lines, .jsonl or a .parquet column; .npy, .npz; .bin with 16 or 32 bits per
-    token."""
+    """Data files: text; whole numbers as lines, .json, .jsonl or a .parquet column; .npy, .npz; .bin with 16, 32 or
+    64 bits per token."""
     labels: UseAppendAction[tuple[Path, ...]] = ()
     """Label file: a 0 or 1 per token, where 1 marks tokens that matter for the sequence's last token. Or .jsonl with
     the targets of each sequence, each [position, needed, needed, ..]. Give one per data file, in the same order."""
     format: str = "auto"
     """File format. "auto" detects it, reports it, and asks if it is ambiguous."""
     column: str = ""
-    """Column of .parquet, field of .jsonl objects, or array of .npz that holds the tokens."""
+    """Column of .parquet, field of .json or .jsonl objects, or array of .npz that holds the tokens."""
     tokenizer: OptionalPath = None
     """A tokenizer.json to tokenize text. Without it, each character is a token."""
     pad: str = "auto"

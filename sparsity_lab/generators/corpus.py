@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsity_lab.generators.token_formats import packed_with
+from sparsity_lab.generators.format_recognition import packed_with
 from sparsity_lab.settings import SettingError, Shown
 
 END_OF_FILE = 0

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from sparsity_lab.generators.batch import Batch
 from sparsity_lab.generators.stream import Stream, whole
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import LARGEST_WHOLE, SettingError, Shown, check_range
 
 _MOST_IN_A_MESSAGE, _TOKENS_IN_A_MESSAGE = 32, 2**16
 
@@ -62,10 +62,14 @@ class TaskDataset(IterableDataset[Batch]):
         world_size: int | None = None,
     ) -> None:
         """See ``Task.dataset``."""
+        if not isinstance(stream, Stream):
+            raise SettingError("stream", "a Stream", stream, meant="Stream(seed=0)")
         self.task, self.stream = task, stream
         self.length = length if isinstance(length, Lengths) else task.checked_length(length)
         self.batch_size, self.start = whole("batch_size", batch_size, 1), whole("start", start, 0)
         self.steps = None if steps is None else whole("steps", steps, self.start)
+        for name in ("batch_size", "start", "steps"):
+            check_range(getattr(self, name), name, LARGEST_WHOLE)
         if (rank is None) != (world_size is None):
             raise SettingError("world_size", "give both rank and world_size, or neither")
         self._shard: tuple[int, int] | None = None
@@ -73,7 +77,13 @@ class TaskDataset(IterableDataset[Batch]):
             self._shard = whole("rank", rank, 0), whole("world_size", world_size, 1)
             if rank >= world_size:
                 raise SettingError("rank", f"below world_size = {world_size}", rank)
-        self._length_of(self.start)  # a curriculum may need the number of steps, which is said now
+        # A curriculum may need the number of steps, or give lengths that the task does not have, which is said now.
+        try:
+            lengths = (self._length_of(self.start), *getattr(length, "range", tuple)())
+        except (TypeError, AttributeError) as error:  # a class, or a frame, has an ``at`` too
+            raise SettingError("length", "a whole number, or a curriculum", Shown(type(length).__name__)) from error
+        for one in lengths:
+            self.task.checked_length(one)
 
     @property
     def shard(self) -> tuple[int, int]:
@@ -93,11 +103,18 @@ class TaskDataset(IterableDataset[Batch]):
 
         Args:
             options: of the ``DataLoader``, such as ``prefetch_factor`` or ``pin_memory``.
+
+        Raises:
+            SettingError: options that a ``DataLoader`` does not take.
         """
         tokens = self.batch_size * self.task.sequence_length(self._length_of(self.start))
         size = max(1, min(_MOST_IN_A_MESSAGE, _TOKENS_IN_A_MESSAGE // tokens))
+        num_workers = whole("num_workers", num_workers, 0)
         options = {"persistent_workers": num_workers > 0} | options
-        return _Loader(DataLoader(_Groups(self, size), None, num_workers=num_workers, **options))
+        try:
+            return _Loader(DataLoader(_Groups(self, size), None, num_workers=num_workers, **options))
+        except (TypeError, ValueError, AssertionError) as error:
+            raise SettingError("options", "options of a DataLoader", Shown(str(error))) from None
 
     def _groups(self, size: int) -> Iterator[list[Batch]]:
         """This worker's share of the steps, so many in a row."""

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, counted
 
 Tokens = NDArray[np.integer[Any]]
 
@@ -53,7 +53,8 @@ def without_padding(sequences: Sequence[Tokens], pad: Pad) -> Unpadded:
     gone = sum(len(own) for own in sequences) - sum(len(own) for own in kept)
     what = f"{NO_TOKEN}" if fill is None else f"{fill}"
     note = " (--pad none keeps it as data)" if pad == "auto" and fill not in (None, NO_TOKEN) else ""
-    words = f"{what} fills the ends of {shorter} sequences, {gone} tokens: taken as padding{note}"
+    ends = f"the ends of {counted(shorter, 'sequence')}, {counted(gone, 'token')}"
+    words = f"{what} fills {ends}: taken as padding{note}"
     return Unpadded(kept, inside, words)
 
 

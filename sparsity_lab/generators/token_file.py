@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
 from sparsity_lab.generators.corpus import check_corpus_fields, find_files, hash_of, split, states_of
+from sparsity_lab.generators.format_recognition import Format
 from sparsity_lab.generators.padding import Pad, without_padding
 from sparsity_lab.generators.stream import Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw, NotComputable, Step, Task, Truth
 from sparsity_lab.generators.text_bytes import fingerprints
-from sparsity_lab.generators.token_formats import Format, Tokens, read_sequences
+from sparsity_lab.generators.token_formats import Tokens, read_sequences
 from sparsity_lab.settings import SettingError, Shown, register
 
 Ints = NDArray[np.int64]
@@ -26,6 +27,7 @@ Ints = NDArray[np.int64]
 _TELLING = 32  # first tokens of a window, by which it is found again
 _RANGES = 16
 _WINDOWS = 2**18  # at a time
+_SHOWN = 8  # of all files
 _EXAMPLE = str(Path(sysconfig.get_path("stdlib")) / "asyncio" / "*.py")
 
 
@@ -67,12 +69,14 @@ class TokenParts:
 
     Attributes:
         hash: of the files' contents, in their order.
-        forms: how each file was read, and what was taken for padding.
+        forms: how each file was read.
+        padding: what was taken for it; empty if nothing was.
         by: ``"files"`` if whole sequences are for evaluation, else ``"blocks"``.
     """
 
     hash: str
     forms: tuple[str, ...]
+    padding: str
     by: str
     train: TokenPart
     evaluation: TokenPart
@@ -88,9 +92,9 @@ class TokenFile(Task):
     part is one sequence in ten, by the hash of its content, or one block in ten if there are few sequences.
 
     Attributes:
-        path: a file, a folder, a pattern, or several of them: ``.npy``, ``.npz``, ``.bin`` with numbers of 16 or 32
-            bits, ``.jsonl``, ``.parquet``, text with whole numbers, or text. It is opened when data are made, and not
-            before. None is an example, the source of Python's package ``asyncio``.
+        path: a file, a folder, a pattern, or several of them: ``.npy``, ``.npz``, ``.bin``, ``.json``, ``.jsonl``,
+            ``.parquet``, or text. It is opened when data are made, and not before. None is an example, the source of
+            Python's package ``asyncio``.
         vocab_size: V; all tokens are below.
         format: ``"auto"`` recognizes it, and asks where it could be two things; else see ``token_formats``.
         column: of a parquet file, of the objects of a ``.jsonl``, or the array of an ``.npz``.
@@ -166,9 +170,10 @@ class TokenFile(Task):
 
     @property
     def record(self) -> dict[str, object]:
-        forms = self.parts.forms
-        shown = [*forms[:8], *([f"and {len(forms) - 8} more"] if len(forms) > 8 else [])]
-        return {"files": shown, "hash": self.parts.hash, "by": self.parts.by}
+        parts = self.parts
+        more = [f"and {len(parts.forms) - _SHOWN} more"] if len(parts.forms) > _SHOWN else []
+        said: dict[str, object] = {"files": [*parts.forms[:_SHOWN], *more], "hash": parts.hash, "by": parts.by}
+        return said | ({"padding": parts.padding} if parts.padding else {})
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -289,6 +294,4 @@ def _read(
         total = sum(map(len, sequences))
         raise SettingError("path", "enough tokens for a training and an evaluation part", Shown(f"{total} tokens"))
     of_all = hash_of(np.fromfile(file, dtype=np.uint8) for file in files)
-    return TokenParts(
-        of_all, (*forms, *filter(None, [unpadded.note])), by, TokenPart.of(train), TokenPart.of(evaluation)
-    )
+    return TokenParts(of_all, tuple(forms), unpadded.note, by, TokenPart.of(train), TokenPart.of(evaluation))

@@ -1,53 +1,61 @@
 """Sequences of tokens from files of many forms. What was recognized is said; what could be two things is asked for.
 
 ==============  ======================================================================================
-``numbers``     text of whole numbers, a sequence a line: ``1 2``, ``1,2``, ``[1, 2]``, ``1.0e+00``, ``# note``
-``text``        characters of UTF-8 text, or of UTF-16 with its mark; bytes where all are ASCII
+``numbers``     text of whole numbers, a sequence a line: ``1 2``, ``1,2``, ``[1, 2]``, ``1.0e+00``, ``# note``; where
+                each line has one number, a sequence up to the next empty line
+``text``        characters of UTF-8 text, or of UTF-16 or UTF-32 with its mark; bytes where all are ASCII
 ``bytes``       any file, a token a byte
 ``npy, npz``    an array of integers, (n,) or (N, n)
-``uint16``      numbers of two bytes without a head, as nanoGPT writes; ``uint32`` of four
-``jsonl``       a list, an object with a list, or one with a text, on each line
+``uint16``      numbers of two bytes without a head, as nanoGPT writes; ``int16`` with a sign, ``uint32`` and
+                ``int32`` of four bytes, ``int64`` of eight
+``llm.c``       numbers of two or four bytes after the head of 1,024 bytes that llm.c writes
+``jsonl``       a list, an object with a list, or one with a text, on each line; texts of numbers are lists
+``json``        a list of these, or one of them
 ``parquet``     a column of whole numbers, one sequence, or of lists of them, or of texts
 ==============  ======================================================================================
 """
 
-import codecs
 import io
 import json
-import re
+import struct
+import tokenize
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsity_lab.settings import SettingError, Shown, read_whole
+from sparsity_lab.generators.format_recognition import (
+    LLM_C_HEAD,
+    Format,
+    TokenSource,
+    numbers_in,
+    recognized,
+    tokens_of_llm_c,
+)
+from sparsity_lab.settings import SettingError, Shown, counted, read_whole
 
-Format = Literal["auto", "numbers", "text", "bytes", "npy", "npz", "uint16", "uint32", "jsonl", "parquet"]
-FORMATS: tuple[Format, ...] = ("numbers", "text", "bytes", "npy", "npz", "uint16", "uint32", "jsonl", "parquet")
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 Tokens = NDArray[np.integer[Any]]
 
-_PACKED = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"(\xb5/\xfd": "zstd",
-    b"7z\xbc\xaf": "7z",
-}
 _USUAL = ("tokens", "input_ids", "ids", "arr_0", "text")
 """Columns that are taken for the tokens, or the text, where there are several."""
 _MOST_BYTES = 2**32
 """Of a file, and of an array in an archive."""
 _MOST_ROWS = 2**27
 """Of a parquet file: a few kilobytes can hold millions of equal ones."""
-_WIDE = 4
-"""High halves of 32-bit tokens are below: a vocabulary of up to 262,144."""
-_NUMBER = re.compile(r"[+-]?(\d+)(\.\d*)?([eE][+-]?\d+)?")
 _HUGGING_FACE = "a tokenizer.json of the package `tokenizers` (extra `transformers`)"
+_DAMAGE = (
+    *(ValueError, TypeError, SyntaxError, EOFError, OSError, MemoryError, RuntimeError),
+    *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
+"""What numpy and the archives that it reads raise for a file that is none. (Encryption is a ``RuntimeError``.)"""
 
 
 @dataclass(frozen=True)
@@ -76,18 +84,13 @@ def read_sequences(path: Path, form: str = "auto", column: str = "", tokenizer: 
     Raises:
         SettingError: names the file, what was expected and what came; also where it could be two things.
     """
-    if form not in ("auto", *FORMATS):
-        raise SettingError("--format", "a file format", form, ("auto", *FORMATS))
+    if form not in FORMATS:
+        raise SettingError("--format", "a file format", form, FORMATS)
     content = read_whole(path, _MOST_BYTES)
     if not content:
         raise SettingError(str(path), "the file is empty")
-    recognized = _recognized(path, content) if form == "auto" else form
-    return _READERS[recognized](_File(path, content, column, tokenizer))
-
-
-def packed_with(content: bytes) -> str | None:
-    """What a file is packed with, by its first bytes; None if it is not."""
-    return next((name for mark, name in _PACKED.items() if content.startswith(mark)), None)
+    file = TokenSource(path, content, column, tokenizer)
+    return _READERS[recognized(file) if form == "auto" else form](file)
 
 
 def json_lines(path: Path) -> list[Any]:
@@ -96,124 +99,19 @@ def json_lines(path: Path) -> list[Any]:
     Raises:
         SettingError: names the line that is no JSON.
     """
-    return list(_json_lines(_File(path, read_whole(path, _MOST_BYTES), "", None)))
+    return _values_of_lines(TokenSource(path, read_whole(path, _MOST_BYTES)))
 
 
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    content: bytes
-    column: str
-    tokenizer: Path | None
-
-    def error(self, expected: str, got: str) -> SettingError:
-        return SettingError(str(self.path), expected, Shown(got))
-
-    def asks(self, got: str, *forms: str) -> SettingError:
-        """The error of a file that could have several formats."""
-        return SettingError(str(self.path), f"found {got}; use --format {' or '.join(forms)}")
-
-
-# --- what it is
-
-
-def _recognized(path: Path, content: bytes) -> Format:
-    file = _File(path, content, "", None)
-    if name := packed_with(content):
-        raise SettingError(str(file.path), f"the file is compressed with {name}; decompress it first")
-    if content.startswith(b"\x93NUMPY") or path.suffix.lower() == ".npy":
-        return "npy"
-    if content.startswith(b"PAR1") or path.suffix.lower() == ".parquet":
-        return "parquet"
-    if content.startswith(b"PK\x03\x04"):
-        if path.suffix.lower() != ".npz":
-            raise SettingError(str(file.path), "the file is a zip archive; unpack it first")
-        return "npz"
-    if path.suffix.lower() == ".bin":
-        return _width(file)
-    if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return "jsonl"
-    return _kind_of_text(file)
-
-
-def _width(file: _File) -> Format:
-    """Whether tokens of 16 or of 32 bits: of the latter, every second 16 bits are the small high halves."""
-    if len(file.content) % 2:
-        raise file.asks(f"an odd number of bytes, {len(file.content)}", "bytes")
-    halves = np.frombuffer(file.content, dtype="<u2")
-    low, high = halves[::2], halves[1::2]
-    if len(file.content) % 4 or not len(high) or high.max() >= _WIDE:
-        return "uint16"
-    if low.max() < _WIDE:
-        raise file.asks(f"only numbers below {_WIDE}, which could be tokens of either size", "uint16", "uint32")
-    return "uint32"
-
-
-def _kind_of_text(file: _File) -> Format:
-    text = _decoded(file)
-    lines = [line for line in text.splitlines() if line.strip()]
-    numbers = [_numbers_in(line) for line in lines]
-    others = [line for line, own in zip(lines, numbers, strict=True) if own is None]
-    numeric = sum(map(bool, numbers))  # a line that is all a note is neither
-    if numeric and not others:
-        return "numbers"
-    if numeric and numeric >= 4 * len(others):
-        raise file.asks(f"lines of numbers except for {others[0].strip()[:40]!r}", "numbers", "text")
-    if lines and all(line.lstrip()[:1] in "[{" for line in lines) and _is_json(lines[0]):
-        return "jsonl"
-    for mark, name in ((",", "comma"), ("\t", "tab"), (";", "semicolon")):
-        counts = {line.count(mark) for line in lines}
-        is_table = len(lines) >= 3 and len(counts) == 1 and min(counts) >= 1
-        if is_table or file.path.suffix.lower() == {"comma": ".csv", "tab": ".tsv"}.get(name):
-            raise file.asks(f"a table separated by {name}s (or give its tokens as .parquet or .jsonl)", "text")
-    return "text"
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig", "UTF-8 with a mark"),
-    (codecs.BOM_UTF32_LE, "utf-32", "UTF-32"),
-    (codecs.BOM_UTF32_BE, "utf-32", "UTF-32"),
-    (codecs.BOM_UTF16_LE, "utf-16", "UTF-16"),
-    (codecs.BOM_UTF16_BE, "utf-16", "UTF-16"),
-)
-
-
-def _encoding(content: bytes) -> tuple[str, str]:
-    """The encoding that a file's first bytes say, and its name for people."""
-    return next(((name, words) for mark, name, words in _MARKS if content.startswith(mark)), ("utf-8", "UTF-8"))
-
-
-def _decoded(file: _File) -> str:
-    try:
-        text = file.content.decode(_encoding(file.content)[0])
-    except UnicodeError:
-        raise file.asks("bytes that are not UTF-8 text", "bytes", "uint16", "uint32") from None
-    if "\0" in text:
-        raise file.asks("text with zero bytes", "bytes", "uint16", "uint32")
-    return text
-
-
-# --- readers
-
-
-def _read_bytes(file: _File) -> FileTokens:
+def _read_bytes(file: TokenSource) -> FileTokens:
     return FileTokens([np.frombuffer(file.content, dtype=np.uint8)], "bytes", of_text=True)
 
 
-def _read_text(file: _File) -> FileTokens:
-    return _of_texts([_decoded(file)], _encoding(file.content)[1], file)
+def _read_text(file: TokenSource) -> FileTokens:
+    return _of_texts([file.text], file.encoding[1], file)
 
 
-def _of_texts(texts: Sequence[str], encoding: str, file: _File) -> FileTokens:
-    many = f"{len(texts)} texts" if len(texts) != 1 else "text"
+def _of_texts(texts: Sequence[str], encoding: str, file: TokenSource) -> FileTokens:
+    many = counted(len(texts), "text") if len(texts) != 1 else "text"
     if file.tokenizer is not None:
         return FileTokens(_tokenized(texts, file.tokenizer), f"{many} in {encoding}, tokens of {file.tokenizer.name}")
     ascii_alone = encoding == "UTF-8" and all(text.isascii() for text in texts)
@@ -240,38 +138,23 @@ def _tokenized(texts: Sequence[str], tokenizer: Path) -> list[Tokens]:
     return [np.array(made.encode(text).ids, dtype=np.int64) for text in texts]
 
 
-def _read_numbers(file: _File) -> FileTokens:
-    sequences = []
-    for at, line in enumerate(_decoded(file).splitlines(), 1):
-        if not line.strip():
-            continue
-        own = _numbers_in(line)
+def _read_numbers(file: TokenSource) -> FileTokens:
+    rows, blocks = list[list[int]](), [list[int]()]
+    for at, line in enumerate(file.text.splitlines(), 1):
+        own = numbers_in(line)
         if own is None:
             raise SettingError(f"{file.path}, line {at}", "whole numbers", line.strip()[:60])
-        if own:
-            sequences.append(_integers(own, f"{file.path}, line {at}"))
-    if not sequences:
+        rows += [own] if own else []
+        blocks[-1].extend(own)
+        if not line.strip() and blocks[-1]:
+            blocks.append([])
+    if not rows:
         raise file.error("whole numbers", "none")
-    return FileTokens(sequences, f"{len(sequences)} lines of whole numbers")
-
-
-def _numbers_in(line: str) -> list[int] | None:
-    """The whole numbers of a line, with commas or brackets, up to a ``#``; None if there is anything else."""
-    words = re.split(r"[\s,;]+", line.partition("#")[0].translate(_NO_BRACKETS).strip())
-    numbers = []
-    for word in words if words != [""] else []:
-        if not (match := _NUMBER.fullmatch(word)):
-            return None
-        if match[2] or match[3]:
-            if not (value := float(word)).is_integer():
-                return None
-            numbers.append(int(value))
-        else:
-            numbers.append(int(word))
-    return numbers
-
-
-_NO_BRACKETS = str.maketrans("[](){}", "      ")
+    if len(rows) > 1 and max(map(len, rows)) == 1:
+        columns: list[Tokens] = [np.array(own, dtype=np.int64) for own in blocks if own]
+        return FileTokens(columns, f"{counted(len(columns), 'sequence')} of whole numbers, one a line")
+    form = f"{counted(len(rows), 'line')} of whole numbers"
+    return FileTokens([np.array(own, dtype=np.int64) for own in rows], form)
 
 
 def _integers(values: object, where: str) -> Tokens:
@@ -284,15 +167,15 @@ def _integers(values: object, where: str) -> Tokens:
     return array
 
 
-def _read_array(file: _File) -> FileTokens:
+def _read_array(file: TokenSource) -> FileTokens:
     try:
         array = np.load(io.BytesIO(file.content), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
+    except _DAMAGE as error:
         raise file.error("an .npy array", str(error).partition("\n")[0]) from None
     return FileTokens(_rows(array, file), "array")
 
 
-def _rows(array: object, file: _File) -> list[Tokens]:
+def _rows(array: object, file: TokenSource) -> list[Tokens]:
     """The sequences of an array: one, or its rows."""
     whole = isinstance(array, np.ndarray) and (array.dtype == np.bool_ or np.issubdtype(array.dtype, np.integer))
     if not isinstance(array, np.ndarray) or not whole or array.ndim not in (1, 2):
@@ -303,7 +186,7 @@ def _rows(array: object, file: _File) -> list[Tokens]:
     return list(np.atleast_2d(array.astype(np.uint8) if array.dtype == np.bool_ else array))
 
 
-def _read_archive(file: _File) -> FileTokens:
+def _read_archive(file: TokenSource) -> FileTokens:
     try:
         archive = np.load(io.BytesIO(file.content), allow_pickle=False)
         name = _chosen(archive.files, file, "array")
@@ -311,35 +194,66 @@ def _read_archive(file: _File) -> FileTokens:
         if sizes[name] > _MOST_BYTES:
             raise file.error(f"an array of at most {_MOST_BYTES} bytes", f"{sizes[name]}")
         return FileTokens(_rows(archive[name], file), f"array {name!r} of an archive")
-    except (ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         if isinstance(error, SettingError):
             raise
         raise file.error("an .npz archive of arrays", str(error).partition("\n")[0]) from None
 
 
-def _chosen(names: Sequence[str], file: _File, what: str) -> str:
+def _chosen(names: Sequence[str], file: TokenSource, what: str) -> str:
     """The column or array that is meant: the one that was named, the only one, or the one with a usual name."""
     if file.column:
         if file.column not in names:
             raise SettingError("--column", f"an {what} of {file.path.name}", file.column, names)
         return file.column
     usual = [name for name in _USUAL if name in names]
+    if not names:
+        raise file.error(f"an {what} with tokens", "none")
     if len(names) == 1 or len(usual) == 1:
         return (usual or list(names))[0]
     raise SettingError("--column", f"missing; name the tokens in {file.path.name}", known=names)
 
 
-def _read_uint(bits: int) -> Callable[[_File], FileTokens]:
-    def read(file: _File) -> FileTokens:
-        if len(file.content) % (bits // 8):
-            raise file.error(f"a multiple of {bits // 8} bytes", f"{len(file.content)} bytes")
-        return FileTokens([np.frombuffer(file.content, dtype=f"<u{bits // 8}")], f"numbers of {bits} bits")
+def _read_numbers_of(kind: str, file: TokenSource, head: int = 0) -> FileTokens:
+    content, width = file.content[head:], np.dtype(kind).itemsize
+    if len(content) % width:
+        raise file.error(f"a multiple of {width} bytes", f"{len(content)} bytes")
+    tokens = np.frombuffer(content, dtype=np.dtype(kind).newbyteorder("<"))
+    return FileTokens([tokens], f"numbers of {8 * width} bits{' after the head of llm.c' * bool(head)}")
 
-    return read
+
+def _read_llm_c(file: TokenSource) -> FileTokens:
+    count, size = tokens_of_llm_c(file.content), len(file.content) - LLM_C_HEAD
+    if count is None or count < 1 or size not in (2 * count, 4 * count):
+        said = "no such head" if count is None else f"{count} in the head and {size} bytes after it"
+        raise file.error("the head that llm.c writes, and tokens of 2 or 4 bytes", said)
+    return _read_numbers_of("uint16" if size == 2 * count else "uint32", file, LLM_C_HEAD)
 
 
-def _read_json_lines(file: _File) -> FileTokens:
-    values = list(_json_lines(file))
+def _read_json_lines(file: TokenSource) -> FileTokens:
+    return _of_records(_values_of_lines(file), "JSON line", file)
+
+
+def _read_json(file: TokenSource) -> FileTokens:
+    try:
+        value = json.loads(file.text)
+    except (ValueError, RecursionError) as error:
+        raise SettingError(str(file.path), "JSON", Shown(str(error))) from None
+    if isinstance(value, dict):
+        name = _chosen([key for key, own in value.items() if isinstance(own, list | str)], file, "entry")
+        found = _read_records(value[name], "JSON list", file)
+        return FileTokens(found.sequences, f"entry {name!r} of JSON: {found.form}", found.of_text)
+    return _read_records(value, "JSON list", file)
+
+
+def _read_records(value: Any, what: str, file: TokenSource) -> FileTokens:
+    """A list of records, or one record."""
+    many = isinstance(value, list) and any(isinstance(one, list | dict | str) for one in value)
+    return _of_records(value if many else [value], what, file)
+
+
+def _of_records(values: list[Any], what: str, file: TokenSource) -> FileTokens:
+    """Lists of whole numbers, texts, or objects that have one of these."""
     name = ""
     if isinstance(values[0], dict):
         fitting = [key for key, value in values[0].items() if isinstance(value, list | str)]
@@ -349,32 +263,43 @@ def _read_json_lines(file: _File) -> FileTokens:
                 raise SettingError(f"{file.path}, record {at}", f"an object with {name!r}", str(value)[:60])
         values = [value[name] for value in values]
     of = f"entry {name!r} of " if name else ""
-    if all(isinstance(value, str) for value in values):
-        found = _of_texts(values, "JSON", file)
-        return FileTokens(found.sequences, f"{of}JSON lines: {found.form}", found.of_text)
+    if isinstance(values[0], str):
+        for at, value in enumerate(values, 1):
+            if not isinstance(value, str):
+                raise SettingError(f"{file.path}, record {at}", "a text, as record 1 is", str(value)[:60])
+        found = _of_column(values, "JSON", file)
+        return FileTokens(found.sequences, f"{of}{counted(len(values), what)}: {found.form}", found.of_text)
     sequences = []
     for at, value in enumerate(values, 1):
         where = f"{file.path}, record {at}"
         if not isinstance(value, list) or not all(type(one) is int for one in value):
             raise SettingError(where, "a list of whole numbers", str(value)[:60])
         sequences.append(_integers(value, where))
-    return FileTokens(sequences, f"{of}{len(sequences)} JSON lines")
+    return FileTokens(sequences, f"{of}{counted(len(sequences), what)}")
 
 
-def _json_lines(file: _File) -> Iterator[Any]:
-    empty = True
-    for at, line in enumerate(_decoded(file).splitlines(), 1):
+def _of_column(texts: Sequence[str], encoding: str, file: TokenSource) -> FileTokens:
+    """Texts, which are lists of numbers where each of them has several numbers and nothing else."""
+    rows = [numbers_in(text) for text in texts] if file.tokenizer is None else []
+    if rows and all(row is not None and len(row) > 1 for row in rows):
+        return FileTokens([np.array(row, dtype=np.int64) for row in rows], f"{counted(len(rows), 'text')} of numbers")
+    return _of_texts(texts, encoding, file)
+
+
+def _values_of_lines(file: TokenSource) -> list[Any]:
+    values = []
+    for at, line in enumerate(file.text.split("\n"), 1):  # a JSON text may hold what else ends a line
         if line.strip():
-            empty = False
             try:
-                yield json.loads(line)
+                values.append(json.loads(line))
             except (ValueError, RecursionError) as error:
                 raise SettingError(f"{file.path}, line {at}", "JSON", Shown(str(error))) from None
-    if empty:
+    if not values:
         raise file.error("JSON lines", "none")
+    return values
 
 
-def _read_parquet(file: _File) -> FileTokens:
+def _read_parquet(file: TokenSource) -> FileTokens:
     import polars as pl  # noqa: PLC0415
 
     try:
@@ -388,14 +313,16 @@ def _read_parquet(file: _File) -> FileTokens:
         raise file.error("a parquet file", str(error).partition("\n")[0]) from None
     if len(column) > _MOST_ROWS:
         raise file.error(f"at most {_MOST_ROWS} rows", "more")
-    column = column.drop_nulls()
+    if column.null_count():
+        null = Shown(f"null in row {(column.is_null().arg_max() or 0) + 1}")
+        raise SettingError(f"{file.path}, column {name!r}", "a value in every row", null)
     if column.dtype == pl.String():
-        found = _of_texts(column.to_list(), "UTF-8", file)
+        found = _of_column(column.to_list(), "UTF-8", file)
         return FileTokens(found.sequences, f"column {name!r}: {found.form}", found.of_text)
     if column.dtype.is_integer():
-        return FileTokens([column.to_numpy()], f"column {name!r}")
+        return FileTokens(_rows(column.to_numpy(), file), f"column {name!r}")
     lists = [_integers(own.to_list(), f"{file.path}, column {name!r}, row {at}") for at, own in enumerate(column, 1)]
-    return FileTokens(lists, f"column {name!r} of {len(lists)} lists")
+    return FileTokens(lists, f"column {name!r} of {counted(len(lists), 'list')}")
 
 
 def _holds_tokens(kind: Any) -> bool:
@@ -403,14 +330,15 @@ def _holds_tokens(kind: Any) -> bool:
     return bool(str(kind) == "String" or kind.is_integer() or (inner is not None and inner.is_integer()))
 
 
-_READERS: dict[str, Callable[[_File], FileTokens]] = {
+_READERS: dict[str, Callable[[TokenSource], FileTokens]] = {
     "numbers": _read_numbers,
     "text": _read_text,
     "bytes": _read_bytes,
     "npy": _read_array,
     "npz": _read_archive,
-    "uint16": _read_uint(16),
-    "uint32": _read_uint(32),
+    **{kind: partial(_read_numbers_of, kind) for kind in ("int16", "uint16", "int32", "uint32", "int64")},
+    "llm.c": _read_llm_c,
+    "json": _read_json,
     "jsonl": _read_json_lines,
     "parquet": _read_parquet,
 }

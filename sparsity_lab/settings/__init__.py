@@ -22,6 +22,7 @@ from sparsity_lab.settings.errors import (
     Shown,
     check_range,
     check_text,
+    counted,
 )
 from sparsity_lab.settings.frozen_mapping import FrozenMapping
 from sparsity_lab.settings.reading import read_whole
@@ -59,6 +60,7 @@ __all__ = [
     "check_range",
     "check_text",
     "column_types",
+    "counted",
     "distinct",
     "families",
     "flatten",

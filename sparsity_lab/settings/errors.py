@@ -137,3 +137,12 @@ def _short(text: str) -> str:
 def one_line(text: str) -> str:
     """Text without characters that move the cursor or change colors, which others may have written."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things in words.
+
+    >>> counted(1, "line"), counted(3, "line")
+    ('1 line', '3 lines')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"

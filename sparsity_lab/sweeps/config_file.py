@@ -14,7 +14,9 @@ A run file holds the fields of a ``RunConfig``; a sweep file holds ``name`` and 
 ``"None"`` is None in a field that may be None and holds no text.
 """
 
+import ast
 import json
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -55,10 +57,41 @@ def read_data(path: Path) -> dict[str, Any]:
     except SettingError as error:
         raise error.inside(str(path)) from None
     except (ValueError, RecursionError, MemoryError) as error:  # of both parsers, and of bytes that are not UTF-8
-        raise SettingError(str(path), f"invalid {kind[1:].upper()}: {error}") from None
+        spelling = _right_spelling(content.decode(errors="replace"), str(error)) if kind == ".toml" else ""
+        raise SettingError(str(path), f"invalid {kind[1:].upper()}: {error}{spelling}") from None
     if not isinstance(data, dict):
         raise SettingError(str(path), "a table of fields", type(data).__name__)
     return data
+
+
+def _right_spelling(text: str, error: str) -> str:
+    """What to write in the line that an error of the parser names, where its value is one of Python."""
+    if not (place := re.search(r"at line (\d+)", error)):
+        return ""
+    line = text.split("\n")[int(place[1]) - 1]
+    key, is_field, value = line.partition("=") if re.match(r"""\s*[\w."'-]+\s*=""", line) else ("", "", line)
+    try:
+        meant = _in_toml(ast.parse(value.strip().rstrip(","), mode="eval").body)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return ""
+    return f"; write {key.strip()} = {meant}" if is_field else f"; write {meant}"
+
+
+def _in_toml(node: ast.expr) -> str:
+    """A value of Python as TOML has it, settings in their short form; ``ValueError`` if it has none."""
+    match node:
+        case ast.Tuple(elts=items) | ast.List(elts=items):
+            return f"[{', '.join(map(_in_toml, items))}]"
+        case ast.Constant(value=bool(value)):
+            return str(value).lower()
+        case ast.Constant(value=str(value)):
+            return json.dumps(value)
+        case ast.Name() | ast.Attribute() | ast.Call() | ast.Constant(value=None):
+            return json.dumps(ast.unparse(node))
+        case ast.Constant(value=int() | float()) | ast.UnaryOp(operand=ast.Constant(value=int() | float())):
+            return ast.unparse(node)
+        case _:
+            raise ValueError(ast.unparse(node))
 
 
 def load_sweep(path: Path) -> Sweep:
@@ -81,7 +114,11 @@ def load_sweep(path: Path) -> Sweep:
         raise SettingError("grid", "a table of lists by field", axes)
     for name, values in axes.items():
         if isinstance(values, dict):
-            inner = next(iter(values), "name")
-            expected = f'a list of values (under [grid], quote a path, as in "{name}.{inner}" = [..])'
+            inner: str = name  # the path of the first list
+            below: Any = values
+            while isinstance(below, dict):
+                field, below = next(iter(below.items()), ("name", None))
+                inner = f"{inner}.{field}"
+            expected = f'a list of values (under [grid], quote a path, as in "{inner}" = [..])'
             raise SettingError(f"grid.{name}", expected, values)
     return Sweep(name=data.get("name", path.stem), runs=tuple(grid(base, axes)))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from sparsity_lab.settings import Setting, SettingError, from_data, register
-from sparsity_lab.sweeps.workers import Worker, first_ready
+from sparsity_lab.sweeps.workers import Device, Worker, first_ready
 from sparsity_lab.training import Diverged, RunConfig
 from sparsity_lab.training.lease import Leased
 
@@ -139,16 +139,17 @@ class Processes(Engine):
 
     Attributes:
         workers: number of processes, where no devices are given.
-        devices: numbers of the GPUs to use, or ``"auto"`` for all of this machine.
+        devices: numbers of the GPUs to use, or their names such as ``"GPU-8f6c"`` or ``"MIG-41b3"``; ``"auto"`` for
+            all that this process sees.
         per_device: processes, and so runs at a time, on each of them.
     """
 
     workers: int = 2
-    devices: Literal["auto"] | tuple[int, ...] = ()
+    devices: Literal["auto"] | tuple[int | str, ...] = ()
     per_device: int = 1
 
     @property
-    def slots(self) -> list[int | None]:
+    def slots(self) -> list[Device]:
         """The GPU of each process; None for one that sees all.
 
         Raises:
@@ -156,9 +157,11 @@ class Processes(Engine):
         """
         devices = self.devices
         if devices == "auto":
-            seen = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-            numbers = [int(one) for one in seen.split(",")] if re.fullmatch(r"\d+(,\d+)*", seen) else None
-            devices = tuple(numbers or range(torch.cuda.device_count()))
+            # A worker is shown one of the GPUs that this process is shown, by the same name. CUDA stops reading at a
+            # name that it does not know.
+            seen = [one.strip() for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+            names = [int(one) if re.fullmatch("[0-9]+", one) else one for one in seen if one]
+            devices = tuple((names or range(torch.cuda.device_count()))[: torch.cuda.device_count()])
             if not devices:
                 raise SettingError("devices", "'auto' needs a GPU, but this machine has none")
         return [device for device in devices for _ in range(self.per_device)] or [None] * self.workers
@@ -168,8 +171,10 @@ class Processes(Engine):
             raise SettingError("per_device", "at least 1", self.per_device)
         if self.devices != "auto":
             for i, device in enumerate(self.devices):
-                if device < 0 or device in self.devices[:i]:
-                    raise SettingError(f"devices[{i}]", "the number of a GPU, from 0, each once", device)
+                known = re.fullmatch(r"(GPU|MIG)-[^,\s]+", device) if isinstance(device, str) else device >= 0
+                if not known or device in self.devices[:i]:
+                    expected = "the number of a GPU, from 0, or its name such as 'GPU-8f6c', each once"
+                    raise SettingError(f"devices[{i}]", expected, device)
         if self.workers < 1:
             raise SettingError("workers", "at least 1", self.workers)
         if self.workers > _MOST_WORKERS:
@@ -233,7 +238,7 @@ class Processes(Engine):
                 worker.join()
 
 
-def _in_turn(free: Mapping[int | None, int], slots: Sequence[int | None]) -> list[int | None]:
+def _in_turn(free: Mapping[Device, int], slots: Sequence[Device]) -> list[Device]:
     """Free slots, a device at a time, so that few runs are spread over all of them."""
     order = list(dict.fromkeys(slots))
     return [device for turn in range(len(slots)) for device in order if free.get(device, 0) > turn]

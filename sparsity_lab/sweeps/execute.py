@@ -72,6 +72,10 @@ def run_sweep(
         RuntimeError: a worker process got here while it imported the script that started it.
     """
     _refuse_import()
+    if loggers != ():
+        from sparsity_lab.training.loggers import check_loggers  # noqa: PLC0415 (loads polars)
+
+        check_loggers(loggers)
     sweep = sweep.planned()
     every = [run for wave in waves(sweep.runs) for run in wave]
     _check_known(every, engine)

@@ -18,6 +18,8 @@ from types import FrameType
 from typing import Any
 
 Execute = Callable[[str, str], str | None]
+Device = int | str | None
+"""The number or the name of the one GPU that a process sees; None for all of them."""
 
 START_METHOD = "spawn"
 """A forked child of a process that has run torch or polars can hang, so workers start from nothing."""
@@ -30,10 +32,10 @@ class Worker:
     Attributes:
         run: what the caller calls the run in progress; None for an idle worker.
         ready: it has answered once, so that it can live.
-        device: the number of the one GPU that it sees; None for all of them.
+        device: the one GPU that it sees.
     """
 
-    def __init__(self, execute: Execute, modules: Sequence[str], device: int | None = None) -> None:
+    def __init__(self, execute: Execute, modules: Sequence[str], device: Device = None) -> None:
         context: Any = multiprocessing.get_context(START_METHOD)
         self.connection, far = context.Pipe()
         self.run: int | None = None
@@ -111,7 +113,7 @@ def first_ready(workers: Sequence[Worker]) -> list[Worker]:
     return [by_connection[connection] for connection in wait(list(by_connection))]
 
 
-def _serve(connection: Connection, execute: Execute, modules: Sequence[str], device: int | None) -> None:
+def _serve(connection: Connection, execute: Execute, modules: Sequence[str], device: Device) -> None:
     """What a worker does."""
     if device is not None:
         # Before anything asks for a GPU; to this process it is the first one.

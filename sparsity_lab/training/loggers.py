@@ -37,6 +37,19 @@ class Logger:
         """The run is finished, and lies in this folder. Also where nothing was left to do."""
 
 
+_EVENTS = ("on_step", "on_evaluation", "on_finish")
+
+
+def check_loggers(loggers: object) -> None:
+    """Raise ``SettingError`` if these are not loggers: a list of objects that have the methods of ``Logger``."""
+    if isinstance(loggers, str) or not isinstance(loggers, Sequence):
+        raise SettingError("loggers", "a list of loggers", loggers)
+    for i, logger in enumerate(loggers):
+        if isinstance(logger, type) or not all(callable(getattr(logger, event, None)) for event in _EVENTS):
+            got = Shown(f"the class {logger.__name__}") if isinstance(logger, type) else logger
+            raise SettingError(f"loggers[{i}]", f"an object with {', '.join(_EVENTS)}, as a Logger has", got)
+
+
 class CSVLogger(Logger):
     """``<folder>/<id>/steps.csv``, ``validation.csv`` and ``evaluation.csv``, for each run.
 

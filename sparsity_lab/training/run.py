@@ -27,7 +27,7 @@ from sparsity_lab.training.folder import RunFolder, Status
 from sparsity_lab.training.frames import FrameProcess
 from sparsity_lab.training.held_folder import HeldFolder, reason_of
 from sparsity_lab.training.lease import Lease, LeaseLost
-from sparsity_lab.training.loggers import Logger
+from sparsity_lab.training.loggers import Logger, check_loggers
 from sparsity_lab.training.optimize import Diverged, Progress, Records, optimize, parameter_groups
 from sparsity_lab.training.weights import build, build_plain, check_weights
 
@@ -232,6 +232,7 @@ def train(
             recorded, and not repeated.
         lease.Leased: without ``wait``; another process makes this run, or a parent of it.
     """
+    check_loggers(loggers)
     config = config if config.is_planned else config.planned()
     root, path = Path(out), Path(out) / config.id
     _check_device(config)

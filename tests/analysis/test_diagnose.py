@@ -10,9 +10,9 @@ from figure_rules import broken_rules
 from torch import Tensor, nn
 
 from sparsity_lab.analysis import Thresholds, TokenData, diagnose, read_tokens
-from sparsity_lab.analysis.diagnosis.diagnose import _from_labels
+from sparsity_lab.analysis.diagnosis.diagnose import _check_room, _from_labels
 from sparsity_lab.analysis.diagnosis.length_comparison import Trained, compare_lengths
-from sparsity_lab.analysis.diagnosis.verdict import SchemeTest, data_answers, verdict_of
+from sparsity_lab.analysis.diagnosis.verdict import SchemeTest, few_answer, gain_answer, reach_answer, verdict_of
 from sparsity_lab.analysis.diagnosis.windows import TokenWindows
 from sparsity_lab.analysis.statistics import Interval
 from sparsity_lab.generators import Planted, Recent, SparseMarkov, Stream
@@ -222,7 +222,7 @@ LEARNED, UNLEARNED = interval(0.3, 0.4), interval(0.0, 0.01)
 )
 def test_verdicts(k: Interval, reach: Interval, tests: list[tuple[Interval, Interval]], verdict: str) -> None:
     thresholds = Thresholds()
-    few, local = data_answers(k, reach, 32, thresholds)
+    few, local = few_answer(k, thresholds), reach_answer(reach, 32, thresholds)
     pairs = [SchemeTest(position="P", learned=own, kept=kept).answers(thresholds) for own, kept in tests]
     assert verdict_of(few, local, pairs) == verdict
 
@@ -230,9 +230,12 @@ def test_verdicts(k: Interval, reach: Interval, tests: list[tuple[Interval, Inte
 def test_answers_at_their_thresholds() -> None:
     """Four tokens are few, five are not; sixteen of thirty-two is near, seventeen is not."""
     for k, reach, answer in ((4, 16, True), (5, 17, False)):
-        few, local = data_answers(interval(k, k), interval(reach, reach), 32, Thresholds())
+        few, local = few_answer(interval(k, k), Thresholds()), reach_answer(interval(reach, reach), 32, Thresholds())
         assert (few.answer, local.answer) == (answer, answer)
     assert "more than 4" in few.found
+    for low, high, near in ((0.8, 0.9, True), (0.7, 0.79, False), (0.7, 0.9, None)):
+        asked = gain_answer(interval(low, high), 32, Thresholds())
+        assert (asked.answer, "the last 16 tokens give 80%" in asked.question) == (near, True)
 
 
 def test_labels_are_counted() -> None:
@@ -286,7 +289,7 @@ def test_planted_data_are_recognized(markov: list[np.ndarray]) -> None:
     assert found.to_data()["verdict"] in repr(found)
     first, second, *schemes, advice = found.horizon()
     assert first.startswith("Horizon: trained on up to 16 tokens, tested on up to 64; needs were asked inside 16")
-    assert second == f"Without a model, up to 200 tokens: {found.beyond}."
+    assert second == f"Without a model, pairs of tokens up to 150 apart and repeats up to 200: {found.beyond}."
     assert "nothing found beyond 16 tokens" in second
     assert [line.partition(" keeps ")[0] for line in schemes] == ["RoPE()", "ALiBi()"]
     assert "at 4x" in schemes[0]
@@ -332,11 +335,71 @@ def test_two_planted_tokens_are_recovered(monkeypatch: pytest.MonkeyPatch) -> No
     assert distances["distance"].to_list() == [1, 3]
     assert distances["share"].to_list() == [0.5, 0.5]
     assert (found.reach.estimate, found.reach.high) == (3.0, 3.0)
+    assert found.near.estimate == found.near.low == found.near.high == 1.0
     kept = {row["position"]: row["kept"] for row in found.frame().filter(length=64).to_dicts()}
     assert kept["ALiBi()"] == pytest.approx(1.0)
     assert kept["RoPE()"] == pytest.approx(0.0, abs=0.02)
     assert [answer.answer for answer in found.answers] == [True, True, True, False, True, True]
     assert found.verdict == "expected"
+
+
+@pytest.mark.parametrize(
+    ("lag", "share", "answer"), [(2, 1.0, True), (8, 1.0, True), (9, 0.0, False), (14, 0.0, False)]
+)
+def test_near_is_what_the_nearer_half_of_the_window_tells(
+    lag: int, share: float, answer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that knows the one token that tells, where it is shown."""
+    seed = next(seed for seed in range(999) if SparseMarkov(k=1, lag_seed=seed, max_lag=16).lags == (lag,))
+    task = SparseMarkov(k=1, lag_seed=seed, max_lag=16, vocab_size=5)
+    known = Trained(Exact(task, 64), 0.0, 0, 5)
+    monkeypatch.setattr(sys.modules[_from_labels.__module__], "train_short", lambda *_: known)
+    found = diagnose(list(task.sample(Stream(0, "user"), 0, 40, 200).tokens.numpy()), **CHEAP)
+    assert found.k.estimate == 1.0
+    assert found.near.estimate == pytest.approx(share, abs=0.02)
+    assert found.answers[1].answer is answer
+
+
+def test_targets_that_gain_are_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three of four sequences are noise: all of 24 targets are of the fourth ones, and count."""
+    task = SparseMarkov(k=1, lag_seed=3, vocab_size=5)
+    rows = task.sample(Stream(0, "user"), 0, 160, 60).tokens.numpy()
+    noise = np.random.default_rng(0).permuted(rows, axis=1)
+    data = [row if i // 5 % 4 == 0 else other for i, (row, other) in enumerate(zip(rows, noise, strict=True))]
+    known = Trained(Exact(task, 64), 0.0, 0, 5)
+    monkeypatch.setattr(sys.modules[_from_labels.__module__], "train_short", lambda *_: known)
+    found = diagnose(data, longest=2, **{**CHEAP, "windows": 256})
+    assert found.dependencies is not None
+    assert found.dependencies.targets()["counted"].to_list() == [True] * 24
+
+
+@pytest.mark.parametrize(
+    ("size", "advice"), [(2000, "train on longer windows, --length 499, to"), (6000, "--length 512, to")]
+)
+def test_advice_is_one_that_the_data_allow(size: int, advice: str) -> None:
+    """What repeats lies 320 tokens before."""
+    draws = np.random.default_rng(0)
+    rows = draws.integers(0, 8, (12, size))
+    for t in range(320, size):
+        rows[:, t] = np.where(draws.random(12) < 0.7, rows[:, t - 320], rows[:, t])
+    tiny = {
+        "length": 16,
+        "model": Decoder(num_layers=1, num_heads=1, d_model=8),
+        "steps": 1,
+        "targets": 2,
+        "windows": 8,
+    }
+    found = diagnose(list(rows), **tiny)  # type: ignore[arg-type]
+    assert found.beyond.matters
+    assert advice in found.horizon()[-1]
+    if size == 2000:
+        data = TokenData.of(list(rows))
+        train, test = (TokenWindows(part, data.vocab_size) for part in data.split())
+        _check_room(data, train, test, 499, 4 * 499)
+        with pytest.raises(SettingError, match="the test part needs a sequence of more than 2000 tokens"):
+            _check_room(data, train, test, 500, 4 * 500)
+        said = diagnose(list(rows[:, :700]), **tiny).horizon()[-1]  # type: ignore[arg-type]
+        assert "takes --length 320 or more, and these allow 174 at most with --longest 4" in said
 
 
 def test_a_model_that_knows_nothing_is_not_believed(markov: list[np.ndarray]) -> None:

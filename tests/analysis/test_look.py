@@ -142,6 +142,25 @@ def test_repeats_gain_what_they_are_worth() -> None:
     assert beyond.repeats.low < beyond.repeats.estimate < beyond.repeats.high  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("distance", [31, 32, 33, 36, 38, 39, 64])
+def test_beyond_is_exact_within_the_range_that_holds_the_horizon(distance: int) -> None:
+    """Of copies at one distance, all are beyond a shorter horizon and none beyond any other."""
+    draws = np.random.default_rng(distance)
+    tokens = list(draws.integers(0, V, 120))
+    while len(tokens) < N:
+        start = len(tokens) - distance
+        tokens += tokens[start : start + 24] if draws.random() < 0.3 else list(draws.integers(0, V, 24))
+    look = look_at(TokenData.of([np.array(tokens)]))
+    for horizon in (30, 31, 32, 33, 35, 38, 63):
+        beyond = look.beyond(horizon)
+        if distance > horizon:
+            assert beyond.distance == distance
+            assert beyond.share > 0.1
+        else:
+            assert beyond.share < 0.02
+            assert not beyond.matters
+
+
 def test_short_data_and_the_figure() -> None:
     for sequences in ([np.array([0, 1])], [np.arange(5) % 2] * 3, [np.array([0]), np.array([1])]):
         found = look_at(TokenData.of(sequences))

@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import torch
 from generators import ddp
@@ -20,6 +21,13 @@ SECONDS = 120
 # On a machine with fewer processors than workers.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 CURRICULUM = UniformLength(low=6, high=12)
+
+
+class Halving:
+    """No lengths."""
+
+    def at(self, stream: Stream, step: int, steps: int | None) -> float:
+        return 4.5
 
 
 def same(first: list[Batch], second: list[Batch]) -> bool:
@@ -113,11 +121,65 @@ def test_without_a_number_of_steps_there_is_no_end() -> None:
         ({"steps": 2, "start": 3}, "steps: expected a whole number of at least 3, got 2"),
         ({"rank": 0}, "world_size: give both rank and world_size, or neither"),
         ({"rank": 2, "world_size": 2}, "rank: expected below world_size = 2, got 2"),
+        ({"rank": -1, "world_size": 2}, "rank: expected a whole number of at least 0, got -1"),
+        ({"rank": 0, "world_size": 0}, "world_size: expected a whole number of at least 1, got 0"),
+        ({"length": -9}, "length: expected at least"),
+        ({"length": True}, "length: expected a whole number, got True"),
+        ({"length": "9"}, "length: expected a whole number, got '9'"),
+        ({"length": [9, 10]}, "length: expected a whole number, got .9, 10."),
+        ({"length": UniformLength}, "length: expected a whole number, or a curriculum, got "),
+        (
+            {"length": pandas.DataFrame({"length": [9]})},
+            "length: expected a whole number, or a curriculum, got DataFrame",
+        ),
+        ({"length": UniformLength(low=1, high=9)}, "length: expected at least"),
+        ({"length": Halving()}, "length: expected a whole number, got 4.5"),
+        ({"batch_size": -2}, "batch_size: expected a whole number of at least 1, got -2"),
+        ({"batch_size": 2.0}, "batch_size: expected a whole number of at least 1, got 2.0"),
+        ({"batch_size": None}, "batch_size: expected a whole number of at least 1, got None"),
+        ({"batch_size": 2**70}, "batch_size: expected at most 2147483648"),
+        ({"steps": -1}, "steps: expected a whole number of at least 0, got -1"),
+        ({"steps": 1.5}, "steps: expected a whole number of at least 0, got 1.5"),
+        ({"start": -1}, "start: expected a whole number of at least 0, got -1"),
+        ({"start": 2**70}, "start: expected at most 2147483648"),
+        ({"stream": "train"}, r"stream: expected a Stream, got 'train'; did you mean 'Stream\(seed=0\)'"),
+        ({"stream": 0}, "stream: expected a Stream, got 0"),
+        ({"stream": Stream}, "stream: expected a Stream, got "),
     ],
 )
 def test_refusals(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(SettingError, match=message):
+    with pytest.raises(SettingError, match=message) as error:
         Planted(k=3).dataset(**{"stream": Stream(), "length": 9, "batch_size": 2, **change})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_workers": -1}, "num_workers: expected a whole number of at least 0, got -1"),
+        ({"num_workers": "2"}, "num_workers: expected a whole number of at least 0, got '2'"),
+        ({"num_workers": 0, "prefetch_factor": 2}, "options: expected options of a DataLoader, got prefetch_factor"),
+        (
+            {"num_workers": 0, "persistent_workers": True},
+            "options: expected options of a DataLoader, got persistent_wor",
+        ),
+        ({"workers": 2}, "options: expected options of a DataLoader, got .*'workers'"),
+        ({"batch_size": 2}, "options: expected options of a DataLoader, got .*'batch_size'"),
+        ({"shuffle": True}, "options: expected options of a DataLoader, got .*shuffle"),
+        ({"timeout": -1}, "options: expected options of a DataLoader, got timeout"),
+        ({"multiprocessing_context": "threads"}, "options: expected options of a DataLoader, got "),
+    ],
+)
+def test_refusals_of_a_loader(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingError, match=message) as error:
+        Planted(k=3).dataset(Stream(), 9, 2).loader(**change)
+    assert "\n" not in str(error.value)
+
+
+def test_more_workers_than_messages_give_each_batch_once() -> None:
+    data = Planted().dataset(Stream(), 9, 2, steps=3)
+    assert same(list(data.loader(8)), list(data))
+    assert list(Planted().dataset(Stream(), 9, 2, steps=0).loader(2)) == []
 
 
 def test_a_small_batch_is_sent_in_few_bytes() -> None:

@@ -53,11 +53,22 @@ def test_both_parts_hold_all_sequences_and_none_twice(rows: Path) -> None:
     assert parts.by == "files"
     assert sorted([*parts.train.sizes, *parts.evaluation.sizes]) == sorted(SIZES)
     assert len(np.intersect1d(parts.train.tokens, parts.evaluation.tokens)) == 0
-    assert parts.forms == (
-        "rows.npy: array",
+    assert parts.forms == ("rows.npy: array",)
+    assert parts.padding == (
         f"0 fills the ends of {sum(SIZES < 30)} sequences, {2400 - SIZES.sum()} tokens: taken as padding "
-        "(--pad none keeps it as data)",
+        "(--pad none keeps it as data)"
     )
+
+
+@pytest.mark.parametrize("files", [1, 8, 9, 20])
+def test_the_record_says_the_padding_of_any_number_of_files(rows: Path, files: int) -> None:
+    paths = tuple(str(rows.with_name(f"{i}.npy")) for i in range(files))
+    for i, path in enumerate(paths):
+        np.save(path, np.load(rows) + 9 * i * (np.load(rows) > 0))
+    task = TokenFile(path=paths, vocab_size=9000)
+    shown = [f"{i}.npy: array" for i in range(min(files, 8))]
+    assert task.record["files"] == [*shown, *([f"and {files - 8} more"] if files > 8 else [])]
+    assert task.record["padding"] == task.parts.padding != ""
 
 
 def test_no_token_can_attend_to_what_fills_up(rows: Path) -> None:

@@ -44,13 +44,38 @@ def test_few_runs_are_spread_over_all_devices() -> None:
     assert _in_turn(Counter([None] * 2), [None] * 2) == [None, None]
 
 
-@pytest.mark.parametrize(("seen", "devices"), [("", [0, 1, 2]), ("4,6", [4, 6]), ("GPU-abc", [0, 1, 2])])
+@pytest.mark.parametrize(
+    ("seen", "count", "devices"),
+    [
+        (None, 3, [0, 1, 2]),
+        ("4,6", 2, [4, 6]),
+        (" 4, 6 ", 2, [4, 6]),
+        ("4,-1,6", 1, [4]),
+        ("GPU-8f6c2a1e-0000", 1, ["GPU-8f6c2a1e-0000"]),
+        ("GPU-8f,GPU-41", 2, ["GPU-8f", "GPU-41"]),
+        ("MIG-41b36a0e-0000", 1, ["MIG-41b36a0e-0000"]),
+        ("MIG-GPU-8f6c/1/0", 1, ["MIG-GPU-8f6c/1/0"]),
+        ("", 0, None),
+        ("-1", 0, None),
+        ("GPU-gone", 0, None),
+    ],
+)
 def test_auto_is_every_gpu_that_this_process_sees(
-    seen: str, devices: list[int], monkeypatch: pytest.MonkeyPatch
+    seen: str | None, count: int, devices: list[int | str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
-    assert Processes(devices="auto").slots == devices
+    """By the name that it sees it under, so that no worker is shown another one."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    if seen is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    if devices is None:
+        with pytest.raises(SettingError, match="devices: 'auto' needs a GPU, but this machine has none"):
+            _ = Processes(devices="auto").slots
+    else:
+        assert Processes(devices="auto").slots == devices
+        assert Processes(devices=devices).slots == devices  # type: ignore[arg-type]
+        assert from_text(Engine, str(Processes(devices=devices))).slots == devices  # type: ignore[attr-defined, arg-type]
 
 
 def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,8 +83,9 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with pytest.raises(SettingError, match="devices: 'auto' needs a GPU, but this machine has none"):
         _ = Processes(devices="auto").slots
-    with pytest.raises(SettingError, match=r"devices\[1\]: expected the number of a GPU, from 0, each once, got 2"):
-        Processes(devices=(2, 2))
+    for wrong in (2, -1, "3", "cuda:1", "", "GPU-a,GPU-b"):
+        with pytest.raises(SettingError, match=r"devices\[1\]: expected the number of a GPU, from 0, or its name"):
+            Processes(devices=(2, wrong))
     with pytest.raises(SettingError, match="per_device: expected at least 1, got 0"):
         Processes(devices=(0,), per_device=0)
     run = small_run()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -9,7 +10,7 @@ from training.small_runs import small_run
 
 from sparsity_lab.settings import SettingError
 from sparsity_lab.sweeps import Engine, Processes, Serial, Sweep, run_sweep
-from sparsity_lab.training import CSVLogger, Logger, RunConfig
+from sparsity_lab.training import CSVLogger, Logger, RunConfig, train
 
 PARENT = small_run()
 SWEEP = Sweep(name="told", runs=[small_run(data_seed=1), small_run(data_seed=2, parent=PARENT)])
@@ -40,6 +41,41 @@ def test_what_a_logger_raises_is_a_failure_of_the_run_and_the_next_call_goes_on(
         (PARENT.id, "ConnectionError: the service is away")
     ]
     assert run_sweep(Sweep(name="told", runs=[PARENT]), tmp_path, Serial()).failures == ()
+
+
+class Half:
+    """One of three methods."""
+
+    def on_step(self, config: RunConfig, values: Mapping[str, float]) -> None: ...
+
+
+EXPECTED = "expected an object with on_step, on_evaluation, on_finish, as a Logger has"
+
+
+@pytest.mark.parametrize(
+    ("loggers", "message"),
+    [
+        ([CSVLogger], f"loggers[0]: {EXPECTED}, got the class CSVLogger"),
+        ([Logger(), Logger], f"loggers[1]: {EXPECTED}, got the class Logger"),
+        ([Half()], f"loggers[0]: {EXPECTED}, got <"),
+        ([print], f"loggers[0]: {EXPECTED}, got <built-in function print>"),
+        ([None], f"loggers[0]: {EXPECTED}, got None"),
+        (["csv"], f"loggers[0]: {EXPECTED}, got 'csv'"),
+        (Logger(), "loggers: expected a list of loggers, got <"),
+        (CSVLogger, "loggers: expected a list of loggers, got <class"),
+        ("csv", "loggers: expected a list of loggers, got 'csv'"),
+        (None, "loggers: expected a list of loggers, got None"),
+    ],
+)
+def test_what_is_no_logger_is_refused_before_anything_is_written(loggers: Any, message: str, tmp_path: Path) -> None:
+    for call in (
+        lambda: train(PARENT, tmp_path / "none", loggers=loggers),
+        lambda: run_sweep(SWEEP, tmp_path / "none", Serial(), loggers=loggers),
+    ):
+        with pytest.raises(SettingError) as error:
+            call()
+        assert str(error.value).startswith(message)
+        assert not (tmp_path / "none").exists()
 
 
 def test_a_logger_that_cannot_be_copied_is_refused_before_anything_is_written(tmp_path: Path) -> None:

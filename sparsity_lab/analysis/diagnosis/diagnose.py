@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from jaxtyping import Int64
 from matplotlib.axes import Axes
 from torch import Tensor, nn
@@ -30,11 +31,20 @@ from sparsity_lab.analysis.diagnosis.length_comparison import (
     LengthComparison,
     Trained,
     compare_lengths,
+    near_share,
     train_short,
 )
 from sparsity_lab.analysis.diagnosis.look import Beyond, DataLook, look_at
 from sparsity_lab.analysis.diagnosis.token_data import Ints, TokenData
-from sparsity_lab.analysis.diagnosis.verdict import Answer, Thresholds, at_least, data_answers, verdict_of
+from sparsity_lab.analysis.diagnosis.verdict import (
+    Answer,
+    Thresholds,
+    at_least,
+    few_answer,
+    gain_answer,
+    reach_answer,
+    verdict_of,
+)
 from sparsity_lab.analysis.diagnosis.windows import TokenWindows
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
 from sparsity_lab.analysis.lines import draw_curve, draw_level, name_lines, note_below
@@ -49,6 +59,8 @@ from sparsity_lab.training import Progress, Training, UniformLength
 __all__ = ["Diagnosis", "StepProgress", "diagnose"]
 
 _POSITION, _OTHER, _MODEL, _THRESHOLDS = RoPE(), ALiBi(), Decoder(), Thresholds()
+_LEAST_GAIN = 0.5
+"""Nats from context of a target that is searched."""
 
 StepProgress = Callable[[str, int, int | None], None]
 """Called with what is done, how much of it is done, and how much there is; None if that is not known."""
@@ -70,6 +82,8 @@ class Diagnosis(Measurement):
         trained: L, the longest trained window.
         k: median number of important tokens of a target; nothing if the model that was asked learned nothing.
         reach: distance within which most of them lie.
+        near: share of the gain over frequencies that the near tokens alone give the model; nothing with labels, or if
+            it learned nothing.
         labeled: whether ``k`` and ``reach`` are counted from labels; else a model was asked.
         dependencies: what the model said; None with labels.
         beyond: what lies farther than the trained length, where no model was asked.
@@ -82,6 +96,7 @@ class Diagnosis(Measurement):
     trained: int
     k: Interval
     reach: Interval
+    near: Interval
     labeled: bool
     dependencies: DependencySparsity | None
     look: DataLook
@@ -91,6 +106,7 @@ class Diagnosis(Measurement):
     _models: dict[str, Trained]
     _search_seconds: float
     _look_seconds: float
+    _longest_trainable: int
 
     def horizon(self) -> list[str]:
         """What belongs under the verdict: how far was looked, what lies beyond, what each scheme keeps and what that
@@ -99,7 +115,8 @@ class Diagnosis(Measurement):
         source = "counted from labels" if self.labeled else f"asked inside {self.trained} tokens"
         lines = [
             f"Horizon: trained on up to {self.trained} tokens, tested on up to {longest}; needs were {source}.",
-            f"Without a model, up to {self.look.longest:,} tokens: {self.beyond}.",
+            f"Without a model, pairs of tokens up to {self.look.longest_lag:,} apart and repeats up to "
+            f"{self.look.longest:,}: {self.beyond}.",
         ]
         last = {position: tests[-1] for position, tests in self._tests.items()}
         best = min(test.loss_short for test in last.values())
@@ -113,15 +130,23 @@ class Diagnosis(Measurement):
             cost = f"and costs {price:.2f} nats" if price > 0.005 else "with the lowest loss"
             loss = f"{test.loss_short:.2f} nats a target"
             lines.append(f"{position} keeps {kept} of its gain at {times}x, {cost} at the trained length ({loss}).")
-        return [*lines, self._advice(last)]
+        return [*lines, self._advice(last, times)]
 
-    def _advice(self, last: Mapping[str, LengthComparison]) -> str:
+    def _advice(self, last: Mapping[str, LengthComparison], times: int) -> str:
         learned = {name: test for name, test in last.items() if at_least(test.learned, self.thresholds.learned)}
         keeping = {name: test for name, test in learned.items() if (test.kept.estimate or 0) >= self.thresholds.kept}
         if self.beyond.matters:
-            far = self.beyond.distance if self.beyond.gain is self.beyond.repeats else self.beyond.lag
-            wanted = 2 ** math.ceil(math.log2(max(2, far or self.trained)))
-            return f"Advice: train on longer windows, --length {wanted} or more, to have what lies at {far:,} tokens."
+            far = (
+                self.beyond.distance if self.beyond.gain is self.beyond.repeats else self.beyond.lag
+            ) or self.trained
+            wanted, most = 2 ** math.ceil(math.log2(max(2, far))), self._longest_trainable
+            if far <= most:
+                wanted = min(wanted, most)
+                return f"Advice: train on longer windows, --length {wanted}, to have what lies at {far:,} tokens."
+            return (
+                f"Advice: longer sequences. To have what lies at {far:,} tokens takes --length {far} or more, and "
+                f"these allow {most} at most with --longest {times}."
+            )
         if keeping:
             name = min(keeping, key=lambda own: keeping[own].loss_short)
             return f"Advice: of these schemes {name}, which keeps what it learned at the lowest loss."
@@ -174,6 +199,10 @@ class Diagnosis(Measurement):
             "tokens that a target needs, k (median)": self.k,
             f"distance within which {self.thresholds.local_share:.0%} of them lie": self.reach,
         }
+        if not self.labeled:
+            rows[
+                f"share of the gain that the last {self.thresholds.local_reach * self.trained:g} tokens alone give"
+            ] = self.near
         title = f"1. Needs of targets, from {source} (k above {self.thresholds.most_tokens}: more than that)"
         needs = [{"": name, "estimate": v.estimate, "low": v.low, "high": v.high} for name, v in rows.items()]
         seen = self.look.frame()
@@ -199,6 +228,7 @@ class Diagnosis(Measurement):
             "trained_length": self.trained,
             "k": _as_data(self.k),
             "reach": _as_data(self.reach),
+            "near": _as_data(self.near),
             "labeled": self.labeled,
             "thresholds": dataclasses.asdict(self.thresholds),
             "needed": None if self.dependencies is None else self.dependencies.needed().to_dicts(),
@@ -279,7 +309,7 @@ def diagnose(
         position, other: the two schemes.
         model: of both; its ``position`` is not used.
         steps, batch_size: of training.
-        targets: searched for their dependencies.
+        targets: searched for their dependencies, at most, of those that gain from context.
         windows: tested at each length, at most.
         thresholds: of the verdict.
         seed: of weights, training windows and random tokens.
@@ -313,17 +343,20 @@ def diagnose(
         tell(f"testing {name} on long windows", 0, None)
         tests[name] = compare_lengths(models[name], train, test, length, lengths, windows)
     begun = time.perf_counter()
+    near = NOTHING
     if data.labels is None:
         tell("searching dependencies", 0, None)
         best = min(tests, key=lambda name: tests[name][0].loss_short)
-        dependencies = _searched(models[best], test.spread(targets, length), thresholds, seed)
+        dependencies = _searched(models[best], test.spread(windows, length), targets, thresholds, seed)
         k, reach = dependencies.k, dependencies.reach(thresholds.local_share)
+        near = near_share(models[best], train, test, max(1, int(thresholds.local_reach * length)), length, windows)
         if not at_least(tests[best][0].learned, thresholds.learned):
-            k = reach = NOTHING  # what a model that knows nothing needs is not what the data need
+            k = reach = near = NOTHING  # what a model that knows nothing needs is not what the data need
+        few, local = few_answer(k, thresholds), gain_answer(near, length, thresholds)
     else:
         dependencies = None
         k, reach = _from_labels(data, thresholds)
-    few, local = data_answers(k, reach, length, thresholds)
+        few, local = few_answer(k, thresholds), reach_answer(reach, length, thresholds)
     pairs = [tests[name][-1].scheme_test(name).answers(thresholds) for name in tests]
     return Diagnosis(
         verdict=verdict_of(few, local, pairs),
@@ -331,6 +364,7 @@ def diagnose(
         trained=length,
         k=k,
         reach=reach,
+        near=near,
         labeled=data.labels is not None,
         dependencies=dependencies,
         look=look,
@@ -340,6 +374,7 @@ def diagnose(
         _models=models,
         _search_seconds=time.perf_counter() - begun,
         _look_seconds=look_seconds,
+        _longest_trainable=min(int(train.sizes.max()) - 1, (int(test.sizes.max()) - 1) // longest),
     )
 
 
@@ -368,14 +403,31 @@ def _telling(tell: StepProgress, position: str) -> Progress:
     return show
 
 
+@torch.no_grad()
 def _searched(
-    trained: Trained, windows: tuple[Int64[Tensor, "N n"], Ints], thresholds: Thresholds, seed: int
+    trained: Trained, windows: tuple[Int64[Tensor, "N n"], Ints], targets: int, thresholds: Thresholds, seed: int
 ) -> DependencySparsity:
-    """What the last targets of windows need, from a model that may see them with any tokens hidden."""
+    """What the last targets of windows need, from a model that may see them with any tokens hidden; at most so many
+    targets, of those that gain from context."""
     contexts, groups = windows
-    largest, share = thresholds.most_tokens, thresholds.enough
+    tokens = contexts[:, :-1]
+    without, whole = (
+        trained.predict(tokens, torch.full_like(tokens, shown, dtype=torch.bool)).double().log_softmax(-1)
+        for shown in (0, 1)
+    )
+    gaining = np.flatnonzero((whole - without).gather(1, contexts[:, -1:])[:, 0].numpy() >= _LEAST_GAIN)
+    gaining = gaining if len(gaining) else np.arange(len(tokens))
+    count = min(targets, len(gaining))
+    own = gaining[(2 * np.arange(count) + 1) * len(gaining) // (2 * count)]
     return dependency_sparsity(
-        trained.predict, contexts, near=0, largest=largest, share=share, groups=groups.tolist(), seed=seed
+        trained.predict,
+        contexts[own],
+        near=0,
+        largest=thresholds.most_tokens,
+        share=thresholds.enough,
+        least_gain=_LEAST_GAIN,
+        groups=groups[own].tolist(),
+        seed=seed,
     )
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,8 @@ def spread(total: int, most: int) -> NDArray[np.bool_]:
 
 
 def lags_to_look_at(classes: Ints, longest: int, seed: int) -> Ints:
-    """The lags to look at: near ones, a grid, and those that stand out."""
+    """The lags to look at: near ones, a grid, and those that stand out. They go up to three quarters of the longest
+    sequence, since few tokens are farther apart."""
     most = max(1, longest * 3 // 4)
     grid = np.unique(np.geomspace(1, most, 2 * max(1, int(math.log2(most)) + 1)).astype(np.int64))
     return np.unique(np.concatenate([np.arange(1, min(_NEAR_LAGS, most) + 1), grid, _peaks(classes, most, seed)]))
@@ -194,12 +196,41 @@ def match_length(tokens: Ints, vocab_size: int) -> int:
     return int(np.clip(math.ceil(math.log(len(tokens)) / -math.log(min(0.99, (shares**2).sum()))) + 1, 2, 16))
 
 
-def repeat_gains(
-    tokens: Ints, age: Ints, block: Ints, known: Floats, match: int, longest: int
-) -> tuple[Ints, Floats, Floats]:
-    """Edges of ranges of distances, and by range and block the gain in nats and the number of right guesses."""
-    bins = _PER_OCTAVE * (int(math.log2(max(2, longest))) + 1)
-    edges = np.ceil(2.0 ** (np.arange(bins + 1) / _PER_OCTAVE) - 1e-9).astype(np.int64)
+@dataclass(frozen=True, eq=False)
+class Repeats:
+    """The guesses that repeats give, one for each token that has one.
+
+    Attributes:
+        distance: (n,) how far back the token lies that is guessed to come again.
+        block: (n,) of the guessed token.
+        gain: (n,) nats.
+        right: (n,) whether the guess is right.
+    """
+
+    distance: Ints
+    block: Ints
+    gain: Floats
+    right: NDArray[np.bool_]
+
+    def by_block(self, chosen: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+        """Of chosen guesses, the gain and the number of right ones in each block."""
+        block = self.block[chosen]
+        return _by_block(block, self.gain[chosen]), _by_block(block, self.right[chosen].astype(np.float64))
+
+
+def range_of(distance: Ints) -> Ints:
+    """The range, a quarter of an octave, that a distance lies in; range i begins at 2^(i / 4)."""
+    ranges: Ints = (_PER_OCTAVE * np.log2(distance) + 1e-9).astype(np.int64)
+    return ranges
+
+
+def first_of_range(index: int) -> int:
+    """The shortest distance in a range; more than the longest one, if it has none."""
+    return math.ceil(math.exp2(index / _PER_OCTAVE) - 1e-9)
+
+
+def repeats(tokens: Ints, age: Ints, block: Ints, known: Floats, match: int) -> Repeats:
+    """The guesses of repeats of ``match`` tokens, and of two and four times as many."""
     distance = np.zeros(len(tokens), dtype=np.int64)
     level = np.zeros(len(tokens), dtype=np.int64)
     for longer, (size, ends) in enumerate(_hashes(tokens, (match, 2 * match, 4 * match))):
@@ -211,19 +242,17 @@ def repeat_gains(
         distance[good], level[good] = here[good], longer
     at = np.flatnonzero(distance)
     right = tokens[at] == tokens[at - distance[at]]
-    which = np.minimum((_PER_OCTAVE * np.log2(distance[at])).astype(np.int64), bins - 1)
+    cell = range_of(distance[at]) * _LEVELS + level[at]
     gain = np.zeros(len(at))
-    cell = level[at] * bins + which
     half = block[at] % 2
     for own in (0, 1):
         other, mine = half != own, half == own
-        hits = np.bincount(cell[other], weights=right[other], minlength=_LEVELS * bins)
-        h = np.clip((hits / (np.bincount(cell[other], minlength=_LEVELS * bins) + 2))[cell[mine]], 0.0, 0.999)
+        cells = int(cell.max(initial=0)) + 1
+        hits = np.bincount(cell[other], weights=right[other], minlength=cells)
+        h = np.clip((hits / (np.bincount(cell[other], minlength=cells) + 2))[cell[mine]], 0.0, 0.999)
         p = known[at[mine]]
         gain[mine] = np.log1p(-h + np.where(right[mine], h / p, 0.0))
-    place, size = which * BLOCKS + block[at], bins * BLOCKS
-    gains, rights = (np.bincount(place, weights=own, minlength=size).astype(np.float64) for own in (gain, right))
-    return edges, gains.reshape(bins, BLOCKS), rights.reshape(bins, BLOCKS)
+    return Repeats(distance[at], block[at], gain, right)
 
 
 def _since(keys: NDArray[np.uint64]) -> Ints:

@@ -147,6 +147,23 @@ def compare_lengths(
 
 
 @torch.no_grad()
+def near_share(
+    trained: Trained, train: TokenWindows, test: TokenWindows, near: int, length: int, count: int
+) -> Interval:
+    """Share of the gain over single-token frequencies that the last ``near`` tokens of a window alone give, which is
+    an input that the model was trained on. Only the last target of a window sees so many, so there are more windows.
+    """
+    windows, groups = test.spread(count * TARGETS, length)
+    parts = torch.split(windows, max(1, _WINDOW_TOKENS // length))
+    some, all_tokens = (
+        np.concatenate([_last_loss(trained.model, part[:, -size - 1 :], 1) for part in parts])
+        for size in (near, length)
+    )
+    level = _single_loss(train)[windows[:, -1].numpy()]
+    return ratio_over_groups(level - some, level - all_tokens, groups)
+
+
+@torch.no_grad()
 def _losses(model: nn.Module, windows: Int64[Tensor, "N width"], short: int) -> tuple[Floats, Floats]:
     """(N,) mean loss of the last targets from the last ``short`` tokens, and from all."""
     count = min(TARGETS, short)

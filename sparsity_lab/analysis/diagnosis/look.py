@@ -4,11 +4,11 @@ Everything is estimated on one half of the data and measured on the other, block
 than chance gains nothing on average. Intervals are bootstraps over the blocks.
 
 - *Pairs*: the gain of log p(x_t | x_{t-d}) over log p(x_t), a lower bound of the mutual information at lag d. The
-  commonest tokens count one by one, all others as one. Lags are 1 .. 32, a grid up to the longest sequence, and those
-  that stand out in the cross-correlation of random numbers given to the tokens.
-- *Repeats*: where the last m, 2 m or 4 m tokens stood before, the token after them is guessed to come again. Let h be
-the share of right guesses at such a distance. The gain is that of (1 - h) p(x_t) + h [guess right] over p(x_t), where
-p mixes counts of up to four preceding tokens. The nearest such place counts.
+  commonest tokens count one by one, all others as one. Lags are 1 .. 32, a grid up to three quarters of the longest
+  sequence, and those that stand out in the cross-correlation of random numbers given to the tokens.
+- *Repeats*: where the last m, 2 m or 4 m tokens stood before, at any distance, the token after them is guessed to
+  come again. Let h be the share of right guesses at such a distance. The gain is that of (1 - h) p(x_t) + h [guess
+  right] over p(x_t), where p mixes counts of up to four preceding tokens. The nearest such place counts.
 
 It sees no rule that needs several far tokens at once, such as a parity.
 """
@@ -24,13 +24,16 @@ from numpy.typing import NDArray
 from sparsity_lab.analysis.diagnosis.gains import (
     BLOCKS,
     MOST_PAIRS,
+    Repeats,
     common_classes,
+    first_of_range,
     gain_beside,
     known_from_counts,
     lags_to_look_at,
     match_length,
     pair_gain,
-    repeat_gains,
+    range_of,
+    repeats,
     share_of_class,
     spread,
 )
@@ -120,9 +123,7 @@ class DataLook(Measurement):
     _lags: Ints
     _pair_gains: Floats  # (lags, blocks), nats
     _pair_counts: Floats  # (lags, blocks)
-    _edges: Ints  # (bins + 1,) distances of repeats
-    _repeat_gains: Floats  # (bins, blocks), nats
-    _repeat_right: Floats  # (bins, blocks)
+    _repeats: Repeats
     _counts: Floats  # (blocks,) tokens
     _data: tuple[Ints, Floats, Floats, Ints, Ints]  # classes, shares of them, probabilities from counts, age, block
 
@@ -136,21 +137,19 @@ class DataLook(Measurement):
         for lag, gains, counts in zip(self._lags, self._pair_gains, self._pair_counts, strict=True):
             found = _bootstrap(gains, counts)
             rows.append(_row("pair", int(lag), int(lag), found, None))
-        for i, (gains, right) in enumerate(zip(self._repeat_gains, self._repeat_right, strict=True)):
-            if right.any() or gains.any():
-                share = float(right.sum() / self._counts.sum())
-                low, high = int(self._edges[i]), int(self._edges[i + 1]) - 1
-                rows.append(_row("repeat", low, max(low, high), _bootstrap(gains, self._counts), share))
+        own = range_of(self._repeats.distance)
+        for i in np.unique(own).tolist():
+            gains, right = self._repeats.by_block(own == i)
+            share = float(right.sum() / self._counts.sum())
+            found = _bootstrap(gains, self._counts)
+            rows.append(_row("repeat", first_of_range(i), first_of_range(i + 1) - 1, found, share))
         return pl.DataFrame(rows, schema=_SCHEMA)
 
     def beyond(self, horizon: int) -> Beyond:
         """What lies farther than so many tokens."""
-        far = self._edges[:-1] > horizon
-        right = self._repeat_right[far].sum(1)
-        distance = None
-        if right.sum():
-            middle = int(np.searchsorted(np.cumsum(right), right.sum() / 2))
-            distance = int(np.sqrt(float(self._edges[:-1][far][middle]) * float(self._edges[1:][far][middle])))
+        far = self._repeats.distance > horizon
+        gains, right = self._repeats.by_block(far)
+        distances = self._repeats.distance[far & self._repeats.right]
         best, lag = Interval(None, None, None, 0), None
         gain = self._pair_gains.sum(1) / np.maximum(self._pair_counts.sum(1), 1)
         near, *distant = (np.flatnonzero(own) for own in (self._lags <= horizon, self._lags > horizon))
@@ -161,13 +160,18 @@ class DataLook(Measurement):
                 best, lag = found, int(self._lags[at])
         return Beyond(
             horizon=horizon,
-            repeats=_bootstrap(self._repeat_gains[far].sum(0), self._counts),
+            repeats=_bootstrap(gains, self._counts),
             share=float(right.sum() / self._counts.sum()),
-            distance=distance,
+            distance=int(np.quantile(distances, 0.5, method="lower")) if len(distances) else None,
             pair=best,
             lag=lag,
             loss=self.loss,
         )
+
+    @property
+    def longest_lag(self) -> int:
+        """The longest lag at which pairs were looked at."""
+        return int(self._lags[-1])
 
     @property
     def finding(self) -> str:
@@ -239,7 +243,6 @@ def look_at(data: TokenData, seed: int = 0) -> DataLook:
     pairs = [pair_gain(classes, age, block, sampled, int(lag)) for lag in lags]
     known = known_from_counts(tokens, age, block)
     match = match_length(tokens, data.vocab_size)
-    edges, gains, right = repeat_gains(tokens, age, block, known, match, longest)
     return DataLook(
         tokens=len(tokens),
         longest=longest,
@@ -248,9 +251,7 @@ def look_at(data: TokenData, seed: int = 0) -> DataLook:
         _lags=lags,
         _pair_gains=np.array([gain for gain, _ in pairs]),
         _pair_counts=np.array([count for _, count in pairs]),
-        _edges=edges,
-        _repeat_gains=gains,
-        _repeat_right=right,
+        _repeats=repeats(tokens, age, block, known, match),
         _counts=counts,
         _data=(classes, share_of_class(tokens, classes), known, age, block),
     )

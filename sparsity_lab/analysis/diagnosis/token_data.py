@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sparsity_lab.generators.padding import Pad, without_padding
 from sparsity_lab.generators.token_formats import Tokens, json_lines, read_sequences
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError, Shown, counted
 
 Ints = NDArray[np.int64]
 Targets = tuple[tuple[int, ...], ...]
@@ -67,7 +67,7 @@ class TokenData:
         marks = None
         if labels is not None:
             if len(labels) != len(sequences):
-                raise SettingError("labels", f"labels of {len(sequences)} sequences", f"{len(labels)}")
+                raise SettingError("labels", f"labels of {counted(len(sequences), 'sequence')}", f"{len(labels)}")
             checked = [
                 _checked(own, len(sequence), f"labels[{i}]")
                 for i, (sequence, own) in enumerate(zip(sequences, labels, strict=True))
@@ -113,7 +113,7 @@ def read_tokens(
     >>> _ = path.write_text("1 2 3 1 2 3")
     >>> data = read_tokens([path])
     >>> data.vocab_size, data.forms
-    (3, ('tokens.txt: 1 lines of whole numbers, 6 tokens',))
+    (3, ('tokens.txt: 1 line of whole numbers, 6 tokens',))
 
     Args:
         labels: none, or a file for each of ``paths``.
@@ -135,7 +135,7 @@ def read_tokens(
         if not any(len(sequence) for sequence in found.sequences):
             raise SettingError(str(path), "the file has no tokens")
         sequences += found.sequences
-        forms.append(f"{path.name}: {found.form}, {sum(map(len, found.sequences))} tokens")
+        forms.append(f"{path.name}: {found.form}, {counted(sum(map(len, found.sequences)), 'token')}")
         if labels:
             marks += _marks(labels[i], found.sequences)
     unpadded = without_padding(sequences, pad)
@@ -157,7 +157,7 @@ def _marks(path: Path, sequences: Sequence[Tokens]) -> list[Labels]:
         joined = len(sequences) == 1 and len(found.sequences) > 1
         own = [np.concatenate(found.sequences)] if joined else [*found.sequences]
     if len(own) != len(sequences):
-        raise SettingError(str(path), f"labels of {len(sequences)} sequences", len(own))
+        raise SettingError(str(path), f"labels of {counted(len(sequences), 'sequence')}", len(own))
     where = [f"{path}, sequence {i}" if len(own) > 1 else str(path) for i in range(1, len(own) + 1)]
     return [_checked(labels, len(tokens), at) for labels, tokens, at in zip(own, sequences, where, strict=True)]
 
@@ -182,7 +182,7 @@ def _checked(labels: Tokens | Labels, length: int, where: str) -> Labels:
                     raise SettingError(where, f"positions before target {target}", place)
         return labels
     if len(labels) != length:
-        raise SettingError(where, f"{length} labels, one a token", len(labels))
+        raise SettingError(where, f"{counted(length, 'label')}, one a token", len(labels))
     if not np.isin(labels, (0, 1)).all():
         raise SettingError(where, "labels 0 and 1", int(labels[~np.isin(labels, (0, 1))][0]))
     return np.asarray(labels, dtype=bool)

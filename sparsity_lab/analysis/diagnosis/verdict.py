@@ -20,8 +20,9 @@ class Thresholds:
         kept: of that gain, the share that is left at the longest test length.
         most_tokens: k, the largest number of important tokens of a target that counts as few; the largest set that
             the search looks for.
-        enough: share of the gain of context that a target's important tokens must recover, where a model is asked.
-        local_share: share of important tokens that must be near.
+        enough: share of the gain of context that a target's important tokens must recover, and that the near
+            tokens must give, where a model is asked.
+        local_share: share of important tokens that must be near, where they are labeled.
         local_reach: how far is near, as a share of the trained length. At one half, any two groups of neighboring
             tokens that fit in the reach were seen side by side in training.
     """
@@ -89,26 +90,34 @@ class SchemeTest:
         return learned, kept
 
 
-def data_answers(k: Interval, reach: Interval, trained: int, thresholds: Thresholds) -> tuple[Answer, Answer]:
-    """Whether targets need few tokens, and whether these are near.
-
-    Args:
-        k: number of important tokens of a target; values above ``most_tokens`` stand for more than that.
-        reach: distance within which ``local_share`` of them lie.
-        trained: the trained length.
-    """
-    near = thresholds.local_reach * trained
-    few = Answer(
+def few_answer(k: Interval, thresholds: Thresholds) -> Answer:
+    """Whether targets need few tokens; numbers above ``most_tokens`` stand for more than that."""
+    return Answer(
         f"a target needs few tokens (k at most {thresholds.most_tokens})",
         _opposite(at_least(k, thresholds.most_tokens + 1e-9)),
         in_words(k, "{:g}", cap=thresholds.most_tokens),
     )
-    local = Answer(
+
+
+def reach_answer(reach: Interval, trained: int, thresholds: Thresholds) -> Answer:
+    """Whether labeled tokens are near: the distance within which ``local_share`` of them lie."""
+    near = thresholds.local_reach * trained
+    return Answer(
         f"they are near ({thresholds.local_share:.0%} within {near:g} tokens)",
         _opposite(at_least(reach, near + 1e-9)),
         in_words(reach, "{:g}"),
     )
-    return few, local
+
+
+def gain_answer(share: Interval, trained: int, thresholds: Thresholds) -> Answer:
+    """Whether what a model needs is near: the share of its gain that the near tokens alone give it. Of several tokens
+    that tell the same, a search picks any, so that their distances would not answer this."""
+    near = thresholds.local_reach * trained
+    return Answer(
+        f"they are near (the last {near:g} tokens give {thresholds.enough:.0%} of the gain of all {trained})",
+        at_least(share, thresholds.enough),
+        in_words(share, "{:.1%}"),
+    )
 
 
 def verdict_of(few: Answer, local: Answer, tests: list[tuple[Answer, Answer]]) -> str:
