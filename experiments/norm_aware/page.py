@@ -1,6 +1,7 @@
 """The figure, the tables and the words of the page."""
 
 import math
+import textwrap
 
 import polars as pl
 from matplotlib.axes import Axes
@@ -51,9 +52,7 @@ def _draw_slopes(ax: Axes, evidence: Evidence) -> None:
         draw_seeds(ax, place, measured(evidence, name, "slope"), LOOKS[name])
     ax.axhline(0, color=GRAY, linewidth=0.9, zorder=0)
     ax.set_xlim(-0.6, len(NAMES) - 0.4)
-    ax.set_xticks(
-        range(len(NAMES)), [name.replace("-", "-\n").replace(", ", ",\n").replace("as ", "as\n") for name in NAMES]
-    )
+    ax.set_xticks(range(len(NAMES)), [textwrap.fill(name, 9) for name in NAMES])
     ax.set_title("slope of the entropy: seeds, mean", fontsize=10)
     ax.set_ylabel("dH / d ln r (nats), queries inside")
 
