@@ -65,7 +65,7 @@ def test_the_pages_of_a_store_open_no_text(book: Path, tmp_path: Path, monkeypat
     book.unlink()
     results = Results(out)
     write_report(results, out / "report.html")
-    assert "reads files: 1." in explore(results).page()
+    assert "too long or from files: 1." in explore(results).page()
     monkeypatch.setattr(TextBytes, "reads_files", False)
     with pytest.raises(SettingError, match="expected a file"):
         write_report(Results(out), out / "report.html")
