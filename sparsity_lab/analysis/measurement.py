@@ -1,6 +1,8 @@
 """``Measurement``: what a measure returns, numbers as a frame and one figure."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import Any
 
 import polars as pl
 from matplotlib.axes import Axes
@@ -10,7 +12,16 @@ from sparsity_lab.analysis.findings import titled
 from sparsity_lab.analysis.style import figure_image
 from sparsity_lab.settings.markup import details, element, join, table
 
-__all__ = ["Measurement"]
+__all__ = ["Measurement", "rows_frame"]
+
+
+def rows_frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
+    """Rows as a frame. A column without any value is one of numbers, so frames of several measures can be joined.
+
+    >>> rows_frame([{"arm": "a", "low": None}]).schema["low"]
+    Float64
+    """
+    return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.Float64))
 
 
 class Measurement(ABC):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from sparsity_lab.analysis.length_axis import length_axis
 from sparsity_lab.analysis.lines import draw_curve, name_lines
-from sparsity_lab.analysis.measurement import Measurement
+from sparsity_lab.analysis.measurement import Measurement, rows_frame
 from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.statistics import mean_interval
 from sparsity_lab.analysis.style import look, new_axes, styled
@@ -217,7 +217,7 @@ def extend(
         trained=sum(p.numel() for p in adapted.parameters() if p.requires_grad),
         folder=folder,
         losses=tuple(losses),
-        _frame=pl.DataFrame(rows),
+        _frame=rows_frame(rows),
     )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sparsity_lab.analysis.findings import titled
 from sparsity_lab.analysis.length_axis import length_axis
 from sparsity_lab.analysis.lines import draw_curve, name_lines
-from sparsity_lab.analysis.measurement import Measurement
+from sparsity_lab.analysis.measurement import Measurement, rows_frame
 from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.report.page import Section, page
 from sparsity_lab.analysis.statistics import Interval, mean_interval
@@ -88,7 +88,7 @@ class SwapReport(Measurement):
                     name = "difference" if end == "estimate" else f"difference_{end}"
                     row[name] = None if arm == AS_IT_IS else getattr(difference, end)
                 rows.append(row | {"seconds_per_1000_tokens": self._seconds[arm, length]})
-        return pl.DataFrame(rows, infer_schema_length=None)
+        return rows_frame(rows)
 
     def summary(self) -> pl.DataFrame:
         """Losses, a row for each arm and a column for each length."""
@@ -104,7 +104,7 @@ class SwapReport(Measurement):
                 one = mean_interval(list(self._losses[arm][self.lengths[-1]][:, first:last].mean(1)), _CONFIDENCE)
                 row = {"arm": arm, "first": first + 1, "last": last, "loss": one.estimate}
                 rows.append(row | {"low": one.low, "high": one.high})
-        return pl.DataFrame(rows, infer_schema_length=None)
+        return rows_frame(rows)
 
     def cost(self) -> pl.DataFrame:
         """Time and memory of a forward pass at the largest length: ``arm``, ``seconds_per_1000_tokens``, ``peak_MiB``

@@ -53,7 +53,7 @@ from sparsity_lab.analysis.attention.subjects import Models, Subject, subjects_o
 from sparsity_lab.analysis.findings import change_finding
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
 from sparsity_lab.analysis.lines import draw_curve, name_lines, note_below
-from sparsity_lab.analysis.measurement import Measurement
+from sparsity_lab.analysis.measurement import Measurement, rows_frame
 from sparsity_lab.analysis.style import look, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.settings import SettingError
@@ -220,7 +220,7 @@ def dilution(
         at = _reference(subject, sorted({length for length, _ in found}), reference)
         for (length, layer), targets in found.items():
             rows += _rows(subject.label, length, layer, targets, at, found[at, layer])
-    return Dilution(trained=TrainedRange.of(one.trained for one in subjects), _frame=pl.DataFrame(rows))
+    return Dilution(trained=TrainedRange.of(one.trained for one in subjects), _frame=rows_frame(rows))
 
 
 def _rows(arm: str, length: int, layer: int, here: Targets, reference: int, there: Targets) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ from sparsity_lab.analysis.attention.figure import draw_lines, name_heads, of_la
 from sparsity_lab.analysis.attention.subjects import Models, Sequences, sequences_of, subjects_of
 from sparsity_lab.analysis.findings import change_finding
 from sparsity_lab.analysis.length_axis import TrainedRange
-from sparsity_lab.analysis.measurement import Measurement
+from sparsity_lab.analysis.measurement import Measurement, rows_frame
 from sparsity_lab.analysis.style import GRAY, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.kernels import Kernel, KernelPosition
@@ -163,7 +163,7 @@ def distractor_robustness(
             for (layer, strength), parts in found.items():
                 place = {"arm": subject.label, "length": length, "layer": layer, "strength": float(strength)}
                 rows.append(place | _row(np.concatenate(parts, axis=1)))
-    return DistractorRobustness(trained=TrainedRange.of(one.trained for one in subjects), _frame=pl.DataFrame(rows))
+    return DistractorRobustness(trained=TrainedRange.of(one.trained for one in subjects), _frame=rows_frame(rows))
 
 
 @dataclass(frozen=True)

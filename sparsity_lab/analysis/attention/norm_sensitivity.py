@@ -49,7 +49,7 @@ from sparsity_lab.analysis.attention.subjects import (
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
 from sparsity_lab.analysis.findings import change_finding
 from sparsity_lab.analysis.length_axis import TrainedRange
-from sparsity_lab.analysis.measurement import Measurement
+from sparsity_lab.analysis.measurement import Measurement, rows_frame
 from sparsity_lab.analysis.style import GRAY, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.kernels import Softmax
@@ -230,8 +230,8 @@ def norm_sensitivity(
                 sweep += [place | row for row in _sweep_rows(measured, every_factor, layer, lost)]
     return NormSensitivity(
         trained=TrainedRange.of(one.trained for one in subjects),
-        _frame=with_module_names(_table(frame), module_names(subjects)),
-        _sweep=with_module_names(_table(sweep), module_names(subjects)),
+        _frame=with_module_names(rows_frame(frame), module_names(subjects)),
+        _sweep=with_module_names(rows_frame(sweep), module_names(subjects)),
     )
 
 
@@ -339,11 +339,6 @@ def _losses(piece: Sequences, num_layers: int, factors: Sequence[float]) -> dict
             changed = losses(piece, scored, {layer: scaled_queries(factor)})[0] if factor != 1 else None
             found[layer, factor] = plain if changed is None else by_sequence(changed, sequence, len(scored))
     return found
-
-
-def _table(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """Rows as a frame; a column without any value is one of numbers."""
-    return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.col(pl.Null).cast(pl.Float64))
 
 
 def _frame_rows(measured: _MeasuredRows) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from sparsity_lab.analysis.attention.subjects import Models, Sequences, Subject,
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
 from sparsity_lab.analysis.findings import change_finding
 from sparsity_lab.analysis.length_axis import TrainedRange
-from sparsity_lab.analysis.measurement import Measurement
+from sparsity_lab.analysis.measurement import Measurement, rows_frame
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError
@@ -113,7 +113,7 @@ def planted_mass(
             place |= {"uniform": float(targets.mean_of(targets.k / targets.n))}
             means = {name: targets.means(name) for name in MASSES}
             rows += [place | row for row in head_rows(means, errors=("mass",))]
-    return PlantedMass(trained=TrainedRange.of(one.trained for one in subjects), _frame=pl.DataFrame(rows))
+    return PlantedMass(trained=TrainedRange.of(one.trained for one in subjects), _frame=rows_frame(rows))
 
 
 @dataclass(frozen=True)

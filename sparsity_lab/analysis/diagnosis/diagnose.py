@@ -48,7 +48,7 @@ from sparsity_lab.analysis.diagnosis.verdict import (
 from sparsity_lab.analysis.diagnosis.windows import TokenWindows
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
 from sparsity_lab.analysis.lines import draw_curve, draw_level, name_lines, note_below
-from sparsity_lab.analysis.measurement import Measurement
+from sparsity_lab.analysis.measurement import Measurement, rows_frame
 from sparsity_lab.analysis.statistics import Interval
 from sparsity_lab.analysis.style import look as style_of
 from sparsity_lab.analysis.style import new_axes, styled
@@ -171,7 +171,7 @@ class Diagnosis(Measurement):
                     value: Interval = getattr(test, name)
                     row |= {name: value.estimate, f"{name}_low": value.low, f"{name}_high": value.high}
                 rows.append(row)
-        return pl.DataFrame(rows, infer_schema_length=None)
+        return rows_frame(rows)
 
     def summary(self) -> pl.DataFrame:
         """Losses and what is kept, by scheme and length."""
@@ -188,7 +188,7 @@ class Diagnosis(Measurement):
         if not self.labeled:
             step = {"step": "search dependencies", "seconds": self._search_seconds}
             rows.insert(1, step | {"parameters": None, "tokens": None})
-        return pl.DataFrame(rows, infer_schema_length=None)
+        return rows_frame(rows)
 
     def tables(self) -> dict[str, pl.DataFrame]:
         """The three steps and their cost, for a terminal: a frame under each title."""
@@ -209,7 +209,7 @@ class Diagnosis(Measurement):
         far = pl.col("distance") > self.trained
         most = [seen.filter(own).sort("gain", descending=True).head(4) for own in (~far, far)]
         found = {"0. Without a model: what could gain most, near and beyond (nats a token)": pl.concat(most)}
-        found |= {title: pl.DataFrame(needs, infer_schema_length=None)}
+        found |= {title: rows_frame(needs)}
         if self.dependencies is not None and len(self.dependencies.distances()):
             nearest = self.dependencies.distances().sort("tokens", descending=True, maintain_order=True).head(8)
             found["   Commonest distances of needed tokens"] = nearest.drop("cumulative")
