@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sweeps.curricula import Counted
@@ -309,31 +310,34 @@ def test_write_that_is_refused(
 ) -> None:
     """A stand-in, where nothing can be mounted, for disks that are full, or become read-only during a sweep as a
     damaged one does."""
-    real = Path.open
+    real, real_of_path = os.open, Path.open
 
-    class Full:
-        def __init__(self, file: Path) -> None:
-            file.touch()
+    def is_refused(file: Path) -> bool:
+        place = file.parent.name if refused == "lease" else file.name
+        if not place.startswith(f".{refused}."):
+            return False
+        if code == errno.EROFS:
+            raise OSError(code, os.strerror(code), str(file))
+        os.close(real(file, os.O_CREAT | os.O_WRONLY))
+        return True
 
-        def __enter__(self) -> "Full":
-            return self
+    def opened(path: Any, flags: int, *arguments: int, **options: Any) -> int:
+        full = flags & os.O_CREAT and is_refused(Path(path))
+        return real("/dev/full", os.O_WRONLY) if full else real(path, flags, *arguments, **options)
 
-        def __exit__(self, *_: object) -> None:
-            pass
+    def opened_path(self: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        # Of a file that is created by its name alone, in a lease.
+        if "w" in mode and is_refused(self):
+            return real_of_path(Path("/dev/full"), mode, *arguments, **options)
+        return real_of_path(self, mode, *arguments, **options)
 
-        def write(self, _: object) -> None:
-            raise OSError(code, os.strerror(code))
+    def make_room() -> None:
+        monkeypatch.setattr(os, "open", real)
+        monkeypatch.setattr(Path, "open", real_of_path)
 
-    def opened(self: Path, mode: str = "r", *arguments: object, **options: object) -> object:
-        place = self.parent.name if refused == "lease" else self.name
-        if "w" in mode and place.startswith(f".{refused}."):
-            if code == errno.EROFS:
-                raise OSError(code, os.strerror(code), str(self))
-            return Full(self)
-        return real(self, mode, *arguments, **options)  # type: ignore[arg-type, call-overload]
-
-    monkeypatch.setattr(Path, "open", opened)
-    check_refused(sweep, tmp_path, tmp_path / "out", lambda: monkeypatch.setattr(Path, "open", real), code)
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(Path, "open", opened_path)
+    check_refused(sweep, tmp_path, tmp_path / "out", make_room, code)
 
 
 def test_no_room_for_the_sweep_itself(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

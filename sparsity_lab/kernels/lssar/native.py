@@ -10,7 +10,6 @@ its operands anew. With products whose sums stay in registers, tiles are as smal
 import ctypes
 import functools
 import hashlib
-import logging
 import math
 import os
 import platform
@@ -30,6 +29,7 @@ from torch.nn.functional import pad
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.parts.backward import own_backward
 from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings.log import plain_logger
 
 NEEDED = "a C++ compiler: c++, or what CXX names, or sparsity-lab[fast]"
 
@@ -164,7 +164,7 @@ def _library() -> ctypes.CDLL:
         _check_own(kept / name)
         return ctypes.CDLL(str(kept / name))
     except (OSError, RuntimeError) as error:  # the latter where there is no home
-        logging.getLogger(__name__).warning("native.cpp is compiled for this process alone: %s", error)
+        plain_logger(__name__).warning("native.cpp is compiled for this process alone: %s", error)
         with tempfile.TemporaryDirectory() as folder:
             return ctypes.CDLL(str(made(folder)))
 
