@@ -135,7 +135,7 @@ def figure(evidence: Evidence) -> Figure:
     with styled():
         chart, (ax,) = panels(1, width=5.6, height=3.2)
         curves = {name: evidence.rows.filter(pl.col("arm") == name) for name in _begun(evidence)}
-        draw_by_length(ax, curves, looks_of(list(curves)))
+        draw_by_length(ax, curves, looks_of(list(curves)), only_learned=False)
     return chart
 
 
