@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -28,9 +30,8 @@ from sweeps.curricula import Counted
 from training.small_runs import small_run
 
 from sparsity_lab.sweeps import Engine, Processes, Serial, Sweep, execute, run_sweep, workers
-from sparsity_lab.training import RunConfig, folder, status, store, train
+from sparsity_lab.training import RunConfig, files, folder, status, store, train
 from sparsity_lab.training import lease as leases
-from sparsity_lab.training.frames import parse_frame
 
 CLOCKS = ("environment.json", "timing.parquet", "timing.sha256", "verified.json")
 LONGEST_WAIT = 500
@@ -77,7 +78,11 @@ class Events:
         def opened_in_halves(self: Path, mode: str = "r", *arguments: object, **options: object) -> object:
             return HalfWritten(self, mode) if mode == "wb" else opened(self, mode, *arguments, **options)  # type: ignore[call-overload]
 
+        def own_open(path: Path, mode: str, opener: Callable[[str, int], int]) -> Any:
+            return (HalfWritten if mode == "wb" else open)(path, mode, opener=opener)
+
         Path.open = opened_in_halves  # type: ignore[method-assign, assignment]
+        files.open = own_open  # type: ignore[attr-defined]
         sys.addaudithook(self._hear)
 
     def _hear(self, name: str, arguments: tuple[object, ...]) -> None:
@@ -101,9 +106,20 @@ class Events:
             self.strike()
 
 
-def _unparsed(path: Path, content: bytes, schema: pl.Schema, most_rows: int) -> pl.DataFrame | None:
-    """In place of ``folder.parse_frame``: the clocks alone, to which whoever evaluates a run adds."""
-    return parse_frame(path, content, schema, most_rows) if path.name == store.TIMING else None
+def _unparsed(self: folder.RunFolder, name: str, content: bytes) -> pl.DataFrame | None:
+    """In place of ``RunFolder.parsed``: the clocks alone, to which whoever evaluates a run adds."""
+    return parsed(self, name, content) if name == store.TIMING else None
+
+
+parsed = folder.RunFolder.parsed
+
+
+class _WithoutClocks(folder.RunFolder):
+    """What the process of a sweep sees, which adds up the clocks of each run."""
+
+    @property
+    def timing(self) -> Any:  # type: ignore[override]
+        return {"seconds": SimpleNamespace(sum=float)}
 
 
 class Cases:
@@ -113,7 +129,8 @@ class Cases:
         workers.START_METHOD = "fork"  # from here it is safe, and a hundred times as fast
         execute._LOOKS_AGAIN = 0.05
         # No process parses frames before it forks workers: what has run polars cannot be forked. Bytes are compared.
-        folder.parse_frame = _unparsed
+        execute.RunFolder = _WithoutClocks  # type: ignore[misc]
+        folder.RunFolder.parsed = _unparsed  # type: ignore[method-assign, assignment]
         self.random = random.Random(0)
         self.root, self.tally, self.counter = root, root / "tally", root / "counter"
         self.tally.mkdir(parents=True)

@@ -15,9 +15,6 @@ SCRIPT = Path(__file__).with_name("killing.py")
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    reason="its stand-ins for frames and half-written files do not fit the way files are opened now", strict=False
-)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_no_interruption_changes_a_byte(tmp_path: Path) -> None:
     counts = {"group": 20, "worker": 20, "coordinator": 3, "together": 3, "stopped": 4}
