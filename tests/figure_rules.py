@@ -35,7 +35,7 @@ def words(figure: Figure) -> list[Text]:
     hidden: set[Any] = set()
     for ax in figure.axes:
         for axis in (ax.xaxis, ax.yaxis):
-            ticks = {*axis.get_major_ticks()} - {*axis._update_ticks()}  # type: ignore[attr-defined]
+            ticks = {*axis.get_major_ticks(), *axis.get_minor_ticks()} - {*axis._update_ticks()}  # type: ignore[attr-defined]
             hidden |= {label for tick in ticks for label in tick.findobj(Text)}
     seen = [one for one in figure.findobj(Text) if one.get_visible() and one.get_text().strip()]
     return [one for one in seen if one not in hidden]
