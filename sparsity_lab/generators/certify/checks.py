@@ -262,19 +262,17 @@ def _sets(check: str, subject: str, seen_sets: Ints, T: int, law: PositionLaw) -
 def second_answer(sample: DrawnSequences) -> Iterator[Finding]:
     """The scored positions and the sources found from the tokens alone are the true ones: nothing else could be
     taken for them."""
-    first = np.cumsum(sample.counts) - sample.counts
-    differing = 0
-    for row, steps in zip(sample.asked.tolist(), sample.solved, strict=True):
-        if steps is None:
-            return
-        own = slice(first[row], first[row] + sample.counts[row])
-        same = [step.position for step in steps] == sample.positions[own].tolist()
-        if same and sample.has_sources:
-            true = [[t for t in sources if t >= 0] for sources in sample.sources[own].tolist()]
-            same = [list(step.sources) for step in steps] == true
-        differing += not same
-    cases = len(sample.asked)
-    yield certain("second_answer", "targets and sources seen in the tokens", differing == 0, differing, cases)
+    seen, asked = sample.observed, len(sample.asked)
+    if not seen.all_known:
+        return
+    wrong = seen.positions != sample.positions[seen.where]
+    if sample.has_sources:
+        true = sample.sources[seen.where]
+        width = min(true.shape[1], seen.sources.shape[1])
+        wrong |= (seen.sources[:, :width] != true[:, :width]).any(axis=1)
+        wrong |= (seen.sources[:, width:] >= 0).any(axis=1) | (true[:, width:] >= 0).any(axis=1)
+    differing = int((~seen.read).sum()) + len(np.unique(sample.rows[seen.where[wrong]]))
+    yield certain("second_answer", "targets and sources seen in the tokens", differing == 0, differing, asked)
 
 
 def rule(sample: DrawnSequences) -> Iterator[Finding]:
@@ -389,14 +387,13 @@ def position_ids(sample: DrawnSequences) -> Iterator[Finding]:
         return
     top = int(sample.position_ids.max())
     yield certain("position_ids", "largest", top == largest and int(sample.position_ids.min()) >= 0, top)
-    if sample.solved[0] is None:
+    if not sample.observed.all_known:
         return
-    wrong = sum(
-        not _same_ids(sample, tuple(tokens), ids)
-        for tokens, ids in zip(
-            sample.tokens[sample.asked].tolist(), sample.position_ids[sample.asked].tolist(), strict=True
-        )
-    )
+    tokens, ids = sample.tokens[sample.asked], sample.position_ids[sample.asked]
+    both = np.concatenate([tokens, ids.reshape(len(ids), -1)], axis=1)
+    _, first, number = np.unique(fingerprints(both), return_index=True, return_counts=True)
+    same = [_same_ids(sample, tuple(tokens[i].tolist()), ids[i].tolist()) for i in first]
+    wrong = int(number[~np.array(same)].sum())
     yield certain("position_ids", "definition", wrong == 0, wrong, len(sample.asked))
 
 

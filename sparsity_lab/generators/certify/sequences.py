@@ -214,16 +214,24 @@ class DrawnSequences:
         return np.arange(N) if most >= N else np.sort(self.generator().choice(N, most, replace=False))
 
     @cached_property
-    def solved(self) -> list[tuple[Step, ...] | None]:
-        """What the observer says of each sequence that it is asked about: no steps where it cannot read the tokens,
-        None where the task has no observer."""
-        known: dict[tuple[int, ...], tuple[Step, ...] | None] = {}
-        found = []
-        for row in self.tokens[self.asked].tolist():
-            if (tokens := tuple(row)) not in known:
-                known[tokens] = self._solve(tokens)
-            found.append(known[tokens])
-        return found
+    def observed(self) -> "Observed":
+        """What the task's observer says of the sequences that it is asked about, once for all that are equal."""
+        _, first, kind = np.unique(fingerprints(self.tokens[self.asked]), return_index=True, return_inverse=True)
+        found = [self._solve(tuple(tokens)) for tokens in self.tokens[self.asked[first]].tolist()]
+        steps = [step for one in found for step in one or ()]
+        numbers = np.array([len(one or ()) for one in found])
+        none = np.array([one is None for one in found])
+        read = (numbers[kind] == self.counts[self.asked]) & ~none[kind]
+        start = np.full(len(self.tokens), -1)
+        start[self.asked[read]] = (np.cumsum(numbers) - numbers)[kind[read]]
+        where = np.flatnonzero(start[self.rows] >= 0)
+        of = start[self.rows[where]] + self.slot_of_target[where]
+        sources = np.full((len(steps), max((len(step.sources) for step in steps), default=0)), -1, np.int32)
+        for row, step in zip(sources, steps, strict=True):
+            row[: len(step.sources)] = step.sources
+        answers = np.array([_NO_ANSWER if step.answer is None else step.answer for step in steps], np.int64)
+        positions = np.array([step.position for step in steps], np.int64)
+        return Observed(not none.any(), read, where, positions[of], sources[of], answers[of])
 
     def _solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...] | None:
         try:
@@ -235,12 +243,28 @@ class DrawnSequences:
     def answers(self) -> Ints:
         """(M,) the noiseless target of each position that the observer was asked about; -1 without an answer."""
         answers = np.full(len(self.targets), _NO_ANSWER)
-        first = np.cumsum(self.counts) - self.counts
-        for row, steps in zip(self.asked.tolist(), self.solved, strict=True):
-            if steps and len(steps) == self.counts[row]:
-                given = [_NO_ANSWER if step.answer is None else step.answer for step in steps]
-                answers[first[row] : first[row] + len(steps)] = given
+        answers[self.observed.where] = self.observed.answers
         return answers
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What a task's observer, who sees the tokens alone, says of n sequences with m targets.
+
+    Attributes:
+        all_known: False if the task has no observer, or a mixture has a component without one.
+        read: (n,) whether it named as many targets as the sequence has.
+        where: (m,) the targets of those sequences, among all of the sample.
+        positions, answers: (m,) as in ``Step``; -1 without an answer.
+        sources: (m, K), padded with -1.
+    """
+
+    all_known: bool
+    read: NDArray[np.bool_]
+    where: Ints
+    positions: Ints
+    sources: NDArray[np.int32]
+    answers: Ints
 
 
 @dataclass(frozen=True)
