@@ -128,6 +128,16 @@ def test_papers_name_place_command_cost_and_differences() -> None:
         assert differences
 
 
+def test_commands_name_studies_that_exist() -> None:
+    """In all pages and notebooks; a name with a dot is a file that the reader makes."""
+    sources = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("experiments/**/*.md")]
+    sources += ROOT.glob("notebooks/*.py")
+    texts = [file.read_text(encoding="utf-8") for file in sources if "generated" not in file.parts]
+    named = {name for text in texts for name in re.findall(r"sparsity-lab (?:sweep|decide) ([\w/.]+)", text)}
+    assert len(named) > 10
+    assert [name for name in named if "." not in name and name.islower() and not (ROOT / name).is_dir()] == []
+
+
 def test_every_promise_names_a_test_that_exists() -> None:
     """The last cell of each row of promises names tests; ``::name`` is in the file named before it."""
     page = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")

@@ -15,7 +15,8 @@ LONGEST = 30
 PHRASES = re.compile(
     r"how far (it|they|a model) carr|always beside|what a predictor reaches|that sees no token\b|under which also|"
     r"IDs meet|tell from your own files|is to be expected on|expected a file that can be read|to do without them|"
-    r"own affair|whoever|\bthe like\b|as they come\b|shows itself|\bbeside\b",
+    r"own affair|whoever|\bthe like\b|as they come\b|shows itself|\bbeside\b|"
+    r"carr(y|ies)( \w+)? furthe|foretold|of which a file",
     re.IGNORECASE,
 )
 """Phrases that were here once, and their kin."""
@@ -124,6 +125,9 @@ def test_code_and_links_are_a_word_each() -> None:
         "expected a file that can be read, got 'No such file or directory'",
         "Ignored() to do without them, got None",
         "Its name is its own affair.",
+        "Without positions the same task carries further than with RoPE.",
+        "It is foretold.",
+        "A run of which a file has another size.",
     ],
 )
 def test_phrases_are_seen(text: str) -> None:

@@ -77,8 +77,8 @@ def _above(name: str, other: str, words: str) -> Claim:
 CLAIMS = (
     _claim(
         KEPT,
-        f"a trained model that is switched to selected blocks, with less than a quarter of the pairs, stays within "
-        f"{ALLOWED} of dense recall at {FAR} and at {FARTHER} tokens",
+        f"a model with selected blocks, less than a quarter of the pairs, stays within {ALLOWED} of dense recall at "
+        f"{FAR} and {FARTHER} tokens",
         f"Recall with at most {KEYS} selected keys a row in the second layer minus that of dense attention there, "
         f"with the same weights: the smaller of the differences at {FAR} and {FARTHER} tokens; -1 where dense recall "
         f"is below {WORTH}, so that there is nothing to keep.",
@@ -88,7 +88,7 @@ CLAIMS = (
     _above(ABOVE_RANDOM, RANDOM, "as many blocks that are drawn for each row"),
     _claim(
         FASTER,
-        f"the selection that is compared is faster than dense attention at {TIMED_LENGTH} tokens",
+        f"the same selection is faster than dense attention at {TIMED_LENGTH} tokens",
         f"Seconds of a call with selected blocks over those of dense attention: on random inputs of the seed with "
         f"{TIMED_LENGTH} tokens, on one thread, without gradients, the shortest of three calls each, taken in turn.",
         partial(_ratio, SELECTED),

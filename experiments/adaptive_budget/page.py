@@ -26,11 +26,11 @@ from .measure import TIMED, TIMED_LENGTH
 __all__ = ["QUESTION", "figure", "finding", "tables"]
 
 QUESTION = f"""
-Small decoders learn on at most 32 tokens to recall what followed a mark that stood once, anywhere before. Their first
-layer sees 16 tokens; their second sees everything, without positions, and so finds the place in sequences that are 64
-and 128 times as long. There the second layer is switched, without another step of training, to the blocks of keys
-whose summaries score best, at most {KEYS} keys a row. As many blocks drawn at random, and a window with as many keys,
-show what selection adds. The time of a call is measured beside that of dense attention.
+Small decoders learn on at most 32 tokens to recall what followed a mark that occurs once, anywhere before. Their
+first layer sees 16 tokens. Their second layer sees everything, without positions, so it also finds the mark in
+sequences that are 64 and 128 times as long. There the second layer is switched, without further training, to the
+blocks of keys whose summaries score best, at most {KEYS} keys a row. Blocks drawn at random and a window, with the
+same number of keys, show what selection adds. The time of a call is compared with that of dense attention.
 """
 
 LOOKS = {
@@ -54,7 +54,7 @@ def finding(evidence: Evidence) -> str:
 
 
 def figure(evidence: Evidence) -> Figure:
-    """Recall by length, what selection loses in each seed, and its time beside that of dense attention."""
+    """Recall by length, what selection loses in each seed, and its time next to that of dense attention."""
     with styled():
         drawn, axes = panels(3, height=2.9)
         _draw_recall(axes[0], evidence)

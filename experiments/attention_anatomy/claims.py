@@ -102,7 +102,7 @@ def flatness(evidence: Evidence) -> Outcomes:
 def _ranks_claim(name: str, statement: str, column: str, words: str, criterion: BoundedMean) -> Claim:
     return Claim(
         name=name,
-        statement=f"Among these kernels, {statement}, the better the kernel holds at {FAR}.",
+        statement=f"Among these kernels, those {statement} hold better at {FAR}.",
         source="this lab",
         outcome=f"Over the kernels that learned (at least {FEWEST}), the rank correlation of {words} with the "
         f"normalized accuracy at {FAR}.",
@@ -115,7 +115,7 @@ def _ranks_claim(name: str, statement: str, column: str, words: str, criterion: 
 CLAIMS = (
     _ranks_claim(
         "mass kept",
-        f"the larger the share of its mass on the planted tokens that a kernel keeps from length {TRAINED} to {FAR}",
+        f"that keep a larger share of their mass on the planted tokens from length {TRAINED} to {FAR}",
         "mass_kept",
         f"the mass at {FAR} over that at {TRAINED}",
         BoundedMean(above=0.0),
@@ -151,7 +151,7 @@ CLAIMS = (
     ),
     _ranks_claim(
         "entropy moved",
-        f"the less the entropy moves from length {TRAINED} to {FAR}",
+        f"whose entropy moves less from length {TRAINED} to {FAR}",
         "entropy_moved",
         f"|H({FAR}) - H({TRAINED})| of the row that answers",
         BoundedMean(below=0.0),

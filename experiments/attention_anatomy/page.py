@@ -30,10 +30,10 @@ from .measure import FACTORS
 __all__ = ["QUESTION", "figure", "finding", "tables"]
 
 QUESTION = f"""
-One decoder of one layer for each attention mechanism, without position encoding, learns the parity of 1 to {K} marked
-tokens among background on lengths {SHORTEST} to {TRAINED}, all with the same data and steps, and is tested on
-k = {K} up to {FARTHEST}. Which of them hold, and what do entropy, planted mass and norms of their attention say about
-it? All measures are those of the row that answers, and means over the four heads.
+For each attention mechanism, a decoder of one layer without position encoding learns the parity of 1 to {K} marked
+tokens among background, on lengths {SHORTEST} to {TRAINED}. Data and steps are the same for all. Each is tested on
+k = {K} up to length {FARTHEST}. Which of them hold, and do the entropy, the planted mass and the norms of their
+attention explain it? All measures are taken at the row that answers, and are means over the four heads.
 """
 
 SCORES = ("softmax", "log-n softmax", "SSMax", "cosine log-n", "sigmoid")

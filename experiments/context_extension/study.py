@@ -16,9 +16,10 @@ __all__ = ["study"]
 study = Study(
     name="context_extension",
     title="Context extension: fine-tuned sparse, tested dense",
-    question="A decoder of bytes, trained with dense attention at a short context, is fine-tuned on text at one four "
-    "times as long, with interpolated positions: dense or with shifted sparse attention, all weights or low-rank "
-    "maps with and without whole embeddings and norms. All are tested with dense attention on the same bytes.",
+    question="A decoder of bytes is trained with dense attention at a short context. It is then fine-tuned on text "
+    "at a context four times as long, with interpolated positions and with dense or shifted sparse attention. All "
+    "weights are trained, or low-rank maps with or without the embeddings and norms. All are tested with dense "
+    "attention on the same bytes.",
     arms=arms,
     claims=CLAIMS,
     primary=PRIMARY,

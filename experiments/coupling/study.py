@@ -10,7 +10,7 @@ __all__ = ["study"]
 
 study = Study(
     name="coupling",
-    title="Predicted position IDs beside given ones and none, on five tasks at four times the trained length",
+    title="Predicted position IDs compared with given ones and none, on five tasks at four times the trained length",
     question=" ".join(QUESTION.split()),
     arms=arms,
     claims=CLAIMS,

@@ -234,7 +234,7 @@ CLAIMS = (
     ),
     _claim(
         "extend_lora_alone_behind",
-        "LoRA alone is behind training all weights by more than 1 % of the loss, both shifted sparse.",
+        "With shifted sparse attention, LoRA alone is more than 1 % of the loss behind training all weights.",
         f"{PAPER}: perplexity 11.44 against 8.08",
         partial(_compared, one=SHIFTED, other=LORA),
         "LoRA on queries, keys, values and output over all weights, minus 1.",
@@ -242,7 +242,7 @@ CLAIMS = (
     ),
     _claim(
         "extend_embeddings_and_norms_close_most",
-        "Embeddings and norms, trained beside LoRA, close at least half of that gap.",
+        "Training embeddings and norms together with LoRA closes at least half of that gap.",
         f"{PAPER}: perplexity 8.12",
         _closed,
         "which share of the way from LoRA alone to all weights LoRA with embeddings and norms goes. A seed in which "
@@ -251,7 +251,7 @@ CLAIMS = (
     ),
     _claim(
         "extend_lora_and_both_shifted_within_1_percent",
-        "With LoRA, embeddings and norms, too, shifted sparse training comes within 1 % of dense training.",
+        "With LoRA, embeddings and norms trained, shifted sparse training also comes within 1 % of dense training.",
         f"{PAPER}, which does not give it for this method",
         partial(_compared, one=BOTH_DENSE, other=BOTH),
         "shifted over dense, both with LoRA, embeddings and norms, minus 1.",
@@ -321,10 +321,10 @@ study = Study(
     name="extend_existing",
     title="An existing model's context, extended by the methods of LongLoRA",
     question=(
-        "A Llama of bytes, trained at a short context and exported as a model of transformers, is extended to four "
-        "times its context by `sparsity_lab.interop.extend`: positions interpolated through its own rope settings; "
-        "all weights trained, LoRA by peft, or LoRA with whole embeddings and norms; with shifted sparse or dense "
-        "attention in training. All are tested with dense attention on the same held-out bytes."
+        "A Llama of bytes is trained at a short context and exported as a model of transformers. "
+        "`sparsity_lab.interop.extend` takes it to four times its context, with positions interpolated through its "
+        "own rope settings. It trains all weights, LoRA by peft, or LoRA with whole embeddings and norms, with "
+        "shifted sparse or dense attention. All are tested with dense attention on the same held-out bytes."
     ),
     arms=arms,
     claims=CLAIMS,

@@ -160,16 +160,16 @@ def kept(evidence: Evidence) -> Outcomes:
 CLAIMS = (
     slope_claim(
         "k, marked tokens",
-        "With RoPE, the drop to twice the trained length grows with the number of relevant tokens, planted anywhere "
-        "as well as within a window of 8.",
+        "With RoPE, the drop to twice the trained length grows with the number of relevant tokens, both for tokens "
+        "anywhere and for tokens within a window of 8.",
         {ANYWHERE: CONDITIONS, WINDOW: CONDITIONS},
         lengths=LENGTHS,
         source=PAPER,
     ),
     difference_claim(
         "k, fixed places",
-        "With RoPE and fixed places, the majority of three tokens drops more to four times the trained length than "
-        "one token, on the mean of four laws of where they lie.",
+        "With RoPE and fixed places, the majority of three tokens loses more to four times the trained length than "
+        "one token does, on average over four locality laws.",
         [position_arm("RoPE", law, 3) for law in LAWS],
         [position_arm("RoPE", law, 1) for law in LAWS],
         lengths=(TRAINED, FOUR_TIMES),
@@ -179,7 +179,7 @@ CLAIMS = (
     ),
     difference_claim(
         "near the query",
-        "With RoPE, three fixed places at the start drop more than three near the query.",
+        "With RoPE, more is lost for three fixed places at the start than for three near the query.",
         position_arm("RoPE", "anchored", 3),
         position_arm("RoPE", "recent", 3),
         lengths=LENGTHS,
@@ -280,13 +280,12 @@ study = Study(
     name="k_locality",
     title="Sparsity and locality: what is lost beyond the trained length",
     question=(
-        "A decoder of two layers is trained on lengths up to 24. How does what it loses beyond them depend on k, "
-        "the number of tokens that the answer depends on, and on where these lie? Three ways of marking them "
-        "tell apart what may fail. Token marking (parity): the relevant tokens have their own alphabet, so "
-        "finding them needs no position; one model learns all k. Cue marking (parity): a cue stands before each, "
-        "so each takes a lookup in two steps. Position marking (majority): their places are fixed, as distances "
-        "from the query or from the start, so the model must find a place. Normalized accuracy is 0 at chance "
-        "and 1 at the Bayes optimum."
+        "A decoder of two layers is trained on lengths up to 24. How does the loss of accuracy beyond them depend on "
+        "k, the number of relevant tokens, and on their places? Three ways of marking these tokens separate possible "
+        "causes. Token marking (parity): the relevant tokens have their own alphabet, so finding them needs no "
+        "position; one model learns all k. Cue marking (parity): a cue precedes each of them, so each needs a lookup "
+        "in two steps. Position marking (majority): their places are fixed, as distances from the query or from the "
+        "start, so the model must find a place. Normalized accuracy is 0 at chance and 1 at the Bayes optimum."
     ),
     arms=arms,
     claims=CLAIMS,

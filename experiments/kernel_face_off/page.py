@@ -20,10 +20,10 @@ from .measure import COSTED
 __all__ = ["QUESTION", "figure", "finding", "ranking", "tables"]
 
 QUESTION = f"""
-Decoders of two layers without positions that differ in nothing but their attention mechanism, and one in its
-learning rate, learn the parity of 1 to {K} marked tokens among background, on lengths {SHORTEST} to {TRAINED}, with
-the same data and steps, and are tested on k = {K} up to {FARTHEST}. What does each learn, how far does it hold, and
-what does a training step cost beside softmax?
+Decoders of two layers without positions learn the parity of 1 to {K} marked tokens among background, on lengths
+{SHORTEST} to {TRAINED}. Data and steps are the same for all. They differ only in their attention mechanism, and one
+of them also in its learning rate. They are tested on k = {K} up to length {FARTHEST}. What does each learn, how far
+does it hold, and what does a training step cost compared with softmax?
 """
 
 

@@ -120,21 +120,21 @@ IN_PLACE, BESIDE = "anchored, coupled", "anchored, coupled beside RoPE"
 CLAIMS = (
     _gain(
         "repaired",
-        "Coupled IDs in place of positions repair what lies at the start.",
+        "Coupled IDs instead of RoPE reduce the loss for places at the start.",
         IN_PLACE,
         "anchored",
         "this lab, after Golowich et al., arXiv 2502.16792",
     ),
     _lost_claim(
         "repaired wholly",
-        "With coupled IDs in place of positions, at most a quarter is lost at four times the trained length.",
+        "With coupled IDs instead of RoPE, at most a quarter is lost at four times the trained length.",
         IN_PLACE,
         MostSeeds(at_most=LOST),
     ),
-    _gain("in place of RoPE", "Coupled IDs carry further in place of RoPE than beside it.", IN_PLACE, BESIDE),
+    _gain("in place of RoPE", "Coupled IDs lose less without RoPE than together with it.", IN_PLACE, BESIDE),
     _gain(
         "by marking alone",
-        "The same IDs, shuffled among the same tokens, repair what lies at the start as well.",
+        "The same IDs, shuffled among the same tokens, also reduce the loss for places at the start.",
         "anchored, shuffled",
         "anchored",
     ),
@@ -187,12 +187,11 @@ study = Study(
     name="locality_repair",
     title="What fails far from the query, and what coupled position IDs repair",
     question=(
-        "A decoder of two layers with RoPE is trained on lengths up to 24 to combine three tokens at fixed "
-        "places: at distances of at most 8 from the query (recent), or among the first 8 (anchored). Anchored "
-        "places move away from the query as length grows. Coupled IDs are to make up for it: the j-th relevant "
-        "token has ID j at every length, the query the next one, all others none. They stand in place of RoPE, "
-        "and in one arm beside it. The same IDs shuffled among the same tokens, and no positions at all, are the "
-        "controls."
+        "A decoder of two layers with RoPE is trained on lengths up to 24 to combine three tokens at fixed places. "
+        "These are at distances of at most 8 from the query (recent), or among the first 8 (anchored). Anchored "
+        "places move away from the query as the length grows. Coupled IDs can make up for that: at every length the "
+        "j-th relevant token has ID j, the query has the next one, and all others have none. They replace RoPE, and "
+        "one arm has both. The controls are the same IDs, shuffled among the same tokens, and no positions at all."
     ),
     arms=arms,
     claims=CLAIMS,

@@ -66,7 +66,7 @@ CLAIMS = (
     ),
     Claim(
         name="headline_nalaformer_more_than_plain",
-        statement="It falls more than that of plain linear attention, with elu as with relu.",
+        statement="This entropy falls more than that of plain linear attention, with elu and with relu.",
         source=PAPER,
         outcome=f"{SLOPE} {INSIDE}, minus the same of plain linear attention over all of its rows, of the steeper "
         f"of elu and relu in that seed, at length {TRAINED}.",
@@ -86,7 +86,7 @@ CLAIMS = (
     ),
     Claim(
         name="published norms leave the range",
-        statement="With norms as they are, as published, fewer than half of the queries are in that range.",
+        statement="With unscaled norms, as published, fewer than half of the queries are in that range.",
         source="this lab",
         outcome="The same share, with a scale of 1.",
         numbers=_outside_as_published,

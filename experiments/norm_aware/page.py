@@ -22,9 +22,9 @@ QUESTION = """
 In linear attention the norm of a query hardly matters, so a longer query does not look at fewer keys. The norm-aware
 map takes the query's direction to a power λ (τ + tanh(c r)) that follows its norm r. As published c = 1, and trained
 queries are so long that the power is constant. Here c is one over twice the root of the head size, which keeps them
-where the power moves. Small decoders learn text byte by byte, with the same data and steps. On the trained models all
-queries of a layer are made a little longer and a little shorter: does the entropy of attention fall with the norm,
-and more than with plain linear attention?
+where the power moves. Small decoders learn text byte by byte, with the same data and steps. In the trained models all
+queries of a layer are made a little longer, and a little shorter. Does the entropy of attention fall with the norm,
+and does it fall more than with plain linear attention?
 """
 
 LOOKS = looks_of(NAMES)

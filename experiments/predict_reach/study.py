@@ -1,4 +1,4 @@
-"""``predict_reach``: is failure at long lengths foretold by sequences of the trained length?"""
+"""``predict_reach``: do sequences of the trained length predict failure at long lengths?"""
 
 import polars as pl
 from matplotlib.figure import Figure
@@ -142,8 +142,8 @@ LENGTHS = f"lengths from {LONG[0]} to {LONG[-1]}"
 CLAIMS = (
     Claim(
         name="error",
-        statement="Without positions, the accuracy of parity at up to 32 times the trained length is foretold from "
-        "sequences of the trained length with an error of at most .05 on average over five models and five lengths.",
+        statement="Without positions, sequences of the trained length predict accuracy at up to 32 times that "
+        "length, with a mean error of at most .05 over five models and five lengths.",
         source="this lab",
         outcome=f"Predicted minus measured normalized accuracy, without its sign, mean over {LENGTHS} and the five "
         "models without positions; 1 for a model that never learned.",
@@ -153,8 +153,8 @@ CLAIMS = (
     ),
     Claim(
         name="reach",
-        statement="The length up to which each of these models holds is foretold to within one step of the lengths "
-        "32, 64, .., 512; 512 stands for all beyond.",
+        statement="The length up to which each of these models holds is predicted to within one step of the lengths "
+        "32, 64, .., 512. A model that holds to 512 or more counts as 512.",
         source="this lab",
         outcome=f"The share of the five models for which the number of {LENGTHS} that are held at {HELD:g} before "
         "the first that is not is foretold to within one; 0 for a model that never learned.",
@@ -164,7 +164,7 @@ CLAIMS = (
     ),
     Claim(
         name="better_than_carrying_on",
-        statement="For softmax the forecast is closer by at least .1 than to expect no error at any length.",
+        statement="For softmax the prediction is at least .1 closer than the assumption that nothing is lost.",
         source="this lab",
         outcome=f"One minus the measured accuracy, without its sign, mean over {LENGTHS}, minus the forecast's "
         "error; mean over the three softmax models without positions; 0 for a model that never learned.",
@@ -174,7 +174,8 @@ CLAIMS = (
     ),
     Claim(
         name="residue_of_rope",
-        statement="With RoPE the forecast is too high by at least .1: more is lost than too many keys explain.",
+        statement="With RoPE the prediction is too high by at least .1: more is lost than the additional keys "
+        "explain.",
         source="this lab",
         outcome=f"Predicted minus measured normalized accuracy, mean over {LENGTHS}; 0 for a model that never "
         "learned.",
@@ -191,11 +192,11 @@ def finding(evidence: Evidence) -> str:
     with_rope = pl.when(pl.col("arm") == ROPE).then(pl.lit("with RoPE")).otherwise(pl.lit("without positions"))
     rows = evidence.measured.select(off.alias("off"), with_rope.alias("how"))
     words = means_by(rows, "how", ["without positions", "with RoPE"], "off", 3)
-    return f"Accuracy at up to {LONG[-1] // TRAINED}x, foretold from the trained length; mean error {words}."
+    return f"Accuracy at up to {LONG[-1] // TRAINED}x, predicted from the trained length; mean error {words}."
 
 
 def figure(evidence: Evidence) -> Figure:
-    """What was foretold and what came, by length: a panel for each model with a measure."""
+    """Predicted and measured accuracy by length: a panel for each model with a measure."""
     shown = [name for name in CELLS if name in set(evidence.measured["arm"])] or [*CELLS]
     looks = {"measured": Look(INK, "o", ""), "predicted": Look(PALETTE[1], "", (4, 2))}
     with styled():
@@ -204,7 +205,7 @@ def figure(evidence: Evidence) -> Figure:
             levels(ax)
             for measure, style in looks.items():
                 own = evidence.measured.filter(pl.col("arm") == name)
-                draw_median(ax, own, "length", measure, style, measure.replace("predicted", "foretold"))
+                draw_median(ax, own, "length", measure, style, measure)
             length_axis(ax, LONG, None, "length (log scale)")
             name_lines(ax)
             ax.set_title(name, fontsize=10)
@@ -215,12 +216,12 @@ def figure(evidence: Evidence) -> Figure:
 
 study = Study(
     name="predict_reach",
-    title="Failure at long lengths, foretold from sequences of the trained length",
+    title="Failure at long lengths, predicted from sequences of the trained length",
     question=(
         "A decoder learns the parity of k marked tokens among 8 to 16. Then it reads sequences of length 16 in which "
-        "every background key counts several times, as many in all as a longer sequence has background tokens. Is "
-        "its accuracy then that at the longer length, which it has never seen? If positions play no part, it should "
-        "be. The rest measures positions."
+        "every background key counts several times, so that together they count as much as the background of a "
+        "longer sequence. Is its accuracy then the same as at the longer length, which it has never seen? If "
+        "positions play no part, it should be. The rest measures the effect of positions."
     ),
     arms=arms,
     claims=CLAIMS,

@@ -143,10 +143,10 @@ study = Study(
     name="recall",
     title="Associative recall, solved by two layers",
     question=(
-        "Four keys and their values stand at the start, of 4,095 keys and 4,096 values. Then each key comes once "
-        "more among blanks, and its value is asked for. Does a decoder of two layers learn that? Training begins "
-        "with sequences of 16 tokens, and the longest grow to 64. And with linear attention, or with a window of 16 "
-        "tokens in each layer?"
+        "A sequence begins with four keys and their values, drawn from 4,095 keys and 4,096 values. Then each key "
+        "occurs once more among blanks, and the model has to give its value. Does a decoder of two layers learn "
+        "that? Does one with linear attention, or with a window of 16 tokens in each layer? Training begins with "
+        "sequences of 16 tokens, and the longest grow to 64."
     ),
     arms=arms,
     claims=CLAIMS,

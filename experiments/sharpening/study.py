@@ -127,7 +127,7 @@ REACH = (
 def _power_claim(k: int, words: str, ties: str, choose: Callable[[list[int]], int], criterion: MostSeeds) -> Claim:
     return Claim(
         name=f"best p, k={k}",
-        statement=f"With k={k} the power of re-weighting that carries furthest is {words}.",
+        statement=f"With k={k} the power of re-weighting with the largest reach is {words}.",
         source="this lab",
         outcome=f"The power with the largest reach at k={k}, with the heads that suit it best ({ties}). Reach is "
         f"{REACH}.",
@@ -142,8 +142,8 @@ CLAIMS = (
     _power_claim(3, "at most 3", "of several powers the largest", max, MostSeeds(at_most=3)),
     Claim(
         name="head size",
-        statement="Sharp re-weighting (p of 8 or more) needs heads of 32 to carry three tokens, and gains little "
-        "from larger ones.",
+        statement="Sharp re-weighting (p of 8 or more) needs heads of 32 for three tokens, and gains little from "
+        "larger ones.",
         source="this lab",
         outcome="The smallest heads with which a power of 8 or more has a reach at k=3 within one doubling of its "
         f"reach with any. Reach is {REACH}.",
@@ -196,11 +196,11 @@ study = Study(
     name="sharpening",
     title="How sharp attention should be, for one relevant token and for three",
     question=(
-        "LSSAR re-weights attention: what exceeds the uniform share is raised to a power p. A large p picks few "
-        "keys, which leaves less to what is added with length, and loses count of several. A decoder of two layers "
-        f"without positions learns the parity of 1 to 3 marked tokens on lengths up to {TRAINED}, with powers from 1 "
-        f"to 15 and heads of 16 to 64, and is tested up to {FARTHEST}. With which power and which heads does each k "
-        "carry furthest?"
+        "LSSAR re-weights attention: the part above the uniform share is raised to a power p. A large p selects few "
+        "keys. This leaves less weight for the background of longer sequences, but it can drop some of several "
+        "relevant tokens. A decoder of two layers without positions learns the parity of 1 to 3 marked tokens on "
+        f"lengths up to {TRAINED}, and is tested up to {FARTHEST}. Powers go from 1 to 15, and heads from 16 to 64. "
+        "Which power and which heads have the largest reach for each k?"
     ),
     arms=arms,
     claims=CLAIMS,

@@ -96,7 +96,8 @@ def _less(head: int, name: str, source: str = OWN) -> Claim:
     own, other = arm(LSSAR_15, head), arm(SOFTMAX, head)
     return _claim(
         name,
-        f"With heads of {head} the loss of LSSAR, p=15, grows by at least {LESS:.0%} less of it than softmax's.",
+        f"With heads of {head} the loss grows less with LSSAR, p=15, than with softmax, by at least {LESS:.0%} of "
+        "it.",
         lambda evidence: paired_differences(growth(evidence, other), growth(evidence, own)),
         f"{_GROWTH}: {other} minus {own}.",
         NormalMean(above=LESS),

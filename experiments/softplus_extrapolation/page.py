@@ -18,9 +18,8 @@ __all__ = ["QUESTION", "figure", "finding", "tables"]
 QUESTION = """
 A small decoder is trained on windows of 128 bytes of text and tested on windows of up to eight times that length, on
 the same bytes. Does re-weighted softplus attention (LSSAR, p=15) keep its loss where softmax does not, and does it
-need large heads? The model has a width of 128, so heads of 16, 32 and 64 are eight, four and two of them. Then the
-growth of the loss is taken apart: how much of it goes when the same weights take every distance beyond the trained
-length for the largest trained one?
+need large heads? The model has a width of 128, so it has eight heads of 16, four of 32 or two of 64. How much of the
+growth of the loss disappears if the same weights treat every longer distance as the largest trained one?
 """
 
 LOOKS = looks_of(tuple(KERNELS))

@@ -100,20 +100,20 @@ CLAIMS = (
     ),
     slope_claim(
         "k, without positions",
-        "Without positions too, the drop grows with k: to ten times the trained length (k up to 8).",
+        "Without positions, the drop to ten times the trained length also grows with k (k up to 8).",
         {arm_of("NoPE", 8): learnable(8)},
         lengths=(TRAINED, FAR),
         source=PAPER,
     ),
     _further_claim(
         "PoSE",
-        f"Skipping positions in training (PoSE) carries RoPE further, to twice the length (k up to {COMPARED}).",
+        f"Skipping positions in training (PoSE) makes RoPE lose less to twice the length (k up to {COMPARED}).",
         "RoPE + PoSE",
         "this lab, after PoSE, arXiv 2309.10400",
     ),
     _further_claim(
         "no positions",
-        f"Without positions the same task carries further than with RoPE, to twice the length (k up to {COMPARED}).",
+        f"Without positions less is lost to twice the length than with RoPE (k up to {COMPARED}).",
         "NoPE",
         "this lab",
     ),
@@ -151,10 +151,10 @@ study = Study(
     name="sparse_parity",
     title="Sparse parity: one model for many k, up to ten times the length",
     question=(
-        "A decoder of two layers is trained on the parity of k marked bits among distractors, k uniform from 1 "
-        "to K_train, on lengths up to 24, and tested at single k on lengths up to 240. Larger k is harder at "
-        "every length, so what counts is the drop from the trained length at the same k. Which position scheme "
-        "carries further?"
+        "A decoder of two layers is trained on the parity of k marked bits among distractors, on lengths up to 24, "
+        "with k uniform from 1 to K_train. It is tested at single k on lengths up to 240. Larger k is harder at "
+        "every length, so what counts is the drop from the trained length at the same k. With which position scheme "
+        "is less lost?"
     ),
     arms=arms,
     claims=CLAIMS,

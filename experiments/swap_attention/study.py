@@ -232,7 +232,7 @@ def _taken_claim(task: str, mechanism: str, source: str) -> Claim:
     what = f"{mechanism} over that of softmax, minus one" if loss else f"softmax minus that of {mechanism}"
     return Claim(
         name=f"{mechanism} is taken, {task}",
-        statement=f"A softmax model takes {mechanism} without training, at the length it knows ({task}).",
+        statement=f"A softmax model works with {mechanism} without training, at the trained length ({task}).",
         source=source,
         outcome=f"{'Loss' if loss else 'Normalized accuracy'} at length {TRAINED} with {what}, {COUNTED}.",
         numbers=partial(cost, task, mechanism),
@@ -375,11 +375,11 @@ study = Study(
     name="swap_attention",
     title="Attention exchanged after training",
     question=(
-        "A decoder of two layers with RoPE learns text (bytes of source code) or to recite a passkey, with "
+        "A decoder of two layers with RoPE learns text (bytes of source code), or to recite a passkey, with "
         f"softmax attention and sequences of up to {TRAINED} tokens. The same weights are then evaluated without "
-        "a step of training with LSSA, with LSSAR, and with softmax that is re-weighted afterwards, for powers p "
-        "from 1 to 15: does a trained model take another mechanism, and does it carry further with it? Beside "
-        "it, what a wrong key that scores like the best one does to each of them."
+        "further training with LSSA, with LSSAR, and with re-weighted softmax, for powers p from 1 to 15. Does a "
+        "trained model work with another mechanism, and does it extrapolate farther with it? How much does a wrong "
+        "key that scores like the best one harm each of them?"
     ),
     arms=arms,
     claims=CLAIMS,

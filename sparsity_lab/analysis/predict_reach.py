@@ -1,4 +1,4 @@
-"""``predict_reach``: how a run fails at long lengths, foretold from sequences of its trained length alone.
+"""``predict_reach``: how a run fails at long lengths, predicted from sequences of its trained length alone.
 
 A sequence of length l has the same k sources as one of the trained length l0, and l - k background tokens instead of
 l0 - k. If all background tokens look alike, and places do not matter, then attention at length l is that at l0 with
@@ -34,7 +34,7 @@ _POSITIONS = "positions are taken at trained indices: the residue is what untrai
 def predict_reach(
     run: Run, lengths: Iterable[int] | None = None, *, sequences: int = 256, seed: int = 0
 ) -> pl.DataFrame:
-    """The normalized accuracy of a run at long lengths, foretold from sequences of its longest trained length.
+    """The normalized accuracy of a run at long lengths, predicted from sequences of its longest trained length.
 
     >>> predict_reach(run, [16], sequences=16)["length"].to_list()
     [16]

@@ -18,9 +18,9 @@ FRONT_TITLE = "# Results"
 """How the table of all claims begins."""
 
 _SPREAD = (
-    "Mean over seeds, and the smallest and largest in brackets: of all runs, of those that never learned too. Where "
-    "there are such, the arm says how many learned: reached a normalized accuracy of "
-    f"{Evaluation.threshold:g} at all trained lengths."
+    "Cells hold the mean over seeds, with the smallest and the largest value in brackets. Runs that never learned "
+    "are included. If an arm has such runs, its name says how many learned: reached a normalized accuracy of at "
+    f"least {Evaluation.threshold:g} at all trained lengths."
 )
 
 
@@ -70,18 +70,18 @@ def first_verdict(title: str, claims: Sequence[dict[str, Any]]) -> str:
 
 
 _PRIMARY = (
-    "Primary claims: seeds are added until they are decided. They are judged together at a false discovery rate of "
-    "5 % in each direction, which holds however often somebody looked."
+    "Seeds are added until the primary claims are decided. They are judged together, at a false discovery rate of 5 "
+    "% in each direction. That rate holds however often one looks at the results."
 )
-_EXPLORATORY = "Exploratory claims were not run for. Each is judged alone at 5 %."
+_EXPLORATORY = "No seeds are added for exploratory claims. Each is judged alone, at 5 %."
 _LINES = (
-    "A line is the median over seeds, of what was learned where an optimum is known. Fewer than ten seeds are thin "
-    "lines; of more a band goes from the smallest to the largest."
+    "A line is the median over seeds. If an optimum is known, only seeds that learned count. Fewer than ten seeds "
+    "are also drawn as thin lines. For ten or more, a band goes from the smallest to the largest."
 )
 _ESTIMATES = (
-    "Brackets hold the 90 % confidence sequence, which covers the true value at all looks together. Where a claim "
-    "held or did not hold, its bound lies outside. The e-values are the evidence that a claim held, that it did not, "
-    "and that the effect is smaller than what matters."
+    "Brackets hold the 90 % confidence sequence, which covers the true value at all looks together. If a claim held "
+    "or did not hold, its bound is outside the brackets. The three e-values are the evidence that the claim holds, "
+    "that it does not, and that the effect is too small to matter."
 )
 
 
@@ -141,15 +141,15 @@ def front_page(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
 
     parts = [
         FRONT_TITLE,
-        "Claims tested at a scale that two processor cores can carry. Each study is a folder here: `study.py` says "
-        "what is run and how claims are decided, `notes.md` what was tried, `result.md` what came of it. "
+        "These claims are tested at a scale that fits two processor cores. Each study is a folder: `study.py` says "
+        "what is run and how claims are decided, `notes.md` says what was tried, and `result.md` has the results. "
         "`sparsity-lab decide FOLDER` adds seeds until the primary claims of a study are decided. Every page is "
-        "rendered from the frames next to it, and `sparsity-lab report --check` does it again and compares. What did "
-        "not hold stays in.",
+        "rendered from the frames next to it. `sparsity-lab report --check` renders it again and compares. Claims "
+        "that did not hold are listed too.",
         "## Primary claims",
         _table(["claim", "verdict", "estimate", "study"], rows(True)),
         "## What the studies cost",
-        "Core-minutes of one run of each arm together, of all runs so far, and, if known, of the runs that undecided "
+        "In core-minutes: one run of each arm, all runs so far, and, if it can be estimated, the runs that undecided "
         "primary claims still need.",
         _table(["study", "one of each arm", "so far", "still"], [_costs(*one) for one in results]),
         "## Exploratory claims",
@@ -232,8 +232,8 @@ def estimate_words(claim: dict[str, Any]) -> str:
 def _learned(arms: dict[str, dict[str, Any]]) -> str:
     judged = [(arm, one["learned"], one["seeds"]) for arm, one in arms.items() if one["learned"] is not None]
     if not judged:
-        return "Whether a run learned its task cannot be said: no optimum is declared."
-    return _table(["arm", "runs that learned (of several k, any)", "seeds"], judged)
+        return "No optimum is declared, so it is not known whether a run learned its task."
+    return _table(["arm", "runs that learned (with several k: at least one)", "seeds"], judged)
 
 
 _OTHER_DEVICES = "Runs were made on different kinds of device ({}), so small differences can be due to that."
@@ -243,7 +243,7 @@ def _made(facts: dict[str, Any]) -> str:
     failed, kinds = facts.get("failed", []), facts.get("environment", {}).get("devices", [])
     lines = [
         f"`{facts.get('command', 'not recorded')}`",
-        f"{facts.get('planned_runs', '?')} runs, {facts.get('core_minutes', '?')} core minutes of training and "
+        f"{facts.get('planned_runs', '?')} runs, {facts.get('core_minutes', '?')} core-minutes of training and "
         f"evaluation, {len(failed)} failed.",
         *(f"- `{one['run']}` failed: {one['reason']}" for one in failed),
         *([_OTHER_DEVICES.format("; ".join(kinds))] if len(kinds) > 1 else []),

@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from test_prose import faults
 
 from sparsity_lab.settings import to_data
 from sparsity_lab.studies import SIZES, check_results, load_study, results_folder, write_result
@@ -87,6 +88,13 @@ def test_every_study_has_notes_and_one_that_was_run_a_result() -> None:
     without = [name for name in STUDIES if name not in run]
     assert [file.name for name in without for file in (EXPERIMENTS / name).glob("result.*")] == []
     assert all(results_folder(EXPERIMENTS / name) == EXPERIMENTS / name for name in STUDIES)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_a_study_says_is_understood_at_one_reading(name: str) -> None:
+    study = load_study(EXPERIMENTS / name)
+    texts = [study.title, study.question, *(claim.statement for claim in study.claims)]
+    assert [fault for text in texts for fault in faults(text)] == []
 
 
 def imported(file: Path) -> Iterator[tuple[str, str]]:
