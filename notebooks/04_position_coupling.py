@@ -82,7 +82,7 @@ columns = ["model.coupling", "length", "accuracy", "exact_match", "free_exact_ma
 results.frame("evaluation").select(columns)
 
 # %% [markdown]
-# One seed and a few hundred steps show the method. They are not a result. The study of coupling
-# (`sparsity-lab sweep coupling`, with its page among the results) has seeds, controls and rules that were fixed
-# before its runs. It also asks what fails first where coupling stops working: finding the place, or the attention
-# mass on it.
+# One seed and a few hundred steps show the method. They are not a result. The study `experiments/coupling` has five
+# tasks, seeds, and rules that are fixed before its runs. This command runs it:
+#
+#     sparsity-lab decide experiments/coupling --budget 160
