@@ -209,6 +209,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
         ("a.json", '{"task": "Planted", "task": "Planted"}', "a.json.task: given twice"),
         ("a.JSON", '{"task": ', "invalid JSON: "),
         ("a.toml", "task = \n", "invalid TOML: "),
+        ("a.toml", 'task = "Planted"'.encode("utf-16"), "a.toml: expected text in UTF-8, got another encoding"),
         ("a.json", '{"task": ', "invalid JSON: "),
         ("a.json", "[1]", "expected a table of fields, got 'list'"),
         ("a.toml", 'task = "Planted"\ntraning = "Training"\n', "traning: expected a field of RunConfig"),
@@ -221,9 +222,9 @@ def test_bad_input_is_one_line_and_writes_nothing(
     ],
 )
 def test_bad_run_files(
-    name: str, text: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    name: str, text: str | bytes, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
     code, _, err = lab(capsys, "train", str(tmp_path / name), "--out", str(tmp_path / "runs"))
     assert code == 2
     assert message in err

@@ -3,6 +3,7 @@
 import polars as pl
 
 from sparsity_lab.analysis.extrapolation import extrapolation_curve
+from sparsity_lab.analysis.measurement import rows_frame
 from sparsity_lab.analysis.panels import panels_of
 from sparsity_lab.analysis.runs import Frames, evaluation_rows
 
@@ -31,6 +32,5 @@ def arm_table(results: pl.DataFrame | Frames, measure: str = "normalized_accurac
             )
     lengths = [str(length) for length in sorted(frame["length"].unique())]
     # Panels may be evaluated at different lengths.
-    return pl.DataFrame(
-        [{name: row.get(name) for name in ("panel", "arm", "learned", *lengths, "reach")} for row in rows]
-    )
+    columns = ("panel", "arm", "learned", *lengths, "reach")
+    return rows_frame({name: row.get(name) for name in columns} for row in rows)

@@ -13,7 +13,7 @@ from rich.text import Text
 from tyro.conf import Positional, arg
 
 from sparsity_lab.cli.command import Outcome, SettingsCommand
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,9 @@ def _studies(folder: Path, console: Console) -> list[dict[str, Any]]:
 
 
 def _runs_words(one: Mapping[str, Any]) -> str:
-    planned = f"{one['arms']} arms, {one['runs']} runs planned"
+    planned = f"{counted(one['arms'], 'arm')}, {counted(one['runs'], 'run')} planned"
     if one["finished"] is None:
         return f"{planned}, no result yet"
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in one["verdicts"].items())
-    minutes = f"{one['finished']} runs, {one['core_minutes']:.0f} core-minutes"
-    return f"{one['arms']} arms, {minutes}; {verdicts or 'no primary claims'}"
+    minutes = f"{counted(one['finished'], 'run')}, {one['core_minutes']:.0f} core-minutes"
+    return f"{counted(one['arms'], 'arm')}, {minutes}; {verdicts or 'no primary claims'}"

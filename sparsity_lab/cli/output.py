@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table
 
 from sparsity_lab.cli.plain_console import PlainConsole
-from sparsity_lab.settings.errors import one_line
+from sparsity_lab.settings.errors import counted, one_line
 
 if TYPE_CHECKING:
     import polars as pl
@@ -66,7 +66,7 @@ def swept(sweep: "Sweep", out: Path, engine: "Engine", console: Console) -> tupl
 
     start = time.perf_counter()
     with progress_bar(console, TextColumn("{task.fields[left]}", markup=False)) as progress:
-        bar = progress.add_task(f"{len(sweep.runs)} runs", total=len(sweep.runs), left="")
+        bar = progress.add_task(counted(len(sweep.runs), "run"), total=len(sweep.runs), left="")
         failed = 0
 
         def show(event: SweepEvent) -> None:
@@ -90,7 +90,8 @@ def show_overview(overview: "Overview", console: Console) -> None:
     """Print the progress of a sweep: counts, time left, runs in progress, and failures with reasons."""
     counts = ", ".join(f"{count} {status}" for status, count in sorted(overview.counts.items()))
     name = f"{overview.sweep}: " if overview.sweep else ""
-    console.print(one_line("; ".join([f"{name}{overview.total} runs: {counts}", *_time_left(overview.seconds_left)])))
+    head = f"{name}{counted(overview.total, 'run')}: {counts}"
+    console.print(one_line("; ".join([head, *_time_left(overview.seconds_left)])))
     for one in overview.running:
         lost = f"; silent for {one.silent:.0f} s, possibly lost" if one.lost else ""
         since = f"on {one.host}, process {one.process}, since {one.since}"

@@ -6,11 +6,10 @@ import glob
 import hashlib
 import os
 import platform
-import re
 import sysconfig
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.format_recognition import packed_with
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError, Shown, counted
 
 END_OF_FILE = 0
 """The byte put after each file. Text does not contain it; a file that does is read unchanged."""
@@ -84,11 +83,16 @@ def find_files(path: Paths) -> list[Path]:
         SettingError: there are none.
     """
     if path is None:
-        library = Path(sysconfig.get_path("stdlib"))
-        modules = [file for file in library.rglob("*.py") if not _LEFT_OUT & set(file.relative_to(library).parts)]
-        return _visible(sorted(modules), library)
+        return _standard_library()
     found = [file for one in ((path,) if isinstance(path, str) else path) for file in _found(one)]
     return list(dict.fromkeys(found))
+
+
+@cache
+def _standard_library() -> list[Path]:
+    library = Path(sysconfig.get_path("stdlib"))
+    modules = [file for file in library.rglob("*.py") if not _LEFT_OUT & set(file.relative_to(library).parts)]
+    return _visible(sorted(modules), library)
 
 
 def _found(path: str) -> list[Path]:
@@ -133,9 +137,9 @@ def _read(path: Paths, states: tuple[tuple[Path, int, int], ...]) -> Corpus:
     texts = [np.frombuffer(_content(file), dtype=np.uint8) for file, size, _ in states if size]
     by, train, evaluation = split(texts)
     if not evaluation:
-        total = sum(map(len, texts))
+        found = f"{counted(sum(map(len, texts)), 'byte')} in {counted(len(texts), 'file')} of {_name(path)}"
         expected = "at least 20 bytes of text, for a training and an evaluation part"
-        raise SettingError("path", expected, Shown(f"{total} bytes in {len(texts)} files of {_name(path)}"))
+        raise SettingError("path", expected, Shown(found))
     joined = (np.concatenate([one for text in part for one in (text, _END)]) for part in (train, evaluation))
     return Corpus(_name(path), len(texts), sum(map(len, texts)), hash_of(texts), by, *joined)
 
@@ -194,15 +198,3 @@ def split(pieces: Sequence[NDArray[Any]]) -> tuple[str, list[NDArray[Any]], list
 
 def _digest(piece: NDArray[Any]) -> bytes:
     return hashlib.blake2b(piece.tobytes(), digest_size=8).digest()
-
-
-def check_corpus_fields(path: Paths, corpus_hash: str) -> None:
-    """Raise ``SettingError`` if the fields of a task that reads files cannot be; nothing is opened."""
-    if path == () or "" in ((path,) if isinstance(path, str) else path or ()):
-        raise SettingError("path", "a file, a folder with files, or a pattern of files", path)
-    if not re.fullmatch("([0-9a-f]{32})?", corpus_hash):
-        raise SettingError(
-            "corpus_hash",
-            "32 hexadecimal digits, or an empty string, which is filled when the run is planned",
-            corpus_hash,
-        )

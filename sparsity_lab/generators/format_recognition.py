@@ -50,6 +50,8 @@ _LARGEST_ID = 2**19
 _FEWEST = 64
 """Numbers that tell how wide they are."""
 _SAMPLE = 2**20
+_LEAST_HALF, _OCTAVES_OF_HALF = 2**11, 8 * 2**10
+"""Of floating-point numbers of 16 bits, read as whole ones: the least, and how far nearly all lie apart."""
 _LLM_C = (20240520, 20240801)
 LLM_C_HEAD = 1024
 """Bytes: 256 numbers of 32 bits, the first one of ``_LLM_C``, the third the number of tokens."""
@@ -57,6 +59,7 @@ LLM_C_HEAD = 1024
 _NUMBER = re.compile(r"[+-]?[0-9]{1,19}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,3})?")
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
 _THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(,[0-9]{3}){1,4}")
+_BETWEEN = re.compile(r"[^\w.,'\"+%-]+")
 _LIKE_A_NUMBER = re.compile(
     r"[+-]?(0[xX][0-9a-fA-F_]+|0[bB][01_]+|0[oO][0-7_]+|[0-9][0-9_.,']*([eE][+-]?[0-9]+)?%?|\.[0-9]+|nan|inf)"
     r"|([0-9a-fA-F]{2})+"
@@ -154,6 +157,8 @@ def _kind_of_numbers(file: TokenSource) -> Format:
         raise file.asks(f"numbers of 16 bits of which one is {signed.min()} with a sign", "int16", "uint16")
     if _are_alike(content[:_SAMPLE]):
         raise file.asks("numbers of 8 or of 16 bits", "bytes", "uint16")
+    if _could_be_half(content[:_SAMPLE]):
+        raise file.asks("what could be floating-point numbers of 16 bits", "uint16")
     return "uint16"
 
 
@@ -177,6 +182,14 @@ def _could_be_real(content: bytes, kind: str) -> bool:
     size = np.abs(np.frombuffer(content, dtype=kind))
     with np.errstate(invalid="ignore"):
         return bool(size.any() and ((size == 0) | ((size > 1e-6) & (size < 1e6))).all())
+
+
+def _could_be_half(content: bytes) -> bool:
+    """Whether numbers of 16 bits lie in a few powers of two, far from 0, as float16 and bfloat16 do. Of IDs, those
+    near 0 are the commonest."""
+    size = np.frombuffer(content, dtype="<u2") & 0x7FFF
+    low, high = np.quantile(size[size > 0], (0.025, 0.975)) if size.any() else (0, 0)
+    return bool(low > _LEAST_HALF and high - low < _OCTAVES_OF_HALF)
 
 
 def _could_be_ids(content: bytes, kind: str) -> bool:
@@ -228,10 +241,11 @@ def _kind_of_text(file: TokenSource) -> Format:
             raise file.asks(f"a table separated by {name}s (or give its tokens as .parquet or .jsonl)", "text")
     if file.path.suffix.lower() == ".json":
         raise file.asks("text that is not JSON", "text")
-    words = [word for each in text[:_SAMPLE].split() if (word := each.strip("\"'()[]{},;:"))]
+    words = [word for each in _BETWEEN.split(text[:_SAMPLE]) if (word := each.strip("\"',"))]
     like = [word for word in words if _LIKE_A_NUMBER.fullmatch(word)]
     if len(like) >= 0.9 * len(words) and any(letter.isdigit() for word in like for letter in word):
-        raise file.asks(f"numbers that are not lines of whole ones, such as {like[0][:40]!r}", "text")
+        one = next((word for word in like if not word.isdigit()), like[0])
+        raise file.asks(f"numbers that are not lines of whole ones, such as {one[:40]!r}", "text")
     return "text"
 
 

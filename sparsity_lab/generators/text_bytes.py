@@ -1,8 +1,7 @@
 """``TextBytes``: real text, byte by byte, from any files."""
 
-from collections.abc import Sequence
 from functools import cached_property, lru_cache, partial
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
-from sparsity_lab.generators.corpus import END_OF_FILE, Corpus, check_corpus_fields, read_corpus
+from sparsity_lab.generators.corpus import END_OF_FILE, Corpus, read_corpus
+from sparsity_lab.generators.file_task import FileTask
 from sparsity_lab.generators.query_layout import rows_of_chunks
 from sparsity_lab.generators.stream import Stream, open_unit, whole
-from sparsity_lab.generators.task import Draw, NotComputable, Step, Task, Truth
+from sparsity_lab.generators.task import Draw, NotComputable, Step, Truth
 from sparsity_lab.settings import SettingError, register
 
 Bytes = NDArray[np.uint8]
@@ -27,7 +27,7 @@ _NEAR_THE_END = 14  # of so many powers of two windows, each range of distances 
 
 
 @register
-class TextBytes(Task):
+class TextBytes(FileTask):
     """Windows of l + 1 bytes of text, each byte after the first a target; T = l, tokens are bytes.
 
     The stream named ``train`` draws from the training part of the corpus, all others from its evaluation part. The
@@ -42,11 +42,9 @@ class TextBytes(Task):
         path: a file, a folder, a pattern such as ``"logs/*.txt"``, or several of them; files are read as they are.
             None is the source of Python's standard library. The text is opened when data are made, and not before.
         corpus_hash: of the text. Empty as typed; ``train`` and ``run_sweep`` fill it when they plan a run, and it is
-            checked when data are made. With it the path is no part of the id: the same text may lie anywhere. None of
-            the standard library is filled, whose text is that of the Python that runs.
+            checked when data are made. With it the path is no part of the id: the same text may lie anywhere. The
+            hash of the standard library is no part of it either, so that ids are the same with each Python.
     """
-
-    extra_positions: ClassVar[int] = 0
 
     path: str | tuple[str, ...] | None = None
     corpus_hash: str = ""
@@ -54,13 +52,6 @@ class TextBytes(Task):
     @classmethod
     def examples(cls) -> "tuple[TextBytes, ...]":
         return (cls(),)
-
-    def check(self) -> None:
-        check_corpus_fields(self.path, self.corpus_hash)
-
-    def check_length(self, length: int) -> None:
-        if length < 1:
-            raise SettingError("length", "at least 1", length)
 
     def checked_length(self, length: int) -> int:
         length = super().checked_length(length)
@@ -72,24 +63,8 @@ class TextBytes(Task):
         return length
 
     @property
-    def outside_id(self) -> tuple[str, ...]:
-        return ("path",) if self.corpus_hash else ()
-
-    @property
-    def reads_files(self) -> bool:
-        return self.path is not None
-
-    @property
-    def is_planned(self) -> bool:
-        return self.path is None or bool(self.corpus_hash)
-
-    def planned(self, lengths: Sequence[int] = ()) -> Self:
-        for length in lengths:
-            self.checked_length(length)
-        return self if self.is_planned else self.replace(corpus_hash=self.corpus.hash)
-
-    def unplanned(self) -> Self:
-        return self.replace(corpus_hash="")
+    def found_hash(self) -> str:
+        return self.corpus.hash
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -100,9 +75,7 @@ class TextBytes(Task):
         """
         corpus = read_corpus(self.path)
         if self.corpus_hash not in ("", corpus.hash):
-            expected = (
-                f"the text with this hash at {self.path}, of {corpus.num_bytes} bytes with the hash {corpus.hash}"
-            )
+            expected = f"{corpus.hash}, the hash of {self.path or corpus.name} ({corpus.num_bytes} bytes)"
             raise SettingError("corpus_hash", expected, self.corpus_hash)
         return corpus
 
@@ -122,14 +95,6 @@ class TextBytes(Task):
         named = {END_OF_FILE: "END", 9: "\\t", 10: "\\n", 13: "\\r", 32: "\u2423"}
         names = [named.get(b, chr(b) if 32 < b < 127 else f"x{b:02x}") for b in range(_BYTES)]
         return Vocabulary(names=tuple(names), roles=("special",) + ("data",) * (_BYTES - 1))
-
-    def largest_position_id(self, length: int) -> int:
-        # Not from the declared truth, which counts all bytes of the text.
-        return 0
-
-    @property
-    def certified_lengths(self) -> tuple[int, ...]:
-        return 12, 100
 
     @cached_property
     def _evaluation(self) -> bytes:

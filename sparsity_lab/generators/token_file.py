@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import ClassVar, NoReturn, Self
+from typing import NoReturn, Self
 
 import numpy as np
 import torch
@@ -13,14 +13,15 @@ from jaxtyping import Int64
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
-from sparsity_lab.generators.corpus import check_corpus_fields, find_files, hash_of, split, states_of
+from sparsity_lab.generators.corpus import find_files, hash_of, split, states_of
+from sparsity_lab.generators.file_task import FileTask
 from sparsity_lab.generators.format_recognition import Format
 from sparsity_lab.generators.padding import Pad, without_padding
 from sparsity_lab.generators.stream import Stream, open_unit, whole
-from sparsity_lab.generators.task import Draw, NotComputable, Step, Task, Truth
+from sparsity_lab.generators.task import Draw, NotComputable, Step, Truth
 from sparsity_lab.generators.text_bytes import fingerprints
 from sparsity_lab.generators.token_formats import Tokens, read_sequences
-from sparsity_lab.settings import SettingError, Shown, register
+from sparsity_lab.settings import SettingError, Shown, counted, register
 
 Ints = NDArray[np.int64]
 
@@ -83,7 +84,7 @@ class TokenParts:
 
 
 @register
-class TokenFile(Task):
+class TokenFile(FileTask):
     """Windows of l + 1 tokens inside the sequences of a file, each token after the first a target; T = l.
 
     A window starts anywhere with equal probability. A sequence of fewer tokens is one window, filled up at its end:
@@ -103,8 +104,6 @@ class TokenFile(Task):
         corpus_hash: of the files' contents, as in ``TextBytes``.
     """
 
-    extra_positions: ClassVar[int] = 0
-
     path: str | tuple[str, ...] | None = None
     vocab_size: int = 256
     format: Format = "auto"
@@ -117,13 +116,9 @@ class TokenFile(Task):
         return (cls(format="bytes"),)
 
     def check(self) -> None:
-        check_corpus_fields(self.path, self.corpus_hash)
+        super().check()
         if self.vocab_size < 2:
             raise SettingError("vocab_size", "at least 2", self.vocab_size)
-
-    def check_length(self, length: int) -> None:
-        if length < 1:
-            raise SettingError("length", "at least 1", length)
 
     def checked_length(self, length: int) -> int:
         length = super().checked_length(length)
@@ -133,24 +128,8 @@ class TokenFile(Task):
         return length
 
     @property
-    def outside_id(self) -> tuple[str, ...]:
-        return ("path",) if self.corpus_hash else ()
-
-    @property
-    def reads_files(self) -> bool:
-        return self.path is not None
-
-    @property
-    def is_planned(self) -> bool:
-        return self.path is None or bool(self.corpus_hash)
-
-    def planned(self, lengths: Sequence[int] = ()) -> Self:
-        for length in lengths:
-            self.checked_length(length)
-        return self if self.is_planned else self.replace(corpus_hash=self.parts.hash)
-
-    def unplanned(self) -> Self:
-        return self.replace(corpus_hash="")
+    def found_hash(self) -> str:
+        return self.parts.hash
 
     @cached_property
     def parts(self) -> TokenParts:
@@ -164,7 +143,7 @@ class TokenFile(Task):
             states_of(find_files(self.path or _EXAMPLE)), self.vocab_size, self.format, self.column, self.pad
         )
         if self.corpus_hash not in ("", parts.hash):
-            expected = f"{parts.hash}, the hash of the tokens at {self.path}"
+            expected = f"{parts.hash}, the hash of the tokens at {self.path or _EXAMPLE}"
             raise SettingError("corpus_hash", expected, self.corpus_hash)
         return parts
 
@@ -178,13 +157,6 @@ class TokenFile(Task):
     @cached_property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary.numbered(self.vocab_size)
-
-    def largest_position_id(self, length: int) -> int:
-        return 0
-
-    @property
-    def certified_lengths(self) -> tuple[int, ...]:
-        return 12, 100
 
     @property
     def _fill(self) -> int:
@@ -291,7 +263,7 @@ def _read(
     by, train, evaluation = split(sequences)
     train, evaluation = ([own for own in part if len(own) > 1] for part in (train, evaluation))
     if not train or not evaluation:
-        total = sum(map(len, sequences))
-        raise SettingError("path", "enough tokens for a training and an evaluation part", Shown(f"{total} tokens"))
+        total = counted(sum(map(len, sequences)), "token")
+        raise SettingError("path", "enough tokens for a training and an evaluation part", Shown(total))
     of_all = hash_of(np.fromfile(file, dtype=np.uint8) for file in files)
     return TokenParts(of_all, tuple(forms), unpadded.note, by, TokenPart.of(train), TokenPart.of(evaluation))

@@ -111,11 +111,12 @@ def _read_text(file: TokenSource) -> FileTokens:
 
 
 def _of_texts(texts: Sequence[str], encoding: str, file: TokenSource) -> FileTokens:
-    many = counted(len(texts), "text") if len(texts) != 1 else "text"
+    ascii_alone = file.tokenizer is None and encoding == "UTF-8" and all(text.isascii() for text in texts)
+    kind = "ASCII text" if ascii_alone else "text"
+    many = counted(len(texts), kind) if len(texts) != 1 else kind
     if file.tokenizer is not None:
         return FileTokens(_tokenized(texts, file.tokenizer), f"{many} in {encoding}, tokens of {file.tokenizer.name}")
-    ascii_alone = encoding == "UTF-8" and all(text.isascii() for text in texts)
-    form = f"ASCII {many}, a token a byte" if ascii_alone else f"{many} in {encoding}, a token a character"
+    form = f"{many}, a token a byte" if ascii_alone else f"{many} in {encoding}, a token a character"
     return FileTokens([text_tokens(text) for text in texts], form, of_text=True)
 
 
@@ -189,7 +190,7 @@ def _rows(array: object, file: TokenSource) -> list[Tokens]:
 def _read_archive(file: TokenSource) -> FileTokens:
     try:
         archive = np.load(io.BytesIO(file.content), allow_pickle=False)
-        name = _chosen(archive.files, file, "array")
+        name = _chosen(archive.files, file, "an array")
         sizes = {entry.filename.removesuffix(".npy"): entry.file_size for entry in archive.zip.infolist()}
         if sizes[name] > _MOST_BYTES:
             raise file.error(f"an array of at most {_MOST_BYTES} bytes", f"{sizes[name]}")
@@ -204,11 +205,11 @@ def _chosen(names: Sequence[str], file: TokenSource, what: str) -> str:
     """The column or array that is meant: the one that was named, the only one, or the one with a usual name."""
     if file.column:
         if file.column not in names:
-            raise SettingError("--column", f"an {what} of {file.path.name}", file.column, names)
+            raise SettingError("--column", f"{what} of {file.path.name}", file.column, names)
         return file.column
     usual = [name for name in _USUAL if name in names]
     if not names:
-        raise file.error(f"an {what} with tokens", "none")
+        raise file.error(f"{what} with tokens", "none")
     if len(names) == 1 or len(usual) == 1:
         return (usual or list(names))[0]
     raise SettingError("--column", f"missing; name the tokens in {file.path.name}", known=names)
@@ -217,7 +218,7 @@ def _chosen(names: Sequence[str], file: TokenSource, what: str) -> str:
 def _read_numbers_of(kind: str, file: TokenSource, head: int = 0) -> FileTokens:
     content, width = file.content[head:], np.dtype(kind).itemsize
     if len(content) % width:
-        raise file.error(f"a multiple of {width} bytes", f"{len(content)} bytes")
+        raise file.error(f"a multiple of {width} bytes", counted(len(content), "byte"))
     tokens = np.frombuffer(content, dtype=np.dtype(kind).newbyteorder("<"))
     return FileTokens([tokens], f"numbers of {8 * width} bits{' after the head of llm.c' * bool(head)}")
 
@@ -225,7 +226,7 @@ def _read_numbers_of(kind: str, file: TokenSource, head: int = 0) -> FileTokens:
 def _read_llm_c(file: TokenSource) -> FileTokens:
     count, size = tokens_of_llm_c(file.content), len(file.content) - LLM_C_HEAD
     if count is None or count < 1 or size not in (2 * count, 4 * count):
-        said = "no such head" if count is None else f"{count} in the head and {size} bytes after it"
+        said = "no such head" if count is None else f"{count} in the head and {counted(size, 'byte')} after it"
         raise file.error("the head that llm.c writes, and tokens of 2 or 4 bytes", said)
     return _read_numbers_of("uint16" if size == 2 * count else "uint32", file, LLM_C_HEAD)
 
@@ -240,7 +241,7 @@ def _read_json(file: TokenSource) -> FileTokens:
     except (ValueError, RecursionError) as error:
         raise SettingError(str(file.path), "JSON", Shown(str(error))) from None
     if isinstance(value, dict):
-        name = _chosen([key for key, own in value.items() if isinstance(own, list | str)], file, "entry")
+        name = _chosen([key for key, own in value.items() if isinstance(own, list | str)], file, "an entry")
         found = _read_records(value[name], "JSON list", file)
         return FileTokens(found.sequences, f"entry {name!r} of JSON: {found.form}", found.of_text)
     return _read_records(value, "JSON list", file)
@@ -257,7 +258,7 @@ def _of_records(values: list[Any], what: str, file: TokenSource) -> FileTokens:
     name = ""
     if isinstance(values[0], dict):
         fitting = [key for key, value in values[0].items() if isinstance(value, list | str)]
-        name = _chosen(fitting if not file.column else list(values[0]), file, "entry")
+        name = _chosen(fitting if not file.column else list(values[0]), file, "an entry")
         for at, value in enumerate(values, 1):
             if not isinstance(value, dict) or name not in value:
                 raise SettingError(f"{file.path}, record {at}", f"an object with {name!r}", str(value)[:60])
@@ -305,7 +306,7 @@ def _read_parquet(file: TokenSource) -> FileTokens:
     try:
         schema = pl.read_parquet_schema(io.BytesIO(file.content))
         kinds = [name for name, kind in schema.items() if _holds_tokens(kind)]
-        name = _chosen(list(schema) if file.column else kinds, file, "column of whole numbers, lists or texts")
+        name = _chosen(list(schema) if file.column else kinds, file, "a column of whole numbers, lists or texts")
         if name not in kinds:
             raise file.error("whole numbers, lists of them or texts", f"column {name!r} of {schema[name]}")
         column = pl.read_parquet(file.content, columns=[name], n_rows=_MOST_ROWS + 1)[name]

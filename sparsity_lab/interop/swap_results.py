@@ -20,7 +20,7 @@ from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.report.page import Section, page
 from sparsity_lab.analysis.statistics import Interval, mean_interval
 from sparsity_lab.analysis.style import GRAY, figure_svg, look, new_axes, styled
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, counted
 from sparsity_lab.settings.markup import Markup, element, join, table
 
 __all__ = ["AS_IT_IS", "REWEIGHTED", "Losses", "SwapReport"]
@@ -226,7 +226,8 @@ class SwapReport(Measurement):
         return write_whole(Path(path), text.encode(errors="backslashreplace"))
 
     def __repr__(self) -> str:
-        head = f"SwapReport: {self.model}, {self.documents} documents, {self.targets} targets of each"
+        size = f"{counted(self.documents, 'document')}, {counted(self.targets, 'target')} of each"
+        head = f"SwapReport: {self.model}, {size}"
         return "\n".join([head, f"  {self.verdict}", super().__repr__().partition("\n")[2]])
 
     # --- inside

@@ -35,7 +35,7 @@ class Arm:
         """
         runs = [self.run(seed) for seed in range(self.first, self.first + self.seeds)]
         for setting in settings_in(runs[0]):
-            if isinstance(setting, Task) and not setting.is_planned:
+            if isinstance(setting, Task) and setting.reads_files and not setting.is_planned:
                 raise SettingError("task", f"a corpus with its hash, {setting.planned()}", setting)
         return runs
 

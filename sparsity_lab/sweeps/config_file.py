@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sparsity_lab.settings import SettingError, distinct, from_data, read_whole
+from sparsity_lab.settings import SettingError, Shown, distinct, from_data, read_whole
 from sparsity_lab.sweeps.sweep import Sweep, grid
 from sparsity_lab.training import RunConfig
 
@@ -56,7 +56,9 @@ def read_data(path: Path) -> dict[str, Any]:
         data = _READERS[kind](content.decode(encoding="utf-8-sig"))
     except SettingError as error:
         raise error.inside(str(path)) from None
-    except (ValueError, RecursionError, MemoryError) as error:  # of both parsers, and of bytes that are not UTF-8
+    except UnicodeDecodeError:
+        raise SettingError(str(path), "text in UTF-8", Shown("another encoding")) from None
+    except (ValueError, RecursionError, MemoryError) as error:  # of both parsers
         spelling = _right_spelling(content.decode(errors="replace"), str(error)) if kind == ".toml" else ""
         raise SettingError(str(path), f"invalid {kind[1:].upper()}: {error}{spelling}") from None
     if not isinstance(data, dict):

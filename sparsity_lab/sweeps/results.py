@@ -16,6 +16,7 @@ from sparsity_lab.generators import Task
 from sparsity_lab.settings import (
     SettingError,
     column_types,
+    counted,
     flatten,
     from_data,
     settings_in,
@@ -254,17 +255,17 @@ class Results:
         now = self.snapshot()
         rows = [(label, element("code", run), status, words) for label, run, status, words in now._told()]
         shown = table(["run", "id", "status", "reach, or why there is none"], rows)
-        return join([element("p", now._head()), details(f"{len(rows)} runs", shown)])
+        return join([element("p", now._head()), details(counted(len(rows), "run"), shown)])
 
     def _head(self) -> str:
         counts = Counter(self.state(run).status for run in self.runs)
         states = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
         name = f" of sweep {self.sweep.name!r}" if self.sweep else ""
         others = len(self.others)
-        more = f" and {others} run{'s' if others > 1 else ''} of other sweeps" if others else ""
+        more = f" and {counted(others, 'run')} of other sweeps" if others else ""
         if note := devices_words(self.devices):
             more += f"; {note}"
-        return f"Results{name} in {self.folder}: {len(self.runs)} runs ({states}){more}"
+        return f"Results{name} in {self.folder}: {counted(len(self.runs), 'run')} ({states}){more}"
 
     def _told(self) -> Iterator[tuple[str, str, str, str]]:
         """Label, id and status of each run, and its reach or the reason why it has no result."""

@@ -207,7 +207,16 @@ def test_the_hash_is_of_the_contents_in_their_order(tmp_path: Path) -> None:
     assert identifier(TextBytes(path=tmp_path / "two").planned()) != identifier(first)
     # Without a hash the path is all that tells them apart, and the id is that of earlier releases.
     assert identifier(TextBytes(path="one")) != identifier(TextBytes(path="two"))
-    assert TextBytes().planned() == TextBytes()
+
+
+def test_the_hash_of_the_standard_library_is_a_field_and_no_part_of_the_id() -> None:
+    """With another Python the ids are the same, and what was made with this one says so."""
+    typed, planned = TextBytes(), TextBytes().planned()
+    assert planned.corpus_hash == typed.record["hash"]
+    assert identifier(planned) == identifier(typed) == identifier(typed.replace(corpus_hash="0" * 32))
+    assert planned.unplanned() == typed
+    with pytest.raises(SettingError, match=r"expected \w{32}, the hash of the standard library of Python 3"):
+        typed.replace(corpus_hash="0" * 32).sample(Stream(), 0, 1, 8)
 
 
 def test_another_text_than_the_hash_says_is_refused(tmp_path: Path) -> None:
@@ -216,7 +225,7 @@ def test_another_text_than_the_hash_says_is_refused(tmp_path: Path) -> None:
     assert task.planned() is task
     (tmp_path / "book").write_text(BOOK.replace("7", "8"))
     again = task.replace()
-    with pytest.raises(SettingError, match=rf"corpus_hash: expected the text with this .* got '{task.corpus_hash}'"):
+    with pytest.raises(SettingError, match=rf"expected \w{{32}}, the hash of .*book .* got '{task.corpus_hash}'"):
         again.sample(Stream(), 0, 1, 8)
     with pytest.raises(SettingError, match="length: expected from 1 to"):
         TextBytes(path=tmp_path / "book").planned((90_000,))
@@ -228,6 +237,6 @@ def test_a_mixture_is_planned_with_its_parts(tmp_path: Path) -> None:
     assert not mixture.is_planned
     planned = mixture.planned()
     assert planned.is_planned
-    assert planned.tasks == (TextBytes(path=tmp_path / "book").planned(), TextBytes())
+    assert planned.tasks == (TextBytes(path=tmp_path / "book").planned(), TextBytes().planned())
     assert planned.unplanned() == mixture
     assert len(Mixture(tasks=(TextBytes(path="/nowhere"), TextBytes(path="/gone"))).tasks) == 2

@@ -220,7 +220,7 @@ READ: dict[str, tuple[str, bytes | str, Any, str]] = {
         "a.parquet",
         parquet(t=["ab", "c"]),
         [[97, 98], [99]],
-        "column 't': ASCII 2 texts, a token a byte",
+        "column 't': 2 ASCII texts, a token a byte",
     ),
     "parquet, texts of numbers": ("a.parquet", parquet(t=["5 6 7", "8 9"]), ROWS, "column 't': 2 texts of numbers"),
     "UTF-32": ("a.txt", "né".encode("utf-32"), [[110, 233]], "text in UTF-32, a token a character"),
@@ -233,6 +233,16 @@ def test_what_is_recognized_is_read_and_said(tmp_path: Path, shape: str) -> None
     name, content, sequences, form = READ[shape]
     found = read(tmp_path, name, content)
     assert found == (found[0] if sequences is None else sequences, form)
+
+
+DRAWS = np.random.default_rng(3)
+REALS = {
+    "weights": 0.02 * DRAWS.standard_normal(4000),
+    "activations": np.maximum(DRAWS.standard_normal(4000), 0),
+    "probabilities": DRAWS.random(4000),
+    "times": DRAWS.exponential(3.0, 4000),
+    "whole numbers": IDS % 256.0,
+}
 
 
 OTHERS: dict[str, tuple[str, bytes | str, str]] = {
@@ -251,6 +261,14 @@ OTHERS: dict[str, tuple[str, bytes | str, str]] = {
     "int16 with -100": ("a.bin", FILLED.astype("<i2").tobytes(), "-100 with a sign; use --format int16 or uint16"),
     "float32": ("a.bin", IDS.astype("<f4").tobytes(), "what could be floating-point numbers; use --format uint16 or"),
     "float64": ("a.bin", np.linspace(-1, 1, 100).tobytes(), "what could be floating-point numbers; use --format"),
+    **{
+        f"{name} of {law}": ("a.bin", content, "what could be floating-point numbers.*; use --format uint16")
+        for law, values in REALS.items()
+        for name, content in (
+            ("float16", values.astype("<f2").tobytes()),
+            ("bfloat16", (values.astype("<f4").view("<u4") >> 16).astype("<u2").tobytes()),
+        )
+    },
     "text in a .bin": ("a.bin", "to be or", "found text; use --format text or bytes or uint16"),
     "llm.c cut off": (
         "a.bin",
@@ -297,6 +315,8 @@ OTHERS: dict[str, tuple[str, bytes | str, str]] = {
         "1,234\n12,345\n",
         "commas before three digits each, as in '1,234'; use --format numbers or text",
     ),
+    "numbers between bars": ("a.txt", "1|2|3\n4|5|6\n", NUMBERS.format("'1'")),
+    "a number that is none": ("a.txt", "1 2 nan\n3 4 5\n", NUMBERS.format("'nan'")),
     "thousands with points": ("a.txt", "1.234 5.678\n", NUMBERS.format("'1.234'")),
     "thousands with marks": ("a.txt", "1'234\n5_678\n", NUMBERS.format('"1.234"')),
     "hexadecimal": ("a.txt", "0x1f 0x2a\n0xff\n", NUMBERS.format("'0x1f'")),
@@ -336,7 +356,7 @@ OTHERS: dict[str, tuple[str, bytes | str, str]] = {
     ),
     "JSON lines of marks": ("a.jsonl", "[true, false]\n", "record 1: expected a list of whole numbers"),
     "JSON lines of numbers": ("a.jsonl", "5\n6\n", "record 1: expected a list of whole numbers, got '5'"),
-    "parquet, reals": ("a.parquet", parquet(t=[0.5, 1.5]), "expected an column of whole numbers, .* got none"),
+    "parquet, reals": ("a.parquet", parquet(t=[0.5, 1.5]), "expected a column of whole numbers, .* got none"),
     "parquet, deeper lists": (
         "a.parquet",
         parquet(t=[[[1], [2]]]),

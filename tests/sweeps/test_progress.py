@@ -77,7 +77,7 @@ def test_overview_sees_what_runs_and_why_others_do_not(tmp_path: Path, capsys: p
     assert found.seconds_left > 0
     assert overview(Results(tmp_path, sweep)).seconds_left is None  # nobody works on it
     assert cli.run(["sweep", "--status", str(tmp_path)]) == 0
-    assert capsys.readouterr().out == "seen: 1 runs: 1 finished\n"
+    assert capsys.readouterr().out == "seen: 1 run: 1 finished\n"
     assert cli.run(["sweep", "--status", str(tmp_path), "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["counts"] == {"finished": 1}

@@ -247,7 +247,7 @@ def test_results_are_those_of_the_sweep(tmp_path: Path) -> None:
     assert results.sweep == second
     assert results.frame("runs")["run"].to_list() == [second.runs[0].id]
     assert results.others == tuple(sorted(run.id for run in first.runs))
-    assert repr(results).splitlines()[0].endswith("1 runs (1 finished) and 3 runs of other sweeps")
+    assert repr(results).splitlines()[0].endswith("1 run (1 finished) and 3 runs of other sweeps")
     assert Results(tmp_path).sweep == second
     earlier = Results(tmp_path, sweep=first)
     assert earlier.frame("runs")["status"].to_list() == ["finished"] * 3

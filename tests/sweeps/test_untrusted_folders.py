@@ -269,7 +269,7 @@ def test_clocks_that_show_no_time_are_lost(
     (run.folder / "lease").mkdir()
     assert Results(tmp_path).timing(run.config).is_empty()
     assert cli.run(["sweep", "--status", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.startswith("1 runs: 1 finished")
+    assert capsys.readouterr().out.startswith("1 run: 1 finished")
     assert "NaN" not in "".join(file.read_text() for file in tmp_path.glob("verified.json"))
 
 

@@ -29,7 +29,7 @@ from sparsity_lab.analysis.attention.subjects import (
 from sparsity_lab.analysis.attention.tiles import row_tiles
 from sparsity_lab.analysis.findings import change_finding
 from sparsity_lab.analysis.length_axis import TrainedRange
-from sparsity_lab.analysis.measurement import Measurement
+from sparsity_lab.analysis.measurement import Measurement, rows_frame
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError
@@ -126,7 +126,7 @@ def attention_sink(
             place: dict[str, Any] = {"arm": subject.label, "length": length, "layer": layer, "first": first}
             for row in head_rows({"mass": mass, "uniform": uniform}, errors=("mass",)):
                 found.append(place | row | {"sequences": int(known[row["head"]])})
-    frame = pl.DataFrame(found).with_columns((pl.col("mass") / pl.col("uniform")).alias("ratio"))
+    frame = rows_frame(found).with_columns((pl.col("mass") / pl.col("uniform")).alias("ratio"))
     return AttentionSink(
         first=first,
         trained=TrainedRange.of(one.trained for one in subjects),

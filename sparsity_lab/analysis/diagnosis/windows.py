@@ -18,7 +18,7 @@ from torch import Tensor
 from sparsity_lab.analysis.dependencies.resampling import FEWEST_GROUPS
 from sparsity_lab.generators import Batch, NotComputable, Step, Stream, Task, Truth, Vocabulary
 from sparsity_lab.generators.stream import open_unit
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, counted
 
 Ints = NDArray[np.int64]
 
@@ -45,7 +45,7 @@ class TokenWindows(Task):
     hidden: int
 
     def __str__(self) -> str:
-        return f"TokenWindows({len(self.sizes)} sequences, {len(self.tokens)} tokens)"
+        return f"TokenWindows({counted(len(self.sizes), 'sequence')}, {counted(len(self.tokens), 'token')})"
 
     @classmethod
     def examples(cls) -> "tuple[TokenWindows, ...]":

@@ -36,7 +36,7 @@ from sparsity_lab.analysis.runs import (
 )
 from sparsity_lab.analysis.style import DASHES, PALETTE, figure_image, ink_on
 from sparsity_lab.generators import Task
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, counted
 from sparsity_lab.settings.markup import Markup, element, join, visible
 from sparsity_lab.training import Run, RunConfig
 from sparsity_lab.training.files import DamagedFile
@@ -102,7 +102,7 @@ class Explorer:
 
     def __repr__(self) -> str:
         runs = self._frame["run"].n_unique()
-        head = f"Explorer: {runs} runs by {', '.join(self.by) or 'seed'}; attention of {len(self.maps)}"
+        head = f"Explorer: {counted(runs, 'run')} by {', '.join(self.by) or 'seed'}; attention of {len(self.maps)}"
         return "\n".join([head, *(f"  {words}" for words in self.left_out)])
 
     def _repr_html_(self) -> str:
