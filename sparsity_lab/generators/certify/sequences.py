@@ -226,9 +226,9 @@ class DrawnSequences:
         start[self.asked[read]] = (np.cumsum(numbers) - numbers)[kind[read]]
         where = np.flatnonzero(start[self.rows] >= 0)
         of = start[self.rows[where]] + self.slot_of_target[where]
-        sources = np.full((len(steps), max((len(step.sources) for step in steps), default=0)), -1, np.int32)
-        for row, step in zip(sources, steps, strict=True):
-            row[: len(step.sources)] = step.sources
+        sizes = np.array([len(step.sources) for step in steps], np.int64)
+        sources = np.full((len(steps), sizes.max(initial=0)), -1, np.int32)
+        sources[np.arange(sources.shape[1]) < sizes[:, None]] = [t for step in steps for t in step.sources]
         answers = np.array([_NO_ANSWER if step.answer is None else step.answer for step in steps], np.int64)
         positions = np.array([step.position for step in steps], np.int64)
         return Observed(not none.any(), read, where, positions[of], sources[of], answers[of])
