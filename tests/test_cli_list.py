@@ -112,7 +112,9 @@ def test_show_says_it_for_people(capsys: pytest.CaptureFixture[str], monkeypatch
     assert capsys.readouterr().err.endswith("got 'Plantd'; did you mean 'Planted'?\n")
 
 
-def test_a_folder_lists_its_studies(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_folder_lists_its_studies(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Runs, minutes and verdicts of those with a result; and of the others what is planned."""
     folder = Path(__file__).parent.parent / "experiments"
     assert cli.run(["list", str(folder), "--json"]) == 0
@@ -122,5 +124,11 @@ def test_a_folder_lists_its_studies(capsys: pytest.CaptureFixture[str], tmp_path
     assert found["sparse_parity"]["core_minutes"] == record["run"]["core_minutes"]
     assert sum(found["sparse_parity"]["verdicts"].values()) == len(record["primary"])
     assert all(one["runs"] > 0 and one["title"] for one in found.values())
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(folder.parent)
+    assert cli.run(["list", "experiments/"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert not re.search(r"\b1 (arms|runs|core-minutes)", text)
     assert cli.run(["list", f"{tmp_path}/"]) == 2
     assert "expected a folder of studies, got none" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pages.markdown import page, raw
+from sparsity_lab.settings import counted
 from sparsity_lab.studies import load_study
 from sparsity_lab.studies.loading import results_folder
 
@@ -199,7 +200,7 @@ def _reason(claim: Claim) -> str:
     values = [f"{value:.3g} {name}" for value, name in zip(claim["e_values"], names, strict=False)]
     evidence = f"e-values: {', '.join(values)}; {claim['seeds']} seeds"
     if claim["verdict"] == "not decided" and claim["more_seeds"]:
-        return f"{evidence}; about {claim['more_seeds']} more seeds would decide it"
+        return f"{evidence}; about {counted(claim['more_seeds'], 'more seed')} would decide it"
     return evidence
 
 

@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from sparsity_lab.cli.command import GOES_ON, OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
 from sparsity_lab.cli.output import swept
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, counted
 
 if TYPE_CHECKING:
     from sparsity_lab.studies import Review
@@ -84,8 +84,10 @@ def _show(look: "Review", budget: float, console: Console) -> None:
         if still.seeds is None:
             console.print(f"open: {name}; too early to say how many seeds it needs")
         else:
-            minutes = "" if still.core_minutes is None else f", {still.core_minutes:.0f} core-minutes"
-            console.print(f"open: {name}; about {still.seeds} more seeds{minutes}, if they resemble the seeds so far")
+            minutes = still.core_minutes
+            cost = "" if minutes is None else f", {counted(max(1, round(minutes)), 'core-minute')}"
+            seeds = counted(still.seeds, "more seed")
+            console.print(f"open: {name}; about {seeds}{cost}, if they resemble the seeds so far")
     costs = [f"{arm} {minutes:.2f}" for arm, minutes in look.minutes.items() if minutes is not None]
     if costs:
         console.print(f"Core-minutes per seed: {', '.join(costs)}")

@@ -66,16 +66,19 @@ def _studies(folder: Path, console: Console) -> list[dict[str, Any]]:
     found = studies_overview(folder)
     widest = max(len(one["study"]) for one in found)
     for one in found:
-        console.print(Text(f"{one['study']:{widest}}  ", style="bold").append(_runs_words(one), style="not bold"))
-        for line in textwrap.wrap(one["title"], max(20, console.width - widest - 2)):
+        room = max(20, console.width - widest - 2)
+        first, *more = textwrap.wrap(_runs_words(one), room)
+        name = Text(f"{one['study']:{widest}}  ", style="bold")
+        console.print(name.append(first, style="not bold"), soft_wrap=True)
+        for line in [*more, *textwrap.wrap(one["title"], room)]:
             console.print(Text(f"{'':{widest}}  ").append(line, style="dim"), soft_wrap=True)
     return found
 
 
 def _runs_words(one: Mapping[str, Any]) -> str:
-    planned = f"{counted(one['arms'], 'arm')}, {counted(one['runs'], 'run')} planned"
+    arms = counted(one["arms"], "arm")
     if one["finished"] is None:
-        return f"{planned}, no result yet"
+        return f"{arms}, {counted(one['runs'], 'run')} planned, no result yet"
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in one["verdicts"].items())
-    minutes = f"{counted(one['finished'], 'run')}, {one['core_minutes']:.0f} core-minutes"
-    return f"{counted(one['arms'], 'arm')}, {minutes}; {verdicts or 'no primary claims'}"
+    done = f"{counted(one['finished'], 'run')}, {counted(round(one['core_minutes']), 'core-minute')}"
+    return f"{arms}, {done}; {verdicts or 'no primary claims'}"

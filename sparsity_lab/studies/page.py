@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from sparsity_lab.settings import counted
 from sparsity_lab.studies.evidence import Evidence
 from sparsity_lab.training import Evaluation
 
@@ -109,8 +110,9 @@ def _why_not(claim: dict[str, Any]) -> str:
         return f": {claim['cannot_tell']}"
     if claim["more_seeds"] is None:
         return ""
-    minutes = "" if claim["more_core_minutes"] is None else f", {claim['more_core_minutes']:.0f} core-minutes"
-    return f": about {claim['more_seeds']} more seeds{minutes}"
+    minutes = claim["more_core_minutes"]
+    cost = "" if minutes is None else f", {counted(max(1, round(minutes)), 'core-minute')}"
+    return f": about {counted(claim['more_seeds'], 'more seed')}{cost}"
 
 
 def _changes(data: dict[str, Any]) -> Iterator[str]:

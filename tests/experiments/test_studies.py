@@ -97,6 +97,12 @@ def test_what_a_study_says_is_understood_at_one_reading(name: str) -> None:
     assert [fault for text in texts for fault in faults(text)] == []
 
 
+def test_notes_have_no_link_to_another_file() -> None:
+    """They become a part of the result page, which stands in other folders on the site."""
+    links = re.compile(r"\]\((?!https?:)[^)]*\)")
+    assert [str(file) for file in EXPERIMENTS.glob("*/notes.md") if links.search(file.read_text())] == []
+
+
 def imported(file: Path) -> Iterator[tuple[str, str]]:
     """Module and name of what a file imports from the package."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
