@@ -63,7 +63,7 @@ def attach(model: Model, kernel: Kernel | Sequence[Kernel], *, seed: int = 0) ->
     single = not isinstance(kernel, list | tuple)
     kernels: list[Any] = [kernel] if single else list(kernel)  # type: ignore[arg-type]
     for i, one in enumerate(kernels):
-        _check_kernel(one, "kernel" if single else f"kernel[{i}]", owner.config)
+        check_kernel(one, "kernel" if single else f"kernel[{i}]", owner.config)
     places = [(one.before, one.layer, one.sizes) for one in attached] or _places(base, owner)
     if single:
         kernels *= len(places)
@@ -242,7 +242,8 @@ def _has_alibi(config: Any) -> bool:
     return config.model_type == "bloom" or any(bool(getattr(one, "alibi", False)) for one in (config, inner))
 
 
-def _check_kernel(kernel: object, path: str, config: Any) -> None:
+def check_kernel(kernel: object, path: str, config: Any) -> None:
+    """Raise ``SettingError`` for what cannot be attached to a model with this config of its language model."""
     if isinstance(kernel, PositionScheme):
         raise SettingError(path, "a kernel, such as LSSAR(p=15); positions stay those of the model", Shown(kernel))
     if not isinstance(kernel, Kernel):

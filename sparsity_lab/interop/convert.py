@@ -169,7 +169,7 @@ def _halves(weight: Float[Tensor, "HD d"], num_heads: int) -> Float[Tensor, "HD 
 
 def _check_parts(base: Any) -> None:
     """Raise ``SettingError`` for the first part that a ``Decoder`` does not have."""
-    config = base.config
+    config = base.config.get_text_config(decoder=True)
     layer = {f"{name}.weight" for name in (*_LAYER, *(f"self_attn.{one}_proj" for one in "qkv"))}
     known = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
     known |= {f"model.layers.{i}.{name}" for i in range(config.num_hidden_layers) for name in layer}
@@ -186,7 +186,7 @@ def _check_parts(base: Any) -> None:
         ("hidden_act", config.hidden_act, ("silu", "swish")),
         ("head_dim", head_dim, (config.hidden_size // config.num_attention_heads,)),
         ("sliding_window", getattr(config, "sliding_window", None), (None,)),
-        ("attention_dropout", config.attention_dropout, (0.0,)),
+        ("attention_dropout", getattr(config, "attention_dropout", 0.0), (0.0,)),
     )
     for name, own, allowed in possible:
         if own not in allowed:

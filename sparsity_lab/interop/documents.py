@@ -53,9 +53,14 @@ def tokens_of(text: Text, tokenizer: Any, least: int, vocab_size: int) -> Int64[
 
 
 def _is_single(text: Text) -> bool:
-    if not isinstance(text, str | Sequence | Tensor | np.ndarray) or not getattr(text, "ndim", 1):
+    if not _is_several(text):
         raise SettingError("text", "documents, texts or rows of tokens", Shown(type(text).__name__))
-    return isinstance(text, str) or (len(text) > 0 and not isinstance(text[0], str) and np.ndim(text[0]) == 0)
+    return isinstance(text, str) or (len(text) > 0 and not _is_several(text[0]))
+
+
+def _is_several(one: object) -> bool:
+    """A text, or a list of any kind; a number in a tensor is none."""
+    return isinstance(one, str | Sequence | Tensor | np.ndarray) and getattr(one, "ndim", 1) > 0
 
 
 def check_known(name: str, tokens: Int64[Tensor, "*shape"], vocab_size: int) -> None:
@@ -67,12 +72,15 @@ def check_known(name: str, tokens: Int64[Tensor, "*shape"], vocab_size: int) -> 
 
 def _tokens(document: Any, tokenizer: Any) -> Int64[Tensor, " n"]:
     if isinstance(document, str):
-        if tokenizer is None:
-            raise SettingError("tokenizer", "the model's tokenizer, for documents of text", None)
+        if not callable(tokenizer):
+            raise SettingError("tokenizer", "the model's tokenizer, for documents of text", tokenizer)
         # A tokenizer warns of texts longer than its model; here they are cut.
         return torch.tensor(tokenizer(document, verbose=False)["input_ids"], dtype=torch.int64)
-    tokens = torch.as_tensor(document)
-    if tokens.ndim != 1 or tokens.is_floating_point():
+    try:
+        tokens = torch.as_tensor(document)
+    except (TypeError, ValueError) as error:
+        raise SettingError("text", "texts, or rows of whole numbers", Shown(f"{document!r:.60} ({error})")) from None
+    if tokens.ndim != 1 or tokens.dtype == torch.bool or not torch.can_cast(tokens.dtype, torch.int64):
         got = Shown(f"{tokens.dtype} of shape {tuple(tokens.shape)}")
         raise SettingError("text", "texts, or rows of whole numbers", got)
     return tokens.to(torch.int64)

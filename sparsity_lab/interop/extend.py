@@ -11,7 +11,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from sparsity_lab.analysis.measurement import Measurement, rows_frame
 from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.statistics import mean_interval
 from sparsity_lab.analysis.style import look, new_axes, styled
-from sparsity_lab.interop.attach import attach, detach
+from sparsity_lab.interop.attach import attach, attached_kernels, check_kernel, detach
 from sparsity_lab.interop.attention import AttachedKernel
 from sparsity_lab.interop.documents import Text, tokens_of, windows_of
 from sparsity_lab.interop.extra import check_positive, checked_whole, pretrained, required
@@ -47,6 +47,8 @@ _KEY, _CUE = 8, 3
 _PLACE = "_name_or_path", "transformers_version"
 """Of a config, what changes no training."""
 _SPARSE = ShiftedSparse(ratio=0.25)
+_MOMENTS = "exp_avg", "exp_avg_sq"
+_PROJECTIONS = "q_proj", "k_proj", "v_proj", "o_proj"
 
 
 @dataclass(frozen=True, repr=False)
@@ -164,47 +166,31 @@ def extend(
     config: Any = base.config
     if any(isinstance(module, AttachedKernel) for module in model.modules()):
         raise SettingError("model", "a kernel is attached; call detach(model) first")
-    counts = {"batch_size": batch_size, "checkpoint_every": checkpoint_every} | (
-        {} if rank is None else {"rank": rank}
-    )
-    for name, value in counts.items():
-        checked_whole(name, value)
-    for name, value in {"steps": steps, "warmup": warmup}.items():
-        checked_whole(name, value, 0)
+    if hasattr(model, "peft_config"):
+        raise SettingError("model", "a model without an adapter; call model.merge_and_unload() first")
+    recipe = _Recipe(
+        context=context, kernel=kernel, rank=rank, alpha=alpha, whole=whole, steps=steps, batch_size=batch_size,
+        learning_rate=learning_rate, warmup=warmup, checkpoint_every=checkpoint_every, seed=seed,
+    )  # fmt: skip
+    recipe.check()
+    check_kernel(kernel, "kernel", config)
     checked_whole("documents", documents, 2)
-    checked_whole("seed", seed, None)
-    check_positive("alpha", alpha)
-    check_positive("learning_rate", learning_rate)
     declared = checked_context(config, context)
     stream = tokens_of(text, tokenizer, context + 1, config.vocab_size)
     windows = windows_of(held_out, tokenizer, context + 1, documents, config.vocab_size)
     lengths = sorted({max(2, declared // 2), declared, *_between(declared, context), context})
-    settings = {
-        "context": context, "kernel": to_data(kernel), "rank": rank, "alpha": alpha, "whole": whole, "seed": seed,
-        "batch_size": batch_size, "learning_rate": learning_rate, "warmup": warmup,
-        "text": _digest({"tokens": stream}), "model": _digest(model.state_dict()),
+    settings = recipe.identity | {
+        "text": _digest({"tokens": stream}),
+        "model": _digest(model.state_dict()),
         "config": {name: one for name, one in config.to_dict().items() if name not in _PLACE},
-    }  # fmt: skip
+    }
     with _as_it_came_after_an_error(model, weights=rank is None):
         folder = _made(out)
         rows = _measured(BEFORE, model, windows, lengths, seed)
         interpolate_positions(model, context / declared)
+        attach(model, kernel, seed=seed)
         adapted = model if rank is None else _with_low_rank_maps(model, rank, alpha, whole, seed)
-        attach(adapted, kernel, seed=seed)
-        losses = _train(
-            adapted,
-            stream,
-            folder / _CHECKPOINT,
-            settings,
-            context=context,
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            warmup=warmup,
-            checkpoint_every=checkpoint_every,
-            seed=seed,
-            progress=progress,
-        )
+        losses = _train(adapted, stream, folder / _CHECKPOINT, settings, recipe, progress)
         detach(adapted).eval()
         saved: Any = adapted
         saved.save_pretrained(folder)
@@ -222,6 +208,37 @@ def extend(
 
 
 # --- what is checked and chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recipe:
+    """What is trained and how, as ``extend`` documents it."""
+
+    context: int
+    kernel: Kernel
+    rank: int | None
+    alpha: float
+    whole: bool
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup: int
+    checkpoint_every: int
+    seed: int
+
+    def check(self) -> None:
+        least = {"steps": 0, "batch_size": 1, "warmup": 0, "checkpoint_every": 1, "seed": None}
+        for name, smallest in (least if self.rank is None else least | {"rank": 1}).items():
+            checked_whole(name, getattr(self, name), smallest)
+        check_positive("alpha", self.alpha)
+        check_positive("learning_rate", self.learning_rate)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What every part of an interrupted training has in common."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        del own["steps"], own["checkpoint_every"]
+        return own | {"kernel": to_data(self.kernel)}
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -273,12 +290,18 @@ def _between(low: int, high: int) -> Sequence[int]:
 
 
 def _projections(base: Any) -> list[str]:
-    found = {name.rpartition(".")[2] for name, module in base.named_modules() if isinstance(module, nn.Linear)}
-    wanted = [name for name in ("q_proj", "k_proj", "v_proj", "o_proj") if name in found]
-    if len(wanted) < 4:
-        expected = "linear maps q_proj, k_proj, v_proj and o_proj"
-        raise SettingError("model", expected, Shown(f"{type(base).__name__} with {', '.join(sorted(found))}"))
-    return wanted
+    """Names of the linear maps in attention, as ``peft`` wants them: of the paper's four, where a model has them."""
+    layers = {one.layer: base.get_submodule(one.layer) for one in attached_kernels(base)}
+    found = {
+        f"{place.rpartition('.')[2]}.{name}"
+        for place, layer in layers.items()
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    if not found:
+        raise SettingError("model", "linear maps in its attention", Shown(type(base).__name__))
+    usual = {name for name in found if name.rpartition(".")[2] in _PROJECTIONS}
+    return sorted(usual if len(usual) == len(_PROJECTIONS) else found)
 
 
 def _whole_modules(base: Any) -> list[str]:
@@ -308,7 +331,11 @@ def _with_low_rank_maps(model: nn.Module, rank: int, alpha: float, whole: bool, 
     with torch.random.fork_rng(), warnings.catch_warnings():
         torch.manual_seed(seed)  # peft takes no generator
         warnings.simplefilter("ignore", FutureWarning)  # peft 0.21 asks transformers 5.24 in an old way
-        adapted: nn.Module = peft.get_peft_model(model, settings)
+        try:
+            adapted: nn.Module = peft.get_peft_model(model, settings)
+        except ValueError as error:
+            got = Shown(f"{type(base).__name__} ({' '.join(str(error).split())[:160]})")
+            raise SettingError("model", "a class in which peft finds the linear maps of attention", got) from None
     return adapted
 
 
@@ -320,41 +347,33 @@ def _train(
     stream: Int64[Tensor, " n"],
     file: Path,
     settings: dict[str, Any],
-    *,
-    context: int,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    warmup: int,
-    checkpoint_every: int,
-    seed: int,
+    recipe: _Recipe,
     progress: Callable[[int, float], None] | None,
 ) -> list[float]:
     """The losses of all steps, those before an interruption too."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained.values(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     device = next(iter(trained.values())).device
     losses = _resumed(file, settings, trained, optimizer)
-    if len(losses) > steps:
-        raise SettingError("steps", f"at least {len(losses)}, which are done in {file.parent}", steps)
+    if len(losses) > recipe.steps:
+        raise SettingError("steps", f"at least {len(losses)}, which are done in {file.parent}", recipe.steps)
     model.train()
-    for step in range(len(losses), steps):
-        generator = torch.Generator().manual_seed(named_seed(seed, f"step {step}"))
-        starts = torch.randint(0, len(stream) - context, (batch_size,), generator=generator)
-        batch = stream[starts[:, None] + torch.arange(context)].to(device)
+    for step in range(len(losses), recipe.steps):
+        generator = torch.Generator().manual_seed(named_seed(recipe.seed, f"step {step}"))
+        starts = torch.randint(0, len(stream) - recipe.context, (recipe.batch_size,), generator=generator)
+        batch = stream[starts[:, None] + torch.arange(recipe.context)].to(device)
         loss = model(input_ids=batch, labels=batch, use_cache=False).loss
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
-            raise SettingError(
-                "learning_rate", f"a rate that keeps the loss finite (it was not at step {step})", learning_rate
-            )
+            expected = f"a rate that keeps the loss finite (it was not at step {step})"
+            raise SettingError("learning_rate", expected, recipe.learning_rate)
         loss.backward()
         nn.utils.clip_grad_norm_(trained.values(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate * min(1.0, (step + 1) / max(1, warmup))
+            group["lr"] = recipe.learning_rate * min(1.0, (step + 1) / max(1, recipe.warmup))
         optimizer.step()
         optimizer.zero_grad()
-        if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
+        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
             write_whole(file, _packed(settings, trained, optimizer, losses))
         if progress is not None:
             progress(step, losses[-1])
@@ -366,9 +385,9 @@ def _packed(
 ) -> bytes:
     tensors = {"losses": torch.tensor(losses, dtype=torch.float64)}
     for name, parameter in trained.items():
-        state = optimizer.state[parameter]
         tensors[f"weight.{name}"] = parameter.detach()
-        tensors |= {f"{moment}.{name}": state[moment] for moment in ("exp_avg", "exp_avg_sq")}
+        if state := optimizer.state.get(parameter):  # a parameter that no loss reaches has none
+            tensors |= {f"{moment}.{name}": state[moment] for moment in _MOMENTS}
     packed = {name: value.contiguous() for name, value in tensors.items()}
     return save(packed, metadata={"settings": json.dumps(settings)})
 
@@ -386,12 +405,13 @@ def _resumed(
                 got = Shown(f"{file.parent}, with another {' and another '.join(others)}")
                 raise SettingError("out", "a new folder, or one whose training has the same settings", got)
             losses: list[float] = saved.get_tensor("losses").tolist()
+            found = set(saved.keys())
             with torch.no_grad():
                 for name, parameter in trained.items():
                     parameter.copy_(saved.get_tensor(f"weight.{name}"))
-                    moments = {one: saved.get_tensor(f"{one}.{name}") for one in ("exp_avg", "exp_avg_sq")}
-                    moments = {one: value.to(parameter.device) for one, value in moments.items()}
-                    optimizer.state[parameter] = {"step": torch.tensor(float(len(losses))), **moments}
+                    if f"{_MOMENTS[0]}.{name}" in found:
+                        moments = {one: saved.get_tensor(f"{one}.{name}").to(parameter.device) for one in _MOMENTS}
+                        optimizer.state[parameter] = {"step": torch.tensor(float(len(losses))), **moments}
     except (SafetensorError, RuntimeError) as error:  # of a tensor of another shape
         raise SettingError("out", f"the checkpoint {file} is damaged ({error})") from None
     return losses

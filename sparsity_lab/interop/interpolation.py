@@ -1,5 +1,6 @@
 """Position interpolation through the rope settings of a model of ``transformers``."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ def interpolate_positions(model: nn.Module, factor: float) -> None:
     Where kinds of layers have settings of their own, all are interpolated.
 
     Raises:
-        SettingError: a model without rotary positions, or with other scaling than linear.
+        SettingError: a model without rotary positions, with other scaling than linear, or of a class without it.
     """
     base: Any = pretrained(model)
     check_positive("factor", factor)
@@ -31,7 +32,14 @@ def interpolate_positions(model: nn.Module, factor: float) -> None:
         kind: {**own, "rope_type": "linear", "factor": float(own.get("factor", 1.0)) * factor}
         for kind, own in ropes.items()
     }
-    config.rope_parameters = scaled.get(_ALL, scaled)
+    changed = copy.copy(config)
+    changed.rope_parameters = scaled.get(_ALL, scaled)
+    try:
+        changed.validate_rope()
+    except ValueError as error:
+        expected = "those of a class that knows 'linear'"
+        raise SettingError("model.config.rope_parameters", expected, Shown(" ".join(str(error).split()))) from None
+    config.rope_parameters = changed.rope_parameters
     config.max_position_embeddings = round(config.max_position_embeddings * factor)
     for parent in list(base.modules()):
         for name, child in list(parent.named_children()):
@@ -56,9 +64,11 @@ def ropes_of(config: Any) -> dict[str, dict[str, Any]]:
 
 def checked_context(config: Any, context: int) -> int:
     ropes_of(config)
-    declared, window = int(config.max_position_embeddings), getattr(config, "sliding_window", None)
+    declared, window = getattr(config, "max_position_embeddings", None), getattr(config, "sliding_window", None)
+    if declared is None:
+        raise SettingError("model.config.max_position_embeddings", "a number, the context to extend", None)
     if checked_whole("context", context) <= declared:
         raise SettingError("context", f"more than {declared}, the model's own context", context)
     if window is not None and window < context:
         raise SettingError("model.config.sliding_window", f"None, or at least {context}, the new context", window)
-    return declared
+    return int(declared)

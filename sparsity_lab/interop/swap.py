@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sparsity_lab.analysis.memory import peak_memory
-from sparsity_lab.interop.attach import attach, detach
+from sparsity_lab.interop.attach import attach, check_kernel, detach
 from sparsity_lab.interop.attention import AttachedKernel
 from sparsity_lab.interop.documents import Text, windows_of
 from sparsity_lab.interop.extra import checked_whole, pretrained
@@ -72,11 +72,16 @@ def swap_report(
     for name, several in {"kernels": kernels, "lengths": lengths}.items():
         if not isinstance(several, list | tuple):
             raise SettingError(name, "a list", several)
-    ordered = _checked_lengths(lengths, base.config)
+    config = base.config.get_text_config(decoder=True)
+    for i, one in enumerate(kernels):
+        check_kernel(one, f"kernels[{i}]", config)
+    if not kernels and reweighted is None:
+        raise SettingError("kernels", "at least one, where nothing is re-weighted", kernels)
+    ordered = _checked_lengths(lengths, config)
     arms: dict[str, Kernel | None] = {AS_IT_IS: None, **{str(kernel): kernel for kernel in kernels}}
     if reweighted is not None:
         arms[REWEIGHTED] = reweighted
-    windows = windows_of(text, tokenizer, ordered[-1] + 1, documents, base.config.vocab_size)
+    windows = windows_of(text, tokenizer, ordered[-1] + 1, documents, config.vocab_size)
     for kernel in arms.values():
         if kernel is not None:
             detach(attach(model, kernel, seed=seed))

@@ -292,6 +292,8 @@ def from_text(target: type[AnySetting], text: str, path: str = "") -> AnySetting
         SettingError: not of that form, or as ``from_data``.
     """
     form = f"a {target.family} such as {next(iter(kinds(target.family)))}(...)"
+    if not isinstance(text, str):
+        raise SettingError(path, form, text)
     return from_data(target, short_form.read(text, path, form), path)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from interop.tiny_models import left_padding, transformers
 
-from sparsity_lab.interop import attach, attached_kernels, detach, load_attached, record
+from sparsity_lab.interop import attach, attached_kernels, detach, load_attached, record, swap_report
 from sparsity_lab.kernels import LSSAR, SSMax
 from sparsity_lab.settings import SettingError
 
@@ -146,6 +146,7 @@ def test_served_classes_are_served_in_all(model_type: str, tmp_path: Path) -> No
         assert torch.equal(load_attached(tmp_path)(input_ids=ids).logits, whole)
     layers = record(model, ids)
     assert [one.name for one in layers] == [one.layer for one in attached_kernels(model)]
+    assert swap_report(detach(model), list(ids), [SSMax()], (8,)).documents == 2
 
 
 @pytest.mark.parametrize("model_type", REFUSED)

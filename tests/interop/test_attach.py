@@ -407,6 +407,10 @@ def test_what_is_not_attached(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     with pytest.raises(SettingError, match=r"folder: expected a model that was saved with a kernel attached"):
         load_attached(tmp_path)
+    model.config.attached_kernels = [5, "LSSA()"]
+    model.save_pretrained(tmp_path)
+    with pytest.raises(SettingError, match=r"^attached_kernels\[0\]: expected a kernel such as .*, got 5"):
+        load_attached(tmp_path)
 
 
 def test_without_transformers_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from interop.test_all_models import built
 from interop.tiny_models import build, tokens, transformers
 from kernels.conditions import KERNELS
 
@@ -150,6 +151,13 @@ def test_other_parts_are_refused_by_name(name: str, changes: dict[str, Any], wor
     with pytest.raises(SettingError) as error:
         from_transformers(build(name, **changes))
     assert str(error.value).startswith(words)
+
+
+@pytest.mark.parametrize("model_type", ["ernie4_5", "gemma3"])
+def test_configs_without_a_name_that_llama_has_are_refused(model_type: str) -> None:
+    with pytest.raises(SettingError, match=r"^model\.") as error:
+        from_transformers(built(model_type))
+    assert "\n" not in str(error.value)
 
 
 def test_a_family_of_other_meanings_is_refused() -> None:

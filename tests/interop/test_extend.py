@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from figure_rules import broken_rules
+from interop.test_all_models import built
 from interop.tiny_models import build, tokens, transformers
 from interop.trained import TRAINED, byte_model, python_files
 
@@ -68,6 +69,26 @@ def test_what_is_trained_and_saved_loads_without_us(name: str, tmp_path: Path) -
     assert frame["passkey"].is_null().to_list() == [True, True, False] * 2
 
 
+@pytest.mark.parametrize("model_type", ["gpt_neox", "deepseek_v3"])
+def test_maps_of_attention_by_any_name(model_type: str, tmp_path: Path) -> None:
+    model = built(model_type)
+    linear = {
+        name
+        for name, one in model.named_modules()
+        if isinstance(one, torch.nn.Linear) and ("self_attn." in name or ".attention." in name)
+    }
+    row = torch.arange(400) % 29
+    found = extend(model, 144, row, [row[:200], row[100:300]], tmp_path, steps=1, batch_size=1, documents=2)
+    inner: Any = found.model.get_base_model()
+    adapted = {name for name, one in inner.named_modules() if hasattr(one, "lora_A")}
+    assert adapted == linear
+    assert len(linear) >= 4
+    base = type(model)(transformers.AutoConfig.from_pretrained(tmp_path))
+    base.load_state_dict(built(model_type).state_dict())
+    again = peft.PeftModel.from_pretrained(base, tmp_path).eval()
+    assert torch.equal(again(row[None, :30]).logits, found.model(row[None, :30]).logits)
+
+
 def test_without_a_rank_all_weights_are_trained_and_saved(tmp_path: Path) -> None:
     model = short()
     before = copy.deepcopy(model.state_dict())
@@ -78,6 +99,15 @@ def test_without_a_rank_all_weights_are_trained_and_saved(tmp_path: Path) -> Non
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert again.config.max_position_embeddings == CONTEXT
     assert torch.equal(again(tokens(30)).logits, model(tokens(30)).logits)
+
+
+def test_a_parameter_that_no_loss_reaches_has_no_moments(tmp_path: Path) -> None:
+    losses = []
+    for _ in range(2):  # the second goes on from the whole checkpoint of the first
+        model = short()
+        model.unused = torch.nn.Parameter(torch.ones(3))
+        losses.append(extended(model, tmp_path / "out", rank=None).losses)
+    assert losses[0] == losses[1]
 
 
 def test_tied_embeddings_stay_tied(tmp_path: Path) -> None:
@@ -161,6 +191,11 @@ def test_kinds_of_layers_with_rope_settings_of_their_own() -> None:
         SettingError, match="model.config.rope_parameters.full_attention.rope_type: expected 'default'"
     ):
         interpolate_positions(gemma(rope_parameters=own, **sizes), 2.0)
+    phi = built("phi3")
+    before = phi.config.to_dict()
+    with pytest.raises(SettingError, match="model.config.rope_parameters: expected those of a class that knows 'lin"):
+        interpolate_positions(phi, 2.0)
+    assert phi.config.to_dict() == before
 
 
 def gemma(**changes: Any) -> Any:
@@ -251,3 +286,8 @@ def test_a_trained_model_reads_four_times_as_far(tmp_path: Path) -> None:
 def test_with_a_kernel_attached_the_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"model: a kernel is attached; call detach\(model\) first"):
         extended(attach(short(), Softmax()), tmp_path)
+    with pytest.raises(SettingError, match="kernel: expected a kernel, such as"):
+        extended(short(), tmp_path, kernel=[Softmax()] * 2)
+    adapted = peft.get_peft_model(short(), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(SettingError, match=r"model: a model without an adapter; call model.merge_and_unload\(\) fi"):
+        extended(adapted, tmp_path)

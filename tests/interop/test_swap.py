@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from sparsity_lab import cli
 from sparsity_lab.interop import SwapReport, attach, swap_report
 from sparsity_lab.kernels import LSSA, LSSAR, LogNSoftmax, Softmax
+from sparsity_lab.models import ALiBi
 from sparsity_lab.settings import SettingError
 
 LENGTHS = (8, 16, 32)
@@ -183,24 +184,38 @@ def test_what_is_refused(documents: list[list[int]]) -> None:
         ),
         (([[0, 1, VOCAB]] * 2, [LSSA()], (2,)), "text: expected tokens 0 .. 63 of the model, got 64"),
         ((["words"], [LSSA()], (2,)), "tokenizer: expected the model's tokenizer, for documents of text, got None"),
-        ((documents, ["LSSA"], (8,)), "kernel: expected a kernel"),
+        ((documents, ["LSSA"], (8,)), r"kernels\[0\]: expected a kernel"),
+        ((documents, [LSSA(), ALiBi()], (8,)), r"kernels\[1\]: expected a kernel, .* positions stay those of the mo"),
         ((documents, LSSA(), (8,)), r"kernels: expected a list, got LSSA\(\)"),
         ((documents, [LSSA()], 8), "lengths: expected a list, got 8"),
         ((None, [LSSA()], (8,)), "text: expected documents, texts or rows of tokens, got NoneType"),
         ((torch.tensor(3), [LSSA()], (8,)), "text: expected documents, texts or rows of tokens, got Tensor"),
+        *(
+            (([row] * 2, [LSSA()], (2,)), "text: expected texts, or rows of whole numbers, got ")
+            for row in (
+                [1, 2, [3]],
+                [1, 2, "3"],
+                [[1, 2], [3, 4]],
+                *(torch.ones(9, dtype=kind) for kind in (torch.bool, torch.float32, torch.complex64)),
+            )
+        ),
     ]:
         with pytest.raises(SettingError, match=words):
             swap_report(model, *arguments)
     with pytest.raises(SettingError, match="documents: expected a whole number of at least 2, got 0"):
         swap_report(model, documents, [LSSA()], (8,), documents=0)
+    with pytest.raises(SettingError, match="kernels: expected at least one, where nothing is re-weighted, got "):
+        swap_report(model, documents, [], (8,), reweighted=None)
+    with pytest.raises(SettingError, match="tokenizer: expected the model's tokenizer, .* got 'gpt2'"):
+        swap_report(model, ["words"] * 2, [LSSA()], (8,), tokenizer="gpt2")
     with pytest.raises(SettingError, match=r"model: a kernel is attached; call detach\(model\) first"):
         swap_report(attach(model, LSSA()), documents, [LSSA()], LENGTHS)
 
 
 def test_a_single_text_is_cut_into_documents() -> None:
     text = tokens(100, batch_size=1)[0]
-    cut = swap_report(build("Llama"), text, [], (8, 16), reweighted=None)
-    given = swap_report(build("Llama"), list(text.split(17)), [], (8, 16), reweighted=None)
+    cut = swap_report(build("Llama"), text, [], (8, 16))
+    given = swap_report(build("Llama"), list(text.split(17)), [], (8, 16))
     assert cut.documents == 5
     assert cut.frame()["loss"].to_list() == given.frame()["loss"].to_list()
 
