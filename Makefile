@@ -57,7 +57,7 @@ gpu: device .venv/test
 	$(BIN)/python -m sparsity_lab.benchmarks.kernel_page
 
 device:
-	@$(if $(shell nvidia-smi -L 2>/dev/null),true,$(error no CUDA device here, and nothing else to measure))
+	@$(if $(findstring GPU,$(shell nvidia-smi -L 2>/dev/null)),true,$(error no CUDA device here, and nothing else to measure))
 
 lint: .venv/test
 	$(BIN)/ruff check sparsity_lab experiments tests docs notebooks

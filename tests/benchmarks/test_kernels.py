@@ -136,9 +136,14 @@ def test_no_device_is_told(name: str, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a CUDA device")
-def test_make_gpu_ends_at_once_without_a_device() -> None:
-    """In one line and with exit code 2, before anything is installed."""
+@pytest.mark.parametrize("driver", [False, True])
+def test_make_gpu_ends_at_once_without_a_device(driver: bool, tmp_path: Path) -> None:
+    """In one line and with exit code 2, before anything is installed; also where there is a driver alone."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    if driver:
+        (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho No devices found.\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+        outside["PATH"] = f"{tmp_path}:{outside['PATH']}"
     told = subprocess.run(["make", "gpu"], cwd=ROOT, env=outside, capture_output=True, text=True, check=False)
     assert (told.returncode, told.stdout) == (2, "")
     assert re.fullmatch(r".*no CUDA device here.*\n", told.stderr)
