@@ -1,7 +1,10 @@
 """Every number has a bound: what nobody could make is refused in one line, before anything is made."""
 
 import dataclasses
+import difflib
+import io
 import math
+import sys
 import typing
 from typing import Any
 
@@ -10,7 +13,7 @@ import pytest
 from sparsity_lab import cli
 from sparsity_lab.generators import Mixture, Planted
 from sparsity_lab.settings import SettingError, families, from_data, kinds, to_data
-from sparsity_lab.sweeps import Sweep
+from sparsity_lab.sweeps import Sweep, grid
 from sparsity_lab.training import memory
 from sparsity_lab.training.config import RunConfig, Training
 
@@ -153,3 +156,22 @@ def test_a_run_that_does_not_fit_says_both_numbers(monkeypatch: pytest.MonkeyPat
     with pytest.raises(SettingError, match=r"fits in cuda's memory, 0\.00098 GiB, got about 0\.[0-9]+ GiB"):
         run.check_memory()
     assert asked == ["cuda"]
+
+
+def test_what_takes_much_memory_or_time_to_read_is_refused_by_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingError, match="task: expected a text of at most 1048576 characters, got 1048577"):
+        from_data(RunConfig, {"task": "x" * (2**20 + 1)})
+    with pytest.raises(SettingError, match="grid: expected at most 1048576 combinations, got 10000000000"):
+        grid(RunConfig(task=Planted()), {"data_seed": range(10**5), "model_seed": range(10**5)})
+    # Its letters are not compared with those of the right names.
+    monkeypatch.setattr(difflib, "get_close_matches", lambda *_, **__: pytest.fail("compared"))
+    assert len(str(SettingError("kind", "a task", "P" * 10**6, ["Planted"]))) < 300
+
+
+def test_what_the_encoding_of_the_output_lacks_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", told)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["sample", "Planted(k=1)", "--length", "8", "--count", "1"])
+    assert stop.value.code == 0
+    assert "\\u" in told.buffer.getvalue().decode("ascii")

@@ -12,6 +12,7 @@ import polars as pl
 from sparsity_lab.analysis.diagnosis import Diagnosis, diagnose, read_tokens
 from sparsity_lab.benchmarks.known_sources import SOURCES, Known
 from sparsity_lab.settings import SettingError
+from sparsity_lab.training.files import write_file
 
 
 def verdicts(
@@ -63,9 +64,7 @@ def _row(name: str, seed: int, out: Path | None, settings: Mapping[str, Any]) ->
         else:
             found = said(diagnose(read_tokens([file]), **settings))
             if kept:
-                kept.parent.mkdir(parents=True, exist_ok=True)
-                (part := kept.with_suffix(".part")).write_text(json.dumps(found))
-                part.rename(kept)
+                write_file(kept, json.dumps(found).encode())
     return {"source": name, "seed": seed, **found, "wrong": ", ".join(wrong(found, known)) or None}
 
 

@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415
 
 import csv
+import io
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -26,13 +27,14 @@ from sparsity_lab.cli.command import (
     import_modules,
 )
 from sparsity_lab.cli.output import progress_bar
-from sparsity_lab.settings import SettingError, from_text
+from sparsity_lab.settings import SettingError, from_text, read_whole
 
 if TYPE_CHECKING:
     from sparsity_lab.generators import Certificate
 
 _MOST_WORKERS = 1024
 _MOST_SEEDS = 100_000
+_MOST_BYTES = 2**28
 _COLUMNS = ("task", "seed", "effort", "sequences", "tests", "smallest_p", "threshold", "passed", "failed_checks")
 
 
@@ -158,9 +160,9 @@ def _read(path: Path | None, effort: str, sequences: int | None) -> dict[tuple[s
     """The certificates of a file, by task and seed, of this effort and number of sequences."""
     if path is None or not path.exists():
         return {}
+    content = read_whole(path, _MOST_BYTES)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file, strict=True))
+        lines = list(csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True))
         found = [
             line
             | {name: int(line[name]) for name in ("seed", "sequences", "tests")}

@@ -76,8 +76,8 @@ class SettingError(ValueError):
     def _nearest(self) -> str | None:
         """The known name closest to the given one; None if the given value is no name, or is known."""
         name = str(self.got)[1:-1]
-        # Only names are shown in quotes.
-        if not self.got.startswith(("'", '"')) or name in self.known:
+        # Only names are shown in quotes; a comparison with a long text would take a second per megabyte.
+        if not self.got.startswith(("'", '"')) or name in self.known or len(name) > _LONGEST:
             return None
         return next(iter(difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)), None)
 

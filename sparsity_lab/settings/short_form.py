@@ -7,6 +7,9 @@ from typing import Any
 
 from sparsity_lab.settings.errors import SettingError, Shown, join
 
+_MOST_LETTERS = 2**20
+"""In memory a text takes a few hundred times its size while it is read."""
+
 
 def write(value: Any) -> str:
     """The short form of a field's value."""
@@ -26,8 +29,10 @@ def read(text: str, path: str, form: str) -> Any:
         form: what it should have been, in words.
 
     Raises:
-        SettingError: not of that form, or a field that comes twice.
+        SettingError: not of that form, too long, or a field that comes twice.
     """
+    if len(text) > _MOST_LETTERS:
+        raise SettingError(path, f"a text of at most {_MOST_LETTERS} characters", Shown(f"{len(text)}"))
     try:
         with warnings.catch_warnings():
             # Warnings about backslashes and so on. The code that reads the value reports what is wrong with it.

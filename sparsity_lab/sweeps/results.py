@@ -5,7 +5,7 @@ import copy
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -15,6 +15,7 @@ import polars as pl
 from sparsity_lab.generators import Task
 from sparsity_lab.settings import (
     SettingError,
+    Shown,
     column_types,
     counted,
     flatten,
@@ -39,6 +40,8 @@ _LOG = plain_logger(__name__)
 SWEEP = "sweep.json"
 _MOST_SWEEP, _MOST_FOREIGN_SWEEP = 2**29, 2**26
 """Bytes: a hundred thousand runs take a third of the first, and fifty thousand the second."""
+_MOST_FOREIGN = 2**30
+"""Bytes of all files that are read of a folder from somebody else, and of a frame that is made of them."""
 
 FrameName = Literal["runs", "evaluation", "summary", "metrics", "timing"]
 
@@ -118,7 +121,8 @@ class Results:
 
     Raises:
         SettingError: no sweep is given, and the folder has no readable sweep and no runs. Or a run has a name other
-            than its id: it is a copy, which would count twice. Or the runs have the ids of an earlier release.
+            than its id: it is a copy, which would count twice. Or the runs have the ids of an earlier release. Or a
+            folder that is not trusted has more than 1 GiB of files, weights not counted.
     """
 
     def __init__(
@@ -134,9 +138,13 @@ class Results:
         self._parse: ParseFrame = parse_frame if self.trusted else FrameProcess()
         self._kept: dict[str, RunFolder] | None = None
         self._unrecorded = dict(unrecorded or {})
+        if not self.trusted:
+            # Each may be within its limit, sparse ones too.
+            names = ("*.json", "*/*.json", "*/*.parquet", f"*/{store.EVALUATION}/*.parquet")
+            self._check_size(_bytes_of(file for name in names for file in self.folder.glob(name)))
         most = _MOST_SWEEP if self.trusted else _MOST_FOREIGN_SWEEP
         self.sweep = _as_run(sweep, self.folder, most) if sweep else _read_sweep(self.folder, most)
-        self.runs = self.sweep.runs if self.sweep else _find_runs(self.folder)
+        self.runs = self.sweep.runs if self.sweep else _find_runs(self.folder, most)
         if self.sweep:
             check_ids(self.folder, self.runs)
 
@@ -159,6 +167,7 @@ class Results:
             raise SettingError("name", "a frame", name, get_args(FrameName))
         configs = self._configs()
         rows = self._rows(name)
+        self._check_size(rows.estimated_size() + _BYTES_OF_VALUE * rows.height * configs.width)
         rows = rows.rename(
             {column: f"condition_{column}" for column in rows.columns if column in configs.columns[1:]}
         )
@@ -299,9 +308,19 @@ class Results:
                 contents.append(folder.verified(_file(name, run)))
         if name == "evaluation" and self.trusted and (frame := _evaluations(runs, contents)) is not None:
             return frame
-        frames = [self._frame(name, run, content) for run, content in zip(runs, contents, strict=True)]
+        frames, size = list[pl.DataFrame](), 0
+        for run, content in zip(runs, contents, strict=True):
+            frames.append(self._frame(name, run, content))
+            size += int(frames[-1].estimated_size())
+            self._check_size(size)
         owners = [run.id for run, frame in zip(runs, frames, strict=True) for _ in range(frame.height)]
         return pl.concat(frames or [_SCHEMAS[name].to_frame()]).insert_column(0, _run_column(owners))
+
+    def _check_size(self, size: float) -> None:
+        """Raise ``SettingError`` if so many bytes are more than a folder from somebody else may have us hold."""
+        if not self.trusted and size > _MOST_FOREIGN:
+            expected = f"at most {_MOST_FOREIGN} bytes in all of somebody else's folder"
+            raise SettingError(str(self.folder), expected, Shown(f"{size:.0f}"))
 
     def _frame(self, name: FrameName, run: RunConfig, content: bytes) -> pl.DataFrame:
         """The frame in a file of a run that is over."""
@@ -331,6 +350,8 @@ class Results:
 
 
 _COLUMNS = {str: pl.String(), int: pl.Int64(), float: pl.Float64(), bool: pl.Boolean()}
+_BYTES_OF_VALUE = 16
+"""The most in a column; long texts are there once."""
 
 
 def _as_column(value: Any, kind: type) -> Any:
@@ -453,8 +474,19 @@ def _read_sweep(folder: Path, most: int) -> Sweep | None:
         raise SettingError(str(folder / SWEEP), "invalid JSON; the file is damaged") from None
 
 
-def _find_runs(folder: Path) -> tuple[RunConfig, ...]:
-    runs = {file.parent: RunFolder(file.parent).config for file in sorted(folder.glob(f"*/{store.CONFIG}"))}
+def _bytes_of(files: Iterable[Path]) -> int:
+    total = 0
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):  # of a sweep in progress
+            total += file.lstat().st_size
+    return total
+
+
+def _find_runs(folder: Path, most: int) -> tuple[RunConfig, ...]:
+    files = sorted(folder.glob(f"*/{store.CONFIG}"))
+    if (size := _bytes_of(files)) > most:
+        raise SettingError(str(folder), f"at most {most} bytes of {store.CONFIG} in all", Shown(f"{size}"))
+    runs = {file.parent: RunFolder(file.parent).config for file in files}
     if not runs:
         raise SettingError("folder", "a folder with runs", str(folder))
     for place, run in runs.items():

@@ -1,12 +1,15 @@
 """A sweep is a named list of runs; a grid is a way to write one."""
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sparsity_lab.settings import Setting, SettingError, register, replace_at
 from sparsity_lab.training import RunConfig, run_labels
+
+_MOST_RUNS = 2**20
 
 
 @register
@@ -106,6 +109,8 @@ def grid(base: RunConfig, axes: Mapping[str, Sequence[Any]]) -> list[RunConfig]:
     for path, values in axes.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise SettingError(path, "a list of values", values)
+    if (count := math.prod(map(len, axes.values()))) > _MOST_RUNS:
+        raise SettingError("grid", f"at most {_MOST_RUNS} combinations", count)
     runs = []
     for combination in itertools.product(*axes.values()):
         run = base

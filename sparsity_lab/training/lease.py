@@ -270,6 +270,8 @@ def holder_of(folder: Path) -> Holder | None:
 
 def drop_lease(folder: Path) -> None:
     """Remove the lease on a run if its holder is known to be gone."""
+    if first_link(folder):
+        return
     holder = holder_of(folder)
     if holder and holder.gone:
         (folder / LEASE / holder.mark).unlink(missing_ok=True)

@@ -4,14 +4,18 @@ Nothing of it is part of a run: its folder holds the same bytes with any loggers
 """
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError, Shown, read_whole
 from sparsity_lab.training.config import RunConfig
+from sparsity_lab.training.files import first_link
+
+_MOST_BYTES = 2**28
 
 
 class Logger:
@@ -50,6 +54,15 @@ def check_loggers(loggers: object) -> None:
             raise SettingError(f"loggers[{i}]", f"an object with {', '.join(_EVENTS)}, as a Logger has", got)
 
 
+def _place(folder: Path, config: RunConfig, name: str = "") -> Path:
+    """Where a logger writes of a run, in a folder that may be a store from somebody else."""
+    place = folder / config.id
+    if link := first_link(place, place / name):
+        raise SettingError("loggers", "a folder without links", Shown(str(link)))
+    place.mkdir(parents=True, exist_ok=True)
+    return place / name
+
+
 class CSVLogger(Logger):
     """``<folder>/<id>/steps.csv``, ``validation.csv`` and ``evaluation.csv``, for each run.
 
@@ -63,23 +76,23 @@ class CSVLogger(Logger):
         self._begun: set[Path] = set()
 
     def on_step(self, config: RunConfig, values: Mapping[str, float]) -> None:
-        self._append(self._place(config) / "steps.csv", [values])
+        self._append(_place(self.folder, config, "steps.csv"), [values])
 
     def on_evaluation(self, config: RunConfig, evaluation: pl.DataFrame, step: int | None) -> None:
         if step is None:
-            evaluation.write_csv(self._place(config) / "evaluation.csv")
+            evaluation.write_csv(_place(self.folder, config, "evaluation.csv"))
         else:
             rows = ({"step": step, **row} for row in evaluation.iter_rows(named=True))
-            self._append(self._place(config) / "validation.csv", list(rows))
+            self._append(_place(self.folder, config, "validation.csv"), list(rows))
 
     def _append(self, file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows of one step to a file."""
         first, before = file not in self._begun, list[Mapping[str, Any]]()
         if first and file.is_file():
             # Of an interrupted run: what comes again now is not kept.
+            content = read_whole(file, _MOST_BYTES)
             try:
-                with file.open(newline="", encoding="utf-8") as opened:
-                    old = list(csv.DictReader(opened, strict=True))
+                old = list(csv.DictReader(io.StringIO(content.decode(), newline=""), strict=True))
                 before = [row for row in old if int(row["step"]) < rows[0]["step"]]
                 whole = all(row.keys() == rows[0].keys() for row in old)
             except (csv.Error, KeyError, ValueError, TypeError):
@@ -92,11 +105,6 @@ class CSVLogger(Logger):
                 writer.writeheader()
             writer.writerows([*before, *rows])
         self._begun.add(file)
-
-    def _place(self, config: RunConfig) -> Path:
-        place = self.folder / config.id
-        place.mkdir(parents=True, exist_ok=True)
-        return place
 
 
 class TensorBoardLogger(Logger):
@@ -142,5 +150,5 @@ class TensorBoardLogger(Logger):
     def _writer(self, config: RunConfig, step: int | None) -> Any:
         if config.id not in self._writers:
             # What an interrupted run wrote from this step on comes again.
-            self._writers[config.id] = self._make(str(self.folder / config.id), purge_step=step)
+            self._writers[config.id] = self._make(str(_place(self.folder, config)), purge_step=step)
         return self._writers[config.id]

@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 from training.small_runs import small_run
 
 from sparsity_lab import cli
+from sparsity_lab.settings import SettingError
 from sparsity_lab.sweeps import Results, Serial, Sweep, grid, overview, run_sweep
 from sparsity_lab.training import Run, parsing_process, store
 from sparsity_lab.training.files import DamagedFile
@@ -145,6 +146,46 @@ def test_a_folder_of_another_user_may_not_fill_the_memory(
     assert capsys.readouterr().err.startswith("sparsity-lab: out of memory")
     assert 2**32 <= limits[0] < 2**40
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_files_of_a_foreign_folder_are_bounded_in_all(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Each file may be within its limit, and a small one may give a large frame."""
+    out, run = tmp_path / "out", sweep.runs[0]
+    size = sum(file.stat().st_size for end in ("json", "parquet") for file in out.rglob(f"*.{end}"))
+    frames = {name: Results(out, trusted=False).frame(name) for name in FRAMES}
+    assert max(frame.estimated_size() for frame in frames.values()) < 20_000 < size
+    monkeypatch.setattr("sparsity_lab.sweeps.results._MOST_FOREIGN", size)
+    for name in FRAMES:
+        assert_frame_equal(Results(out, trusted=False).frame(name), frames[name])
+    (out / run.id / "evaluation" / "more.parquet").write_bytes(b"x")
+    with pytest.raises(SettingError, match=f"expected at most {size} bytes in all of somebody else's folder, got "):
+        Results(out, trusted=False)
+    assert cli.run(["report", str(out), "--untrusted"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert Results(out).frame().equals(frames["evaluation"])
+    folder = Results(out)
+    folder.trusted = False
+    monkeypatch.setattr("sparsity_lab.sweeps.results._MOST_FOREIGN", 1000)
+    for name in ("evaluation", "metrics"):
+        with pytest.raises(SettingError, match="expected at most 1000 bytes in all"):
+            folder.frame(name)
+
+
+def test_configs_are_bounded_in_all(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where no file lists the runs."""
+    out = tmp_path / "out"
+    (out / "sweep.json").unlink()
+    size = sum((out / run.id / "config.json").stat().st_size for run in sweep.runs)
+    for most, fits in ((size, True), (size - 1, False)):
+        monkeypatch.setattr("sparsity_lab.sweeps.results._MOST_FOREIGN_SWEEP", most)
+        assert len(Results(out).runs) == 2
+        if fits:
+            assert len(Results(out, trusted=False).runs) == 2
+        else:
+            with pytest.raises(SettingError, match=rf"at most {most} bytes of config\.json in all"):
+                Results(out, trusted=False)
 
 
 def test_whatever_a_file_holds_the_reader_goes_on() -> None:

@@ -299,6 +299,16 @@ def test_lease_of_the_dead_leaves_a_finished_folder(folder: Path) -> None:
     assert file.exists()
 
 
+def test_no_lease_is_dropped_through_a_link(folder: Path) -> None:
+    (folder / "lease").mkdir()
+    link = folder.with_name("link")
+    link.symlink_to(folder)
+    drop_lease(link)
+    assert (folder / "lease").is_dir()
+    drop_lease(folder)
+    assert not (folder / "lease").exists()
+
+
 def test_rename_whose_answer_was_lost_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.rename
 

@@ -100,3 +100,20 @@ def test_a_file_that_the_logger_did_not_write_is_left_alone(tmp_path: Path, cont
     with pytest.raises(SettingError, match=r"steps\.csv was not written by this logger"):
         train(small_run(), tmp_path / "runs", loggers=[CSVLogger(tmp_path / "csv")])
     assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize("logger", [CSVLogger, TensorBoardLogger])
+@pytest.mark.parametrize("name", ["", "steps.csv", "evaluation.csv"])
+def test_no_logger_writes_through_a_link(tmp_path: Path, logger: type[Logger], name: str) -> None:
+    """Logs may go where the runs are, in a store from somebody else."""
+    place, precious = tmp_path / "logs" / small_run().id, tmp_path / "precious"
+    precious.mkdir()
+    (precious / "kept").write_text("kept")
+    (place / name).parent.mkdir(parents=True)
+    (place / name).symlink_to(precious / "kept" if name else precious)
+    if name and logger is TensorBoardLogger:
+        train(small_run(), tmp_path / "runs", loggers=[logger(tmp_path / "logs")])  # whose files have other names
+    else:
+        with pytest.raises(SettingError, match="expected a folder without links"):
+            train(small_run(), tmp_path / "runs", loggers=[logger(tmp_path / "logs")])
+    assert {file.name: file.read_text() for file in precious.iterdir()} == {"kept": "kept"}
