@@ -11,8 +11,6 @@ from rich.console import Console
 from sparsity_lab.cli.command import GOES_ON, Command, Outcome
 from sparsity_lab.cli.output import plain_table, show_arms, show_unfinished, swept
 
-__all__ = ["Demo"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Command):

@@ -39,8 +39,6 @@ from sparsity_lab.kernels import Kernel, ShiftedSparse
 from sparsity_lab.models.initial import named_seed
 from sparsity_lab.settings import SettingError, Shown, to_data
 
-__all__ = ["ExtendedContext", "extend"]
-
 BEFORE, AFTER = "before", "after"
 _CHECKPOINT = "checkpoint.safetensors"
 _KEY, _CUE = 8, 3

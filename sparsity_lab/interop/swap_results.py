@@ -23,8 +23,6 @@ from sparsity_lab.analysis.style import GRAY, figure_svg, look, new_axes, styled
 from sparsity_lab.settings import SettingError, counted
 from sparsity_lab.settings.markup import Markup, element, join, table
 
-__all__ = ["AS_IT_IS", "REWEIGHTED", "Losses", "SwapReport"]
-
 AS_IT_IS = "as it is"
 """The model with its own attention."""
 

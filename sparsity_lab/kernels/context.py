@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from sparsity_lab.kernels.parts.masking import visible_counts, visible_keys
+from sparsity_lab.kernels.parts.masking import counts_in_documents, visible_keys
 from sparsity_lab.kernels.position import KernelPosition
 from sparsity_lab.settings import SettingError
 
@@ -106,22 +106,27 @@ class Context:
         return self.visible(q, k), self.bias(rows, slice(0, k.shape[2]))
 
     def counts(self, q: Queries, k: Keys) -> Int64[Tensor, "#B 1 R"]:
-        """n_i, how many keys each row sees, itself included; 1 where it sees none."""
+        """n_i, how many keys each row sees, itself included; 1 where it sees none, so that log n_i and 1 / n_i are
+        finite. Padding and other documents change nothing; in decoding all tokens so far count."""
         return self.counts_of(q.shape[2], k.shape[2], q.device, self.query_start)
 
     def counts_of(
         self, num_rows: int, num_keys: int, device: torch.device, query_start: int = 0
     ) -> Int64[Tensor, "#B 1 R"]:
         """The same of rows that begin elsewhere."""
-        return visible_counts(
-            query_start,
-            num_rows,
-            num_keys,
-            causal=self.causal,
-            key_mask=self.key_mask,
-            document_ids=self.document_ids,
-            device=device,
-        )
+        rows, mask = slice(query_start, query_start + num_rows), self.key_mask
+        if self.document_ids is not None:
+            seen = torch.ones_like(self.document_ids) if mask is None else mask.long()
+            ids = self.document_ids[:, :num_keys]
+            counts = counts_in_documents(ids, seen[:, :num_keys], causal=self.causal)[:, rows]
+        elif mask is not None:
+            seen = mask[:, :num_keys].long()
+            counts = seen.cumsum(1)[:, rows] if self.causal else seen.sum(1, keepdim=True).expand(-1, num_rows)
+        elif self.causal:
+            return torch.arange(query_start + 1, query_start + num_rows + 1, device=device)[None, None]
+        else:
+            return torch.full((1, 1, num_rows), num_keys, device=device)
+        return counts.clamp_min(1).unsqueeze(1)
 
     # --- positions
 

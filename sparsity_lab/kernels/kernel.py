@@ -32,7 +32,7 @@ from sparsity_lab.kernels.parts.arguments import (
 )
 from sparsity_lab.kernels.parts.backward import is_autocast, own_precision
 from sparsity_lab.kernels.position import KernelPosition
-from sparsity_lab.settings import Setting, SettingError, Shown, is_registered
+from sparsity_lab.settings import Setting, SettingError, Shown, check_least, is_registered
 
 _KINDS: dict[str, type] = {
     "position": KernelPosition,
@@ -325,10 +325,8 @@ class Kernel(Setting, family="kernel"):
                 the mechanism cannot decode.
         """
         value_dim = head_dim if value_dim is None else value_dim
-        sizes = {"num_heads": num_heads, "head_dim": head_dim, "value_dim": value_dim, "capacity": capacity}
-        for name, size, least in (("batch_size", batch_size, 0), *((name, size, 1) for name, size in sizes.items())):
-            if size < least:
-                raise SettingError(name, f"at least {least}", size)
+        check_least(0, batch_size=batch_size)
+        check_least(1, num_heads=num_heads, head_dim=head_dim, value_dim=value_dim, capacity=capacity)
         check_dtype("dtype", dtype)
         rows = RowKind(batch_size, num_heads, head_dim, value_dim, dtype, known_device("device", device))
         state = self._init_state(rows, capacity)

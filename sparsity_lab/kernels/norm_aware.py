@@ -194,11 +194,6 @@ def _by_row(
     return by_d.addcmul_(d, along, value=-1).div_(length)
 
 
-def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise SettingError(name, "more than 0", value)
-
-
 @register
 class NormAwareLinear(FeatureKernel):
     """Norm-aware linear attention: o_t = Σ_{i<=t} <φ(q_t), φ(k_i)> v_i / (Σ_{i<=t} <φ(q_t), φ(k_i)> + eps).
@@ -250,7 +245,8 @@ class NormAwareLinear(FeatureKernel):
     def check(self) -> None:
         super().check()
         for name in ("power", "tau", "alpha", "norm_scale"):
-            _check_positive(name, getattr(self, name))
+            if not getattr(self, name) > 0:
+                raise SettingError(name, "more than 0", getattr(self, name))
 
     @property
     def feature_map(self) -> NormAware:

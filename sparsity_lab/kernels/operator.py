@@ -178,60 +178,36 @@ def _built(kernel: Any, q: Queries, k: Keys, weights: Sequence[Tensor]) -> nn.Mo
     return params
 
 
-@torch.library.custom_op("sparsity_lab::attend", mutates_args=())
-def _attend(
-    kernel: str,
-    implementation: str,
-    causal: bool,
-    training: bool,
-    told: bool,
-    query_start: int,
-    layout: str,
-    rows: Sequence[Tensor],
-    weights: Sequence[Tensor],
-) -> list[Tensor]:
-    return _run(kernel, implementation, causal, training, told, query_start, layout, rows, weights)
+_attend = torch.library.custom_op("sparsity_lab::attend", _run, mutates_args=())
 
 
 @_attend.register_fake
-def _(
-    kernel: str,
-    implementation: str,
-    causal: bool,
-    training: bool,
-    told: bool,
-    query_start: int,
-    layout: str,
-    rows: Sequence[Tensor],
-    weights: Sequence[Tensor],
-) -> list[Tensor]:
-    q, v = rows[0], rows[2]
+def _(*call: Any) -> list[Tensor]:
+    *_, told, _, _, (q, _, v, *_), _ = call
     loss = [q.new_empty((), dtype=torch.promote_types(q.dtype, torch.float32))] if told else []
     return [q.new_empty(*q.shape[:3], v.shape[3]), *loss]
 
 
-@torch.library.custom_op("sparsity_lab::attend_backward", mutates_args=())
-def _attend_backward(
-    kernel: str,
-    implementation: str,
-    causal: bool,
-    training: bool,
-    told: bool,
-    query_start: int,
-    layout: str,
-    rows: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    wanted: Sequence[int],
-    gradients: Sequence[Tensor],
-) -> list[Tensor]:
+_OF_RUN = (
+    "str kernel, str implementation, bool causal, bool training, bool told, SymInt query_start, str layout, "
+    "Tensor[] rows, Tensor[] weights"
+)
+
+
+@torch.library.custom_op(
+    "sparsity_lab::attend_backward",
+    mutates_args=(),
+    schema=f"({_OF_RUN}, SymInt[] wanted, Tensor[] gradients) -> Tensor[]",
+)
+def _attend_backward(*call: Any) -> list[Tensor]:
     """Gradients of the ``wanted`` of all rows and weights."""
+    *plain, rows, weights, wanted, gradients = call
     with _autograd_on():
         num_rows = len(rows)
         inputs = [*(x.detach() for x in rows), *(nn.Parameter(x.detach(), requires_grad=False) for x in weights)]
         leaves = [inputs[i].requires_grad_() for i in wanted]
-        outs = _run(
-            kernel, implementation, causal, training, told, query_start, layout, inputs[:num_rows], inputs[num_rows:]
-        )
+        again = [*plain, inputs[:num_rows], inputs[num_rows:]]
+        outs = _run(*again)
         known = [(out, g) for out, g in zip(outs, gradients, strict=True) if out.requires_grad]
         if not known:
             return [torch.zeros_like(x) for x in leaves]
@@ -241,19 +217,8 @@ def _attend_backward(
 
 
 @_attend_backward.register_fake
-def _(
-    kernel: str,
-    implementation: str,
-    causal: bool,
-    training: bool,
-    told: bool,
-    query_start: int,
-    layout: str,
-    rows: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    wanted: Sequence[int],
-    gradients: Sequence[Tensor],
-) -> list[Tensor]:
+def _(*call: Any) -> list[Tensor]:
+    *_, rows, weights, wanted, _ = call
     inputs = (*rows, *weights)
     return [inputs[i].new_empty(inputs[i].shape) for i in wanted]
 

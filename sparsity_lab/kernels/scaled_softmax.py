@@ -19,7 +19,7 @@ from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.parts.unit_rows import unit_rows
 from sparsity_lab.kernels.softmax import fused_attention, is_one_call, softmax_weights
-from sparsity_lab.settings import SettingError, Shown, register
+from sparsity_lab.settings import SettingError, Shown, check_least, register
 
 
 def scaled_rows(q: Queries, scale: Float[Tensor, "#B #H R"]) -> Queries:
@@ -98,7 +98,7 @@ class EntropyInvariantSoftmax(ScaledSoftmax):
     trained_length: int = 512
 
     def check(self) -> None:
-        _check_trained_length(self.trained_length)
+        check_least(2, trained_length=self.trained_length)
 
     def _scale(self, counts: Int64[Tensor, "#B 1 R"], q: Queries, context: Context) -> Float[Tensor, "#B 1 R"]:
         return _log(counts, q) / math.log(self.trained_length)
@@ -173,7 +173,7 @@ class CosineSoftmax(ScaledSoftmax):
         return cls(), cls(log_n=False, trained_length=20)
 
     def check(self) -> None:
-        _check_trained_length(self.trained_length)
+        check_least(2, trained_length=self.trained_length)
 
     def _scale(self, counts: Int64[Tensor, "#B 1 R"], q: Queries, context: Context) -> Float[Tensor, "#B 1 R"]:
         length = counts if self.log_n else torch.full_like(counts, self.trained_length)
@@ -189,8 +189,3 @@ class CosineSoftmax(ScaledSoftmax):
 def _log(counts: Int64[Tensor, "#B 1 R"], q: Queries) -> Float[Tensor, "#B 1 R"]:
     """log n_i in float32, or in float64 for float64 rows."""
     return counts.to(torch.promote_types(q.dtype, torch.float32)).log()
-
-
-def _check_trained_length(length: int) -> None:
-    if length < 2:
-        raise SettingError("trained_length", "at least 2", length)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sparsity_lab.models.block import Block
 from sparsity_lab.models.config import ModelConfig
 from sparsity_lab.models.initial import named_seed
-from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
+from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, check_least, register
 
 
 class Adapter(Setting, family="adapter"):
@@ -72,8 +72,7 @@ class LoRA(Adapter):
     also_train: tuple[Literal["embedding", "norm", "head"], ...] = ()
 
     def check(self) -> None:
-        if self.rank < 1:
-            raise SettingError("rank", "at least 1", self.rank)
+        check_least(1, rank=self.rank)
         if self.alpha <= 0:
             raise SettingError("alpha", "a positive number", self.alpha)
         if not self.projections and not self.also_train:

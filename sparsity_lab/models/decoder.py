@@ -20,14 +20,12 @@ from torch import Tensor, nn
 from sparsity_lab.kernels import AuxiliaryOutputs, Kernel, KernelPosition, Softmax
 from sparsity_lab.models.block import NORM_EPS, Block, MlpKind, dropout, rms_norm
 from sparsity_lab.models.config import ModelConfig, ModelOutput
-from sparsity_lab.models.generation import free_run
 from sparsity_lab.models.index_sampling import IndexSampling, Plain
 from sparsity_lab.models.initial import EMBEDDING_STD, initialize, named_seed
-from sparsity_lab.models.layers import Layer
 from sparsity_lab.models.positions import PositionScheme, RoPE
 from sparsity_lab.models.ppc import Coupling, next_position_ids
-from sparsity_lab.models.record import LayerRecord, layer_records
-from sparsity_lab.settings import SettingError, Shown, register
+from sparsity_lab.models.record import Layer, LayerRecord, recorded
+from sparsity_lab.settings import SettingError, Shown, check_least, register
 from sparsity_lab.settings.words import Words
 
 DEFAULT_VOCAB_SIZE = 16
@@ -84,15 +82,12 @@ class Decoder(ModelConfig):
     dropout: float = 0.0
 
     def check(self) -> None:
-        for name in ("vocab_size", "num_layers", "num_heads", "d_model", "d_ff", "num_kv_heads"):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise SettingError(name, "at least 1", size)
+        sizes = ("vocab_size", "num_layers", "num_heads", "d_model", "d_ff", "num_kv_heads")
+        check_least(1, **{name: getattr(self, name) for name in sizes})
         for name in ("norm_eps", "embedding_std"):
             if not getattr(self, name) > 0:
                 raise SettingError(name, "more than 0", getattr(self, name))
-        if not self.residual_scale >= 0:
-            raise SettingError("residual_scale", "at least 0", self.residual_scale)
+        check_least(0, residual_scale=self.residual_scale)
         if not 0 <= self.dropout < 1:
             raise SettingError("dropout", "a share of at least 0, below 1", self.dropout)
         if self.num_layers > _MOST_LAYERS:
@@ -194,8 +189,7 @@ class Decoder(ModelConfig):
         """
         if self.vocab_size is not None and vocab_size not in (None, self.vocab_size):
             raise SettingError("vocab_size", f"None or the task's {vocab_size}", self.vocab_size)
-        if vocab_size is not None and vocab_size < 1:
-            raise SettingError("vocab_size", "at least 1", vocab_size)
+        check_least(1, vocab_size=vocab_size)
         return DecoderModel(self, seed, self.vocab_size or vocab_size or DEFAULT_VOCAB_SIZE)
 
     def check_length(self, longest: int, *, trained: int | None = None) -> None:
@@ -372,6 +366,8 @@ class DecoderModel(nn.Module):
         Raises:
             SettingError: as ``forward``; or IDs of another length.
         """
+        from sparsity_lab.models.generation import free_run  # noqa: PLC0415, which needs this class
+
         return free_run(self, tokens, num_tokens, position_ids, end=end, key_mask=key_mask)[0]
 
     def record(
@@ -390,7 +386,15 @@ class DecoderModel(nn.Module):
         indices: Int64[Tensor, "#B T"] | None = None,
     ) -> Iterator[LayerRecord]:
         """``record`` layer by layer, for long sequences: what a layer did is held only while it is looked at."""
-        return layer_records(self, tokens, position_ids, indices)
+        indices = self.sequence_indices(tokens, indices)
+        records: list[LayerRecord] = []
+        with torch.no_grad():
+            x, layers = self.embed(tokens, position_ids, indices), self.layers(indices)
+        for layer in layers:
+            # Not around the yield: the caller decides about gradients of its own.
+            with torch.no_grad():
+                x = layer.block(x, partial(recorded, layer=layer, records=records))
+            yield records.pop()
 
     def with_kernel(self, kernel: Kernel | tuple[Kernel, ...]) -> "DecoderModel":
         """The same weights under another mechanism: a second model on the same parameter objects.

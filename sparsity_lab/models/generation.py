@@ -12,8 +12,8 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from sparsity_lab.kernels import Kernel, KernelState
-from sparsity_lab.models.layers import LayerByLayer
-from sparsity_lab.settings import SettingError
+from sparsity_lab.models.decoder import DecoderModel
+from sparsity_lab.settings import SettingError, check_least
 
 _LOOKS_EVERY = 16
 """Tokens between two looks at whether all sequences have ended, which an accelerator has to stop for."""
@@ -21,7 +21,7 @@ _LOOKS_EVERY = 16
 
 @torch.no_grad()
 def free_run(
-    model: LayerByLayer,
+    model: DecoderModel,
     tokens: Int64[Tensor, "B T"],
     num_tokens: int,
     position_ids: Int64[Tensor, "B C ids"] | None = None,
@@ -44,8 +44,7 @@ def free_run(
     size, total = tokens.shape[1], tokens.shape[1] + num_tokens
     if size < 1:
         raise SettingError("tokens", "a prompt of at least one token", size)
-    if num_tokens < 1:
-        raise SettingError("num_tokens", "at least 1", num_tokens)
+    check_least(1, num_tokens=num_tokens)
     predicts = model.id_heads is not None
     given = size if predicts else total
     if position_ids is not None and position_ids.shape[2] != given:

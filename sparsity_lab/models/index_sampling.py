@@ -13,7 +13,7 @@ from jaxtyping import Int64, UInt64
 from numpy import ndarray
 from torch import Tensor
 
-from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
+from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, check_least, register
 from sparsity_lab.settings.words import Words, bounded
 
 
@@ -101,8 +101,7 @@ class _Within(IndexSampling):
         """Words for a sequence of ``size`` tokens, for which there is room."""
 
     def check(self) -> None:
-        if self._room < 1:
-            raise SettingError(self.room_field, "at least 1", self._room)
+        check_least(1, **{self.room_field: self._room})
 
     def limit(self) -> int:
         return self._room - 1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sparsity_lab.kernels import BiasPosition, KernelPosition, RotaryPosition
 from sparsity_lab.kernels.position import RotaryLayout
 from sparsity_lab.models.initial import EMBEDDING_STD
-from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
+from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, check_least, register
 
 
 class PositionScheme(Setting, family="position"):
@@ -115,8 +115,7 @@ class Learned(PositionScheme):
         return cls(), cls(size=16)
 
     def check(self) -> None:
-        if self.size < 1:
-            raise SettingError("size", "at least 1", self.size)
+        check_least(1, size=self.size)
 
     def limit(self) -> int:
         return self.size - 1

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sparsity_lab.models.initial import EMBEDDING_STD
-from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
+from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, check_least, register
 from sparsity_lab.settings.words import Words, bounded
 
 # --- what is learned: the embedding of IDs, and the heads that predict the next ones
@@ -198,9 +198,7 @@ class EmbeddedCoupling(Coupling):
         return (cls(max_id=40),)  # type: ignore[call-arg]
 
     def check(self) -> None:
-        for name in ("max_id", "num_kinds"):
-            if getattr(self, name) < 1:
-                raise SettingError(name, "at least 1", getattr(self, name))
+        check_least(1, max_id=self.max_id, num_kinds=self.num_kinds)
 
     def build(self, d_model: int) -> CoupledEmbedding:
         return CoupledEmbedding(self.max_id, self.num_kinds, d_model)

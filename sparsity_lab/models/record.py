@@ -1,15 +1,23 @@
 """What a decoder's layer did with one batch, for analysis."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from typing import NamedTuple
 
-import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sparsity_lab.kernels import Kernel, KernelPosition
-from sparsity_lab.models.layers import Layer, LayerByLayer
+from sparsity_lab.models.block import Block
+
+
+class Layer(NamedTuple):
+    """A layer, on sequences with certain indices. It computes ``block(x, mix)``, where ``mix`` is the kernel's
+    ``attend`` with this position and the block's ``kernel_params``, or something else in its place."""
+
+    block: Block
+    kernel: Kernel
+    position: KernelPosition | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,25 +62,7 @@ class LayerRecord:
         )
 
 
-def layer_records(
-    model: LayerByLayer,
-    tokens: Int64[Tensor, "B T"],
-    position_ids: Int64[Tensor, "B C T"] | None = None,
-    indices: Int64[Tensor, "#B T"] | None = None,
-) -> Iterator[LayerRecord]:
-    """The records of all layers, at inference, each made when it is asked for."""
-    indices = model.sequence_indices(tokens, indices)
-    records: list[LayerRecord] = []
-    with torch.no_grad():
-        x, layers = model.embed(tokens, position_ids, indices), model.layers(indices)
-    for layer in layers:
-        # Not around the yield: the caller decides about gradients of its own.
-        with torch.no_grad():
-            x = layer.block(x, partial(_recorded, layer=layer, records=records))
-        yield records.pop()
-
-
-def _recorded(
+def recorded(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -81,6 +71,7 @@ def _recorded(
     records: list[LayerRecord],
     gates: Mapping[str, Float[Tensor, "B H T"]] | None = None,
 ) -> Tensor:
+    """The layer's own attention, of which a record is appended to ``records``."""
     block, kernel, position = layer
     rotated_q, rotated_k = (q, k) if position is None else (position.rotate(q), position.rotate(k))
     records.append(

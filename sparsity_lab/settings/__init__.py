@@ -14,66 +14,34 @@ when its behavior changes. This package gives them
 It imports nothing else from ``sparsity_lab``.
 """
 
-from sparsity_lab.settings.errors import (
-    LARGEST_SEED,
-    LARGEST_SIZE,
-    LARGEST_WHOLE,
-    SettingError,
-    Shown,
-    check_range,
-    check_text,
-    counted,
-)
-from sparsity_lab.settings.frozen_mapping import FrozenMapping
-from sparsity_lab.settings.reading import read_whole
-from sparsity_lab.settings.setting import (
-    Setting,
-    families,
-    from_data,
-    from_text,
-    is_registered,
-    kinds,
-    register,
-    with_shared_parts,
-)
-from sparsity_lab.settings.short_form import distinct
-from sparsity_lab.settings.texts import (
-    canonical_json,
-    column_types,
-    flatten,
-    identifier,
-    replace_at,
-    settings_in,
-    to_data,
-    with_each,
-)
+from sparsity_lab.settings import lazy
+from sparsity_lab.settings.errors import LARGEST_SEED as LARGEST_SEED
+from sparsity_lab.settings.errors import LARGEST_SIZE as LARGEST_SIZE
+from sparsity_lab.settings.errors import LARGEST_WHOLE as LARGEST_WHOLE
+from sparsity_lab.settings.errors import SettingError as SettingError
+from sparsity_lab.settings.errors import Shown as Shown
+from sparsity_lab.settings.errors import check_least as check_least
+from sparsity_lab.settings.errors import check_range as check_range
+from sparsity_lab.settings.errors import check_text as check_text
+from sparsity_lab.settings.errors import counted as counted
+from sparsity_lab.settings.frozen_mapping import FrozenMapping as FrozenMapping
+from sparsity_lab.settings.reading import read_whole as read_whole
+from sparsity_lab.settings.setting import Setting as Setting
+from sparsity_lab.settings.setting import families as families
+from sparsity_lab.settings.setting import from_data as from_data
+from sparsity_lab.settings.setting import from_text as from_text
+from sparsity_lab.settings.setting import is_registered as is_registered
+from sparsity_lab.settings.setting import kinds as kinds
+from sparsity_lab.settings.setting import register as register
+from sparsity_lab.settings.setting import with_shared_parts as with_shared_parts
+from sparsity_lab.settings.short_form import distinct as distinct
+from sparsity_lab.settings.texts import canonical_json as canonical_json
+from sparsity_lab.settings.texts import column_types as column_types
+from sparsity_lab.settings.texts import flatten as flatten
+from sparsity_lab.settings.texts import identifier as identifier
+from sparsity_lab.settings.texts import replace_at as replace_at
+from sparsity_lab.settings.texts import settings_in as settings_in
+from sparsity_lab.settings.texts import to_data as to_data
+from sparsity_lab.settings.texts import with_each as with_each
 
-__all__ = [
-    "LARGEST_SEED",
-    "LARGEST_SIZE",
-    "LARGEST_WHOLE",
-    "FrozenMapping",
-    "Setting",
-    "SettingError",
-    "Shown",
-    "canonical_json",
-    "check_range",
-    "check_text",
-    "column_types",
-    "counted",
-    "distinct",
-    "families",
-    "flatten",
-    "from_data",
-    "from_text",
-    "identifier",
-    "is_registered",
-    "kinds",
-    "read_whole",
-    "register",
-    "replace_at",
-    "settings_in",
-    "to_data",
-    "with_each",
-    "with_shared_parts",
-]
+lazy.load_on_first_use(__name__)

@@ -104,6 +104,18 @@ def check_range(value: object, path: str, largest: int) -> None:
             check_range(item, join(path, str(key)), largest)
 
 
+def check_least(least: int, **values: float | None) -> None:
+    """Raise ``SettingError`` if a number is too small. They are named by their paths; None is no number.
+
+    >>> check_least(1, steps=0)
+    Traceback (most recent call last):
+    sparsity_lab.settings.errors.SettingError: steps: expected at least 1, got 0
+    """
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise SettingError(name, f"at least {least}", value)
+
+
 def check_text(text: str, path: str) -> None:
     """Raise ``SettingError`` if UTF-8 cannot hold a text, or it has a NUL, with which no file can be named. Python
     reads bytes that are not UTF-8 as halves of characters, and JSON can name them.

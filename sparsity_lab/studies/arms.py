@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sparsity_lab.generators import Task
-from sparsity_lab.settings import SettingError, replace_at, settings_in
+from sparsity_lab.settings import SettingError, check_least, replace_at, settings_in
 from sparsity_lab.training import RunConfig
 
 
@@ -23,8 +23,7 @@ class Arm:
     first: int = 0
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise SettingError("seeds", "at least 1", self.seeds)
+        check_least(1, seeds=self.seeds)
 
     @property
     def runs(self) -> list[RunConfig]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, check_least
 from sparsity_lab.studies.arms import Arm
 from sparsity_lab.studies.claim import Claim, Decision
 from sparsity_lab.studies.files import FoundResult, extended, read_found, write_found
@@ -96,8 +96,7 @@ def decide(
         raise SettingError("primary", "one to five names of the study's claims", study.primary)
     if not 0 < budget < math.inf:
         raise SettingError("budget", "a positive number of core-minutes", budget)
-    if at_once is not None and at_once < 1:
-        raise SettingError("at_once", "at least 1", at_once)
+    check_least(1, at_once=at_once)
     arms = study.arms(size)
     claims = [claim for claim in study.claims if claim.name in study.primary]
     for claim in claims:

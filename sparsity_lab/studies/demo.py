@@ -17,8 +17,6 @@ from sparsity_lab.studies.shared_claims import means_listed, slope_claim
 from sparsity_lab.studies.study import Size, Study
 from sparsity_lab.training import Evaluation, RunConfig, Training, UniformLength
 
-__all__ = ["CONDITIONS", "MARKED", "demo"]
-
 TRAINED, FOUR_TIMES, EIGHT_TIMES = 24, 96, 192
 CONDITIONS = {f"k={k}": float(k) for k in (1, 2, 3)}
 MARKED = "marked tokens, anywhere"

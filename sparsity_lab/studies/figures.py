@@ -26,8 +26,6 @@ from sparsity_lab.analysis import (
 from sparsity_lab.analysis.lines import BAYES
 from sparsity_lab.training import Evaluation
 
-__all__ = ["draw_by_length", "draw_seeds", "how_far", "levels", "means_by", "panels", "same_height"]
-
 
 def panels(count: int, *, columns: int = 2, width: float = 3.7, height: float = 2.6) -> tuple[Figure, list[Axes]]:
     """A figure with ``count`` panels in rows of ``columns``, which do not share axes; width and height in inches of

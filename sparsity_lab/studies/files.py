@@ -31,18 +31,6 @@ from sparsity_lab.training.environment import devices_of
 from sparsity_lab.training.files import MOST_BYTES
 from sparsity_lab.training.folder import RunFolder
 
-__all__ = [
-    "FoundResult",
-    "check_results",
-    "extended",
-    "read_found",
-    "relabel_results",
-    "render_results",
-    "standalone",
-    "write_found",
-    "write_result",
-]
-
 ROWS, MEASURES, RECORD, FIGURE, PAGE = "rows.parquet", "measures.parquet", "result.json", "result.svg", "result.md"
 _MOST_BYTES, _MOST_VALUES = 2**28, 2**26
 """Of a frame."""

@@ -13,8 +13,6 @@ from sparsity_lab.training import Evaluation
 if TYPE_CHECKING:
     from sparsity_lab.studies.study import Study
 
-__all__ = ["FRONT_TITLE", "estimate_words", "first_verdict", "front_page", "page"]
-
 FRONT_TITLE = "# Results"
 """How the table of all claims begins."""
 

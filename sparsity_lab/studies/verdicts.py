@@ -10,8 +10,6 @@ from sparsity_lab.studies.files import record
 from sparsity_lab.studies.page import estimate_words
 from sparsity_lab.studies.study import Study
 
-__all__ = ["verdict_frame", "verdict_section"]
-
 
 def verdict_frame(study: Study, evidence: Evidence) -> pl.DataFrame:
     """One row for each claim: ``claim``, ``verdict`` (or why there is none), ``estimate`` with its interval,

@@ -9,7 +9,16 @@ from typing import ClassVar, Literal
 
 from sparsity_lab.generators import Planted, Task
 from sparsity_lab.models import Adapter, Decoder, ModelConfig
-from sparsity_lab.settings import Setting, SettingError, Shown, identifier, register, settings_in, with_each
+from sparsity_lab.settings import (
+    Setting,
+    SettingError,
+    Shown,
+    check_least,
+    identifier,
+    register,
+    settings_in,
+    with_each,
+)
 from sparsity_lab.settings.setting import kept
 from sparsity_lab.training import memory
 from sparsity_lab.training.curriculum import Curriculum, UniformLength
@@ -33,12 +42,6 @@ def _at_most(setting: Setting, maximum: int, *names: str) -> None:
     for name in names:
         if getattr(setting, name) > maximum:
             raise SettingError(name, f"at most {maximum}", getattr(setting, name))
-
-
-def _at_least(setting: Setting, minimum: int, *names: str) -> None:
-    for name in names:
-        if getattr(setting, name) < minimum:
-            raise SettingError(name, f"at least {minimum}", getattr(setting, name))
 
 
 @register
@@ -97,13 +100,13 @@ class Training(Setting, family="training"):
         return (cls(), cls(weight_decay_by={"*norm*": 0.0}, validate_every=100, stop_when="learned"))
 
     def check(self) -> None:
-        _at_least(self, 1, "batch_size", "log_every", "accumulation", "threads")
-        _at_least(self, 0, "steps", "checkpoint_every", "validate_every", "weight_decay")
+        sizes = {"log_every": self.log_every, "accumulation": self.accumulation, "threads": self.threads}
+        check_least(1, batch_size=self.batch_size, **sizes)
+        every = {"checkpoint_every": self.checkpoint_every, "validate_every": self.validate_every}
+        check_least(0, steps=self.steps, **every, weight_decay=self.weight_decay)
         _at_most(self, _MOST_SEQUENCES, "batch_size")
         _at_most(self, _MOST_THREADS, "threads")
-        for pattern, decay in self.weight_decay_by.items():
-            if decay < 0:
-                raise SettingError(f"weight_decay_by.{pattern}", "at least 0", decay)
+        check_least(0, **{f"weight_decay_by.{pattern}": decay for pattern, decay in self.weight_decay_by.items()})
         if self.stop_when and not self.validate_every:
             raise SettingError("validate_every", f"at least 1 with stop_when = {self.stop_when!r}", 0)
         if self.steps // self.log_every > _MOST_ROWS:
@@ -168,8 +171,8 @@ class Evaluation(Setting, family="evaluation"):
             if i and length <= self.lengths[i - 1]:
                 raise SettingError(f"lengths[{i}]", f"a length above {self.lengths[i - 1]}, the one before", length)
         # One sequence has no standard error.
-        _at_least(self, 2, "sequences")
-        _at_least(self, 1, "batch_tokens")
+        check_least(2, sequences=self.sequences)
+        check_least(1, batch_tokens=self.batch_tokens)
         _at_most(self, _MOST_SEQUENCES, "sequences")
         _at_most(self, _MOST_TOKENS, "batch_tokens")
         if (pairs := max(1, len(self.conditions)) * len(self.lengths)) > _MOST_MEASURED:

@@ -25,35 +25,19 @@ from sparsity_lab.training.optimize import threads_and_device
 _VALIDATED = 256
 """Sequences of each length in a validation."""
 
+_MEASURED = ("accuracy", "exact_match", "free_exact_match", "id_accuracy", "offset_agreement", "loss")
+_LEVELS = ("chance_accuracy", "bayes_accuracy", "chance_loss", "bayes_loss")
+_COMPARED = ("normalized_accuracy", "excess_loss")
+
+
+def _with_errors(*names: str) -> list[str]:
+    return [f"{name}{ending}" for name in names for ending in ("", "_se")]
+
+
 EVALUATION_SCHEMA = pl.Schema(
-    {
-        "condition": pl.String(),
-        "task": pl.String(),
-        "attention": pl.String(),
-        "length": pl.Int64(),
-        "trained": pl.Boolean(),
-        "sequences": pl.Int64(),
-        "accuracy": pl.Float64(),
-        "accuracy_se": pl.Float64(),
-        "exact_match": pl.Float64(),
-        "exact_match_se": pl.Float64(),
-        "free_exact_match": pl.Float64(),
-        "free_exact_match_se": pl.Float64(),
-        "id_accuracy": pl.Float64(),
-        "id_accuracy_se": pl.Float64(),
-        "offset_agreement": pl.Float64(),
-        "offset_agreement_se": pl.Float64(),
-        "loss": pl.Float64(),
-        "loss_se": pl.Float64(),
-        "chance_accuracy": pl.Float64(),
-        "bayes_accuracy": pl.Float64(),
-        "chance_loss": pl.Float64(),
-        "bayes_loss": pl.Float64(),
-        "normalized_accuracy": pl.Float64(),
-        "normalized_accuracy_se": pl.Float64(),
-        "excess_loss": pl.Float64(),
-        "excess_loss_se": pl.Float64(),
-    }
+    dict.fromkeys(("condition", "task", "attention"), pl.String())
+    | {"length": pl.Int64(), "trained": pl.Boolean(), "sequences": pl.Int64()}
+    | dict.fromkeys([*_with_errors(*_MEASURED), *_LEVELS, *_with_errors(*_COMPARED)], pl.Float64())
 )
 """Columns of an evaluation frame: losses in nats a scored target; ``_se``, standard error of the column before.
 
@@ -160,14 +144,8 @@ def _measure(
     columns = {name: np.concatenate(values) for name, values in parts.items()}
     accuracy = columns["accuracy"]
     truth = task.truth(length)
-    row: dict[str, float | int | None] = {
-        "length": length,
-        "sequences": len(accuracy),
-        "chance_accuracy": truth.chance_accuracy,
-        "bayes_accuracy": truth.bayes_accuracy,
-        "chance_loss": truth.chance_loss,
-        "bayes_loss": truth.bayes_loss,
-    }
+    row: dict[str, float | int | None] = {"length": length, "sequences": len(accuracy)}
+    row |= {name: getattr(truth, name) for name in _LEVELS}
     for name, values in columns.items():
         row[name] = float(values.mean())
         # Not all sequences need have room for an offset; one alone has no standard error.

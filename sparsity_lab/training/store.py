@@ -37,14 +37,8 @@ EVALUATION = "evaluation"
 _MOST_WEIGHTS = 2**40
 
 METRICS_SCHEMA = pl.Schema(
-    {
-        "step": pl.Int64(),
-        "length": pl.Int64(),
-        "loss": pl.Float64(),
-        "accuracy": pl.Float64(),
-        "gradient_norm": pl.Float64(),
-        "learning_rate": pl.Float64(),
-    }
+    dict.fromkeys(("step", "length"), pl.Int64())
+    | dict.fromkeys(("loss", "accuracy", "gradient_norm", "learning_rate"), pl.Float64())
 )
 """Columns of the metrics: loss in nats a scored target, gradient norm before clipping."""
 

@@ -22,7 +22,7 @@ from sparsity_lab.kernels.parts.arguments import RowKind, check_keys, check_rows
 from sparsity_lab.kernels.parts.masking import first_visible
 from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.position import KernelPosition
-from sparsity_lab.settings import SettingError, register
+from sparsity_lab.settings import SettingError, check_least, register
 
 _MOST = 2**16
 """Rows of a block, random blocks and ranks: sizes of what each call makes."""
@@ -97,11 +97,9 @@ class AdaptiveSparse(SelectionRule, Kernel):
     kl: Literal["all", "selected"] = "all"
 
     def check(self) -> None:
-        counts = "n_sink", "k_free", "k_min", "k_slack", "k_rand", "dense_len", "rank", "lambda_sel"
-        least = dict.fromkeys(("block_size", "n_local", "sampled_rows"), 1) | dict.fromkeys(counts, 0)
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                raise SettingError(name, f"at least {smallest}", getattr(self, name))
+        check_least(1, block_size=self.block_size, n_local=self.n_local, sampled_rows=self.sampled_rows)
+        for name in ("n_sink", "k_free", "k_min", "k_slack", "k_rand", "dense_len", "rank", "lambda_sel"):
+            check_least(0, **{name: getattr(self, name)})
         for name in ("block_size", "k_rand", "rank"):
             if getattr(self, name) > _MOST:
                 raise SettingError(name, f"at most {_MOST}", getattr(self, name))

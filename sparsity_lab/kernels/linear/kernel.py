@@ -19,7 +19,7 @@ from sparsity_lab.kernels.linear.fast import (
 )
 from sparsity_lab.kernels.linear.formula import Elementwise, FeatureMap, Rotation, TurnedMap, linear_weights
 from sparsity_lab.kernels.parts.arguments import RowKind
-from sparsity_lab.settings import SettingError, register
+from sparsity_lab.settings import SettingError, check_least, register
 
 
 class LinearState(KernelState):
@@ -56,8 +56,8 @@ class FeatureKernel(Kernel):
         return frozenset() if self.rotation == "none" else frozenset({"rotate"})
 
     def check(self) -> None:
-        _check_at_least("eps", self.eps, 0.0)
-        _check_at_least("chunk", self.chunk, 1)
+        check_least(0, eps=self.eps)
+        check_least(1, chunk=self.chunk)
 
     def _prepare(self, q: Queries, k: Keys, context: Context, key_start: int = 0) -> tuple[Queries, Keys]:
         return q, k  # a position may turn features instead of rows
@@ -94,11 +94,6 @@ class FeatureKernel(Kernel):
         out, state.S, state.z = form(q, k, v, context.key_mask, self._call(context), state.S, state.z)
         state.advance(q.shape[2])
         return out
-
-
-def _check_at_least(name: str, value: float, smallest: float) -> None:
-    if value < smallest:
-        raise SettingError(name, f"at least {smallest:g}", value)
 
 
 @register

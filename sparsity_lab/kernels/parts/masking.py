@@ -1,4 +1,4 @@
-"""Which keys a query row may see, and how many: the n of mechanisms that scale with length."""
+"""Which keys a query row may see."""
 
 from typing import NamedTuple
 
@@ -38,35 +38,6 @@ def visible_keys(
     return visible
 
 
-def visible_counts(
-    query_start: int,
-    num_rows: int,
-    num_keys: int,
-    *,
-    causal: bool,
-    key_mask: Bool[Tensor, "B all"] | None = None,
-    document_ids: Int64[Tensor, "B all"] | None = None,
-    device: torch.device | None = None,
-) -> Int64[Tensor, "#B 1 R"]:
-    """(B or 1, 1, R): n_i, how many keys row ``query_start + r`` sees, itself included; 1 where it sees none, so that
-    log n_i and 1 / n_i are finite.
-
-    Only visible keys count, so padding and other documents change nothing; in decoding all tokens so far count.
-    """
-    rows = slice(query_start, query_start + num_rows)
-    if document_ids is not None:
-        seen = torch.ones_like(document_ids) if key_mask is None else key_mask.long()
-        counts = _counts_in_documents(document_ids[:, :num_keys], seen[:, :num_keys], causal=causal)
-        return counts[:, rows].clamp_min(1).unsqueeze(1)
-    if key_mask is not None:
-        seen = key_mask[:, :num_keys].long()
-        counts = seen.cumsum(1)[:, rows] if causal else seen.sum(1, keepdim=True)
-        return counts.expand(-1, num_rows).clamp_min(1).unsqueeze(1)
-    if causal:
-        return torch.arange(query_start + 1, query_start + num_rows + 1, device=device)[None, None]
-    return torch.full((1, 1, num_rows), num_keys, device=device)
-
-
 class FirstVisible(NamedTuple):
     """The first visible keys of each sequence.
 
@@ -92,7 +63,7 @@ def first_visible(key_mask: Bool[Tensor, "B K"], count: int) -> FirstVisible:
     return FirstVisible(places, number <= seen[:, -1:])
 
 
-def _counts_in_documents(
+def counts_in_documents(
     ids: Int64[Tensor, "B K"], seen: Int64[Tensor, "B K"], *, causal: bool
 ) -> Int64[Tensor, "B K"]:
     """How many keys that are ``seen`` each position has in its own document; with ``causal`` up to itself.
