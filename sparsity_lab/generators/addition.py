@@ -10,12 +10,10 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 
 from sparsity_lab.generators.operands import ArithmeticTask, OperandDigits, carried, from_digits, to_digits
+from sparsity_lab.generators.stream import Floats, whole
 from sparsity_lab.settings import SettingError, register
-
-Floats = NDArray[np.float64]
 
 
 class SumTask(ArithmeticTask):
@@ -36,8 +34,7 @@ class SumTask(ArithmeticTask):
 
     def check(self) -> None:
         super().check()
-        if self.num_operands < 2:
-            raise SettingError("num_operands", "a whole number of at least 2", self.num_operands)
+        whole("num_operands", self.num_operands, 2)
         if not self.has_scratchpad and self.num_operands > self.base:
             # Else the place before does not tell the carry.
             raise SettingError("num_operands", f"at most base={self.base} without running sums", self.num_operands)
@@ -119,6 +116,14 @@ class SumTask(ArithmeticTask):
             law = _sum_digits(count, self.num_operands, length, places, self.base, self.operand_digits)
             marginals[i, :-1, : self.base] = law
         return marginals.reshape(-1, self.vocabulary.size)[:-1]
+
+    def significance(self, tokens: tuple[int, ...], equals: int) -> list[int]:
+        """For ``define_position_ids``: kind 1, by which places count from the symbol passed last, from ``=`` to
+        either end."""
+        found, place = [0] * len(tokens), 0
+        for t in [*range(equals, 0, -1), *range(equals, len(tokens) - 1)]:
+            place = found[t] = 1 if tokens[t] >= self.base else place + 1
+        return found
 
     def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
         operands = self.split_operands(tokens, equals)
@@ -202,11 +207,7 @@ class Addition(SumTask):
 
     def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
         equals = tokens.index(self.equals)
-        significance, number = [0] * len(tokens), [0] * len(tokens)
-        # From `=` to either end, places count from the symbol passed last.
-        place = 0
-        for t in [*range(equals, 0, -1), *range(equals, len(tokens) - 1)]:
-            place = significance[t] = 1 if tokens[t] >= self.base else place + 1
+        significance, number = self.significance(tokens, equals), [0] * len(tokens)
         if self.end_ids:
             significance[0] = significance[1] + 1
             for t in range(1, equals):

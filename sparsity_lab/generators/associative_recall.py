@@ -19,13 +19,10 @@ from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
 from sparsity_lab.generators.locality import Law, PowerLaw, Uniform
 from sparsity_lab.generators.position_laws import OneBlock, SpacedSet
 from sparsity_lab.generators.query_layout import rows_of_chunks
-from sparsity_lab.generators.stream import Stream, bounded, whole
+from sparsity_lab.generators.stream import Floats, Ints, Stream, bounded, whole
 from sparsity_lab.generators.successive_law import SuccessivePower
 from sparsity_lab.generators.task import Draw, Step, Task, Truth, ranks_of_distinct
 from sparsity_lab.settings import SettingError, register
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @register
@@ -64,8 +61,7 @@ class AssociativeRecall(Task):
         )
 
     def check(self) -> None:
-        if self.num_pairs < 1:
-            raise SettingError("num_pairs", "a whole number of at least 1", self.num_pairs)
+        whole("num_pairs", self.num_pairs, 1)
         if self.vocab_size % 2 or self.vocab_size < 4:
             raise SettingError("vocab_size", "an even number of at least 4", self.vocab_size)
         if self.tokens_per_pair is not None:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sparsity_lab.generators.stream import Ints
 from sparsity_lab.generators.token_view import LONGEST_SHOWN, TokenView, legend_html, sequence_html, sequence_text
 from sparsity_lab.settings import SettingError
 
@@ -267,7 +268,7 @@ class _Scored(NamedTuple):
 
     shape: tuple[int, ...]
     at: NDArray[np.int32]
-    values: NDArray[np.int64]
+    values: Ints
 
 
 def _packed(value: object) -> object:

@@ -13,13 +13,10 @@ from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.modular_arithmetic import OPERATORS, check_modulus
-from sparsity_lab.generators.response_layout import END, OneAnswer
-from sparsity_lab.generators.stream import Stream, bounded, open_unit
+from sparsity_lab.generators.response_layout import OneAnswer, prompt_vocabulary
+from sparsity_lab.generators.stream import Floats, Ints, Stream, bounded, open_unit
 from sparsity_lab.generators.task import Draw
 from sparsity_lab.settings import SettingError, register
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 _LONGEST = 1000  # the law of the tokens takes its square
 _VALUE, _OPEN, _CLOSE, _FIRST_OPERATOR, _BETWEEN = 0, 1, 2, 3, 6
@@ -48,6 +45,7 @@ class BracketedArithmetic(OneAnswer):
     modulus: int = 5
     operators: str = OPERATORS
     shape: Shape = "published"
+    certified_lengths = (8, 24)
 
     @classmethod
     def examples(cls) -> "tuple[BracketedArithmetic, ...]":
@@ -61,15 +59,10 @@ class BracketedArithmetic(OneAnswer):
         if length > _LONGEST:
             raise SettingError("length", f"at most {_LONGEST} for {self}", length)
 
-    @property
-    def certified_lengths(self) -> tuple[int, ...]:
-        return 8, 24
-
     @cached_property
     def vocabulary(self) -> Vocabulary:
         signs = [sign for sign in OPERATORS if sign in self.operators or sign == "-"]
-        names = (*(str(value) for value in range(self.modulus)), *signs, "(", ")", "=", END)
-        return Vocabulary(names=names, roles=("data",) * (len(names) - 2) + ("query", "special"))
+        return prompt_vocabulary([*map(str, range(self.modulus)), *signs, "(", ")"])
 
     @cached_property
     def _kinds(self) -> NDArray[np.int8]:

@@ -181,10 +181,6 @@ class OddsFirst(_Repetition):
 
     alphabet_size: int = 2
 
-    @classmethod
-    def examples(cls) -> "tuple[OddsFirst, ...]":
-        return (cls(),)
-
     def slots(self, length: int) -> list[int]:
         return [*range(1, length + 1, 2), *range(2, length + 1, 2), length + 1]
 

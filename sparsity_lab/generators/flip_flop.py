@@ -7,18 +7,16 @@ from functools import cached_property, partial
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.position_laws import OneBlock
 from sparsity_lab.generators.query_layout import noisy_log_posterior, query_batch, rows_of_chunks
-from sparsity_lab.generators.stream import Stream, open_unit, whole
+from sparsity_lab.generators.stream import Ints, Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import SettingError, register
 
-Ints = NDArray[np.int64]
 _WRITE, _IGNORE, _READ, _BOS = 2, 3, 4, 5
 
 
@@ -40,6 +38,7 @@ class FlipFlop(Task):
     """
 
     write_share: float = 0.1
+    certified_lengths = (6, 16, 100)
 
     @classmethod
     def examples(cls) -> "tuple[FlipFlop, ...]":
@@ -49,10 +48,6 @@ class FlipFlop(Task):
         if not 0 < self.write_share < 1:
             raise SettingError("write_share", "a number between 0 and 1", self.write_share)
 
-    def check_length(self, length: int) -> None:
-        if length < 1:
-            raise SettingError("length", f"at least 1 for {self}", length)
-
     def sequence_length(self, length: int) -> int:
         return 2 * length + 2
 
@@ -60,10 +55,6 @@ class FlipFlop(Task):
     def vocabulary(self) -> Vocabulary:
         roles = ("data", "data", "cue", "cue", "query", "special")
         return Vocabulary(names=("0", "1", "write", "ignore", "read", "BOS"), roles=roles)
-
-    @property
-    def certified_lengths(self) -> tuple[int, ...]:
-        return 6, 16, 100
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
         length, start, count = self.checked_length(length), whole("start", start, 0), whole("count", count, 0)
@@ -89,15 +80,11 @@ class FlipFlop(Task):
         first = np.zeros(self.sequence_length(length))
         ignored = (1 - self.write_share) ** np.arange(length)[::-1]
         first[1:-1:2] = ignored * np.append(1.0, np.full(length - 1, self.write_share))
-        return Truth(
+        return Truth.of_uniform_labels(
+            2,
+            self.vocabulary.size,
             k=2,
-            chance_accuracy=0.5,
-            chance_loss=float(np.log(2)),
-            bayes_accuracy=1.0,
-            bayes_loss=0.0,
             position_law=OneBlock(first, width=2),
-            labels=(0, 1),
-            label_distribution=np.array([0.5, 0.5, 0.0, 0.0, 0.0, 0.0]),
             build_marginals=partial(self._marginals, length),
             label_free_bystanders=True,
         )

@@ -4,23 +4,19 @@ Words are uniform at their length, in the language or outside. Both layouts are 
 """
 
 from functools import cached_property, lru_cache, partial
-from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.languages import Dyck, Language, Runs, Tomita, check_words, log2_sizes, word_laws
 from sparsity_lab.generators.query_layout import rows_of_chunks
-from sparsity_lab.generators.response_layout import END, OneAnswer
-from sparsity_lab.generators.stream import Stream, open_unit, whole
+from sparsity_lab.generators.response_layout import OneAnswer, prompt_vocabulary
+from sparsity_lab.generators.stream import Ints, Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
-from sparsity_lab.settings import SettingError, register
-
-Ints = NDArray[np.int64]
+from sparsity_lab.settings import register
 
 
 @register
@@ -63,8 +59,7 @@ class Membership(OneAnswer):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        names = (*self.language.symbols, "no", "yes", "=", END)
-        return Vocabulary(names=names, roles=("data",) * (len(names) - 2) + ("query", "special"))
+        return prompt_vocabulary([*self.language.symbols, "no", "yes"])
 
     @property
     def _no(self) -> int:
@@ -121,8 +116,6 @@ class FormalLanguage(Task):
         language: Tomita, Dyck or Runs.
     """
 
-    extra_positions: ClassVar[int] = 0
-
     language: Language = Dyck(kinds=2, depth=3)
 
     @classmethod
@@ -130,8 +123,7 @@ class FormalLanguage(Task):
         return cls(), cls(language=Runs())
 
     def check_length(self, length: int) -> None:
-        if length < 1:
-            raise SettingError("length", f"at least 1 for {self}", length)
+        super().check_length(length)
         check_words(self, self.language, length, (1,), "a length with words in the language")
 
     @property
@@ -182,15 +174,12 @@ class FormalLanguage(Task):
         for t, chance in enumerate(chances):
             loss[t], accuracy[t] = states @ entr(chance).sum(axis=1), states @ chance.max(axis=1)
             states = np.bincount(laws.transitions.reshape(-1), (states[:, None] * chance).reshape(-1), len(states))
-        return Truth(
+        return Truth.of_labels(
+            labels,
             num_targets=length,
-            chance_accuracy=float(labels.max(axis=1).mean()),
-            chance_loss=float(entr(labels).sum(axis=1).mean()),
             bayes_accuracy=float(accuracy.mean()),
             bayes_loss=float(loss.mean()),
             bayes_loss_by_slot=loss,
-            labels=tuple(np.flatnonzero(labels.any(axis=0)).tolist()),
-            label_distribution=labels,
             build_marginals=partial(self._marginals, labels),
         )
 

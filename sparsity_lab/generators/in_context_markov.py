@@ -10,9 +10,8 @@ Their number is a product of two binomial coefficients, so the optimal loss at e
 more states no such sum is known, and the optimum's accuracy and loss are not declared.
 """
 
-from dataclasses import replace
 from functools import cached_property, lru_cache, partial
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +21,9 @@ from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.query_layout import rows_of_chunks
-from sparsity_lab.generators.stream import Stream, open_unit, whole
+from sparsity_lab.generators.stream import Floats, Ints, Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 _LONGEST, _LONGEST_SUM, _MOST_STATES = 4096, 512, 8  # the loss is a sum of the cube of the length
 
@@ -44,10 +40,9 @@ class InContextMarkov(Task):
         num_states: S, from 2 to 8. With 2, and up to 512 tokens, the optimum's accuracy and loss are declared.
     """
 
-    extra_positions: ClassVar[int] = 0
-
     alpha: float = 1.0
     num_states: int = 2
+    certified_lengths = (6, 40)
 
     @classmethod
     def examples(cls) -> "tuple[InContextMarkov, ...]":
@@ -65,12 +60,7 @@ class InContextMarkov(Task):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        names = tuple(str(state) for state in range(self.num_states))
-        return Vocabulary(names=names, roles=("data",) * self.num_states)
-
-    @property
-    def certified_lengths(self) -> tuple[int, ...]:
-        return 6, 40
+        return Vocabulary(names=tuple(map(str, range(self.num_states))), roles=("data",) * self.num_states)
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
         length, start, count = self.checked_length(length), whole("start", start, 0), whole("count", count, 0)
@@ -111,20 +101,13 @@ class InContextMarkov(Task):
     def truth(self, length: int) -> Truth:
         length = self.checked_length(length)
         S = self.num_states
-        truth = Truth(
-            num_targets=length,
-            chance_accuracy=1 / S,
-            chance_loss=float(np.log(S)),
-            labels=tuple(range(S)),
-            label_distribution=np.full(S, 1 / S),
-            build_marginals=partial(np.full, (length, S), 1 / S),
-        )
-        if S > 2 or length > _LONGEST_SUM:
-            return truth
-        accuracy, loss = _levels(self.alpha, length)
-        return replace(
-            truth, bayes_accuracy=float(accuracy.mean()), bayes_loss=float(loss.mean()), bayes_loss_by_slot=loss
-        )
+        levels: dict[str, Any] = {"bayes_accuracy": None, "bayes_loss": None}
+        if S == 2 and length <= _LONGEST_SUM:
+            accuracy, loss = _levels(self.alpha, length)
+            levels = {"bayes_accuracy": float(accuracy.mean()), "bayes_loss": float(loss.mean())}
+            levels["bayes_loss_by_slot"] = loss
+        marginals = partial(np.full, (length, S), 1 / S)
+        return Truth.of_uniform_labels(S, S, num_targets=length, build_marginals=marginals, **levels)
 
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
         # The first token and the first step; later steps depend on those before.

@@ -9,7 +9,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
@@ -22,12 +21,9 @@ from sparsity_lab.generators.query_layout import (
     query_batch,
     rows_of_chunks,
 )
-from sparsity_lab.generators.stream import Stream, bounded, whole
+from sparsity_lab.generators.stream import Floats, Ints, Stream, bounded, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @register
@@ -47,14 +43,14 @@ class InductionHeads(Task):
     data_vocab: int = 16
     trigger: Literal["special", "any"] = "special"
     locality: Law = Uniform()
+    certified_lengths = (12, 33, 200)
 
     @classmethod
     def examples(cls) -> "tuple[InductionHeads, ...]":
         return cls(), cls(data_vocab=6, trigger="any"), cls(trigger="any", locality=PowerLaw(alpha=1.0))
 
     def check(self) -> None:
-        if self.data_vocab < 3:
-            raise SettingError("data_vocab", "a whole number of at least 3", self.data_vocab)
+        whole("data_vocab", self.data_vocab, 3)
 
     def check_length(self, length: int) -> None:
         if length < 2:
@@ -63,14 +59,8 @@ class InductionHeads(Task):
     @cached_property
     def vocabulary(self) -> Vocabulary:
         V = self.data_vocab
-        return Vocabulary(
-            names=(*(f"d{i}" for i in range(V)), "%", "BOS"),
-            roles=("data",) * V + ("cue" if self.trigger == "special" else "unused", "special"),
-        )
-
-    @property
-    def certified_lengths(self) -> tuple[int, ...]:
-        return 12, 33, 200
+        role = "cue" if self.trigger == "special" else "unused"
+        return Vocabulary(names=(*(f"d{i}" for i in range(V)), "%", "BOS"), roles=(*["data"] * V, role, "special"))
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
         length = self.checked_length(length)
@@ -91,12 +81,8 @@ class InductionHeads(Task):
             index, place = np.arange(len(chunk)), self._places(stream, first, len(chunk), length)
             chunk[index, place] = chunk[:, -1]
             chunk[index, place + 1] = values[rows]
-        return query_batch(
-            self.vocabulary,
-            tokens,
-            values,
-            partial(self._trigger_and_answer, stream, start, count, length),
-        )
+        sources = partial(self._trigger_and_answer, stream, start, count, length)
+        return query_batch(self.vocabulary, tokens, values, sources)
 
     def _trigger_and_answer(self, stream: Stream, start: int, count: int, length: int) -> Ints:
         """(count, 2) positions of the trigger and of what follows it."""
@@ -108,21 +94,16 @@ class InductionHeads(Task):
 
     def truth(self, length: int) -> Truth:
         length = self.checked_length(length)
-        V = self.data_vocab
         first = np.zeros(length + EXTRA_POSITIONS)
         first[1:length] = self.locality.order_pmf(1, length - 1)[0]
-        return Truth(
+        return Truth.of_uniform_labels(
+            self.data_vocab,
+            self.vocabulary.size,
             k=2,
-            chance_accuracy=1 / V,
-            chance_loss=float(np.log(V)),
-            bayes_accuracy=1.0,
-            bayes_loss=0.0,
             position_law=OneBlock(first, width=2),
-            labels=tuple(range(V)),
-            label_distribution=np.append(np.full(V, 1 / V), [0.0, 0.0]),
             build_joint=partial(self._token_label_joint, first),
-            label_free_bystanders=self.trigger
-            == "special",  # elsewhere, no token is the trigger, as the label is not
+            # Else no token is the trigger, as the label is not.
+            label_free_bystanders=self.trigger == "special",
         )
 
     def _token_label_joint(self, first: Floats) -> Floats:

@@ -11,11 +11,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsity_lab.generators.stream import whole
+from sparsity_lab.generators.stream import Floats, Ints, whole
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 _MOST_STATES = 2000
 _MOST_CELLS = 10_000_000  # of positions, states and symbols: 160 MB of probabilities

@@ -20,15 +20,14 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsity_lab.generators.stream import open_unit
+from sparsity_lab.generators.stream import Floats, Ints, open_unit, whole
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
 # Beyond these, logarithms of weights lose the digits that tell places apart.
 _LARGEST_EXPONENT = 100
 _SMALLEST_SCALE = 0.01
 
-Floats = NDArray[np.float64]
-Places = NDArray[np.int64]
+Places = Ints
 
 
 class Law(Setting, family="law"):
@@ -131,7 +130,7 @@ class Recent(ProductLaw):
         return cls(), cls(width=5)
 
     def check(self) -> None:
-        _at_least_one(self.width)
+        whole("width", self.width, 1)
 
     def log_weights(self, length: int) -> Floats:
         return np.where(_distances(length) <= self.width, 0.0, -np.inf)
@@ -206,7 +205,7 @@ class Anchored(ProductLaw):
         return cls(), cls(width=5)
 
     def check(self) -> None:
-        _at_least_one(self.width)
+        whole("width", self.width, 1)
 
     def log_weights(self, length: int) -> Floats:
         return np.where(np.arange(1, length + 1) <= self.width, 0.0, -np.inf)
@@ -234,7 +233,7 @@ class Window(Law):
         return cls(), cls(width=4)
 
     def check(self) -> None:
-        _at_least_one(self.width)
+        whole("width", self.width, 1)
 
     def bound(self) -> tuple[str, int] | None:
         return "width", self.width
@@ -295,18 +294,13 @@ def _distances(length: int) -> Floats:
     return np.arange(length, 0, -1, dtype=np.float64)
 
 
-def _log_binomial(n: NDArray[np.int64], k: int) -> Floats:
+def _log_binomial(n: Ints, k: int) -> Floats:
     """log C(n, k), -inf where k > n."""
     from scipy.special import gammaln  # noqa: PLC0415
 
     possible = n >= k
     m = np.where(possible, n, k)
     return np.where(possible, gammaln(m + 1) - gammaln(k + 1) - gammaln(m - k + 1), -np.inf)
-
-
-def _at_least_one(width: int) -> None:
-    if width < 1:
-        raise SettingError("width", "a whole number of at least 1", width)
 
 
 def _log_polynomials(log_weights: Floats, k: int) -> Floats:

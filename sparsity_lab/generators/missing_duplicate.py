@@ -7,17 +7,14 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.position_laws import ListedSets
-from sparsity_lab.generators.response_layout import END, ResponseTask
-from sparsity_lab.generators.stream import Stream, bounded, whole
+from sparsity_lab.generators.response_layout import ResponseTask, prompt_vocabulary
+from sparsity_lab.generators.stream import Ints, Stream, bounded, whole
 from sparsity_lab.generators.task import Draw
 from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import register
-
-Ints = NDArray[np.int64]
 
 
 @register
@@ -38,18 +35,12 @@ class MissingDuplicate(ResponseTask):
 
     alphabet_size: int = 2
 
-    @classmethod
-    def examples(cls) -> "tuple[MissingDuplicate, ...]":
-        return (cls(),)
-
     def check(self) -> None:
         whole("alphabet_size", self.alphabet_size, 2)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        symbols = tuple(str(value) for value in range(self.alphabet_size))
-        roles = ("data",) * len(symbols) + ("cue", "query", "special")
-        return Vocabulary(names=(*symbols, "_", "=", END), roles=roles)
+        return prompt_vocabulary([*map(str, range(self.alphabet_size)), "_"], *["data"] * self.alphabet_size, "cue")
 
     def prompt_length(self, length: int) -> int:
         return 2 * length

@@ -7,17 +7,13 @@ from typing import Self
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
 from sparsity_lab.generators.planted import Planted
-from sparsity_lab.generators.stream import Stream, open_unit, whole
+from sparsity_lab.generators.stream import Floats, Ints, Stream, open_unit, whole
 from sparsity_lab.generators.task import NotComputable, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 _TRIED = 256
 

@@ -8,16 +8,14 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, FixedFormat, OneAnswer
-from sparsity_lab.generators.stream import Stream, bounded, whole
+from sparsity_lab.generators.response_layout import FixedFormat, OneAnswer, prompt_vocabulary
+from sparsity_lab.generators.stream import Ints, Stream, bounded, whole
 from sparsity_lab.generators.task import Draw
 from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import SettingError, register
 
-Ints = NDArray[np.int64]
 OPERATORS = "+-*"
 _LARGEST_MODULUS = 128  # the law of the value takes its cube
 
@@ -54,8 +52,7 @@ class ModularArithmetic(OneAnswer):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        names = (*(str(value) for value in range(self.modulus)), *self.operators, "=", END)
-        return Vocabulary(names=names, roles=("data",) * (len(names) - 2) + ("query", "special"))
+        return prompt_vocabulary([*map(str, range(self.modulus)), *self.operators])
 
     def prompt_length(self, length: int) -> int:
         return 2 * length - 1
@@ -142,8 +139,7 @@ class CompareNumbers(FixedFormat):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        names = (*(str(digit) for digit in range(self.base)), "<", "yes", "no", "=", END)
-        return Vocabulary(names=names, roles=("data",) * self.base + ("cue", "data", "data", "query", "special"))
+        return prompt_vocabulary([*map(str, range(self.base)), "<", "yes", "no"], *["data"] * self.base, "cue")
 
     def prompt_length(self, length: int) -> int:
         return 2 * length + 1

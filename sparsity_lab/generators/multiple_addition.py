@@ -77,10 +77,7 @@ class MultipleAddition(SumTask):
 
     def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
         equals = tokens.index(self.equals)
-        significance, number = [0] * len(tokens), [0] * len(tokens)
-        place = 0
-        for t in [*range(equals, 0, -1), *range(equals, len(tokens) - 1)]:
-            place = significance[t] = 1 if tokens[t] >= self.base else place + 1
+        significance, number = self.significance(tokens, equals), [0] * len(tokens)
         which = 1
         for t in range(1, len(tokens) - 1):
             # `=` and `>` begin what they stand before, `+` ends it.

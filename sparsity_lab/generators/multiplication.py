@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 
 from sparsity_lab.generators.operands import ArithmeticTask, carried, from_digits, to_digits
+from sparsity_lab.generators.stream import Floats
 from sparsity_lab.settings import SettingError, register
 
 _MOST_MULTIPLIERS = 128  # for which the law of the product's digits is worked out
@@ -45,6 +45,7 @@ class Multiplication(ArithmeticTask):
     multiplier_digits: int = 2
     operand_digits: Literal["fixed", "uniform"] = "fixed"
     base: int = 10
+    certified_lengths = (3, 14)
 
     @classmethod
     def examples(cls) -> "tuple[Multiplication, ...]":
@@ -55,10 +56,6 @@ class Multiplication(ArithmeticTask):
         if not 1 <= self.multiplier_digits <= self.base:
             # Else two places before do not tell the carry.
             raise SettingError("multiplier_digits", f"from 1 to base={self.base}", self.multiplier_digits)
-
-    @property
-    def certified_lengths(self) -> tuple[int, ...]:
-        return 3, 14
 
     def operand_places(self, length: int) -> tuple[int, ...]:
         return length, self.multiplier_digits
@@ -129,7 +126,7 @@ class Multiplication(ArithmeticTask):
 
 
 @lru_cache(maxsize=64)
-def _product_digits(n: int, M: int, base: int, uniform: bool) -> NDArray[np.float64]:
+def _product_digits(n: int, M: int, base: int, uniform: bool) -> Floats:
     """(n + M, base): law of each digit of a b, by going through all b.
 
     Digit j of a b depends on a modulo base^(j+1) only. So where a has m > j digits, its law is that of a multiple of
@@ -151,7 +148,7 @@ def _product_digits(n: int, M: int, base: int, uniform: bool) -> NDArray[np.floa
 
 
 @lru_cache(maxsize=1 << 16)
-def _digit_of_multiple(b: int, j: int, base: int) -> NDArray[np.float64]:
+def _digit_of_multiple(b: int, j: int, base: int) -> Floats:
     """(base,): law of digit j of a b where a has more than j uniform digits."""
     one = base**j
     # Modulo base^(j+1) the product is uniform on the multiples of g.
@@ -161,7 +158,7 @@ def _digit_of_multiple(b: int, j: int, base: int) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=1 << 16)
-def _digit_of_top(b: int, m: int, i: int, base: int) -> NDArray[np.float64]:
+def _digit_of_top(b: int, m: int, i: int, base: int) -> Floats:
     """(base,): law of digit m + i of a b where a has m uniform digits."""
     law, one, numbers = np.zeros(base), base ** (m + i), base**m
     # a b lies from t base^(m+i) up to the next such multiple where a lies between two of these.

@@ -8,7 +8,6 @@ from functools import cached_property, partial
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
@@ -20,12 +19,9 @@ from sparsity_lab.generators.query_layout import (
     recited_batch,
     rows_of_chunks,
 )
-from sparsity_lab.generators.stream import Stream, bounded, permutations, whole
+from sparsity_lab.generators.stream import Floats, Ints, Stream, bounded, permutations, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth, ranks_of_distinct
 from sparsity_lab.settings import SettingError, register
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 _UNIFORM = Uniform()
 _MOST_KEYS = 4096
@@ -67,9 +63,9 @@ class Needles(Task):
         if self.num_keys > self.key_vocab:
             raise SettingError("num_keys", f"at most key_vocab = {self.key_vocab}", self.num_keys)
 
-    def check_length(self, length: int) -> None:
-        if length < 2 * self._needles:
-            raise SettingError("length", f"at least {2 * self._needles} for {self}", length)
+    @property
+    def shortest_length(self) -> int:
+        return 2 * self._needles
 
     def sequence_length(self, length: int) -> int:
         return length + self.values_per_key + 2
@@ -92,8 +88,7 @@ class Needles(Task):
 
     @property
     def certified_lengths(self) -> tuple[int, ...]:
-        least = 2 * self._needles
-        return least + 6, least + 40
+        return self.shortest_length + 6, self.shortest_length + 40
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:
         length, count, m = self.checked_length(length), whole("count", count, 0), self.values_per_key
@@ -130,25 +125,19 @@ class Needles(Task):
 
     def truth(self, length: int) -> Truth:
         length = self.checked_length(length)
-        m, V, T = self.values_per_key, self.vocabulary.size, self.sequence_length(length)
+        m, T = self.values_per_key, self.sequence_length(length)
         # The j-th needle of the key asked for is the r-th of all, which stands where the r-th item of a set does.
         of_all = _UNIFORM.order_pmf(m, self._needles)
         items = _UNIFORM.order_pmf(self._needles, length - self._needles)
         first = np.zeros((self._needles, T))
         for r, row in enumerate(items):
             first[r, 1 + r : 1 + r + len(row)] = row
-        return Truth(
+        return Truth.of_uniform_labels(
+            self.value_vocab,
+            self.vocabulary.size,
             k=3,
             num_targets=m,
-            chance_accuracy=1 / self.value_vocab,
-            chance_loss=float(np.log(self.value_vocab)),
-            bayes_accuracy=1.0,
-            bayes_loss=0.0,
             position_law=tuple(self._law(row @ first, length) for row in of_all),
-            labels=tuple(range(self.value_vocab)),
-            label_distribution=np.append(
-                np.full(self.value_vocab, 1 / self.value_vocab), np.zeros(V - self.value_vocab)
-            ),
             build_marginals=partial(self._marginals, first.sum(axis=0), length),
             label_free_bystanders=True,
             independent_background=True,

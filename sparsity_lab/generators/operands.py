@@ -15,14 +15,10 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, FixedFormat
-from sparsity_lab.generators.stream import Stream, bounded, open_unit
+from sparsity_lab.generators.response_layout import FixedFormat, prompt_vocabulary
+from sparsity_lab.generators.stream import Floats, Ints, Stream, bounded, open_unit, whole
 from sparsity_lab.generators.task import Draw
 from sparsity_lab.generators.uniform_prompt import drawn_tokens
-from sparsity_lab.settings import SettingError
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 OperandDigits = Literal["fixed", "uniform", "published"]
 
@@ -49,8 +45,7 @@ class ArithmeticTask(FixedFormat):
         return self.operand_places(length)
 
     def check(self) -> None:
-        if self.base < 2:
-            raise SettingError("base", "a whole number of at least 2", self.base)
+        whole("base", self.base, 2)
 
     @property
     def separators(self) -> tuple[str, ...]:
@@ -59,10 +54,9 @@ class ArithmeticTask(FixedFormat):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        digits = tuple(str(digit) for digit in range(self.base))
-        symbols = (self.operator, *self.separators)
+        digits, symbols = range(self.base), (self.operator, *self.separators)
         roles = ("data",) * self.base + ("special",) * len(symbols)
-        return Vocabulary(names=(*digits, *symbols, "=", END), roles=(*roles, "query", "special"))
+        return prompt_vocabulary([*map(str, digits), *symbols], *roles)
 
     def prompt_length(self, length: int) -> int:
         places = self.padded_places(length)

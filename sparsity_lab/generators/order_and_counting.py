@@ -9,21 +9,18 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, OneAnswer
-from sparsity_lab.generators.stream import whole
+from sparsity_lab.generators.response_layout import EachOfAll, OneAnswer, prompt_vocabulary
+from sparsity_lab.generators.stream import Floats, whole
 from sparsity_lab.generators.uniform_prompt import UniformPrompt
 from sparsity_lab.settings import SettingError, register
-
-Floats = NDArray[np.float64]
 
 _MOST_SYMBOLS, _LONGEST = 32, 1000  # the law of the commonest takes a second and more beyond
 
 
 @register
-class Sort(UniformPrompt):
+class Sort(EachOfAll, UniformPrompt):
     """The same numbers in ascending order: ``BOS x_1 .. x_n = r_1 .. r_n EOS``; the length is n.
 
     IDs: s for all x and ``=``, s + j for r_j. All x are sources of each r; the source of EOS is ``=``.
@@ -42,9 +39,6 @@ class Sort(UniformPrompt):
     def examples(cls) -> "tuple[Sort, ...]":
         return cls(num_values=8), cls(distinct=True)
 
-    def response_length(self, length: int) -> int:
-        return length
-
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
         return np.sort(prompts, axis=1)
 
@@ -58,19 +52,8 @@ class Sort(UniformPrompt):
         marginals[:, :R] = np.diff(most, axis=1, prepend=0.0)
         return marginals
 
-    def ids_from(self, start: int, length: int) -> list[list[int]]:
-        return [[0, *[start] * (length + 1), *range(start + 1, start + length + 1), 0]]
-
-    def slot_sources(self, length: int) -> list[list[int]]:
-        return [list(range(1, length + 1))] * length + [[length + 1]]
-
-    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
-        ascending = sorted(tokens[1:equals])
-        return [*((list(range(1, equals)), number) for number in ascending), ([equals], self.end)]
-
-    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
-        equals = tokens.index(self.equals)
-        return [[0, *(max(1, t - equals + 1) for t in range(1, len(tokens) - 1)), 0]]
+    def answers(self, prompt: tuple[int, ...]) -> list[int]:
+        return sorted(prompt)
 
 
 @register
@@ -86,10 +69,6 @@ class Mode(OneAnswer, UniformPrompt):
     size_field: ClassVar[str] = "alphabet_size"
 
     alphabet_size: int = 4
-
-    @classmethod
-    def examples(cls) -> "tuple[Mode, ...]":
-        return (cls(),)
 
     def check(self) -> None:
         super().check()
@@ -122,10 +101,6 @@ class MajorityOfAll(OneAnswer, UniformPrompt):
     BOS/EOS [1] [1] [0] [0] [1] [=] <1> <BOS/EOS>
             1   1   1   1   1   2   1
     """
-
-    @classmethod
-    def examples(cls) -> "tuple[MajorityOfAll, ...]":
-        return (cls(),)
 
     @property
     def num_inputs(self) -> int:
@@ -161,10 +136,6 @@ class CountSymbol(OneAnswer, UniformPrompt):
     alphabet_size: int = 4
     largest_count: int = 64
 
-    @classmethod
-    def examples(cls) -> "tuple[CountSymbol, ...]":
-        return (cls(),)
-
     def check(self) -> None:
         super().check()
         whole("largest_count", self.largest_count, 1)
@@ -181,9 +152,7 @@ class CountSymbol(OneAnswer, UniformPrompt):
     @cached_property
     def vocabulary(self) -> Vocabulary:
         symbols = (f"s{i}" for i in range(self.alphabet_size))
-        numbers = (str(i) for i in range(self.largest_count + 1))
-        names = (*symbols, *numbers, "=", END)
-        return Vocabulary(names=names, roles=("data",) * (len(names) - 2) + ("query", "special"))
+        return prompt_vocabulary([*symbols, *map(str, range(self.largest_count + 1))])
 
     def prompt_length(self, length: int) -> int:
         return length + 1

@@ -14,12 +14,9 @@ from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
 from sparsity_lab.generators.multiple_addition import MultipleAddition
 from sparsity_lab.generators.position_laws import ListedSets
 from sparsity_lab.generators.response_layout import ResponseTask
-from sparsity_lab.generators.stream import Stream, open_unit, whole
+from sparsity_lab.generators.stream import Floats, Ints, Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 _MOST_FORMS = 512
 _TRIED = 16  # prompts

@@ -10,11 +10,9 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Int64
 
-from sparsity_lab.generators.response_layout import OneAnswer
+from sparsity_lab.generators.response_layout import OneAnswer, Running
 from sparsity_lab.generators.uniform_prompt import UniformPrompt
 from sparsity_lab.settings import SettingError, register
-
-_EQUALS, _END = 2, 3
 
 
 class _BitString(UniformPrompt):
@@ -32,7 +30,7 @@ class _BitString(UniformPrompt):
 
 
 @register
-class ParityScratchpad(_BitString):
+class ParityScratchpad(Running, _BitString):
     """The parity of all bits, with every running parity: ``BOS x_1 .. x_n = r_1 .. r_n EOS`` with
     r_j = x_1 + .. + x_j mod 2; the length is n.
 
@@ -55,22 +53,18 @@ class ParityScratchpad(_BitString):
     def examples(cls) -> "tuple[ParityScratchpad, ...]":
         return cls(), cls(reverse=True)
 
-    def response_length(self, length: int) -> int:
-        return length
-
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
         return np.asarray(np.bitwise_xor.accumulate(prompts[:, ::-1] if self.reverse else prompts, axis=1))
 
     def ids_from(self, start: int, length: int) -> list[list[int]]:
-        if self.reverse:
-            return [[0, *range(start, start + length + 1), *range(start + length - 1, start - 1, -1), 0]]
-        places = range(start + 1, start + length + 1)
-        return [[0, *places, start, *places, 0]]
+        if not self.reverse:
+            return super().ids_from(start, length)
+        return [[0, *range(start, start + length + 1), *range(start + length - 1, start - 1, -1), 0]]
 
     def slot_sources(self, length: int) -> list[list[int]]:
-        equals = length + 1
-        bits = range(length, -1, -1) if self.reverse else range(1, equals + 1)
-        return [[bits[0]], *([bits[j], equals + j] for j in range(1, length)), [bits[length]]]
+        if not self.reverse:
+            return super().slot_sources(length)
+        return [[length], *([length - j, length + 1 + j] for j in range(1, length)), [0]]
 
     def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
         steps: list[tuple[list[int], int]] = []
@@ -78,17 +72,13 @@ class ParityScratchpad(_BitString):
             place = equals - done if self.reverse else done
             summed = tokens[place:equals] if self.reverse else tokens[1 : place + 1]
             steps.append(([place, equals + done - 1] if done > 1 else [place], summed.count(1) % 2))
-        return [*steps, ([0 if self.reverse else equals], _END)]
+        return [*steps, ([0 if self.reverse else equals], self.end)]
 
     def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
-        if self.reverse:
-            equals = tokens.index(_EQUALS)
-            return [[min(t, 2 * equals - t) for t in range(len(tokens))]]
-        ids, next_id = [], 0
-        for token in tokens:
-            next_id = 1 if token == _EQUALS else next_id + 1
-            ids.append(0 if token == _END else next_id)
-        return [ids]
+        if not self.reverse:
+            return super().define_position_ids(tokens)
+        equals = tokens.index(self.equals)
+        return [[min(t, 2 * equals - t) for t in range(len(tokens))]]
 
 
 @register
@@ -102,10 +92,6 @@ class ParityAnswer(OneAnswer, _BitString):
     BOS/EOS [1] [0] [0] [1] [=] <0> <BOS/EOS>
             1   1   1   1   2   1
     """
-
-    @classmethod
-    def examples(cls) -> "tuple[ParityAnswer, ...]":
-        return (cls(),)
 
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
         return np.asarray(prompts.sum(axis=1, keepdims=True) & 1)
@@ -127,10 +113,6 @@ class EvenPairs(OneAnswer, _BitString):
             1   1 1 1   2   1
     """
 
-    @classmethod
-    def examples(cls) -> "tuple[EvenPairs, ...]":
-        return (cls(),)
-
     def check_length(self, length: int) -> None:
         if length < 2:
             raise SettingError("length", f"at least 2 for {self}, which has pairs", length)
@@ -142,7 +124,7 @@ class EvenPairs(OneAnswer, _BitString):
         return [[1, length], [length + 1]]
 
     def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
-        return [([1, equals - 1], self.answer(tokens[1:equals])), ([equals], _END)]
+        return [([1, equals - 1], self.answer(tokens[1:equals])), ([equals], self.end)]
 
     def answer(self, prompt: tuple[int, ...]) -> int:
         return sum(a != b for a, b in pairwise(prompt)) % 2

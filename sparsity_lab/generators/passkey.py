@@ -7,7 +7,6 @@ from functools import cached_property, partial
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
@@ -19,12 +18,9 @@ from sparsity_lab.generators.query_layout import (
     recited_batch,
     rows_of_chunks,
 )
-from sparsity_lab.generators.stream import Stream, bounded, whole
+from sparsity_lab.generators.stream import Floats, Ints, Stream, bounded, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 _DIGITS = 10
 _UNIFORM = Uniform()
@@ -62,10 +58,9 @@ class Passkey(Task):
         if self.depth is not None and not 0 <= self.depth <= 1:
             raise SettingError("depth", "a number from 0 to 1, or None", self.depth)
 
-    def check_length(self, length: int) -> None:
-        if self._items(length) < 1 + self.distractors:
-            least = (1 + self.distractors) * (1 + self.num_digits)
-            raise SettingError("length", f"at least {least} for {self}", length)
+    @property
+    def shortest_length(self) -> int:
+        return (1 + self.distractors) * (1 + self.num_digits)
 
     def sequence_length(self, length: int) -> int:
         return length + self.num_digits + 1
@@ -88,7 +83,7 @@ class Passkey(Task):
 
     @property
     def certified_lengths(self) -> tuple[int, ...]:
-        least = (1 + self.distractors) * (1 + self.num_digits)
+        least = self.shortest_length
         return least + 6, least + 24, least + 200
 
     def sample(self, stream: Stream, start: int, count: int, length: int) -> Batch:

@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
@@ -25,15 +24,12 @@ from sparsity_lab.generators.query_layout import (
     rows_of_chunks,
 )
 from sparsity_lab.generators.rules import First, Lookup, Majority, Parity, Rule, SumMod
-from sparsity_lab.generators.stream import Stream, bounded, whole
+from sparsity_lab.generators.stream import Floats, Ints, Stream, bounded, whole
 from sparsity_lab.generators.task import NotComputable, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 _MOST_ENTRIES = 2**28
 """Of a table of a law: two GiB."""
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @register
@@ -87,16 +83,10 @@ class Planted(Task):
         )
 
     def check(self) -> None:
-        if self.k < 1:
-            raise SettingError("k", "a whole number of at least 1", self.k)
-        if self.planted_vocab < 2:
-            raise SettingError("planted_vocab", "a whole number of at least 2", self.planted_vocab)
+        whole("k", self.k, 1)
+        whole("planted_vocab", self.planted_vocab, 2)
         self.rule.check_use(self.k, self.planted_vocab)
-        needed = {
-            "token": self.planted_vocab + 1 + 2,
-            "position": self.planted_vocab + 2,
-            "cue": self.planted_vocab + 1 + 2,
-        }[self.marking]
+        needed = self.planted_vocab + (2 if self.marking == "position" else 3)
         needed = max(needed, self.num_labels + (3 if self.marking == "cue" else 2))
         if self.vocab_size < needed:
             what = "planted alphabet, labels, background, cue, BOS and ="
@@ -104,8 +94,7 @@ class Planted(Task):
         limit = 1 - 1 / self.num_labels
         if not 0 <= self.noise <= limit + 1e-12:
             raise SettingError("noise", f"a number from 0 to 1 - 1/{self.num_labels} = {limit:.4g}", self.noise)
-        if self.reference_length < 1:
-            raise SettingError("reference_length", "a whole number of at least 1", self.reference_length)
+        whole("reference_length", self.reference_length, 1)
         if self.marking == "position":
             if self.locality.anchor is None:
                 raise SettingError(
@@ -119,16 +108,13 @@ class Planted(Task):
             self._check_bound()
 
     def check_length(self, length: int) -> None:
-        if length < self.shortest_length:
-            raise SettingError("length", f"at least {self.shortest_length} for {self}", length)
+        super().check_length(length)
         self._check_tables("length", length)
 
     @cached_property
     def shortest_length(self) -> int:
-        """The smallest length at which the k planted tokens find room."""
         if self.marking == "position":
-            reach = self._fixed_set.max()
-            return int(reach)
+            return int(self._fixed_set.max())
         return self.k * (2 if self.marking == "cue" else 1)
 
     def _check_tables(self, path: str, places: int) -> None:

@@ -4,12 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int64
-from numpy.typing import NDArray
 
 from sparsity_lab.generators.locality import Law
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from sparsity_lab.generators.stream import Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,10 @@ from functools import partial
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
-from sparsity_lab.generators.stream import Stream, bounded, open_unit
-
-Ints = NDArray[np.int64]
+from sparsity_lab.generators.stream import Ints, Stream, bounded, open_unit
 
 EXTRA_POSITIONS = 2  # BOS and the query
 _TOKENS_PER_CHUNK = 1 << 15  # words, products and tokens of one chunk fit the second-level cache together

@@ -9,28 +9,31 @@ Shapes: B batch, T sequence positions, P prompt tokens, R response tokens, C kin
 
 from abc import abstractmethod
 from bisect import bisect_left
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from functools import cached_property, partial
 from typing import ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsity_lab.generators.batch import IGNORE, Batch
+from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
 from sparsity_lab.generators.position_laws import ListedSets
 from sparsity_lab.generators.query_layout import rows_of_chunks
-from sparsity_lab.generators.stream import Stream, whole
+from sparsity_lab.generators.stream import Floats, Stream, whole
 from sparsity_lab.generators.task import Step, Task, Truth
-from sparsity_lab.settings import SettingError
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 END = "BOS/EOS"
 """Name of the token at either end of a sequence."""
+
+
+def prompt_vocabulary(names: Iterable[str], *roles: str) -> Vocabulary:
+    """The tokens of prompt and response, then ``=`` and the token at the ends. Roles that are not given are
+    ``"data"``."""
+    names = tuple(names)
+    roles += ("data",) * (len(names) - len(roles))
+    return Vocabulary(names=(*names, "=", END), roles=(*roles, "query", "special"))
 
 
 class ResponseTask(Task):
@@ -93,11 +96,6 @@ class ResponseTask(Task):
     def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
         """Sources and answer of each of the R + 1 targets of one sequence with ``=`` at ``equals``, as ``solve``."""
 
-    @property
-    def num_kinds(self) -> int:
-        """C, the number of kinds of position ID."""
-        return 1
-
     @cached_property
     def equals(self) -> int:
         """The token ``=``, at which the first target is scored."""
@@ -110,10 +108,6 @@ class ResponseTask(Task):
 
     def sequence_length(self, length: int) -> int:
         return self.prompt_length(length) + self.response_length(length) + 3
-
-    def check_length(self, length: int) -> None:
-        if length < 1:
-            raise SettingError("length", f"at least 1 for {self}", length)
 
     @property
     def certified_lengths(self) -> tuple[int, ...]:
@@ -159,12 +153,12 @@ class ResponseTask(Task):
         self, length: int, *, label_free_subsets: bool | None, label_free_bystanders: bool | None
     ) -> Truth:
         """The truth of a task that declares these by its fields."""
-        from scipy.special import xlogy  # noqa: PLC0415
-
         length = self.checked_length(length)
         laws = self.source_laws(length)
         response = self.response_marginals(length)
-        truth = Truth(
+        ends = self._always(self.end)
+        make = Truth if response is None else partial(Truth.of_labels, np.concatenate([response, ends]))
+        return make(
             k=max(law.sets.shape[1] for law in laws),
             num_targets=len(laws),
             bayes_accuracy=1.0,
@@ -175,16 +169,6 @@ class ResponseTask(Task):
             label_free_bystanders=label_free_bystanders,
             largest_position_id=self.largest_position_id(length),
             build_marginals=partial(self._token_marginals, response, length),
-        )
-        if response is None:
-            return truth
-        labels = np.concatenate([response, self._always(self.end)])
-        return replace(
-            truth,
-            chance_accuracy=float(labels.max(axis=1).mean()),
-            chance_loss=float(-xlogy(labels, labels).sum(axis=1).mean()),
-            labels=tuple(np.flatnonzero(labels.any(axis=0)).tolist()),
-            label_distribution=labels,
         )
 
     def _token_marginals(self, response: Floats | None, length: int) -> Floats:
@@ -271,6 +255,61 @@ class FixedFormat(ResponseTask):
 
     def largest_position_id(self, length: int) -> int:
         return int(self.coupled_ids(length).max())
+
+
+class Running(FixedFormat):
+    """``BOS x_1 .. x_n = r_1 .. r_n EOS``, where r_j depends on x_j and r_(j-1), and r_1 on x_1 alone.
+
+    IDs: s + 1 .. s + n for the x, s for ``=``, s + 1 .. s + n for the r. The source of EOS is ``=``, which stands
+    where x_(n+1) would.
+    """
+
+    def response_length(self, length: int) -> int:
+        return length
+
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        places = range(start + 1, start + length + 1)
+        return [[0, *places, start, *places, 0]]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        return [[1], *([1 + j, length + 1 + j] for j in range(1, length)), [length + 1]]
+
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        ids, next_id = [], 0
+        for token in tokens:
+            next_id = 1 if token == self.equals else next_id + 1
+            ids.append(0 if token == self.end else next_id)
+        return [ids]
+
+
+class EachOfAll(FixedFormat):
+    """``BOS x_1 .. x_n = r_1 .. r_n EOS``, where each r depends on all x.
+
+    IDs: s for all x and ``=``, s + j for r_j. All x are sources of each r; the source of EOS is ``=``.
+    """
+
+    def prompt_length(self, length: int) -> int:
+        return length
+
+    def response_length(self, length: int) -> int:
+        return length
+
+    def ids_from(self, start: int, length: int) -> list[list[int]]:
+        return [[0, *[start] * (length + 1), *range(start + 1, start + length + 1), 0]]
+
+    def slot_sources(self, length: int) -> list[list[int]]:
+        return [list(range(1, length + 1))] * length + [[length + 1]]
+
+    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+        return [*((list(range(1, equals)), one) for one in self.answers(tokens[1:equals])), ([equals], self.end)]
+
+    @abstractmethod
+    def answers(self, prompt: tuple[int, ...]) -> Sequence[int]:
+        """The response to one prompt, by the definition; written apart from ``respond``, for the certificate."""
+
+    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
+        equals = tokens.index(self.equals)
+        return [[0, *(max(1, t - equals + 1) for t in range(1, len(tokens) - 1)), 0]]
 
 
 class OneAnswer(FixedFormat):

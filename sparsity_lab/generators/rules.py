@@ -1,18 +1,15 @@
 """Planted rules: the label as a function of the k planted values, the same at every length.
 
-Values are 0 .. q - 1 where q is the size of the planted alphabet, independent and uniform. Labels are 0 .. m - 1.
+Ints are 0 .. q - 1 where q is the size of the planted alphabet, independent and uniform. Labels are 0 .. m - 1.
 """
 
 from abc import abstractmethod
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.generators.stream import Floats, Ints, Stream, bounded, whole
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
-
-Values = NDArray[np.int64]
 
 
 class Rule(Setting, family="rule"):
@@ -28,7 +25,7 @@ class Rule(Setting, family="rule"):
         """m."""
 
     @abstractmethod
-    def apply(self, values: Values, planted_vocab: int) -> Values:
+    def apply(self, values: Ints, planted_vocab: int) -> Ints:
         """Labels of (count, k) values, shape (count,)."""
 
     @abstractmethod
@@ -36,7 +33,7 @@ class Rule(Setting, family="rule"):
         """The label of one tuple, written as the definition reads; the certificate holds ``apply`` against it."""
 
     @abstractmethod
-    def joint(self, k: int, planted_vocab: int) -> NDArray[np.float64]:
+    def joint(self, k: int, planted_vocab: int) -> Floats:
         """(k, q, m): joint probability of the j-th value and the label."""
 
     def label_free_subsets(self, k: int, planted_vocab: int) -> bool:
@@ -53,10 +50,10 @@ class _ResidueRule(Rule):
     def num_labels(self, planted_vocab: int) -> int:
         return self.modulus()
 
-    def apply(self, values: Values, planted_vocab: int) -> Values:
+    def apply(self, values: Ints, planted_vocab: int) -> Ints:
         return np.asarray(values.sum(axis=1) % self.modulus())
 
-    def joint(self, k: int, planted_vocab: int) -> NDArray[np.float64]:
+    def joint(self, k: int, planted_vocab: int) -> Floats:
         m = self.modulus()
         single = np.bincount(np.arange(planted_vocab) % m, minlength=m) / planted_vocab
         others = np.zeros(m)
@@ -105,8 +102,7 @@ class SumMod(_ResidueRule):
         return cls(), cls(m=5)
 
     def check(self) -> None:
-        if self.m < 2:
-            raise SettingError("m", "a whole number of at least 2", self.m)
+        whole("m", self.m, 2)
 
     def modulus(self) -> int:
         return self.m
@@ -133,13 +129,13 @@ class Majority(Rule):
     def num_labels(self, planted_vocab: int) -> int:
         return 2
 
-    def apply(self, values: Values, planted_vocab: int) -> Values:
+    def apply(self, values: Ints, planted_vocab: int) -> Ints:
         return np.asarray(2 * values.sum(axis=1) > values.shape[1], dtype=np.int64)
 
     def define(self, values: tuple[int, ...], planted_vocab: int) -> int:
         return int(values.count(1) > values.count(0))
 
-    def joint(self, k: int, planted_vocab: int) -> NDArray[np.float64]:
+    def joint(self, k: int, planted_vocab: int) -> Floats:
         from scipy.stats import binom  # noqa: PLC0415
 
         # The label is 1 iff the other k - 1 bits hold more than k / 2 - value ones.
@@ -158,13 +154,13 @@ class First(Rule):
     def num_labels(self, planted_vocab: int) -> int:
         return planted_vocab
 
-    def apply(self, values: Values, planted_vocab: int) -> Values:
+    def apply(self, values: Ints, planted_vocab: int) -> Ints:
         return values[:, 0].copy()
 
     def define(self, values: tuple[int, ...], planted_vocab: int) -> int:
         return next(iter(values))
 
-    def joint(self, k: int, planted_vocab: int) -> NDArray[np.float64]:
+    def joint(self, k: int, planted_vocab: int) -> Floats:
         table = np.full((k, planted_vocab, planted_vocab), 1 / planted_vocab**2)
         table[0] = np.eye(planted_vocab) / planted_vocab
         return table
@@ -196,11 +192,11 @@ class Lookup(Rule):
     def num_labels(self, planted_vocab: int) -> int:
         return planted_vocab
 
-    def table(self, k: int, planted_vocab: int) -> Values:
+    def table(self, k: int, planted_vocab: int) -> Ints:
         """The (q^k,) labels."""
         return _lookup_table(self.seed, k, planted_vocab)
 
-    def apply(self, values: Values, planted_vocab: int) -> Values:
+    def apply(self, values: Ints, planted_vocab: int) -> Ints:
         k = values.shape[1]
         return np.asarray(self.table(k, planted_vocab)[values @ planted_vocab ** np.arange(k - 1, -1, -1)])
 
@@ -208,7 +204,7 @@ class Lookup(Rule):
         k = len(values)
         return int(self.table(k, planted_vocab).reshape((planted_vocab,) * k)[values])
 
-    def joint(self, k: int, planted_vocab: int) -> NDArray[np.float64]:
+    def joint(self, k: int, planted_vocab: int) -> Floats:
         cube = self.table(k, planted_vocab).reshape((planted_vocab,) * k)
         rows = [np.moveaxis(cube, j, 0).reshape(planted_vocab, -1) for j in range(k)]
         counts = [[np.bincount(row, minlength=planted_vocab) for row in by_value] for by_value in rows]
@@ -216,7 +212,7 @@ class Lookup(Rule):
 
 
 @lru_cache(maxsize=64)
-def _lookup_table(seed: int, k: int, planted_vocab: int) -> Values:
+def _lookup_table(seed: int, k: int, planted_vocab: int) -> Ints:
     entries = planted_vocab**k
     words = Stream(seed=seed, name="lookup").words(f"table of {planted_vocab} symbols", k, 0, 1, entries)
     table = bounded(words[0], planted_vocab)

@@ -7,7 +7,6 @@ from functools import cached_property, partial
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
@@ -19,12 +18,9 @@ from sparsity_lab.generators.query_layout import (
     recited_batch,
     rows_of_chunks,
 )
-from sparsity_lab.generators.stream import Stream, bounded, whole
+from sparsity_lab.generators.stream import Floats, Ints, Stream, bounded, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @register
@@ -103,20 +99,15 @@ class SelectiveCopy(Task):
 
     def truth(self, length: int) -> Truth:
         length = self.checked_length(length)
-        q, m = self.data_vocab, self.num_tokens
-        uniform = np.append(np.full(q, 1 / q), np.zeros(self.noise_vocab + 2))
+        m = self.num_tokens
         places = np.zeros((m, self.sequence_length(length)))
         places[:, 1 : length + 1] = self.locality.order_pmf(m, length)
-        return Truth(
+        return Truth.of_uniform_labels(
+            self.data_vocab,
+            self.vocabulary.size,
             k=1,
             num_targets=m,
-            chance_accuracy=1 / q,
-            chance_loss=float(np.log(q)),
-            bayes_accuracy=1.0,
-            bayes_loss=0.0,
             position_law=tuple(OneBlock(row) for row in places),
-            labels=tuple(range(q)),
-            label_distribution=uniform,
             build_marginals=partial(self._marginals, places, length),
             label_free_bystanders=True,
             independent_background=True,

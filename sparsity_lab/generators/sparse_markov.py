@@ -15,7 +15,6 @@ for all others: the floor of the curve of loss by position, and the entropy rate
 """
 
 from functools import cached_property, partial
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -30,7 +29,6 @@ from sparsity_lab.generators.stream import Stream, bounded, whole
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
-Ints = NDArray[np.int64]
 Words = NDArray[np.uint32]
 
 
@@ -47,8 +45,6 @@ class SparseMarkov(Task):
         noise: probability that a token is not the sum.
         lag_seed: seed of the lags, which are drawn once and do not depend on the stream.
     """
-
-    extra_positions: ClassVar[int] = 0
 
     k: int = 2
     locality: Law = Geometric(scale=4.0)
@@ -99,8 +95,7 @@ class SparseMarkov(Task):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        names = tuple(f"{value}" for value in range(self.vocab_size))
-        return Vocabulary(names=names, roles=("data",) * self.vocab_size)
+        return Vocabulary(names=tuple(map(str, range(self.vocab_size))), roles=("data",) * self.vocab_size)
 
     @property
     def certified_lengths(self) -> tuple[int, ...]:
@@ -151,19 +146,16 @@ class SparseMarkov(Task):
         V, unruled = self.vocab_size, self.lags[-1] - 1  # targets x_1 .. x_{L-1} are free
         loss = np.where(np.arange(length) < unruled, np.log(V), self.entropy_rate)
         accuracy = np.where(np.arange(length) < unruled, 1 / V, 1 - self.noise)
-        uniform = np.full(V, 1 / V)
-        return Truth(
+        return Truth.of_uniform_labels(
+            V,
+            V,
             k=self.k,
             num_targets=length,
-            chance_accuracy=1 / V,
-            chance_loss=float(np.log(V)),
             bayes_accuracy=float(accuracy.mean()),
             bayes_loss=float(loss.mean()),
             bayes_loss_by_slot=loss,
             label_noise=self.noise,
-            labels=tuple(range(V)),
-            label_distribution=uniform,
-            build_marginals=partial(np.broadcast_to, uniform, (length, V)),
+            build_marginals=partial(np.full, (length, V), 1 / V),
             label_free_subsets=self.k > 1,
         )
 

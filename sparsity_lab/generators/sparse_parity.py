@@ -11,7 +11,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
@@ -23,12 +22,9 @@ from sparsity_lab.generators.query_layout import (
     query_batch,
     rows_of_chunks,
 )
-from sparsity_lab.generators.stream import Stream, bounded, whole
+from sparsity_lab.generators.stream import Floats, Ints, Stream, bounded, whole
 from sparsity_lab.generators.task import Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 _BITS, _QUERY, _BOS, _VOCAB = 2, 4, 5, 7
 _UNIFORM = Uniform()
@@ -56,8 +52,7 @@ class SparseParity(Task):
         return cls(), cls(min_k=3, max_k=3), cls(min_k=1, max_k=8)
 
     def check(self) -> None:
-        if self.min_k < 1:
-            raise SettingError("min_k", "a whole number of at least 1", self.min_k)
+        whole("min_k", self.min_k, 1)
         if self.max_k < self.min_k:
             raise SettingError("max_k", f"a whole number of at least min_k={self.min_k}", self.max_k)
 
@@ -105,17 +100,11 @@ class SparseParity(Task):
 
     def truth(self, length: int) -> Truth:
         length = self.checked_length(length)
-        distribution = np.zeros(_VOCAB)
-        distribution[:_BITS] = 0.5
-        return Truth(
+        return Truth.of_uniform_labels(
+            _BITS,
+            _VOCAB,
             k=self.max_k,
-            chance_accuracy=0.5,
-            chance_loss=float(np.log(2)),
-            bayes_accuracy=1.0,
-            bayes_loss=0.0,
             position_law=MixedUniformPositions(min_k=self.min_k, max_k=self.max_k, length=length),
-            labels=(0, 1),
-            label_distribution=distribution,
             build_joint=partial(self._token_label_joint, length),
             value_distribution=np.array([0.5, 0.5, 0, 0, 0, 0, 0]),
             label_free_subsets=True,

@@ -10,18 +10,15 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.locality import Uniform
 from sparsity_lab.generators.position_laws import ListedSets
-from sparsity_lab.generators.response_layout import END, ResponseTask
-from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.generators.response_layout import ResponseTask, prompt_vocabulary
+from sparsity_lab.generators.stream import Ints, Stream, bounded
 from sparsity_lab.generators.task import Draw
 from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import SettingError, register
-
-Ints = NDArray[np.int64]
 
 _EQUALS, _END = 4, 5
 _UNIFORM = Uniform()
@@ -76,13 +73,11 @@ class SparseParityScratchpad(ResponseTask):
 
     @property
     def certified_lengths(self) -> tuple[int, ...]:
-        k = self.k or 1
-        return max(8, k), max(60, k + 30)
+        return max(8, self.k or 1), max(60, (self.k or 1) + 30)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        roles = ("planted", "planted", "background", "background", "query", "special")
-        return Vocabulary(names=("0", "1", "o", "i", "=", END), roles=roles)
+        return prompt_vocabulary(["0", "1", "o", "i"], "planted", "planted", "background", "background")
 
     def num_planted(self, length: int) -> int:
         """m, the number of planted bits at this length."""

@@ -7,23 +7,19 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, FixedFormat
-from sparsity_lab.generators.stream import Stream, bounded
+from sparsity_lab.generators.response_layout import EachOfAll, prompt_vocabulary
+from sparsity_lab.generators.stream import Floats, Stream, bounded
 from sparsity_lab.generators.task import Draw
 from sparsity_lab.settings import SettingError, register
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-_POP, _EMPTY, _EQUALS, _END = 2, 5, 6, 7
+_POP, _EMPTY = 2, 5
 _LONGEST = 1000  # the law of the height takes its square
 
 
 @register
-class StackManipulation(FixedFormat):
+class StackManipulation(EachOfAll):
     """A stack and what is done to it: ``BOS x_1 .. x_n = r_1 .. r_n EOS``; the length is n.
 
     The first m tokens are the bits of a stack, bottom first, with m uniform on 1 .. n - 1. The others are ``pop``,
@@ -37,24 +33,13 @@ class StackManipulation(FixedFormat):
             1   1   1   1     1   2   3   4   5
     """
 
-    @classmethod
-    def examples(cls) -> "tuple[StackManipulation, ...]":
-        return (cls(),)
-
     def check_length(self, length: int) -> None:
         if not 2 <= length <= _LONGEST:
             raise SettingError("length", f"from 2 to {_LONGEST} for {self}", length)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        names = ("0", "1", "pop", "push0", "push1", ".", "=", END)
-        return Vocabulary(names=names, roles=("data",) * 6 + ("query", "special"))
-
-    def prompt_length(self, length: int) -> int:
-        return length
-
-    def response_length(self, length: int) -> int:
-        return length
+        return prompt_vocabulary(["0", "1", "pop", "push0", "push1", "."])
 
     def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:
         words = stream.words("background", length, start, len(out), length)
@@ -77,12 +62,6 @@ class StackManipulation(FixedFormat):
         depth = height[:, None] - 1 - np.arange(length)
         return np.where(depth >= 0, stack[np.maximum(depth, 0), rows[:, None]], _EMPTY)
 
-    def ids_from(self, start: int, length: int) -> list[list[int]]:
-        return [[0, *[start] * (length + 1), *range(start + 1, start + length + 1), 0]]
-
-    def slot_sources(self, length: int) -> list[list[int]]:
-        return [list(range(1, length + 1))] * length + [[length + 1]]
-
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
         prompts, _ = self.prompts_of(tokens)
         bits = prompts < _POP
@@ -99,20 +78,15 @@ class StackManipulation(FixedFormat):
         there = _heights(length)[::-1].cumsum()[-2::-1, None]
         return np.asarray(there * [1 / 2, 1 / 2, 0, 0, 0, 0, 0, 0] + (1 - there) * np.eye(8)[_EMPTY])
 
-    def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
+    def answers(self, prompt: tuple[int, ...]) -> list[int]:
         stack: list[int] = []
-        for token in tokens[1:equals]:
+        for token in prompt:
             match self.vocabulary.names[token]:
                 case "pop":
                     stack = stack[:-1]
                 case name:
                     stack = [*stack, int(name[-1])]
-        final = stack[::-1] + [_EMPTY] * (equals - 1 - len(stack))
-        return [*((list(range(1, equals)), bit) for bit in final), ([equals], _END)]
-
-    def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
-        equals = tokens.index(_EQUALS)
-        return [[0, *(max(1, t - equals + 1) for t in range(1, len(tokens) - 1)), 0]]
+        return stack[::-1] + [_EMPTY] * (len(prompt) - len(stack))
 
 
 @lru_cache(maxsize=64)

@@ -13,16 +13,14 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, OneAnswer
-from sparsity_lab.generators.stream import Stream, bounded, permutations, whole
+from sparsity_lab.generators.response_layout import OneAnswer, Running, prompt_vocabulary
+from sparsity_lab.generators.stream import Ints, Stream, bounded, permutations, whole
 from sparsity_lab.generators.task import Truth
 from sparsity_lab.generators.uniform_prompt import UniformPrompt
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
-Ints = NDArray[np.int64]
 Permutation = tuple[int, ...]
 
 _LARGEST_GROUP = 1000
@@ -152,7 +150,7 @@ class Generated(Group):
         return tuple(tuple(i - 1 for i in generator) for generator in self.generators)
 
 
-class _StateTracking(OneAnswer, UniformPrompt):
+class _StateTracking(Running, OneAnswer, UniformPrompt):
     """``BOS x_1 .. x_n = q_1 .. q_n EOS`` with q_j = transitions[q_(j-1), x_j]; without ``scratchpad`` only q_n."""
 
     scratchpad: bool
@@ -200,16 +198,10 @@ class _StateTracking(OneAnswer, UniformPrompt):
         return marginals if self.scratchpad else marginals[-1:]
 
     def ids_from(self, start: int, length: int) -> list[list[int]]:
-        if not self.scratchpad:
-            return super().ids_from(start, length)
-        places = range(start + 1, start + length + 1)
-        return [[0, *places, start, *places, 0]]
+        return (Running if self.scratchpad else OneAnswer).ids_from(self, start, length)
 
     def slot_sources(self, length: int) -> list[list[int]]:
-        if not self.scratchpad:
-            return super().slot_sources(length)
-        equals = length + 1
-        return [[1], *([1 + j, equals + j] for j in range(1, length)), [equals]]
+        return (Running if self.scratchpad else OneAnswer).slot_sources(self, length)
 
     @abstractmethod
     def take_steps(self, word: tuple[int, ...]) -> list[int]:
@@ -231,13 +223,7 @@ class _StateTracking(OneAnswer, UniformPrompt):
         return [*steps, ([equals], self.end)]
 
     def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
-        if not self.scratchpad:
-            return super().define_position_ids(tokens)
-        ids, next_id = [], 0
-        for token in tokens:
-            next_id = 1 if token == self.equals else next_id + 1
-            ids.append(0 if token == self.end else next_id)
-        return [ids]
+        return (Running if self.scratchpad else OneAnswer).define_position_ids(self, tokens)
 
 
 @register
@@ -280,8 +266,7 @@ class WordProblem(_StateTracking):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        names = tuple(self.group.name(element) for element in self.group.elements())
-        return Vocabulary(names=(*names, "=", END), roles=("data",) * len(names) + ("query", "special"))
+        return prompt_vocabulary(map(self.group.name, self.group.elements()))
 
     @cached_property
     def transitions(self) -> Ints:
@@ -349,8 +334,7 @@ class RandomAutomaton(_StateTracking):
     def vocabulary(self) -> Vocabulary:
         kinds = {"p": self.permutations, "r": self.resets, "m": self.maps}
         inputs = [f"{kind}{i}" for kind, count in kinds.items() for i in range(count)]
-        names = (*inputs, *(f"q{i}" for i in range(self.num_states)), "=", END)
-        return Vocabulary(names=names, roles=("data",) * (len(names) - 2) + ("query", "special"))
+        return prompt_vocabulary([*inputs, *(f"q{i}" for i in range(self.num_states))])
 
     @cached_property
     def transitions(self) -> Ints:

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from sparsity_lab.settings import SettingError
 from sparsity_lab.settings.words import bounded, open_unit
 
-__all__ = ["Stream", "bounded", "open_unit", "permutations", "whole"]
+__all__ = ["Floats", "Ints", "Stream", "bounded", "open_unit", "permutations", "whole"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 _WORDS_PER_COUNTER = 4  # Philox-4x64 makes four 64-bit words at each counter value.
 
@@ -66,7 +69,7 @@ def whole(name: str, value: Any, least: int | None) -> int:
     return int(value)
 
 
-def permutations(words: NDArray[np.uint64]) -> NDArray[np.int64]:
+def permutations(words: NDArray[np.uint64]) -> Ints:
     """(B, n) words to uniform permutations of 0 .. n - 1: places in the order of their words.
 
     The lowest bits of a word give way to its place, so that words can be sorted in place and none are equal.

@@ -16,11 +16,10 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.locality import Law
-from sparsity_lab.generators.stream import open_unit
+from sparsity_lab.generators.stream import Floats, Ints, open_unit
 from sparsity_lab.settings import SettingError, register
 
-Floats = NDArray[np.float64]
-Places = NDArray[np.int64]
+Places = Ints
 
 _STEP = 0.15
 _LOG_TIMES = np.arange(-45.0, 45.0, _STEP)

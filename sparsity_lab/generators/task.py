@@ -9,17 +9,16 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.dataset import Lengths, TaskDataset
-from sparsity_lab.generators.stream import Stream, whole
-from sparsity_lab.settings import LARGEST_SIZE, Setting
+from sparsity_lab.generators.stream import Floats, Ints, Stream, whole
+from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError
 from sparsity_lab.settings.markup import Markup, table
 
 
@@ -75,12 +74,12 @@ class PositionLaw(Protocol):
     True
     """
 
-    def order_pmf(self) -> NDArray[np.float64]:
+    def order_pmf(self) -> Floats:
         """(K, T): probability that the j-th smallest member is at position t. Rows sum to the share of sequences
         whose set has at least j + 1 members."""
         ...
 
-    def pmf(self, sources: NDArray[np.int64]) -> NDArray[np.float64]:
+    def pmf(self, sources: Ints) -> Floats:
         """(N, K) ascending sets, padded with -1 at the end, to (N,) probabilities."""
         ...
 
@@ -125,35 +124,57 @@ class Truth:
     """
 
     k: int | None = None
-    num_targets: int | NDArray[np.float64] | None = 1
+    num_targets: int | Floats | None = 1
     chance_accuracy: float | None = None
     chance_loss: float | None = None
     bayes_accuracy: float | None = None
     bayes_loss: float | None = None
-    bayes_loss_by_slot: NDArray[np.float64] | None = None
+    bayes_loss_by_slot: Floats | None = None
     position_law: PositionLaw | tuple[PositionLaw, ...] | None = None
     target_law: PositionLaw | None = None
     label_noise: float = 0.0
     labels: tuple[int, ...] | None = None
-    label_distribution: NDArray[np.float64] | None = None
-    build_joint: Callable[[], NDArray[np.float64]] | None = None
-    build_marginals: Callable[[], NDArray[np.float64]] | None = None
+    label_distribution: Floats | None = None
+    build_joint: Callable[[], Floats] | None = None
+    build_marginals: Callable[[], Floats] | None = None
     label_free_subsets: bool | None = None
     label_free_bystanders: bool | None = None
-    value_distribution: NDArray[np.float64] | None = None
+    value_distribution: Floats | None = None
     independent_values: bool | None = None
     independent_background: bool | None = None
     shown_answers: bool = True
     largest_position_id: int = 0
 
+    @classmethod
+    def of_labels(cls, law: Float[np.ndarray, "M V"], **more: Any) -> "Truth":
+        """What follows from the law of each slot's target: the labels, and chance; with all else that is declared."""
+        from scipy.special import entr  # noqa: PLC0415
+
+        return cls(
+            chance_accuracy=float(law.max(axis=1).mean()),
+            chance_loss=float(entr(law).sum(axis=1).mean()),
+            labels=tuple(np.flatnonzero(law.any(axis=0)).tolist()),
+            label_distribution=law,
+            **more,
+        )
+
+    @classmethod
+    def of_uniform_labels(cls, number: int, vocab_size: int, **more: Any) -> "Truth":
+        """As ``of_labels``, of targets that are uniform on the first tokens, and determined by the tokens before if
+        nothing else is said."""
+        law = np.where(np.arange(vocab_size) < number, 1 / number, 0.0)
+        levels: dict[str, Any] = {"chance_accuracy": 1 / number, "chance_loss": float(np.log(number))}
+        levels |= {"bayes_accuracy": 1.0, "bayes_loss": 0.0, "labels": tuple(range(number))}
+        return cls(**levels | {"label_distribution": law} | more)
+
     @cached_property
-    def token_label_joint(self) -> NDArray[np.float64] | None:
+    def token_label_joint(self) -> Floats | None:
         """(T, V, L), joint probability of the token at each position and the target: all that any one position can
         tell of the label. Tested whole by the certificate, so that no position is a shortcut."""
         return self.build_joint() if self.build_joint else None
 
     @cached_property
-    def token_marginals(self) -> NDArray[np.float64] | None:
+    def token_marginals(self) -> Floats | None:
         """(T, V), probability of each token at each position; a row of NaN where it is not declared."""
         if self.build_marginals:
             return self.build_marginals()
@@ -175,7 +196,7 @@ class Truth:
         """Law of the source set of the targets of one slot."""
         return self.position_law[slot] if isinstance(self.position_law, tuple) else self.position_law
 
-    def labels_of_slot(self, slot: int) -> NDArray[np.float64] | None:
+    def labels_of_slot(self, slot: int) -> Floats | None:
         """(V,), probability of each token as the target of one slot."""
         declared = self.label_distribution
         return declared if declared is None or declared.ndim == 1 else np.asarray(declared[slot])
@@ -222,11 +243,6 @@ class Task(Setting, family="task"):
     extra_positions: ClassVar[int] = 0
     """T minus the length, where that is a constant of the task; else ``sequence_length`` is overridden."""
 
-    @classmethod
-    @abstractmethod
-    def examples(cls) -> "tuple[Task, ...]":
-        """Instances that together show every option; the shared tests and ``certify --all`` run over them."""
-
     @property
     @abstractmethod
     def vocabulary(self) -> Vocabulary:
@@ -237,9 +253,15 @@ class Task(Setting, family="task"):
     def certified_lengths(self) -> tuple[int, ...]:
         """Lengths at which ``certify`` checks this task."""
 
-    @abstractmethod
+    @property
+    def shortest_length(self) -> int:
+        """The smallest length that there are sequences of."""
+        return 1
+
     def check_length(self, length: int) -> None:
         """Raise ``SettingError`` if sequences of this length cannot be made."""
+        if length < self.shortest_length:
+            raise SettingError("length", f"at least {self.shortest_length} for {self}", length)
 
     def checked_length(self, length: int) -> int:
         """The length as a plain integer, since numpy's wrap; ``SettingError`` if there are no such sequences."""

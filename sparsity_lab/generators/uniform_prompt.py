@@ -5,15 +5,12 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import END, FixedFormat
-from sparsity_lab.generators.stream import Stream, bounded, permutations, whole
+from sparsity_lab.generators.response_layout import FixedFormat, prompt_vocabulary
+from sparsity_lab.generators.stream import Ints, Stream, bounded, permutations, whole
 from sparsity_lab.generators.task import Draw, ranks_of_distinct
 from sparsity_lab.settings import SettingError
-
-Ints = NDArray[np.int64]
 
 _MOST_DISTINCT = 4096
 
@@ -57,8 +54,7 @@ class UniformPrompt(FixedFormat):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        numbers = tuple(str(value) for value in range(self.num_inputs))
-        return Vocabulary(names=(*numbers, "=", END), roles=("data",) * self.num_inputs + ("query", "special"))
+        return prompt_vocabulary(map(str, range(self.num_inputs)))
 
     def prompt_length(self, length: int) -> int:
         return length

@@ -8,16 +8,13 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int64
-from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Vocabulary
 from sparsity_lab.generators.position_laws import ListedSets
-from sparsity_lab.generators.response_layout import END, ResponseTask
-from sparsity_lab.generators.stream import Stream, bounded, permutations
+from sparsity_lab.generators.response_layout import ResponseTask, prompt_vocabulary
+from sparsity_lab.generators.stream import Floats, Ints, Stream, bounded, permutations, whole
 from sparsity_lab.generators.task import Draw, ranks_of_distinct
 from sparsity_lab.settings import SettingError, register
-
-Ints = NDArray[np.int64]
 
 
 @register
@@ -57,12 +54,10 @@ class VariableAssignment(ResponseTask):
         )
 
     def check(self) -> None:
-        if self.hops < 0:
-            raise SettingError("hops", "a whole number of at least 0", self.hops)
+        whole("hops", self.hops, 0)
         if self.num_names <= self.hops:
             raise SettingError("num_names", f"at least hops + 1 = {self.hops + 1} names", self.num_names)
-        if self.num_constants < 1:
-            raise SettingError("num_constants", "a whole number of at least 1", self.num_constants)
+        whole("num_constants", self.num_constants, 1)
 
     def check_length(self, length: int) -> None:
         if length <= self.hops:
@@ -78,8 +73,8 @@ class VariableAssignment(ResponseTask):
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        names = [f"v{i + 1}" for i in range(self.num_names)] + [str(i) for i in range(self.num_constants)]
-        return Vocabulary(names=(*names, "=", END), roles=("data",) * len(names) + ("query", "special"))
+        names = [f"v{i + 1}" for i in range(self.num_names)]
+        return prompt_vocabulary([*names, *map(str, range(self.num_constants))])
 
     def prompt_length(self, length: int) -> int:
         return 2 * length + 1
@@ -193,7 +188,7 @@ class VariableAssignment(ResponseTask):
         name, constant = self._uniform()
         return np.stack([name] * self.hops + [constant])
 
-    def _uniform(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _uniform(self) -> tuple[Floats, Floats]:
         """(V,) uniform on the names, and on the constants."""
         name, constant = np.zeros((2, self.num_names + self.num_constants + 2))
         name[: self.num_names] = 1 / self.num_names

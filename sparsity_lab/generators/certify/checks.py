@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import IGNORE
 from sparsity_lab.generators.certify.findings import (
@@ -24,11 +23,8 @@ from sparsity_lab.generators.certify.findings import (
 from sparsity_lab.generators.certify.predictions import Predictions
 from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences, fingerprints
 from sparsity_lab.generators.mixture import Mixture
-from sparsity_lab.generators.stream import Stream
+from sparsity_lab.generators.stream import Floats, Ints, Stream
 from sparsity_lab.generators.task import PositionLaw
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 _ENUMERABLE_SETS = 60_000
 _MOST_GAPS = 64

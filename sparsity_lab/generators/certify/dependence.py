@@ -15,8 +15,8 @@ from sparsity_lab.generators.certify.draws import Choices, Columns, choices_of, 
 from sparsity_lab.generators.certify.findings import Finding, bernstein, certain, chi_square, largest, spread
 from sparsity_lab.generators.certify.predictions import Predictions
 from sparsity_lab.generators.certify.sequences import DrawnSequences
+from sparsity_lab.generators.stream import Ints
 
-Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Real = NDArray[np.float64]
 Complex = NDArray[np.complex64]
@@ -61,10 +61,9 @@ def products(sample: DrawnSequences) -> Iterator[Finding]:
     what = "all functions" if complete else "bits"
     kinds = ", ".join(choices.names)
     if every.x.shape[1] > 1:
-        z, bound, n = _pairs(every)
-        upper = _apart(every)
-        yield from largest("products", f"two of {kinds}: {what}", z[upper], bound[upper], n[upper], CORRELATION)
-        yield from _lags(every, z, n)
+        pairs = _pairs(every)
+        yield from _largest("products", f"two of {kinds}: {what}", pairs, _apart(every))
+        yield from _lags(every, pairs[0], pairs[2])
     bits = columns(choices) if complete else every
     yield from _triples(sample.budget, "products", f"three of {kinds}: bits", bits)
 
@@ -86,8 +85,7 @@ def targets(sample: DrawnSequences) -> Iterator[Finding]:
             bits = columns(choices_of(sample).only(free, slot.rows))
         else:
             bits = of_all = of_all or columns(choices_of(sample).only(free))
-        z, bound, n = _crossed(label, bits)
-        yield from largest("targets", kinds % "one", z, bound, n, CORRELATION)
+        yield from _largest("targets", kinds % "one", _crossed(label, bits))
         yield from _anywhere("targets", f"{slot.name}the target and a token anywhere: bits", label, bits)
         # Single bits of the label, the lowest first, as far as the budget goes, and of as many sequences.
         powers = [c for c in range(label.x.shape[1]) if label.function[c] & (label.function[c] - 1) == 0]
@@ -97,9 +95,8 @@ def targets(sample: DrawnSequences) -> Iterator[Finding]:
         for c in powers[: max(1, int(budget / (each * (looked + _OVERHEAD))))]:
             weight = label.x[:, c]
             about = f"{kinds}, bit {int(label.function[c]).bit_length() - 1} of the target"
-            z, bound, n = _pairs(some, weight[:looked], float(label.bound[c]))
-            upper = _apart(bits)
-            yield from largest("targets", about % "two", z[upper], bound[upper], n[upper], CORRELATION)
+            pairs = _pairs(some, weight[:looked], float(label.bound[c]))
+            yield from _largest("targets", about % "two", pairs, _apart(bits))
             if c == powers[0]:
                 yield from _triples(budget, "targets", about % "three", bits, weight, float(label.bound[c]))
 
@@ -130,14 +127,11 @@ def bystanders(sample: DrawnSequences) -> Iterator[Finding]:
             label, bits = columns(_one_choice(told), complete=True), columns(choices)
             if label.x.shape[1] == 0 or bits.x.shape[1] == 0:
                 continue
-            z, bound, n = _crossed(label, bits)
-            yield from largest("bystanders", f"{slot.name}{name} and a token before", z, bound, n, CORRELATION)
+            yield from _largest("bystanders", f"{slot.name}{name} and a token before", _crossed(label, bits))
             yield from _anywhere("bystanders", f"{slot.name}{name} and a token anywhere before: bits", label, bits)
             if unruled:
-                z, bound, n = _pairs(bits, label.x[:, 0], float(label.bound[0]))
-                upper = _apart(bits)
-                subject = f"{slot.name}{name} and two tokens before"
-                yield from largest("bystanders", subject, z[upper], bound[upper], n[upper], CORRELATION)
+                pairs = _pairs(bits, label.x[:, 0], float(label.bound[0]))
+                yield from _largest("bystanders", f"{slot.name}{name} and two tokens before", pairs, _apart(bits))
 
 
 def near_sources(sample: DrawnSequences) -> Iterator[Finding]:
@@ -166,23 +160,17 @@ def near_sources(sample: DrawnSequences) -> Iterator[Finding]:
             inside = (places >= 0) & (places < T)
             near = np.where(inside, aligned[slot.rows[:, None], places.clip(0, T - 1)], -1)
             varies = near.max(axis=0, initial=-1) > 0
-            P = int(varies.sum())
-            if P == 0:
+            if not varies.any():
                 continue
-            own = columns(
-                Choices(near[:, varies], np.arange(P), np.ones(P, bool), np.full(P, -1), ("tokens near it",)),
-                complete=True,
-            )
+            own = columns(Choices.of(near[:, varies], "tokens near it"), complete=True)
             where = "the target" if a == len(anchors) - 1 else f"source {a + 1}"
             subject = f"{slot.name}two, one of them near {where}"
-            upper = _apart(own)
-            among, across = (one[upper] for one in _pairs(own)), (one.reshape(-1) for one in _across(own, rest))
+            among, across = (one[_apart(own)] for one in _pairs(own)), (one.reshape(-1) for one in _across(own, rest))
             z, bound, n = (np.concatenate(both) for both in zip(among, across, strict=True))
-            yield from largest("near_sources", subject, z, bound, n, CORRELATION)
+            yield from _largest("near_sources", subject, (z, bound, n))
             if label is not None:
-                z, bound, n = _crossed(label, own)
                 subject = f"{slot.name}the target and one near {where}"
-                yield from largest("near_sources", subject, z, bound, n, CORRELATION)
+                yield from _largest("near_sources", subject, _crossed(label, own))
 
 
 def values(sample: DrawnSequences) -> Iterator[Finding]:
@@ -297,11 +285,19 @@ def redrawn(sample: DrawnSequences) -> Iterator[Finding]:
             kept = np.triu(np.ones(sums.shape, bool), 0) & (cases > 0)
             z, n = sums[kept] / np.sqrt(cases[kept]), cases[kept]
             subject = f"{slot.name}bit {bit} of the target and one or two of the tokens before it"
-            yield from largest("redrawn", subject, z, np.zeros(len(z)), n, CORRELATION)
+            yield from _largest("redrawn", subject, (z, np.zeros(len(z)), n))
 
 
 def _one_choice(values: Ints) -> Choices:
-    return Choices(values[:, None], np.zeros(1, np.int64), np.zeros(1, bool), np.full(1, -1), ("target",))
+    return Choices.of(values[:, None], "target", free=False)
+
+
+def _largest(
+    check: str, subject: str, sums: tuple[Real, Real, Real], of: NDArray[np.bool_] | slice = slice(None)
+) -> Iterator[Finding]:
+    """The least likely of some sums, which come as from ``_pairs``."""
+    z, bound, n = (one[of] for one in sums)
+    yield from largest(check, subject, z, bound, n, CORRELATION)
 
 
 def _apart(of: Columns) -> NDArray[np.bool_]:

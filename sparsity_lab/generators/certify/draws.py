@@ -8,16 +8,16 @@ columns, if these are complete.
 """
 
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.certify.findings import spread
 from sparsity_lab.generators.certify.sequences import DrawnSequences
+from sparsity_lab.generators.stream import Ints
 from sparsity_lab.generators.task import Draw
 
-Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 _LARGEST_COMPLETE = 16  # larger alphabets are compared by their bits
@@ -48,6 +48,12 @@ class Choices:
     position: Ints
     names: tuple[str, ...]
 
+    @classmethod
+    def of(cls, values: Ints, name: str, *, free: bool = True, together: bool = False) -> "Choices":
+        """All of one name, which are no tokens of known positions."""
+        every = np.arange(values.shape[1])
+        return cls(values, 0 * every if together else every, np.full(len(every), free), 0 * every - 1, (name,))
+
     def only(self, keep: NDArray[np.bool_], rows: Ints | slice = slice(None)) -> "Choices":
         """Some of the choices, of some of the sequences."""
         kept = self.values[rows][:, keep]
@@ -75,28 +81,19 @@ def choices_of(sample: DrawnSequences) -> Choices:
     for name, draw in draws.items():
         values = draw.values
         values = np.where(values < 0, -1, values - values.min(initial=_ANY, where=values >= 0))
-        position = np.arange(T) if values.shape[1] == T else np.full(values.shape[1], -1)
         if draw.together:
             values = values[:, spread(values.shape[1], _MOST_TOGETHER)]
             values = np.concatenate([np.where(values < 0, -1, values & 3), _binned(values)], axis=1)
-            position = np.full(values.shape[1], -1)
-        family = np.zeros(values.shape[1], np.int64) if draw.together else np.arange(values.shape[1])
-        varies = values.max(axis=0, initial=-1) > 0
-        free = np.full(values.shape[1], name not in {"values", "noise"})
-        parts.append(Choices(values, family, free, position, (name,)).only(varies))
+        choices = Choices.of(values, name, free=name not in {"values", "noise"}, together=draw.together)
+        if values.shape[1] == T and not draw.together:
+            choices = replace(choices, position=np.arange(T))
+        parts.append(choices.only(values.max(axis=0, initial=-1) > 0))
     if "noise" not in draws and (noise := sample.noise).size:
         kept = noise[:, (noise >= 0).any(axis=0)]
-        kept = kept[:, spread(kept.shape[1], _MOST_SLOTS)]
-        P = kept.shape[1]
-        parts.append(Choices(kept, np.arange(P), np.zeros(P, bool), np.full(P, -1), ("noise",)))
+        parts.append(Choices.of(kept[:, spread(kept.shape[1], _MOST_SLOTS)], "noise", free=False))
     i = np.arange(N)
     index = np.stack([i & 15, i * _BLOCKS // N, i % 3, i % 5], axis=1)
-    family, unknown = np.zeros(4, np.int64), np.full(4, -1)
-    parts.append(Choices(index, family, np.ones(4, bool), unknown, ("place in the stream",)))
-    every = parts[0]
-    for part in parts[1:]:
-        every = every.beside(part)
-    return every
+    return reduce(Choices.beside, [*parts, Choices.of(index, "place in the stream", together=True)])
 
 
 def draws_of(sample: DrawnSequences) -> dict[str, Draw]:
@@ -206,15 +203,8 @@ class Columns:
 
     def ordered(self, order: Ints) -> "Columns":
         """The same columns in another order."""
-        return replace(
-            self,
-            x=self.x.T[order].T,
-            choice=self.choice[order],
-            function=self.function[order],
-            family=self.family[order],
-            position=self.position[order],
-            bound=self.bound[order],
-        )
+        names = ("choice", "function", "family", "position", "bound")
+        return replace(self, x=self.x.T[order].T, **{name: getattr(self, name)[order] for name in names})
 
 
 def _functions(size: int, complete: bool) -> list[int]:

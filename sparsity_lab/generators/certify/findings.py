@@ -4,11 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from sparsity_lab.generators.stream import Floats, Ints
 
 SMALLEST_EXPECTED = 100.0
 """A cell of Pearson's test expects at least this many, to keep the far tail close to nominal."""

@@ -19,8 +19,7 @@ from sparsity_lab.generators.certify.draws import Choices, choices_of, columns
 from sparsity_lab.generators.certify.findings import Finding, proportion, spread
 from sparsity_lab.generators.certify.predictions import Predictions
 from sparsity_lab.generators.certify.sequences import DrawnSequences
-
-Ints = NDArray[np.int64]
+from sparsity_lab.generators.stream import Ints
 
 _WIDTH = 64
 _BATCH = 512  # pairs
@@ -41,13 +40,8 @@ def learned(sample: DrawnSequences) -> Iterator[Finding]:
     slots = [sample.slots[j] for j in spread(len(sample.slots), _MOST_SLOTS)]
     labels = [slot.label_index for slot in slots if sample.truth.labels and len(slot.rows) == len(sample.tokens)]
     if labels and choices.free.any():
-        told = np.stack(labels, axis=1)
-        P = told.shape[1]
-        unknown = np.full(P, -1)
         # Without the values: of all of them, a target tells which was asked for.
-        seen = choices.only(choices.free).beside(
-            Choices(told, np.arange(P), np.zeros(P, bool), unknown, ("targets",))
-        )
+        seen = choices.only(choices.free).beside(Choices.of(np.stack(labels, axis=1), "targets", free=False))
         yield from _exchanged(sample, seen, seen.free, "what must tell nothing of the targets")
     yield from _exchanged(sample, choices, np.ones(len(choices.free), bool), "choices")
     yield from _redrawn(sample)
@@ -91,8 +85,7 @@ def _redrawn(sample: DrawnSequences) -> Iterator[Finding]:
     if not isinstance(seen, Predictions) or sample.truth.labels is None or len(sample.targets) == 0:
         return
     rng, N = sample.generator(3), len(sample.tokens)
-    first = np.cumsum(sample.counts) - sample.counts
-    target = (first + (rng.random(N) * sample.counts).astype(np.int64))[sample.counts > 0]
+    target = (sample.first + (rng.random(N) * sample.counts).astype(np.int64))[sample.counts > 0]
     target = target[seen.redrawn[target] != sample.targets[target]]
     half = len(target) // 2
     if half < _FEWEST:

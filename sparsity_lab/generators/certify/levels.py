@@ -17,10 +17,8 @@ from sparsity_lab.generators.batch import Batch
 from sparsity_lab.generators.certify.findings import Finding, certain, mean, proportion
 from sparsity_lab.generators.certify.predictions import Predictions
 from sparsity_lab.generators.certify.sequences import DrawnSequences
+from sparsity_lab.generators.stream import Floats, Ints
 from sparsity_lab.generators.task import Task
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 _MOST_REREAD = 40  # sequences
 

@@ -8,20 +8,16 @@ show the origin. This needs no constant of the law, and no list of its sets.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import IGNORE, Batch
 from sparsity_lab.generators.certify.checks import listed_sets
 from sparsity_lab.generators.certify.findings import Finding, certain, largest, mean
 from sparsity_lab.generators.certify.sequences import DrawnSequences
+from sparsity_lab.generators.stream import Floats, Ints
 from sparsity_lab.generators.task import NotComputable, Truth
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 _BATCH = 8192  # sequences
 _BLOCKS = (1, 2, 4, 8, 16)  # of the stream: of all sequences, of each half, of each quarter ..
@@ -105,31 +101,26 @@ def _blocks(index: Ints, N: int) -> tuple[Ints, ...]:
     return tuple(index * number // N for number in _BLOCKS)
 
 
-@dataclass(frozen=True)
-class _Entropy:
-    mean: float
-    variance: float | None
-
-
 def _moments(sample: DrawnSequences, own: Floats) -> Iterator[Finding]:
     """Of the log-likelihood, whose mean is minus the entropy of the declared law."""
     declared = _declared_entropy(sample.truth, sample)
     if declared is None:
         return
+    entropy, variance = declared
     surprise, subject = -own, "mean against the entropy"
     if np.ptp(surprise) < 1e-9:
         # All are alike. A steep law has others too, but so rare that N sequences may well miss them.
-        error = abs(float(surprise.mean()) - declared.mean)
+        error = abs(float(surprise.mean()) - entropy)
         most = 30 / len(own) * max(1.0, math.log(len(own)))
         yield certain("likelihood", subject, error <= most, int(error > most), len(own))
         return
-    yield from mean("likelihood", subject, surprise, declared.mean)
-    if declared.variance is not None:
-        square = (surprise - declared.mean) ** 2
-        yield from mean("likelihood", "variance against that of the law", square, declared.variance)
+    yield from mean("likelihood", subject, surprise, entropy)
+    if variance is not None:
+        square = (surprise - entropy) ** 2
+        yield from mean("likelihood", "variance against that of the law", square, variance)
     size = float(surprise.std())
     if size > 1e-9:
-        off, blocks = surprise - declared.mean, _blocks(np.arange(len(own)), len(own))
+        off, blocks = surprise - entropy, _blocks(np.arange(len(own)), len(own))
         number = np.concatenate([np.bincount(block) for block in blocks]).astype(np.float64)
         total = np.concatenate([np.bincount(block, weights=off) for block in blocks])
         z, bound = total / (size * np.sqrt(number)), np.full(number.shape, float(np.abs(off).max()) / size)
@@ -137,9 +128,10 @@ def _moments(sample: DrawnSequences, own: Floats) -> Iterator[Finding]:
         yield from largest("likelihood", subject, z, bound, number, "mean over sequences, standard deviations")
 
 
-def _declared_entropy(truth: Truth, sample: DrawnSequences) -> _Entropy | None:
-    """From the law of the source set, of the values, and of all other tokens, where these are declared independent
-    and the sets can be listed. No variance where sets of several sizes leave tokens of other laws."""
+def _declared_entropy(truth: Truth, sample: DrawnSequences) -> tuple[float, float | None] | None:
+    """Mean and variance, from the law of the source set, of the values, and of all other tokens, where these are
+    declared independent and the sets can be listed. No variance where sets of several sizes leave tokens of other
+    laws."""
     law, values, marginals = truth.position_law, truth.value_distribution, truth.token_marginals
     if not truth.independent_values or values is None or marginals is None or law is None or isinstance(law, tuple):
         return None
@@ -166,10 +158,10 @@ def _declared_entropy(truth: Truth, sample: DrawnSequences) -> _Entropy | None:
         bool(np.ptp(np.append(of_others[0][free], of_value[0])) < 1e-9) and "cue" not in sample.task.vocabulary.roles
     )
     if np.ptp(sizes) > 0 and not alike:
-        return _Entropy(expected, None)
+        return expected, None
     variance = float(probability @ (log_p - probability @ log_p) ** 2)
     variance += float(probability @ sizes) * float(of_value[1]) + float(share @ of_others[1])
-    return _Entropy(expected, variance)
+    return expected, variance
 
 
 def _moments_of(law: Floats) -> tuple[Floats, Floats]:

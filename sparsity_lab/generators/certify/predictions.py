@@ -7,10 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.batch import Batch
+from sparsity_lab.generators.stream import Floats, Ints
 from sparsity_lab.generators.task import Task
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

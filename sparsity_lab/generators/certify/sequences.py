@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from sparsity_lab.generators.batch import IGNORE, Batch
 from sparsity_lab.generators.certify.findings import spread
 from sparsity_lab.generators.certify.predictions import Predictions
-from sparsity_lab.generators.stream import Stream
+from sparsity_lab.generators.stream import Ints, Stream
 from sparsity_lab.generators.task import Draw, NotComputable, PositionLaw, Step, Task, Truth
-
-Ints = NDArray[np.int64]
 
 CERTIFICATE = "evaluation"
 """Name of the stream: the one that runs are evaluated on."""
@@ -131,10 +129,9 @@ class DrawnSequences:
     def batches(self, size: int) -> Iterator[Batch]:
         """All sequences again, with their targets, so many at a time."""
         N, T = self.tokens.shape
-        first = np.cumsum(self.counts) - self.counts
         for start in range(0, N, size):
             end = min(start + size, N)
-            own = slice(int(first[start]), int(first[end]) if end < N else len(self.targets))
+            own = slice(int(self.first[start]), int(self.first[end]) if end < N else len(self.targets))
             targets = np.full((end - start, T), IGNORE)
             targets[self.rows[own] - start, self.positions[own]] = self.targets[own]
             yield Batch(torch.from_numpy(self.tokens[start:end]), torch.from_numpy(targets))
@@ -181,6 +178,11 @@ class DrawnSequences:
         return np.bincount(self.rows, minlength=len(self.tokens))
 
     @cached_property
+    def first(self) -> Ints:
+        """(N,) the number of the first target of each sequence."""
+        return np.asarray(np.cumsum(self.counts) - self.counts)
+
+    @cached_property
     def one_target(self) -> bool:
         """True if every sequence has one scored target."""
         return bool((self.counts == 1).all())
@@ -188,8 +190,7 @@ class DrawnSequences:
     @cached_property
     def slot_of_target(self) -> Ints:
         """(M,) which of its sequence's targets each is, from 0."""
-        first = np.cumsum(self.counts) - self.counts
-        return np.asarray(np.arange(len(self.rows)) - first[self.rows])
+        return np.asarray(np.arange(len(self.rows)) - self.first[self.rows])
 
     @cached_property
     def slots(self) -> "tuple[Slot, ...]":

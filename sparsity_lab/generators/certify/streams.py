@@ -9,18 +9,15 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import fft, stats
 
 from sparsity_lab.generators.batch import Batch
 from sparsity_lab.generators.certify.draws import Choices, Columns, columns, draws_of
 from sparsity_lab.generators.certify.findings import Finding, certain, largest, spread
 from sparsity_lab.generators.certify.sequences import CERTIFICATE, DrawnSequences, fingerprints
-from sparsity_lab.generators.stream import Stream
+from sparsity_lab.generators.stream import Ints, Stream
 from sparsity_lab.generators.task import Task
 from sparsity_lab.settings import SettingError
-
-Ints = NDArray[np.int64]
 
 _NAMES = ("train", "analysis", "sample", "certificate")
 _SEEDS = (1, 2, 1 << 8, 1 << 16, 1 << 31, 1 << 32, 1 << 63)  # added to the seed
@@ -151,18 +148,14 @@ def _told(sample: DrawnSequences) -> Columns:
 
 def _columns(tokens: Ints, others: Ints | None = None) -> Columns:
     """Bits of the tokens, at most so many, and of others."""
-    P = tokens.shape[1]
     low = tokens - tokens.min(axis=0)
-    choices = Choices(low, np.arange(P), np.ones(P, bool), np.full(P, -1), ("tokens",))
-    varies = low.max(axis=0) > 0
-    choices = choices.only(varies)
+    choices = Choices.of(low, "tokens").only(low.max(axis=0) > 0)
     each = max(1, int(choices.values.max(initial=1)).bit_length())
     kept = np.zeros(choices.values.shape[1], bool)
     kept[spread(len(kept), _MOST_COLUMNS // each)] = True
     choices = choices.only(kept)
     if others is not None and others.size:
-        alike = np.arange(others.shape[1])
-        choices = choices.beside(Choices(others + 1, alike, alike >= 0, -1 - 0 * alike, ("noise",)))
+        choices = choices.beside(Choices.of(others + 1, "noise"))
     return columns(choices)
 
 
@@ -174,13 +167,7 @@ def _unrelated(subject: str, mine: Columns, theirs: Columns, count: int, lag: in
 
 def _other_lengths(task: Task, length: int) -> list[int]:
     """Longer ones near this one, and those that have one binary digit more; the one before if there are none."""
-    more = [
-        length + 1,
-        length + 2,
-        length + 3,
-        *(length | 1 << bit for bit in range(length.bit_length())),
-        2 * length,
-    ]
+    more = [*range(length + 1, length + 4), *(length | 1 << bit for bit in range(length.bit_length())), 2 * length]
     others = [one for one in dict.fromkeys(more) if one != length and has_length(task, one)]
     return others or [one for one in (length - 1,) if has_length(task, one)]
 
