@@ -18,8 +18,6 @@ from sparsity_lab.analysis.style import look, new_axes, styled
 from sparsity_lab.settings import SettingError
 from sparsity_lab.settings.markup import number, signed_interval
 
-__all__ = ["CurveDifference", "curve_difference"]
-
 
 @dataclass(frozen=True, repr=False)
 class CurveDifference(Measurement):

@@ -7,9 +7,8 @@ from typing import Any
 
 import polars as pl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from sparsity_lab.analysis.findings import titled
+from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.pairing import Difference, difference_of, drop_lengths, drops_of
 from sparsity_lab.analysis.replicates import seed_columns
 from sparsity_lab.analysis.runs import (
@@ -29,13 +28,11 @@ from sparsity_lab.analysis.style import INK, figure_image, look, new_axes, style
 from sparsity_lab.settings import SettingError
 from sparsity_lab.settings.markup import Markup, element, join, number, signed_interval, table
 
-__all__ = ["Drop", "drop", "drop_cell", "drop_table"]
-
 _ARM_WIDTH = 34
 
 
 @dataclass(frozen=True, repr=False)
-class Drop:
+class Drop(Measurement):
     """Drops by arm. Made by ``drop``.
 
     >>> drop(results, factor=2).frame()["arm"].to_list()
@@ -138,12 +135,6 @@ class Drop:
             f"{one['arm']} loses {number(one['drop'])} from length {one['trained_length']} to {one['length']}"
             for one in ends
         )
-
-    def figure(self) -> Figure:
-        """The drops as a figure of their own, under what they show."""
-        figure = self.plot().get_figure(root=True)
-        assert isinstance(figure, Figure)
-        return titled(figure, self.finding)
 
     def __repr__(self) -> str:
         lines = [

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from sparsity_lab.models.functional_attention import table_entries
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, check_least
 
 NUM_LABELS = 2
 
@@ -145,8 +145,7 @@ def exact_transfer(
         raise SettingError("test_length", f"above the training length {max(train_lengths)}", test_length)
     if vocab_size**test_length > _MOST_SEQUENCES:
         raise SettingError("test_length", f"at most {_MOST_SEQUENCES} sequences", f"{vocab_size}^{test_length}")
-    if hypotheses < 1:
-        raise SettingError("hypotheses", "at least 1", hypotheses)
+    check_least(1, hypotheses=hypotheses)
     drawn = Hypotheses.draw(hypotheses, k=k, width=width, kernel_width=kernel_width, vocab_size=vocab_size, seed=seed)
     fitting = {length: drawn.without_error(length) for length in train_lengths}
     # Only those that fit somewhere are tried at the other lengths.

@@ -14,6 +14,7 @@ from sparsity_lab.analysis.curve_difference import CurveDifference, curve_differ
 from sparsity_lab.analysis.findings import curve_finding, titled
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
 from sparsity_lab.analysis.lines import BAYES, CHANCE, FEW, draw_curve, draw_level, name_lines, note_below
+from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.reach import reach_of
 from sparsity_lab.analysis.replicates import seed_columns
 from sparsity_lab.analysis.runs import (
@@ -33,15 +34,13 @@ from sparsity_lab.analysis.statistics import median_interval
 from sparsity_lab.analysis.style import GRAY, INK, Look, figure_image, looks_of, new_axes, styled
 from sparsity_lab.settings.markup import details, element, join, table
 
-__all__ = ["ExtrapolationCurve", "extrapolation_curve"]
-
 MOST_ARMS = 6
 """In one panel."""
 _NAME_WIDTH, _NOTE_WIDTH = 24, 66
 
 
 @dataclass(frozen=True, repr=False)
-class ExtrapolationCurve:
+class ExtrapolationCurve(Measurement):
     """Medians over runs by arm and length, with their intervals as bands. Made by ``extrapolation_curve``.
 
     >>> curve = extrapolation_curve(results, only_learned=False)

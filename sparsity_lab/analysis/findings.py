@@ -8,8 +8,6 @@ from matplotlib.figure import Figure
 from sparsity_lab.analysis.style import styled
 from sparsity_lab.settings.markup import number
 
-__all__ = ["change_finding", "curve_finding", "map_finding", "titled"]
-
 _EACH = 4
 """Arms that are named one by one, at most."""
 

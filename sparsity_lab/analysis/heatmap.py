@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import seaborn
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from sparsity_lab.analysis.findings import map_finding, titled
+from sparsity_lab.analysis.findings import map_finding
+from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.pairing import drop_lengths
 from sparsity_lab.analysis.runs import (
     Frames,
@@ -30,7 +30,7 @@ from sparsity_lab.settings.markup import element, number
 
 
 @dataclass(frozen=True, repr=False)
-class HeatMap:
+class HeatMap(Measurement):
     """Medians over learned runs by two settings. Made by ``heat_map``.
 
     >>> found = heat_map(results, rows="task.k", columns="task.locality", length=16)
@@ -115,12 +115,6 @@ class HeatMap:
         """What the cells show, in words."""
         pooled = "\n" + textwrap.fill(f"pooled over {', '.join(self.pooled)}", 58) if self.pooled else ""
         return f"median {self.measure.words} ({self.measure.unit})\n{self.at}{pooled}"
-
-    def figure(self) -> Figure:
-        """The heat map as a figure of its own, under what it shows."""
-        figure = self.plot().get_figure(root=True)
-        assert isinstance(figure, Figure)
-        return titled(figure, self.finding)
 
     def __repr__(self) -> str:
         cells = iter(self._frame.iter_rows(named=True))

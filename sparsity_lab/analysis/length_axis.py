@@ -10,8 +10,6 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from sparsity_lab.analysis.style import GRAY
 from sparsity_lab.analysis.ticks import FittingLabels
 
-__all__ = ["TrainedRange", "length_axis"]
-
 
 @dataclass(frozen=True)
 class TrainedRange:

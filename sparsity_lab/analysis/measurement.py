@@ -12,8 +12,6 @@ from sparsity_lab.analysis.findings import titled
 from sparsity_lab.analysis.style import figure_image
 from sparsity_lab.settings.markup import details, element, join, table
 
-__all__ = ["Measurement", "rows_frame"]
-
 
 def rows_frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
     """Rows as a frame. A column without any value is one of numbers, so frames of several measures can be joined.

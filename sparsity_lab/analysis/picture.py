@@ -13,8 +13,6 @@ from sparsity_lab.analysis.panels import panels_of, small_multiples
 from sparsity_lab.analysis.runs import Frames, evaluation_rows
 from sparsity_lab.analysis.style import looks_of, styled
 
-__all__ = ["write_picture"]
-
 
 def write_picture(results: pl.DataFrame | Frames, path: Path | str, *, resolution: int = 130) -> Path:
     """Draw one panel of curves for each group of arms, under its finding, and write them as a PNG file.

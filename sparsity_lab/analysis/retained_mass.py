@@ -33,14 +33,7 @@ from torch.nn.functional import pad
 
 from sparsity_lab.analysis.attention.averages import head_rows
 from sparsity_lab.analysis.attention.figure import plot_mass, reference_lines
-from sparsity_lab.analysis.attention.subjects import (
-    Models,
-    Sequences,
-    measured_layers,
-    module_names,
-    subjects_of,
-    with_module_names,
-)
+from sparsity_lab.analysis.attention.subjects import Models, Sequences, measured_layers, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
 from sparsity_lab.analysis.findings import change_finding
 from sparsity_lab.analysis.length_axis import TrainedRange
@@ -48,9 +41,7 @@ from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.kernels import AdaptiveSparse, Softmax
 from sparsity_lab.models.record import LayerRecord
-from sparsity_lab.settings import SettingError
-
-__all__ = ["RetainedMass", "retained_mass"]
+from sparsity_lab.settings import SettingError, check_least
 
 _MEASURES = ("mass", "below", "budget", "recall", "oracle", "estimated", "silent_misses")
 
@@ -139,9 +130,7 @@ def retained_mass(
     Raises:
         SettingError: names the argument, what was expected and what came; also for sequences of one block.
     """
-    for name, value in (("k", k), ("block_size", block_size), ("rows", rows)):
-        if value < 1:
-            raise SettingError(name, "at least 1", value)
+    check_least(1, k=k, block_size=block_size, rows=rows)
     if not 0 < p <= 1:
         raise SettingError("p", "a share above 0, at most 1", p)
     subjects = subjects_of(models)
@@ -164,8 +153,7 @@ def retained_mass(
     frame = pl.DataFrame(found, schema_overrides=schema).with_columns(gap=pl.col("oracle") - pl.col("mass"))
     names = ("sequences", "rows", "block_size", "mass", "mass_se", "below", "budget", "recall", "oracle", "gap")
     frame = frame.select("arm", "length", "layer", "head", *names, "estimated", "silent_misses")
-    trained = TrainedRange.of(one.trained for one in subjects)
-    return RetainedMass(p=p, k=k, trained=trained, _frame=with_module_names(frame, module_names(subjects)))
+    return RetainedMass(p=p, k=k, trained=subjects.trained, _frame=subjects.with_modules(frame))
 
 
 def _spread(length: int, block_size: int, count: int) -> list[int]:

@@ -27,24 +27,6 @@ from pandas.errors import Pandas4Warning
 
 from sparsity_lab.settings.markup import Markup, escape, visible
 
-__all__ = [
-    "GRAY",
-    "INK",
-    "PALETTE",
-    "Look",
-    "Point",
-    "draw_cells",
-    "figure_image",
-    "figure_svg",
-    "ink_on",
-    "line_style",
-    "look",
-    "looks_of",
-    "new_axes",
-    "seaborn_plot",
-    "styled",
-]
-
 PALETTE = (
     "#0072b2", "#d55e00", "#009e73", "#c4689a", "#b07800", "#3d8fcc",
     "#8a6fd1", "#7a8a00", "#a8653f", "#14919b", "#e0526e", "#6d7f8f",

@@ -36,10 +36,8 @@ from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import look, new_axes, styled
 from sparsity_lab.generators import Parity, Planted, Stream, Window
 from sparsity_lab.models.functional_attention import FunctionalAttention
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, check_least
 from sparsity_lab.settings.markup import details, join, table
-
-__all__ = ["TransferCheck", "transfer_check"]
 
 _VOCABULARY = 4  # two planted tokens, two of the background
 _LEARNING_RATE = 0.1
@@ -232,9 +230,7 @@ class _Fit:
             raise SettingError("train_length", f"at least the width {self.width}", self.train_length)
         if self.length <= self.train_length:
             raise SettingError("length", f"above the training length {self.train_length}", self.length)
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise SettingError(name, "at least 1", getattr(self, name))
+        check_least(1, steps=self.steps, batch_size=self.batch_size)
 
     def fitted(self, arm: _Arm) -> FunctionalAttention:
         """The arm's kernel after training at one length, on the mean of -ln h(X)[label]."""

@@ -18,8 +18,6 @@ from sparsity_lab.sweeps import Ended, Engine, Processes, RayEngine, Results, Sw
 from sparsity_lab.training import Evaluation, FixedLength, Logger, RunConfig, Training, store, train
 from sparsity_lab.training.folder import RunFolder
 
-__all__ = ["sweeps"]
-
 _BASE = RunConfig(
     task=Planted(k=2),
     training=Training(steps=100, curriculum=FixedLength(length=24)),

@@ -27,7 +27,6 @@ from sparsity_lab.analysis.attention.subjects import (
     Models,
     Sequences,
     Subject,
-    module_names,
     sequences_of,
     subjects_of,
     with_module_names,
@@ -41,7 +40,7 @@ from sparsity_lab.analysis.style import figure_image
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.generators.token_view import TokenView
 from sparsity_lab.models.record import LayerRecord
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError, Shown, check_least
 from sparsity_lab.settings.markup import details, element, join, table
 from sparsity_lab.training import Run, RunVariant
 
@@ -200,8 +199,7 @@ def attention_map(
     >>> found.summary().select("length", "layer", "head").rows()
     [(8, 0, 0), (8, 0, 1), (32, 0, 0), (32, 0, 1)]
     """
-    if sequence < 0:
-        raise SettingError("sequence", "at least 0", sequence)
+    check_least(0, sequence=sequence)
     subjects = subjects_of(models)
     learned = _learned_words(models)
     views = []
@@ -217,7 +215,7 @@ def attention_map(
             if len(views) > MOST_VIEWS:
                 raise SettingError("lengths", f"too many; at most {MOST_VIEWS} models and lengths together")
     picked, left_out = _picked(views, layers is None and heads is None)
-    return AttentionMap(views=tuple(picked), left_out=left_out, _modules=module_names(subjects))
+    return AttentionMap(views=tuple(picked), left_out=left_out, _modules=subjects.modules)
 
 
 def _learned_words(models: Models) -> dict[str, str]:

@@ -58,8 +58,6 @@ from sparsity_lab.analysis.style import look, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.settings import SettingError
 
-__all__ = ["Dilution", "diluted_mass", "dilution", "logit_gap"]
-
 Floats = NDArray[np.float64]
 
 _LARGEST_GAP = 60.0  # beyond it a mass is 0 or 1 in double precision at any practical length
@@ -220,7 +218,7 @@ def dilution(
         at = _reference(subject, sorted({length for length, _ in found}), reference)
         for (length, layer), targets in found.items():
             rows += _rows(subject.label, length, layer, targets, at, found[at, layer])
-    return Dilution(trained=TrainedRange.of(one.trained for one in subjects), _frame=rows_frame(rows))
+    return Dilution(trained=subjects.trained, _frame=rows_frame(rows))
 
 
 def _rows(arm: str, length: int, layer: int, here: Targets, reference: int, there: Targets) -> list[dict[str, Any]]:

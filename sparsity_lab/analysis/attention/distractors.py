@@ -46,8 +46,6 @@ from sparsity_lab.kernels import Kernel, KernelPosition
 from sparsity_lab.models.block import Mix
 from sparsity_lab.settings import SettingError
 
-__all__ = ["DistractorRobustness", "distractor_robustness"]
-
 
 @dataclass(frozen=True, repr=False)
 class DistractorRobustness(Measurement):
@@ -163,7 +161,7 @@ def distractor_robustness(
             for (layer, strength), parts in found.items():
                 place = {"arm": subject.label, "length": length, "layer": layer, "strength": float(strength)}
                 rows.append(place | _row(np.concatenate(parts, axis=1)))
-    return DistractorRobustness(trained=TrainedRange.of(one.trained for one in subjects), _frame=rows_frame(rows))
+    return DistractorRobustness(trained=subjects.trained, _frame=rows_frame(rows))
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,7 @@ import torch
 from matplotlib.axes import Axes
 
 from sparsity_lab.analysis.attention.figure import draw_lines, name_heads, note_if_empty, of_layer, own_axes
-from sparsity_lab.analysis.attention.subjects import (
-    Models,
-    Rows,
-    counted_rows,
-    module_names,
-    sequences_of,
-    subjects_of,
-    with_module_names,
-)
+from sparsity_lab.analysis.attention.subjects import Models, Rows, sequences_of, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
 from sparsity_lab.analysis.findings import change_finding
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
@@ -35,8 +27,6 @@ from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models.record import LayerRecord
-
-__all__ = ["AttentionEntropy", "attention_entropy"]
 
 _MEASURED = ("entropy", "normalized_entropy", "effective_support", "row_sum", "negative_share")
 
@@ -152,16 +142,12 @@ def attention_entropy(
         for length, pieces in sequences_of(subject, data, lengths, sequences, seed):
             sums: dict[int, _Sums] = {}
             for piece in pieces:
-                counted = counted_rows(piece, rows)
+                counted = piece.counted(rows)
                 for layer, record in enumerate(piece.records()):
                     seen = record if positions else replace(record, position=None)
                     sums.setdefault(layer, _Sums(record)).add(seen, counted)
             parts += [sums[layer].frame(subject.label, length, layer) for layer in sums]
-    return AttentionEntropy(
-        rows=rows,
-        trained=TrainedRange.of(one.trained for one in subjects),
-        _frame=with_module_names(pl.concat(parts), module_names(subjects)),
-    )
+    return AttentionEntropy(rows=rows, trained=subjects.trained, _frame=subjects.with_modules(pl.concat(parts)))
 
 
 class _Sums:

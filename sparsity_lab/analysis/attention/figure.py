@@ -10,17 +10,6 @@ from sparsity_lab.analysis.lines import CHANCE, draw_curve, name_lines, note_bel
 from sparsity_lab.analysis.style import GRAY, INK, look, new_axes, styled
 from sparsity_lab.settings import SettingError
 
-__all__ = [
-    "draw_lines",
-    "name_heads",
-    "note_if_empty",
-    "of_layer",
-    "own_axes",
-    "plot_mass",
-    "reference_line",
-    "reference_lines",
-]
-
 
 def of_layer(frame: pl.DataFrame, layer: int | None) -> pl.DataFrame:
     """The rows of one layer, or all.

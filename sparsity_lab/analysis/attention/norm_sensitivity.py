@@ -36,16 +36,7 @@ from torch import Tensor
 from sparsity_lab.analysis.attention.altered import losses, scaled_queries
 from sparsity_lab.analysis.attention.averages import by_sequence, head_rows, mean_and_error
 from sparsity_lab.analysis.attention.figure import draw_lines, name_heads, note_if_empty, of_layer, own_axes
-from sparsity_lab.analysis.attention.subjects import (
-    Models,
-    Rows,
-    Sequences,
-    counted_rows,
-    module_names,
-    sequences_of,
-    subjects_of,
-    with_module_names,
-)
+from sparsity_lab.analysis.attention.subjects import Models, Rows, Sequences, sequences_of, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
 from sparsity_lab.analysis.findings import change_finding
 from sparsity_lab.analysis.length_axis import TrainedRange
@@ -55,8 +46,6 @@ from sparsity_lab.generators import Batch, Task
 from sparsity_lab.kernels import Softmax
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError
-
-__all__ = ["NormSensitivity", "norm_sensitivity", "softmax_entropy_slope"]
 
 _STEP = 0.05  # δ, in ln r
 _ROUNDING = 1e-6  # of float32 sums, beside their size
@@ -216,7 +205,7 @@ def norm_sensitivity(
             layers: dict[int, list[_MeasuredRows]] = {}
             lost: dict[tuple[int, float], list[np.ndarray]] = {}
             for piece in pieces:
-                counted = counted_rows(piece, rows)
+                counted = piece.counted(rows)
                 for layer, record in enumerate(piece.records()):
                     seen = record if positions else replace(record, position=None)
                     layers.setdefault(layer, []).append(_measure(seen, counted, every_factor))
@@ -229,9 +218,9 @@ def norm_sensitivity(
                 frame += [place | row for row in _frame_rows(measured)]
                 sweep += [place | row for row in _sweep_rows(measured, every_factor, layer, lost)]
     return NormSensitivity(
-        trained=TrainedRange.of(one.trained for one in subjects),
-        _frame=with_module_names(rows_frame(frame), module_names(subjects)),
-        _sweep=with_module_names(rows_frame(sweep), module_names(subjects)),
+        trained=subjects.trained,
+        _frame=subjects.with_modules(rows_frame(frame)),
+        _sweep=subjects.with_modules(rows_frame(sweep)),
     )
 
 
@@ -269,8 +258,7 @@ def _measure(record: LayerRecord, counted: Bool[Tensor, "B T"] | None, factors: 
     query_norm = record.q.norm(dim=-1)
     seen = torch.arange(1, T + 1, device=record.q.device)
     key_norm = (record.k.norm(dim=-1).cumsum(-1) / seen).repeat_interleave(num_heads // record.k.shape[1], dim=1)
-    entropy = torch.full_like(query_norm, torch.nan)
-    exact, negative = torch.full_like(query_norm, torch.nan), torch.full_like(query_norm, torch.nan)
+    entropy, exact, negative = (torch.full_like(query_norm, torch.nan) for _ in range(3))
     for tile in row_tiles(record, counted):
         entropy[..., tile.rows] = tile.entropy.masked_fill(~tile.measured, torch.nan).to(entropy.dtype)
         negative[..., tile.rows] = tile.share(tile.weights.clamp_max(0).sum(-1)).neg().to(entropy.dtype)

@@ -35,8 +35,6 @@ from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError
 
-__all__ = ["PlantedMass", "Targets", "planted_mass", "targets_of"]
-
 MASSES = ("mass", "decoy_mass", "wrong_support")
 
 
@@ -113,7 +111,7 @@ def planted_mass(
             place |= {"uniform": float(targets.mean_of(targets.k / targets.n))}
             means = {name: targets.means(name) for name in MASSES}
             rows += [place | row for row in head_rows(means, errors=("mass",))]
-    return PlantedMass(trained=TrainedRange.of(one.trained for one in subjects), _frame=rows_frame(rows))
+    return PlantedMass(trained=subjects.trained, _frame=rows_frame(rows))
 
 
 @dataclass(frozen=True)

@@ -16,25 +16,14 @@ from matplotlib.axes import Axes
 
 from sparsity_lab.analysis.attention.averages import head_rows
 from sparsity_lab.analysis.attention.figure import plot_mass, reference_line
-from sparsity_lab.analysis.attention.subjects import (
-    Models,
-    Rows,
-    Sequences,
-    counted_rows,
-    measured_layers,
-    module_names,
-    subjects_of,
-    with_module_names,
-)
+from sparsity_lab.analysis.attention.subjects import Models, Rows, Sequences, measured_layers, subjects_of
 from sparsity_lab.analysis.attention.tiles import row_tiles
 from sparsity_lab.analysis.findings import change_finding
 from sparsity_lab.analysis.length_axis import TrainedRange
 from sparsity_lab.analysis.measurement import Measurement, rows_frame
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models.record import LayerRecord
-from sparsity_lab.settings import SettingError
-
-__all__ = ["AttentionSink", "attention_sink"]
+from sparsity_lab.settings import SettingError, check_least
 
 _Means = tuple[np.ndarray, np.ndarray]
 
@@ -109,13 +98,12 @@ def attention_sink(
     Raises:
         SettingError: names the argument, what was expected and what came; also if no row sees more than m keys.
     """
-    if first < 1:
-        raise SettingError("first", "at least 1", first)
+    check_least(1, first=first)
     subjects = subjects_of(models)
     found = []
 
     def measure(piece: Sequences, record: LayerRecord) -> _Means:
-        return _means(record, counted_rows(piece, rows), first)
+        return _means(record, piece.counted(rows), first)
 
     for subject in subjects:
         for length, layer, parts in measured_layers(subject, data, lengths, sequences, seed, measure):
@@ -127,11 +115,7 @@ def attention_sink(
             for row in head_rows({"mass": mass, "uniform": uniform}, errors=("mass",)):
                 found.append(place | row | {"sequences": int(known[row["head"]])})
     frame = rows_frame(found).with_columns((pl.col("mass") / pl.col("uniform")).alias("ratio"))
-    return AttentionSink(
-        first=first,
-        trained=TrainedRange.of(one.trained for one in subjects),
-        _frame=with_module_names(frame, module_names(subjects)),
-    )
+    return AttentionSink(first=first, trained=subjects.trained, _frame=subjects.with_modules(frame))
 
 
 def _means(record: LayerRecord, counted: torch.Tensor | None, first: int) -> _Means:

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from sparsity_lab.analysis.length_axis import TrainedRange
 from sparsity_lab.analysis.runs import short_name
 from sparsity_lab.generators import Batch, Stream, Task
 from sparsity_lab.kernels import Kernel
@@ -102,6 +103,16 @@ class Sequences:
             raise SettingError("data", "missing; give the batch that the records come from")
         return self.batch
 
+    def counted(self, rows: Rows) -> Bool[Tensor, "B T"] | None:
+        """Which rows a measure looks at: the scored ones, or None for all.
+
+        Raises:
+            SettingError: no such choice, or scored rows of bare records.
+        """
+        if rows not in get_args(Rows):
+            raise SettingError("rows", "a choice of rows", rows, get_args(Rows))
+        return None if rows == "all" else self.known_batch().scored
+
     @property
     def tokens(self) -> Int64[Tensor, "B T"]:
         """The tokens, where the model is."""
@@ -118,16 +129,39 @@ class Sequences:
         return self.subject.decoder().token_embedding.weight.device
 
 
-def subjects_of(models: Models) -> list[Subject]:
+class Subjects(list[Subject]):
+    """Models, each with its name."""
+
+    @property
+    def trained(self) -> TrainedRange | None:
+        """The trained lengths; None if no model tells."""
+        return TrainedRange.of(one.trained for one in self)
+
+    @property
+    def modules(self) -> pl.DataFrame:
+        """What models of others call their layers: ``arm``, ``layer`` and ``module``; no row of a model of the lab,
+        whose layers have numbers."""
+        rows = [
+            (subject.label, layer, record.name)
+            for subject in self
+            for layer, record in enumerate(subject.records)
+            if record.name is not None
+        ]
+        return pl.DataFrame(rows, schema={"arm": pl.String, "layer": pl.Int64, "module": pl.String}, orient="row")
+
+    def with_modules(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """See ``with_module_names``."""
+        return with_module_names(frame, self.modules)
+
+
+def subjects_of(models: Models) -> Subjects:
     """The models, each with its name.
 
     Raises:
         SettingError: none, or what is no model.
     """
-    if isinstance(models, Mapping):
-        found = [_subject(model, str(name)) for name, model in models.items()]
-    else:
-        found = [_subject(models, None)]
+    named = models.items() if isinstance(models, Mapping) else [(None, models)]
+    found = Subjects(_subject(model, None if name is None else str(name)) for name, model in named)
     if not found:
         raise SettingError("models", "at least one model or record", models)
     return found
@@ -190,18 +224,6 @@ def measured_layers(
             yield length, layer, parts
 
 
-def module_names(subjects: Sequence[Subject]) -> pl.DataFrame:
-    """What models of others call their layers: ``arm``, ``layer`` and ``module``; no row of a model of the lab, whose
-    layers have numbers."""
-    rows = [
-        (subject.label, layer, record.name)
-        for subject in subjects
-        for layer, record in enumerate(subject.records)
-        if record.name is not None
-    ]
-    return pl.DataFrame(rows, schema={"arm": pl.String, "layer": pl.Int64, "module": pl.String}, orient="row")
-
-
 def with_module_names(frame: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
     """A frame with the column ``module`` after ``layer``, or the frame itself where there are no names."""
     if names.is_empty():
@@ -209,17 +231,6 @@ def with_module_names(frame: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
     joined = frame.join(names, on=["arm", "layer"], how="left", maintain_order="left")
     place = frame.columns.index("layer") + 1
     return joined.select(*frame.columns[:place], "module", *frame.columns[place:])
-
-
-def counted_rows(sequences: Sequences, rows: Rows) -> Bool[Tensor, "B T"] | None:
-    """Which rows a measure looks at: the scored ones, or None for all.
-
-    Raises:
-        SettingError: no such choice, or scored rows of bare records.
-    """
-    if rows not in get_args(Rows):
-        raise SettingError("rows", "a choice of rows", rows, get_args(Rows))
-    return None if rows == "all" else sequences.known_batch().scored
 
 
 def _subject(model: Model | Sequence[LayerRecord], label: str | None) -> Subject:

@@ -41,10 +41,8 @@ from sparsity_lab.analysis.statistics import Interval
 from sparsity_lab.analysis.style import look, new_axes, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models import DecoderModel
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, check_least
 from sparsity_lab.training import Run, RunVariant
-
-__all__ = ["SEARCHES", "DependencySparsity", "dependency_sparsity"]
 
 SEARCHES = ("best", "greedy", "elimination", "random")
 _WORDS = {
@@ -273,13 +271,8 @@ def dependency_sparsity(
     Raises:
         SettingError: names the argument, what was expected and what came.
     """
-    wholes = {"largest": largest, "sequences": sequences, "targets": targets, "draws": draws}
-    for name, value in (wholes | {"batch_tokens": batch_tokens}).items():
-        if value < 1:
-            raise SettingError(name, "at least 1", value)
-    fewest = 1 if isinstance(model, Run | RunVariant | DecoderModel) else 0
-    if near < fewest:
-        raise SettingError("near", f"at least {fewest}", near)
+    check_least(1, largest=largest, sequences=sequences, targets=targets, draws=draws, batch_tokens=batch_tokens)
+    check_least(1 if isinstance(model, Run | RunVariant | DecoderModel) else 0, near=near)
     if least_gain <= 0:
         raise SettingError("least_gain", "a positive number of nats", least_gain)
     if not 0 < share <= 1:

@@ -56,8 +56,6 @@ from sparsity_lab.models import ALiBi, Decoder, PositionScheme, RoPE
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Progress, Training, UniformLength
 
-__all__ = ["Diagnosis", "StepProgress", "diagnose"]
-
 _POSITION, _OTHER, _MODEL, _THRESHOLDS = RoPE(), ALiBi(), Decoder(), Thresholds()
 _LEAST_GAIN = 0.5
 """Nats from context of a target that is searched."""

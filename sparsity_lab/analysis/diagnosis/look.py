@@ -45,8 +45,6 @@ from sparsity_lab.analysis.statistics import Interval
 from sparsity_lab.analysis.style import look as style_of
 from sparsity_lab.analysis.style import new_axes, styled
 
-__all__ = ["Beyond", "DataLook", "look_at"]
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 

@@ -29,8 +29,6 @@ from sparsity_lab.settings.markup import Markup, cell, number, signed_interval
 from sparsity_lab.training import RunConfig, run_labels
 from sparsity_lab.training.environment import devices_words
 
-__all__ = ["Failed", "ReportResults", "write_report"]
-
 _SAMPLES = 3
 _OPEN_SAMPLES = 6
 
