@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float, Int64
 
-from sparsity_lab.generators.response_layout import OneAnswer, Running
+from sparsity_lab.generators.response_layout import OneAnswer, RunningResponse
 from sparsity_lab.generators.uniform_prompt import UniformPrompt
 from sparsity_lab.settings import SettingError, register
 
@@ -30,7 +30,7 @@ class _BitString(UniformPrompt):
 
 
 @register
-class ParityScratchpad(Running, _BitString):
+class ParityScratchpad(RunningResponse, _BitString):
     """The parity of all bits, with every running parity: ``BOS x_1 .. x_n = r_1 .. r_n EOS`` with
     r_j = x_1 + .. + x_j mod 2; the length is n.
 

@@ -257,7 +257,7 @@ class FixedFormat(ResponseTask):
         return int(self.coupled_ids(length).max())
 
 
-class Running(FixedFormat):
+class RunningResponse(FixedFormat):
     """``BOS x_1 .. x_n = r_1 .. r_n EOS``, where r_j depends on x_j and r_(j-1), and r_1 on x_1 alone.
 
     IDs: s + 1 .. s + n for the x, s for ``=``, s + 1 .. s + n for the r. The source of EOS is ``=``, which stands

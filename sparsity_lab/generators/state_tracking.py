@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from sparsity_lab.generators.batch import Vocabulary
-from sparsity_lab.generators.response_layout import OneAnswer, Running, prompt_vocabulary
+from sparsity_lab.generators.response_layout import OneAnswer, RunningResponse, prompt_vocabulary
 from sparsity_lab.generators.stream import Ints, Stream, bounded, permutations, whole
 from sparsity_lab.generators.task import Truth
 from sparsity_lab.generators.uniform_prompt import UniformPrompt
@@ -150,7 +150,7 @@ class Generated(Group):
         return tuple(tuple(i - 1 for i in generator) for generator in self.generators)
 
 
-class _StateTracking(Running, OneAnswer, UniformPrompt):
+class _StateTracking(RunningResponse, OneAnswer, UniformPrompt):
     """``BOS x_1 .. x_n = q_1 .. q_n EOS`` with q_j = transitions[q_(j-1), x_j]; without ``scratchpad`` only q_n."""
 
     scratchpad: bool
@@ -198,10 +198,10 @@ class _StateTracking(Running, OneAnswer, UniformPrompt):
         return marginals if self.scratchpad else marginals[-1:]
 
     def ids_from(self, start: int, length: int) -> list[list[int]]:
-        return (Running if self.scratchpad else OneAnswer).ids_from(self, start, length)
+        return (RunningResponse if self.scratchpad else OneAnswer).ids_from(self, start, length)
 
     def slot_sources(self, length: int) -> list[list[int]]:
-        return (Running if self.scratchpad else OneAnswer).slot_sources(self, length)
+        return (RunningResponse if self.scratchpad else OneAnswer).slot_sources(self, length)
 
     @abstractmethod
     def take_steps(self, word: tuple[int, ...]) -> list[int]:
@@ -223,7 +223,7 @@ class _StateTracking(Running, OneAnswer, UniformPrompt):
         return [*steps, ([equals], self.end)]
 
     def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
-        return (Running if self.scratchpad else OneAnswer).define_position_ids(self, tokens)
+        return (RunningResponse if self.scratchpad else OneAnswer).define_position_ids(self, tokens)
 
 
 @register

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from sparsity_lab.kernels import AuxiliaryOutputs, Kernel, KernelPosition, Softmax
 from sparsity_lab.models.block import NORM_EPS, Block, MlpKind, dropout, rms_norm
 from sparsity_lab.models.config import ModelConfig, ModelOutput
+from sparsity_lab.models.generation import free_run
 from sparsity_lab.models.index_sampling import IndexSampling, Plain
 from sparsity_lab.models.initial import EMBEDDING_STD, initialize, named_seed
 from sparsity_lab.models.positions import PositionScheme, RoPE
@@ -366,8 +367,6 @@ class DecoderModel(nn.Module):
         Raises:
             SettingError: as ``forward``; or IDs of another length.
         """
-        from sparsity_lab.models.generation import free_run  # noqa: PLC0415, which needs this class
-
         return free_run(self, tokens, num_tokens, position_ids, end=end, key_mask=key_mask)[0]
 
     def record(

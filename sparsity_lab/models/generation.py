@@ -12,7 +12,6 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from sparsity_lab.kernels import Kernel, KernelState
-from sparsity_lab.models.decoder import DecoderModel
 from sparsity_lab.settings import SettingError, check_least
 
 _LOOKS_EVERY = 16
@@ -21,7 +20,7 @@ _LOOKS_EVERY = 16
 
 @torch.no_grad()
 def free_run(
-    model: DecoderModel,
+    model: Any,
     tokens: Int64[Tensor, "B T"],
     num_tokens: int,
     position_ids: Int64[Tensor, "B C ids"] | None = None,
@@ -32,6 +31,7 @@ def free_run(
     """The prompt and its continuation, (B, T + n), and all position IDs, (B, C, T + n), None without a coupling.
 
     Args:
+        model: a ``DecoderModel``, whose file imports this one.
         position_ids: (B, C, T) of the prompt for a model that predicts IDs, else (B, C, T + n) of the whole.
         end: the token that ends a sequence: only itself follows it, without predicted IDs, and decoding stops when
             all sequences have come to it. None: there is none.
