@@ -3,7 +3,7 @@
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Self
 
 from sparsity_lab.generators.task import Task
 from sparsity_lab.settings import SettingError
@@ -18,10 +18,9 @@ class FileTask(Task):
             the id. What comes with Python has no part in it at all, so that ids are the same with each Python.
     """
 
-    extra_positions: ClassVar[int] = 0
-
     path: str | tuple[str, ...] | None
     corpus_hash: str
+    certified_lengths = (12, 100)
 
     @property
     @abstractmethod
@@ -63,7 +62,3 @@ class FileTask(Task):
     def largest_position_id(self, length: int) -> int:
         # Not from the declared truth, which counts all that is read.
         return 0
-
-    @property
-    def certified_lengths(self) -> tuple[int, ...]:
-        return 12, 100

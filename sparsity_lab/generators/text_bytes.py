@@ -13,12 +13,11 @@ from sparsity_lab.generators.batch import Batch, Vocabulary
 from sparsity_lab.generators.corpus import END_OF_FILE, Corpus, read_corpus
 from sparsity_lab.generators.file_task import FileTask
 from sparsity_lab.generators.query_layout import rows_of_chunks
-from sparsity_lab.generators.stream import Stream, open_unit, whole
+from sparsity_lab.generators.stream import Floats, Ints, Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw, NotComputable, Step, Truth
 from sparsity_lab.settings import SettingError, register
 
 Bytes = NDArray[np.uint8]
-Ints = NDArray[np.int64]
 
 _BYTES = 256
 _TELLING = 32  # first bytes of a window, by which it is found again
@@ -49,17 +48,12 @@ class TextBytes(FileTask):
     path: str | tuple[str, ...] | None = None
     corpus_hash: str = ""
 
-    @classmethod
-    def examples(cls) -> "tuple[TextBytes, ...]":
-        return (cls(),)
-
     def checked_length(self, length: int) -> int:
         length = super().checked_length(length)
         most = min(len(self.corpus.train), len(self.corpus.evaluation)) - 1
         if length > most:
-            raise SettingError(
-                "length", f"from 1 to {most}, the number of bytes in the smaller part of the corpus", length
-            )
+            expected = f"from 1 to {most}, the number of bytes in the smaller part of the corpus"
+            raise SettingError("length", expected, length)
         return length
 
     @property
@@ -82,13 +76,8 @@ class TextBytes(FileTask):
     @property
     def record(self) -> dict[str, object]:
         corpus = self.corpus
-        return {
-            "corpus": corpus.name,
-            "files": corpus.files,
-            "bytes": corpus.num_bytes,
-            "hash": corpus.hash,
-            "by": corpus.by,
-        }
+        sizes = {"corpus": corpus.name, "files": corpus.files, "bytes": corpus.num_bytes}
+        return sizes | {"hash": corpus.hash, "by": corpus.by}
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -116,20 +105,11 @@ class TextBytes(FileTask):
         return Batch(torch.from_numpy(tokens), torch.from_numpy(targets), vocabulary=self.vocabulary)
 
     def truth(self, length: int) -> Truth:
-        from scipy.special import xlogy  # noqa: PLC0415
-
         length = self.checked_length(length)
         labels = _law_of_bytes(self.corpus.evaluation, length)[1:]
-        return Truth(
-            num_targets=length,
-            chance_accuracy=float(labels.max(axis=1).mean()),
-            chance_loss=float(-xlogy(labels, labels).sum(axis=1).mean()),
-            labels=tuple(np.flatnonzero(labels.sum(axis=0)).tolist()),
-            label_distribution=labels,
-            build_marginals=partial(self._token_marginals, length),
-        )
+        return Truth.of_labels(labels, num_targets=length, build_marginals=partial(self._token_marginals, length))
 
-    def _token_marginals(self, length: int) -> NDArray[np.float64]:
+    def _token_marginals(self, length: int) -> Floats:
         return _law_of_bytes(self.corpus.evaluation, length)[:-1]
 
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
@@ -163,7 +143,7 @@ def fingerprints(windows: NDArray[np.integer[Any]]) -> NDArray[np.uint64]:
 
 
 @lru_cache(maxsize=8)
-def _passages(corpus: Corpus, training: bool, T: int) -> tuple[NDArray[np.uint64], Ints, NDArray[np.float64]]:
+def _passages(corpus: Corpus, training: bool, T: int) -> tuple[NDArray[np.uint64], Ints, Floats]:
     """Of one part: fingerprints of all passages, ascending, the cell in which each comes first, and the law of that
     cell for a window of T bytes and one more."""
     text = corpus.train if training else corpus.evaluation
@@ -176,7 +156,7 @@ def _passages(corpus: Corpus, training: bool, T: int) -> tuple[NDArray[np.uint64
     return passages, cells, np.bincount(cells[which], minlength=2 * (_NEAR_THE_END + _RANGES)) / n
 
 
-def _law_of_bytes(text: Bytes, length: int) -> NDArray[np.float64]:
+def _law_of_bytes(text: Bytes, length: int) -> Floats:
     """(l + 1, 256): probability of each byte at each place of a window."""
     windows = len(text) - length
     counts = np.empty((length + 1, _BYTES))

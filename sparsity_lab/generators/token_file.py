@@ -17,13 +17,11 @@ from sparsity_lab.generators.corpus import find_files, hash_of, split, states_of
 from sparsity_lab.generators.file_task import FileTask
 from sparsity_lab.generators.format_recognition import Format
 from sparsity_lab.generators.padding import Pad, without_padding
-from sparsity_lab.generators.stream import Stream, open_unit, whole
+from sparsity_lab.generators.stream import Floats, Ints, Stream, open_unit, whole
 from sparsity_lab.generators.task import Draw, NotComputable, Step, Truth
 from sparsity_lab.generators.text_bytes import fingerprints
 from sparsity_lab.generators.token_formats import Tokens, read_sequences
 from sparsity_lab.settings import SettingError, Shown, counted, register
-
-Ints = NDArray[np.int64]
 
 _TELLING = 32  # first tokens of a window, by which it is found again
 _RANGES = 16
@@ -230,7 +228,7 @@ class TokenFile(FileTask):
 
 
 @lru_cache(maxsize=8)
-def _passages(part: TokenPart, length: int, fill: int) -> tuple[NDArray[np.uint64], Ints, NDArray[np.float64]]:
+def _passages(part: TokenPart, length: int, fill: int) -> tuple[NDArray[np.uint64], Ints, Floats]:
     """Fingerprints of all windows of a part, ascending, the range in which each comes first, and its law."""
     size, total = min(length, _TELLING), int(part.num_windows(length).sum())
     found = []
