@@ -112,6 +112,9 @@ class FormalLanguage(Task):
     The optimum weighs each next symbol by the number of words that go on with it. It depends on all symbols before;
     sources are not listed.
 
+    >>> FormalLanguage(language=Dyck(kinds=1, depth=1)).vocabulary.names
+    ('(', ')', 'BOS')
+
     Attributes:
         language: Tomita, Dyck or Runs.
     """

@@ -37,6 +37,9 @@ class TextBytes(FileTask):
     What is declared is of the evaluation part: the law of a single byte, by position. There is no rule to declare, so
     no sources, and nothing exact to compare a model with.
 
+    >>> TextBytes().vocabulary.names[97:100]
+    ('a', 'b', 'c')
+
     Attributes:
         path: a file, a folder, a pattern such as ``"logs/*.txt"``, or several of them; files are read as they are.
             None is the source of Python's standard library. The text is opened when data are made, and not before.
