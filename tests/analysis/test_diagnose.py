@@ -286,6 +286,8 @@ def test_planted_data_are_recognized(markov: list[np.ndarray]) -> None:
     lines = {line.get_label() for line in found.plot().lines}
     assert {"RoPE()", "ALiBi()"} <= lines
     assert broken_rules(found.figure()) == []
+    bottom, top = found.plot().get_ylim()
+    assert bottom < found.frame()["kept_low"].min() < found.frame()["kept_high"].max() < top  # type: ignore[operator]
     assert found.to_data()["verdict"] in repr(found)
     first, second, *schemes, advice = found.horizon()
     assert first.startswith("Horizon: trained on up to 16 tokens, tested on up to 64; needs were asked inside 16")

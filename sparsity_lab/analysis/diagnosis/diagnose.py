@@ -263,8 +263,8 @@ class Diagnosis(Measurement):
                 TrainedRange(min(self.trained, max(1, self.trained // 2)), self.trained, True),
                 "test length (tokens, log scale)",
             )
-            shown = [value for value in frame["kept"].to_list() if value is not None]
-            ax.set_ylim(min([-0.05, *(value - 0.05 for value in shown)]), max([1.1, *(v + 0.05 for v in shown)]))
+            shown = [value for name in ("kept", "kept_low", "kept_high") for value in frame[name].drop_nulls()]
+            ax.set_ylim(min([0.0, *shown]) - 0.05, max([1.05, *shown]) + 0.05)
             ax.set_ylabel("share of the gain over\nfrequencies that is kept")
             name_lines(ax)
             empty = [position for position in self._tests if frame.filter(position=position)["kept"].count() == 0]
