@@ -15,6 +15,10 @@ CUT_OFF = """() => {
   const found = [];
   const wide = document.documentElement.scrollWidth;
   if (wide > innerWidth) found.push(`page: ${wide} wide`);
+  // The site's theme scrolls its whole article sideways rather than the page.
+  for (const one of document.querySelectorAll(".content")) {
+    if (one.scrollWidth > one.clientWidth + 1) found.push(`article: ${one.scrollWidth} in ${one.clientWidth}`);
+  }
   for (const text of document.querySelectorAll("svg text")) {
     const own = text.getBoundingClientRect(), canvas = text.ownerSVGElement.getBoundingClientRect();
     if (!own.width) continue;

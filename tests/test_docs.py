@@ -57,7 +57,10 @@ SEEN = [
     ("index", 1000, False),
     ("index", 1600, True),
     ("generated/claims", 1600, True),
+    ("generated/claims", 400, False),
     ("generated/field", 1000, False),
+    ("generated/field", 400, True),
+    ("concepts", 400, False),
     ("generated/notebooks/03_attention_kernels", 400, True),
 ]
 """Pages that are also looked at in a browser: page, width, and whether it is dark."""

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pages.markdown import boxed
 from sparsity_lab.analysis.style import GRAY, INK, PALETTE, figure_svg, look, styled
 from sparsity_lab.generators import (
     Anchored,
@@ -37,7 +38,7 @@ def pages(source: Path) -> dict[str, str]:
         "coupling": legend_html() + _sample(Planted(k=3, marking="cue", coupled=True), 18),
         "dilution": _dilution(),
     }
-    return {f"pictures/{name}.html": text for name, text in made.items()}
+    return {f"pictures/{name}.html": boxed(text) for name, text in made.items()}
 
 
 def _sample(task: Planted, length: int) -> str:

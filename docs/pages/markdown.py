@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["autodoc", "code", "fenced", "page", "raw", "summary", "table"]
+__all__ = ["autodoc", "boxed", "code", "fenced", "page", "raw", "summary", "table"]
 
 
 def page(*parts: str) -> str:
@@ -16,7 +16,12 @@ def fenced(directive: str, body: str, argument: str = "", **options: str) -> str
 
 
 def raw(html: str) -> str:
-    return fenced("raw", html, "html")
+    return fenced("raw", boxed(html), "html")
+
+
+def boxed(html: str) -> str:
+    """A picture is in a box of its own, and scrolls there if the page is narrow; all else is as it was."""
+    return f'<div class="scroll">{html}</div>' if html.startswith("<svg") else html
 
 
 def code(text: str, language: str = "") -> str:
