@@ -88,8 +88,8 @@ def figure(evidence: Evidence) -> Figure:
 demo = Study(
     name="demo",
     title="The demo",
-    question="How far do models that are trained on lengths up to 24 carry, by k and by place, and do coupled "
-    "position IDs help? Locality and predicted IDs are drawn and exploratory.",
+    question="How far do models extrapolate that are trained on lengths up to 24, by k and by place? Do coupled "
+    "position IDs help? Locality and predicted IDs are drawn too, but not decided.",
     arms=arms,
     claims=(
         slope_claim(
