@@ -8,7 +8,15 @@ import pytest
 import torch
 from interop.tiny_models import left_padding, transformers
 
-from sparsity_lab.interop import attach, attached_kernels, detach, load_attached, record, swap_report
+from sparsity_lab.interop import (
+    attach,
+    attached_kernels,
+    detach,
+    from_transformers,
+    load_attached,
+    record,
+    swap_report,
+)
 from sparsity_lab.kernels import LSSAR, SSMax
 from sparsity_lab.settings import SettingError
 
@@ -156,7 +164,8 @@ def test_what_a_kernel_cannot_replace_is_named(model_type: str) -> None:
 
 @pytest.mark.slow
 def test_every_class_is_served_or_refused_in_one_line() -> None:
-    """Of every class that can be made small from its config alone. A refused model is as it was."""
+    """Of every class that can be made small from its config alone. A refused model is as it was. Served ones have a
+    ``swap_report``, and are decoders or told in one line why not."""
     served, refused, unbuilt = set[str](), dict[str, str](), dict[str, str]()
     for model_type in NAMES:
         try:
@@ -172,5 +181,11 @@ def test_every_class_is_served_or_refused_in_one_line() -> None:
             refused[model_type] = words
         else:
             served.add(model_type)
+            assert swap_report(model, list(torch.arange(24).view(2, 12)), [LSSAR()], (8,)).documents == 2
+            try:
+                words = from_transformers(model).config.kind
+            except SettingError as error:
+                words = str(error)
+            assert "\n" not in words
     assert len(served) >= 110, refused
     assert len(unbuilt) <= 25, unbuilt

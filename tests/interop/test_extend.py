@@ -89,6 +89,36 @@ def test_maps_of_attention_by_any_name(model_type: str, tmp_path: Path) -> None:
     assert torch.equal(again(row[None, :30]).logits, found.model(row[None, :30]).logits)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model_type", "words"),
+    [
+        ("afmoe", ""),
+        ("mllama", ""),
+        ("longcat_flash", "model: expected a class in which peft finds the linear maps of attention"),
+        (
+            "recurrent_gemma",
+            "model.config.max_position_embeddings: expected a number, the context to extend, got None",
+        ),
+        ("emu3", "model.config.attention_dropout: expected 0 in training"),
+    ],
+)
+def test_classes_with_other_parts_are_served_or_refused_in_one_line(
+    model_type: str, words: str, tmp_path: Path
+) -> None:
+    model, row = built(model_type), torch.arange(400) % 29
+    names, before, told = list(model.state_dict()), model.config.to_dict(), ""
+    try:
+        extend(model, 144, row, [row[:200], row[100:300]], tmp_path, steps=1, batch_size=1, documents=2)
+    except SettingError as error:
+        told = str(error)
+    assert told.startswith(words)
+    assert bool(told) == bool(words)
+    assert "\n" not in told
+    if words:
+        assert (list(model.state_dict()), model.config.to_dict()) == (names, before)
+
+
 def test_without_a_rank_all_weights_are_trained_and_saved(tmp_path: Path) -> None:
     model = short()
     before = copy.deepcopy(model.state_dict())
