@@ -52,8 +52,8 @@ class FieldMap(Measurement):
         grown = ends.filter(pl.col("positions") >= 4)
         sparse, local = (grown.filter(pl.col(name) < 2).height for name in ("sources", "distance"))
         return (
-            f"Of {grown.height} tasks whose sequences grow at least fourfold, {sparse} need less than twice as many "
-            f"tokens; for {local} the farthest is less than twice as far"
+            f"While sequences grow at least fourfold, the number of needed tokens less than doubles in {sparse} of "
+            f"{grown.height} tasks, and the distance of the farthest in {local}"
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

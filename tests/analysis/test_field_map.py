@@ -57,6 +57,8 @@ def test_drawing() -> None:
     assert drawn[3] == tuple(frame.filter(task="flip-flop")["distance"])
     assert found.plot(ax) is ax
     # Over 16 to 64 positions a copy keeps one source, which moves away; a flip-flop's source moves as well.
-    assert found.finding.startswith("Of 2 tasks whose sequences grow at least fourfold, 2 need less than twice")
+    assert found.finding.startswith(
+        "While sequences grow at least fourfold, the number of needed tokens less than doubles in 2 of 2 tasks"
+    )
     assert "FieldMap" in repr(found)
     assert "flip-flop" in found._repr_html_()
