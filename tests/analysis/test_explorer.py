@@ -243,9 +243,9 @@ def test_the_page_is_whole(browser: Any, page: Path, results: Results, width: in
 def test_menus_cells_and_keys_change_one_choice(opened: Opened, synthetic: SyntheticResults) -> None:
     page = opened.page
     said = page.locator("#choice")
+    # More arms differ from this one in one menu alone than from any other.
     assert said.text_content() == (
-        "k=1, Recent(width=8): median normalized accuracy 0.90 at length 96, 4 x the longest trained one "
-        "(3 of 3 learned)."
+        "k=1, Uniform: median normalized accuracy 0.90 at length 96, 4 x the longest trained one (3 of 3 learned)."
     )
     # The cells are the medians of the curves' own frame.
     for locality in range(2):

@@ -8,9 +8,15 @@ const axes = [
 const SEED = menus.length, LENGTH = SEED + 1, MOST_LINES = 6, MOST_CELLS = 24;
 const box = (id) => document.getElementById(id);
 const armAt = new Map(arms.map((arm) => [arm.at.join(), arm]));
-const at = [...arms[0].at, -1, 0];
-const shown = { lines: 0, rows: 0, columns: menus.length > 1 ? 1 : LENGTH };
-at[LENGTH] = aboutFourTimes(arms[0]);
+// The first choice is the arm that most others differ from in one menu alone, so that there is something to compare.
+const alike = new Map(), alikeKeys = (arm) => arm.at.map((_, axis) => put(arm.at, axis, "*").join());
+for (const key of arms.flatMap(alikeKeys)) alike.set(key, (alike.get(key) ?? 0) + 1);
+const compared = (arm) => alikeKeys(arm).map((key) => alike.get(key)), sum = (arm) => compared(arm).reduce((a, b) => a + b, 0);
+const first = arms.reduce((best, arm) => (sum(arm) > sum(best) ? arm : best));
+const varied = first.at.map((_, axis) => axis).filter((axis) => compared(first)[axis] > 1);
+const at = [...first.at, -1, 0];
+const shown = { lines: varied[0] ?? 0, rows: varied[0] ?? 0, columns: varied[1] ?? LENGTH };
+at[LENGTH] = aboutFourTimes(first);
 
 function aboutFourTimes({ trained }) {
   const target = trained ? 4 * trained[1] : lengths[lengths.length - 1];
