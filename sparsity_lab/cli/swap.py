@@ -117,5 +117,5 @@ def _documents(
             raw = tokens if form == "bytes" else np.frombuffer(text.encode(), np.uint8)
             found.append(torch.from_numpy(raw.astype("int64")) if as_bytes else text)
     if not found:
-        raise SettingError("text", "a file that is not empty", Shown(", ".join(paths)))
+        raise SettingError("text", "a file that is not empty", Shown(", ".join(paths) or "none"))
     return found, said

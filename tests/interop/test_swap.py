@@ -317,6 +317,7 @@ def test_bad_input_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str])
             [model, texts, "--format", "bytes"],
             "--tokenizer (or --bytes): expected the folder or hub name of a tokenizer that transformers loads, got ",
         ),
+        ([model], "text: expected a file that is not empty, got none"),
         ([model, str(folder / "gone.txt"), *raw], "text: expected a file, a folder with files, or a pattern"),
         ([model, str(folder / "*.no"), *raw], "text: expected a pattern that matches a file"),
         ([model, str(folder / "empty.txt"), *raw], "text: expected a file that is not empty"),
