@@ -27,7 +27,7 @@ from sparsity_lab.cli.command import (
     import_modules,
 )
 from sparsity_lab.cli.output import progress_bar
-from sparsity_lab.settings import SettingError, from_text, read_whole
+from sparsity_lab.settings import SettingError, check_least, from_text, read_whole
 
 if TYPE_CHECKING:
     from sparsity_lab.generators import Certificate
@@ -72,9 +72,8 @@ class Certify(SettingsCommand):
             raise SettingError(
                 "task", f"give {'either a task or --all, not both' if self.all else 'a task or --all'}"
             )
-        for name, least, most in (("workers", 1, _MOST_WORKERS), ("seeds", 1, _MOST_SEEDS)):
-            if (given := getattr(self, name)) < least:
-                raise SettingError(name, f"at least {least}", given)
+        for name, most in (("workers", _MOST_WORKERS), ("seeds", _MOST_SEEDS)):
+            check_least(1, **{name: (given := getattr(self, name))})
             if given > most:
                 raise SettingError(name, f"at most {most}", given)
         if self.first and not self.all:

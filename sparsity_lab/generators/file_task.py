@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Self
 
 from sparsity_lab.generators.task import Task
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, check_least
 
 
 class FileTask(Task):
@@ -35,8 +35,7 @@ class FileTask(Task):
             raise SettingError("corpus_hash", expected, self.corpus_hash)
 
     def check_length(self, length: int) -> None:
-        if length < 1:
-            raise SettingError("length", "at least 1", length)
+        check_least(1, length=length)
 
     @property
     def outside_id(self) -> tuple[str, ...]:

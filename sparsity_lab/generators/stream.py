@@ -7,15 +7,13 @@ can change a sequence.
 """
 
 import hashlib
-import numbers
 import threading
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import whole
 from sparsity_lab.settings.words import bounded, open_unit
 
 __all__ = ["Floats", "Ints", "Stream", "bounded", "open_unit", "permutations", "whole"]
@@ -59,14 +57,6 @@ class Stream:
         first_counter, skipped = divmod(start * per_sequence, _WORDS_PER_COUNTER)
         block = _philox_at(key, first_counter).random_raw(skipped + count * per_sequence)
         return block[skipped:].reshape(count, per_sequence)
-
-
-def whole(name: str, value: Any, least: int | None) -> int:
-    """A plain integer, also from numpy's kinds, whose arithmetic would wrap; ``SettingError`` if it is none."""
-    expected = "a whole number" + ("" if least is None else f" of at least {least}")
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or (least is not None and value < least):
-        raise SettingError(name, expected, value)
-    return int(value)
 
 
 def permutations(words: NDArray[np.uint64]) -> Ints:

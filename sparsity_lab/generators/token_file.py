@@ -21,7 +21,7 @@ from sparsity_lab.generators.stream import Floats, Ints, Stream, open_unit, whol
 from sparsity_lab.generators.task import Draw, NotComputable, Step, Truth
 from sparsity_lab.generators.text_bytes import fingerprints
 from sparsity_lab.generators.token_formats import Tokens, read_sequences
-from sparsity_lab.settings import SettingError, Shown, counted, register
+from sparsity_lab.settings import SettingError, Shown, check_least, counted, register
 
 _TELLING = 32  # first tokens of a window, by which it is found again
 _RANGES = 16
@@ -115,8 +115,7 @@ class TokenFile(FileTask):
 
     def check(self) -> None:
         super().check()
-        if self.vocab_size < 2:
-            raise SettingError("vocab_size", "at least 2", self.vocab_size)
+        check_least(2, vocab_size=self.vocab_size)
 
     def checked_length(self, length: int) -> int:
         length = super().checked_length(length)

@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sparsity_lab.interop.attention import CHILD, NAME, TRIED, AttachedKernel, attention, register
-from sparsity_lab.interop.extra import checked_whole, loaded, pretrained, required
+from sparsity_lab.interop.extra import loaded, pretrained, required
 from sparsity_lab.kernels import Kernel, Softmax
 from sparsity_lab.models import PositionScheme
-from sparsity_lab.settings import SettingError, Shown, from_text
+from sparsity_lab.settings import SettingError, Shown, from_text, whole
 
 _CONFIG = "attached_kernels"
 _TOKENS = 6
@@ -56,7 +56,7 @@ def attach(model: Model, kernel: Kernel | Sequence[Kernel], *, seed: int = 0) ->
     'sdpa'
     """
     base: Any = pretrained(model)
-    checked_whole("seed", seed, None)
+    whole("seed", seed, None)
     register()
     owner = _owner(base)
     attached = [one for one in base.modules() if isinstance(one, AttachedKernel)]

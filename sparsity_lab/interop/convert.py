@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from sparsity_lab.interop.attach import attach
 from sparsity_lab.interop.attention import AttachedKernel
-from sparsity_lab.interop.extra import checked_whole, pretrained, required
+from sparsity_lab.interop.extra import pretrained, required
 from sparsity_lab.kernels import Kernel, Softmax
 from sparsity_lab.models import Decoder, DecoderModel, RoPE
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError, Shown, whole
 
 _TYPES = "llama", "mistral"
 """Model types that compute what their parts say: others give the same parts other meanings."""
@@ -97,7 +97,7 @@ def to_transformers(decoder: DecoderModel, *, max_position_embeddings: int = 204
     """
     if not isinstance(decoder, DecoderModel):
         raise SettingError("decoder", "a model that a Decoder built", Shown(type(decoder).__name__))
-    checked_whole("max_position_embeddings", max_position_embeddings)
+    whole("max_position_embeddings", max_position_embeddings)
     setting, position = decoder.config, decoder.config.position
     if not isinstance(position, RoPE):
         raise SettingError("model.position", "RoPE, for all layers", Shown(position))

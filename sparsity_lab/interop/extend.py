@@ -32,12 +32,13 @@ from sparsity_lab.analysis.style import look, new_axes, styled
 from sparsity_lab.interop.attach import attach, attached_kernels, check_kernel, detach
 from sparsity_lab.interop.attention import AttachedKernel
 from sparsity_lab.interop.documents import Text, tokens_of, windows_of
-from sparsity_lab.interop.extra import check_positive, checked_whole, pretrained, required
+from sparsity_lab.interop.extra import check_positive, pretrained, required
 from sparsity_lab.interop.interpolation import checked_context, interpolate_positions
 from sparsity_lab.interop.swap import token_losses
 from sparsity_lab.kernels import Kernel, ShiftedSparse
 from sparsity_lab.models.initial import named_seed
 from sparsity_lab.settings import SettingError, Shown, to_data
+from sparsity_lab.settings import whole as checked_whole
 
 BEFORE, AFTER = "before", "after"
 _CHECKPOINT = "checkpoint.safetensors"

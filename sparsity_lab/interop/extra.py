@@ -2,7 +2,7 @@
 
 import importlib
 import math
-from numbers import Integral, Real
+from numbers import Real
 from types import ModuleType
 from typing import Any
 
@@ -67,17 +67,6 @@ def loaded(kind: str, name: str, path: str, **options: Any) -> Any:
         expected = f"a {what} with all its weights, {missing[0]} too"
         raise SettingError(path, expected, Shown(f"{name!r} without {len(missing)} of them"))
     return model
-
-
-def checked_whole(name: str, value: object, least: int | None = 1) -> int:
-    """A plain integer, as ``SettingError`` wants it.
-
-    >>> checked_whole("steps", 3)
-    3
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or (least is not None and value < least):
-        raise SettingError(name, "a whole number" + ("" if least is None else f" of at least {least}"), value)
-    return int(value)
 
 
 def check_positive(name: str, value: object) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from sparsity_lab.interop.extra import check_positive, checked_whole, pretrained
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.interop.extra import check_positive, pretrained
+from sparsity_lab.settings import SettingError, Shown, whole
 
 _ALL = ""
 
@@ -67,7 +67,7 @@ def checked_context(config: Any, context: int) -> int:
     declared, window = getattr(config, "max_position_embeddings", None), getattr(config, "sliding_window", None)
     if declared is None:
         raise SettingError("model.config.max_position_embeddings", "a number, the context to extend", None)
-    if checked_whole("context", context) <= declared:
+    if whole("context", context) <= declared:
         raise SettingError("context", f"more than {declared}, the model's own context", context)
     if window is not None and window < context:
         raise SettingError("model.config.sliding_window", f"None, or at least {context}, the new context", window)

@@ -19,10 +19,10 @@ from sparsity_lab.analysis.memory import peak_memory
 from sparsity_lab.interop.attach import attach, check_kernel, detach
 from sparsity_lab.interop.attention import AttachedKernel
 from sparsity_lab.interop.documents import Text, windows_of
-from sparsity_lab.interop.extra import checked_whole, pretrained
+from sparsity_lab.interop.extra import pretrained
 from sparsity_lab.interop.swap_results import AS_IT_IS, REWEIGHTED, SwapReport
 from sparsity_lab.kernels import Kernel, Reweighted
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, whole
 
 SwapProgress = Callable[[str, int, int], None]
 """Called with the arm that was measured, how many passes of the model are done, and how many there are."""
@@ -65,8 +65,8 @@ def swap_report(
             that are too short.
     """
     base: Any = pretrained(model)
-    checked_whole("documents", documents, 2)
-    checked_whole("seed", seed, None)
+    whole("documents", documents, 2)
+    whole("seed", seed, None)
     if any(isinstance(module, AttachedKernel) for module in model.modules()):
         raise SettingError("model", "a kernel is attached; call detach(model) first")
     for name, several in {"kernels": kernels, "lengths": lengths}.items():
@@ -96,7 +96,7 @@ def swap_report(
 
 
 def _checked_lengths(lengths: Sequence[int], config: Any) -> tuple[int, ...]:
-    ordered = tuple(sorted({checked_whole("lengths", length, 2) for length in lengths}))
+    ordered = tuple(sorted({whole("lengths", length, 2) for length in lengths}))
     if not ordered:
         raise SettingError("lengths", "one or more", ())
     most = _declared(config)

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, whole
 
 _LARGEST_K = 3
 
@@ -54,7 +54,7 @@ class FunctionalAttention(nn.Module):
         if log_kernel.shape != expected or value_logits.shape[:-1] != expected[self.k - 1 :]:
             shapes = tuple(log_kernel.shape), tuple(value_logits.shape)
             raise SettingError("log_kernel", "tables over (W,)*(k-1) + (V,)*k and (V,)*k + (Y,)", shapes)
-        _check_size("width", self.width, self.k)
+        whole("width", self.width, self.k)
         self.log_kernel = nn.Parameter(log_kernel)
         self.value_logits = nn.Parameter(value_logits)
 
@@ -66,9 +66,9 @@ class FunctionalAttention(nn.Module):
             SettingError: k outside 1 .. 3, or a width, vocabulary or number of labels that is too small.
         """
         _check_k(k)
-        _check_size("width", width, k)
-        _check_size("vocab_size", vocab_size)
-        _check_size("num_labels", num_labels)
+        whole("width", width, k)
+        whole("vocab_size", vocab_size)
+        whole("num_labels", num_labels)
         contents = (vocab_size,) * k
         return cls(torch.zeros((width,) * (k - 1) + contents), torch.zeros((*contents, num_labels)))
 
@@ -183,8 +183,3 @@ def local_subsets(length: int, k: int, width: int) -> Int64[Tensor, "M k"]:
 def _check_k(k: int) -> None:
     if not 1 <= k <= _LARGEST_K:
         raise SettingError("k", f"1 to {_LARGEST_K}, since all sets are enumerated", k)
-
-
-def _check_size(name: str, value: int, least: int = 1) -> None:
-    if value < least:
-        raise SettingError(name, f"a whole number of at least {least}", value)

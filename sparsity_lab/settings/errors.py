@@ -1,6 +1,7 @@
 """The error of a bad setting."""
 
 import difflib
+import numbers
 from collections.abc import Iterable, Mapping
 
 LARGEST_SIZE = 2**22
@@ -114,6 +115,17 @@ def check_least(least: int, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and value < least:
             raise SettingError(name, f"at least {least}", value)
+
+
+def whole(name: str, value: object, least: int | None = 1) -> int:
+    """A plain integer, also from numpy's kinds, whose arithmetic would wrap; ``SettingError`` if it is none.
+
+    >>> whole("steps", np.int8(3))
+    3
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or (least is not None and value < least):
+        raise SettingError(name, "a whole number" + ("" if least is None else f" of at least {least}"), value)
+    return int(value)
 
 
 def check_text(text: str, path: str) -> None:

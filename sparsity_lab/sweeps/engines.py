@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from sparsity_lab.settings import Setting, SettingError, from_data, register
+from sparsity_lab.settings import Setting, SettingError, check_least, from_data, register
 from sparsity_lab.sweeps.workers import Device, Worker, first_ready
 from sparsity_lab.training import Diverged, RunConfig
 from sparsity_lab.training.lease import Leased
@@ -167,16 +167,14 @@ class Processes(Engine):
         return [device for device in devices for _ in range(self.per_device)] or [None] * self.workers
 
     def check(self) -> None:
-        if self.per_device < 1:
-            raise SettingError("per_device", "at least 1", self.per_device)
+        check_least(1, per_device=self.per_device)
         if self.devices != "auto":
             for i, device in enumerate(self.devices):
                 known = re.fullmatch(r"(GPU|MIG)-[^,\s]+", device) if isinstance(device, str) else device >= 0
                 if not known or device in self.devices[:i]:
                     expected = "the number of a GPU, from 0, or its name such as 'GPU-8f6c', each once"
                     raise SettingError(f"devices[{i}]", expected, device)
-        if self.workers < 1:
-            raise SettingError("workers", "at least 1", self.workers)
+        check_least(1, workers=self.workers)
         if self.workers > _MOST_WORKERS:
             raise SettingError("workers", f"at most {_MOST_WORKERS}", self.workers)
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsity_lab.settings import SettingError, Shown, register
+from sparsity_lab.settings import SettingError, Shown, check_least, register
 from sparsity_lab.sweeps.engines import Ended, Engine, execute
 
 if TYPE_CHECKING:
@@ -73,9 +73,8 @@ class RayEngine(Engine):
             raise SettingError("cpus", f"at least {_SMALLEST_SHARE:g}", self.cpus)
         if not (self.gpus == 0 or _SMALLEST_SHARE <= self.gpus <= 1 or (self.gpus > 1 and self.gpus.is_integer())):
             raise SettingError("gpus", "0, a fraction below 1, or a whole number", self.gpus)
-        for name, least in (("retries", 0), ("in_flight", 1)):
-            if getattr(self, name) < least:
-                raise SettingError(name, f"at least {least}", getattr(self, name))
+        check_least(0, retries=self.retries)
+        check_least(1, in_flight=self.in_flight)
         if not 0 < self.patience < math.inf:
             raise SettingError("patience", "a number of seconds above 0", self.patience)
 
