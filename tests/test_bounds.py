@@ -14,6 +14,7 @@ from sparsity_lab import cli
 from sparsity_lab.generators import Mixture, Planted
 from sparsity_lab.settings import SettingError, families, from_data, kinds, to_data
 from sparsity_lab.sweeps import Sweep, grid
+from sparsity_lab.sweeps.config_file import read_data
 from sparsity_lab.training import memory
 from sparsity_lab.training.config import RunConfig, Training
 
@@ -175,3 +176,27 @@ def test_what_the_encoding_of_the_output_lacks_is_written_out(monkeypatch: pytes
         cli.main(["sample", "Planted(k=1)", "--length", "8", "--count", "1"])
     assert stop.value.code == 0
     assert "\\u" in told.buffer.getvalue().decode("ascii")
+
+
+def test_a_working_directory_that_was_removed_is_said(
+    capsys: pytest.CaptureFixture[str], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli.run(["sample", "Planted"]) == 2
+    assert capsys.readouterr().err == "sparsity-lab: working directory: this folder was removed; go to another one\n"
+
+
+@pytest.mark.parametrize("part", ["a", "a-b_1", '"a b"', "'a.b'", r'"\"."', '""'])
+@pytest.mark.parametrize("form", ["{} = 1", "[{}]", "[[ {} ]]", "x = [0.5, {{{} = 1}}]", "\n\t{} = 1"])
+def test_keys_of_toml_have_few_parts(form: str, part: str, tmp_path: Any) -> None:
+    """The parser would take gigabytes for a key of a hundred kilobytes."""
+    file = tmp_path / "run.toml"
+    for between in (".", " . ", "\t.\t"):
+        file.write_text(form.format(between.join([part] * 65)))
+        with pytest.raises(SettingError, match="expected keys with at most 64 parts, got more"):
+            read_data(file)
+    # These are no keys, however many there are.
+    file.write_text(f"x = [{', '.join(['0.5'] * 1000)}]\ny = 'a.{'b, ' * 1000}'\n{part} = '{'..' * 1000}'\n")
+    assert len(read_data(file)["x"]) == 1000

@@ -11,7 +11,7 @@ from sparsity_lab.analysis.extrapolation import extrapolation_curve
 from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.panels import panels_of, small_multiples
 from sparsity_lab.analysis.runs import Frames, evaluation_rows
-from sparsity_lab.analysis.style import looks_of, styled
+from sparsity_lab.analysis.style import looks_of, make_visible, styled
 
 
 def write_picture(results: pl.DataFrame | Frames, path: Path | str, *, resolution: int = 130) -> Path:
@@ -36,5 +36,5 @@ def write_picture(results: pl.DataFrame | Frames, path: Path | str, *, resolutio
             curve.plot(ax, looks=looks)
             ax.set_title(textwrap.fill(f"{panel.title}: {curve.finding}", 76), loc="left", pad=18, fontsize=10)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=resolution, metadata={"Software": None})
+        make_visible(figure).savefig(buffer, format="png", dpi=resolution, metadata={"Software": None})
     return write_whole(Path(path), buffer.getvalue())

@@ -22,6 +22,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from pandas.errors import Pandas4Warning
 
@@ -198,6 +199,15 @@ def ink_on(color: Any) -> str:
     return "#000000" if relative_luminance(color) > 0.18 else "#ffffff"
 
 
+def make_visible(figure: Figure) -> Figure:
+    """The figure, with characters in its texts written out that steer a terminal: fonts have none, and the warning
+    that matplotlib gives would repeat them."""
+    for text in figure.findobj(Text):
+        if (shown := visible(text.get_text())) != text.get_text():
+            text.set_text(shown)
+    return figure
+
+
 def figure_svg(figure: Figure, label: str = "", points: Sequence[Point] = ()) -> str:
     """The figure as one ``<svg>`` element for a page.
 
@@ -216,7 +226,7 @@ def figure_svg(figure: Figure, label: str = "", points: Sequence[Point] = ()) ->
     buffer = io.StringIO()
     with styled():
         metadata = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+        make_visible(figure).savefig(buffer, format="svg", transparent=True, metadata=metadata)
     text = visible(buffer.getvalue())
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)

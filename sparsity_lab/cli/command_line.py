@@ -109,6 +109,10 @@ def _run(arguments: Sequence[str]) -> int:
         print(__version__)
         return 0
     command = _parse(arguments)
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # in which torch's libraries would end the process with a message of their own
+        raise SettingError("working directory", "this folder was removed; go to another one") from None
     _load(command.needs)
     console = PlainConsole(quiet=command.json, soft_wrap=True)
     # Output of the user's own modules must not enter the document.

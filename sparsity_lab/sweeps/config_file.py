@@ -26,15 +26,24 @@ from sparsity_lab.settings import SettingError, Shown, distinct, from_data, read
 from sparsity_lab.sweeps.sweep import Sweep, grid
 from sparsity_lab.training import RunConfig
 
-_MOST_BYTES = 2**28
+_MOST_BYTES = {".toml": 2**20, ".json": 2**28}
 _GRID_FIELDS = ("name", "base", "grid")
+_PART = r"""(?:[\w-]{1,100}+|"(?:[^"\\\n]|\\.){0,100}+"|'[^'\n]{0,100}+')"""
+_LONG_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*\.[ \t]*{_PART}){{64}}")
+"""The parser takes memory by the square of a key's parts."""
 
 
 def _read_json(text: str) -> Any:
     return json.loads(text, object_pairs_hook=distinct)
 
 
-_READERS: dict[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".json": _read_json}
+def _read_toml(text: str) -> Any:
+    if _LONG_KEY.search(text):
+        raise SettingError("", "keys with at most 64 parts", Shown("more"))
+    return tomllib.loads(text)
+
+
+_READERS: dict[str, Callable[[str], Any]] = {".toml": _read_toml, ".json": _read_json}
 
 
 def is_config_file(path: Path) -> bool:
@@ -51,7 +60,7 @@ def read_data(path: Path) -> dict[str, Any]:
     if not is_config_file(path):
         raise SettingError(str(path), "a file that ends in .toml or .json", path.suffix or path.name)
     kind = path.suffix.lower()
-    content = read_whole(path, _MOST_BYTES)
+    content = read_whole(path, _MOST_BYTES[kind])
     try:
         data = _READERS[kind](content.decode(encoding="utf-8-sig"))
     except SettingError as error:

@@ -220,7 +220,8 @@ EVIL = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202eb\u2066c\u200fd\u2028e"
 
 
 def test_names_steer_neither_a_terminal_nor_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation = small_run().evaluation.replace(conditions={EVIL: Planted(k=1, vocab_size=8)})
+    task = Planted(k=1, vocab_size=8)  # of two conditions, figures show the names
+    evaluation = small_run().evaluation.replace(conditions={EVIL: task, f"{EVIL}2": task.replace(noise=0.1)})
     base = small_run(task=Planted(k=1, vocab_size=8), evaluation=evaluation)
     sweep = Sweep(name=EVIL, runs=grid(base, {"seed": [0, 1]}))
     file, out = tmp_path / "sweep.json", tmp_path / "out"
@@ -229,7 +230,7 @@ def test_names_steer_neither_a_terminal_nor_a_page(tmp_path: Path, capsys: pytes
     for command in (
         ["sweep", str(file), "--out", str(out)],
         ["sweep", "--status", str(out)],
-        ["report", str(out), "--out", str(page)],
+        ["report", str(out), "--out", str(page), "--picture", str(tmp_path / "picture.png")],
         ["train", str(out / sweep.runs[0].id / "config.json"), "--out", str(out)],
     ):
         assert cli.run(command) == 0
@@ -397,6 +398,34 @@ def test_a_link_in_a_store_reaches_nothing_outside(tmp_path: Path, place: str, f
         assert contents(out) == before
     now = {str(file.relative_to(precious)): file.read_bytes() for file in precious.rglob("*") if file.is_file()}
     assert now == kept
+
+
+@pytest.mark.parametrize("name", ["", "nothing"])
+def test_links_in_place_of_all_files_reach_nothing_outside(tmp_path: Path, name: str) -> None:
+    """For every command that reads or writes a store; the links lead to the files of another one, or to no file."""
+    sweep = Sweep(name="links", runs=[small_run(parent=small_run(data_seed=3))])
+    out, precious, file = tmp_path / "out", tmp_path / "precious", tmp_path / "sweep.json"
+    file.write_text(canonical_json(sweep))
+    run_sweep(sweep, out, Serial())
+    before = contents(out)
+    names = {one.relative_to(out) for one in out.rglob("*") if one.is_file()}
+    more = ("rules.json", "verified.json", "report.html", "report_explorer.html")
+    run = out / sweep.runs[0].id
+    names |= {Path(one) for one in more} | {Path(run.name) / one for one in (store.CHECKPOINT, store.FAILED)}
+    shutil.copytree(out, precious)
+    kept = {one: one.read_bytes() for one in precious.rglob("*") if one.is_file()}
+    assert len(kept) > 15
+    for one in names:
+        (out / one).unlink(missing_ok=True)
+        (out / one).symlink_to(precious / one.with_name(one.name + name))
+    look = (["sweep", "--status", str(out)], ["report", str(out)], ["report", str(out), "--untrusted"])
+    for command in (*look, ["report", str(out), "--relabel"]):
+        assert cli.run(command) == 2
+    write = ["sweep", str(file), "--out", str(out), "--engine", "Serial()"]
+    for command in (write, *look, ["train", str(run / "config.json"), "--out", str(out)]):
+        assert cli.run(command) == 0
+    assert {one: content for one, content in contents(out).items() if not one.endswith(".html")} == before
+    assert {one: one.read_bytes() for one in precious.rglob("*") if one.is_file()} == kept
 
 
 def test_the_folder_that_the_user_names_may_be_a_link(tmp_path: Path) -> None:
