@@ -191,7 +191,7 @@ class _Loop:
     ) -> None:
         training = self.config.training
         start = self._resume(checkpoint)
-        batches = _batches(self.config, start, self.device)
+        batches = _step_inputs(self.config, start, self.device)
         following = next(batches, None)
         for step in range(start, training.steps):
             assert following is not None
@@ -228,7 +228,7 @@ class _Loop:
             if ends:
                 return
 
-    def _update(self, step: int, batch: "_Batch", rate: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _update(self, step: int, batch: "_StepInputs", rate: float) -> tuple[Tensor, Tensor, Tensor]:
         """One update; logits (N, V), loss and gradient norm before it."""
         (word,) = self.kernel_stream.words("kernel", 0, step, 1, 1)[0].tolist()
         self.generator.manual_seed(word >> 1)
@@ -242,7 +242,7 @@ class _Loop:
         self.optimizer.zero_grad()
         return torch.cat(logits), torch.stack(losses).sum(), norm
 
-    def _gradients(self, part: "_Batch", num_targets: int, num_parts: int) -> tuple[Tensor, Tensor]:
+    def _gradients(self, part: "_StepInputs", num_targets: int, num_parts: int) -> tuple[Tensor, Tensor]:
         """Add up the gradients of a part of a step; its logits, and its share of the loss of all targets."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.training.precision == "bf16"):
             output = self.model(
@@ -310,7 +310,7 @@ class _Loop:
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class _StepInputs:
     """What a step needs, on its device: tokens (B, T), targets (N,) of the scored positions. Which these are, scored
     (B, T), stays on the CPU, where a look at it waits for nothing."""
 
@@ -321,7 +321,7 @@ class _Batch:
     position_ids: Tensor | None
     indices: Tensor | None
 
-    def parts(self, number: int) -> "list[_Batch]":
+    def parts(self, number: int) -> "list[_StepInputs]":
         """The same sequences in parts of equal size, one after the other."""
         if number == 1:
             return [self]
@@ -338,7 +338,7 @@ class _Batch:
             of_each(self.position_ids),
             of_each(self.indices),
         )
-        return [_Batch(self.length, *part) for part in zip(*fields, strict=True)]
+        return [_StepInputs(self.length, *part) for part in zip(*fields, strict=True)]
 
 
 def _on(device: torch.device, x: Tensor) -> Tensor:
@@ -346,8 +346,8 @@ def _on(device: torch.device, x: Tensor) -> Tensor:
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
-def _batches(config: RunConfig, start: int, device: torch.device) -> Iterator[_Batch]:
-    """The batches of steps ``start`` and later."""
+def _step_inputs(config: RunConfig, start: int, device: torch.device) -> Iterator[_StepInputs]:
+    """What steps ``start`` and later need."""
     training = config.training
     stream = Stream(seed=config.data_seed, name="train")
     count = training.batch_size
@@ -358,7 +358,7 @@ def _batches(config: RunConfig, start: int, device: torch.device) -> Iterator[_B
         words = partial(stream.words, length=length, start=step * count, count=count)
         indices = config.model.sampled_indices(words, batch.tokens.shape[1])
         position_ids = config.model.arranged_ids(words, batch.position_ids, training=True)
-        yield _Batch(
+        yield _StepInputs(
             length,
             _on(device, batch.tokens),
             _on(device, batch.targets[scored]),

@@ -26,7 +26,7 @@ from sparsity_lab.models import (
 from sparsity_lab.settings import SettingError, register
 from sparsity_lab.settings.words import Words
 from sparsity_lab.training import RunConfig, Training, evaluate
-from sparsity_lab.training.optimize import Records, _batches, _Loop, optimize, threads_and_device
+from sparsity_lab.training.optimize import Records, _Loop, _step_inputs, optimize, threads_and_device
 
 
 class Drawing(nn.Module):
@@ -206,7 +206,7 @@ def weights_after(run: RunConfig, tmp_path: Path) -> dict[str, Tensor]:
 def test_parts_of_a_step_are_the_whole(task: Task) -> None:
     """Logits, loss and gradients, of sequences with one scored target and with two, and of an auxiliary loss."""
     run = small_run(task=task, model=Decoder(d_model=16, num_heads=2, kernel=AdaptiveSparse(block_size=2)))
-    (batch,) = itertools.islice(_batches(run, 0, torch.device("cpu")), 1)
+    (batch,) = itertools.islice(_step_inputs(run, 0, torch.device("cpu")), 1)
     found = []
     for number in (1, 4):
         model = run.model.build(0, run.task.vocabulary.size)
