@@ -100,11 +100,11 @@ def test_smoke(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_committed_result_is_good_enough() -> None:
-    """Nine of ten are right over four seeds, and nothing is learned from independent tokens. A wrong verdict is "not
-    decided". At seed 3 only 16 of 20 are right, fewer than the 18 that are the aim at each seed."""
+    """At least 18 of 20 are right at each seed, and nothing is learned from independent tokens. A wrong verdict is "not
+    decided"."""
     rows = json.loads(COMMITTED.read_text())["rows"]
     assert {(row["source"], row["seed"]) for row in rows} == {(name, seed) for name in SOURCES for seed in range(4)}
     right = Counter(row["seed"] for row in rows if row["wrong"] is None)
-    assert [right[seed] for seed in range(4)] == [19, 19, 18, 16]
+    assert min(right[seed] for seed in range(4)) >= 18
     assert {row["verdict"] for row in rows if row["wrong"]} == {"not decided"}
     assert not [row for row in rows if row["source"] in IID and row["learned"]]
