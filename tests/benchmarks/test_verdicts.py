@@ -100,8 +100,8 @@ def test_smoke(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_committed_result_is_good_enough() -> None:
-    """At least 18 of 20 are right at each seed, and nothing is learned from independent tokens. Wrong verdicts are "not
-    decided"."""
+    """At least 18 of 20 are right at each seed, and nothing is learned from independent tokens. Wrong verdicts are
+    "not decided"."""
     rows = json.loads(COMMITTED.read_text())["rows"]
     assert {(row["source"], row["seed"]) for row in rows} == {(name, seed) for name in SOURCES for seed in range(4)}
     right = Counter(row["seed"] for row in rows if row["wrong"] is None)
