@@ -71,7 +71,7 @@ def recorded(
     records: list[LayerRecord],
     gates: Mapping[str, Float[Tensor, "B H T"]] | None = None,
 ) -> Tensor:
-    """The layer's own attention, of which a record is appended to ``records``."""
+    """The layer's own attention. It appends a record to ``records``."""
     block, kernel, position = layer
     rotated_q, rotated_k = (q, k) if position is None else (position.rotate(q), position.rotate(k))
     records.append(
