@@ -14,7 +14,7 @@ import torch
 from sparsity_lab.training.config import RunConfig
 
 _PACKAGE = Path(__file__).parents[1]
-_PACKAGES = ("sparsity-lab", "torch", "numpy", "scipy", "polars", "safetensors")
+_PACKAGES = ("sparsity-lab", "numpy", "scipy", "polars", "safetensors")
 
 
 def environment(config: RunConfig, before: Mapping[str, object] | None = None) -> dict[str, object]:
@@ -91,7 +91,8 @@ def _blas() -> str | None:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+    # A wheel's own record can lack the build ("+cu130") that torch itself names.
+    return {"torch": str(torch.__version__), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
 
 @functools.cache
