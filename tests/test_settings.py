@@ -299,7 +299,7 @@ ERRORS: list[tuple[Any, str]] = [
     (lambda: from_data(Color, {"kind": "Red", "version": 1.0}), "version: expected version 1 of Red, got 1.0"),
     (
         lambda: from_data(Picture, functools.reduce(lambda data, _: {"original": data}, range(2000), {})),
-        "expected a test picture with fewer levels of nesting, got a value of type dict, too large to show",
+        "expected a test picture with fewer levels of nesting, got ",
     ),
     (lambda: Painting(named={1: Red()}), "named.1: expected a string, got 1"),
     (lambda: Painting(named=5), "named: expected a table of values by name, got 5"),
