@@ -103,7 +103,8 @@ def kernels(only: Sequence[str] = (), lengths: Sequence[int] = LENGTHS, device: 
                     continue
                 for implementation in ("auto", *({"native"} & {*kernel.implementations})):
                     rows += _attend_rows(kernel, name, T, implementation)
-        rows += [] if accelerated else [_decode_row(kernel, T) for T in DECODED_LENGTHS]
+        for implementation in () if accelerated else ("auto", *kernel.decoders):
+            rows += [_decode_row(kernel, T, implementation) for T in DECODED_LENGTHS]
     return pl.DataFrame(rows, schema=_COLUMNS)
 
 
@@ -195,12 +196,12 @@ def _sdpa_peak(which: str, T: int) -> int:
     return peak_memory(getattr(_sdpa(_rows("random", T, _D, torch.float32, "cpu")), which))
 
 
-def _decode_row(kernel: Kernel, T: int) -> dict[str, object]:
+def _decode_row(kernel: Kernel, T: int, implementation: str) -> dict[str, object]:
     """One decoding step on a state of T tokens."""
     rows = _rows("random", T, _D, torch.float32, "cpu")
     q, k, v = (x.detach() for x in (rows.q, rows.k, rows.v))
     params, room = _params(kernel, q), _STEPS * (2 * max(_FEWEST_ROUNDS, _MOST_ROUNDS) + 3)
-    state = kernel.init_state(1, kernel.own_heads(_H, _H), _D, T + room)
+    state = kernel.init_state(1, kernel.own_heads(_H, _H), _D, T + room, implementation=implementation)
     _take_up(kernel, state, q, k, v, params)
     step = [x[:, :, :1] for x in (q, k, v)]
 
@@ -219,7 +220,7 @@ def _decode_row(kernel: Kernel, T: int) -> dict[str, object]:
     ms = 1e3 / _STEPS * statistics.median(seconds(own) for _ in range(_MOST_ROUNDS))
     dense_ms = 1e3 / _STEPS * dense_time
     times = {"ms": ms, "SDPA ms": dense_ms, "over SDPA": ratio}
-    return _common(kernel, q) | {"input": "random", "T": T, "pass": "decode"} | times
+    return _common(kernel, q, implementation) | {"input": "random", "T": T, "pass": "decode"} | times
 
 
 def _take_up(kernel: Kernel, state: KernelState, q: Tensor, k: Tensor, v: Tensor, params: nn.Module | None) -> None:

@@ -28,6 +28,7 @@ class KernelState:
         capacity: number of tokens there is room for; None for a state whose size does not depend on it.
         maker: the kernel that made it.
         takes: what kind of keys and values it was made for.
+        implementation: what decodes; ``"auto"`` is the kernel's choice at each call.
     """
 
     def __init__(self, capacity: int | None = None) -> None:
@@ -35,6 +36,7 @@ class KernelState:
         self.capacity = capacity
         self.maker: Setting | None = None
         self.takes: RowKind | None = None
+        self.implementation = "auto"
 
     def advance(self, count: int) -> slice:
         """Take the next ``count`` positions; returns them.

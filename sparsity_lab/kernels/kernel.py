@@ -55,6 +55,7 @@ class Kernel(Setting, family="kernel"):
 
     Attributes:
         implementations: names of what can run; the first is the dense reference, the last what ``"auto"`` takes.
+        decoders: names of more that can run in decoding alone.
         gates: names of the gates that the mechanism reads. A layer computes one logit for each name, head and
             position by a linear map of its input.
         grouped: whether the mechanism itself deals with fewer heads of keys and values than of queries. For all
@@ -68,6 +69,7 @@ class Kernel(Setting, family="kernel"):
 
     largest = 2**31
     implementations: ClassVar[tuple[str, ...]] = ("reference",)
+    decoders: ClassVar[tuple[str, ...]] = ()
     gates: ClassVar[tuple[str, ...]] = ()
     grouped: ClassVar[bool] = False
     reweightable: ClassVar[bool] = False
@@ -311,6 +313,7 @@ class Kernel(Setting, family="kernel"):
         value_dim: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        implementation: str = "auto",
     ) -> KernelState:
         """An empty decoding state with room for ``capacity`` tokens, for ``prefill`` and ``decode`` of this kernel
         alone.
@@ -319,10 +322,11 @@ class Kernel(Setting, family="kernel"):
             num_heads: H; of a ``grouped`` mechanism G.
             value_dim: E; None is D.
             dtype, device: of the rows that will come; float16, bfloat16, float32 or float64.
+            implementation: what decodes: ``"auto"``, or one of ``implementations`` and ``decoders``.
 
         Raises:
-            SettingError: a size that is too small, another dtype, a device that is not there, or an option with which
-                the mechanism cannot decode.
+            SettingError: a size that is too small, another dtype, a device that is not there, an implementation that
+                cannot run, or an option with which the mechanism cannot decode.
         """
         value_dim = head_dim if value_dim is None else value_dim
         check_least(0, batch_size=batch_size)
@@ -330,7 +334,8 @@ class Kernel(Setting, family="kernel"):
         check_dtype("dtype", dtype)
         rows = RowKind(batch_size, num_heads, head_dim, value_dim, dtype, known_device("device", device))
         state = self._init_state(rows, capacity)
-        state.maker, state.takes = self, rows
+        self._resolve(implementation, rows.empty(1)[0], self.decoders)
+        state.maker, state.takes, state.implementation = self, rows, implementation
         return state
 
     @torch.no_grad()
@@ -371,7 +376,7 @@ class Kernel(Setting, family="kernel"):
             q,
             k,
             state.length + q.shape[2],
-            implementation=self.implementation(q),
+            implementation=self._resolve(state.implementation, q, self.decoders),
             training=False,
             query_start=state.length,
             key_mask=key_mask,
@@ -474,12 +479,12 @@ class Kernel(Setting, family="kernel"):
         self._check_call(q, k, context)
         return context
 
-    def _resolve(self, implementation: str, q: Tensor) -> str:
+    def _resolve(self, implementation: str, q: Tensor, more: tuple[str, ...] = ()) -> str:
         if implementation == "auto":
             return self.implementation(q)
         self._check_implementation(implementation, q)
-        if implementation not in self.implementations:
-            known = ("auto", *self.implementations)
+        if implementation not in (*self.implementations, *more):
+            known = ("auto", *self.implementations, *more)
             raise SettingError("implementation", f"an implementation of {self.kind}", implementation, known)
         return implementation
 

@@ -1,5 +1,7 @@
 """Decoding of adaptive sparse attention over many blocks: the same blocks as a pass over all, near-ties included."""
 
+import copy
+import ctypes
 from typing import Any
 
 import pytest
@@ -10,11 +12,23 @@ from kernels.trained import trained
 from torch import Tensor
 
 from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs
+from sparsity_lab.kernels.adaptive import native
+from sparsity_lab.kernels.parts.compiler import COMPILER, NEEDED
+from sparsity_lab.settings import SettingError
 
 B, G, D, BLOCK, NUM_BLOCKS, BUDGET = 2, 3, 64, 4, 60, 3
 LENGTH = BLOCK * NUM_BLOCKS
 BETAS = [(0.0, 0.0), (1.0, 0.0), (0.7, 0.4)]
 SCORES = [{"beta": beta} for beta in BETAS] + [{"rank": 4}]
+
+
+compiled = pytest.mark.skipif(not COMPILER, reason=f"the native form is NOT TESTED without {NEEDED}")
+
+
+def decoders(kernel: AdaptiveSparse) -> list[str]:
+    """What a state of the kernel may decode with, where the numbers of blocks allow the compiled form."""
+    fits = COMPILER and kernel.mode == "topk" and not kernel.rho_min and not kernel.rank
+    return ["auto", "native"] if fits else ["auto"]
 
 
 def near_ties(seed: int, copies: int, last_digits: int) -> tuple[Tensor, Tensor]:
@@ -39,14 +53,18 @@ def names() -> Tensor:
 
 
 def decoded(kernel: AdaptiveSparse, q: Tensor, k: Tensor, params: Any, key_mask: Tensor | None = None) -> Any:
-    """The last row by decoding, and the codes of its audit."""
+    """The last row by decoding in every form, and the codes of its audit."""
     state, v, auxiliary = kernel.init_state(B, G, D, LENGTH), names(), AuxiliaryOutputs()
     before = None if key_mask is None else key_mask[:, :-1]
     kernel.prefill(
         k[:, :, :-1], k[:, :, :-1], v[:, :, :-1], state=state, key_mask=before, params=params, position=None
     )
-    step = q, k[:, :, -1:], v[:, :, -1:]
-    return kernel.decode(*step, state=state, params=params, auxiliary=auxiliary), auxiliary.records[0]["codes"]
+    step, outs = (q, k[:, :, -1:], v[:, :, -1:]), []
+    for form in decoders(kernel):
+        own = copy.deepcopy(state)
+        own.implementation = form
+        outs.append(kernel.decode(*step, state=own, params=params, auxiliary=auxiliary))
+    return outs, auxiliary.records[0]["codes"]
 
 
 @pytest.mark.parametrize("score", SCORES, ids=str)
@@ -61,13 +79,14 @@ def test_same_blocks_at_near_ties(score: dict[str, Any]) -> None:
         for copies in (0, BUDGET + 3, BUDGET + 17):
             for digits in (0, 1, 2, 3, 5, 12):
                 q, k = near_ties(seed, copies, digits)
-                out, codes = decoded(kernel, q, k, params)
+                outs, codes = decoded(kernel, q, k, params)
                 queries = q.expand_as(k)
                 whole = kernel.audit(queries.double(), k.double(), rows=last, params=wide).codes
                 case = f"{seed}, {copies}, {digits}"
                 assert torch.equal(codes, whole), case
                 assert torch.equal(codes, kernel.audit(queries, k, rows=last, params=params).codes), case
-                assert torch.equal(out[:, :, 0, :NUM_BLOCKS] > 0, whole[:, :, 0] > 0), case
+                for out in outs:
+                    assert torch.equal(out[:, :, 0, :NUM_BLOCKS] > 0, whole[:, :, 0] > 0), case
                 if not kernel.rank:
                     means = k.unflatten(2, (NUM_BLOCKS, BLOCK)).mean(3)[:, :, 1:-2] @ q.mT / D**0.5
                     best = means.squeeze(-1).topk(BUDGET, dim=-1).indices + 1
@@ -126,11 +145,74 @@ def test_long_decoding_is_attend(change: dict[str, Any], num_kv_heads: int, mask
         key_mask[1, 30:45] = False
     options: dict[str, Any] = {"position": position, "params": params}
     expected = kernel.attend(q, k, v, training=False, key_mask=key_mask if masked else None, **options)
-    state, got = kernel.init_state(2, num_kv_heads, D, length), []
-    for first, stop in ((0, 20), (20, prompt)):
-        part = [x[:, :, first:stop] for x in (q, k, v)]
-        mask = key_mask[:, first:stop] if masked else None
-        got.append(kernel.prefill(*part, state=state, key_mask=mask, **options))
-    for t in range(prompt, length):
-        got.append(kernel.decode(*(x[:, :, t : t + 1] for x in (q, k, v)), state=state, **options))
-    assert_close("output", torch.cat(got, 2), expected, 1e-5)
+    for form in decoders(kernel):
+        state, got = kernel.init_state(2, num_kv_heads, D, length, implementation=form), []
+        for first, stop in ((0, 20), (20, prompt)):
+            part = [x[:, :, first:stop] for x in (q, k, v)]
+            mask = key_mask[:, first:stop] if masked else None
+            got.append(kernel.prefill(*part, state=state, key_mask=mask, **options))
+        for t in range(prompt, length):
+            got.append(kernel.decode(*(x[:, :, t : t + 1] for x in (q, k, v)), state=state, **options))
+        assert_close(form, torch.cat(got, 2), expected, 1e-5)
+
+
+@compiled
+@pytest.mark.parametrize("value_dim", [5, 24])
+def test_the_compiled_step_from_the_first_token_on(value_dim: int) -> None:
+    """Sizes that no vector divides, fewer blocks than the budget, shared heads, and any number of threads."""
+    kernel = AdaptiveSparse(block_size=3, n_sink=2, n_local=2, k_free=3, beta=(0.8, 0.3))
+    q, k = (random_rows(2, heads, 60, 13, count=1, dtype=torch.float32)[0].detach() for heads in (4, 2))
+    v = random_rows(2, 2, 60, value_dim, count=1, seed=2, dtype=torch.float32)[0].detach()
+    rows = [x.double() for x in (q, k, v)]
+    expected, threads, found = kernel.attend(*rows, training=False), torch.get_num_threads(), []
+    for number in (1, 3):
+        torch.set_num_threads(number)
+        try:
+            state = kernel.init_state(2, 2, 13, 60, value_dim=value_dim, implementation="native")
+            steps = (kernel.decode(*(x[:, :, t : t + 1] for x in (q, k, v)), state=state) for t in range(60))
+            found.append(torch.cat(list(steps), 2))
+        finally:
+            torch.set_num_threads(threads)
+    assert_close("output", found[0], expected, 2e-6)
+    assert torch.equal(*found)
+
+
+@compiled
+def test_a_compiled_step_without_numbers_or_memory() -> None:
+    kernel = AdaptiveSparse(block_size=2, k_free=2)
+    state = kernel.init_state(1, 2, 8, 40, implementation="native")
+    rows = torch.randn(1, 2, 39, 8, generator=torch.Generator().manual_seed(0))
+    kernel.prefill(rows, rows, rows, state=state)
+    assert kernel.decode(rows[:, :, :1] * torch.nan, *[rows[:, :, :1]] * 2, state=state).isnan().all()
+    step = native._Step(**dict.fromkeys(("heads", "of_sequence", "M", "size", "local", "threads"), 1), length=2**50)
+    assert native._library().adaptive_step(ctypes.byref(step)) == 1
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        ({"mode": "topp"}, {}, "mode 'topk' without rho_min and rank"),
+        ({"rho_min": 0.5}, {}, "mode 'topk' without rho_min and rank"),
+        ({"rank": 2}, {}, "mode 'topk' without rho_min and rank"),
+        ({}, {"dtype": torch.float64}, "rows on a CPU, float32 or less"),
+        ({}, {"dtype": torch.bfloat16}, "plain rows in float32"),
+        ({}, {"device": "meta"}, "plain rows in float32"),
+    ],
+    ids=str,
+)
+def test_what_the_compiled_step_refuses(change: dict[str, Any], options: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingError, match=f"^implementation: expected {words}"):
+        AdaptiveSparse(**change).init_state(1, 2, 8, 4, implementation="native", **options)
+
+
+def test_a_state_decodes_with_what_it_was_made_for() -> None:
+    kernel = AdaptiveSparse(block_size=2, k_free=1)
+    with pytest.raises(SettingError, match="^implementation: expected an implementation of AdaptiveSparse"):
+        kernel.init_state(1, 2, 8, 4, implementation="fused")
+    q, k, v = (x.detach() for x in random_rows(1, 2, 30, 8, dtype=torch.float32))
+    expected = kernel.attend(q, k, v, training=False)
+    for form in kernel.implementations:
+        state = kernel.init_state(1, 2, 8, 30, implementation=form)
+        steps = [kernel.decode(*(x[:, :, t : t + 1] for x in (q, k, v)), state=state) for t in range(30)]
+        assert_close(form, torch.cat(steps, 2), expected, 1e-5)

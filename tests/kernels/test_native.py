@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparsity_lab.kernels import LSSA, LSSAR, Kernel
 from sparsity_lab.kernels.lssar import native
+from sparsity_lab.kernels.parts import compiler
 from sparsity_lab.settings import SettingError
 
 CASES = [
@@ -26,7 +27,9 @@ CASES = [
 ]
 """Kernels, head sizes and widths of values."""
 
-compiled = pytest.mark.skipif(not native.COMPILER, reason=f"the native form is NOT TESTED without {native.NEEDED}")
+compiled = pytest.mark.skipif(
+    not compiler.COMPILER, reason=f"the native form is NOT TESTED without {compiler.NEEDED}"
+)
 
 
 def both_passes(kernel: Kernel, rows: tuple[Tensor, ...], grad: Tensor, **options: object) -> list[Tensor]:
@@ -122,7 +125,7 @@ def test_too_little_memory_is_an_error_and_not_the_end() -> None:
     """Of one thread or several: no exception leaves C++."""
     for threads in (1, 3):
         numbers = {"N": 4, "H": 1, "R": 1, "K": 2**44, "D": 16, "E": 16, "threads": threads}
-        assert native._library().softplus_forward(ctypes.byref(native._Call(**numbers))) == 1
+        assert native.library(native._SOURCE).softplus_forward(ctypes.byref(native._Call(**numbers))) == 1
     rows = tuple(torch.zeros(1, 1, 1, 16) for _ in "qkv")
     with pytest.raises(MemoryError, match="too little memory for a tile of implementation='native'"):
         native._run_native(lambda call: 1, rows, 0, None)
@@ -181,7 +184,7 @@ def test_a_class_that_is_not_registered_runs_on_plain_rows_alone() -> None:
 
 
 def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparsity_lab.kernels.lssar.kernel.COMPILER", ())
+    monkeypatch.setattr(compiler, "COMPILER", ())
     rows = torch.zeros(1, 1, 2, 4)
     with pytest.raises(SettingError, match=r"^implementation: expected .*which needs a C\+\+ compiler.*'native'$"):
         LSSAR().attend(rows, rows, rows, implementation="native")
@@ -191,9 +194,9 @@ def test_without_a_compiler_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 def built_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Nothing is kept from before, and nothing is kept for others."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native._library.cache_clear()
+    compiler.library.cache_clear()
     yield tmp_path / "sparsity_lab"
-    native._library.cache_clear()
+    compiler.library.cache_clear()
 
 
 @compiled
@@ -202,11 +205,11 @@ def test_it_is_compiled_once(built_anew: Path, monkeypatch: pytest.MonkeyPatch) 
     first = LSSA().attend(*rows, implementation="native")
     (library,) = built_anew.iterdir()
     made = library.stat().st_mtime_ns
-    native._library.cache_clear()
+    compiler.library.cache_clear()
     assert torch.equal(LSSA().attend(*rows, implementation="native"), first)
     assert [file.stat().st_mtime_ns for file in built_anew.iterdir()] == [made]
-    monkeypatch.setattr(native, "_FLAGS", (*native._FLAGS, "-O0"))  # another library is another file
-    native._library.cache_clear()
+    monkeypatch.setattr(compiler, "_FLAGS", (*compiler._FLAGS, "-O0"))  # another library is another file
+    compiler.library.cache_clear()
     LSSA().attend(*rows, implementation="native")
     assert len(list(built_anew.iterdir())) == 2
 
@@ -223,7 +226,7 @@ def test_what_others_can_change_is_not_run(
     library.write_bytes(b"of someone else")
     for path, mode, told in ((library, 0o722, library), (library, 0o770, library), (built_anew, 0o777, built_anew)):
         path.chmod(mode)
-        native._library.cache_clear()
+        compiler.library.cache_clear()
         caplog.clear()
         assert torch.equal(LSSA().attend(*rows, implementation="native"), expected)
         LSSA().attend(*rows, implementation="native")
@@ -231,12 +234,12 @@ def test_what_others_can_change_is_not_run(
         assert said == f"native.cpp is compiled for this process alone: others than this user can change {told}"
         path.chmod(0o700)
     monkeypatch.setattr(os, "getuid", lambda: 12345)
-    native._library.cache_clear()
+    compiler.library.cache_clear()
     assert torch.equal(LSSA().attend(*rows, implementation="native"), expected)
     monkeypatch.undo()
     (built_anew.parent / "a file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(built_anew.parent / "a file"))
-    native._library.cache_clear()
+    compiler.library.cache_clear()
     assert torch.equal(LSSA().attend(*rows, implementation="native"), expected)
     assert library.read_bytes() == b"of someone else"
 
@@ -245,16 +248,15 @@ def test_a_compiler_may_have_arguments(tmp_path: Path, monkeypatch: pytest.Monke
     found = tmp_path / "cached g++"
     found.touch(mode=0o755)
     monkeypatch.setenv("CXX", f"'{found}' g++ -m64")
-    assert native._compiler() == (str(found), "g++", "-m64")
+    assert compiler._compiler() == (str(found), "g++", "-m64")
     monkeypatch.setenv("CXX", "")
-    assert native._compiler()[1:] in ((), native.COMPILER[1:])
+    assert compiler._compiler()[1:] in ((), compiler.COMPILER[1:])
 
 
 def test_a_compiler_that_fails_is_named_in_one_line(built_anew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.zeros(1, 1, 2, 4)
     for command in (("false",), (str(built_anew),)):
-        monkeypatch.setattr(native, "COMPILER", command)
-        monkeypatch.setattr("sparsity_lab.kernels.lssar.kernel.COMPILER", command)
+        monkeypatch.setattr(compiler, "COMPILER", command)
         monkeypatch.setattr(LSSA, "implementations", ("reference", "native", "tiled"))
         with pytest.raises(SettingError, match=r"^implementation: expected a C\+\+ compiler.*, got .*"):
             LSSA().attend(rows, rows, rows, implementation="native")

@@ -248,7 +248,7 @@ def test_lines_of_the_log_steer_no_terminal(caplog: pytest.LogCaptureFixture) ->
     own = [name for name, tree in sources() if "getLogger" in ast.unparse(tree)]
     assert own == ["settings/log.py"]
     users = [name for name, tree in sources() if "plain_logger(__name__)" in ast.unparse(tree)]
-    assert set(users) == {"kernels/lssar/native.py", "sweeps/results.py", "training/optimize.py", "training/run.py"}
+    assert set(users) == {"kernels/parts/compiler.py", "sweeps/results.py", "training/optimize.py", "training/run.py"}
     for name in users:
         log = plain_logger(f"sparsity_lab.{name.removesuffix('.py').replace('/', '.')}")
         for _ in range(2):

@@ -366,9 +366,10 @@ class AdaptiveState(KeyValueCache):
             self._extend_apart(k, v, key_mask)
             return
         self.append(k.to(v.dtype), v)
-        block_size = self.blocks.shape[1]
-        keys = torch.cat([self._waiting.to(k.dtype), k], dim=2)
-        stop, start = self.length // block_size * block_size, self.length - keys.shape[2]
+        block_size, start = self.blocks.shape[1], self.length - k.shape[2] - self._waiting.shape[2]
+        rounded = k.dtype != v.dtype
+        keys = torch.cat([self._waiting.to(k.dtype), k], dim=2) if rounded else self.keys[:, :, start:]
+        stop = self.length // block_size * block_size
         if start < stop:
             blocks = slice(start // block_size, stop // block_size)
             full = summarize(keys[:, :, : stop - start], None, block_size)

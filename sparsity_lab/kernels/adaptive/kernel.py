@@ -16,13 +16,16 @@ from sparsity_lab.kernels.adaptive.fast import (
     tiled_attention,
 )
 from sparsity_lab.kernels.adaptive.formula import BlockScore, SelectionRule, Selector, dense_weights, summarize
+from sparsity_lab.kernels.adaptive.native import native_row
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.kernel import Kernel
+from sparsity_lab.kernels.operator import is_watched
 from sparsity_lab.kernels.parts.arguments import RowKind, check_keys, check_rows
+from sparsity_lab.kernels.parts.compiler import COMPILER, check_native
 from sparsity_lab.kernels.parts.masking import first_visible
 from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.position import KernelPosition
-from sparsity_lab.settings import SettingError, check_least, register
+from sparsity_lab.settings import SettingError, Shown, check_least, register
 
 _MOST = 2**16
 """Rows of a block, random blocks and ranks: sizes of what each call makes."""
@@ -43,7 +46,9 @@ class AdaptiveSparse(SelectionRule, Kernel):
 
     ``"reference"`` computes all scores; ``"masked"`` is PyTorch's fused kernel under the same mask, in tiles of rows;
     ``"gather"`` computes kept blocks only, in memory linear in T. ``"auto"`` takes ``"masked"`` up to 512 tokens and
-    ``"gather"`` above. Decoding gathers the kept blocks of one row.
+    ``"gather"`` above. Decoding gathers the kept blocks of one row. A state with ``implementation="native"`` computes
+    single rows in C++: on a CPU, in float32, for ``mode="topk"`` without ``rho_min`` and ``rank``. Several rows at
+    once, rows of ``dense_len`` and sequences with hidden tokens are computed as with ``"auto"``.
 
     In training with ``auxiliary`` and ``params``, the selector's loss on sampled rows goes to ``auxiliary.losses``.
     Every call with ``auxiliary`` leaves an audit of sampled rows in ``auxiliary.records``.
@@ -82,6 +87,7 @@ class AdaptiveSparse(SelectionRule, Kernel):
     """
 
     implementations = ("reference", "masked", "gather")
+    decoders = ("native",) if COMPILER else ()
     positions = frozenset({"rotate"})
     grouped = True
     tells_losses = True
@@ -199,6 +205,15 @@ class AdaptiveSparse(SelectionRule, Kernel):
             raise SettingError("document_ids", f"not supported; a block of {self.kind} may contain several documents")
         self._score(k, context.params)
 
+    def _check_implementation(self, implementation: str, q: Queries) -> None:
+        if implementation != "native":
+            return
+        check_native(q)
+        if q.dtype != torch.float32 or is_watched(q):
+            raise SettingError("implementation", "plain rows in float32 for 'native'", q.dtype)
+        if self.mode == "topp" or self.rho_min or self.rank:
+            raise SettingError("implementation", "mode 'topk' without rho_min and rank for 'native'", Shown(self))
+
     def _prepare(self, q: Queries, k: Keys, context: Context, key_start: int = 0) -> tuple[Queries, Keys]:
         # Rotated before anything is rounded, so that all forms and dtypes select by the same keys.
         wide = torch.promote_types(q.dtype, torch.float32)
@@ -249,10 +264,15 @@ class AdaptiveSparse(SelectionRule, Kernel):
             return v.new_empty(*q.shape[:3], v.shape[3])
         rotated_q, rotated_k = self._prepare(q, k, context, context.query_start)
         state.extend(rotated_k, v, context.key_mask)
-        form, wide = self._fitting(q, state.length), rotated_q.dtype
+        chosen, form, wide = state.implementation, context.implementation, rotated_q.dtype
+        if chosen in ("auto", "native"):
+            form = self._fitting(q, state.length)
         context = replace(context, key_mask=state.key_mask, implementation=form)
         selector = self._selector(rotated_k, context, state)
-        if form != "reference" and q.shape[2] == 1:
+        plain = state.key_mask is None and state.length > self.dense_len
+        if chosen == "native" and q.shape[2] == 1 and plain:
+            out = native_row(_in_groups(rotated_q, k), state, self, selector.score.beta).flatten(1, 2)
+        elif form != "reference" and q.shape[2] == 1:
             out = decoded_row(_in_groups(rotated_q, k), state, selector).flatten(1, 2)
         else:
             rows = rotated_q, state.keys.to(wide), state.values.to(wide)

@@ -12,8 +12,9 @@ from sparsity_lab.kernels.cached import CachedKernel
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.lssar.fast import tiled_rows
 from sparsity_lab.kernels.lssar.formula import amplification, check_power, reweight, softplus_weights
-from sparsity_lab.kernels.lssar.native import COMPILER, NEEDED, native_rows
+from sparsity_lab.kernels.lssar.native import native_rows
 from sparsity_lab.kernels.operator import is_watched
+from sparsity_lab.kernels.parts.compiler import COMPILER, check_native
 from sparsity_lab.kernels.parts.unit_rows import scaled_unit_rows
 from sparsity_lab.settings import SettingError, Shown, is_registered, register
 
@@ -46,11 +47,7 @@ class SoftplusKernel(CachedKernel):
     def _check_implementation(self, implementation: str, q: Queries) -> None:
         if implementation != "native":
             return
-        if not COMPILER:
-            raise SettingError("implementation", f"another form than 'native', which needs {NEEDED}", implementation)
-        if q.dtype == torch.float64 or q.device.type not in ("cpu", "meta"):
-            given = f"{q.dtype} on {q.device.type}".removeprefix("torch.")
-            raise SettingError("implementation", "rows on a CPU, float32 or less, for 'native'", Shown(given))
+        check_native(q)
         if is_watched(q) and not is_registered(type(self)):
             expected = "a registered class under torch.compile, torch.func or on the meta device, for 'native'"
             raise SettingError("implementation", expected, Shown(type(self).__name__))

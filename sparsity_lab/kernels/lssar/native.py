@@ -8,17 +8,7 @@ its operands anew. With products whose sums stay in registers, tiles are as smal
 """
 
 import ctypes
-import functools
-import hashlib
 import math
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +18,9 @@ from torch.nn.functional import pad
 
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
 from sparsity_lab.kernels.parts.backward import own_backward
-from sparsity_lab.settings import SettingError, Shown
-from sparsity_lab.settings.log import plain_logger
+from sparsity_lab.kernels.parts.compiler import library
 
-NEEDED = "a C++ compiler: c++, or what CXX names, or sparsity-lab[fast]"
-
-
-def _compiler() -> tuple[str, ...]:
-    """The command, empty where there is none. ``CXX`` may have arguments, as in ``ccache g++``."""
-    command, *arguments = shlex.split(os.environ.get("CXX", "")) or ["c++"]
-    if found := shutil.which(command):
-        return found, *arguments
-    return (sys.executable, "-P", "-m", "ziglang", "c++") if find_spec("ziglang") else ()
-
-
-COMPILER = _compiler()
-
-_PROCESSOR = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
-_FLAGS = ("-std=c++17", "-O3", _PROCESSOR, "-fno-math-errno", "-fPIC", "-shared", "-pthread")
+_SOURCE = Path(__file__).with_name("native.cpp")
 _LOG2_E = math.log2(math.e)
 
 _POINTERS = (
@@ -72,7 +47,7 @@ def native_rows(q: Queries, k: Keys, v: Values, context: Context, p: float | Non
         SettingError: native.cpp does not compile here.
         MemoryError: there is too little for a tile.
     """
-    _library()
+    library(_SOURCE)
     width = v.shape[3]
     q, k, v = (pad(x, (0, -x.shape[3] % 16)) for x in (q * _LOG2_E, k, v))
     counts = context.counts(q, k).squeeze(1).float().expand(len(q), -1).contiguous()
@@ -114,7 +89,7 @@ class _NativeRows(torch.autograd.Function):
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         out, statistics = q.new_empty(*q.shape[:3], v.shape[3]), q.new_empty(4, *q.shape[:3])
         tensors = q, k, v, row_groups, key_groups, counts, out, statistics
-        _run_native(_library().softplus_forward, tensors, start, p)
+        _run_native(library(_SOURCE).softplus_forward, tensors, start, p)
         ctx.save_for_backward(*tensors)
         ctx.numbers = start, p
         return out
@@ -124,7 +99,7 @@ class _NativeRows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gradients = tuple(torch.zeros_like(x) for x in ctx.saved_tensors[:3])
         tensors = (*ctx.saved_tensors, grad.contiguous(), *gradients)  # they live on while C++ has their addresses
-        _run_native(_library().softplus_backward, tensors, *ctx.numbers)
+        _run_native(library(_SOURCE).softplus_backward, tensors, *ctx.numbers)
         return (*gradients, *[None] * 5)
 
 
@@ -134,60 +109,3 @@ def _run_native(function: Any, tensors: tuple[Tensor, ...], start: int, p: float
     numbers = q.shape[0] * q.shape[1], q.shape[1], q.shape[2], k.shape[2], q.shape[3], v.shape[3]
     if function(ctypes.byref(_Call(*pointers, *numbers, start, torch.get_num_threads(), p or 0.0))):
         raise MemoryError("too little memory for a tile of implementation='native'")
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    """What native.cpp compiles to on this machine. It is kept under the user's cache folder, by everything that it
-    depends on; where that folder is not the user's alone, for this process only."""
-    source = Path(__file__).with_name("native.cpp")
-    # The compiler's version and what it knows of this processor.
-    macros = _compiled("-dM", "-E", "-x", "c++", os.devnull)
-    key = hashlib.sha256(source.read_bytes() + " ".join(_FLAGS).encode() + macros).hexdigest()[:16]
-    name = f"native-{key}.so"
-
-    def made(folder: str) -> Path:
-        _compiled(str(source), "-o", str(Path(folder) / name))
-        return Path(folder) / name
-
-    try:
-        # A relative folder could belong to someone else, so it is ignored.
-        given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        kept = (given if given.is_absolute() else Path.home() / ".cache") / "sparsity_lab"
-        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_own(kept)
-        if not (kept / name).exists():
-            with tempfile.TemporaryDirectory(dir=kept) as folder:
-                library = made(folder)
-                library.chmod(0o700)
-                library.replace(kept / name)
-        _check_own(kept / name)
-        return ctypes.CDLL(str(kept / name))
-    except (OSError, RuntimeError) as error:  # the latter where there is no home
-        plain_logger(__name__).warning("native.cpp is compiled for this process alone: %s", error)
-        with tempfile.TemporaryDirectory() as folder:
-            return ctypes.CDLL(str(made(folder)))
-
-
-def _check_own(path: Path) -> None:
-    """Raise ``OSError`` unless a file or folder is this user's, and nobody else can change it: it will be run."""
-    state = path.stat()
-    if state.st_uid != os.getuid() or state.st_mode & 0o022:
-        raise PermissionError(f"others than this user can change {path}")
-
-
-def _compiled(*arguments: str) -> bytes:
-    """What the compiler prints.
-
-    Raises:
-        SettingError: it does not run, or it fails.
-    """
-    try:
-        done = subprocess.run([*COMPILER, *_FLAGS, *arguments], capture_output=True, check=False)
-    except OSError as error:
-        raise SettingError("implementation", NEEDED, Shown(str(error))) from None
-    if done.returncode:
-        *_, last = "", *done.stderr.decode(errors="replace").strip().splitlines()
-        got = Shown(f"{COMPILER[0]} failed with exit code {done.returncode}; {last}")
-        raise SettingError("implementation", NEEDED, got)
-    return done.stdout
