@@ -23,8 +23,8 @@ from sparsity_lab.settings import Setting, SettingError, Shown, from_text, kinds
 _POSITIONS: dict[str, Callable[..., KernelPosition]] = {
     "interleaved": RotaryPosition.of_parts,
     "half": partial(RotaryPosition.of_parts, layout="half"),
-    "distance": BiasPosition.of_parts,
-    "table": BiasTable.of_parts,
+    "distance": BiasPosition,
+    "table": BiasTable,
 }
 
 

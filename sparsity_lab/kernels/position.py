@@ -176,11 +176,6 @@ class BiasPosition(KernelPosition):
         """The tensors that ``of_parts`` makes it of."""
         return self._indices, self._slopes
 
-    @classmethod
-    def of_parts(cls, indices: Int64[Tensor, "B T"], slopes: Float[Tensor, " H"]) -> "BiasPosition":
-        """Of what ``parts`` gave."""
-        return cls(indices, slopes)
-
     def check_heads(self, num_heads: int, head_dim: int) -> None:
         if len(self._slopes) != num_heads:
             raise SettingError("position", f"slopes of {num_heads} heads", len(self._slopes))
@@ -211,11 +206,6 @@ class BiasTable(KernelPosition):
         self.batch_size, _, self.length, _ = table.shape
         self.device = table.device
         self._table = table
-
-    @classmethod
-    def of_parts(cls, table: Float[Tensor, "B H R K"]) -> "BiasTable":
-        """Of what ``parts`` gave."""
-        return cls(table)
 
     def bias(self, queries: slice, keys: slice) -> Float[Tensor, "B H R K"]:
         return self._table[:, :, queries, keys]

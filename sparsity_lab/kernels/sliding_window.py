@@ -31,7 +31,7 @@ from sparsity_lab.kernels.parts.tiles import (
     whole_tile,
 )
 from sparsity_lab.kernels.softmax import softmax_weights
-from sparsity_lab.settings import SettingError, register
+from sparsity_lab.settings import check_least, register
 
 
 def window_sees(
@@ -114,10 +114,8 @@ class SlidingWindow(Kernel):
     reweightable = True
 
     def check(self) -> None:
-        if self.width < 1:
-            raise SettingError("width", "an integer of at least 1", self.width)
-        if self.sinks < 0:
-            raise SettingError("sinks", "an integer of at least 0", self.sinks)
+        check_least(1, width=self.width)
+        check_least(0, sinks=self.sinks)
 
     @classmethod
     def examples(cls) -> "tuple[SlidingWindow, ...]":

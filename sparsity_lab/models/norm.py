@@ -33,10 +33,13 @@ class RMSNorm(nn.RMSNorm):
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        r = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        squares = x.square()
+        r = squares.mean(-1, keepdim=True).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, r)
         ctx.eps = eps
-        return (x * r).mul_(weight)
+        return torch.mul(x, r, out=squares).mul_(
+            weight
+        )  # another tensor of this size is another fresh piece of memory
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None, None]:

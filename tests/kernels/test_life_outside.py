@@ -337,7 +337,8 @@ def test_the_meta_device_tells_shapes(kernel: Kernel, training: bool) -> None:
         for kind in (None, *sorted(kernel.positions)):
             position = make_position(kind, 37, num_heads=H, dtype=torch.float32)
             if position is not None:
-                position = type(position).of_parts(*(x.to("meta") for x in position.parts()))  # type: ignore[attr-defined]
+                made = getattr(position, "of_parts", type(position))
+                position = made(*(x.to("meta") for x in position.parts()))  # type: ignore[attr-defined]
             for key_mask in (None, torch.empty(B, 37, dtype=torch.bool, device="meta")):
                 out = kernel.attend(
                     q, k, v, implementation=implementation, training=training, params=params, key_mask=key_mask,

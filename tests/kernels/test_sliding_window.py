@@ -184,9 +184,9 @@ def test_refuses_a_state_of_another_batch() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"width": 0}, "width: expected an integer of at least 1, got 0"),
-        ({"width": -3}, "width: expected an integer of at least 1, got -3"),
-        ({"sinks": -1}, "sinks: expected an integer of at least 0, got -1"),
+        ({"width": 0}, "width: expected at least 1, got 0"),
+        ({"width": -3}, "width: expected at least 1, got -3"),
+        ({"sinks": -1}, "sinks: expected at least 0, got -1"),
         ({"width": 2.5}, "width: expected an integer, got 2.5"),
     ],
     ids=str,

@@ -160,24 +160,25 @@ class LinearCall:
         features: of queries and keys.
         eps: added to the denominator.
         chunk: rows in a chunk.
+        key_mask: which keys may be seen; None: all.
         start: position of the first row.
     """
 
     features: TurnedMap
     eps: float
     chunk: int
-    start: int = 0
+    key_mask: Bool[Tensor, "B K"] | None
+    start: int
 
 
 def chunked_attention(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B H T D"],
     v: Float[Tensor, "B H T E"],
-    key_mask: Bool[Tensor, "B T"] | None,
     call: LinearCall,
 ) -> Float[Tensor, "B H T E"]:
     """Causal linear attention of whole sequences, in the dtype of q, computed in float32 at least."""
-    out: Tensor = _Chunked.apply(q, k, v, key_mask, call)  # type: ignore[no-untyped-call]
+    out: Tensor = _Chunked.apply(q, k, v, call)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -185,13 +186,12 @@ def continued_attention(
     q: Float[Tensor, "B H R D"],
     k: Float[Tensor, "B H R D"],
     v: Float[Tensor, "B H R E"],
-    key_mask: Bool[Tensor, "B R"] | None,
     call: LinearCall,
     S: Float[Tensor, "B H F E"],
     z: Float[Tensor, "B H F"],
 ) -> tuple[Float[Tensor, "B H R E"], Float[Tensor, "B H F E"], Float[Tensor, "B H F"]]:
     """The rows of tokens that follow those whose sums are S and z, and the sums after them. No gradient flows."""
-    rows = _forward(q, k, v, key_mask, call, S.flatten(0, 1), z.flatten(0, 1))
+    rows = _forward(q, k, v, call, S.flatten(0, 1), z.flatten(0, 1))
     after, total_after = rows.sums[-1]
     return rows.out, after.view_as(S), total_after.view_as(z)
 
@@ -200,12 +200,11 @@ def summed_attention(
     q: Float[Tensor, "B H R D"],
     k: Float[Tensor, "B H T D"],
     v: Float[Tensor, "B H T E"],
-    key_mask: Bool[Tensor, "B T"] | None,
     call: LinearCall,
 ) -> Float[Tensor, "B H R E"]:
     """The same where every row sees all keys: two sums over them, differentiated by autograd."""
     wide = torch.promote_types(q.dtype, torch.float32)
-    (above, below), (key_above, key_below) = _features(q.to(wide), k.to(wide), key_mask, call, 0)
+    (above, below), (key_above, key_below) = _features(q.to(wide), k.to(wide), call, 0)
     total = divisor(below @ key_below.sum(-2).unsqueeze(-1), call.eps)
     return (above @ (key_above.mT @ v.to(wide)) / total).to(q.dtype)
 
@@ -223,14 +222,13 @@ def _forward(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B H T D"],
     v: Float[Tensor, "B H T E"],
-    key_mask: Bool[Tensor, "B T"] | None,
     call: LinearCall,
     S: Float[Tensor, "N F E"],
     z: Float[Tensor, "N F"],
 ) -> _ForwardPass:
     made = _ForwardPass(q.new_empty(*q.shape[:3], v.shape[3]), z.new_empty(*q.shape[:3], 1), [(S, z)])
     for rows, size in _blocks(q, call):
-        ((above, below), _), ((key_above, key_below), _) = _of_block(q, k, key_mask, call, rows)
+        ((above, below), _), ((key_above, key_below), _) = _of_block(q, k, call, rows)
         U = _chunks(_wide(v, rows), size)
         out, S = causal_product(_chunks(above, size), _chunks(key_above, size), U, S)
         total, z = causal_total(_chunks(below, size), _chunks(key_below, size), z)
@@ -245,19 +243,19 @@ class _Chunked(torch.autograd.Function):
     """Whole sequences from empty sums, with the backward pass described above."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, call: LinearCall) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, call: LinearCall) -> Tensor:
         num_features = call.features.feature_map.parts * q.shape[-1]
         z = q.new_zeros(q.shape[0] * q.shape[1], num_features, dtype=torch.promote_types(q.dtype, torch.float32))
-        made = _forward(q, k, v, key_mask, call, z.new_zeros(*z.shape, v.shape[-1]), z)
+        made = _forward(q, k, v, call, z.new_zeros(*z.shape, v.shape[-1]), z)
         before = [x for sums in made.sums[:-1] for x in sums]
-        ctx.save_for_backward(q, k, v, key_mask, made.total, *before)
+        ctx.save_for_backward(q, k, v, made.total, *before)
         ctx.call = call
         return made.out
 
     @staticmethod
     @own_backward
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return *_backward(gradient, ctx.call, *ctx.saved_tensors), None, None
+        return *_backward(gradient, ctx.call, *ctx.saved_tensors), None
 
 
 def _backward(
@@ -266,7 +264,6 @@ def _backward(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B H T D"],
     v: Float[Tensor, "B H T E"],
-    key_mask: Bool[Tensor, "B T"] | None,
     totals: Float[Tensor, "B H T 1"],
     *before: Tensor,
 ) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T D"], Float[Tensor, "B H T E"]]:
@@ -281,7 +278,7 @@ def _backward(
     dS, dz = torch.zeros_like(before[0]), torch.zeros_like(before[1])
     blocks = zip(_blocks(q, call), before[::2], before[1::2], strict=True)
     for (rows, size), S, z in reversed(list(blocks)):
-        ((above, below), to_q), ((key_above, key_below), to_k) = _of_block(q, k, key_mask, call, rows)
+        ((above, below), to_q), ((key_above, key_below), to_k) = _of_block(q, k, call, rows)
         # o = m / n: dm = do / n, and dn = - <dm, o> = - <Q, dQ> / n, for m is linear in Q. The last form needs no
         # output: one that was rounded to bfloat16 would spoil the gradients of rows with a small n.
         n = _chunks(totals[:, :, rows].contiguous(), size)
@@ -292,7 +289,7 @@ def _backward(
         Q, K = _chunks(below, size), _chunks(key_below, size)
         d_below, d_key_below, dz = causal_total_gradient(Q, K, z, dn, dz)
         of_keys = to_k(d_key_above.view_as(key_above), d_key_below.view_as(key_below))
-        dk[:, :, rows] = of_keys if key_mask is None else of_keys * key_mask[:, None, rows, None]
+        dk[:, :, rows] = of_keys if call.key_mask is None else of_keys * call.key_mask[:, None, rows, None]
         dq[:, :, rows] = to_q(d_above.view_as(above), d_below.view_as(below))
         dv[:, :, rows] = dU.view(*above.shape[:-1], -1)
     return dq, dk, dv
@@ -318,25 +315,23 @@ def _blocks(q: Float[Tensor, "B H T D"], call: LinearCall) -> Iterator[tuple[sli
 def _features(
     q: Float[Tensor, "B H R D"],
     k: Float[Tensor, "B H K D"],
-    key_mask: Bool[Tensor, "B K"] | None,
     call: LinearCall,
     key_start: int,
 ) -> tuple[Features, Features]:
     """Of queries, and of keys that may be seen."""
-    queries, keys = call.features.query(q, call.start), call.features.key(seen_keys(k, key_mask), key_start)
-    return queries, _seen(keys, key_mask)
+    queries, keys = call.features.query(q, call.start), call.features.key(seen_keys(k, call.key_mask), key_start)
+    return queries, _seen(keys, call.key_mask)
 
 
 def _of_block(
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B H T D"],
-    key_mask: Bool[Tensor, "B T"] | None,
     call: LinearCall,
     rows: slice,
 ) -> tuple[tuple[Features, FeaturesPullback], tuple[Features, FeaturesPullback]]:
     """The same of these rows, with the ways back for their gradients."""
     start = call.start + rows.start
-    mask = None if key_mask is None else key_mask[:, rows]
+    mask = None if call.key_mask is None else call.key_mask[:, rows]
     queries = call.features.differentiated_query(_wide(q, rows), start)
     keys, to_k = call.features.differentiated_key(seen_keys(_wide(k, rows), mask), start)
     return queries, (_seen(keys, mask), to_k)
@@ -368,13 +363,12 @@ def recurrent_attention(
     q: Float[Tensor, "B H 1 D"],
     k: Float[Tensor, "B H 1 D"],
     v: Float[Tensor, "B H 1 E"],
-    key_mask: Bool[Tensor, "B 1"] | None,
     call: LinearCall,
     S: Float[Tensor, "B H F E"],
     z: Float[Tensor, "B H F"],
 ) -> tuple[Float[Tensor, "B H 1 E"], Float[Tensor, "B H F E"], Float[Tensor, "B H F"]]:
     """The row of the token after those whose sums are S and z, in the dtype of q, and the sums after it."""
-    (above, below), (key_above, key_below) = _features(q.to(S.dtype), k.to(S.dtype), key_mask, call, call.start)
+    (above, below), (key_above, key_below) = _features(q.to(S.dtype), k.to(S.dtype), call, call.start)
     S = torch.addcmul(S, key_above.mT, v.to(S.dtype))
     z = z + key_below.squeeze(2)
     total = divisor((below.squeeze(2) * z).sum(-1, keepdim=True), call.eps)

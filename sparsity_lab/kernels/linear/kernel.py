@@ -64,7 +64,7 @@ class FeatureKernel(Kernel):
 
     def _call(self, context: Context) -> LinearCall:
         turned = TurnedMap(self.feature_map, self.rotation, context.position)
-        return LinearCall(turned, self.eps, self.chunk, context.query_start)
+        return LinearCall(turned, self.eps, self.chunk, context.key_mask, context.query_start)
 
     def _check_call(self, q: Queries, k: Keys, context: Context) -> None:
         if context.document_ids is not None and context.implementation == "chunked":
@@ -78,12 +78,12 @@ class FeatureKernel(Kernel):
 
     def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
         if not context.causal:
-            return summed_attention(q, k, v, context.key_mask, self._call(context))
+            return summed_attention(q, k, v, self._call(context))
         before, num_rows = context.query_start, q.shape[2]
         after = k.shape[2] - before - num_rows
         if before or after:
             q = pad(q, (0, 0, before, after))  # sums run over all keys, so there is a row for each
-        out = chunked_attention(q, k, v, context.key_mask, self._call(context.at(0)))
+        out = chunked_attention(q, k, v, self._call(context.at(0)))
         return out[:, :, before : before + num_rows] if before or after else out
 
     def _init_state(self, rows: RowKind, capacity: int) -> LinearState:
@@ -91,7 +91,7 @@ class FeatureKernel(Kernel):
 
     def _extend(self, q: Queries, k: Keys, v: Values, state: LinearState, context: Context) -> Outputs:
         form = recurrent_attention if q.shape[2] == 1 else continued_attention
-        out, state.S, state.z = form(q, k, v, context.key_mask, self._call(context), state.S, state.z)
+        out, state.S, state.z = form(q, k, v, self._call(context), state.S, state.z)
         state.advance(q.shape[2])
         return out
 
