@@ -41,8 +41,13 @@ METHODS: dict[str, tuple[Kernel | None, Adapter | None]] = {
 RATES = {DENSE: 1e-3, SHIFTED: 1e-3, LORA: 1e-3, BOTH: 1e-3}
 """The learning rate of each method, fixed before any seed of a claim is run."""
 CALIBRATION_SEED = 100
-TRIED = (3e-4, 1e-3, 3e-3)
-"""The rates that every method is tried at with the calibration seed."""
+TRIED: dict[str, tuple[float, ...]] = {
+    DENSE: (3e-4, 1e-3, 3e-3),
+    SHIFTED: (1e-4, 3e-4, 1e-3),
+    LORA: (1e-4, 3e-4, 1e-3),
+    BOTH: (1e-4, 3e-4, 1e-3),
+}
+"""The rates that each method is tried at with the calibration seed."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,8 @@ def arms(size: Size) -> dict[str, Arm]:
     for method, rate in RATES.items():
         found[method] = Arm(seeded(_tuned(scale, method, rate, scale.long)), scale.seeds)
     found[LONGER] = Arm(seeded(_tuned(scale, SHIFTED, RATES[SHIFTED], 2 * scale.long)), min(2, scale.seeds))
-    for method in METHODS:
-        for rate in TRIED:
+    for method, rates in TRIED.items():
+        for rate in rates:
             run = seeded(_tuned(scale, method, rate, scale.long))
             found[with_rate(method, rate)] = Arm(run, 1, CALIBRATION_SEED)
     return found

@@ -64,8 +64,10 @@ def verdicts(found: Evidence) -> dict[str, str]:
 @pytest.mark.parametrize("size", ["small", "full"])
 def test_runs_keep_to_the_plan(size: str) -> None:
     scale, found = SCALES[size], context_extension.arms(size)
-    assert set(found) == {*NAMES, LONGER, *(with_rate(method, rate) for method in METHODS for rate in TRIED)}
-    assert set(RATES.values()) <= set(TRIED)
+    rated = {with_rate(method, rate) for method, rates in TRIED.items() for rate in rates}
+    assert found.keys() == {*NAMES, LONGER, *rated}
+    assert TRIED.keys() == METHODS.keys()
+    assert all(rate in TRIED[method] for method, rate in RATES.items())
     for name, arm in found.items():
         run = arm.run(3)
         length = {PARENT: scale.short, LONGER: 8 * scale.short}.get(name, 4 * scale.short)
