@@ -17,13 +17,13 @@ import numpy as np
 import polars as pl
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from sparsity_lab.analysis.attention.altered import Change, losses
-from sparsity_lab.analysis.attention.subjects import Sequences, Subject, sequences_of, subjects_of
+from sparsity_lab.analysis.attention.altered import each_layer, losses
+from sparsity_lab.analysis.attention.subjects import Sequences, sequences_of, subjects_of
 from sparsity_lab.generators import Batch
 from sparsity_lab.kernels import Kernel
-from sparsity_lab.models import NoPE, PositionScheme
+from sparsity_lab.models import Decoder, NoPE, PositionScheme
 from sparsity_lab.models.block import Mix
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training import Run
@@ -56,7 +56,12 @@ def predict_reach(
             depend on positions.
     """
     (subject,) = subjects_of(run)
-    _check_run(run, subject)
+    decoder = subject.decoder()
+    if not any(run.summary["learned"].to_list()):
+        raise SettingError("run", "the run has not learned its training lengths")
+    for kernel, block in zip(decoder.config.kernels, decoder.blocks, strict=True):
+        if _minds_places(kernel.at_inference, decoder.config, block.kernel_params):
+            raise SettingError("run", "a kernel whose weights do not depend on positions", str(kernel))
     trained = run.config.training.curriculum.range()[1]
     wanted = [length for length in run.config.evaluation.lengths if length > trained] if lengths is None else lengths
     task, found = run.config.task, []
@@ -65,10 +70,8 @@ def predict_reach(
             raise SettingError("lengths", f"longer than the trained {trained}", length)
         if task.sequence_length(length) - task.sequence_length(trained) != length - trained:
             raise SettingError("run", "a task that adds one background token per unit of length", str(task))
-        right: list[Bool[Tensor, " N"]] = []
-        for _, pieces in sequences_of(subject, None, (trained,), sequences, seed):
-            right += [_right(subject, piece, trained, length) for piece in pieces]
-        values = torch.cat(right).double().numpy()
+        ((_, pieces),) = sequences_of(subject, None, (trained,), sequences, seed)
+        values = torch.cat([_right(piece, trained, length) for piece in pieces]).double().numpy()
         truth = task.truth(length)
         assert truth.chance_accuracy is not None
         assert truth.bayes_accuracy is not None
@@ -81,7 +84,7 @@ def predict_reach(
             }
         )
     rows = run.evaluation.filter(pl.col("task") == str(task)).unique("length")
-    plain = all(scheme == NoPE() for scheme in subject.decoder().config.positions)
+    plain = all(scheme == NoPE() for scheme in decoder.config.positions)
     return (
         pl.DataFrame(found, schema={"length": pl.Int64, "predicted": pl.Float64, "predicted_se": pl.Float64})
         .join(rows.select("length", measured="normalized_accuracy"), on="length", how="left", maintain_order="left")
@@ -90,40 +93,21 @@ def predict_reach(
     )
 
 
-def _check_run(run: Run, subject: Subject) -> None:
-    if not any(run.summary["learned"].to_list()):
-        raise SettingError("run", "the run has not learned its training lengths")
-    config = subject.decoder().config
-    for kernel in config.kernels:
-        if _minds_places(kernel.at_inference, subject):
-            raise SettingError("run", "a kernel whose weights do not depend on positions", str(kernel))
-
-
-def _minds_places(kernel: Kernel, subject: Subject) -> bool:
+def _minds_places(kernel: Kernel, config: Decoder, params: nn.Module | None) -> bool:
     """Whether the output of a row changes when the keys before it change places."""
-    config = subject.decoder().config
     generator = torch.Generator().manual_seed(0)
     shape = (1, config.num_heads, 257, config.head_dim)
     q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3))
-    params = next(block.kernel_params for block, one in zip(subject.decoder().blocks, config.kernels, strict=True)
-                  if one.at_inference == kernel)  # fmt: skip
     attend = partial(kernel.attend, training=False, params=params, query_start=256)
     order = torch.cat([torch.randperm(256, generator=generator), torch.tensor([256])])
     first, second = attend(q[:, :, -1:], k, v), attend(q[:, :, -1:], k[:, :, order], v[:, :, order])
     return not torch.allclose(first, second, rtol=1e-6, atol=1e-9)
 
 
-def _right(subject: Subject, piece: Sequences, trained: int, length: int) -> Bool[Tensor, " N"]:
+def _right(piece: Sequences, trained: int, length: int) -> Bool[Tensor, " N"]:
     """Whether the answer to each sequence is right, with its background keys repeated."""
     batch = piece.known_batch()
-    places = _repeated(batch, trained, length)
-    model = subject.decoder()
-    layers = zip(model.blocks, model.config.kernels, model.config.positions, strict=True)
-    changes: dict[int, Change] = {
-        layer: partial(_by_row, partial(kernel.attend, training=False, params=block.kernel_params), scheme, places)
-        for layer, (block, kernel, scheme) in enumerate(layers)
-    }
-    return losses(piece, batch.scored, changes)[1]
+    return losses(piece, batch.scored, each_layer(piece, _by_row, _repeated(batch, trained, length)))[1]
 
 
 def _repeated(batch: Batch, trained: int, length: int) -> Int64[Tensor, "B K"]:

@@ -21,8 +21,6 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import polars as pl
 import torch
@@ -31,13 +29,10 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sparsity_lab.analysis.attention.averages import head_rows
-from sparsity_lab.analysis.attention.figure import plot_mass, reference_lines
+from sparsity_lab.analysis.attention.measure import AttentionMeasurement, head_rows, plot_mass, reference_line
 from sparsity_lab.analysis.attention.subjects import Models, Sequences, measured_layers, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
-from sparsity_lab.analysis.findings import change_finding
-from sparsity_lab.analysis.length_axis import TrainedRange
-from sparsity_lab.analysis.measurement import Measurement
+from sparsity_lab.analysis.style import look
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.kernels import AdaptiveSparse, Softmax
 from sparsity_lab.models.record import LayerRecord
@@ -47,45 +42,35 @@ _MEASURES = ("mass", "below", "budget", "recall", "oracle", "estimated", "silent
 
 
 @dataclass(frozen=True, repr=False)
-class RetainedMass(Measurement):
+class RetainedMass(AttentionMeasurement):
     """Retained mass by model, length, layer and head. Made by ``retained_mass``.
+
+    The frame has one row per model, length, layer and head. Columns: ``arm``, ``length``, ``layer``, ``head``,
+    ``sequences``, ``rows`` (of each) and ``block_size``. The rest are means over the rows of a sequence, then over
+    sequences: ``mass`` with its standard error ``mass_se``, ``below``, ``budget``, ``recall``, ``oracle`` and
+    ``gap``. ``below`` is the share of rows with ρ < p. ``estimated`` and ``silent_misses`` are null except for
+    ``AdaptiveSparse``. Rows without a complete block before them are not looked at.
 
     >>> dense = retained_mass(model, task, [32], sequences=2, block_size=8)
     >>> dense.frame()["mass"].round(3).unique().to_list()
     [1.0]
 
     Attributes:
+        trained: the trained lengths, None if no model tells.
         p: the mass below which a row counts as a miss.
         k: of the recall.
-        trained: the trained lengths, None if no model tells.
     """
 
     p: float
     k: int
-    trained: TrainedRange | None
-    _frame: pl.DataFrame
 
-    def frame(self) -> pl.DataFrame:
-        """One row per model, length, layer and head.
-
-        Columns: ``arm``, ``length``, ``layer``, ``head``, ``sequences``, ``rows`` (of each) and ``block_size``. The
-        rest are means over the rows of a sequence, then over sequences: ``mass`` with its standard error ``mass_se``,
-        ``below``, ``budget``, ``recall``, ``oracle`` and ``gap``. ``below`` is the share of rows with ρ < p.
-        ``estimated`` and ``silent_misses`` are null except for ``AdaptiveSparse``. Rows without a complete block
-        before them are not looked at.
-        """
-        return self._frame
+    told = ("length", "mass", "retained mass")
 
     def summary(self) -> pl.DataFrame:
         """Means over heads."""
         names = [*_MEASURES[:5], "gap", *_MEASURES[5:]]
         keys = [name for name in ("arm", "length", "layer", "module") if name in self._frame.columns]
         return self._frame.group_by(keys, maintain_order=True).agg(pl.col(names).mean())
-
-    @property
-    def finding(self) -> str:
-        """From where to where the retained mass goes."""
-        return change_finding(self._frame, "length", "mass", "retained mass")
 
     def plot(self, ax: Axes | None = None, *, layer: int | None = None) -> Axes:
         """Draw the retained mass against length, and the oracle's; returns the axes.
@@ -94,9 +79,14 @@ class RetainedMass(Measurement):
             ax: where to draw; by default axes of a new figure of their own.
             layer: draw one layer only.
         """
-        oracle = partial(reference_lines, y="oracle", label="dotted: the best blocks, as many")
         words = "retained mass of dense attention\n(share of a row)"
-        return plot_mass(self._frame, self.trained, ax, layer, words, oracle)
+        return plot_mass(self, ax, layer, words, _oracle)
+
+
+def _oracle(ax: Axes, frame: pl.DataFrame) -> None:
+    for index, (_, part) in enumerate(frame.group_by("arm", "layer", maintain_order=True)):
+        label = "_reference" if index else "dotted: the best blocks, as many"
+        reference_line(ax, part, "oracle", label, look(index).color)
 
 
 def retained_mass(
@@ -141,19 +131,17 @@ def retained_mass(
         chosen = _spread(record.q.shape[2], own, rows)
         return own, len(chosen), _measure(record, chosen, own, p, k)
 
-    for subject in subjects:
-        for length, layer, parts in measured_layers(subject, data, lengths, sequences, seed, measure):
-            own, looked_at, _ = parts[0]
-            values = torch.cat([part for _, _, part in parts]).cpu().numpy()
-            place: dict[str, Any] = {"arm": subject.label, "length": length, "layer": layer}
-            place |= {"sequences": len(values), "rows": looked_at, "block_size": own}
-            measures = {name: values[..., i] for i, name in enumerate(_MEASURES)}
-            found += [place | row for row in head_rows(measures, errors=("mass",))]
+    for place, parts in measured_layers(subjects, data, lengths, sequences, seed, measure):
+        own, looked_at, _ = parts[0]
+        values = torch.cat([part for _, _, part in parts]).cpu().numpy()
+        place |= {"sequences": len(values), "rows": looked_at, "block_size": own}
+        measures = {name: values[..., i] for i, name in enumerate(_MEASURES)}
+        found += [place | row for row in head_rows(measures, errors=("mass",))]
     schema = dict.fromkeys((*_MEASURES, "mass_se"), pl.Float64)
     frame = pl.DataFrame(found, schema_overrides=schema).with_columns(gap=pl.col("oracle") - pl.col("mass"))
     names = ("sequences", "rows", "block_size", "mass", "mass_se", "below", "budget", "recall", "oracle", "gap")
     frame = frame.select("arm", "length", "layer", "head", *names, "estimated", "silent_misses")
-    return RetainedMass(p=p, k=k, trained=subjects.trained, _frame=subjects.with_modules(frame))
+    return RetainedMass(subjects.trained, subjects.with_modules(frame), p, k)
 
 
 def _spread(length: int, block_size: int, count: int) -> list[int]:

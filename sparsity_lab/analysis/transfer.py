@@ -27,7 +27,7 @@ from jaxtyping import Int64
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from sparsity_lab.analysis.attention.averages import mean_and_error
+from sparsity_lab.analysis.attention.measure import mean_and_error
 from sparsity_lab.analysis.exact_transfer import exact_transfer
 from sparsity_lab.analysis.findings import change_finding
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis

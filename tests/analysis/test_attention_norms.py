@@ -330,7 +330,7 @@ def test_the_figure_and_its_refusals():
     found = norm_sensitivity({"a": decoder_with_gap(4.0)}, TASK, (8, 16), sequences=4, factors=(0.5, 2.0))
     ax = found.plot()
     assert ax.get_xlabel() == "query norms of the layer, times (log scale; at length 8)"
-    curve = ax.lines[2]
+    curve = ax.lines[0]
     expected = found.sweep().filter(pl.col("length") == 8)
     assert list(curve.get_xdata()) == [0.5, 1.0, 2.0]
     assert list(curve.get_ydata()) == expected["entropy_change"].to_list()

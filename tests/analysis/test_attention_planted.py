@@ -130,8 +130,8 @@ def test_a_head_that_finds_half_its_targets_lies_between_the_two_predictions():
         scores = torch.zeros(2, T, T)
         scores[0, -1, 1] = 12.0
         found.append((record_of_scores(scores), batch_of({(0, T - 1): [1], (1, T - 1): [1]}, 2, T)))
-    there, here = (next(targets_of(subjects_of([r])[0], b, None, 1, 0))[2] for r, b in found)
-    row = _rows("a", many, 0, here, few, there)[0]
+    there, here = (next(targets_of(subjects_of([r]), b, None, 1, 0))[1] for r, b in found)
+    row = _rows(here, few, there, 0)[0]
     each = (diluted_mass(12.0, 1, many) + 1 / many) / 2
     assert row["mass"] == pytest.approx(each)
     assert row["predicted_high"] == pytest.approx(each)
@@ -153,7 +153,7 @@ def drawn_targets(gap: float, spread: float, n: int, seed: int, sequences: int =
 
 def split(gap_there: float, gap_here: float, spread: float, seed: int) -> dict[str, float]:
     there, here = drawn_targets(gap_there, spread, 26, seed), drawn_targets(gap_here, spread, 194, seed)
-    return _rows("a", 194, 0, here, 26, there)[0]
+    return _rows(here, 26, there, 0)[0]
 
 
 @pytest.mark.parametrize(("spread", "bias"), [(1.0, 0.002), (2.0, 0.02)])

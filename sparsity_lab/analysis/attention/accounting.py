@@ -16,18 +16,17 @@ The measure is this lab's own. It needs positions that act by distance, so it re
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import polars as pl
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sparsity_lab.analysis.attention.altered import Change, losses
-from sparsity_lab.analysis.attention.subjects import Models, Sequences, Subject, sequences_of, subjects_of
+from sparsity_lab.analysis.attention.altered import each_layer, losses
+from sparsity_lab.analysis.attention.subjects import Models, Sequences, sequences_of, subjects_of
 from sparsity_lab.generators import Task
 from sparsity_lab.models import PositionScheme
 from sparsity_lab.models.block import Mix
@@ -79,91 +78,43 @@ def extrapolation_accounting(
             if length <= longest or length % longest:
                 raise SettingError("lengths", f"multiples of {longest}, above it", length)
         for length, pieces in sequences_of(subject, data, wanted, sequences, seed):
-            found = [_four_losses(subject, piece, longest) for piece in pieces]
+            found = zip(*(_four_losses(piece, longest) for piece in pieces), strict=True)
             trained, full, clamped, windowed = (
-                math.fsum(one[i].sum().item() for one in found) / sum(len(one[i]) for one in found) for i in range(4)
+                math.fsum(loss.sum().item() for loss in own) / sum(map(len, own)) for own in found
             )
-            rows.append(_row(subject.label, length, sequences, trained, full, clamped, windowed))
+            growth = full - trained
+            shares = {"positional": full - clamped, "keys": clamped - windowed, "rest": windowed - trained}
+            row = {"arm": subject.label, "length": length, "sequences": sequences, "trained": trained, "full": full}
+            row |= {"clamped": clamped, "windowed": windowed, "growth": growth}
+            rows.append(row | {name: part / growth if growth > 1e-9 else None for name, part in shares.items()})
     return pl.DataFrame(rows, schema_overrides=dict.fromkeys(("positional", "keys", "rest"), pl.Float64()))
 
 
-def _row(
-    arm: str, length: int, sequences: int, trained: float, full: float, clamped: float, windowed: float
-) -> dict[str, Any]:
-    growth = full - trained
-    shares = {"positional": full - clamped, "keys": clamped - windowed, "rest": windowed - trained}
-    return {
-        "arm": arm,
-        "length": length,
-        "sequences": sequences,
-        "trained": trained,
-        "full": full,
-        "clamped": clamped,
-        "windowed": windowed,
-        "growth": growth,
-        **{name: part / growth if growth > 1e-9 else None for name, part in shares.items()},
-    }
-
-
-def _four_losses(subject: Subject, piece: Sequences, longest: int) -> list[Float[Tensor, " N"]]:
+def _four_losses(piece: Sequences, longest: int) -> list[Float[Tensor, " N"]]:
     """Losses of these sequences in windows, whole, clamped and windowed."""
-    batch = piece.known_batch()
+    batch, model = piece.known_batch(), piece.subject.decoder()
     if not bool(batch.scored.all()):
-        raise SettingError("data", "a task that scores every position, such as text", str(subject.task))
-    return [
-        _in_windows(piece, longest),
-        *(
-            losses(piece, batch.scored, changes)[0]
-            for changes in (None, _changes(piece, _clamped, longest), _changes(piece, _windowed, longest))
-        ),
-    ]
-
-
-def _in_windows(piece: Sequences, longest: int) -> Float[Tensor, " N"]:
-    """Losses of sequences that are cut into windows."""
-    model = piece.subject.decoder()
-    windows = piece.tokens.reshape(-1, longest)
+        raise SettingError("data", "a task that scores every position, such as text", str(piece.subject.task))
     with torch.no_grad():
-        logits = model(windows).logits.double().flatten(0, 1)
-    return cross_entropy(logits.cpu(), piece.known_batch().targets.flatten(), reduction="none")
-
-
-View = Callable[[int, int], tuple[int, Int64[Tensor, " K"]]]
-"""From a row and the trained length to the first key that it sees, and the indices of its keys up to its own."""
-
-
-def _clamped(row: int, longest: int) -> tuple[int, Int64[Tensor, " K"]]:
-    return 0, torch.arange(row + 1).clamp(min=row - longest + 1)
-
-
-def _windowed(row: int, longest: int) -> tuple[int, Int64[Tensor, " K"]]:
-    first = row - longest + 1
-    return first, torch.arange(first, row + 1)
-
-
-def _changes(piece: Sequences, view: View, longest: int) -> dict[int, Change]:
-    """Every layer, with the rows beyond the trained length as they are viewed."""
-    model = piece.subject.decoder()
-    layers = zip(model.blocks, model.config.kernels, model.config.positions, strict=True)
-    return {
-        layer: partial(
-            _by_row, partial(kernel.attend, training=False, params=block.kernel_params), scheme, view, longest
-        )
-        for layer, (block, kernel, scheme) in enumerate(layers)
-    }
+        logits = model(piece.tokens.reshape(-1, longest)).logits.double().flatten(0, 1)
+    views = [each_layer(piece, _by_row, longest, windowed) for windowed in (False, True)]
+    cut = cross_entropy(logits.cpu(), batch.targets.flatten(), reduction="none")
+    return [cut, *(losses(piece, batch.scored, view)[0] for view in (None, *views))]
 
 
 def _by_row(
     attend: Mix,
     scheme: PositionScheme,
-    view: View,
     longest: int,
+    windowed: bool,
     mix: Mix,
     q: Float[Tensor, "B H T D"],
     k: Float[Tensor, "B G T D"],
     v: Float[Tensor, "B G T D"],
     gates: Mapping[str, Tensor] | None = None,
 ) -> Float[Tensor, "B H T D"]:
+    """A row beyond the trained length sees its last keys alone, or all of them, each no farther than trained."""
+
     def piece(row: slice, keys: slice) -> dict[str, Any]:
         own = {} if gates is None else {"gates": {name: logits[..., keys] for name, logits in gates.items()}}
         return {"q": q[:, :, row], "k": k[:, :, keys], "v": v[:, :, keys], **own}
@@ -171,8 +122,10 @@ def _by_row(
     within = slice(0, longest)
     rows = [mix(**piece(within, within))]
     for row in range(longest, q.shape[2]):
-        first, indices = view(row, longest)
-        position = scheme.kernel_position(indices[None].to(q.device), q.shape[1], q.shape[3], q.dtype)
+        nearest = row - longest + 1
+        first = nearest if windowed else 0
+        indices = torch.arange(first, row + 1, device=q.device).clamp(min=nearest)
+        position = scheme.kernel_position(indices[None], q.shape[1], q.shape[3], q.dtype)
         own = piece(slice(row, row + 1), slice(first, row + 1))
         rows.append(attend(**own, query_start=row - first, position=position))
     return torch.cat(rows, dim=2)

@@ -48,5 +48,16 @@ def scaled_queries(factor: float) -> Change:
     return lambda mix, q, k, v, **gates: mix(factor * q, k, v, **gates)
 
 
+def each_layer(sequences: Sequences, change: Callable[..., Tensor], *arguments: object) -> dict[int, Change]:
+    """A change of every layer: ``change`` also gets, before what a ``Change`` gets, the layer's mechanism at
+    inference without a position, its position scheme, and ``arguments``."""
+    model = sequences.subject.decoder()
+    layers = zip(model.blocks, model.config.kernels, model.config.positions, strict=True)
+    return {
+        layer: partial(change, _at_inference(kernel, params=block.kernel_params), scheme, *arguments)
+        for layer, (block, kernel, scheme) in enumerate(layers)
+    }
+
+
 def _at_inference(kernel: Kernel, **arguments: object) -> Mix:
     return partial(kernel.attend, training=False, **arguments)  # type: ignore[arg-type]

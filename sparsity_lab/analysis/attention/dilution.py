@@ -42,23 +42,25 @@ from typing import Any
 import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import expit, logit
 
-from sparsity_lab.analysis.attention.averages import mean_and_error
-from sparsity_lab.analysis.attention.figure import own_axes
+from sparsity_lab.analysis.attention.measure import (
+    AttentionMeasurement,
+    Floats,
+    mean_and_error,
+    mean_row,
+    measured_length,
+)
 from sparsity_lab.analysis.attention.planted_mass import MASSES, Targets, targets_of
-from sparsity_lab.analysis.attention.subjects import Models, Subject, subjects_of
+from sparsity_lab.analysis.attention.subjects import Models, subjects_of
 from sparsity_lab.analysis.findings import change_finding
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
 from sparsity_lab.analysis.lines import draw_curve, name_lines, note_below
-from sparsity_lab.analysis.measurement import Measurement, rows_frame
-from sparsity_lab.analysis.style import look, styled
+from sparsity_lab.analysis.measurement import rows_frame
+from sparsity_lab.analysis.style import look, new_axes, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.settings import SettingError
-
-Floats = NDArray[np.float64]
 
 _LARGEST_GAP = 60.0  # beyond it a mass is 0 or 1 in double precision at any practical length
 _MOST = 512  # gaps that enter a prediction, and places that it is made for; more are represented by as many quantiles
@@ -102,8 +104,17 @@ _READ = (
 
 
 @dataclass(frozen=True, repr=False)
-class Dilution(Measurement):
+class Dilution(AttentionMeasurement):
     """Measured mass compared with the prediction of dilution alone. Made by ``dilution``.
+
+    The frame has one row per model, length, layer and head. Columns: ``arm``, ``length``, ``layer``, ``head``,
+    ``reference`` (the length whose gaps predict) and ``reference_mass`` (the mass there). ``gap`` is the single gap
+    in nats fitted there, ``gap_here`` the one fitted at this length. Then ``mass``, ``mass_se``, ``predicted_low``,
+    ``predicted_high``, ``diluted`` and ``misplaced`` (see the module). ``misplaced_se`` is a jackknife over
+    sequences; it is null for one sequence. ``decoy_mass`` is the mass on the k strongest wrong keys.
+    ``wrong_support`` is the share of the wrong keys that hold the rest; 1 means evenly spread. A gap is infinite
+    where a mass is 0 or 1. On an uneven background it falls slightly with length, because the mean mass over few keys
+    is not the mass at the mean. All else are shares of a row.
 
     >>> dilution(model, task, [8, 16], sequences=4).frame()["reference"].unique().to_list()
     [8]
@@ -111,23 +122,6 @@ class Dilution(Measurement):
     Attributes:
         trained: the trained lengths, None if no model tells.
     """
-
-    trained: TrainedRange | None
-    _frame: pl.DataFrame
-
-    def frame(self) -> pl.DataFrame:
-        """One row per model, length, layer and head.
-
-        Columns: ``arm``, ``length``, ``layer``, ``head``, ``reference`` (the length whose gaps predict) and
-        ``reference_mass`` (the mass there). ``gap`` is the single gap in nats fitted there, ``gap_here`` the one
-        fitted at this length. Then ``mass``, ``mass_se``, ``predicted_low``, ``predicted_high``, ``diluted`` and
-        ``misplaced`` (see the module). ``misplaced_se`` is a jackknife over sequences; it is null for one sequence.
-        ``decoy_mass`` is the mass on the k strongest wrong keys. ``wrong_support`` is the share of the wrong keys
-        that hold the rest; 1 means evenly spread. A gap is infinite where a mass is 0 or 1. On an uneven background
-        it falls slightly with length, because the mean mass over few keys is not the mass at the mean. All else are
-        shares of a row.
-        """
-        return self._frame
 
     def summary(self) -> pl.DataFrame:
         """The rows of one head of each model: the one with the largest mass at the reference length."""
@@ -156,7 +150,7 @@ class Dilution(Measurement):
         drawn = self._chosen(layer, head)
         arms = drawn["arm"].unique(maintain_order=True).to_list()
         with styled():
-            ax = own_axes(ax)
+            ax = new_axes(5.8, 3.3) if ax is None else ax
             for index, arm in enumerate(arms):
                 part = drawn.filter(pl.col("arm") == arm).sort("length")
                 one = part.row(0, named=True)
@@ -214,54 +208,44 @@ def dilution(
     subjects = subjects_of(models)
     rows: list[dict[str, Any]] = []
     for subject in subjects:
-        found = {(length, layer): one for length, layer, one in targets_of(subject, data, lengths, sequences, seed)}
-        at = _reference(subject, sorted({length for length, _ in found}), reference)
-        for (length, layer), targets in found.items():
-            rows += _rows(subject.label, length, layer, targets, at, found[at, layer])
-    return Dilution(trained=subjects.trained, _frame=rows_frame(rows))
+        found = list(targets_of([subject], data, lengths, sequences, seed))
+        own = TrainedRange.of([subject.trained])
+        at = measured_length("reference", (place["length"] for place, _ in found), reference, own)
+        there = {place["layer"]: targets for place, targets in found if place["length"] == at}
+        for place, targets in found:
+            rows += [place | row for row in _rows(targets, at, there[place["layer"]], place["layer"])]
+    return Dilution(subjects.trained, rows_frame(rows))
 
 
-def _rows(arm: str, length: int, layer: int, here: Targets, reference: int, there: Targets) -> list[dict[str, Any]]:
+def _rows(here: Targets, reference: int, there: Targets, layer: int) -> list[dict[str, Any]]:
     means, means_there = {name: here.means(name) for name in MASSES}, there.means("mass")
     rows = []
     for head in range(means_there.shape[1]):
         mass_there, _ = mean_and_error(means_there[:, head])
-        mass, error = mean_and_error(means["mass"][:, head])
+        row = mean_row({name: of[:, head] for name, of in means.items()}, errors=("mass",))
+        mass = row["mass"]
         if mass is None or mass_there is None:
             raise SettingError("models", f"no row has any attention weight in layer {layer}, head {head}")
         low, high = _band(there, here, head)
         misplaced = max(low - mass, 0.0) + min(high - mass, 0.0)
         rows.append(
             {
-                "arm": arm,
-                "length": length,
-                "layer": layer,
                 "head": head,
                 "reference": reference,
                 "reference_mass": mass_there,
                 "gap": _gap_of_mean(*_of_head(there, head)),
                 "gap_here": _gap_of_mean(*_of_head(here, head)),
                 "mass": mass,
-                "mass_se": error,
+                "mass_se": row["mass_se"],
                 "predicted_low": low,
                 "predicted_high": high,
                 "diluted": mass_there - mass - misplaced,
                 "misplaced": misplaced,
                 "misplaced_se": _distance_error(there, here, head),
-                **{name: mean_and_error(means[name][:, head])[0] for name in MASSES[1:]},
+                **{name: row[name] for name in MASSES[1:]},
             }
         )
     return rows
-
-
-def _reference(subject: Subject, lengths: list[int], wanted: int | None) -> int:
-    if wanted is not None:
-        if wanted not in lengths:
-            raise SettingError("reference", "a measured length", wanted, [str(length) for length in lengths])
-        return wanted
-    low, high = subject.trained or (0, 0)
-    trained = [length for length in lengths if low <= length <= high]
-    return trained[-1] if trained else lengths[0]
 
 
 def _band(there: Targets, here: Targets, head: int) -> tuple[float, float]:

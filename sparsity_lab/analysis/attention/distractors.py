@@ -23,7 +23,7 @@ value at a place that was attended to before has changed.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -34,22 +34,32 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from sparsity_lab.analysis.attention.altered import losses
-from sparsity_lab.analysis.attention.averages import mean_and_error
-from sparsity_lab.analysis.attention.figure import draw_lines, name_heads, of_layer, own_axes
+from sparsity_lab.analysis.attention.measure import (
+    AttentionMeasurement,
+    mean_row,
+    measured_length,
+    of_layer,
+    plot_lines,
+)
 from sparsity_lab.analysis.attention.subjects import Models, Sequences, sequences_of, subjects_of
 from sparsity_lab.analysis.findings import change_finding
-from sparsity_lab.analysis.length_axis import TrainedRange
-from sparsity_lab.analysis.measurement import Measurement, rows_frame
-from sparsity_lab.analysis.style import GRAY, styled
+from sparsity_lab.analysis.measurement import rows_frame
+from sparsity_lab.analysis.style import GRAY
 from sparsity_lab.generators import Batch, Task
-from sparsity_lab.kernels import Kernel, KernelPosition
+from sparsity_lab.kernels import KernelPosition
 from sparsity_lab.models.block import Mix
 from sparsity_lab.settings import SettingError
 
 
 @dataclass(frozen=True, repr=False)
-class DistractorRobustness(Measurement):
+class DistractorRobustness(AttentionMeasurement):
     """Loss by model, length, layer and strength of a planted wrong key. Made by ``distractor_robustness``.
+
+    The frame has one row per model, length, layer and strength. Columns: ``arm``, ``length``, ``layer``, ``strength``
+    (s), ``sequences``, ``loss_before`` and ``loss`` (in nats, for the one target of each sequence), and
+    ``loss_change`` with ``loss_change_se`` (paired). Then ``accuracy_before`` and ``accuracy``. ``best_share`` and
+    ``wrong_share`` are the shares of the row's absolute weight on the best key and on the wrong one, as means over
+    heads.
 
     >>> found = distractor_robustness(model, task, [8], strengths=(0.0, 1.0), sequences=4)
     >>> found.frame()["strength"].unique().sort().to_list()
@@ -58,19 +68,6 @@ class DistractorRobustness(Measurement):
     Attributes:
         trained: the trained lengths, None if no model tells.
     """
-
-    trained: TrainedRange | None
-    _frame: pl.DataFrame
-
-    def frame(self) -> pl.DataFrame:
-        """One row per model, length, layer and strength.
-
-        Columns: ``arm``, ``length``, ``layer``, ``strength`` (s), ``sequences``, ``loss_before`` and ``loss`` (in
-        nats, for the one target of each sequence), and ``loss_change`` with ``loss_change_se`` (paired). Then
-        ``accuracy_before`` and ``accuracy``. ``best_share`` and ``wrong_share`` are the shares of the row's absolute
-        weight on the best key and on the wrong one, as means over heads.
-        """
-        return self._frame
 
     @property
     def finding(self) -> str:
@@ -101,19 +98,14 @@ class DistractorRobustness(Measurement):
         }
         if measure not in labels:
             raise SettingError("measure", "a measure that can be drawn", measure, labels)
-        lengths: list[int] = sorted(self._frame["length"].unique().to_list())
-        if length is not None and length not in lengths:
-            raise SettingError("length", "a measured length", length, [str(one) for one in lengths])
-        length = length or lengths[0]
-        drawn = of_layer(self._frame.filter(pl.col("length") == length), layer).with_columns(head=pl.lit(0))
-        with styled():
-            ax = own_axes(ax)
+        length = measured_length("length", self._frame["length"], length)
+        drawn = of_layer(self._frame.filter(length=length), layer).with_columns(head=pl.lit(0))
+
+        def add(ax: Axes, _: pl.DataFrame) -> None:
             ax.axvline(1, color=GRAY, linewidth=0.8, zorder=0)
-            draw_lines(ax, drawn, "strength", measure)
             ax.set_xlabel(f"strength of the wrong key at length {length}\n(1 = a double of the best key)")
-            ax.set_ylabel(labels[measure])
-            name_heads(ax, drawn)
-        return ax
+
+        return plot_lines(ax, drawn, "strength", measure, labels[measure], add)
 
 
 def distractor_robustness(
@@ -148,20 +140,23 @@ def distractor_robustness(
     subjects = subjects_of(models)
     rows: list[dict[str, Any]] = []
     for subject in subjects:
-        wanted = _layers(len(subject.decoder().blocks), layers)
+        number = len(subject.decoder().blocks)
+        wanted = list(range(number) if layers is None else layers)
+        for layer in wanted:
+            if not 0 <= layer < number:
+                raise SettingError("layers", f"layers 0 .. {number - 1}", layer)
         for length, pieces in sequences_of(subject, data, lengths, sequences, seed, multiple=2):
             found: dict[tuple[int, float], list[np.ndarray]] = {}
             for piece in pieces:
                 targets = _Targets.of(piece)
-                before = losses(piece, targets.scored)
-                for layer in wanted:
-                    for strength in strengths:
-                        values = _with_distractor(piece, targets, layer, strength)
-                        found.setdefault((layer, strength), []).append(np.stack([*_numbers(*before), *values]))
+                before = torch.stack(losses(piece, targets.scored))
+                for at in product(wanted, strengths):
+                    after = _with_distractor(piece, targets, *at)
+                    found.setdefault(at, []).append(torch.cat([before, after]).numpy())
             for (layer, strength), parts in found.items():
                 place = {"arm": subject.label, "length": length, "layer": layer, "strength": float(strength)}
                 rows.append(place | _row(np.concatenate(parts, axis=1)))
-    return DistractorRobustness(trained=subjects.trained, _frame=rows_frame(rows))
+    return DistractorRobustness(subjects.trained, rows_frame(rows))
 
 
 @dataclass(frozen=True)
@@ -204,72 +199,55 @@ def _uniform(piece: Sequences, count: int) -> np.ndarray:
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _with_distractor(piece: Sequences, targets: _Targets, layer: int, strength: float) -> list[np.ndarray]:
+def _with_distractor(piece: Sequences, targets: _Targets, layer: int, strength: float) -> Float[Tensor, "four B"]:
     """Loss, accuracy, share of the best and share of the wrong key, of each sequence."""
     model = piece.subject.decoder()
     block, kernel, position = model.layers(model.sequence_indices(piece.tokens, None))[layer]
+    row, wrong = (own.to(piece.device) for own in (targets.row, targets.wrong))
     shares: list[Tensor] = []
-    change = partial(
-        _attend_with_distractor,
-        targets=targets,
-        strength=strength,
-        attention=partial(kernel.weights, training=False, position=position, params=block.kernel_params),
-        kernel=kernel,
-        position=position,
-        shares=shares,
-    )
-    return [*_numbers(*losses(piece, targets.scored, {layer: change})), *shares[0].double().cpu().numpy().T]
 
+    def change(
+        mix: Mix, q: Tensor, k: Tensor, v: Tensor, *, gates: Mapping[str, Tensor] | None = None
+    ) -> Float[Tensor, "B H T D"]:
+        """The layer's output, with the rows of the targets computed on keys and values with their distractor."""
+        gates = gates or {}
+        out = (mix(q, k, v, gates=gates) if gates else mix(q, k, v)).clone()
+        B, H, _, _ = q.shape
+        each = torch.arange(B)
 
-def _attend_with_distractor(
-    mix: Mix,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    targets: _Targets,
-    strength: float,
-    attention: partial[Tensor],
-    kernel: Kernel,
-    position: KernelPosition | None,
-    shares: list[Tensor],
-    gates: Mapping[str, Tensor] | None = None,
-) -> Tensor:
-    """The layer's output, with the rows of the targets computed on keys and values with their distractor."""
-    gates = gates or {}
-    out = (mix(q, k, v, gates=gates) if gates else mix(q, k, v)).clone()
-    B, H, _, _ = q.shape
-    each = torch.arange(B)
-    row, wrong = targets.row.to(q.device), targets.wrong.to(q.device)
+        def rows_of_weights(keys: Tensor) -> Tensor:
+            """(B, H, T), the weights of each sequence's own row."""
+            weights = q.new_zeros(B, H, k.shape[2])
+            for start in sorted(set(row.tolist())):
+                here = row == start
+                own = {name: logits[here] for name, logits in gates.items()}
+                tile = kernel.weights(
+                    q[here, :, start : start + 1], keys[here], query_start=start, training=False, position=position,
+                    params=block.kernel_params, gates=own,
+                )  # fmt: skip
+                weights[here] = tile[:, :, 0].to(q.dtype)
+            return weights
 
-    def rows_of_weights(keys: Tensor) -> Tensor:
-        """(B, H, T), the weights of each sequence's own row."""
-        weights = q.new_zeros(B, H, k.shape[2])
-        for start in sorted(set(row.tolist())):
-            here = row == start
-            own = {name: logits[here] for name, logits in gates.items()}
-            tile = attention(q[here, :, start : start + 1], keys[here], query_start=start, gates=own)
-            weights[here] = tile[:, :, 0].to(q.dtype)
-        return weights
+        # Heads that share their keys share their best key too: the one with the largest weight in all.
+        plain = rows_of_weights(k).abs().view(B, k.shape[1], -1, k.shape[2]).sum(2)
+        best = plain.argmax(-1)  # (B, G)
+        heads = torch.arange(k.shape[1], device=k.device)
+        best_key = k[each[:, None], heads, best]
+        doubles = torch.stack([_moved(best_key[b], best[b], int(wrong[b]), position, b) for b in range(B)])
+        k, wrong_value = k.clone(), v[each[:, None] ^ 1, heads, best[each ^ 1]]
+        v = v.clone()
+        k[each, :, wrong] = (1 - strength) * k[each, :, wrong] + strength * doubles
+        v[each, :, wrong] = wrong_value
+        weights = rows_of_weights(k)
+        values = v.repeat_interleave(H // v.shape[1], dim=1)
+        out[each, :, row] = (weights.unsqueeze(2) @ values).squeeze(2)
+        size = weights.abs()
+        total = size.sum(-1).clamp_min(torch.finfo(size.dtype).tiny)
+        of_best = size.gather(-1, best.repeat_interleave(H // k.shape[1], dim=1)[..., None])[..., 0]
+        shares.extend((own / total).mean(1).double().cpu() for own in (of_best, size[each, :, wrong]))
+        return out
 
-    # Heads that share their keys share their best key too: the one with the largest weight in all.
-    plain = rows_of_weights(k).abs().view(B, k.shape[1], -1, k.shape[2]).sum(2)
-    best = plain.argmax(-1)  # (B, G)
-    heads = torch.arange(k.shape[1], device=k.device)
-    best_key = k[each[:, None], heads, best]
-    doubles = torch.stack([_moved(best_key[b], best[b], int(wrong[b]), position, b) for b in range(B)])
-    k, wrong_value = k.clone(), v[each[:, None] ^ 1, heads, best[each ^ 1]]
-    v = v.clone()
-    k[each, :, wrong] = (1 - strength) * k[each, :, wrong] + strength * doubles
-    v[each, :, wrong] = wrong_value
-    weights = rows_of_weights(k)
-    values = v.repeat_interleave(H // v.shape[1], dim=1)
-    out[each, :, row] = (weights.unsqueeze(2) @ values).squeeze(2)
-    size = weights.abs()
-    total = size.sum(-1).clamp_min(torch.finfo(size.dtype).tiny)
-    of_best = size.gather(-1, best.repeat_interleave(H // k.shape[1], dim=1)[..., None])[..., 0]
-    shares.append(torch.stack([(of_best / total).mean(1), (size[each, :, wrong] / total).mean(1)], dim=-1))
-    return out
+    return torch.stack([*losses(piece, targets.scored, {layer: change}), *shares])
 
 
 def _moved(
@@ -292,29 +270,15 @@ def _moved(
     return torch.stack([one @ matrix(int(at)) @ back for one, at in zip(key, came_from, strict=True)])
 
 
-def _numbers(loss: Tensor, right: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    return loss.numpy(), right.double().numpy()
-
-
 def _row(values: np.ndarray) -> dict[str, Any]:
     loss_before, accuracy_before, loss, accuracy, best, wrong = values
-    change, error = mean_and_error(loss - loss_before)
-    return {
-        "sequences": values.shape[1],
-        "loss_before": mean_and_error(loss_before)[0],
-        "loss": mean_and_error(loss)[0],
-        "loss_change": change,
-        "loss_change_se": error,
-        "accuracy_before": mean_and_error(accuracy_before)[0],
-        "accuracy": mean_and_error(accuracy)[0],
-        "best_share": mean_and_error(best)[0],
-        "wrong_share": mean_and_error(wrong)[0],
+    means = {
+        "loss_before": loss_before,
+        "loss": loss,
+        "loss_change": loss - loss_before,
+        "accuracy_before": accuracy_before,
+        "accuracy": accuracy,
+        "best_share": best,
+        "wrong_share": wrong,
     }
-
-
-def _layers(number: int, wanted: Iterable[int] | None) -> list[int]:
-    layers = list(range(number) if wanted is None else wanted)
-    for layer in layers:
-        if not 0 <= layer < number:
-            raise SettingError("layers", f"layers 0 .. {number - 1}", layer)
-    return layers
+    return {"sequences": values.shape[1], **mean_row(means, errors=("loss_change",))}

@@ -12,19 +12,18 @@ keeps H / ln n instead. Source: the length-scaled mechanisms of "Softplus Attent
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from matplotlib.axes import Axes
 
-from sparsity_lab.analysis.attention.figure import draw_lines, name_heads, note_if_empty, of_layer, own_axes
-from sparsity_lab.analysis.attention.subjects import Models, Rows, sequences_of, subjects_of
+from sparsity_lab.analysis.attention.measure import AttentionMeasurement, of_layer, plot_lines
+from sparsity_lab.analysis.attention.subjects import Models, Rows, Sequences, measured_layers, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
 from sparsity_lab.analysis.findings import change_finding
-from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
-from sparsity_lab.analysis.measurement import Measurement
-from sparsity_lab.analysis.style import styled
+from sparsity_lab.analysis.length_axis import length_axis
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models.record import LayerRecord
 
@@ -32,32 +31,25 @@ _MEASURED = ("entropy", "normalized_entropy", "effective_support", "row_sum", "n
 
 
 @dataclass(frozen=True, repr=False)
-class AttentionEntropy(Measurement):
+class AttentionEntropy(AttentionMeasurement):
     """Entropy by model, length, layer, head and row. Made by ``attention_entropy``.
+
+    The frame has one row per model, length, layer, head and position; means over sequences. Columns: ``arm`` (model),
+    ``length``, ``layer``, ``head``, ``row`` (position of the query, from 0), ``keys`` (n, the keys up to it) and
+    ``sequences`` (that count here). ``entropy`` is in nats, ``normalized_entropy`` is H / ln n (null for n = 1),
+    ``effective_support`` is exp(H) / n, and ``row_sum`` is Σ w. ``negative_share`` is the negative share of |w|;
+    above 0, the entropy is that of |w|. ``empty_share`` is the share of sequences whose row has no weight at all.
 
     >>> found = attention_entropy(model, task, [8], sequences=4)
     >>> found.frame()["layer"].unique().to_list()
     [0]
 
     Attributes:
-        rows: which rows were measured, ``"all"`` or ``"scored"``.
         trained: the trained lengths, None if no model tells.
+        rows: which rows were measured, ``"all"`` or ``"scored"``.
     """
 
     rows: Rows
-    trained: TrainedRange | None
-    _frame: pl.DataFrame
-
-    def frame(self) -> pl.DataFrame:
-        """One row per model, length, layer, head and position; means over sequences.
-
-        Columns: ``arm`` (model), ``length``, ``layer``, ``head``, ``row`` (position of the query, from 0), ``keys``
-        (n, the keys up to it) and ``sequences`` (that count here). ``entropy`` is in nats, ``normalized_entropy`` is
-        H / ln n (null for n = 1), ``effective_support`` is exp(H) / n, and ``row_sum`` is Σ w. ``negative_share`` is
-        the negative share of |w|; above 0, the entropy is that of |w|. ``empty_share`` is the share of sequences
-        whose row has no weight at all.
-        """
-        return self._frame
 
     def summary(self) -> pl.DataFrame:
         """One row per model, length, layer and head: the same columns, averaged over positions with n >= 2."""
@@ -67,12 +59,15 @@ class AttentionEntropy(Measurement):
         rows = self._frame.filter(pl.col("keys") > 1)
         return rows.group_by(keys, maintain_order=True).agg(*means, pl.col("empty_share").mean())
 
+    def _drawn(self) -> tuple[pl.DataFrame, str]:
+        """What the figure shows, and against what."""
+        several = self._frame["length"].n_unique() > 1
+        return (self.summary(), "length") if several else (_by_keys(self._frame), "keys")
+
     @property
     def finding(self) -> str:
         """From where to where the normalized entropy goes."""
-        several = self._frame["length"].n_unique() > 1
-        frame, x = (self.summary(), "length") if several else (_by_keys(self._frame), "keys")
-        return change_finding(frame, x, "normalized_entropy", "normalized entropy")
+        return change_finding(*self._drawn(), "normalized_entropy", "normalized entropy")
 
     def plot(self, ax: Axes | None = None, *, measure: str = "normalized_entropy", layer: int | None = None) -> Axes:
         """Draw ``measure`` against length; or, if there is one length only, against n. Returns the axes.
@@ -87,22 +82,17 @@ class AttentionEntropy(Measurement):
             "normalized_entropy": "normalized entropy H / ln n\n(0 = one key, 1 = uniform)",
             "effective_support": "effective support exp(H) / n\n(share of visible keys)",
         }
-        several = self._frame["length"].n_unique() > 1
-        drawn = of_layer(self.summary() if several else _by_keys(self._frame), layer)
-        x = "length" if several else "keys"
-        with styled():
-            ax = own_axes(ax)
-            draw_lines(ax, drawn, x, measure)
-            if several:
+        frame, x = self._drawn()
+
+        def add(ax: Axes, drawn: pl.DataFrame) -> None:
+            if x == "length":
                 words = f"length (tokens; {_ROWS[self.rows]}; log scale)"
                 length_axis(ax, drawn["length"].unique().to_list(), self.trained, words)
             else:
                 most = max(2, *self._frame["keys"])
                 length_axis(ax, [2**i for i in range(1, most.bit_length())], None, "visible keys n (log scale)")
-            ax.set_ylabel(labels[measure])
-            note_if_empty(ax, drawn, measure)
-            name_heads(ax, drawn)
-        return ax
+
+        return plot_lines(ax, of_layer(frame, layer), x, measure, labels[measure], add)
 
 
 _ROWS = {"all": "mean over rows", "scored": "scored rows"}
@@ -137,48 +127,40 @@ def attention_entropy(
         SettingError: names the argument, what was expected and what came.
     """
     subjects = subjects_of(models)
-    parts = []
-    for subject in subjects:
-        for length, pieces in sequences_of(subject, data, lengths, sequences, seed):
-            sums: dict[int, _Sums] = {}
-            for piece in pieces:
-                counted = piece.counted(rows)
-                for layer, record in enumerate(piece.records()):
-                    seen = record if positions else replace(record, position=None)
-                    sums.setdefault(layer, _Sums(record)).add(seen, counted)
-            parts += [sums[layer].frame(subject.label, length, layer) for layer in sums]
-    return AttentionEntropy(rows=rows, trained=subjects.trained, _frame=subjects.with_modules(pl.concat(parts)))
+
+    def measure(piece: Sequences, record: LayerRecord) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return _sums(record if positions else replace(record, position=None), piece.counted(rows))
+
+    frames = [
+        _frame(place, *(np.sum(part, axis=0) for part in zip(*parts, strict=True)))
+        for place, parts in measured_layers(subjects, data, lengths, sequences, seed, measure)
+    ]
+    return AttentionEntropy(subjects.trained, subjects.with_modules(pl.concat(frames)), rows)
 
 
-class _Sums:
-    """Sums over sequences for each head and position of a layer."""
+def _sums(record: LayerRecord, counted: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sums over sequences for each head and position of a layer: what is measured, the rows with weight (H, T), and
+    those that count (T,)."""
+    _, num_heads, T, _ = record.q.shape
+    sums = np.zeros((len(_MEASURED), num_heads, T))
+    measured, number = np.zeros((num_heads, T), dtype=np.int64), np.zeros(T, dtype=np.int64)
+    for tile in row_tiles(record, counted):
+        sums[:, :, tile.rows] = torch.where(tile.measured, _statistics(tile), 0.0).double().sum(1).cpu().numpy()
+        measured[:, tile.rows] = tile.measured.sum(0).cpu().numpy()
+        number[tile.rows] = tile.counted.sum(0).cpu().numpy()
+    return sums, measured, number
 
-    def __init__(self, record: LayerRecord) -> None:
-        _, num_heads, T, _ = record.q.shape
-        self.sums = np.zeros((len(_MEASURED), num_heads, T))
-        self.measured = np.zeros((num_heads, T), dtype=np.int64)
-        self.counted = np.zeros(T, dtype=np.int64)
 
-    def add(self, record: LayerRecord, counted: torch.Tensor | None) -> None:
-        for tile in row_tiles(record, counted):
-            values = torch.where(tile.measured, _statistics(tile), 0.0).double()
-            self.sums[:, :, tile.rows] += values.sum(1).cpu().numpy()
-            self.measured[:, tile.rows] += tile.measured.sum(0).cpu().numpy()
-            self.counted[tile.rows] += tile.counted.sum(0).cpu().numpy()
-
-    def frame(self, arm: str, length: int, layer: int) -> pl.DataFrame:
-        head, row = np.nonzero(np.broadcast_to(self.counted > 0, self.measured.shape))
-        measured, counted = self.measured[head, row], self.counted[row]
-        with np.errstate(invalid="ignore"):
-            means = self.sums[:, head, row] / measured
-        means[_MEASURED.index("normalized_entropy"), row == 0] = np.nan
-        place = (
-            pl.lit(arm).alias("arm"),
-            *(pl.lit(value, pl.Int64).alias(name) for name, value in (("length", length), ("layer", layer))),
-        )
-        columns = {"head": head, "row": row, "keys": row + 1, "sequences": measured}
-        columns |= dict(zip(_MEASURED, means, strict=True)) | {"empty_share": 1 - measured / counted}
-        return pl.DataFrame(columns).select(*place, pl.col(pl.Int64), pl.col(pl.Float64).fill_nan(None))
+def _frame(place: dict[str, Any], sums: np.ndarray, measured: np.ndarray, number: np.ndarray) -> pl.DataFrame:
+    head, row = np.nonzero(np.broadcast_to(number > 0, measured.shape))
+    sequences = measured[head, row]
+    with np.errstate(invalid="ignore"):
+        means = sums[:, head, row] / sequences
+    means[_MEASURED.index("normalized_entropy"), row == 0] = np.nan
+    columns = {"head": head, "row": row, "keys": row + 1, "sequences": sequences}
+    columns |= dict(zip(_MEASURED, means, strict=True)) | {"empty_share": 1 - sequences / number[row]}
+    where = (pl.lit(value, pl.Int64 if name != "arm" else None).alias(name) for name, value in place.items())
+    return pl.DataFrame(columns).select(*where, pl.col(pl.Int64), pl.col(pl.Float64).fill_nan(None))
 
 
 def _statistics(tile: RowTile) -> torch.Tensor:

@@ -20,8 +20,10 @@ measure; the derivation is the lab's own.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -33,15 +35,21 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFo
 from scipy.stats import rankdata
 from torch import Tensor
 
-from sparsity_lab.analysis.attention.altered import losses, scaled_queries
-from sparsity_lab.analysis.attention.averages import by_sequence, head_rows, mean_and_error
-from sparsity_lab.analysis.attention.figure import draw_lines, name_heads, note_if_empty, of_layer, own_axes
+from sparsity_lab.analysis.attention.altered import Change, losses, scaled_queries
+from sparsity_lab.analysis.attention.measure import (
+    AttentionMeasurement,
+    by_sequence,
+    head_rows,
+    mean_row,
+    measured_length,
+    of_layer,
+    plot_lines,
+)
 from sparsity_lab.analysis.attention.subjects import Models, Rows, Sequences, sequences_of, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
 from sparsity_lab.analysis.findings import change_finding
-from sparsity_lab.analysis.length_axis import TrainedRange
-from sparsity_lab.analysis.measurement import Measurement, rows_frame
-from sparsity_lab.analysis.style import GRAY, styled
+from sparsity_lab.analysis.measurement import rows_frame
+from sparsity_lab.analysis.style import GRAY
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.kernels import Softmax
 from sparsity_lab.models.record import LayerRecord
@@ -65,8 +73,19 @@ def softmax_entropy_slope(a: Float[Tensor, "*rows n"], r: Float[Tensor, "*rows"]
 
 
 @dataclass(frozen=True, repr=False)
-class NormSensitivity(Measurement):
+class NormSensitivity(AttentionMeasurement):
     """How entropy and loss follow norms, by model, length, layer and head. Made by ``norm_sensitivity``.
+
+    The frame has one row per model, length, layer and head. Columns: ``arm``, ``length``, ``layer``, ``head``,
+    ``sequences``, ``query_norm`` and ``key_norm`` (means) and ``entropy`` (nats, mean over rows with n >= 2).
+
+    - ``query_spearman`` and ``key_spearman`` rank rows of equal n; they are null for one sequence.
+    - ``query_spearman_normalized`` and ``key_spearman_normalized`` use H / ln n over all rows.
+    - ``query_slope`` and ``key_slope`` are dH / d ln r in nats, with all queries or all keys rescaled.
+    - ``exact_query_slope`` is the law for softmax; it is null for other mechanisms.
+    - ``negative_share`` is the negative share of |w|; above 0, the entropy is that of |w|.
+
+    A correlation is null where norms or entropies do not vary.
 
     >>> found = norm_sensitivity(model, task, [8], factors=(0.5, 2.0), sequences=4)
     >>> found.sweep()["factor"].unique().sort().to_list()
@@ -76,25 +95,7 @@ class NormSensitivity(Measurement):
         trained: the trained lengths, None if no model tells.
     """
 
-    trained: TrainedRange | None
-    _frame: pl.DataFrame
     _sweep: pl.DataFrame
-
-    def frame(self) -> pl.DataFrame:
-        """One row per model, length, layer and head.
-
-        Columns: ``arm``, ``length``, ``layer``, ``head``, ``sequences``, ``query_norm`` and ``key_norm`` (means) and
-        ``entropy`` (nats, mean over rows with n >= 2).
-
-        - ``query_spearman`` and ``key_spearman`` rank rows of equal n; they are null for one sequence.
-        - ``query_spearman_normalized`` and ``key_spearman_normalized`` use H / ln n over all rows.
-        - ``query_slope`` and ``key_slope`` are dH / d ln r in nats, with all queries or all keys rescaled.
-        - ``exact_query_slope`` is the law for softmax; it is null for other mechanisms.
-        - ``negative_share`` is the negative share of |w|; above 0, the entropy is that of |w|.
-
-        A correlation is null where norms or entropies do not vary.
-        """
-        return self._frame
 
     def sweep(self) -> pl.DataFrame:
         """One row per model, length, layer, head and factor.
@@ -109,8 +110,8 @@ class NormSensitivity(Measurement):
     @property
     def finding(self) -> str:
         """From where to where the entropy goes between the smallest and the largest norms."""
-        swept = self._sweep.filter(pl.col("length") == self._length(None))
-        return change_finding(swept, "factor", "entropy_change", "the change of entropy")
+        length = measured_length("length", self._sweep["length"], None, self.trained)
+        return change_finding(self._sweep.filter(length=length), "factor", "entropy_change", "the change of entropy")
 
     def plot(
         self,
@@ -134,16 +135,15 @@ class NormSensitivity(Measurement):
         }
         if measure not in labels:
             raise SettingError("measure", "a measure of the sweep", measure, labels)
-        length = self._length(length)
-        drawn = of_layer(self._sweep.filter(pl.col("length") == length), layer)
+        length = measured_length("length", self._sweep["length"], length, self.trained)
+        drawn = of_layer(self._sweep.filter(length=length), layer)
         if measure == "loss_change":  # a loss belongs to the layer, not to a head
-            drawn = drawn.filter(pl.col("head") == 0)
+            drawn = drawn.filter(head=0)
         factors = sorted(drawn["factor"].unique().to_list())
-        with styled():
-            ax = own_axes(ax)
+
+        def add(ax: Axes, _: pl.DataFrame) -> None:
             ax.axhline(0, color=GRAY, linewidth=0.8, zorder=0)
             ax.axvline(1, color=GRAY, linewidth=0.8, zorder=0)
-            draw_lines(ax, drawn, "factor", measure)
             ax.set_xscale("log")
             ax.set_xlim(factors[0] / 1.1, factors[-1] * 1.1)
             ax.xaxis.set_major_locator(FixedLocator(factors))
@@ -151,17 +151,8 @@ class NormSensitivity(Measurement):
             ax.xaxis.set_minor_locator(NullLocator())
             ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_xlabel(f"query norms of the layer, times (log scale; at length {length})")
-            ax.set_ylabel(labels[measure])
-            note_if_empty(ax, drawn, measure)
-            name_heads(ax, drawn)
-        return ax
 
-    def _length(self, wanted: int | None) -> int:
-        lengths: list[int] = sorted(self._sweep["length"].unique().to_list())
-        if wanted is not None and wanted not in lengths:
-            raise SettingError("length", "a measured length", wanted, [str(length) for length in lengths])
-        trained = [length for length in lengths if self.trained is not None and self.trained.holds(length)]
-        return wanted or (trained[-1] if trained else lengths[0])
+        return plot_lines(ax, drawn, "factor", measure, labels[measure], add)
 
 
 def norm_sensitivity(
@@ -202,7 +193,7 @@ def norm_sensitivity(
     sweep: list[dict[str, Any]] = []
     for subject in subjects:
         for length, pieces in sequences_of(subject, data, lengths, sequences, seed):
-            layers: dict[int, list[_MeasuredRows]] = {}
+            layers: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
             lost: dict[tuple[int, float], list[np.ndarray]] = {}
             for piece in pieces:
                 counted = piece.counted(rows)
@@ -214,42 +205,24 @@ def norm_sensitivity(
                         lost.setdefault(changed, []).append(values)
             for layer, parts in layers.items():
                 place: dict[str, Any] = {"arm": subject.label, "length": length, "layer": layer}
-                measured = _MeasuredRows.joined(parts)
-                frame += [place | row for row in _frame_rows(measured)]
-                sweep += [place | row for row in _sweep_rows(measured, every_factor, layer, lost)]
+                by_row, means = map(np.concatenate, zip(*parts, strict=True))
+                losses_at = {factor: np.concatenate(lost[layer, factor]) for factor in every_factor if lost}
+                frame += [place | row for row in _frame_rows(by_row, means)]
+                sweep += [place | row for row in _sweep_rows(means[..., len(_MEANS) :], every_factor, losses_at)]
     return NormSensitivity(
-        trained=subjects.trained,
-        _frame=subjects.with_modules(rows_frame(frame)),
-        _sweep=subjects.with_modules(rows_frame(sweep)),
+        subjects.trained, subjects.with_modules(rows_frame(frame)), subjects.with_modules(rows_frame(sweep))
     )
-
-
-@dataclass(frozen=True)
-class _MeasuredRows:
-    """The measured rows of a layer, as numbers; NaN where a row was not measured.
-
-    Attributes:
-        entropy, query_norm, key_norm: (B, H, T).
-        means: (B, H, what) means over the rows of each sequence, of ``_MEANS`` and then of the entropy at each
-            factor.
-    """
-
-    entropy: np.ndarray
-    query_norm: np.ndarray
-    key_norm: np.ndarray
-    means: np.ndarray
-
-    @staticmethod
-    def joined(parts: Sequence["_MeasuredRows"]) -> "_MeasuredRows":
-        names = ("entropy", "query_norm", "key_norm", "means")
-        return _MeasuredRows(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 _MEANS = ("query_norm", "key_norm", "entropy", "query_slope", "key_slope", "exact_query_slope", "negative_share")
 
 
 @torch.no_grad()
-def _measure(record: LayerRecord, counted: Bool[Tensor, "B T"] | None, factors: Sequence[float]) -> _MeasuredRows:
+def _measure(
+    record: LayerRecord, counted: Bool[Tensor, "B T"] | None, factors: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(B, H, T, 3) entropy, query norm and key norm of each measured row, NaN elsewhere; and (B, H, what) means over
+    the rows of each sequence, of ``_MEANS`` and then of the entropy at each factor."""
     batch_size, num_heads, T, _ = record.q.shape
     if counted is None:
         counted = torch.ones(batch_size, T, dtype=torch.bool)
@@ -258,33 +231,37 @@ def _measure(record: LayerRecord, counted: Bool[Tensor, "B T"] | None, factors: 
     query_norm = record.q.norm(dim=-1)
     seen = torch.arange(1, T + 1, device=record.q.device)
     key_norm = (record.k.norm(dim=-1).cumsum(-1) / seen).repeat_interleave(num_heads // record.k.shape[1], dim=1)
-    entropy, exact, negative = (torch.full_like(query_norm, torch.nan) for _ in range(3))
-    for tile in row_tiles(record, counted):
-        entropy[..., tile.rows] = tile.entropy.masked_fill(~tile.measured, torch.nan).to(entropy.dtype)
-        negative[..., tile.rows] = tile.share(tile.weights.clamp_max(0).sum(-1)).neg().to(entropy.dtype)
-        if isinstance(record.kernel, Softmax):
-            exact[..., tile.rows] = _exact_slope(record, tile).to(entropy.dtype)
+
+    entropy_of = attrgetter("entropy")
+
+    def entropies(query: float, key: float = 1.0) -> Tensor:
+        return _by_row(_scaled(record, query, key), counted, entropy_of)[0]
+
+    laws = [partial(_exact_slope, record)] if isinstance(record.kernel, Softmax) else []
+    entropy, negative, *exact = _by_row(record, counted, entropy_of, _negative_share, *laws)
     up, down = math.exp(_STEP), math.exp(-_STEP)
-    by_query = (_entropies(_scaled(record, up), counted) - _entropies(_scaled(record, down), counted)) / (2 * _STEP)
-    by_key = _entropies(_scaled(record, 1.0, up), counted) - _entropies(_scaled(record, 1.0, down), counted)
-    swept = [entropy if factor == 1 else _entropies(_scaled(record, factor), counted) for factor in factors]
-    measured = ~entropy.isnan()
-    values = [query_norm, key_norm, entropy, by_query, by_key / (2 * _STEP), exact, negative, *swept]
-    means = torch.stack([value.masked_fill(~measured, torch.nan).double().nanmean(-1) for value in values], dim=-1)
-    return _MeasuredRows(
-        entropy=entropy.cpu().numpy(),
-        query_norm=query_norm.masked_fill(~measured, torch.nan).cpu().numpy(),
-        key_norm=key_norm.masked_fill(~measured, torch.nan).cpu().numpy(),
-        means=means.cpu().numpy(),
-    )
+    by_query = (entropies(up) - entropies(down)) / (2 * _STEP)
+    by_key = (entropies(1.0, up) - entropies(1.0, down)) / (2 * _STEP)
+    swept = [entropy if factor == 1 else entropies(factor) for factor in factors]
+    values = [query_norm, key_norm, entropy, by_query, by_key, *(exact or [entropy * torch.nan]), negative, *swept]
+    known = [value.masked_fill(entropy.isnan(), torch.nan) for value in values]
+    means = torch.stack([value.double().nanmean(-1) for value in known], dim=-1)
+    return torch.stack([entropy, *known[:2]], dim=-1).cpu().numpy(), means.cpu().numpy()
 
 
-def _entropies(record: LayerRecord, counted: Bool[Tensor, "B T"]) -> Float[Tensor, "B H T"]:
-    """The entropy of each counted row, NaN elsewhere."""
-    entropy = torch.full(record.q.shape[:3], torch.nan, dtype=record.q.dtype, device=record.q.device)
+def _by_row(
+    record: LayerRecord, counted: Bool[Tensor, "B T"], *measures: Callable[[RowTile], Float[Tensor, "B H R"]]
+) -> Float[Tensor, "measures B H T"]:
+    """Numbers of each counted row, NaN elsewhere."""
+    found = record.q.new_full((len(measures), *record.q.shape[:3]), torch.nan)
     for tile in row_tiles(record, counted):
-        entropy[..., tile.rows] = tile.entropy.masked_fill(~tile.measured, torch.nan).to(entropy.dtype)
-    return entropy
+        for own, measure in zip(found, measures, strict=True):
+            own[..., tile.rows] = measure(tile).masked_fill(~tile.measured, torch.nan).to(own.dtype)
+    return found
+
+
+def _negative_share(tile: RowTile) -> Float[Tensor, "B H R"]:
+    return tile.share(tile.weights.clamp_max(0).sum(-1)).neg()
 
 
 def _scaled(record: LayerRecord, query: float, key: float = 1.0) -> LayerRecord:
@@ -319,55 +296,43 @@ def _covariance(
 def _losses(piece: Sequences, num_layers: int, factors: Sequence[float]) -> dict[tuple[int, float], np.ndarray]:
     """The loss of each sequence with the queries of a layer times a factor; with factor 1 for every layer alike."""
     scored = piece.known_batch().scored
-    sequence = scored.nonzero()[:, 0]
-    found: dict[tuple[int, float], np.ndarray] = {}
-    plain = by_sequence(losses(piece, scored)[0], sequence, len(scored))
-    for layer in range(num_layers):
-        for factor in factors:
-            changed = losses(piece, scored, {layer: scaled_queries(factor)})[0] if factor != 1 else None
-            found[layer, factor] = plain if changed is None else by_sequence(changed, sequence, len(scored))
-    return found
+
+    def loss(change: dict[int, Change] | None = None) -> np.ndarray:
+        return by_sequence(losses(piece, scored, change)[0], scored.nonzero()[:, 0], len(scored))
+
+    plain = loss()
+    return {
+        (layer, factor): plain if factor == 1 else loss({layer: scaled_queries(factor)})
+        for layer in range(num_layers)
+        for factor in factors
+    }
 
 
-def _frame_rows(measured: _MeasuredRows) -> list[dict[str, Any]]:
-    rows = []
-    norms = {"query": measured.query_norm, "key": measured.key_norm}
-    log_n = np.log(np.arange(1, measured.entropy.shape[-1] + 1).clip(2))
-    for row in head_rows({name: measured.means[..., i] for i, name in enumerate(_MEANS)}):
-        head = row["head"]
-        row["sequences"] = len(measured.means)
-        entropy = measured.entropy[:, head]
-        for name, norm in norms.items():
-            row[f"{name}_spearman"] = _within_columns(entropy, norm[:, head])
-            row[f"{name}_spearman_normalized"] = _spearman((entropy / log_n).ravel(), norm[:, head].ravel())
-        rows.append(row)
+def _frame_rows(by_row: np.ndarray, means: np.ndarray) -> list[dict[str, Any]]:
+    rows = head_rows({name: means[..., i] for i, name in enumerate(_MEANS)})
+    log_n = np.log(np.arange(1, by_row.shape[2] + 1).clip(2))
+    for row in rows:
+        row["sequences"] = len(means)
+        entropy, *norms = np.moveaxis(by_row[:, row["head"]], -1, 0)
+        for name, norm in zip(("query", "key"), norms, strict=True):
+            row[f"{name}_spearman"] = _within_columns(entropy, norm)
+            row[f"{name}_spearman_normalized"] = _spearman((entropy / log_n).ravel(), norm.ravel())
     return rows
 
 
 def _sweep_rows(
-    measured: _MeasuredRows, factors: Sequence[float], layer: int, lost: dict[tuple[int, float], list[np.ndarray]]
+    swept: np.ndarray, factors: Sequence[float], losses_at: Mapping[float, np.ndarray]
 ) -> list[dict[str, Any]]:
-    rows = []
-    swept = measured.means[:, :, len(_MEANS) :]
     at_one = factors.index(1.0)
+    loss = np.array([losses_at.get(factor, np.full(len(swept), np.nan)) for factor in factors]).T
+    rows = []
     for head in range(swept.shape[1]):
         for i, factor in enumerate(factors):
-            loss = change = error = None
-            if lost:
-                values, plain = (np.concatenate(lost[layer, one]) for one in (factor, 1.0))
-                loss, _ = mean_and_error(values)
-                change, error = mean_and_error(values - plain)
-            rows.append(
-                {
-                    "head": head,
-                    "factor": factor,
-                    "entropy": mean_and_error(swept[:, head, i])[0],
-                    "entropy_change": mean_and_error(swept[:, head, i] - swept[:, head, at_one])[0],
-                    "loss": loss,
-                    "loss_change": change,
-                    "loss_change_se": error,
-                }
-            )
+            values = {"entropy": swept[:, head], "loss": loss}
+            found: dict[str, np.ndarray] = {}
+            for name, own in values.items():
+                found |= {name: own[:, i], f"{name}_change": own[:, i] - own[:, at_one]}
+            rows.append({"head": head, "factor": factor} | mean_row(found, errors=("loss_change",)))
     return rows
 
 

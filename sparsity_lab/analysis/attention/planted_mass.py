@@ -17,20 +17,22 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsity_lab.analysis.attention.averages import by_sequence, head_rows
-from sparsity_lab.analysis.attention.figure import plot_mass, reference_line
+from sparsity_lab.analysis.attention.measure import (
+    AttentionMeasurement,
+    by_sequence,
+    head_rows,
+    plot_mass,
+    reference_line,
+)
 from sparsity_lab.analysis.attention.subjects import Models, Sequences, Subject, measured_layers, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
-from sparsity_lab.analysis.findings import change_finding
-from sparsity_lab.analysis.length_axis import TrainedRange
-from sparsity_lab.analysis.measurement import Measurement, rows_frame
+from sparsity_lab.analysis.measurement import rows_frame
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError
@@ -39,8 +41,14 @@ MASSES = ("mass", "decoy_mass", "wrong_support")
 
 
 @dataclass(frozen=True, repr=False)
-class PlantedMass(Measurement):
+class PlantedMass(AttentionMeasurement):
     """Mass on the true sources by model, length, layer and head. Made by ``planted_mass``.
+
+    The frame has one row per model, length, layer and head. Columns: ``arm``, ``length``, ``layer``, ``head``,
+    ``sequences`` and ``targets`` (the number measured: those with a source and another key). The rest are means over
+    the targets of a sequence, then over sequences: ``mass`` with its standard error ``mass_se``, ``uniform``,
+    ``decoy_mass`` and ``wrong_support``. ``uniform`` is k / n, the mass that uniform attention puts on the sources.
+    All are shares, 0 to 1.
 
     >>> found = planted_mass(model, task, [8], sequences=4)
     >>> found.frame()["targets"].unique().to_list()
@@ -50,23 +58,7 @@ class PlantedMass(Measurement):
         trained: the trained lengths, None if no model tells.
     """
 
-    trained: TrainedRange | None
-    _frame: pl.DataFrame
-
-    def frame(self) -> pl.DataFrame:
-        """One row per model, length, layer and head.
-
-        Columns: ``arm``, ``length``, ``layer``, ``head``, ``sequences`` and ``targets`` (the number measured: those
-        with a source and another key). The rest are means over the targets of a sequence, then over sequences:
-        ``mass`` with its standard error ``mass_se``, ``uniform``, ``decoy_mass`` and ``wrong_support``. ``uniform``
-        is k / n, the mass that uniform attention puts on the sources. All are shares, 0 to 1.
-        """
-        return self._frame
-
-    @property
-    def finding(self) -> str:
-        """From where to where the mass on the sources goes."""
-        return change_finding(self._frame, "length", "mass", "mass on the true sources")
+    told = ("length", "mass", "mass on the true sources")
 
     def plot(self, ax: Axes | None = None, *, layer: int | None = None) -> Axes:
         """Draw the mass against length, and what uniform attention would give; returns the axes.
@@ -77,7 +69,7 @@ class PlantedMass(Measurement):
         """
         uniform = partial(reference_line, y="uniform", label="uniform attention, k / n")
         words = "mass on the true sources\n(share of a scored target's row)"
-        return plot_mass(self._frame, self.trained, ax, layer, words, uniform)
+        return plot_mass(self, ax, layer, words, uniform)
 
 
 def planted_mass(
@@ -104,14 +96,11 @@ def planted_mass(
     """
     subjects = subjects_of(models)
     rows: list[dict[str, Any]] = []
-    for subject in subjects:
-        for length, layer, targets in targets_of(subject, data, lengths, sequences, seed):
-            place: dict[str, Any] = {"arm": subject.label, "length": length, "layer": layer}
-            place |= {"sequences": targets.num_sequences, "targets": len(targets.k)}
-            place |= {"uniform": float(targets.mean_of(targets.k / targets.n))}
-            means = {name: targets.means(name) for name in MASSES}
-            rows += [place | row for row in head_rows(means, errors=("mass",))]
-    return PlantedMass(trained=subjects.trained, _frame=rows_frame(rows))
+    for place, targets in targets_of(subjects, data, lengths, sequences, seed):
+        place |= {"sequences": targets.num_sequences, "targets": len(targets.k)}
+        place |= {"uniform": float(targets.mean_of(targets.k / targets.n).mean())}
+        rows += [place | row for row in head_rows({name: targets.means(name) for name in MASSES}, errors=("mass",))]
+    return PlantedMass(subjects.trained, rows_frame(rows))
 
 
 @dataclass(frozen=True)
@@ -142,51 +131,42 @@ class Targets:
 
     def means(self, name: str) -> NDArray[np.float64]:
         """(sequences, H) means over the targets of each sequence."""
-        values = self.values[..., MASSES.index(name)]
-        return by_sequence(values, self.sequence, int(self.sequence.max()) + 1)
+        return self.mean_of(self.values[..., MASSES.index(name)])
 
-    def mean_of(self, values: Float[Tensor, " N"]) -> np.float64:
-        """Mean of a number of each target: over those of a sequence, then over sequences."""
-        return np.float64(by_sequence(values, self.sequence, int(self.sequence.max()) + 1).mean())
+    def mean_of(self, values: Float[Tensor, "N *more"]) -> NDArray[np.float64]:
+        """(sequences, *more) means of numbers of each target."""
+        return by_sequence(values, self.sequence, int(self.sequence.max()) + 1)
 
 
 def targets_of(
-    subject: Subject, data: Task | Batch | None, lengths: Iterable[int] | None, count: int, seed: int
-) -> Iterator[tuple[int, int, Targets]]:
-    """(length, layer, targets) for each length and layer."""
-
-    def measure(piece: Sequences, record: LayerRecord) -> Targets:
-        return _measure(record, _sources(piece), piece.start)
-
-    for length, layer, parts in measured_layers(subject, data, lengths, count, seed, measure):
-        fields = ("values", "sequence", "k", "n")
-        joined = Targets(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
+    subjects: Iterable[Subject], data: Task | Batch | None, lengths: Iterable[int] | None, count: int, seed: int
+) -> Iterator[tuple[dict[str, Any], Targets]]:
+    """(``arm``, ``length`` and ``layer``, targets) for each model, length and layer."""
+    for place, parts in measured_layers(subjects, data, lengths, count, seed, _measure):
+        joined = Targets(*map(torch.cat, zip(*parts, strict=True)))
         if not len(joined.k):
-            raise SettingError("data", f"no scored target at length {length} has both a source and another key")
-        yield length, layer, joined
+            expected = f"no scored target at length {place['length']} has both a source and another key"
+            raise SettingError("data", expected)
+        yield place, joined
 
 
-def _sources(piece: Sequences) -> Int[Tensor, "B T K"]:
+def _measure(piece: Sequences, record: LayerRecord) -> list[Tensor]:
+    """The fields of ``Targets``."""
     sources = piece.known_batch().sources
     if sources is None:
         raise SettingError("data", "the task does not declare the sources of its targets")
-    return sources
-
-
-def _measure(record: LayerRecord, sources: Int[Tensor, "B T K"], start: int) -> Targets:
     sources = sources.to(record.q.device)
     k = (sources >= 0).sum(-1)
     n = torch.arange(1, sources.shape[1] + 1, device=k.device).expand_as(k)
-    usable = (k > 0) & (k < n)
-    values, sequence = [record.q.new_zeros(0, record.q.shape[1], len(MASSES))], [k.new_zeros(0)]
-    used_k, used_n = [k.new_zeros(0)], [k.new_zeros(0)]
-    for tile in row_tiles(record, usable):
+    found = [[record.q.new_zeros(0, record.q.shape[1], len(MASSES))], *([k.new_zeros(0)] for _ in range(3))]
+    for tile in row_tiles(record, (k > 0) & (k < n)):
         measures = _masses(tile, sources[:, tile.rows], k[:, tile.rows])
-        values.append(measures.movedim(1, 2)[tile.counted].to(record.q.dtype))
-        sequence.append(tile.counted.nonzero()[:, 0] + start)
-        used_k.append(k[:, tile.rows][tile.counted])
-        used_n.append(n[:, tile.rows][tile.counted])
-    return Targets(*(torch.cat(parts).cpu() for parts in (values, sequence, used_k, used_n)))
+        values = measures.movedim(1, 2)[tile.counted].to(record.q.dtype)
+        sequence = tile.counted.nonzero()[:, 0] + piece.start
+        own = (values, sequence, k[:, tile.rows][tile.counted], n[:, tile.rows][tile.counted])
+        for parts, part in zip(found, own, strict=True):
+            parts.append(part)
+    return [torch.cat(parts).cpu() for parts in found]
 
 
 def _masses(tile: RowTile, sources: Int[Tensor, "B R K"], k: Int[Tensor, "B R"]) -> Float[Tensor, "B H R measures"]:

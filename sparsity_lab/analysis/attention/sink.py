@@ -7,57 +7,41 @@ attention would give them. Only rows that see more than m keys count, for the ot
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from matplotlib.axes import Axes
 
-from sparsity_lab.analysis.attention.averages import head_rows
-from sparsity_lab.analysis.attention.figure import plot_mass, reference_line
+from sparsity_lab.analysis.attention.measure import AttentionMeasurement, head_rows, plot_mass, reference_line
 from sparsity_lab.analysis.attention.subjects import Models, Rows, Sequences, measured_layers, subjects_of
 from sparsity_lab.analysis.attention.tiles import row_tiles
-from sparsity_lab.analysis.findings import change_finding
-from sparsity_lab.analysis.length_axis import TrainedRange
-from sparsity_lab.analysis.measurement import Measurement, rows_frame
+from sparsity_lab.analysis.measurement import rows_frame
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError, check_least
 
-_Means = tuple[np.ndarray, np.ndarray]
-
 
 @dataclass(frozen=True, repr=False)
-class AttentionSink(Measurement):
+class AttentionSink(AttentionMeasurement):
     """Mass on the first tokens by model, length, layer and head. Made by ``attention_sink``.
+
+    The frame has one row per model, length, layer and head. Columns: ``arm``, ``length``, ``layer``, ``head``,
+    ``first`` (m), ``sequences``, ``mass``, ``mass_se``, ``uniform`` (mean of m / n over the same rows) and ``ratio``
+    (mass / uniform). ``mass`` is the mean share of absolute weight on the first m tokens: first over the rows of a
+    sequence that see more than m keys, then over sequences.
 
     >>> attention_sink(model, task, [8], sequences=4).frame().columns[-3:]
     ['uniform', 'sequences', 'ratio']
 
     Attributes:
-        first: m.
         trained: the trained lengths, None if no model tells.
+        first: m.
     """
 
     first: int
-    trained: TrainedRange | None
-    _frame: pl.DataFrame
 
-    def frame(self) -> pl.DataFrame:
-        """One row per model, length, layer and head.
-
-        Columns: ``arm``, ``length``, ``layer``, ``head``, ``first`` (m), ``sequences``, ``mass``, ``mass_se``,
-        ``uniform`` (mean of m / n over the same rows) and ``ratio`` (mass / uniform). ``mass`` is the mean share of
-        absolute weight on the first m tokens: first over the rows of a sequence that see more than m keys, then over
-        sequences.
-        """
-        return self._frame
-
-    @property
-    def finding(self) -> str:
-        """From where to where the mass on the first tokens goes."""
-        return change_finding(self._frame, "length", "mass", "mass on the first tokens")
+    told = ("length", "mass", "mass on the first tokens")
 
     def plot(self, ax: Axes | None = None, *, layer: int | None = None) -> Axes:
         """Draw the mass against length, and what uniform attention would give; returns the axes.
@@ -68,7 +52,7 @@ class AttentionSink(Measurement):
         """
         uniform = partial(reference_line, y="uniform", label="uniform attention, m / n")
         words = "the first token" if self.first == 1 else f"the first {self.first} tokens"
-        return plot_mass(self._frame, self.trained, ax, layer, f"mass on {words}\n(share of a row)", uniform)
+        return plot_mass(self, ax, layer, f"mass on {words}\n(share of a row)", uniform)
 
 
 def attention_sink(
@@ -99,34 +83,30 @@ def attention_sink(
         SettingError: names the argument, what was expected and what came; also if no row sees more than m keys.
     """
     check_least(1, first=first)
-    subjects = subjects_of(models)
-    found = []
+    subjects, found = subjects_of(models), []
 
-    def measure(piece: Sequences, record: LayerRecord) -> _Means:
+    def measure(piece: Sequences, record: LayerRecord) -> np.ndarray:
         return _means(record, piece.counted(rows), first)
 
-    for subject in subjects:
-        for length, layer, parts in measured_layers(subject, data, lengths, sequences, seed, measure):
-            mass, uniform = (np.concatenate(values) for values in zip(*parts, strict=True))
-            known = (~np.isnan(mass)).sum(0)
-            if not known.any():
-                raise SettingError("first", f"fewer tokens than the rows see at length {length}", first)
-            place: dict[str, Any] = {"arm": subject.label, "length": length, "layer": layer, "first": first}
-            for row in head_rows({"mass": mass, "uniform": uniform}, errors=("mass",)):
-                found.append(place | row | {"sequences": int(known[row["head"]])})
+    for place, parts in measured_layers(subjects, data, lengths, sequences, seed, measure):
+        mass, uniform = np.concatenate(parts, axis=1)
+        known = (~np.isnan(mass)).sum(0)
+        if not known.any():
+            raise SettingError("first", f"fewer tokens than the rows see at length {place['length']}", first)
+        for row in head_rows({"mass": mass, "uniform": uniform}, errors=("mass",)):
+            found.append(place | {"first": first} | row | {"sequences": int(known[row["head"]])})
     frame = rows_frame(found).with_columns((pl.col("mass") / pl.col("uniform")).alias("ratio"))
-    return AttentionSink(first=first, trained=subjects.trained, _frame=subjects.with_modules(frame))
+    return AttentionSink(subjects.trained, subjects.with_modules(frame), first)
 
 
-def _means(record: LayerRecord, counted: torch.Tensor | None, first: int) -> _Means:
-    """(B, H) means over each sequence's rows: mass on the first tokens, and m / n; NaN where no row counts."""
-    shape = record.q.shape[:2]
-    mass, uniform, number = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+def _means(record: LayerRecord, counted: torch.Tensor | None, first: int) -> np.ndarray:
+    """(2, B, H) means over each sequence's rows: mass on the first tokens, and m / n; NaN where no row counts."""
+    sums = np.zeros((3, *record.q.shape[:2]))
     for tile in row_tiles(record, counted):
         used = tile.measured & (tile.num_keys > first)
-        share = torch.where(used, tile.share(tile.size[..., :first].sum(-1)), 0.0)
-        mass += share.double().sum(-1).cpu().numpy()
-        uniform += torch.where(used, first / tile.num_keys, 0.0).double().sum(-1).cpu().numpy()
-        number += used.sum(-1).cpu().numpy()
+        share = tile.share(tile.size[..., :first].sum(-1))
+        for i, values in enumerate((share, first / tile.num_keys, torch.ones_like(share))):
+            sums[i] += torch.where(used, values, 0.0).double().sum(-1).cpu().numpy()
     with np.errstate(invalid="ignore"):
-        return mass / number, uniform / number
+        means: np.ndarray = sums[:2] / sums[2]
+        return means

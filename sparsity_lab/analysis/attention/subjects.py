@@ -14,7 +14,7 @@ that all models see the same ones.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import polars as pl
 import torch
@@ -73,15 +73,13 @@ class Sequences:
 
     Attributes:
         subject: who reads them.
-        batch: None for bare records.
-        position_ids: of the batch, as the model's coupling arranges them.
+        batch: None for bare records; its position IDs are as the model's coupling arranges them.
         start: index of the first sequence in the stream.
         stream, length: where they come from; the length of a batch is its number of tokens.
     """
 
     subject: Subject
     batch: Batch | None
-    position_ids: Int64[Tensor, "B C T"] | None
     start: int
     stream: Stream
     length: int
@@ -89,9 +87,7 @@ class Sequences:
     def records(self) -> Iterable[LayerRecord]:
         """What each layer did, one after the other."""
         model = self.subject.model
-        if model is None or self.batch is None:
-            return self.subject.records
-        return model.layer_records(self.tokens, self.ids)
+        return self.subject.records if model is None else model.layer_records(self.tokens, self.ids)
 
     def known_batch(self) -> Batch:
         """The batch, for measures that need tokens and targets.
@@ -121,7 +117,8 @@ class Sequences:
     @property
     def ids(self) -> Int64[Tensor, "B C T"] | None:
         """The position IDs, where the model is."""
-        return None if self.position_ids is None else self.position_ids.to(self.device)
+        ids = self.known_batch().position_ids
+        return None if ids is None else ids.to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -160,8 +157,8 @@ def subjects_of(models: Models) -> Subjects:
     Raises:
         SettingError: none, or what is no model.
     """
-    named = models.items() if isinstance(models, Mapping) else [(None, models)]
-    found = Subjects(_subject(model, None if name is None else str(name)) for name, model in named)
+    named = models.items() if isinstance(models, Mapping) else [("", models)]
+    found = Subjects(_subject(model, str(name)) for name, model in named)
     if not found:
         raise SettingError("models", "at least one model or record", models)
     return found
@@ -186,11 +183,13 @@ def sequences_of(
     Raises:
         SettingError: no task or lengths to take, or lengths of a batch.
     """
-    stream = Stream(seed=seed, name="analysis")
-    if isinstance(data, Batch) or subject.model is None:
+    stream, model = Stream(seed=seed, name="analysis"), subject.model
+    piece = partial(Sequences, subject=subject, stream=stream)
+    if isinstance(data, Batch) or model is None:
         if lengths is not None:
             raise SettingError("lengths", "None, since the batch fixes the length", lengths)
-        yield _whole_batch(subject, data, stream, multiple)
+        length, parts = _whole_batch(subject, data, multiple)
+        yield length, (piece(batch=part, start=start, length=length) for start, part in parts)
         return
     task = subject.task if data is None else data
     if task is None:
@@ -202,26 +201,35 @@ def sequences_of(
         raise SettingError("sequences", f"a positive multiple of {multiple}", count)
     for length in sorted(set(wanted)):
         task.check_length(length)
-        yield length, _sampled(subject, subject.model, task, stream, length, range(first, first + count), multiple)
+        size = _together(task.sequence_length(length), multiple)
+
+        def sampled(start: int, length: int = length, size: int = size) -> Sequences:
+            batch = task.sample(stream, start, min(size, first + count - start), length)
+            words = partial(stream.words, length=length, start=start, count=len(batch))
+            batch.position_ids = model.config.arranged_ids(words, batch.position_ids, training=False)
+            return piece(batch=batch, start=start, length=length)
+
+        yield length, map(sampled, range(first, first + count, size))
 
 
 def measured_layers(
-    subject: Subject,
+    subjects: Iterable[Subject],
     data: Task | Batch | None,
     lengths: Iterable[int] | None,
     count: int,
     seed: int,
     measure: Callable[[Sequences, LayerRecord], Found],
-) -> Iterator[tuple[int, int, list[Found]]]:
-    """(length, layer, what ``measure`` found on each few sequences) for each length and layer; see
-    ``sequences_of``."""
-    for length, pieces in sequences_of(subject, data, lengths, count, seed):
-        found: dict[int, list[Found]] = {}
-        for piece in pieces:
-            for layer, record in enumerate(piece.records()):
-                found.setdefault(layer, []).append(measure(piece, record))
-        for layer, parts in found.items():
-            yield length, layer, parts
+) -> Iterator[tuple[dict[str, Any], list[Found]]]:
+    """For each model, length and layer, these three as ``arm``, ``length`` and ``layer``, and what ``measure`` found
+    on each few sequences; see ``sequences_of``."""
+    for subject in subjects:
+        for length, pieces in sequences_of(subject, data, lengths, count, seed):
+            found: dict[int, list[Found]] = {}
+            for piece in pieces:
+                for layer, record in enumerate(piece.records()):
+                    found.setdefault(layer, []).append(measure(piece, record))
+            for layer, parts in found.items():
+                yield {"arm": subject.label, "length": length, "layer": layer}, parts
 
 
 def with_module_names(frame: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
@@ -233,7 +241,7 @@ def with_module_names(frame: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
     return joined.select(*frame.columns[:place], "module", *frame.columns[place:])
 
 
-def _subject(model: Model | Sequence[LayerRecord], label: str | None) -> Subject:
+def _subject(model: Model | Sequence[LayerRecord], label: str) -> Subject:
     if isinstance(model, Sequence):
         records = tuple(model)
         if not all(isinstance(record, LayerRecord) for record in records):
@@ -245,17 +253,21 @@ def _subject(model: Model | Sequence[LayerRecord], label: str | None) -> Subject
         return Subject(label=label or _kernel_label(model.config.kernels), model=model)
     if not isinstance(model, Run | RunVariant):
         raise SettingError("models", "a run, a variant of one, a decoder or records", model)
-    run = model if isinstance(model, Run) else model.run
-    decoder = model.model()
+    config, decoder = run_of(model).config, model.model()
     if not isinstance(decoder, DecoderModel):
-        raise SettingError("models", "a run of a Decoder", run.config.model)
+        raise SettingError("models", "a run of a Decoder", config.model)
     return Subject(
         label=label or _kernel_label(decoder.config.kernels),
         model=decoder,
-        task=run.config.task,
-        lengths=run.config.evaluation.lengths,
-        trained=run.config.training.curriculum.range(),
+        task=config.task,
+        lengths=config.evaluation.lengths,
+        trained=config.training.curriculum.range(),
     )
+
+
+def run_of(model: Run | RunVariant) -> Run:
+    """The run itself, of a variant too."""
+    return model if isinstance(model, Run) else model.run
 
 
 def _kernel_label(kernels: Iterable[Kernel]) -> str:
@@ -263,57 +275,27 @@ def _kernel_label(kernels: Iterable[Kernel]) -> str:
 
 
 def _whole_batch(
-    subject: Subject, data: Task | Batch | None, stream: Stream, multiple: int
-) -> tuple[int, Iterator[Sequences]]:
+    subject: Subject, data: Task | Batch | None, multiple: int
+) -> tuple[int, Iterable[tuple[int, Batch | None]]]:
+    """Its length, and its parts with where they start."""
+    shape = subject.records[0].q.shape if subject.records else None
     if isinstance(data, Task):
         raise SettingError("data", "the batch that the records come from, or None", data)
     if data is None:
-        length = subject.records[0].q.shape[2]
-        alone = Sequences(subject=subject, batch=None, position_ids=None, start=0, stream=stream, length=length)
-        return length, iter([alone])
+        assert shape is not None
+        return shape[2], [(0, None)]
     length = data.tokens.shape[1]
-    if subject.model is None:
-        if (len(data), length) != (subject.records[0].q.shape[0], subject.records[0].q.shape[2]):
-            raise SettingError("data", "the batch that the records come from", data)
-        parts = [slice(0, len(data))]
-    else:
-        size = _together(length, multiple)
-        parts = [slice(first, first + size) for first in range(0, len(data), size)]
+    if shape and (len(data), length) != (shape[0], shape[2]):
+        raise SettingError("data", "the batch that the records come from", data)
     if len(data) % multiple:
         raise SettingError("data", f"a multiple of {multiple} sequences", len(data))
-    return length, (
-        Sequences(
-            subject=subject,
-            batch=_rows_of(data, part),
-            position_ids=None if data.position_ids is None else data.position_ids[part],
-            start=part.start,
-            stream=stream,
-            length=length,
-        )
-        for part in parts
-    )
+    size = len(data) if shape else _together(length, multiple)
+    return length, ((start, _rows_of(data, slice(start, start + size))) for start in range(0, len(data), size))
 
 
 def _rows_of(batch: Batch, rows: slice) -> Batch:
-    sources = None if batch.sources is None else batch.sources[rows]
-    return Batch(batch.tokens[rows], batch.targets[rows], None, sources, vocabulary=batch.vocabulary)
-
-
-def _sampled(
-    subject: Subject, model: DecoderModel, task: Task, stream: Stream, length: int, wanted: range, multiple: int
-) -> Iterator[Sequences]:
-    size = _together(task.sequence_length(length), multiple)
-    for start in wanted[::size]:
-        batch = task.sample(stream, start, min(size, wanted.stop - start), length)
-        words = partial(stream.words, length=length, start=start, count=len(batch))
-        yield Sequences(
-            subject=subject,
-            batch=batch,
-            position_ids=model.config.arranged_ids(words, batch.position_ids, training=False),
-            start=start,
-            stream=stream,
-            length=length,
-        )
+    ids, sources = (None if part is None else part[rows] for part in (batch.position_ids, batch.sources))
+    return Batch(batch.tokens[rows], batch.targets[rows], ids, sources, vocabulary=batch.vocabulary)
 
 
 def _together(num_tokens: int, multiple: int) -> int:
