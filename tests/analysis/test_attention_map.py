@@ -16,7 +16,7 @@ from browser import Opened
 from training.small_runs import small_run
 
 from sparsity_lab.analysis import AttentionMap, attention_map, diluted_mass
-from sparsity_lab.analysis.attention.map_figure import MASKED, ROLE_COLORS, ZERO, _painted, color_table
+from sparsity_lab.analysis.attention.map_view import MASKED, ROLE_COLORS, ZERO, _painted, color_table
 from sparsity_lab.generators import Planted
 from sparsity_lab.kernels import LSSAR, Softmax
 from sparsity_lab.models import Decoder, NoPE, RoPE

@@ -5,11 +5,10 @@ cases. The row may not see a key, because it comes later. The row sees a key but
 sparse attention does. Or the weight is small.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,11 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sparsity_lab.analysis.attention.map_figure import draw_map, map_figure
-from sparsity_lab.analysis.attention.map_page import map_page
-from sparsity_lab.analysis.attention.map_view import Head, MapView
+from sparsity_lab.analysis.attention.map_view import MAP_LOOKS, Head, MapView, draw_map, map_data, map_figure
 from sparsity_lab.analysis.attention.subjects import (
-    Model,
     Models,
     Sequences,
     Subject,
@@ -32,9 +28,10 @@ from sparsity_lab.analysis.attention.subjects import (
     with_module_names,
 )
 from sparsity_lab.analysis.attention.tiles import row_tiles
-from sparsity_lab.analysis.measurement import Measurement
+from sparsity_lab.analysis.length_axis import TrainedRange
+from sparsity_lab.analysis.measurement import Measurement, rows_frame
 from sparsity_lab.analysis.output import write_whole
-from sparsity_lab.analysis.report.page import framed
+from sparsity_lab.analysis.report.page import document, framed
 from sparsity_lab.analysis.runs import nearest_length
 from sparsity_lab.analysis.style import figure_image
 from sparsity_lab.generators import Batch, Task
@@ -42,7 +39,7 @@ from sparsity_lab.generators.token_view import TokenView
 from sparsity_lab.models.record import LayerRecord
 from sparsity_lab.settings import SettingError, Shown, check_least
 from sparsity_lab.settings.markup import details, element, join, table
-from sparsity_lab.training import Run, RunVariant
+from sparsity_lab.training import Run
 
 MOST_HEADS, MOST_ROWS, MOST_VIEWS = 16, 48, 4
 _MOST_CELLS = 48 * 512
@@ -76,13 +73,12 @@ class AttentionMap(Measurement):
         ``uniform`` is the share that uniform attention would put there. Both are null for a sequence without
         sources."""
         rows = [
-            (view.arm, view.length, layer, head, view.source_mass(layer, head), view.uniform)
+            {"arm": view.arm, "length": view.length, "layer": head[0], "head": head[1]}
+            | {"mass": view.source_mass(*head), "uniform": view.uniform}
             for view in self.views
-            for layer, head in view.heads
+            for head in view.heads
         ]
-        columns = {"arm": pl.String, "length": pl.Int64, "layer": pl.Int64, "head": pl.Int64}
-        found = pl.DataFrame(rows, schema={**columns, "mass": pl.Float64, "uniform": pl.Float64}, orient="row")
-        return with_module_names(found, self._modules)
+        return with_module_names(rows_frame(rows), self._modules)
 
     @property
     def head(self) -> Head:
@@ -138,7 +134,8 @@ class AttentionMap(Measurement):
     def page(self) -> str:
         """All maps as one self-contained HTML document. The pointer or the arrow keys show the token, weight and
         distance of a cell, and whether it is a source."""
-        return map_page(self.views, self.head, self.largest, self.finding, self.left_out)
+        numbers = MAP_LOOKS | map_data(self.views, self.head, self.largest)
+        return document("attention_map.html", title=self.finding, left_out=self.left_out, numbers=numbers)
 
     def write(self, path: Path | str) -> Path:
         """Write ``page`` to a file; returns its path.
@@ -201,83 +198,59 @@ def attention_map(
     """
     check_least(0, sequence=sequence)
     subjects = subjects_of(models)
-    learned = _learned_words(models)
     views = []
     for subject in subjects:
-        wanted = _lengths(subject, data) if lengths is None else lengths
+        own_length = isinstance(data, Batch) or subject.model is None
+        wanted = _lengths(subject) if lengths is None and not own_length else lengths
         for length, pieces in sequences_of(subject, data, wanted, 1, seed, first=sequence):
-            piece = next((one for one in pieces if one.start <= sequence < one.start + _size(one)), None)
+            piece = next((one for one in pieces if one.start <= sequence < one.start + len(one)), None)
             if piece is None:
                 raise SettingError("sequence", "a sequence of the batch", sequence)
-            several = len(subjects) > 1
-            name = _name(subject, length, several, isinstance(data, Batch) or subject.model is None)
-            views.append(_view(piece, sequence, layers, heads, rows, names, name, learned.get(subject.label, "")))
+            where = f"over {length} tokens" if own_length else f"at length {length}"
+            known = TrainedRange.of([subject.trained])
+            trained = " (trained)" if known and known.holds(length) else ""
+            name = f"{where}{trained}{f' with {subject.label}' if len(subjects) > 1 else ''}"
+            views.append(_view(piece, sequence, name, names, layers=layers, heads=heads, rows=rows))
             if len(views) > MOST_VIEWS:
                 raise SettingError("lengths", f"too many; at most {MOST_VIEWS} models and lengths together")
     picked, left_out = _picked(views, layers is None and heads is None)
     return AttentionMap(views=tuple(picked), left_out=left_out, _modules=subjects.modules)
 
 
-def _learned_words(models: Models) -> dict[str, str]:
-    """What is to be said of runs that did not learn, by label."""
-    named: Mapping[Any, Model | Sequence[LayerRecord]] = (
-        models if isinstance(models, Mapping) else {subjects_of(models)[0].label: models}
-    )
-    found = {}
-    for label, model in named.items():
-        if isinstance(model, Run | RunVariant):
-            run = model if isinstance(model, Run) else model.run
-            if not all(run.summary["learned"].drop_nulls()):
-                rows = run.evaluation.filter(pl.col("trained")).drop_nulls("accuracy")
-                worst = min(rows["accuracy"].to_list())
-                found[str(label)] = f"the run did not learn: accuracy {worst:.2f} at the trained lengths"
-    return found
+def _learned(run: Run | None) -> str:
+    """What is to be said of a run that did not learn."""
+    if run is None or all(run.summary["learned"].drop_nulls()):
+        return ""
+    worst = min(run.evaluation.filter("trained").drop_nulls("accuracy")["accuracy"].to_list())
+    return f"the run did not learn: accuracy {worst:.2f} at the trained lengths"
 
 
-def _lengths(subject: Subject, data: Task | Batch | None) -> list[int] | None:
-    if isinstance(data, Batch) or subject.model is None or subject.trained is None:
+def _lengths(subject: Subject) -> list[int] | None:
+    if subject.trained is None:
         return None
     high = subject.trained[1]
     longer = nearest_length([length for length in subject.lengths if length > high], 4 * high)
     return [high, *([] if longer is None else [longer])]
 
 
-def _size(piece: Sequences) -> int:
-    return len(piece.batch) if piece.batch is not None else piece.subject.records[0].q.shape[0]
-
-
-def _name(subject: Subject, length: int, several: bool, own_length: bool) -> str:
-    trained = subject.trained is not None and subject.trained[0] <= length <= subject.trained[1]
-    where = f"{'over' if own_length else 'at length'} {length}{' tokens' if own_length else ''}"
-    return f"{where}{' (trained)' if trained else ''}{f' with {subject.label}' if several else ''}"
-
-
 def _view(
-    piece: Sequences,
-    sequence: int,
-    layers: Iterable[int] | None,
-    heads: Iterable[int] | None,
-    rows: Iterable[int] | None,
-    names: Sequence[str] | None,
-    name: str,
-    learned: str,
+    piece: Sequences, sequence: int, name: str, names: Sequence[str] | None, **wanted: Iterable[int] | None
 ) -> MapView:
     at = sequence - piece.start
     records = list(piece.records())
     num_tokens = records[0].q.shape[2]
     sources = _sources(piece.batch, at)
-    shown = _rows(rows, num_tokens, list(sources))
-    wanted_layers = _known("layers", layers, len(records))
+    shown = _rows(wanted["rows"], num_tokens, list(sources))
     weights: dict[Head, NDArray[np.float64]] = {}
-    for layer in wanted_layers:
+    for layer in _known("layers", wanted["layers"], len(records)):
         of_layer = _weights(records[layer], at, shown)
-        for head in _known("heads", heads, len(of_layer)):
+        for head in _known("heads", wanted["heads"], len(of_layer)):
             weights[layer, head] = of_layer[head]
     return MapView(
         arm=piece.subject.label,
         length=piece.length,
         name=name,
-        learned=learned,
+        learned=_learned(piece.subject.run),
         tokens=_tokens(piece.batch, at, num_tokens, names),
         rows=tuple(shown),
         sources={row: own for row, own in sources.items() if row in shown},

@@ -46,12 +46,14 @@ class Subject:
         label: its name in frames and figures; by default its attention mechanism.
         model: None for bare records.
         records: of a batch, if there is no model.
-        task, lengths, trained: of a run: its task, its evaluated lengths, its smallest and largest trained length.
+        run, task, lengths, trained: of a run: it, its task, its evaluated lengths, its smallest and largest trained
+            length.
     """
 
     label: str
     model: DecoderModel | None = None
     records: tuple[LayerRecord, ...] = ()
+    run: Run | None = None
     task: Task | None = None
     lengths: tuple[int, ...] = ()
     trained: tuple[int, int] | None = None
@@ -83,6 +85,9 @@ class Sequences:
     start: int
     stream: Stream
     length: int
+
+    def __len__(self) -> int:
+        return len(self.subject.records[0].q) if self.batch is None else len(self.batch)
 
     def records(self) -> Iterable[LayerRecord]:
         """What each layer did, one after the other."""
@@ -253,12 +258,14 @@ def _subject(model: Model | Sequence[LayerRecord], label: str) -> Subject:
         return Subject(label=label or _kernel_label(model.config.kernels), model=model)
     if not isinstance(model, Run | RunVariant):
         raise SettingError("models", "a run, a variant of one, a decoder or records", model)
-    config, decoder = run_of(model).config, model.model()
+    run, decoder = run_of(model), model.model()
+    config = run.config
     if not isinstance(decoder, DecoderModel):
         raise SettingError("models", "a run of a Decoder", config.model)
     return Subject(
         label=label or _kernel_label(decoder.config.kernels),
         model=decoder,
+        run=run,
         task=config.task,
         lengths=config.evaluation.lengths,
         trained=config.training.curriculum.range(),

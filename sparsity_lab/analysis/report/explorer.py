@@ -16,7 +16,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from matplotlib.colors import to_hex
 
 from sparsity_lab.analysis.attention.attention_map import attention_map
-from sparsity_lab.analysis.attention.map_page import MAP_LOOKS, map_data
+from sparsity_lab.analysis.attention.map_view import MAP_LOOKS, map_data
 from sparsity_lab.analysis.extrapolation import extrapolation_curve
 from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.panels import telling
