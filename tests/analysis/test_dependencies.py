@@ -11,7 +11,7 @@ from polars.testing import assert_frame_equal
 from torch import Tensor
 
 from sparsity_lab.analysis import Predictor, dependency_sparsity
-from sparsity_lab.analysis.dependencies.resampling import quantile_over_groups, ratio_over_groups
+from sparsity_lab.analysis.statistics import quantile_over_groups, ratio_over_groups
 from sparsity_lab.generators import IGNORE, Batch, SparseMarkov
 from sparsity_lab.models import Decoder, Oracle
 from sparsity_lab.settings import SettingError

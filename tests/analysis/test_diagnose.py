@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from sparsity_lab.analysis import Thresholds, TokenData, diagnose, read_tokens
 from sparsity_lab.analysis.diagnosis.diagnose import _check_room, _from_labels
-from sparsity_lab.analysis.diagnosis.length_comparison import Trained, compare_lengths
-from sparsity_lab.analysis.diagnosis.verdict import SchemeTest, few_answer, gain_answer, reach_answer, verdict_of
-from sparsity_lab.analysis.diagnosis.windows import TokenWindows
+from sparsity_lab.analysis.diagnosis.verdict import few_answer, gain_answer, reach_answer, scheme_answers, verdict_of
+from sparsity_lab.analysis.diagnosis.windows import TokenWindows, Trained, compare_lengths
 from sparsity_lab.analysis.statistics import Interval
 from sparsity_lab.generators import Planted, Recent, SparseMarkov, Stream
 from sparsity_lab.models import Decoder, ModelOutput, RoPE
@@ -223,7 +222,7 @@ LEARNED, UNLEARNED = interval(0.3, 0.4), interval(0.0, 0.01)
 def test_verdicts(k: Interval, reach: Interval, tests: list[tuple[Interval, Interval]], verdict: str) -> None:
     thresholds = Thresholds()
     few, local = few_answer(k, thresholds), reach_answer(reach, 32, thresholds)
-    pairs = [SchemeTest(position="P", learned=own, kept=kept).answers(thresholds) for own, kept in tests]
+    pairs = [scheme_answers("P", own, kept, thresholds) for own, kept in tests]
     assert verdict_of(few, local, pairs) == verdict
 
 

@@ -22,6 +22,7 @@ Source: lab procedure of sheet "sparse planted correlations" 5.8; no claim about
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -29,15 +30,13 @@ import polars as pl
 import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsity_lab.analysis.dependencies.contexts import Contexts, Predictor, contexts_of, predictor_of
-from sparsity_lab.analysis.dependencies.resampling import quantile_over_groups, ratio_over_groups
-from sparsity_lab.analysis.dependencies.search import Found, search
+from sparsity_lab.analysis.attention.subjects import run_of
+from sparsity_lab.analysis.dependencies.search import Contexts, Found, Predictor, contexts_of, predictor_of, search
 from sparsity_lab.analysis.lines import draw_curve, draw_level, name_lines
-from sparsity_lab.analysis.measurement import Measurement
-from sparsity_lab.analysis.statistics import Interval
+from sparsity_lab.analysis.measurement import Measurement, rows_frame
+from sparsity_lab.analysis.statistics import Floats, Interval, quantile_over_groups, ratio_over_groups
 from sparsity_lab.analysis.style import look, new_axes, styled
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.models import DecoderModel
@@ -51,8 +50,6 @@ _WORDS = {
     "elimination": "elimination",
     "random": "random far tokens",
 }
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,19 +88,9 @@ class DependencySparsity(Measurement):
         rows = []
         for name in SEARCHES:
             for k in range(self.largest + 1):
-                gain = near - self._losses[name][counted, k]
-                share = ratio_over_groups(gain, near - full, groups)
-                rows.append(
-                    {
-                        "search": name,
-                        "k": k,
-                        "targets": len(near),
-                        "recovered": share.estimate,
-                        "low": share.low,
-                        "high": share.high,
-                    }
-                )
-        return pl.DataFrame(rows, schema_overrides=dict.fromkeys(("recovered", "low", "high"), pl.Float64))
+                share = ratio_over_groups(near - self._losses[name][counted, k], near - full, groups)
+                rows.append({"search": name, "k": k, "targets": len(near), **share.columns("recovered")})
+        return rows_frame(rows)
 
     def targets(self) -> pl.DataFrame:
         """One row per target: ``sequence``, its ``group``, ``position`` (n), ``loss_near``, ``loss_full`` and
@@ -115,7 +102,7 @@ class DependencySparsity(Measurement):
     def needed(self) -> pl.DataFrame:
         """How many counted targets need just ``k`` far tokens: columns ``k`` (null: more than K), ``targets``,
         ``share``."""
-        found = self._targets.filter("counted").group_by(pl.col("needed").alias("k")).len("targets")
+        found = self._targets.filter("counted").group_by(k="needed").len("targets")
         total = pl.col("targets") / pl.col("targets").sum()
         return found.sort("k", nulls_last=True).with_columns(share=total).cast({"targets": pl.Int64})
 
@@ -123,9 +110,7 @@ class DependencySparsity(Measurement):
         """Histogram of the distances of needed tokens: ``distance``, ``tokens``, ``share`` of all needed tokens, and
         ``cumulative``, the share up to this distance. Locality is where it reaches one. Targets that need more than
         K tokens are not here, for nobody knows which; ``needed`` tells how many they are."""
-        needed = self._targets.filter(pl.col("needed").is_not_null()).select(
-            pl.col("distances").explode().drop_nulls().alias("distance")
-        )
+        needed = self._targets.drop_nulls("needed").select(distance=pl.col("distances").explode().drop_nulls())
         found = needed.group_by("distance").len("tokens").sort("distance").cast({"tokens": pl.Int64})
         found = found.with_columns(share=pl.col("tokens") / pl.col("tokens").sum())
         return found.with_columns(cumulative=pl.col("share").cum_sum())
@@ -152,7 +137,7 @@ class DependencySparsity(Measurement):
             return known
         nearest, farthest = (
             counted.with_columns(
-                pl.when(open_ended).then(pl.concat_list("distances", place)).otherwise("distances").alias("distances")
+                distances=pl.when(open_ended).then(pl.concat_list("distances", place)).otherwise("distances")
             )
             for place in (pl.lit(self.near + 1, pl.Int64), pl.col("position").cast(pl.Int64))
         )
@@ -193,9 +178,8 @@ class DependencySparsity(Measurement):
             ax.set_ylim(min([-0.05, *(value - 0.05 for value in shown)]), max([1.08, *(v + 0.05 for v in shown)]))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             count = self._targets["counted"].sum()
-            beside = {0: "", 1: " in addition to the last token"}.get(
-                self.near, f" in addition to the last {self.near}"
-            )
+            last = "token" if self.near == 1 else self.near
+            beside = f" in addition to the last {last}" if self.near else ""
             ax.set_xlabel(f"k, far tokens shown{beside}\n{count} targets; bands: 95 % intervals")
             ax.set_ylabel("recovered share of the gain\nof long context")
             name_lines(ax, 18)
@@ -213,10 +197,8 @@ class DependencySparsity(Measurement):
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             counted = self._targets.filter("counted")
             more = counted["needed"].null_count()
-            words = (
-                f"\nnot shown: {more} of {len(counted)} targets, which need more than {self.largest}" if more else ""
-            )
-            ax.set_xlabel(f"distance from the target (tokens){words}")
+            rest = f"\nnot shown: {more} of {len(counted)} targets, which need more than {self.largest}"
+            ax.set_xlabel(f"distance from the target (tokens){rest if more else ''}")
             ax.set_ylabel("share of needed far tokens")
             if not len(found):
                 words = "no target needs so few" if more else "no far token is needed"
@@ -280,7 +262,7 @@ def dependency_sparsity(
     if data is None:
         if not isinstance(model, Run | RunVariant):
             raise SettingError("data", "missing; a model that is not a run needs a task, a batch or tokens")
-        data = (model if isinstance(model, Run) else model.run).config.task
+        data = run_of(model).config.task
     predict = predictor_of(model)
     if groups is not None and not isinstance(data, Task) and len(groups) != len(data):
         raise SettingError("groups", f"a number for each of {len(data)} sequences", len(groups))
@@ -289,8 +271,10 @@ def dependency_sparsity(
     parts: dict[str, list[Floats]] = {name: [] for name in SEARCHES}
     for contexts in contexts_of(data, length, sequences, targets, near + largest, seed):
         found = search(predict, contexts, near, largest, draws, batch_tokens, generator)
-        for name, loss in _by_search(found).items():
-            parts[name].append(loss)
+        greedy, elimination = found.greedy.loss, found.elimination.loss
+        losses = (torch.minimum(greedy, elimination), greedy, elimination, found.random)
+        for name, loss in zip(SEARCHES, losses, strict=True):
+            parts[name].append(loss.numpy())
         rows += _rows(contexts, found, least_gain, share, groups)
     schema = {"needed": pl.Int64(), "distances": pl.List(pl.Int64())}
     return DependencySparsity(
@@ -303,35 +287,29 @@ def dependency_sparsity(
     )
 
 
-def _by_search(found: Found) -> dict[str, Floats]:
-    greedy, elimination = found.greedy.loss, found.elimination.loss
-    losses = {"best": torch.minimum(greedy, elimination), "greedy": greedy, "elimination": elimination}
-    return {name: loss.numpy() for name, loss in (losses | {"random": found.random}).items()}
-
-
 def _rows(
     contexts: Contexts, found: Found, least_gain: float, share: float, groups: Sequence[int] | None
 ) -> list[dict[str, Any]]:
     gain = found.near - found.full
     # The first size that is enough, K + 1 if none is.
     enough = found.near - share * gain
-    sizes = [_first(nested.loss <= enough[:, None]) for nested in (found.greedy, found.elimination)]
+    searches = (found.greedy, found.elimination)
+    sizes = [_first(nested.loss <= enough[:, None]).tolist() for nested in searches]
     rows = []
-    for i in range(len(gain)):
-        greedy, elimination = int(sizes[0][i]), int(sizes[1][i])
-        needed, nested = min(((greedy, found.greedy), (elimination, found.elimination)), key=lambda one: one[0])
-        sequence = int(contexts.sequence[i])
-        row: dict[str, Any] = {"sequence": sequence, "group": sequence if groups is None else int(groups[sequence])}
-        row["position"] = contexts.last + 1
-        row |= {"loss_near": float(found.near[i]), "loss_full": float(found.full[i])}
+    for i, sequence in enumerate(contexts.sequence.tolist()):
+        needed, nested = min(
+            ((size[i], nested) for size, nested in zip(sizes, searches, strict=True)), key=itemgetter(0)
+        )
         counted = bool(gain[i] >= least_gain)
         reached = counted and needed < nested.loss.shape[1]
         if not reached:
             # Where neither search does better, elimination: what it keeps is at least missed together.
-            nested = min(found.elimination, found.greedy, key=lambda one: float(one.loss[i, -1]))
-        positions = nested.positions[i, :needed] if counted else nested.positions[i, :0]
-        distances = sorted((contexts.last + 1 - positions).tolist())
-        rows.append(row | {"counted": counted, "needed": needed if reached else None, "distances": distances})
+            nested = min(searches[::-1], key=lambda one: float(one.loss[i, -1]))
+        distances = contexts.last + 1 - nested.positions[i, : needed if counted else 0]
+        row: dict[str, Any] = {"sequence": sequence, "group": sequence if groups is None else int(groups[sequence])}
+        row |= {"position": contexts.last + 1, "loss_near": float(found.near[i]), "loss_full": float(found.full[i])}
+        row |= {"counted": counted, "needed": needed if reached else None}
+        rows.append(row | {"distances": sorted(distances.tolist())})
     return rows
 
 

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,6 @@ from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from sparsity_lab.analysis.dependencies import DependencySparsity, dependency_sparsity
-from sparsity_lab.analysis.dependencies.resampling import quantile_over_groups
-from sparsity_lab.analysis.diagnosis.length_comparison import (
-    NOTHING,
-    LengthComparison,
-    Trained,
-    compare_lengths,
-    near_share,
-    train_short,
-)
 from sparsity_lab.analysis.diagnosis.look import Beyond, DataLook, look_at
 from sparsity_lab.analysis.diagnosis.token_data import Ints, TokenData
 from sparsity_lab.analysis.diagnosis.verdict import (
@@ -43,17 +35,28 @@ from sparsity_lab.analysis.diagnosis.verdict import (
     few_answer,
     gain_answer,
     reach_answer,
+    scheme_answers,
     verdict_of,
 )
-from sparsity_lab.analysis.diagnosis.windows import TokenWindows
+from sparsity_lab.analysis.diagnosis.windows import (
+    LengthComparison,
+    TokenWindows,
+    Trained,
+    compare_lengths,
+    near_share,
+    train_short,
+)
 from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
 from sparsity_lab.analysis.lines import draw_curve, draw_level, name_lines, note_below
 from sparsity_lab.analysis.measurement import Measurement, rows_frame
-from sparsity_lab.analysis.statistics import Interval
+from sparsity_lab.analysis.output import write_whole
+from sparsity_lab.analysis.report.page import Section, page
+from sparsity_lab.analysis.statistics import Interval, quantile_over_groups
+from sparsity_lab.analysis.style import figure_svg, new_axes, styled
 from sparsity_lab.analysis.style import look as style_of
-from sparsity_lab.analysis.style import new_axes, styled
 from sparsity_lab.models import ALiBi, Decoder, PositionScheme, RoPE
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, check_least
+from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.training import Progress, Training, UniformLength
 
 _POSITION, _OTHER, _MODEL, _THRESHOLDS = RoPE(), ALiBi(), Decoder(), Thresholds()
@@ -165,10 +168,7 @@ class Diagnosis(Measurement):
             for test in tests:
                 row: dict[str, Any] = {"position": position, "length": test.length, "windows": test.windows}
                 row |= {name: getattr(test, name) for name in ("loss_single", "loss_short", "loss_long")}
-                for name in ("learned", "kept"):
-                    value: Interval = getattr(test, name)
-                    row |= {name: value.estimate, f"{name}_low": value.low, f"{name}_high": value.high}
-                rows.append(row)
+                rows.append(row | test.learned.columns("learned", "learned_") | test.kept.columns("kept", "kept_"))
         return rows_frame(rows)
 
     def summary(self) -> pl.DataFrame:
@@ -177,16 +177,15 @@ class Diagnosis(Measurement):
 
     def cost(self) -> pl.DataFrame:
         """One row per step: ``step``, ``seconds``, ``parameters``, ``tokens`` (seen in training)."""
-        rows: list[dict[str, Any]] = [
-            {"step": f"train {position}", "seconds": one.seconds, "parameters": one.parameters, "tokens": one.tokens}
-            for position, one in self._models.items()
+        rows: list[tuple[str, float, int | None, int | None]] = [
+            ("look at the data", self._look_seconds, None, self.look.tokens)
         ]
-        look: dict[str, Any] = {"step": "look at the data", "seconds": self._look_seconds}
-        rows.insert(0, look | {"parameters": None, "tokens": self.look.tokens})
         if not self.labeled:
-            step = {"step": "search dependencies", "seconds": self._search_seconds}
-            rows.insert(1, step | {"parameters": None, "tokens": None})
-        return rows_frame(rows)
+            rows.append(("search dependencies", self._search_seconds, None, None))
+        for position, one in self._models.items():
+            parameters = sum(parameter.numel() for parameter in one.model.parameters())
+            rows.append((f"train {position}", one.seconds, parameters, one.tokens))
+        return pl.DataFrame(rows, schema=["step", "seconds", "parameters", "tokens"], orient="row")
 
     def tables(self) -> dict[str, pl.DataFrame]:
         """The three steps and their cost, for a terminal: a frame under each title."""
@@ -198,11 +197,10 @@ class Diagnosis(Measurement):
             f"distance within which {self.thresholds.local_share:.0%} of them lie": self.reach,
         }
         if not self.labeled:
-            rows[
-                f"share of the gain that the last {self.thresholds.local_reach * self.trained:g} tokens alone give"
-            ] = self.near
+            near = self.thresholds.local_reach * self.trained
+            rows[f"share of the gain that the last {near:g} tokens alone give"] = self.near
         title = f"1. Needs of targets, from {source} (k above {self.thresholds.most_tokens}: more than that)"
-        needs = [{"": name, "estimate": v.estimate, "low": v.low, "high": v.high} for name, v in rows.items()]
+        needs = [{"": name, **value.columns("estimate")} for name, value in rows.items()]
         seen = self.look.frame()
         far = pl.col("distance") > self.trained
         most = [seen.filter(own).sort("gain", descending=True).head(4) for own in (~far, far)]
@@ -224,9 +222,10 @@ class Diagnosis(Measurement):
             "beyond": dataclasses.asdict(self.beyond),
             "answers": [dataclasses.asdict(answer) for answer in self.answers],
             "trained_length": self.trained,
-            "k": _as_data(self.k),
-            "reach": _as_data(self.reach),
-            "near": _as_data(self.near),
+            **{
+                name: own.columns("estimate") | {"count": own.count}
+                for name, own in (("k", self.k), ("reach", self.reach), ("near", self.near))
+            },
             "labeled": self.labeled,
             "thresholds": dataclasses.asdict(self.thresholds),
             "needed": None if self.dependencies is None else self.dependencies.needed().to_dicts(),
@@ -341,7 +340,7 @@ def diagnose(
         tell(f"testing {name} on long windows", 0, None)
         tests[name] = compare_lengths(models[name], train, test, length, lengths, windows)
     begun = time.perf_counter()
-    near = NOTHING
+    near = Interval()
     if data.labels is None:
         tell("searching dependencies", 0, None)
         best = min(tests, key=lambda name: tests[name][0].loss_short)
@@ -349,13 +348,14 @@ def diagnose(
         k, reach = dependencies.k, dependencies.reach(thresholds.local_share)
         near = near_share(models[best], train, test, max(1, int(thresholds.local_reach * length)), length, windows)
         if not at_least(tests[best][0].learned, thresholds.learned):
-            k = reach = near = NOTHING  # what a model that knows nothing needs is not what the data need
+            k = reach = near = Interval()  # what a model that knows nothing needs is not what the data need
         few, local = few_answer(k, thresholds), gain_answer(near, length, thresholds)
     else:
         dependencies = None
         k, reach = _from_labels(data, thresholds)
         few, local = few_answer(k, thresholds), reach_answer(reach, length, thresholds)
-    pairs = [tests[name][-1].scheme_test(name).answers(thresholds) for name in tests]
+    last = {name: own[-1] for name, own in tests.items()}
+    pairs = [scheme_answers(name, test.learned, test.kept, thresholds) for name, test in last.items()]
     return Diagnosis(
         verdict=verdict_of(few, local, pairs),
         answers=(few, local, *(answer for pair in pairs for answer in pair)),
@@ -376,21 +376,16 @@ def diagnose(
     )
 
 
-def _as_data(interval: Interval) -> dict[str, Any]:
-    return {name: getattr(interval, name) for name in ("estimate", "low", "high", "count")}
-
-
 def _check_numbers(thresholds: Thresholds, **numbers: int) -> None:
     # A window has room for more tokens than count as few, in its nearer half too.
     least = {"length": 2 * (1 + thresholds.most_tokens), "steps": 1}
     for name, value in numbers.items():
-        if value < least.get(name, 2):
-            raise SettingError(name, f"at least {least.get(name, 2)}", value)
+        check_least(least.get(name, 2), **{name: value})
 
 
 def _test_lengths(length: int, longest: int) -> list[int]:
     """1, 2, 4 .. times the trained length, and ``longest`` times it."""
-    doublings = [2**i for i in range(longest.bit_length()) if 2**i <= longest]
+    doublings = [2**i for i in range(longest.bit_length())]
     return [length * times for times in dict.fromkeys([*doublings, longest])]
 
 
@@ -440,12 +435,50 @@ def _check_room(data: TokenData, train: TokenWindows, test: TokenWindows, length
 
 def _from_labels(data: TokenData, thresholds: Thresholds) -> tuple[Interval, Interval]:
     """k and reach of what the labels say that targets need."""
-    counts, distances, of_target, of_source = [], [], [], []
-    for i, targets in enumerate(data.needs()):
-        for target, *sources in targets:
-            counts.append(len(sources))
-            of_target.append(i)
-            distances += [target - source for source in sources]
-            of_source += [i] * len(sources)
-    k = quantile_over_groups(np.array(counts), np.array(of_target), 0.5)
-    return k, quantile_over_groups(np.array(distances), np.array(of_source), thresholds.local_share)
+    counts = [(len(sources), i) for i, targets in enumerate(data.needs()) for _, *sources in targets]
+    distances = [
+        (target - source, i)
+        for i, targets in enumerate(data.needs())
+        for target, *sources in targets
+        for source in sources
+    ]
+    k, reach = (np.array(own, dtype=np.int64).reshape(-1, 2).T for own in (counts, distances))
+    return quantile_over_groups(*k, 0.5), quantile_over_groups(*reach, thresholds.local_share)
+
+
+def write_diagnosis(found: Diagnosis, path: Path | str, *, files: tuple[str, ...] = ()) -> Path:
+    """Write the verdict with its horizon, both figures and all numbers as a page that needs nothing but itself.
+
+    >>> data = TokenData.of([np.arange(400) % 7 + one for one in range(6)])
+    >>> small = Decoder(num_layers=1, num_heads=2, d_model=16)
+    >>> write_diagnosis(diagnose(data, length=10, longest=2, model=small, steps=5), "diagnosis.html").name
+    'diagnosis.html'
+
+    Args:
+        files: how the data were read, for people.
+
+    Raises:
+        SettingError: a file that cannot be written.
+    """
+    answers = [(one.question, one.word, one.found) for one in found.answers]
+    verdict = join([
+        element("p", element("b", found.verdict)),
+        table(["question", "answer", "found"], answers),
+        element("ul", *(element("li", line) for line in found.horizon())),
+        element("p", "; ".join(files)),
+    ])  # fmt: skip
+    rows = {title.strip(): frame for title, frame in found.tables().items()}
+    tables = join(details(title, table(frame.columns, frame.iter_rows())) for title, frame in rows.items())
+    sections = [
+        Section("verdict", "Verdict and horizon", verdict),
+        Section("look", "Without a model", join([_figure(found.look), element(
+            "p", f"From {found.look.tokens:,} tokens; the longest sequence has {found.look.longest:,}.")])),
+        Section("kept", "What is kept on long windows", _figure(found)),
+        Section("numbers", "Numbers", tables),
+    ]  # fmt: skip
+    return write_whole(Path(path), page("Diagnosis", sections).encode())
+
+
+def _figure(measurement: Measurement) -> Markup:
+    figure = Markup(figure_svg(measurement.figure(), measurement.finding))
+    return element("div", figure, class_="picture")

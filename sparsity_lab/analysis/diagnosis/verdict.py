@@ -56,45 +56,41 @@ class Answer:
     answer: bool | None
     found: str
 
+    @property
+    def word(self) -> str:
+        """The answer for people."""
+        return {True: "yes", False: "no", None: NOT_DECIDED}[self.answer]
+
     def __str__(self) -> str:
-        word = {True: "yes", False: "no", None: NOT_DECIDED}[self.answer]
-        return f"{self.question}: {word} ({self.found})"
+        return f"{self.question}: {self.word} ({self.found})"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SchemeTest:
-    """What one model, trained short, did at the longest test length.
+def scheme_answers(position: str, learned: Interval, kept: Interval, thresholds: Thresholds) -> tuple[Answer, Answer]:
+    """Whether a model, trained short with this position scheme, learned, and kept it at the longest test length;
+    whether something is kept that was not learned is not decided.
 
-    Attributes:
-        position: the position scheme.
+    Args:
         learned: gain over single-token frequencies at the trained length, as a share of their loss.
         kept: share of that gain that is left.
     """
-
-    position: str
-    learned: Interval
-    kept: Interval
-
-    def answers(self, thresholds: Thresholds) -> tuple[Answer, Answer]:
-        """Learned, and kept; whether something is kept that was not learned is not decided."""
-        learned = Answer(
-            f"{self.position} learned something at the trained length (gain at least {thresholds.learned:.0%})",
-            at_least(self.learned, thresholds.learned),
-            in_words(self.learned, "{:.1%}"),
-        )
-        kept = Answer(
-            f"{self.position} keeps it at the longest length (at least {thresholds.kept:.0%} of the gain)",
-            at_least(self.kept, thresholds.kept) if learned.answer else None,
-            in_words(self.kept, "{:.1%}") if learned.answer else "nothing learned to keep",
-        )
-        return learned, kept
+    knows = Answer(
+        f"{position} learned something at the trained length (gain at least {thresholds.learned:.0%})",
+        at_least(learned, thresholds.learned),
+        in_words(learned, "{:.1%}"),
+    )
+    keeps = Answer(
+        f"{position} keeps it at the longest length (at least {thresholds.kept:.0%} of the gain)",
+        at_least(kept, thresholds.kept) if knows.answer else None,
+        in_words(kept, "{:.1%}") if knows.answer else "nothing learned to keep",
+    )
+    return knows, keeps
 
 
 def few_answer(k: Interval, thresholds: Thresholds) -> Answer:
     """Whether targets need few tokens; numbers above ``most_tokens`` stand for more than that."""
     return Answer(
         f"a target needs few tokens (k at most {thresholds.most_tokens})",
-        _opposite(at_least(k, thresholds.most_tokens + 1e-9)),
+        _at_most(k, thresholds.most_tokens),
         in_words(k, "{:g}", cap=thresholds.most_tokens),
     )
 
@@ -104,7 +100,7 @@ def reach_answer(reach: Interval, trained: int, thresholds: Thresholds) -> Answe
     near = thresholds.local_reach * trained
     return Answer(
         f"they are near ({thresholds.local_share:.0%} within {near:g} tokens)",
-        _opposite(at_least(reach, near + 1e-9)),
+        _at_most(reach, near),
         in_words(reach, "{:g}"),
     )
 
@@ -139,11 +135,9 @@ def verdict_of(few: Answer, local: Answer, tests: list[tuple[Answer, Answer]]) -
 
 def at_least(value: Interval, threshold: float) -> bool | None:
     """Whether the value is at least the threshold; None if its interval holds the threshold, or there is none."""
-    if value.low is None or value.high is None:
+    if value.low is None or value.high is None or value.low < threshold <= value.high:
         return None
-    if value.low >= threshold:
-        return True
-    return False if value.high < threshold else None
+    return value.low >= threshold
 
 
 def in_words(value: Interval, form: str, cap: int | None = None) -> str:
@@ -161,5 +155,6 @@ def in_words(value: Interval, form: str, cap: int | None = None) -> str:
     return f"{one(value.estimate)}, 95 % interval {one(value.low)} to {one(value.high)}"
 
 
-def _opposite(answer: bool | None) -> bool | None:
-    return None if answer is None else not answer
+def _at_most(value: Interval, threshold: float) -> bool | None:
+    more = at_least(value, threshold + 1e-9)
+    return None if more is None else not more
