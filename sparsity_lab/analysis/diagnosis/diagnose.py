@@ -435,15 +435,12 @@ def _check_room(data: TokenData, train: TokenWindows, test: TokenWindows, length
 
 def _from_labels(data: TokenData, thresholds: Thresholds) -> tuple[Interval, Interval]:
     """k and reach of what the labels say that targets need."""
-    counts = [(len(sources), i) for i, targets in enumerate(data.needs()) for _, *sources in targets]
-    distances = [
-        (target - source, i)
-        for i, targets in enumerate(data.needs())
-        for target, *sources in targets
-        for source in sources
-    ]
-    k, reach = (np.array(own, dtype=np.int64).reshape(-1, 2).T for own in (counts, distances))
-    return quantile_over_groups(*k, 0.5), quantile_over_groups(*reach, thresholds.local_share)
+    needs = [(i, target, sources) for i, own in enumerate(data.needs()) for target, *sources in own]
+    counts = np.array([(len(sources), i) for i, _, sources in needs]).reshape(-1, 2)
+    distances = [(target - source, i) for i, target, sources in needs for source in sources]
+    far = np.array(distances, dtype=np.int64).reshape(-1, 2)
+    k = quantile_over_groups(counts[:, 0], counts[:, 1], 0.5)
+    return k, quantile_over_groups(far[:, 0], far[:, 1], thresholds.local_share)
 
 
 def write_diagnosis(found: Diagnosis, path: Path | str, *, files: tuple[str, ...] = ()) -> Path:

@@ -245,7 +245,7 @@ def near_share(
 def _last_losses(model: nn.Module, windows: Int64[Tensor, "N width"], size: int, count: int) -> Floats:
     """(N,) mean loss of the last ``count`` targets of each window from its last ``size`` tokens."""
     found = []
-    for part in windows.split(max(1, _WINDOW_TOKENS // (windows.shape[1] - 1))):
+    for part in torch.split(windows, max(1, _WINDOW_TOKENS // (windows.shape[1] - 1))):
         tokens = part[:, -size - 1 : -1]
         scored = torch.zeros(tokens.shape, dtype=torch.bool)
         scored[:, -count:] = True
