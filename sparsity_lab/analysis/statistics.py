@@ -1,7 +1,7 @@
 """The intervals that figures and tables show, as plain functions of numbers.
 
-Where what is counted depends on each other, as targets of one sequence do, groups are the unit: a share of sums has
-Student's interval over them, a quantile, which has no such form, the percentile bootstrap of whole groups.
+Targets of one sequence depend on each other. Groups are the unit there: a share of sums has Student's interval over
+them. A quantile has no such form, and gets the percentile bootstrap of whole groups.
 """
 
 import math

@@ -1,5 +1,8 @@
-"""What attention measures share: means by sequence with their standard errors, for a sequence is the unit as in
-evaluation; and figures with one line for each model and layer, thin lines for its heads."""
+"""What attention measures share: means by sequence, and figures.
+
+A sequence is the unit of standard errors, as in evaluation. A figure has one line for each model and layer, and thin
+lines for its heads.
+"""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping

@@ -221,7 +221,7 @@ _MEANS = ("query_norm", "key_norm", "entropy", "query_slope", "key_slope", "exac
 def _measure(
     record: LayerRecord, counted: Bool[Tensor, "B T"] | None, factors: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(B, H, T, 3) entropy, query norm and key norm of each measured row, NaN elsewhere; and (B, H, what) means over
+    """(B, H, T, 3) entropy, query norm and key norm of each measured row, NaN elsewhere. And (B, H, what) means over
     the rows of each sequence, of ``_MEANS`` and then of the entropy at each factor."""
     batch_size, num_heads, T, _ = record.q.shape
     if counted is None:
