@@ -11,7 +11,7 @@ Shapes: B batch, T positions, C kinds of position ID, V vocabulary, N scored pos
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -352,6 +352,7 @@ class DecoderModel(nn.Module):
         *,
         end: int | None = None,
         key_mask: Bool[Tensor, "B T"] | None = None,
+        implementation: str | Sequence[str] = "auto",
     ) -> Int64[Tensor, "B all"]:
         """(B, T + num_tokens): the prompt and its greedy continuation, each token fed back, with caches.
 
@@ -363,11 +364,15 @@ class DecoderModel(nn.Module):
                 rest, else (B, C, T + num_tokens), of the whole sequence.
             end: the token that ends a sequence, and is all that follows it; None: there is none.
             key_mask: of the prompt, as in ``forward``: False for padding, which stands before a shorter prompt.
+            implementation: what decodes, as in ``Kernel.init_state``: ``"native"``, say, which ``"auto"`` never
+                takes. One for all layers, or one for each.
 
         Raises:
-            SettingError: as ``forward``; or IDs of another length.
+            SettingError: as ``forward``; IDs of another length; or an implementation that the mechanism of a layer
+                does not have, or that cannot run.
         """
-        return free_run(self, tokens, num_tokens, position_ids, end=end, key_mask=key_mask)[0]
+        options: dict[str, Any] = {"end": end, "key_mask": key_mask, "implementation": implementation}
+        return free_run(self, tokens, num_tokens, position_ids, **options)[0]
 
     def record(
         self,

@@ -4,6 +4,7 @@ model predicts them.
 Shapes: B batch, T positions of the prompt, C kinds of position ID, n generated tokens.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ def free_run(
     *,
     end: int | None = None,
     key_mask: Bool[Tensor, "B T"] | None = None,
+    implementation: str | Sequence[str] = "auto",
 ) -> tuple[Int64[Tensor, "B all"], Int64[Tensor, "B C all"] | None]:
     """The prompt and its continuation, (B, T + n), and all position IDs, (B, C, T + n), None without a coupling.
 
@@ -36,9 +38,11 @@ def free_run(
         end: the token that ends a sequence: only itself follows it, without predicted IDs, and decoding stops when
             all sequences have come to it. None: there is none.
         key_mask: of the prompt, False for tokens that are never seen.
+        implementation: what decodes, as in ``Kernel.init_state``; one for all layers, or one for each.
 
     Raises:
-        SettingError: no prompt, nothing to generate, missing IDs, or IDs of another length.
+        SettingError: no prompt, nothing to generate, missing IDs, or IDs of another length; an implementation that
+            the mechanism of a layer does not have, or that cannot run.
     """
     model.sequence_indices(tokens, None)  # refuses what are no tokens
     size, total = tokens.shape[1], tokens.shape[1] + num_tokens
@@ -58,6 +62,9 @@ def free_run(
     # The last token is never fed back, so it needs no place.
     indices = model.sequence_indices(sequence[:, :-1], None)
     layers = model.layers(indices)
+    forms = (implementation,) * len(layers) if isinstance(implementation, str) else tuple(implementation)
+    if len(forms) != len(layers):
+        raise SettingError("implementation", f"one implementation, or num_layers = {len(layers)}", len(forms))
     states: list[KernelState] = []
     ended = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
     looks_every = 1 if tokens.device.type == "cpu" else _LOOKS_EVERY
@@ -68,9 +75,8 @@ def free_run(
         x = model.embed(sequence[:, now], None if ids is None else ids[:, :, now], indices[:, now])
         for number, (block, kernel, position) in enumerate(layers):
             if start == 0:
-                mix: partial[Tensor] = partial(
-                    _prefill, states=states, capacity=total - 1, kernel=kernel, key_mask=key_mask
-                )
+                made = partial(kernel.init_state, capacity=total - 1, implementation=forms[number])
+                mix: partial[Tensor] = partial(_prefill, states=states, made=made, kernel=kernel, key_mask=key_mask)
             else:
                 mix = partial(kernel.decode, state=states[number])
             x = block(x, partial(mix, position=position, params=block.kernel_params))
@@ -89,10 +95,9 @@ def free_run(
 
 
 def _prefill(
-    q: Tensor, k: Tensor, v: Tensor, *, states: list[KernelState], capacity: int, kernel: Kernel, **context: Any
+    q: Tensor, k: Tensor, v: Tensor, *, states: list[KernelState], made: Any, kernel: Kernel, **context: Any
 ) -> Tensor:
     """Attention of the prompt, through a new state at the end of ``states``."""
     B, H, _, D = q.shape
-    own_heads = kernel.own_heads(H, k.shape[1])
-    states.append(kernel.init_state(B, own_heads, D, capacity, dtype=q.dtype, device=q.device))
+    states.append(made(B, kernel.own_heads(H, k.shape[1]), D, dtype=q.dtype, device=q.device))
     return kernel.prefill(q, k, v, state=states[-1], **context)

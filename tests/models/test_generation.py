@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from kernels.closeness import assert_close
 from kernels.conditions import KERNELS
 from torch import Tensor
 
-from sparsity_lab.kernels import LSSAR, Kernel, NormAwareLinear, Softmax
+from sparsity_lab.kernels import LSSAR, AdaptiveSparse, Kernel, NormAwareLinear, Softmax
+from sparsity_lab.kernels.adaptive import kernel as kernel_file
+from sparsity_lab.kernels.parts.compiler import COMPILER, NEEDED
 from sparsity_lab.models import Decoder, DecoderModel, NoPE, Oracle, Predicted, RoPE
 from sparsity_lab.models.generation import free_run
 from sparsity_lab.settings import SettingError
@@ -45,6 +48,59 @@ def test_every_mechanism_decodes_as_it_runs_the_prefix_again(kernel: Kernel) -> 
     assert torch.equal(sequence, tokens)
     assert torch.equal(all_ids, ids)
     assert min(len(tokens[:, 5:].unique()), len(ids[:, :, 5:].unique())) > 2, "it repeats itself: little is shown"
+
+
+def generated(model: DecoderModel, implementation: str | list[str]) -> tuple[Tensor, Tensor]:
+    """Twelve tokens after the prompts, and the logits of each."""
+    logits: list[Tensor] = []
+    hook = model.head.register_forward_hook(lambda _, __, out: logits.append(out))
+    try:
+        return model.generate(PROMPTS, 12, IDS, implementation=implementation), torch.stack(logits)
+    finally:
+        hook.remove()
+
+
+def decodes_natively(kernel: Kernel) -> bool:
+    selects = isinstance(kernel, AdaptiveSparse) and (kernel.mode == "topp" or kernel.rho_min or kernel.rank)
+    return "native" in (*kernel.implementations, *kernel.decoders) and not selects
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_every_form_generates_the_same(kernel: Kernel) -> None:
+    """Tokens, and logits to within rounding, in float32; what has no native form says so."""
+    model = model_of(kernel).float()
+    tokens, logits = generated(model, "auto")
+    forms = [form for form in (*kernel.implementations, *kernel.decoders) if form != "native"]
+    if decodes_natively(kernel):
+        forms.append("native")
+    else:
+        with pytest.raises(SettingError, match="^implementation: expected .*'native'") as refused:
+            model.generate(PROMPTS, 12, IDS, implementation="native")
+        assert not COMPILER or kernel.kind in str(refused.value)
+        assert "\n" not in str(refused.value)
+    for form in forms:
+        found, of_form = generated(model, form)
+        assert torch.equal(found, tokens), form
+        assert_close(form, of_form, logits, 1e-5 * kernel.rounding)
+
+
+@pytest.mark.skipif(not COMPILER, reason=f"the native form is NOT TESTED without {NEEDED}")
+def test_the_form_of_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chosen layer decodes natively, and no other does."""
+    calls = []
+    step = kernel_file.native_row
+    monkeypatch.setattr(kernel_file, "native_row", lambda *rest: calls.append(1) or step(*rest))
+    model = model_of(Softmax(), AdaptiveSparse(block_size=2, n_local=1, k_free=1)).float()
+    tokens, logits = generated(model, "auto")
+    assert not calls
+    found, of_form = generated(model, ["fused", "native"])
+    assert torch.equal(found, tokens)
+    assert_close("logits", of_form, logits, 1e-5)
+    assert len(calls) == 11, "the prompt goes in one piece, each further token but the last in a step"
+    with pytest.raises(SettingError, match="^implementation: expected an implementation of Softmax .*, got 'native'"):
+        model.generate(PROMPTS, 2, IDS, implementation="native")
+    with pytest.raises(SettingError, match="^implementation: expected one implementation, or num_layers = 2, got 3"):
+        model.generate(PROMPTS, 2, IDS, implementation=["auto"] * 3)
 
 
 def test_a_mechanism_for_each_layer_and_another_for_the_same_weights() -> None:
