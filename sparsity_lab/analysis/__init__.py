@@ -6,35 +6,35 @@ from sparsity_lab.settings import lazy
 
 if TYPE_CHECKING:
     from sparsity_lab.analysis.arm_table import arm_table as arm_table
-    from sparsity_lab.analysis.attention import AttentionEntropy as AttentionEntropy
-    from sparsity_lab.analysis.attention import AttentionMap as AttentionMap
-    from sparsity_lab.analysis.attention import AttentionSink as AttentionSink
-    from sparsity_lab.analysis.attention import Dilution as Dilution
-    from sparsity_lab.analysis.attention import DistractorRobustness as DistractorRobustness
-    from sparsity_lab.analysis.attention import NormSensitivity as NormSensitivity
-    from sparsity_lab.analysis.attention import PlantedMass as PlantedMass
-    from sparsity_lab.analysis.attention import attention_entropy as attention_entropy
-    from sparsity_lab.analysis.attention import attention_map as attention_map
-    from sparsity_lab.analysis.attention import attention_sink as attention_sink
-    from sparsity_lab.analysis.attention import diluted_mass as diluted_mass
-    from sparsity_lab.analysis.attention import dilution as dilution
-    from sparsity_lab.analysis.attention import distractor_robustness as distractor_robustness
-    from sparsity_lab.analysis.attention import extrapolation_accounting as extrapolation_accounting
-    from sparsity_lab.analysis.attention import logit_gap as logit_gap
-    from sparsity_lab.analysis.attention import norm_sensitivity as norm_sensitivity
-    from sparsity_lab.analysis.attention import planted_mass as planted_mass
-    from sparsity_lab.analysis.attention import softmax_entropy_slope as softmax_entropy_slope
+    from sparsity_lab.analysis.attention.accounting import extrapolation_accounting as extrapolation_accounting
+    from sparsity_lab.analysis.attention.attention_map import AttentionMap as AttentionMap
+    from sparsity_lab.analysis.attention.attention_map import attention_map as attention_map
+    from sparsity_lab.analysis.attention.dilution import Dilution as Dilution
+    from sparsity_lab.analysis.attention.dilution import diluted_mass as diluted_mass
+    from sparsity_lab.analysis.attention.dilution import dilution as dilution
+    from sparsity_lab.analysis.attention.dilution import logit_gap as logit_gap
+    from sparsity_lab.analysis.attention.distractors import DistractorRobustness as DistractorRobustness
+    from sparsity_lab.analysis.attention.distractors import distractor_robustness as distractor_robustness
+    from sparsity_lab.analysis.attention.entropy import AttentionEntropy as AttentionEntropy
+    from sparsity_lab.analysis.attention.entropy import attention_entropy as attention_entropy
+    from sparsity_lab.analysis.attention.norm_sensitivity import NormSensitivity as NormSensitivity
+    from sparsity_lab.analysis.attention.norm_sensitivity import norm_sensitivity as norm_sensitivity
+    from sparsity_lab.analysis.attention.norm_sensitivity import softmax_entropy_slope as softmax_entropy_slope
+    from sparsity_lab.analysis.attention.planted_mass import PlantedMass as PlantedMass
+    from sparsity_lab.analysis.attention.planted_mass import planted_mass as planted_mass
+    from sparsity_lab.analysis.attention.sink import AttentionSink as AttentionSink
+    from sparsity_lab.analysis.attention.sink import attention_sink as attention_sink
     from sparsity_lab.analysis.curve_difference import CurveDifference as CurveDifference
-    from sparsity_lab.analysis.dependencies import DependencySparsity as DependencySparsity
-    from sparsity_lab.analysis.dependencies import Predictor as Predictor
-    from sparsity_lab.analysis.dependencies import dependency_sparsity as dependency_sparsity
-    from sparsity_lab.analysis.diagnosis import Diagnosis as Diagnosis
-    from sparsity_lab.analysis.diagnosis import Thresholds as Thresholds
-    from sparsity_lab.analysis.diagnosis import TokenData as TokenData
-    from sparsity_lab.analysis.diagnosis import diagnose as diagnose
-    from sparsity_lab.analysis.diagnosis import look_at as look_at
-    from sparsity_lab.analysis.diagnosis import read_tokens as read_tokens
-    from sparsity_lab.analysis.diagnosis import write_diagnosis as write_diagnosis
+    from sparsity_lab.analysis.dependencies.search import Predictor as Predictor
+    from sparsity_lab.analysis.dependencies.sparsity import DependencySparsity as DependencySparsity
+    from sparsity_lab.analysis.dependencies.sparsity import dependency_sparsity as dependency_sparsity
+    from sparsity_lab.analysis.diagnosis.diagnose import Diagnosis as Diagnosis
+    from sparsity_lab.analysis.diagnosis.diagnose import diagnose as diagnose
+    from sparsity_lab.analysis.diagnosis.diagnose import write_diagnosis as write_diagnosis
+    from sparsity_lab.analysis.diagnosis.look import look_at as look_at
+    from sparsity_lab.analysis.diagnosis.token_data import TokenData as TokenData
+    from sparsity_lab.analysis.diagnosis.token_data import read_tokens as read_tokens
+    from sparsity_lab.analysis.diagnosis.verdict import Thresholds as Thresholds
     from sparsity_lab.analysis.differences import Replicates as Replicates
     from sparsity_lab.analysis.differences import by_replicate as by_replicate
     from sparsity_lab.analysis.differences import by_seed as by_seed

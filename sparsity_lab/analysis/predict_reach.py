@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from sparsity_lab.analysis.attention.altered import each_layer, losses
+from sparsity_lab.analysis.attention.measure import each_layer, losses
 from sparsity_lab.analysis.attention.subjects import Sequences, sequences_of, subjects_of
 from sparsity_lab.generators import Batch
 from sparsity_lab.kernels import Kernel

@@ -32,6 +32,7 @@ from torch.nn.functional import pad
 from sparsity_lab.analysis.attention.measure import AttentionMeasurement, head_rows, plot_mass, reference_line
 from sparsity_lab.analysis.attention.subjects import Models, Sequences, measured_layers, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles
+from sparsity_lab.analysis.measurement import rows_frame
 from sparsity_lab.analysis.style import look
 from sparsity_lab.generators import Batch, Task
 from sparsity_lab.kernels import AdaptiveSparse, Softmax
@@ -137,8 +138,7 @@ def retained_mass(
         place |= {"sequences": len(values), "rows": looked_at, "block_size": own}
         measures = {name: values[..., i] for i, name in enumerate(_MEASURES)}
         found += [place | row for row in head_rows(measures, errors=("mass",))]
-    schema = dict.fromkeys((*_MEASURES, "mass_se"), pl.Float64)
-    frame = pl.DataFrame(found, schema_overrides=schema).with_columns(gap=pl.col("oracle") - pl.col("mass"))
+    frame = rows_frame(found).with_columns(gap=pl.col("oracle") - pl.col("mass"))
     names = ("sequences", "rows", "block_size", "mass", "mass_se", "below", "budget", "recall", "oracle", "gap")
     frame = frame.select("arm", "length", "layer", "head", *names, "estimated", "silent_misses")
     return RetainedMass(subjects.trained, subjects.with_modules(frame), p, k)

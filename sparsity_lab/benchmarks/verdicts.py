@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from sparsity_lab.analysis.diagnosis import Diagnosis, diagnose, read_tokens
+from sparsity_lab.analysis import Diagnosis, diagnose, read_tokens
 from sparsity_lab.benchmarks.known_sources import SOURCES, Known
 from sparsity_lab.settings import SettingError
 from sparsity_lab.training.files import write_file

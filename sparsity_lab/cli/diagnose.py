@@ -60,7 +60,7 @@ class Diagnose(SettingsCommand):
     """Also write everything to this self-contained HTML page."""
 
     def run(self, console: Console) -> Outcome:
-        from sparsity_lab.analysis.diagnosis import diagnose, read_tokens, write_diagnosis
+        from sparsity_lab.analysis import diagnose, read_tokens, write_diagnosis
         from sparsity_lab.models import Decoder, PositionScheme
         from sparsity_lab.training import Diverged
 

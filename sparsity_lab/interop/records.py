@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from sparsity_lab.analysis.dependencies import Predictor
+from sparsity_lab.analysis.dependencies.search import Predictor
 from sparsity_lab.interop.attach import attach, attached_kernels, detach
 from sparsity_lab.interop.attention import AttachedKernel
 from sparsity_lab.interop.documents import check_known

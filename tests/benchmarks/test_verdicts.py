@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from sparsity_lab import cli
-from sparsity_lab.analysis.diagnosis import read_tokens
-from sparsity_lab.analysis.diagnosis.look import look_at
+from sparsity_lab.analysis import look_at, read_tokens
 from sparsity_lab.benchmarks.known_sources import SOURCES, Known
 from sparsity_lab.benchmarks.verdicts import verdicts, wrong
 from sparsity_lab.models import Decoder

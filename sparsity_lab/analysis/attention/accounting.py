@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from sparsity_lab.analysis.attention.altered import each_layer, losses
+from sparsity_lab.analysis.attention.measure import each_layer, losses
 from sparsity_lab.analysis.attention.subjects import Models, Sequences, sequences_of, subjects_of
 from sparsity_lab.generators import Task
 from sparsity_lab.models import PositionScheme
@@ -67,7 +67,7 @@ def extrapolation_accounting(
     """
     rows = []
     for subject in subjects_of(models):
-        longest = trained_length or (subject.trained[1] if subject.trained else None)
+        longest = trained_length or (subject.trained.high if subject.trained else None)
         if longest is None:
             raise SettingError("trained_length", "missing; a decoder on its own needs its longest training length")
         for scheme in subject.decoder().config.positions:

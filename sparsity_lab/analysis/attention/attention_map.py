@@ -6,7 +6,7 @@ sparse attention does. Or the weight is small.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -28,7 +28,6 @@ from sparsity_lab.analysis.attention.subjects import (
     with_module_names,
 )
 from sparsity_lab.analysis.attention.tiles import row_tiles
-from sparsity_lab.analysis.length_axis import TrainedRange
 from sparsity_lab.analysis.measurement import Measurement, rows_frame
 from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.report.page import document, framed
@@ -207,8 +206,7 @@ def attention_map(
             if piece is None:
                 raise SettingError("sequence", "a sequence of the batch", sequence)
             where = f"over {length} tokens" if own_length else f"at length {length}"
-            known = TrainedRange.of([subject.trained])
-            trained = " (trained)" if known and known.holds(length) else ""
+            trained = " (trained)" if subject.trained and subject.trained.holds(length) else ""
             name = f"{where}{trained}{f' with {subject.label}' if len(subjects) > 1 else ''}"
             views.append(_view(piece, sequence, name, names, layers=layers, heads=heads, rows=rows))
             if len(views) > MOST_VIEWS:
@@ -228,7 +226,7 @@ def _learned(run: Run | None) -> str:
 def _lengths(subject: Subject) -> list[int] | None:
     if subject.trained is None:
         return None
-    high = subject.trained[1]
+    high = subject.trained.high
     longer = nearest_length([length for length in subject.lengths if length > high], 4 * high)
     return [high, *([] if longer is None else [longer])]
 
@@ -324,9 +322,8 @@ def _weights(record: LayerRecord, at: int, rows: Sequence[int]) -> list[NDArray[
     for tile in row_tiles(record, counted):
         total = tile.total.masked_fill(tile.total == 0, 1.0)
         share: Float[torch.Tensor, "H R T"] = (tile.weights / total[..., None])[at]
-        for offset, row in enumerate(range(tile.rows.start, tile.rows.stop)):
-            if row in place and tile.counted[at, offset]:
-                found[:, place[row], : row + 1] = share[:, offset, : row + 1].double().cpu().numpy()
+        for row, own in enumerate(share.unbind(1), tile.start):
+            found[:, place[row], : row + 1] = own[:, : row + 1].double().cpu().numpy()
     return list(found)
 
 
@@ -338,4 +335,5 @@ def _picked(views: Sequence[MapView], free: bool) -> tuple[list[MapView], int]:
     first = views[0]
     ranked = sorted(known, key=lambda head: (-first.interest(*head), head))
     kept = sorted(ranked[:MOST_HEADS])
-    return [view.of_heads(kept) for view in views], len(known) - MOST_HEADS
+    shown = [replace(view, weights={head: view.weights[head] for head in kept}) for view in views]
+    return shown, len(known) - MOST_HEADS

@@ -55,7 +55,7 @@ from sparsity_lab.analysis.attention.measure import (
 from sparsity_lab.analysis.attention.planted_mass import MASSES, Targets, targets_of
 from sparsity_lab.analysis.attention.subjects import Models, subjects_of
 from sparsity_lab.analysis.findings import change_finding
-from sparsity_lab.analysis.length_axis import TrainedRange, length_axis
+from sparsity_lab.analysis.length_axis import length_axis
 from sparsity_lab.analysis.lines import draw_curve, name_lines, note_below
 from sparsity_lab.analysis.measurement import rows_frame
 from sparsity_lab.analysis.style import look, new_axes, styled
@@ -155,9 +155,9 @@ class Dilution(AttentionMeasurement):
                 part = drawn.filter(pl.col("arm") == arm).sort("length")
                 one = part.row(0, named=True)
                 words = f"{arm}, layer {one['layer']} head {one['head']}, gap {one['gap']:.1f} at {one['reference']}"
-                band: dict[str, Any] = {"low": part["predicted_low"], "high": part["predicted_high"]}
                 style, errors = look(index), part["mass_se"].fill_null(0)
-                draw_curve(ax, part["length"], part["mass"], style, words, **band)
+                low, high = part["predicted_low"], part["predicted_high"]
+                draw_curve(ax, part["length"], part["mass"], style, words, low=low, high=high)
                 ax.errorbar(part["length"], part["mass"], errors, fmt="none", ecolor=style.color)
             length_axis(ax, drawn["length"].unique().to_list(), self.trained, "length (tokens, log scale)")
             ax.set_ylabel("mass on the true sources\n(share of a scored target's row)")
@@ -209,8 +209,7 @@ def dilution(
     rows: list[dict[str, Any]] = []
     for subject in subjects:
         found = list(targets_of([subject], data, lengths, sequences, seed))
-        own = TrainedRange.of([subject.trained])
-        at = measured_length("reference", (place["length"] for place, _ in found), reference, own)
+        at = measured_length("reference", (place["length"] for place, _ in found), reference, subject.trained)
         there = {place["layer"]: targets for place, targets in found if place["length"] == at}
         for place, targets in found:
             rows += [place | row for row in _rows(targets, at, there[place["layer"]], place["layer"])]

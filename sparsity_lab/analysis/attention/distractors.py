@@ -33,9 +33,9 @@ from jaxtyping import Bool, Float, Int64
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from sparsity_lab.analysis.attention.altered import losses
 from sparsity_lab.analysis.attention.measure import (
     AttentionMeasurement,
+    losses,
     mean_row,
     measured_length,
     of_layer,

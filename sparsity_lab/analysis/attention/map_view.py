@@ -4,7 +4,9 @@ the page of maps paints."""
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import matplotlib as mpl
@@ -74,15 +76,6 @@ class MapView:
     def heads(self) -> list[Head]:
         """Layer and head of each map, ascending."""
         return sorted(self.weights)
-
-    @property
-    def layers(self) -> list[int]:
-        """The layers that are shown, ascending."""
-        return sorted({layer for layer, _ in self.weights})
-
-    def of_heads(self, heads: Sequence[Head]) -> "MapView":
-        """The same view with these heads alone."""
-        return replace(self, weights={head: self.weights[head] for head in heads})
 
     @property
     def cells(self) -> list[tuple[int, int]]:
@@ -204,8 +197,8 @@ def _lines(view: MapView) -> list[list[Head]]:
     if len(view.heads) == 1:
         return []
     lines = []
-    for layer in view.layers:
-        heads = [head for head in view.heads if head[0] == layer]
+    for _, own in groupby(view.heads, itemgetter(0)):
+        heads = list(own)
         lines += [heads[start : start + _BESIDE] for start in range(0, len(heads), _BESIDE)]
     return lines
 

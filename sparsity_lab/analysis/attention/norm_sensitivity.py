@@ -35,15 +35,17 @@ from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator, ScalarFo
 from scipy.stats import rankdata
 from torch import Tensor
 
-from sparsity_lab.analysis.attention.altered import Change, losses, scaled_queries
 from sparsity_lab.analysis.attention.measure import (
     AttentionMeasurement,
+    Change,
     by_sequence,
     head_rows,
+    losses,
     mean_row,
     measured_length,
     of_layer,
     plot_lines,
+    scaled_queries,
 )
 from sparsity_lab.analysis.attention.subjects import Models, Rows, Sequences, sequences_of, subjects_of
 from sparsity_lab.analysis.attention.tiles import RowTile, row_tiles

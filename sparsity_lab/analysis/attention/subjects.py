@@ -46,8 +46,7 @@ class Subject:
         label: its name in frames and figures; by default its attention mechanism.
         model: None for bare records.
         records: of a batch, if there is no model.
-        run, task, lengths, trained: of a run: it, its task, its evaluated lengths, its smallest and largest trained
-            length.
+        run, task, lengths, trained: of a run: it, its task, its evaluated lengths, its trained ones.
     """
 
     label: str
@@ -56,7 +55,7 @@ class Subject:
     run: Run | None = None
     task: Task | None = None
     lengths: tuple[int, ...] = ()
-    trained: tuple[int, int] | None = None
+    trained: TrainedRange | None = None
 
     def decoder(self) -> DecoderModel:
         """The model, for measures that run it.
@@ -137,7 +136,7 @@ class Subjects(list[Subject]):
     @property
     def trained(self) -> TrainedRange | None:
         """The trained lengths; None if no model tells."""
-        return TrainedRange.of(one.trained for one in self)
+        return TrainedRange.of((one.trained.low, one.trained.high) for one in self if one.trained)
 
     @property
     def modules(self) -> pl.DataFrame:
@@ -268,7 +267,7 @@ def _subject(model: Model | Sequence[LayerRecord], label: str) -> Subject:
         run=run,
         task=config.task,
         lengths=config.evaluation.lengths,
-        trained=config.training.curriculum.range(),
+        trained=TrainedRange(*config.training.curriculum.range()),
     )
 
 

@@ -172,8 +172,8 @@ class DependencySparsity(Measurement):
             draw_level(ax, 1.0, "all tokens")
             for index, name in enumerate(SEARCHES[1:]):
                 part = frame.filter(pl.col("search") == name).drop_nulls("recovered")
-                band: dict[str, Any] = {"low": part["low"], "high": part["high"]}
-                draw_curve(ax, part["k"], part["recovered"], look(index), _WORDS[name], **band)
+                low, high = part["low"], part["high"]
+                draw_curve(ax, part["k"], part["recovered"], look(index), _WORDS[name], low=low, high=high)
             shown = [value for value in frame["recovered"].to_list() if value is not None]
             ax.set_ylim(min([-0.05, *(value - 0.05 for value in shown)]), max([1.08, *(v + 0.05 for v in shown)]))
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -25,7 +25,7 @@ from jaxtyping import Int64
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
-from sparsity_lab.analysis.dependencies import DependencySparsity, dependency_sparsity
+from sparsity_lab.analysis.dependencies.sparsity import DependencySparsity, dependency_sparsity
 from sparsity_lab.analysis.diagnosis.look import Beyond, DataLook, look_at
 from sparsity_lab.analysis.diagnosis.token_data import Ints, TokenData
 from sparsity_lab.analysis.diagnosis.verdict import (
