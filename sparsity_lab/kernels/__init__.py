@@ -1,11 +1,11 @@
 """Attention mechanisms, each in one file or one folder under its paper's name.
 
-A folder has ``formula.py`` (the dense reference), ``fast.py`` (the fast form) and ``kernel.py`` (the class). The
-contract is in ``kernel.py``, ``context.py``, ``cached.py`` and ``position.py`` here; what several mechanisms share is
-in ``parts/``.
+A file has the formula (the dense reference), then the fast form, then the class. In ``adaptive/`` these are files. A
+folder also holds the C++ of a compiled form. The contract is in ``kernel.py``, ``context.py`` and ``position.py``
+here; what several mechanisms share is in ``parts/``.
 
 The abbreviations of the papers: LSSA and LSSAR are in ``lssar/``, NaLaFormer (NaLa) in ``norm_aware.py``, and
-LongLoRA's S2-Attn in ``shifted_sparse/``. Block selection like that of NSA and MoBA is in ``adaptive/``.
+LongLoRA's S2-Attn in ``shifted_sparse.py``. Block selection like that of NSA and MoBA is in ``adaptive/``.
 """
 
 from sparsity_lab.kernels.activation import NormalizedActivation as NormalizedActivation
@@ -18,7 +18,6 @@ from sparsity_lab.kernels.adaptive import BlockScore as BlockScore
 from sparsity_lab.kernels.adaptive import SelectionRule as SelectionRule
 from sparsity_lab.kernels.cache import KernelState as KernelState
 from sparsity_lab.kernels.cache import KeyValueCache as KeyValueCache
-from sparsity_lab.kernels.cached import CachedKernel as CachedKernel
 from sparsity_lab.kernels.context import AuxiliaryOutputs as AuxiliaryOutputs
 from sparsity_lab.kernels.context import Context as Context
 from sparsity_lab.kernels.context import Keys as Keys
@@ -26,6 +25,7 @@ from sparsity_lab.kernels.context import Outputs as Outputs
 from sparsity_lab.kernels.context import Queries as Queries
 from sparsity_lab.kernels.context import Values as Values
 from sparsity_lab.kernels.context import Weights as Weights
+from sparsity_lab.kernels.kernel import CachedKernel as CachedKernel
 from sparsity_lab.kernels.kernel import Kernel as Kernel
 from sparsity_lab.kernels.linear import Linear as Linear
 from sparsity_lab.kernels.lssar import LSSA as LSSA

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sparsity_lab.kernels.context import Keys, Values
 from sparsity_lab.kernels.parts.arguments import RowKind
 from sparsity_lab.settings import Setting, SettingError, Shown
 
@@ -85,10 +86,10 @@ class KeyValueCache(KernelState):
 
     def append(
         self,
-        k: Float[Tensor, "B H R D"],
-        v: Float[Tensor, "B H R E"],
-        key_mask: Bool[Tensor, "B R"] | None = None,
-        gates: Mapping[str, Float[Tensor, "B H R"]] | None = None,
+        k: Keys,
+        v: Values,
+        key_mask: Bool[Tensor, "B K"] | None = None,
+        gates: Mapping[str, Float[Tensor, "B G K"]] | None = None,
     ) -> None:
         """Add R tokens; all of them count where there is no ``key_mask``.
 

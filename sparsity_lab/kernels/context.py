@@ -27,6 +27,9 @@ Outputs = Float[Tensor, "B H R E"]
 Weights = Float[Tensor, "B H R K"]
 """The weight of each key in each row."""
 
+Seen = tuple[Bool[Tensor, "#B 1 R K"], Float[Tensor, "#B #H #R K"] | None]
+"""True where a row sees a key, and the bias of these scores, None without one."""
+
 
 @dataclass
 class AuxiliaryOutputs:
@@ -98,9 +101,7 @@ class Context:
             device=q.device,
         )
 
-    def visible_and_bias(
-        self, q: Queries, k: Keys
-    ) -> tuple[Bool[Tensor, "#B 1 R K"], Float[Tensor, "#B H R K"] | None]:
+    def visible_and_bias(self, q: Queries, k: Keys) -> Seen:
         """``visible``, and the bias that the position adds to these scores, None without one."""
         rows = slice(self.query_start, self.query_start + q.shape[2])
         return self.visible(q, k), self.bias(rows, slice(0, k.shape[2]))

@@ -8,13 +8,14 @@ positions itself.
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from sparsity_lab.kernels.cache import KernelState
+from sparsity_lab.kernels.cache import KernelState, KeyValueCache
 from sparsity_lab.kernels.context import AuxiliaryOutputs, Context, Keys, Outputs, Queries, Values, Weights
 from sparsity_lab.kernels.operator import attend_as_operator, is_watched
 from sparsity_lab.kernels.parts.arguments import (
@@ -487,6 +488,28 @@ class Kernel(Setting, family="kernel"):
             known = ("auto", *self.implementations, *more)
             raise SettingError("implementation", f"an implementation of {self.kind}", implementation, known)
         return implementation
+
+
+class CachedKernel(Kernel):
+    """A mechanism whose decoding state is a cache of keys, as ``_prepare`` leaves them, and of values.
+
+    A subclass defines ``_weights``, and ``_fast`` if it has more than the reference. Both get rotated queries and
+    keys, and the context has key mask and gates of all keys.
+
+    >>> isinstance(Softmax(), CachedKernel)
+    True
+    """
+
+    reweightable = True
+
+    def _init_state(self, rows: RowKind, capacity: int) -> KeyValueCache:
+        return KeyValueCache(rows, capacity)
+
+    def _extend(self, q: Queries, k: Keys, v: Values, state: KeyValueCache, context: Context) -> Outputs:
+        q, k = self._prepare(q, k, context, context.query_start)
+        state.append(k, v, context.key_mask, context.gates)
+        context = replace(context, key_mask=state.key_mask, gates=state.gates)
+        return self._rows(q, state.keys, state.values, context)
 
 
 def _cast_together(*rows: Tensor) -> tuple[Tensor, ...]:

@@ -20,8 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from sparsity_lab.kernels.linear.formula import FeatureMap, Pullback, Rotation
-from sparsity_lab.kernels.linear.kernel import FeatureKernel
+from sparsity_lab.kernels.linear import FeatureKernel, FeatureMap, Pullback, Rotation
 from sparsity_lab.settings import SettingError, register
 
 _SMALLEST_NORM = 1e-12

@@ -114,23 +114,17 @@ def _kernel(text: str) -> Any:
 # --- the operators
 
 
-def _run(
-    kernel: str,
-    implementation: str,
-    causal: bool,
-    training: bool,
-    told: bool,
-    query_start: int,
-    layout: str,
-    rows: Sequence[Tensor],
-    weights: Sequence[Tensor],
-) -> list[Tensor]:
-    """The output, and the sum of auxiliary losses if they are to be ``told``.
+_OF_RUN = (
+    "str kernel, str implementation, bool causal, bool training, bool told, SymInt query_start, str layout, "
+    "Tensor[] rows, Tensor[] weights"
+)
+"""The layout says what the rows after queries, keys and values are. The weights are parameters and buffers of what
+the kernel builds."""
 
-    Args:
-        layout: what the rows after queries, keys and values are.
-        weights: parameters and buffers of what the kernel builds.
-    """
+
+def _run(*call: Any) -> list[Tensor]:
+    """The output, and the sum of auxiliary losses if they are to be ``told``."""
+    kernel, implementation, causal, training, told, query_start, layout, rows, weights = call
     made, (q, k, v, *rest) = _kernel(kernel), rows
     given: dict[str, Any] = {}
     gates: dict[str, Tensor] = {}
@@ -178,7 +172,7 @@ def _built(kernel: Any, q: Queries, k: Keys, weights: Sequence[Tensor]) -> nn.Mo
     return params
 
 
-_attend = torch.library.custom_op("sparsity_lab::attend", _run, mutates_args=())
+_attend = torch.library.custom_op("sparsity_lab::attend", _run, mutates_args=(), schema=f"({_OF_RUN}) -> Tensor[]")
 
 
 @_attend.register_fake
@@ -186,12 +180,6 @@ def _(*call: Any) -> list[Tensor]:
     *_, told, _, _, (q, _, v, *_), _ = call
     loss = [q.new_empty((), dtype=torch.promote_types(q.dtype, torch.float32))] if told else []
     return [q.new_empty(*q.shape[:3], v.shape[3]), *loss]
-
-
-_OF_RUN = (
-    "str kernel, str implementation, bool causal, bool training, bool told, SymInt query_start, str layout, "
-    "Tensor[] rows, Tensor[] weights"
-)
 
 
 @torch.library.custom_op(

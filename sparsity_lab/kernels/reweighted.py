@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sparsity_lab.kernels.cached import CachedKernel
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
-from sparsity_lab.kernels.kernel import Kernel
-from sparsity_lab.kernels.lssar.fast import tiled_rows
-from sparsity_lab.kernels.lssar.formula import amplification, check_power, reweight
+from sparsity_lab.kernels.kernel import CachedKernel, Kernel
+from sparsity_lab.kernels.lssar.kernel import amplification, check_power, reweight, tiled_rows
 from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.sliding_window import SlidingWindow
 from sparsity_lab.kernels.softmax import Softmax

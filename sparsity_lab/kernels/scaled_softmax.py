@@ -11,11 +11,11 @@ import math
 from abc import abstractmethod
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from sparsity_lab.kernels.cached import CachedKernel
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
+from sparsity_lab.kernels.kernel import CachedKernel
 from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.parts.unit_rows import unit_rows
 from sparsity_lab.kernels.softmax import fused_attention, is_one_call, softmax_weights
@@ -25,17 +25,6 @@ from sparsity_lab.settings import SettingError, Shown, check_least, register
 def scaled_rows(q: Queries, scale: Float[Tensor, "#B #H R"]) -> Queries:
     """c_i q_i, in float32 at least."""
     return q.to(torch.promote_types(q.dtype, torch.float32)) * scale.unsqueeze(-1)
-
-
-def scaled_softmax_weights(
-    q: Queries,
-    k: Keys,
-    scale: Float[Tensor, "#B #H R"],
-    visible: Bool[Tensor, "#B 1 R K"],
-    bias: Float[Tensor, "#B H R K"] | None = None,
-) -> Weights:
-    """(B, H, R, K) weights, float32 or float64: rows sum to one, or to zero where no key is seen."""
-    return softmax_weights(scaled_rows(q, scale), k, visible, bias)
 
 
 class ScaledSoftmax(CachedKernel):
@@ -53,7 +42,7 @@ class ScaledSoftmax(CachedKernel):
 
     def _weights(self, q: Queries, k: Keys, context: Context) -> Weights:
         scale = self._scale(context.counts(q, k), q, context)
-        return scaled_softmax_weights(q, k, scale, *context.visible_and_bias(q, k))
+        return softmax_weights(scaled_rows(q, scale), k, *context.visible_and_bias(q, k))
 
     def _fast(self, q: Queries, k: Keys, v: Values, context: Context) -> Outputs:
         scale, most = self._scale(context.counts(q, k), q, context), 1.0

@@ -12,24 +12,24 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor
 
 from sparsity_lab.kernels.cache import KernelState
-from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Seen, Values, Weights
 from sparsity_lab.kernels.kernel import Kernel
 from sparsity_lab.kernels.parts.arguments import RowKind
-from sparsity_lab.kernels.parts.masking import FirstVisible, first_visible
-from sparsity_lab.kernels.parts.profile import profile_of
-from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
-from sparsity_lab.kernels.parts.tiles import (
+from sparsity_lab.kernels.parts.fused import (
     Tile,
     disjoint,
     masked_attention,
+    scaled_dot_product,
     seen_in,
     tiled_attention,
     whole_tile,
 )
+from sparsity_lab.kernels.parts.masking import FirstVisible, first_visible
+from sparsity_lab.kernels.parts.profile import profile_of
 from sparsity_lab.kernels.softmax import softmax_weights
 from sparsity_lab.settings import check_least, register
 
@@ -61,12 +61,7 @@ class WindowState(KernelState):
         none = torch.zeros(1, 0, dtype=torch.int64, device=rows.device)
         self.sinks = FirstVisible(none, none.bool())
 
-    def append(
-        self,
-        k: Float[Tensor, "B H R D"],
-        v: Float[Tensor, "B H R E"],
-        key_mask: Bool[Tensor, "B R"] | None,
-    ) -> slice:
+    def append(self, k: Keys, v: Values, key_mask: Bool[Tensor, "B R"] | None) -> slice:
         """Add R tokens and drop what neither they nor later ones see; the positions of the last tokens held now."""
         num_sinks = self.sinks.places.shape[1]
         num_last = self.keys.shape[2] - num_sinks
@@ -192,9 +187,7 @@ class SlidingWindow(Kernel):
             tiles.append(Tile(slice(start, stop), keys))
         return tiles
 
-    def _seen(
-        self, tile: Tile, context: Context, device: torch.device
-    ) -> tuple[Bool[Tensor, "#B 1 R K"], Float[Tensor, "#B H R K"] | None]:
+    def _seen(self, tile: Tile, context: Context, device: torch.device) -> Seen:
         """On keys where they stand. Where some are hidden, sinks are the first that a row's document has left."""
         sinks = 0 if context.hides else self.sinks
         sees = partial(window_sees, width=self.width, sinks=sinks, causal=context.causal)
@@ -211,9 +204,7 @@ class SlidingWindow(Kernel):
             visible = visible | (allowed & torch.cat(parts, dim=-1).unsqueeze(2))
         return visible, bias
 
-    def _seen_with_sinks(
-        self, tile: Tile, sinks: FirstVisible, context: Context, device: torch.device
-    ) -> tuple[Bool[Tensor, "#B 1 R K"], Float[Tensor, "#B H R K"] | None]:
+    def _seen_with_sinks(self, tile: Tile, sinks: FirstVisible, context: Context, device: torch.device) -> Seen:
         """On keys with the sinks before them."""
         _, (_, window) = sinks, tile.keys
         num_apart = sinks.places.shape[1]
@@ -227,7 +218,7 @@ class SlidingWindow(Kernel):
         context: Context,
         device: torch.device,
         key_mask: Bool[Tensor, "B last"] | None = None,
-    ) -> tuple[Bool[Tensor, "#B 1 R K"], Float[Tensor, "#B H R K"] | None]:
+    ) -> Seen:
         """On the sinks, and after them the keys of the tile, where no row sees a key twice.
 
         Args:

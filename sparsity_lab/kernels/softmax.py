@@ -15,11 +15,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sparsity_lab.kernels.cached import CachedKernel
 from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values, Weights
+from sparsity_lab.kernels.kernel import CachedKernel
+from sparsity_lab.kernels.parts.fused import masked_attention, scaled_dot_product
 from sparsity_lab.kernels.parts.profile import profile_of
-from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
-from sparsity_lab.kernels.parts.tiles import masked_attention
 from sparsity_lab.settings import register
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from sparsity_lab.kernels import AuxiliaryOutputs, Kernel, KernelPosition, Softmax
-from sparsity_lab.models.block import NORM_EPS, Block, MlpKind, dropout, rms_norm
+from sparsity_lab.models.block import NORM_EPS, Block, MlpKind, RMSNorm, dropout
 from sparsity_lab.models.config import ModelConfig, ModelOutput
 from sparsity_lab.models.generation import free_run
 from sparsity_lab.models.index_sampling import IndexSampling, Plain
@@ -268,7 +268,7 @@ class DecoderModel(nn.Module):
             self.coupling_embedding: nn.Module | None = None if coupling is None else coupling.build(config.d_model)
             self.id_heads = None if coupling is None else coupling.build_heads(config.d_model)
             self.blocks: Sequence[Block] = nn.ModuleList(config.block(kernel) for kernel in config.kernels)  # type: ignore[assignment]
-            self.final_norm = rms_norm(config.d_model, config.norm_eps)
+            self.final_norm = RMSNorm(config.d_model, eps=config.norm_eps)
             self.head = nn.Linear(config.d_model, vocab_size, bias=False)
         self.to_empty(device="cpu")
         initialize(self, seed)

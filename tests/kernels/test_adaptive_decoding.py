@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sparsity_lab.kernels import AdaptiveSparse, AuxiliaryOutputs
 from sparsity_lab.kernels.adaptive import native
-from sparsity_lab.kernels.parts.compiler import COMPILER, NEEDED
+from sparsity_lab.kernels.parts.compiler import COMPILER, NEEDED, library
 from sparsity_lab.settings import SettingError
 
 B, G, D, BLOCK, NUM_BLOCKS, BUDGET = 2, 3, 64, 4, 60, 3
@@ -185,7 +185,7 @@ def test_a_compiled_step_without_numbers_or_memory() -> None:
     kernel.prefill(rows, rows, rows, state=state)
     assert kernel.decode(rows[:, :, :1] * torch.nan, *[rows[:, :, :1]] * 2, state=state).isnan().all()
     step = native._Step(**dict.fromkeys(("heads", "of_sequence", "M", "size", "local", "threads"), 1), length=2**50)
-    assert native._library().adaptive_step(ctypes.byref(step)) == 1
+    assert library(native.SOURCE).adaptive_step(ctypes.byref(step)) == 1
 
 
 @compiled

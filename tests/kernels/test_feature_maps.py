@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kernels.closeness import assert_close
 from torch import Tensor
 
-from sparsity_lab.kernels.linear.formula import Elementwise, FeatureMap, differentiate
+from sparsity_lab.kernels.linear import Elementwise, FeatureMap, differentiate
 from sparsity_lab.kernels.norm_aware import NormAware
 
 COSINE = NormAware("cosine", 3.0, 0.5, 20.0, False)

@@ -17,14 +17,14 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from sparsity_lab.kernels import Kernel, Linear, NormAwareLinear, Softmax
-from sparsity_lab.kernels.linear import fast
-from sparsity_lab.kernels.linear.fast import (
+from sparsity_lab.kernels import linear as file
+from sparsity_lab.kernels.linear import (
+    LinearState,
     causal_product,
     causal_product_gradient,
     causal_total,
     causal_total_gradient,
 )
-from sparsity_lab.kernels.linear.kernel import LinearState
 from sparsity_lab.settings import SettingError
 
 F64 = torch.float64
@@ -418,7 +418,7 @@ def test_sums_in_half_the_digits_are_seen(monkeypatch: pytest.MonkeyPatch) -> No
         out, after = causal_product(*arguments)
         return out, after.half().float()
 
-    monkeypatch.setattr(fast, "causal_product", rounded)
+    monkeypatch.setattr(file, "causal_product", rounded)
     first, middle, last = float32_errors(NormAwareLinear(), turned=False)
     assert first <= 2e-6
     assert min(middle, last) > 5e-5

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from sparsity_lab.kernels import LSSA, LSSAR, Kernel, Reweighted
 from sparsity_lab.kernels.context import Context
-from sparsity_lab.kernels.lssar.fast import power_and_slope, tiled_rows
-from sparsity_lab.kernels.lssar.formula import softplus_scores
+from sparsity_lab.kernels.lssar.kernel import power_and_slope, softplus_scores, tiled_rows
 from sparsity_lab.settings import SettingError
 
 KERNELS = [LSSA(), LSSAR(p=3), LSSAR(p=15), LSSAR(p=1), LSSAR(p=2), LSSAR(p=2.5)]

@@ -40,10 +40,9 @@ from sparsity_lab.kernels.cache import KeyValueCache
 from sparsity_lab.kernels.context import Keys, Values
 from sparsity_lab.kernels.parts.arguments import RowKind
 from sparsity_lab.kernels.parts.backward import own_backward
+from sparsity_lab.kernels.parts.fused import masked_attention, scaled_dot_product
 from sparsity_lab.kernels.parts.masking import first_visible
 from sparsity_lab.kernels.parts.profile import profile_of
-from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
-from sparsity_lab.kernels.parts.tiles import masked_attention
 
 TILE_PAIRS = 32
 """Larger tiles are hardly faster, and waste more where a block has few pairs."""

@@ -2,7 +2,6 @@
 forty whose overhead is most of the time."""
 
 import ctypes
-import functools
 from pathlib import Path
 
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor
 from sparsity_lab.kernels.adaptive.fast import AdaptiveState, RowOutputs
 from sparsity_lab.kernels.adaptive.formula import Rows, SelectionRule
 from sparsity_lab.kernels.parts.compiler import library
+
+SOURCE = Path(__file__).with_name("native.cpp")
 
 _POINTERS = ("q", "beta", "moments", "box", "log_count", "blocks", "out")
 _NUMBERS = (
@@ -27,11 +28,6 @@ class _Step(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in _POINTERS),
         *((name, ctypes.c_int64) for name in _NUMBERS),
     )
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    return library(Path(__file__).with_name("native.cpp"))
 
 
 def native_row(q: Rows, state: AdaptiveState, rule: SelectionRule, beta: Float[Tensor, "G 2"]) -> RowOutputs:
@@ -53,6 +49,6 @@ def native_row(q: Rows, state: AdaptiveState, rule: SelectionRule, beta: Float[T
         *(summaries.log_count.shape[1], len(state.blocks) // (batch_size * num_heads), size),
         *(state.length, rule.n_sink, rule.n_local, rule.k_free + rule.k_slack, torch.get_num_threads()),
     )
-    if _library().adaptive_step(ctypes.byref(step)):
+    if library(SOURCE).adaptive_step(ctypes.byref(step)):
         raise MemoryError("too little memory for a step of implementation='native'")
     return out

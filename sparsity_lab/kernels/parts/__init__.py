@@ -1,1 +1,1 @@
-"""What several mechanisms share: checks of arguments, masks and counts, unit rows, tiles, the fused kernel."""
+"""What several mechanisms share: checks of arguments, masks and counts, unit rows, the fused kernel, tiles."""

@@ -1,7 +1,8 @@
-"""Softmax attention where a row sees few keys: tiles of query rows, each on the ranges of keys that it can see.
+"""Softmax attention by PyTorch's fused kernel, for values of any width and under a mask. Where a row sees few keys,
+it goes in tiles of query rows, each on the ranges of keys that it can see.
 
-Memory is linear in T: masks live as long as their tile, and the backward pass computes each tile again. What a tile
-adds to the gradients of keys and values goes straight to its ranges, so that time is linear too.
+In tiles memory is linear in T: masks live as long as their tile, and the backward pass computes each tile again. What
+a tile adds to the gradients of keys and values goes straight to its ranges, so that time is linear too.
 """
 
 import math
@@ -12,10 +13,36 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
 
-from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Values
+from sparsity_lab.kernels.context import Context, Keys, Outputs, Queries, Seen, Values
 from sparsity_lab.kernels.parts.backward import own_backward
-from sparsity_lab.kernels.parts.scaled_dot_product import scaled_dot_product
+
+
+def scaled_dot_product(
+    q: Float[Tensor, "B H R D"],
+    k: Float[Tensor, "B H K D"],
+    v: Float[Tensor, "B H K E"],
+    *,
+    mask: Float[Tensor, "#B #H R K"] | Bool[Tensor, "#B #H R K"] | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Float[Tensor, "B H R E"]:
+    """``torch.nn.functional.scaled_dot_product_attention``. Its fused forms want values as wide as keys, so the
+    narrower of the two get columns of zeros, which change nothing.
+
+    Args:
+        scale: of the scores, before a mask of numbers; None is 1 / sqrt(D).
+    """
+    more = v.shape[-1] - q.shape[-1]
+    if not more:
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale)
+    width, scale = v.shape[-1], 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    if more > 0:
+        q, k = pad(q, (0, more)), pad(k, (0, more))
+    else:
+        v = pad(v, (0, -more))
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale)[..., :width]
 
 
 @dataclass(frozen=True)
@@ -55,7 +82,7 @@ def seen_in(
     sees: Callable[[Int64[Tensor, " R"], Int64[Tensor, " K"]], Bool[Tensor, "*B R K"]],
     context: Context,
     device: torch.device,
-) -> tuple[Bool[Tensor, "#B 1 R K"], Float[Tensor, "#B H R K"] | None]:
+) -> Seen:
     """Which keys of its ranges the rows of a tile see, and the bias of their scores, None without one.
 
     Args:
@@ -102,12 +129,7 @@ def masked_attention(
 
 
 def tiled_attention(
-    q: Queries,
-    k: Keys,
-    v: Values,
-    context: Context,
-    tiles: list[Tile],
-    seen: Callable[[Tile], tuple[Bool[Tensor, "#B 1 R part"], Float[Tensor, "#B H R part"] | None]],
+    q: Queries, k: Keys, v: Values, context: Context, tiles: list[Tile], seen: Callable[[Tile], Seen]
 ) -> Outputs:
     """(B, H, R, E): softmax attention of all rows, on the keys that each sees.
 
