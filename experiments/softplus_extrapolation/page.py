@@ -11,7 +11,7 @@ from sparsity_lab.analysis import draw_level, looks_of, styled
 from sparsity_lab.studies import Evidence, draw_by_length, panels, same_height
 
 from .arms import FAR, HEADS, KERNELS, LSSAR_15, SOFTMAX, arm
-from .claims import growth, positional_share
+from .claims import NEARLY, growth, positional_share
 
 __all__ = ["QUESTION", "figure", "finding", "tables"]
 
@@ -37,8 +37,10 @@ def finding(evidence: Evidence) -> str:
 def figure(evidence: Evidence) -> Figure:
     """Loss by length for each size of heads, and what the growth is due to."""
     with styled():
-        chart, axes = panels(len(HEADS) + 1, columns=2)
-        for place, head in enumerate(HEADS):
+        run = set(evidence.rows["arm"])
+        shown = [head for head in HEADS if run & {arm(kernel, head) for kernel in KERNELS}]
+        chart, axes = panels(len(shown) + 1, columns=2)
+        for place, head in enumerate(shown):
             words = "loss (nats a byte)" if place % 2 == 0 else ""
             _draw(axes[place], evidence, head, words)
         same_height([ax for ax in axes[:-1] if ax.has_data()])
@@ -63,10 +65,13 @@ def _draw(ax: Axes, evidence: Evidence, head: int, words: str) -> None:
 
 
 def _draw_shares(ax: Axes, evidence: Evidence) -> None:
-    """The share of each seed, by arm."""
+    """The share of each seed, by arm. Where the loss hardly grows there is nothing to share."""
     names, places = [], []
     for place, head in enumerate(HEADS):
         for offset, kernel in ((-0.15, SOFTMAX), (0.15, LSSAR_15)):
+            grown = growth(evidence, arm(kernel, head))
+            if not grown or fmean(grown.values()) < NEARLY:
+                continue
             shares = list(positional_share(evidence, arm(kernel, head)).values())
             style = LOOKS[kernel]
             ax.plot([place + offset] * len(shares), shares, style.marker, color=style.color, markersize=4)
