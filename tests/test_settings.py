@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
@@ -421,6 +422,43 @@ def test_a_setting_can_be_edited_while_a_notebook_uses_it(tmp_path: Path) -> Non
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+BASES = """
+from sparsity_lab.settings import Setting, register
+
+class Spoken:
+    def words(self) -> str:
+        return "first"
+
+class Base(Setting, family="rebased test setting"):
+    def size(self) -> float:
+        return 1.0
+
+@register
+class Rebased(Spoken, Base):
+    width: int = 3
+
+    def size(self) -> float:
+        return super().size() * self.width
+"""
+
+
+def test_base_classes_are_reloaded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only an assignment to ``__bases__`` leads the class that was imported before to the new ones."""
+    module = ModuleType("rebased")
+    monkeypatch.setitem(sys.modules, "rebased", module)
+    exec(BASES, vars(module))
+    imported, old, members = module.Rebased, module.Rebased(width=5), dict(vars(module.Rebased))
+    exec(BASES.replace("first", "second").replace("1.0", "10.0"), vars(module))
+    assert module.Rebased is imported
+    assert isinstance(old, module.Base)
+    assert isinstance(old, module.Spoken)
+    assert (old.words(), old.size(), imported(width=2).size()) == ("second", 50.0, 20.0)
+    # No member of the class itself could have done that: they are what they were.
+    assert members.keys() == vars(imported).keys()
+    with pytest.raises(AttributeError, match="cannot assign to field 'width'"):
+        old.width = 4
 
 
 def test_unknown_fields_are_told_with_what_may_be_meant() -> None:

@@ -25,7 +25,7 @@ from sparsity_lab.settings.errors import check_range as check_range
 from sparsity_lab.settings.errors import check_text as check_text
 from sparsity_lab.settings.errors import counted as counted
 from sparsity_lab.settings.errors import whole as whole
-from sparsity_lab.settings.frozen_mapping import FrozenMapping as FrozenMapping
+from sparsity_lab.settings.fields import FrozenMapping as FrozenMapping
 from sparsity_lab.settings.reading import read_whole as read_whole
 from sparsity_lab.settings.setting import Setting as Setting
 from sparsity_lab.settings.setting import families as families

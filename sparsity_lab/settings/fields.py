@@ -1,36 +1,58 @@
-"""Values of fields, made what the field's type hint says."""
+"""Values of fields, made what the field's type hint says; and the mapping that a frozen setting can hold."""
 
 import functools
 import numbers
 import os
 import re
 import types
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self, Union, get_args, get_origin
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from sparsity_lab.settings.errors import SettingError, check_text, join
-from sparsity_lab.settings.frozen_mapping import FrozenMapping
 
 _INTEGERS = range(-(2**63), 2**63)
 """What JSON readers, TOML and the columns of a frame all hold."""
 
+Key = TypeVar("Key")
+Item_co = TypeVar("Item_co", covariant=True)
 
-class Conforming(ABC):
-    """A type that knows how to make its own values from what a user gave."""
 
-    @classmethod
-    @abstractmethod
-    def _conformed(cls, value: Any, path: str) -> Self:
-        """As ``conform`` with this class as the hint."""
+class FrozenMapping(Mapping[Key, Item_co]):
+    """A mapping that cannot change. Its keys are sorted, so that equal ones also read the same.
+
+    It equals every mapping with the same items, and can be hashed and pickled if its items can.
+
+    >>> FrozenMapping({"b": 2, "a": 1})
+    {'a': 1, 'b': 2}
+    """
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[Any, Item_co]) -> None:
+        self._items = {key: items[key] for key in sorted(items)}
+
+    def __getitem__(self, key: Key) -> Item_co:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._items.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._items)
 
 
 def conform(hint: Any, value: Any, path: str) -> Any:
     """``value`` as the type hint wants it, so that equal values are the same in every text.
 
-    Descends into ``Conforming`` classes, tuples and mappings; the rest is pydantic's. (A family is no union of
+    Descends into settings, tuples and mappings; the rest is pydantic's. (A family is no union of
     pydantic's: users register kinds at any time, and short forms, versions, former names and nearest names would each
     need a hook of its own.)
 
@@ -44,8 +66,8 @@ def conform(hint: Any, value: Any, path: str) -> Any:
 def _conformer(hint: Any) -> Callable[[Any, str], Any]:
     """``conform`` for one hint, which is taken apart once: a sweep holds many thousands of values."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if isinstance(hint, type) and issubclass(hint, Conforming):
-        return hint._conformed
+    if of_setting := getattr(hint, "_conformed", None):
+        return of_setting  # type: ignore[no-any-return]
     if origin in (Union, types.UnionType):
         return functools.partial(_conform_union, hint, arguments)
     if origin is tuple:

@@ -41,22 +41,15 @@ def load_on_first_use(package: str) -> None:
     module = sys.modules[package]
     assert module.__file__ is not None
     source = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
-    homes = {
-        alias.name: statement.module
-        for block in source.body
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for statement in block.body
-        if isinstance(statement, ast.ImportFrom) and statement.module
-        for alias in statement.names
-    }
-    at_once = {
-        alias.name
-        for statement in source.body
-        if isinstance(statement, ast.ImportFrom)
-        for alias in statement.names
-        if alias.asname == alias.name
-    }
-    module.__dict__["_homes"] = homes
+    blocks = [block for block in source.body if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block)]
+    at_once, later = (_names(body) for body in (source.body, [line for block in blocks for line in block.body]))
+    module.__dict__["_homes"] = later
     # ``import *`` would otherwise leave out what has not been used yet.
-    module.__dict__["__all__"] = sorted({*at_once, *homes})
+    module.__dict__["__all__"] = sorted({*at_once, *later})
     module.__class__ = _LazyPackage
+
+
+def _names(statements: list[ast.stmt]) -> dict[str, str]:
+    """The names that ``from home import name as name`` offers, each with its home."""
+    imports = [one for one in statements if isinstance(one, ast.ImportFrom)]
+    return {name.name: one.module or "" for one in imports for name in one.names if name.asname == name.name}

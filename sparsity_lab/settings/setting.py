@@ -4,13 +4,14 @@ import contextlib
 import dataclasses
 import functools
 import json
+from abc import ABC
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform, get_args, get_type_hints
 
 from sparsity_lab.settings import short_form
 from sparsity_lab.settings.errors import LARGEST_SEED, LARGEST_WHOLE, SettingError, Shown, check_range
 from sparsity_lab.settings.errors import join as join_path
-from sparsity_lab.settings.fields import Conforming, check_keys, conform
+from sparsity_lab.settings.fields import check_keys, conform
 from sparsity_lab.settings.markup import Markup, details, element, escape, join, table
 from sparsity_lab.settings.reloading import renew
 
@@ -18,7 +19,7 @@ AnySetting = TypeVar("AnySetting", bound="Setting")
 Made = TypeVar("Made")
 
 
-class Setting(Conforming):
+class Setting(ABC):
     """Base of all settings.
 
     A family is a direct or indirect subclass that names itself: ``class Law(Setting, family="law")``. Its members are
@@ -115,6 +116,7 @@ class Setting(Conforming):
 
     @classmethod
     def _conformed(cls, value: Any, path: str) -> Self:
+        """As ``fields.conform`` with this class as the hint."""
         if isinstance(value, cls):
             return value
         if isinstance(value, str):

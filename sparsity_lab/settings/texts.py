@@ -23,15 +23,24 @@ def to_data(value: Any) -> Any:
     >>> to_data(Recent(width=8))
     {'kind': 'Recent', 'version': 1, 'width': 8}
     """
+    return _data(value, _all_of)
+
+
+def _all_of(setting: Setting) -> dict[str, Any]:
+    fields = {name: to_data(getattr(setting, name)) for name in field_hints(type(setting))}
+    return {"kind": setting.kind, "version": setting.version, **fields}
+
+
+def _data(value: Any, of_setting: Callable[[Setting], Any]) -> Any:
+    """Plain data of a value, with what ``of_setting`` gives of the settings in it."""
     if value is None or isinstance(value, _PLAIN):
         return value
     if isinstance(value, Setting):
-        fields = {name: to_data(getattr(value, name)) for name in field_hints(type(value))}
-        return {"kind": value.kind, "version": value.version, **fields}
+        return of_setting(value)
     if isinstance(value, tuple):
-        return [to_data(item) for item in value]
+        return [_data(item, of_setting) for item in value]
     if isinstance(value, Mapping):
-        return {str(key): to_data(item) for key, item in value.items()}
+        return {str(key): _data(item, of_setting) for key, item in value.items()}
     return value
 
 
@@ -76,16 +85,12 @@ def _json(data: Any) -> str:
 
 def _identity(value: Any) -> Any:
     """What of a value enters an id, as plain data."""
-    if value is None or isinstance(value, _PLAIN):
-        return value
-    if isinstance(value, Setting):
-        # Of many runs most parts are the same. A class may raise its version.
-        return kept(value, ("identity", *(cls.version for cls in _classes(value))), _identity_of)
-    if isinstance(value, tuple):
-        return [_identity(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _identity(item) for key, item in value.items()}
-    return value
+    return _data(value, _kept_identity)
+
+
+def _kept_identity(setting: Setting) -> dict[str, Any]:
+    # Of many runs most parts are the same. A class may raise its version.
+    return kept(setting, ("identity", *(cls.version for cls in _classes(setting))), _identity_of)
 
 
 def _identity_of(setting: Setting) -> dict[str, Any]:
@@ -107,9 +112,7 @@ def _decides(value: Any, default: Any) -> bool:
 
 def _is_raised(value: Any) -> bool:
     """Whether a setting in a value, or the value itself, has a version above its first."""
-    if value is None or isinstance(value, _PLAIN):
-        return False
-    return any(cls.version > 1 for cls in _classes(value))
+    return not isinstance(value, _PLAIN) and any(cls.version > 1 for cls in _classes(value))
 
 
 def _classes(value: Any) -> frozenset[type[Setting]]:
@@ -129,13 +132,12 @@ def settings_in(value: Any) -> Iterator[Setting]:
     """
     if isinstance(value, Setting):
         yield value
-        for name in field_hints(type(value)):
-            yield from settings_in(getattr(value, name))
-    elif isinstance(value, tuple):
+        value = tuple(getattr(value, name) for name in field_hints(type(value)))
+    elif isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple):
         for item in value:
             yield from settings_in(item)
-    elif isinstance(value, Mapping):
-        yield from settings_in(tuple(value.values()))
 
 
 def with_each(setting: AnySetting, change: Callable[[Setting], Setting]) -> AnySetting:
