@@ -27,7 +27,7 @@ from sparsity_lab.cli.command import (
     import_modules,
 )
 from sparsity_lab.cli.output import progress_bar
-from sparsity_lab.settings import SettingError, check_least, from_text, read_whole
+from sparsity_lab.settings import SettingError, check_least, check_most, check_that, from_text, read_whole
 
 if TYPE_CHECKING:
     from sparsity_lab.generators import Certificate
@@ -72,23 +72,20 @@ class Certify(SettingsCommand):
             raise SettingError(
                 "task", f"give {'either a task or --all, not both' if self.all else 'a task or --all'}"
             )
-        for name, most in (("workers", _MOST_WORKERS), ("seeds", _MOST_SEEDS)):
-            check_least(1, **{name: (given := getattr(self, name))})
-            if given > most:
-                raise SettingError(name, f"at most {most}", given)
-        if self.first and not self.all:
-            raise SettingError("--first", "this option needs --all")
-        if self.lengths == ():
-            raise SettingError("--lengths", "give at least one length")
+        check_least(1, workers=self.workers, seeds=self.seeds)
+        check_most(_MOST_WORKERS, workers=self.workers)
+        check_most(_MOST_SEEDS, seeds=self.seeds)
+        check_that(self.all or not self.first, "--first", "this option needs --all")
+        check_that(self.lengths != (), "--lengths", "give at least one length")
         if self.out is not None:
             check_target("--out", self.out)
         start = time.perf_counter()
         if self.task is not None:
-            texts = [str(from_text(Task, self.task, "task"))]
+            tasks = [from_text(Task, self.task, "task")]
         else:
             classes = [cls for cls in kinds("task").values() if issubclass(cls, Task)]
-            examples = [cls.examples()[: 1 if self.first else None] for cls in classes]
-            texts = [str(example) for of_class in examples for example in of_class]
+            tasks = [example for cls in classes for example in cls.examples()[: 1 if self.first else None]]
+        texts = list(map(str, tasks))
         work = [(text, seed) for seed in range(self.seed, self.seed + self.seeds) for text in texts]
         there = _read(self.out, self.effort, self.sequences)
         rows = [there[one] for one in work if one in there]
@@ -172,8 +169,7 @@ def _read(path: Path | None, effort: str, sequences: int | None) -> dict[tuple[s
         whole = all(line.keys() == set(_COLUMNS) for line in lines)
     except (csv.Error, KeyError, ValueError, TypeError, AttributeError):
         whole = False
-    if not whole:
-        raise SettingError("out", f"{path} was not written by this command")
+    check_that(whole, "out", f"{path} was not written by this command")
     own = [row for row in found if row["effort"] == effort and sequences in (None, row["sequences"])]
     return {(row["task"], row["seed"]): row for row in own}
 

@@ -27,8 +27,8 @@ import tyro
 
 from sparsity_lab import __version__
 from sparsity_lab.cli.command import Command
-from sparsity_lab.cli.plain_console import PlainConsole
-from sparsity_lab.settings import SettingError, check_text
+from sparsity_lab.cli.output import PlainConsole
+from sparsity_lab.settings import SettingError, check_text, check_that
 
 _HELP = ("-h", "--help")
 _DESCRIPTION = """A lab for length generalization: tasks with known ground truth, models trained on short sequences
@@ -169,15 +169,12 @@ def _check_names(arguments: Sequence[str]) -> None:
     parser would first miss what it takes for a value of the wrong option."""
     for argument in arguments:
         check_text(argument, "arguments")
-    if not arguments:
-        raise SettingError("command", "missing; give a command", known=COMMANDS)
+    check_that(arguments, "command", "missing; give a command", known=COMMANDS)
     name, *rest = arguments
     if name in _HELP:
         return
-    if name.startswith("-"):
-        raise SettingError(name, "options come after the command; give a command first", known=COMMANDS)
-    if name not in COMMANDS:
-        raise SettingError("command", "a command", name, COMMANDS)
+    check_that(not name.startswith("-"), name, "options come after the command; give a command first", known=COMMANDS)
+    check_that(name in COMMANDS, "command", "a command", name, COMMANDS)
     options, _ = _arguments_of(name)
     for argument in itertools.takewhile(lambda argument: argument != "--", rest):
         option = argument.partition("=")[0]

@@ -11,7 +11,7 @@ from rich.console import Console
 from tyro.conf import Positional, UseAppendAction
 
 from sparsity_lab.cli.command import OptionalPath, Outcome, SettingsCommand, check_target
-from sparsity_lab.cli.output import plain_table, progress_bar
+from sparsity_lab.cli.output import plain_table, steps_shown
 from sparsity_lab.settings import SettingError, from_text
 
 if TYPE_CHECKING:
@@ -67,10 +67,8 @@ class Diagnose(SettingsCommand):
         for option, target in (("--picture", self.picture), ("--page", self.page)):
             if target is not None:
                 check_target(option, target)
-        position, other = (
-            from_text(PositionScheme, text, option)
-            for option, text in (("--position", self.position), ("--other", self.other))
-        )
+        position = from_text(PositionScheme, self.position, "--position")
+        other = from_text(PositionScheme, self.other, "--other")
         model = from_text(Decoder, self.model, "--model")
         data = read_tokens(
             self.paths,
@@ -82,12 +80,7 @@ class Diagnose(SettingsCommand):
         )
         for form in data.forms:
             console.print(f"Read {form}")
-        with progress_bar(console) as progress:
-            bar = progress.add_task("reading", total=None)
-
-            def show(words: str, done: int, total: int | None) -> None:
-                progress.update(bar, description=words, completed=done, total=total)
-
+        with steps_shown(console, "reading") as show:
             try:
                 found = diagnose(
                     data,

@@ -13,7 +13,7 @@ from rich.text import Text
 from tyro.conf import Positional, arg
 
 from sparsity_lab.cli.command import Outcome, SettingsCommand
-from sparsity_lab.settings import SettingError, counted
+from sparsity_lab.settings import check_that, counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,7 @@ class List(SettingsCommand):
         }
         found["benchmark"] = dict(benchmarks())
         if self.family is not None:
-            if self.family not in found:
-                raise SettingError("family", "a family, or a folder of studies", self.family, found)
+            check_that(self.family in found, "family", "a family, or a folder of studies", self.family, found)
             found = {self.family: found[self.family]}
         return Outcome({family: _members(family, members, found, console) for family, members in found.items()})
 

@@ -5,7 +5,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,14 +21,29 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
-from sparsity_lab.cli.plain_console import PlainConsole
 from sparsity_lab.settings.errors import counted, one_line
+from sparsity_lab.settings.markup import visible
 
 if TYPE_CHECKING:
     import polars as pl
 
     from sparsity_lab.sweeps import Engine, Overview, Results, Sweep
+
+
+class PlainConsole(Console):
+    """A console that never interprets text as markup, emoji or terminal commands.
+
+    Run names and failure messages may come from an untrusted folder, with brackets, colons and control characters.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The text with control characters escaped."""
+        return super().render_str(visible(text), **options)
 
 
 def progress_bar(console: Console, left: ProgressColumn | None = None) -> Progress:
@@ -37,15 +52,20 @@ def progress_bar(console: Console, left: ProgressColumn | None = None) -> Progre
     Args:
         left: column that shows the time left. By default the bar estimates it, assuming equally long steps.
     """
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        MofNCompleteColumn(),
-    )
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), MofNCompleteColumn()
     shown_on = PlainConsole(stderr=True, quiet=console.quiet, soft_wrap=True)
     watched = shown_on.is_terminal and not console.quiet
     return Progress(*columns, left or TimeRemainingColumn(), console=shown_on, transient=True, disable=not watched)
+
+
+@contextlib.contextmanager
+def steps_shown(
+    console: Console, words: str, total: int | None = None
+) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A progress bar and the function that moves it: it takes words, how much is done, and of how much."""
+    with progress_bar(console) as progress:
+        bar = progress.add_task(words, total=total)
+        yield lambda words, done, total: progress.update(bar, description=words, completed=done, total=total)
 
 
 @contextlib.contextmanager
@@ -73,9 +93,8 @@ def swept(sweep: "Sweep", out: Path, engine: "Engine", console: Console) -> tupl
             nonlocal failed
             failed += event.status == "failed"
             words = f"{event.status}: {event.run}" + (f": {event.reason}" if event.reason else "")
-            words += f" (damaged before: {event.damage})" if event.damage else ""
+            words = one_line(words + (f" (damaged before: {event.damage})" if event.damage else ""))
             left = [*([f"{failed} failed"] if failed else []), *_time_left(event.seconds_left)]
-            words = one_line(words)
             progress.update(bar, completed=event.finished, total=event.total, description=words, left=", ".join(left))
             if event.reason or event.damage or progress.disable:
                 progress.console.print(f"{event.finished}/{event.total} {words}", highlight=False)
@@ -96,10 +115,9 @@ def show_overview(overview: "Overview", console: Console) -> None:
         lost = f"; silent for {one.silent:.0f} s, possibly lost" if one.lost else ""
         since = f"on {one.host}, process {one.process}, since {one.since}"
         console.print(one_line(f"running {one.run}: {since}{lost}"))
-    for run, reason in overview.failed:
-        console.print(one_line(f"failed {run}: {reason}"))
-    for run, reason in overview.damaged:
-        console.print(one_line(f"damaged {run}: {reason}"))
+    for what, runs in (("failed", overview.failed), ("damaged", overview.damaged)):
+        for run, reason in runs:
+            console.print(one_line(f"{what} {run}: {reason}"))
 
 
 def _time_left(seconds: float | None) -> list[str]:

@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from sparsity_lab.cli.command import OptionalPath, Outcome, SettingsCommand, check_target
 from sparsity_lab.cli.output import results_in, show_arms, show_unfinished
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, check_that
 
 if TYPE_CHECKING:
     from sparsity_lab.sweeps import Results
@@ -48,8 +48,7 @@ class Report(SettingsCommand):
     def run(self, console: Console) -> Outcome:
         if self.check or self.render or self.relabel:
             studies = self.folder or Path("experiments")
-            if not studies.exists():
-                raise SettingError("folder", "a study, or a folder of studies", str(studies))
+            check_that(studies.exists(), "folder", "a study, or a folder of studies", str(studies))
             return self._checked(studies, console) if self.check else self._rendered(studies, console)
         if self.folder is None or not self.folder.is_dir():
             raise SettingError(
@@ -68,10 +67,7 @@ class Report(SettingsCommand):
         from sparsity_lab.studies import check_results
 
         differing = check_results(studies)
-        for name in differing:
-            console.print(f"{name} is not what its frame gives")
-        if not differing:
-            console.print(f"{studies}: every file is what its frame gives")
+        _files_told(studies, differing, "is not what its frame gives", console)
         return Outcome({"results": str(studies), "differing": differing}, good=not differing)
 
     def _rendered(self, studies: Path, console: Console) -> Outcome:
@@ -84,10 +80,7 @@ class Report(SettingsCommand):
             return Outcome({"results": str(studies), "renamed": renamed})
         changed = relabel_results(studies) if self.relabel else []
         changed += render_results(studies)
-        for name in changed:
-            console.print(f"{name} is new")
-        if not changed:
-            console.print(f"{studies}: every file is what its frame gives")
+        _files_told(studies, changed, "is new", console)
         return Outcome({"results": str(studies), "changed": changed})
 
     def _study_written(self, folder: Path, path: Path, console: Console) -> Outcome:
@@ -119,3 +112,10 @@ class Report(SettingsCommand):
             data["picture"] = str(write_picture(results, self.picture))
             console.print(f"Picture: {data['picture']}")
         return Outcome(data, not unfinished)
+
+
+def _files_told(studies: Path, names: list[str], what: str, console: Console) -> None:
+    for name in names:
+        console.print(f"{name} {what}")
+    if not names:
+        console.print(f"{studies}: every file is what its frame gives")

@@ -8,7 +8,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from sparsity_lab.cli.command import Outcome, SettingsCommand
-from sparsity_lab.settings import SettingError, Shown, from_text
+from sparsity_lab.settings import SettingError, Shown, check_least, from_text
 
 _MOST_TOKENS = 10**8
 """The limit per call, about a gigabyte."""
@@ -36,8 +36,7 @@ class Sample(SettingsCommand):
         from sparsity_lab.generators import Stream, Task, sequence_text
 
         task = from_text(Task, self.task, "task")
-        if self.count < 1:
-            raise SettingError("--count", "at least 1", self.count)
+        check_least(1, **{"--count": self.count})
         if self.length <= _MOST_TOKENS:
             task.check_length(self.length)
         size = task.sequence_length(self.length)

@@ -10,8 +10,8 @@ from rich.console import Console
 from tyro.conf import Positional, UseAppendAction, arg
 
 from sparsity_lab.cli.command import OptionalText, Outcome, SettingsCommand, check_target
-from sparsity_lab.cli.output import plain_table, progress_bar
-from sparsity_lab.settings import SettingError, Shown, from_text
+from sparsity_lab.cli.output import plain_table, steps_shown
+from sparsity_lab.settings import SettingError, Shown, check_that, from_text
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,12 +63,7 @@ class Swap(SettingsCommand):
         name = self.tokenizer or self.model
         tokenizer = loaded("AutoTokenizer", name, "--tokenizer (or --bytes)") if needed else None
         model: nn.Module = loaded("AutoModelForCausalLM", self.model, "model")
-        with progress_bar(console) as progress:
-            bar = progress.add_task("reading", total=None)
-
-            def show(words: str, done: int, total: int) -> None:
-                progress.update(bar, description=words, completed=done, total=total)
-
+        with steps_shown(console, "reading") as show:
             found = swap_report(
                 model,
                 documents if len(documents) > 1 else documents[0],
@@ -116,6 +111,5 @@ def _documents(
             text = tokens.astype("<u4").tobytes().decode("utf-32-le", errors="replace")
             raw = tokens if form == "bytes" else np.frombuffer(text.encode(), np.uint8)
             found.append(torch.from_numpy(raw.astype("int64")) if as_bytes else text)
-    if not found:
-        raise SettingError("text", "a file that is not empty", Shown(", ".join(paths) or "none"))
+    check_that(found, "text", "a file that is not empty", Shown(", ".join(paths) or "none"))
     return found, said

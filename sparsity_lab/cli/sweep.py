@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from sparsity_lab.cli.command import GOES_ON, OptionalNumber, OptionalPath, OptionalText, Outcome, SettingsCommand
 from sparsity_lab.cli.output import results_in, show_arms, show_overview, show_unfinished, swept
-from sparsity_lab.settings import SettingError, from_text
+from sparsity_lab.settings import SettingError, check_that, from_text
 
 if TYPE_CHECKING:
     from sparsity_lab.sweeps import Engine
@@ -85,8 +85,7 @@ def chosen_engine(engine: str | None, workers: int | None) -> "Engine":
 
     if engine is None:
         return Processes(workers=2 if workers is None else workers)
-    if workers is not None:
-        raise SettingError("--workers", "give either --engine or --workers, not both")
+    check_that(workers is None, "--workers", "give either --engine or --workers, not both")
     return from_text(Engine, engine, "--engine")
 
 
@@ -96,8 +95,7 @@ def _status_shown(folder: Path, console: Console) -> Outcome:
 
     from sparsity_lab.sweeps import overview
 
-    if not folder.is_dir():
-        raise SettingError("--status", "a folder with runs", str(folder))
+    check_that(folder.is_dir(), "--status", "a folder with runs", str(folder))
     with results_in(folder) as results:
         found = overview(results)
     show_overview(found, console)

@@ -10,7 +10,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from sparsity_lab.cli.command import OptionalNumber, OptionalText, Outcome, SettingsCommand
-from sparsity_lab.cli.output import plain_table, progress_bar
+from sparsity_lab.cli.output import plain_table, steps_shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,10 @@ class Train(SettingsCommand):
             there = memory.memory_of(config.training.device)
             of = f" of {memory.gigabytes(there)}" if there else ""
             console.print(f"Memory: at least {memory.gigabytes(needed)}{of}")
-        with progress_bar(console) as progress:
-            bar = progress.add_task("training", total=config.training.steps)
+        with steps_shown(console, "training", config.training.steps) as bar:
 
             def show(done: int, total: int, loss: float, accuracy: float) -> None:
-                words = f"loss {loss:.3f}, accuracy {accuracy:.2f}"
-                progress.update(bar, completed=done, total=total, description=words)
+                bar(f"loss {loss:.3f}, accuracy {accuracy:.2f}", done, total)
 
             try:
                 run = train(config, self.out, progress=show)
@@ -65,12 +63,6 @@ class Train(SettingsCommand):
         console.print(plain_table(run.evaluation.select(columns)))
         console.print(repr(run))
         console.print(f"Files: {run.folder}")
-        data = {
-            "run": run.id,
-            "status": "finished",
-            "folder": str(run.folder),
-            "config": to_data(run.config),
-            "evaluation": run.evaluation.to_dicts(),
-            "summary": run.summary.to_dicts(),
-        }
-        return Outcome(data)
+        frames = {"evaluation": run.evaluation.to_dicts(), "summary": run.summary.to_dicts()}
+        facts = {"run": run.id, "status": "finished", "folder": str(run.folder), "config": to_data(run.config)}
+        return Outcome(facts | frames)

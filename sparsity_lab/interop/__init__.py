@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from sparsity_lab.interop.convert import to_transformers as to_transformers
     from sparsity_lab.interop.extend import ExtendedContext as ExtendedContext
     from sparsity_lab.interop.extend import extend as extend
-    from sparsity_lab.interop.interpolation import interpolate_positions as interpolate_positions
+    from sparsity_lab.interop.extend import interpolate_positions as interpolate_positions
     from sparsity_lab.interop.records import as_predictor as as_predictor
     from sparsity_lab.interop.records import record as record
+    from sparsity_lab.interop.swap import SwapReport as SwapReport
     from sparsity_lab.interop.swap import swap_report as swap_report
-    from sparsity_lab.interop.swap_results import SwapReport as SwapReport
 
 lazy.load_on_first_use(__name__)

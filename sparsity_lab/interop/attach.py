@@ -9,11 +9,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from sparsity_lab.interop.attention import CHILD, NAME, TRIED, AttachedKernel, attention, register
+from sparsity_lab.interop.attention import CHILD, NAME, TRIED, AttachedKernel, attention, kernels_of, register
 from sparsity_lab.interop.extra import loaded, pretrained, required
 from sparsity_lab.kernels import Kernel, Softmax
 from sparsity_lab.models import PositionScheme
-from sparsity_lab.settings import SettingError, Shown, from_text, whole
+from sparsity_lab.settings import SettingError, Shown, check_that, from_text, whole
 
 _CONFIG = "attached_kernels"
 _TOKENS = 6
@@ -59,7 +59,7 @@ def attach(model: Model, kernel: Kernel | Sequence[Kernel], *, seed: int = 0) ->
     whole("seed", seed, None)
     register()
     owner = _owner(base)
-    attached = [one for one in base.modules() if isinstance(one, AttachedKernel)]
+    attached = kernels_of(base)
     single = not isinstance(kernel, list | tuple)
     kernels: list[Any] = [kernel] if single else list(kernel)  # type: ignore[arg-type]
     for i, one in enumerate(kernels):
@@ -106,8 +106,7 @@ def attached_kernels(model: nn.Module) -> list[AttachedKernel]:
     Raises:
         SettingError: nothing is attached.
     """
-    found = [module for module in model.modules() if isinstance(module, AttachedKernel)]
-    if not found:
+    if not (found := kernels_of(model)):
         raise SettingError("model", "a model with a kernel from attach(model, kernel)", Shown(type(model).__name__))
     return found
 
@@ -188,8 +187,7 @@ def _places(base: Any, owner: Any) -> list[tuple[str, str, tuple[int, int, int]]
         expected = "a decoder with only causal self-attention; a kernel cannot replace other kinds of attention"
         raise SettingError("model", expected, kind)
     expected = "a model class that looks its attention up in AttentionInterface, as Llama and GPT-2 do"
-    if not owner._can_set_attn_implementation():
-        raise SettingError("model", expected, kind)
+    check_that(owner._can_set_attn_implementation(), "model", expected, kind)
     names, before = {one: name for name, one in base.named_modules()}, owner.config._attn_implementation
     order = list(names.values())
     found: list[tuple[str, str, tuple[int, int, int]]] = []
@@ -221,8 +219,7 @@ def _places(base: Any, owner: Any) -> list[tuple[str, str, tuple[int, int, int]]
         owner.set_attn_implementation(before)
         for one, mode in modes:
             one.training = mode
-    if not found:
-        raise SettingError("model", expected, kind)
+    check_that(found, "model", expected, kind)
     if not own.is_meta and not (own - got).abs().max() <= own.abs().max() * 10 * torch.finfo(own.dtype).eps ** 0.5:
         expected = "a model whose attention is the softmax of scaled scores, for which a kernel can stand"
         raise SettingError("model", expected, Shown(f"{kind}, whose logits change with Softmax() attached"))
@@ -248,8 +245,7 @@ def check_kernel(kernel: object, path: str, config: Any) -> None:
         raise SettingError(path, "a kernel, such as LSSAR(p=15); positions stay those of the model", Shown(kernel))
     if not isinstance(kernel, Kernel):
         raise SettingError(path, "a kernel, such as LSSAR(p=15)", kernel)
-    if kernel.gates:
-        raise SettingError(path, "a kernel without gates; only layers of Decoder compute gates", Shown(kernel))
+    check_that(not kernel.gates, path, "a kernel without gates; only layers of Decoder compute gates", Shown(kernel))
     if getattr(config, "rope_parameters", None) is None:
         return
     if (rotation := getattr(kernel, "rotation", "input")) != "input":

@@ -21,7 +21,7 @@ from sparsity_lab.interop.extra import required
 from sparsity_lab.kernels import AuxiliaryOutputs, Kernel
 from sparsity_lab.models.initial import named_seed
 from sparsity_lab.models.record import LayerRecord
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError, Shown, check_that
 
 NAME, TRIED = "sparsity_lab", "sparsity_lab_tried"
 CHILD = "attached_kernel"
@@ -76,6 +76,16 @@ class AttachedKernel(nn.Module):
 
     def extra_repr(self) -> str:
         return str(self.kernel)
+
+
+def kernels_of(model: nn.Module) -> list[AttachedKernel]:
+    """What is attached to each attention layer, in order; empty if nothing is."""
+    return [module for module in model.modules() if isinstance(module, AttachedKernel)]
+
+
+def check_detached(model: nn.Module) -> None:
+    """Raise ``SettingError`` if a kernel is attached."""
+    check_that(not kernels_of(model), "model", "a kernel is attached; call detach(model) first")
 
 
 def register() -> None:

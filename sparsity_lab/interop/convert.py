@@ -15,11 +15,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sparsity_lab.interop.attach import attach
-from sparsity_lab.interop.attention import AttachedKernel
+from sparsity_lab.interop.attention import kernels_of
 from sparsity_lab.interop.extra import pretrained, required
 from sparsity_lab.kernels import Kernel, Softmax
 from sparsity_lab.models import Decoder, DecoderModel, RoPE
-from sparsity_lab.settings import SettingError, Shown, whole
+from sparsity_lab.settings import SettingError, Shown, check_that, whole
 
 _TYPES = "llama", "mistral"
 """Model types that compute what their parts say: others give the same parts other meanings."""
@@ -49,7 +49,7 @@ def from_transformers(model: nn.Module) -> DecoderModel:
     base: Any = pretrained(model)
     _check_parts(base)
     config = base.config
-    attached = [module for module in base.modules() if isinstance(module, AttachedKernel)]
+    attached = kernels_of(base)
     kernels: list[Kernel] = [one.kernel for one in attached] or [Softmax()] * config.num_hidden_layers
     setting = Decoder(
         vocab_size=config.vocab_size,
@@ -197,8 +197,7 @@ def _check_parts(base: Any) -> None:
 def _rope(config: Any) -> RoPE:
     parameters = dict(config.rope_parameters)
     kind = parameters.get("rope_type", "default")
-    if kind not in ("default", "linear"):
-        raise SettingError("model.config.rope_parameters.rope_type", "'default' or 'linear'", kind)
+    check_that(kind in ("default", "linear"), "model.config.rope_parameters.rope_type", "'default' or 'linear'", kind)
     if (share := parameters.get("partial_rotary_factor", 1.0)) != 1:
         raise SettingError(
             "model.config.rope_parameters.partial_rotary_factor", "1, so that all of a head rotates", share

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError, Shown, check_that
 
 Text = str | Sequence[Any] | Tensor
 """Documents: texts, or whole numbers, the tokens of each; a single text or row of tokens is cut into parts."""
@@ -46,15 +46,13 @@ def tokens_of(text: Text, tokenizer: Any, least: int, vocab_size: int) -> Int64[
     documents = [text] if _is_single(text) else text
     found = [_tokens(one, tokenizer) for one in documents]
     row = torch.cat(found) if found else torch.zeros(0, dtype=torch.int64)
-    if len(row) < least:
-        raise SettingError("text", f"at least {least} tokens", len(row))
+    check_that(len(row) >= least, "text", f"at least {least} tokens", len(row))
     check_known("text", row, vocab_size)
     return row
 
 
 def _is_single(text: Text) -> bool:
-    if not _is_several(text):
-        raise SettingError("text", "documents, texts or rows of tokens", Shown(type(text).__name__))
+    check_that(_is_several(text), "text", "documents, texts or rows of tokens", Shown(type(text).__name__))
     return isinstance(text, str) or (len(text) > 0 and not _is_several(text[0]))
 
 

@@ -5,13 +5,14 @@ are trained together with whole embeddings and norms, using sparse attention in 
 densely.
 """
 
+import copy
 import hashlib
 import json
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,21 +24,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sparsity_lab.analysis.length_axis import length_axis
-from sparsity_lab.analysis.lines import draw_curve, name_lines
 from sparsity_lab.analysis.measurement import Measurement, rows_frame
 from sparsity_lab.analysis.output import write_whole
 from sparsity_lab.analysis.statistics import mean_interval
-from sparsity_lab.analysis.style import look, new_axes, styled
 from sparsity_lab.interop.attach import attach, attached_kernels, check_kernel, detach
-from sparsity_lab.interop.attention import AttachedKernel
+from sparsity_lab.interop.attention import check_detached, kernels_of
 from sparsity_lab.interop.documents import Text, tokens_of, windows_of
 from sparsity_lab.interop.extra import check_positive, pretrained, required
-from sparsity_lab.interop.interpolation import checked_context, interpolate_positions
-from sparsity_lab.interop.swap import token_losses
+from sparsity_lab.interop.swap import draw_losses, token_losses
 from sparsity_lab.kernels import Kernel, ShiftedSparse
 from sparsity_lab.models.initial import named_seed
-from sparsity_lab.settings import SettingError, Shown, to_data
+from sparsity_lab.settings import SettingError, Shown, check_that, to_data
 from sparsity_lab.settings import whole as checked_whole
 
 BEFORE, AFTER = "before", "after"
@@ -47,6 +44,8 @@ _PLACE = "_name_or_path", "transformers_version"
 """Of a config, what changes no training."""
 _SPARSE = ShiftedSparse(ratio=0.25)
 _MOMENTS = "exp_avg", "exp_avg_sq"
+_ALL = ""
+"""The kind of all layers, where they have the same rope settings."""
 _PROJECTIONS = "q_proj", "k_proj", "v_proj", "o_proj"
 
 
@@ -93,16 +92,7 @@ class ExtendedContext(Measurement):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the loss by length of context, before and after; returns the axes."""
-        with styled():
-            ax = new_axes(5.0, 3.6) if ax is None else ax
-            for index, when in enumerate((BEFORE, AFTER)):
-                part = self._frame.filter(pl.col("when") == when)
-                band: dict[str, Any] = {"low": part["low"], "high": part["high"]}
-                draw_curve(ax, part["length"], part["loss"], look(index), when, **band)
-            length_axis(ax, self._frame["length"], None, "context (tokens, log scale)")
-            ax.set_ylabel("loss (nats a token)")
-            name_lines(ax)
-        return ax
+        return draw_losses(ax, self._frame, "length", self._frame["length"].unique().to_list(), by="when")
 
 
 def extend(
@@ -163,22 +153,32 @@ def extend(
     """
     base = pretrained(model)
     config: Any = base.config
-    if any(isinstance(module, AttachedKernel) for module in model.modules()):
-        raise SettingError("model", "a kernel is attached; call detach(model) first")
-    if hasattr(model, "peft_config"):
-        raise SettingError("model", "a model without an adapter; call model.merge_and_unload() first")
-    recipe = _Recipe(
-        context=context, kernel=kernel, rank=rank, alpha=alpha, whole=whole, steps=steps, batch_size=batch_size,
-        learning_rate=learning_rate, warmup=warmup, checkpoint_every=checkpoint_every, seed=seed,
-    )  # fmt: skip
-    recipe.check()
+    check_detached(model)
+    plain = not hasattr(model, "peft_config")
+    check_that(plain, "model", "a model without an adapter; call model.merge_and_unload() first")
+    for number in ("steps", steps, 0), ("batch_size", batch_size, 1), ("warmup", warmup, 0), ("seed", seed, None):
+        checked_whole(*number)
+    checked_whole("checkpoint_every", checkpoint_every)
+    checked_whole("rank", 1 if rank is None else rank)
+    check_positive("alpha", alpha)
+    check_positive("learning_rate", learning_rate)
     check_kernel(kernel, "kernel", config)
     checked_whole("documents", documents, 2)
-    declared = checked_context(config, context)
+    declared = _checked_context(config, context)
     stream = tokens_of(text, tokenizer, context + 1, config.vocab_size)
     windows = windows_of(held_out, tokenizer, context + 1, documents, config.vocab_size)
     lengths = sorted({max(2, declared // 2), declared, *_between(declared, context), context})
-    settings = recipe.identity | {
+    # What every part of an interrupted training has in common.
+    settings = {
+        "context": context,
+        "kernel": to_data(kernel),
+        "rank": rank,
+        "alpha": alpha,
+        "whole": whole,
+        "seed": seed,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "warmup": warmup,
         "text": _digest({"tokens": stream}),
         "model": _digest(model.state_dict()),
         "config": {name: one for name, one in config.to_dict().items() if name not in _PLACE},
@@ -189,7 +189,7 @@ def extend(
         interpolate_positions(model, context / declared)
         attach(model, kernel, seed=seed)
         adapted = model if rank is None else _with_low_rank_maps(model, rank, alpha, whole, seed)
-        losses = _train(adapted, stream, folder / _CHECKPOINT, settings, recipe, progress)
+        losses = _train(adapted, stream, folder / _CHECKPOINT, settings, steps, checkpoint_every, progress)
         detach(adapted).eval()
         saved: Any = adapted
         saved.save_pretrained(folder)
@@ -206,38 +206,69 @@ def extend(
     )
 
 
+def interpolate_positions(model: nn.Module, factor: float) -> None:
+    """Divide positions by a factor, in place, through the model's rope settings (Chen et al., arXiv 2306.15595): the
+    config says so, and declares a context that many times as long. Interpolating again multiplies.
+
+    >>> interpolate_positions(llama, 2.0)
+    >>> llama.config.rope_parameters["rope_type"]
+    'linear'
+
+    Where kinds of layers have settings of their own, all are interpolated.
+
+    Raises:
+        SettingError: a model without rotary positions, with other scaling than linear, or of a class without it.
+    """
+    base: Any = pretrained(model)
+    check_positive("factor", factor)
+    config, ropes = base.config, _ropes_of(base.config)
+    scaled = {
+        kind: {**own, "rope_type": "linear", "factor": float(own.get("factor", 1.0)) * factor}
+        for kind, own in ropes.items()
+    }
+    changed = copy.copy(config)
+    changed.rope_parameters = scaled.get(_ALL, scaled)
+    try:
+        changed.validate_rope()
+    except ValueError as error:
+        expected = "those of a class that knows 'linear'"
+        raise SettingError("model.config.rope_parameters", expected, Shown(" ".join(str(error).split()))) from None
+    config.rope_parameters = changed.rope_parameters
+    config.max_position_embeddings = round(config.max_position_embeddings * factor)
+    for parent in list(base.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child).__name__.endswith("RotaryEmbedding"):
+                setattr(parent, name, type(child)(config).to(next(child.buffers()).device))
+
+
+def _ropes_of(config: Any) -> dict[str, dict[str, Any]]:
+    """Rope settings by kind of layer; of ``_ALL`` where they have the same."""
+    parameters = getattr(config, "rope_parameters", None)
+    if not parameters:
+        expected = "rotary positions, which can be interpolated"
+        raise SettingError("model.config.rope_parameters", expected, Shown(f"none, in a {config.model_type}"))
+    nested = all(isinstance(one, Mapping) for one in parameters.values())
+    found = {name: dict(one) for name, one in (parameters if nested else {_ALL: parameters}).items()}
+    for name, own in found.items():
+        if (kind := own.get("rope_type", "default")) not in ("default", "linear"):
+            path = ".".join(filter(None, ("model.config.rope_parameters", name, "rope_type")))
+            raise SettingError(path, "'default' or 'linear'", kind)
+    return found
+
+
+def _checked_context(config: Any, context: int) -> int:
+    _ropes_of(config)
+    declared, window = getattr(config, "max_position_embeddings", None), getattr(config, "sliding_window", None)
+    if declared is None:
+        raise SettingError("model.config.max_position_embeddings", "a number, the context to extend", None)
+    if checked_whole("context", context) <= declared:
+        raise SettingError("context", f"more than {declared}, the model's own context", context)
+    if window is not None and window < context:
+        raise SettingError("model.config.sliding_window", f"None, or at least {context}, the new context", window)
+    return int(declared)
+
+
 # --- what is checked and chosen
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Recipe:
-    """What is trained and how, as ``extend`` documents it."""
-
-    context: int
-    kernel: Kernel
-    rank: int | None
-    alpha: float
-    whole: bool
-    steps: int
-    batch_size: int
-    learning_rate: float
-    warmup: int
-    checkpoint_every: int
-    seed: int
-
-    def check(self) -> None:
-        least = {"steps": 0, "batch_size": 1, "warmup": 0, "checkpoint_every": 1, "seed": None}
-        for name, smallest in (least if self.rank is None else least | {"rank": 1}).items():
-            checked_whole(name, getattr(self, name), smallest)
-        check_positive("alpha", self.alpha)
-        check_positive("learning_rate", self.learning_rate)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What every part of an interrupted training has in common."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        del own["steps"], own["checkpoint_every"]
-        return own | {"kernel": to_data(self.kernel)}
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -260,7 +291,7 @@ def _as_it_came_after_an_error(model: nn.Module, *, weights: bool) -> Iterator[N
     try:
         yield
     except BaseException:
-        if any(isinstance(one, AttachedKernel) for one in model.modules()):
+        if kernels_of(model):
             detach(model)
         for one, parts, training in modules:
             one._modules, one.training = parts, training
@@ -297,8 +328,7 @@ def _projections(base: Any) -> list[str]:
         for name, module in layer.named_modules()
         if isinstance(module, nn.Linear)
     }
-    if not found:
-        raise SettingError("model", "linear maps in its attention", Shown(type(base).__name__))
+    check_that(found, "model", "linear maps in its attention", Shown(type(base).__name__))
     usual = {name for name in found if name.rpartition(".")[2] in _PROJECTIONS}
     return sorted(usual if len(usual) == len(_PROJECTIONS) else found)
 
@@ -346,33 +376,33 @@ def _train(
     stream: Int64[Tensor, " n"],
     file: Path,
     settings: dict[str, Any],
-    recipe: _Recipe,
+    steps: int,
+    checkpoint_every: int,
     progress: Callable[[int, float], None] | None,
 ) -> list[float]:
     """The losses of all steps, those before an interruption too."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
-    device = next(iter(trained.values())).device
+    optimizer = torch.optim.AdamW(trained.values(), lr=settings["learning_rate"], betas=(0.9, 0.95), weight_decay=0.0)
+    device, context = next(iter(trained.values())).device, settings["context"]
     losses = _resumed(file, settings, trained, optimizer)
-    if len(losses) > recipe.steps:
-        raise SettingError("steps", f"at least {len(losses)}, which are done in {file.parent}", recipe.steps)
+    check_that(len(losses) <= steps, "steps", f"at least {len(losses)}, which are done in {file.parent}", steps)
     model.train()
-    for step in range(len(losses), recipe.steps):
-        generator = torch.Generator().manual_seed(named_seed(recipe.seed, f"step {step}"))
-        starts = torch.randint(0, len(stream) - recipe.context, (recipe.batch_size,), generator=generator)
-        batch = stream[starts[:, None] + torch.arange(recipe.context)].to(device)
+    for step in range(len(losses), steps):
+        generator = torch.Generator().manual_seed(named_seed(settings["seed"], f"step {step}"))
+        starts = torch.randint(0, len(stream) - context, (settings["batch_size"],), generator=generator)
+        batch = stream[starts[:, None] + torch.arange(context)].to(device)
         loss = model(input_ids=batch, labels=batch, use_cache=False).loss
         losses.append(loss.item())
         if not math.isfinite(losses[-1]):
             expected = f"a rate that keeps the loss finite (it was not at step {step})"
-            raise SettingError("learning_rate", expected, recipe.learning_rate)
+            raise SettingError("learning_rate", expected, settings["learning_rate"])
         loss.backward()
         nn.utils.clip_grad_norm_(trained.values(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * min(1.0, (step + 1) / max(1, recipe.warmup))
+            group["lr"] = settings["learning_rate"] * min(1.0, (step + 1) / max(1, settings["warmup"]))
         optimizer.step()
         optimizer.zero_grad()
-        if (step + 1) % recipe.checkpoint_every == 0 or step + 1 == recipe.steps:
+        if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
             write_whole(file, _packed(settings, trained, optimizer, losses))
         if progress is not None:
             progress(step, losses[-1])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparsity_lab.analysis.dependencies.search import Predictor
 from sparsity_lab.interop.attach import attach, attached_kernels, detach
-from sparsity_lab.interop.attention import AttachedKernel
+from sparsity_lab.interop.attention import kernels_of
 from sparsity_lab.interop.documents import check_known
 from sparsity_lab.interop.extra import pretrained
 from sparsity_lab.kernels import Softmax
@@ -118,7 +118,7 @@ def as_predictor(model: nn.Module) -> Predictor:
 def _at_inference(model: Any) -> Iterator[None]:
     """With a kernel attached, softmax where there is none, and in evaluation mode; then as it was."""
     was_training = model.training
-    own = any(isinstance(module, AttachedKernel) for module in model.modules())
+    own = kernels_of(model)
     if not own:
         attach(model, Softmax())
     model.eval()

@@ -21,8 +21,10 @@ from sparsity_lab.settings.errors import LARGEST_WHOLE as LARGEST_WHOLE
 from sparsity_lab.settings.errors import SettingError as SettingError
 from sparsity_lab.settings.errors import Shown as Shown
 from sparsity_lab.settings.errors import check_least as check_least
+from sparsity_lab.settings.errors import check_most as check_most
 from sparsity_lab.settings.errors import check_range as check_range
 from sparsity_lab.settings.errors import check_text as check_text
+from sparsity_lab.settings.errors import check_that as check_that
 from sparsity_lab.settings.errors import counted as counted
 from sparsity_lab.settings.errors import whole as whole
 from sparsity_lab.settings.fields import FrozenMapping as FrozenMapping

@@ -1,8 +1,9 @@
 """The error of a bad setting."""
 
+import contextlib
 import difflib
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 LARGEST_SIZE = 2**22
 """Of vocabularies, sets, widths and tables: far above what anyone makes, and still made in seconds."""
@@ -105,6 +106,39 @@ def check_range(value: object, path: str, largest: int) -> None:
             check_range(item, join(path, str(key)), largest)
 
 
+@contextlib.contextmanager
+def inside(path: str) -> Iterator[None]:
+    """What goes wrong with a part is said as from the object that holds it at ``path``."""
+    try:
+        yield
+    except SettingError as error:
+        raise error.inside(path) from None
+
+
+def check_that(
+    fits: object, path: str, expected: str, got: object = _PLAIN, known: Iterable[str] = (), meant: str | None = None
+) -> None:
+    """Raise this ``SettingError`` unless something fits.
+
+    >>> check_that(0 <= 1.5 < 1, "warmup", "a share of the steps", 1.5)
+    Traceback (most recent call last):
+    sparsity_lab.settings.errors.SettingError: warmup: expected a share of the steps, got 1.5
+    """
+    if not fits:
+        raise SettingError(path, expected, got, known, meant)
+
+
+def check_most(most: int, **values: int) -> None:
+    """Raise ``SettingError`` if a number is too large. They are named by their paths.
+
+    >>> check_most(1024, threads=2000)
+    Traceback (most recent call last):
+    sparsity_lab.settings.errors.SettingError: threads: expected at most 1024, got 2000
+    """
+    for name, value in values.items():
+        check_that(value <= most, name, f"at most {most}", value)
+
+
 def check_least(least: int, **values: float | None) -> None:
     """Raise ``SettingError`` if a number is too small. They are named by their paths; None is no number.
 
@@ -113,8 +147,7 @@ def check_least(least: int, **values: float | None) -> None:
     sparsity_lab.settings.errors.SettingError: steps: expected at least 1, got 0
     """
     for name, value in values.items():
-        if value is not None and value < least:
-            raise SettingError(name, f"at least {least}", value)
+        check_that(value is None or value >= least, name, f"at least {least}", value)
 
 
 def whole(name: str, value: object, least: int | None = 1) -> int:

@@ -1,8 +1,8 @@
 """Classes that are defined again, as when a notebook reloads an edited module.
 
 A name that was imported is the old class object, and stays so. The only way to new code is that this object changes.
-Its members are set one by one. Its base classes were defined again too, also those that are no settings. It finds them
-by its bases alone, and Python changes those by an assignment to ``__bases__`` and in no other way:
+Its members are set one by one. Its base classes were defined again too, also those that are no settings. It finds
+them by its bases alone, and Python changes those by an assignment to ``__bases__`` and in no other way:
 ``test_base_classes_are_reloaded_too`` fails without it.
 """
 

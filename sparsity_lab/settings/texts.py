@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 from sparsity_lab.settings import short_form
-from sparsity_lab.settings.errors import SettingError, join
+from sparsity_lab.settings.errors import check_that, inside, join
 from sparsity_lab.settings.setting import Setting, default_of, field_hints, kept, kinds, unknown_field
 
 AnySetting = TypeVar("AnySetting", bound=Setting)
@@ -255,11 +255,8 @@ def replace_at(setting: AnySetting, path: str, value: Any) -> AnySetting:
     if name not in hints:
         raise unknown_field(type(setting), name, path)
     if rest:
-        inner = getattr(setting, name)
-        if not isinstance(inner, Setting):
-            raise SettingError(path, f"a setting with fields at {name!r}", inner)
-        try:
-            value = replace_at(inner, rest, value)
-        except SettingError as error:
-            raise error.inside(name) from None
+        part = getattr(setting, name)
+        check_that(isinstance(part, Setting), path, f"a setting with fields at {name!r}", part)
+        with inside(name):
+            value = replace_at(part, rest, value)
     return setting.replace(**{name: value})

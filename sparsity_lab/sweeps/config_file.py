@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sparsity_lab.settings import SettingError, Shown, distinct, from_data, read_whole
+from sparsity_lab.settings import SettingError, Shown, check_that, distinct, from_data, read_whole
 from sparsity_lab.sweeps.sweep import Sweep, grid
 from sparsity_lab.training import RunConfig
 
@@ -38,8 +38,7 @@ def _read_json(text: str) -> Any:
 
 
 def _read_toml(text: str) -> Any:
-    if _LONG_KEY.search(text):
-        raise SettingError("", "keys with at most 64 parts", Shown("more"))
+    check_that(not _LONG_KEY.search(text), "", "keys with at most 64 parts", Shown("more"))
     return tomllib.loads(text)
 
 
@@ -57,8 +56,7 @@ def read_data(path: Path) -> dict[str, Any]:
     Raises:
         SettingError: the file cannot be read, is not valid (the parser's words say where), or has a field twice.
     """
-    if not is_config_file(path):
-        raise SettingError(str(path), "a file that ends in .toml or .json", path.suffix or path.name)
+    check_that(is_config_file(path), str(path), "a file that ends in .toml or .json", path.suffix or path.name)
     kind = path.suffix.lower()
     content = read_whole(path, _MOST_BYTES[kind])
     try:
@@ -117,8 +115,7 @@ def load_sweep(path: Path) -> Sweep:
     if "grid" not in data and "base" not in data:
         return from_data(Sweep, data)
     for name in data:
-        if name not in _GRID_FIELDS:
-            raise SettingError(name, "a field of a sweep made by a grid", name, _GRID_FIELDS)
+        check_that(name in _GRID_FIELDS, name, "a field of a sweep made by a grid", name, _GRID_FIELDS)
     base = from_data(RunConfig, data.get("base", {}), "base")
     axes = data.get("grid", {})
     if not isinstance(axes, dict):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from sparsity_lab.settings import Setting, SettingError, check_least, from_data, register
+from sparsity_lab.settings import Setting, SettingError, check_least, check_that, from_data, register
 from sparsity_lab.sweeps.workers import Device, Worker, first_ready
 from sparsity_lab.training import Diverged, RunConfig
 from sparsity_lab.training.lease import Leased
@@ -162,8 +162,7 @@ class Processes(Engine):
             seen = [one.strip() for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
             names = [int(one) if re.fullmatch("[0-9]+", one) else one for one in seen if one]
             devices = tuple((names or range(torch.cuda.device_count()))[: torch.cuda.device_count()])
-            if not devices:
-                raise SettingError("devices", "'auto' needs a GPU, but this machine has none")
+            check_that(devices, "devices", "'auto' needs a GPU, but this machine has none")
         return [device for device in devices for _ in range(self.per_device)] or [None] * self.workers
 
     def check(self) -> None:
@@ -175,8 +174,7 @@ class Processes(Engine):
                     expected = "the number of a GPU, from 0, or its name such as 'GPU-8f6c', each once"
                     raise SettingError(f"devices[{i}]", expected, device)
         check_least(1, workers=self.workers)
-        if self.workers > _MOST_WORKERS:
-            raise SettingError("workers", f"at most {_MOST_WORKERS}", self.workers)
+        check_that(self.workers <= _MOST_WORKERS, "workers", f"at most {_MOST_WORKERS}", self.workers)
 
     def knows_main(self) -> bool:
         """Every worker imports a script, but nothing of a notebook."""

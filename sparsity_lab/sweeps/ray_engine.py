@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsity_lab.settings import SettingError, Shown, check_least, register
+from sparsity_lab.settings import SettingError, Shown, check_least, check_that, register
 from sparsity_lab.sweeps.engines import Ended, Engine, execute
 
 if TYPE_CHECKING:
@@ -69,14 +69,12 @@ class RayEngine(Engine):
     def check(self) -> None:
         if self.address not in ("local", "auto") and not _HOST_AND_PORT.fullmatch(self.address):
             raise SettingError("address", "'local', 'auto' or 'host:port'", self.address)
-        if not _SMALLEST_SHARE <= self.cpus < math.inf:
-            raise SettingError("cpus", f"at least {_SMALLEST_SHARE:g}", self.cpus)
+        check_that(_SMALLEST_SHARE <= self.cpus < math.inf, "cpus", f"at least {_SMALLEST_SHARE:g}", self.cpus)
         if not (self.gpus == 0 or _SMALLEST_SHARE <= self.gpus <= 1 or (self.gpus > 1 and self.gpus.is_integer())):
             raise SettingError("gpus", "0, a fraction below 1, or a whole number", self.gpus)
         check_least(0, retries=self.retries)
         check_least(1, in_flight=self.in_flight)
-        if not 0 < self.patience < math.inf:
-            raise SettingError("patience", "a number of seconds above 0", self.patience)
+        check_that(0 < self.patience < math.inf, "patience", "a number of seconds above 0", self.patience)
 
     def run(
         self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence["Logger"] = ()
@@ -91,8 +89,7 @@ class RayEngine(Engine):
         if not runs:
             return
         with self._connected(ray):
-            if not self._fits(ray):
-                raise SettingError("engine", f"no node of the cluster can hold a run: {self._no_room()}")
+            check_that(self._fits(ray), "engine", f"no node of the cluster can hold a run: {self._no_room()}")
             yield from self._run(ray, runs, out, modules, loggers)
 
     def _run(

@@ -16,6 +16,7 @@ from sparsity_lab.generators import Task
 from sparsity_lab.settings import (
     SettingError,
     Shown,
+    check_that,
     column_types,
     counted,
     flatten,
@@ -163,8 +164,7 @@ class Results:
             ``condition_task``. The type of a column is that of the field and never that of the values, so frames of
             several folders go together: ``pl.concat(frames, how="diagonal")``.
         """
-        if name not in get_args(FrameName):
-            raise SettingError("name", "a frame", name, get_args(FrameName))
+        check_that(name in get_args(FrameName), "name", "a frame", name, get_args(FrameName))
         configs = self._configs()
         rows = self._rows(name)
         self._check_size(rows.estimated_size() + _BYTES_OF_VALUE * rows.height * configs.width)
@@ -487,8 +487,7 @@ def _find_runs(folder: Path, most: int) -> tuple[RunConfig, ...]:
     if (size := _bytes_of(files)) > most:
         raise SettingError(str(folder), f"at most {most} bytes of {store.CONFIG} in all", Shown(f"{size}"))
     runs = {file.parent: RunFolder(file.parent).config for file in files}
-    if not runs:
-        raise SettingError("folder", "a folder with runs", str(folder))
+    check_that(runs, "folder", "a folder with runs", str(folder))
     for place, run in runs.items():
         if place.name != run.id:
             raise SettingError(str(place), f"the id of the run in it, {run.id}", place.name)

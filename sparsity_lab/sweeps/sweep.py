@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsity_lab.settings import Setting, SettingError, register, replace_at
+from sparsity_lab.settings import Setting, SettingError, check_that, register, replace_at
 from sparsity_lab.training import RunConfig, run_labels
 
 _MOST_RUNS = 2**20
@@ -33,8 +33,7 @@ class Sweep(Setting, family="sweep"):
         return (cls(name="one", runs=RunConfig.examples()[:1]),)
 
     def check(self) -> None:
-        if not self.runs:
-            raise SettingError("runs", "at least one run", self.runs)
+        check_that(self.runs, "runs", "at least one run", self.runs)
         first: dict[str, int] = {}
         for i, run in enumerate(self.runs):
             if run.id in first:

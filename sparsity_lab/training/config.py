@@ -14,11 +14,14 @@ from sparsity_lab.settings import (
     SettingError,
     Shown,
     check_least,
+    check_most,
+    check_that,
     identifier,
     register,
     settings_in,
     with_each,
 )
+from sparsity_lab.settings.errors import inside
 from sparsity_lab.settings.setting import kept
 from sparsity_lab.training import memory
 from sparsity_lab.training.curriculum import Curriculum, UniformLength
@@ -34,14 +37,13 @@ _MOST_SEQUENCES = 2**26
 _MOST_THREADS = 1024
 _MOST_ROWS = 2**20
 """Of the metrics of a run, which are read whole."""
+_LEAST = {
+    1: ("batch_size", "log_every", "accumulation", "threads"),
+    0: ("steps", "checkpoint_every", "validate_every", "weight_decay"),
+}
+"""Of the numbers of a training."""
 _MOST_MEASURED = 2**16
 """Conditions and lengths of an evaluation, in pairs."""
-
-
-def _at_most(setting: Setting, maximum: int, *names: str) -> None:
-    for name in names:
-        if getattr(setting, name) > maximum:
-            raise SettingError(name, f"at most {maximum}", getattr(setting, name))
 
 
 @register
@@ -100,12 +102,10 @@ class Training(Setting, family="training"):
         return (cls(), cls(weight_decay_by={"*norm*": 0.0}, validate_every=100, stop_when="learned"))
 
     def check(self) -> None:
-        sizes = {"log_every": self.log_every, "accumulation": self.accumulation, "threads": self.threads}
-        check_least(1, batch_size=self.batch_size, **sizes)
-        every = {"checkpoint_every": self.checkpoint_every, "validate_every": self.validate_every}
-        check_least(0, steps=self.steps, **every, weight_decay=self.weight_decay)
-        _at_most(self, _MOST_SEQUENCES, "batch_size")
-        _at_most(self, _MOST_THREADS, "threads")
+        for least, names in _LEAST.items():
+            check_least(least, **{name: getattr(self, name) for name in names})
+        check_most(_MOST_SEQUENCES, batch_size=self.batch_size)
+        check_most(_MOST_THREADS, threads=self.threads)
         check_least(0, **{f"weight_decay_by.{pattern}": decay for pattern, decay in self.weight_decay_by.items()})
         if self.stop_when and not self.validate_every:
             raise SettingError("validate_every", f"at least 1 with stop_when = {self.stop_when!r}", 0)
@@ -113,15 +113,12 @@ class Training(Setting, family="training"):
             expected = f"at least {-(-self.steps // _MOST_ROWS)} for {self.steps} steps"
             raise SettingError("log_every", expected, self.log_every)
         for name in ("learning_rate", "clip"):
-            if getattr(self, name) <= 0:
-                raise SettingError(name, "a positive number", getattr(self, name))
-        if not 0 <= self.warmup < 1:
-            raise SettingError("warmup", "a share of the steps, at least 0 and below 1", self.warmup)
-        if not 0 <= self.final_fraction <= 1:
-            raise SettingError("final_fraction", "a share of the learning rate, from 0 to 1", self.final_fraction)
+            check_that(getattr(self, name) > 0, name, "a positive number", getattr(self, name))
+        check_that(0 <= self.warmup < 1, "warmup", "a share of the steps, at least 0 and below 1", self.warmup)
+        share = "a share of the learning rate, from 0 to 1"
+        check_that(0 <= self.final_fraction <= 1, "final_fraction", share, self.final_fraction)
         for i, beta in enumerate(self.betas):
-            if not 0 <= beta < 1:
-                raise SettingError(f"betas[{i}]", "at least 0 and below 1", beta)
+            check_that(0 <= beta < 1, f"betas[{i}]", "at least 0 and below 1", beta)
         if self.batch_size % self.accumulation:
             raise SettingError("accumulation", f"a divisor of the batch_size {self.batch_size}", self.accumulation)
         if not re.fullmatch(r"cpu|cuda(:[0-9]{1,2})?", self.device):
@@ -163,22 +160,21 @@ class Evaluation(Setting, family="evaluation"):
     threshold: float = LEARNED
 
     def check(self) -> None:
-        if not self.lengths:
-            raise SettingError("lengths", "at least one length", self.lengths)
+        check_that(self.lengths, "lengths", "at least one length", self.lengths)
         for i, length in enumerate(self.lengths):
-            if length < 1:
-                raise SettingError(f"lengths[{i}]", "a positive length", length)
+            check_that(length >= 1, f"lengths[{i}]", "a positive length", length)
             if i and length <= self.lengths[i - 1]:
                 raise SettingError(f"lengths[{i}]", f"a length above {self.lengths[i - 1]}, the one before", length)
         # One sequence has no standard error.
         check_least(2, sequences=self.sequences)
         check_least(1, batch_tokens=self.batch_tokens)
-        _at_most(self, _MOST_SEQUENCES, "sequences")
-        _at_most(self, _MOST_TOKENS, "batch_tokens")
-        if (pairs := max(1, len(self.conditions)) * len(self.lengths)) > _MOST_MEASURED:
-            raise SettingError("lengths", f"at most {_MOST_MEASURED} pairs of a condition and a length", pairs)
-        if not 0 < self.threshold <= 1:
-            raise SettingError("threshold", "a normalized accuracy above 0, at most 1", self.threshold)
+        check_most(_MOST_SEQUENCES, sequences=self.sequences)
+        check_most(_MOST_TOKENS, batch_tokens=self.batch_tokens)
+        pairs = max(1, len(self.conditions)) * len(self.lengths)
+        most = f"at most {_MOST_MEASURED} pairs of a condition and a length"
+        check_that(pairs <= _MOST_MEASURED, "lengths", most, pairs)
+        fits = 0 < self.threshold <= 1
+        check_that(fits, "threshold", "a normalized accuracy above 0, at most 1", self.threshold)
 
 
 @register
@@ -284,9 +280,7 @@ class RunConfig(Setting, family="run"):
         # Each is asked for, and a number with too many digits would have that go on for ever.
         if high > _LONGEST_TRAINED:
             raise SettingError("training.curriculum", f"training lengths of at most {_LONGEST_TRAINED}", high)
-        for i, length in enumerate(self.evaluation.lengths):
-            if length > _MOST_TOKENS:
-                raise SettingError(f"evaluation.lengths[{i}]", f"at most {_MOST_TOKENS}", length)
+        check_most(_MOST_TOKENS, **{f"evaluation.lengths[{i}]": n for i, n in enumerate(self.evaluation.lengths)})
         for length in range(low, high + 1):
             _check_length(self.task, length, "training.curriculum", "")
         for name, task in self.conditions.items():
@@ -298,12 +292,9 @@ class RunConfig(Setting, family="run"):
             raise SettingError("evaluation.lengths", expected, self.evaluation.lengths)
         step = self.training.batch_size * self.task.sequence_length(high)
         for path, tokens in (("training.batch_size", step), ("evaluation.lengths", self._longest())):
-            if tokens > _MOST_TOKENS:
-                raise SettingError(path, f"at most {_MOST_TOKENS} tokens at a time", tokens)
-        try:
+            check_that(tokens <= _MOST_TOKENS, path, f"at most {_MOST_TOKENS} tokens at a time", tokens)
+        with inside("model"):
             self.model.check_length(self._longest(), trained=self.task.sequence_length(high))
-        except SettingError as error:
-            raise error.inside("model") from None
 
     def _check_stop(self) -> None:
         if self.training.stop_when is None:
@@ -323,20 +314,16 @@ class RunConfig(Setting, family="run"):
             if largest and isinstance(self.model, Decoder) and self.model.coupling is None:
                 unset = f"{path} has coupled IDs but model.coupling is None"
                 raise SettingError("model.coupling", f"{unset}; set Oracle, Predicted or Ignored")
-            try:
+            with inside("model"):
                 self.model.check_position_ids(largest, task.num_kinds if largest else 0)
-            except SettingError as error:
-                raise error.inside("model") from None
 
     def _check_adapter(self) -> None:
         if self.adapter is None:
             return
         if self.parent is None:
             raise SettingError("adapter", "None, since there is no parent whose weights to adapt", str(self.adapter))
-        try:
+        with inside("adapter"):
             self.adapter.check_model(self.model)
-        except SettingError as error:
-            raise error.inside("adapter") from None
 
     def num_bytes(self) -> int:
         """Memory that the run takes at least, by the model's own estimate; 0 if the model has none."""

@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from sparsity_lab.generators import Stream
 from sparsity_lab.generators.stream import bounded, open_unit
-from sparsity_lab.settings import Setting, SettingError, register
+from sparsity_lab.settings import Setting, SettingError, check_that, register
 
 
 class Curriculum(Setting, family="curriculum"):
@@ -39,8 +39,7 @@ class FixedLength(Curriculum):
     length: int = 16
 
     def check(self) -> None:
-        if self.length < 1:
-            raise SettingError("length", "a positive length", self.length)
+        check_that(self.length >= 1, "length", "a positive length", self.length)
 
     def at(self, stream: Stream, step: int, steps: int | None) -> int:
         return self.length
@@ -61,10 +60,8 @@ class UniformLength(Curriculum):
     high: int = 24
 
     def check(self) -> None:
-        if self.low < 1:
-            raise SettingError("low", "a positive length", self.low)
-        if self.high < self.low:
-            raise SettingError("high", f"a length of at least low = {self.low}", self.high)
+        check_that(self.low >= 1, "low", "a positive length", self.low)
+        check_that(self.high >= self.low, "high", f"a length of at least low = {self.low}", self.high)
 
     def at(self, stream: Stream, step: int, steps: int | None) -> int:
         return _uniform(stream, step, self.low, self.high)
@@ -93,14 +90,10 @@ class GrowingLength(Curriculum):
     growth: float = 0.5
 
     def check(self) -> None:
-        if self.low < 1:
-            raise SettingError("low", "a positive length", self.low)
-        if self.start < self.low:
-            raise SettingError("start", f"a length of at least low = {self.low}", self.start)
-        if self.high < self.start:
-            raise SettingError("high", f"a length of at least start = {self.start}", self.high)
-        if not 0 <= self.growth <= 1:
-            raise SettingError("growth", "a share of the steps, from 0 to 1", self.growth)
+        check_that(self.low >= 1, "low", "a positive length", self.low)
+        check_that(self.start >= self.low, "start", f"a length of at least low = {self.low}", self.start)
+        check_that(self.high >= self.start, "high", f"a length of at least start = {self.start}", self.high)
+        check_that(0 <= self.growth <= 1, "growth", "a share of the steps, from 0 to 1", self.growth)
 
     def at(self, stream: Stream, step: int, steps: int | None) -> int:
         if steps is None:
@@ -128,13 +121,13 @@ class MixedLengths(Curriculum):
     shares: tuple[float, ...] | None = None
 
     def check(self) -> None:
-        if not self.curricula:
-            raise SettingError("curricula", "at least one curriculum", self.curricula)
+        number = len(self.curricula)
+        check_that(number, "curricula", "at least one curriculum", self.curricula)
         if self.shares is not None:
-            if len(self.shares) != len(self.curricula):
-                raise SettingError("shares", f"{len(self.curricula)} numbers, one for each curriculum", self.shares)
-            if min(self.shares) <= 0 or abs(sum(self.shares) - 1) > 1e-9:
-                raise SettingError("shares", "positive numbers that sum to 1", self.shares)
+            each = f"{number} numbers, one for each curriculum"
+            check_that(len(self.shares) == number, "shares", each, self.shares)
+            fits = min(self.shares) > 0 and abs(sum(self.shares) - 1) <= 1e-9
+            check_that(fits, "shares", "positive numbers that sum to 1", self.shares)
 
     def at(self, stream: Stream, step: int, steps: int | None) -> int:
         shares = self.shares or (1 / len(self.curricula),) * len(self.curricula)

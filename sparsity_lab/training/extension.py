@@ -2,7 +2,7 @@
 
 from sparsity_lab.kernels import Kernel
 from sparsity_lab.models import Adapter, Decoder, NoPE, PositionScheme, RoPE
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, check_that
 from sparsity_lab.training.config import Evaluation, RunConfig, Training
 from sparsity_lab.training.curriculum import FixedLength
 
@@ -36,8 +36,7 @@ def extended(
         SettingError: a length that is not longer, positions that cannot be interpolated, or as ``RunConfig``.
     """
     trained = parent.training.curriculum.range()[1]
-    if length <= trained:
-        raise SettingError("length", f"more than {trained}, the parent's longest training length", length)
+    check_that(length > trained, "length", f"more than {trained}, the parent's longest training length", length)
     if not isinstance(parent.model, Decoder):
         raise SettingError("parent.model", "a Decoder", parent.model)
     position = parent.model.position

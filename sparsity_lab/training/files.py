@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what is left of writers that were killed.
+"""Files that are written whole or not at all, which process writes them, and what is left of one that was killed.
 
 Every file is first written next to its place, under a name that identifies the writer, and then renamed. So no reader
 ever meets a part of one, and what a killed writer left is recognized by its name.
@@ -6,24 +6,108 @@ ever meets a part of one, and what a killed writer left is recognized by its nam
 
 import contextlib
 import errno
+import functools
+import hashlib
 import os
 import re
+import secrets
 import shutil
+import socket
 import stat
 import time
+import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-
-from sparsity_lab.training.writers import Writer
+from typing import Self
 
 MOST_BYTES = 2**22
 """Of a file, but for frames, weights and the list of a sweep's runs."""
 Check = Callable[[], None]
 """Raises if this process may no longer write here."""
 
-_UNFINISHED = re.compile(r"\..+\.(?P<mark>[0-9a-f]{12}\.\d+\.\d+\.[0-9a-f]{8})\.tmp")
+_MARK = r"[0-9a-f]{12}\.\d+\.\d+\.[0-9a-f]{8}"
+_UNFINISHED = re.compile(rf"\..+\.({_MARK})\.tmp")
 _DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A process, as others that see the same folder know it.
+
+    Attributes:
+        place: of a machine since it was booted, and of a container on it: where process numbers mean the same.
+        process: its number there.
+        started: when it started, in the system's ticks, since numbers are used again; 0 where the system does not
+            say.
+    """
+
+    place: str
+    process: int
+    started: int
+
+    @classmethod
+    def here(cls) -> Self:
+        """This process."""
+        return cls(_place(), os.getpid(), _started(os.getpid()) or 0)
+
+    @classmethod
+    def numbered(cls, process: int) -> Self | None:
+        """The process of this machine that has this number; None if none has."""
+        started = _started(process)
+        return None if started is None else cls(_place(), process, started)
+
+    @classmethod
+    def of(cls, mark: str) -> Self | None:
+        """The writer that made this mark; None if it is no mark."""
+        place, *numbers, _ = mark.split(".") if re.fullmatch(_MARK, mark) else ("", "")
+        return cls(place, *map(int, numbers)) if place else None
+
+    def mark(self) -> str:
+        """A new name that says who made it, and that no other has."""
+        return f"{self.place}.{self.process}.{self.started}.{secrets.token_hex(4)}"
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it belongs to this place, where its end can be seen."""
+        return self.place == _place()
+
+    @property
+    def gone(self) -> bool:
+        """Whether it is known to have ended. Of processes elsewhere nothing is known, nor of one that may not be
+        looked at."""
+        if not self.is_here:
+            return False
+        started = _started(self.process)
+        return started is None or (0 not in (started, self.started) and started != self.started)
+
+
+@functools.cache
+def _place() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+        numbers = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        boot, numbers = f"{uuid.getnode():x}", ""
+    return hashlib.sha256(f"{socket.gethostname()} {boot} {numbers}".encode()).hexdigest()[:12]
+
+
+def _started(process: int) -> int | None:
+    """The start time of a process on this machine, or 0 if the system does not report it. None if there is no such
+    process, or only a zombie."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return None
+    except PermissionError:
+        pass
+    try:
+        # The name before the last bracket may hold anything, and need not be text.
+        state, *fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return 0
+    return None if state in (b"Z", b"X") else int(fields[18])
 
 
 class DamagedFile(ValueError):
@@ -159,5 +243,5 @@ def _unfinished(folder: Path) -> list[tuple[Path, Writer]]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     found = ((name, _UNFINISHED.fullmatch(name)) for name in names if name.endswith(".tmp"))
-    marked = ((name, Writer.of(match["mark"])) for name, match in found if match)
+    marked = ((name, Writer.of(match[1])) for name, match in found if match)
     return [(folder / name, writer) for name, writer in marked if writer]

@@ -1,13 +1,13 @@
 """Frames of runs, parsed from bytes of which a marker has vouched: in this process, or in one of their own."""
 
-import contextlib
 import json
 import os
-import struct
 import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Mapping
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -52,59 +52,46 @@ class FrameProcess:
     for the memory that it takes; then the next one gets a new process. It sends back numbers and texts as JSON."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: Connection | None = None
+        self._end: Callable[[], object] | None = None
 
     def __call__(self, file: Path, content: bytes, schema: pl.Schema, most_rows: int) -> pl.DataFrame:
         """As ``parse_frame``."""
         try:
-            answer = json.loads(self._answer(struct.pack("<Q", most_rows) + content))
+            pipe = self._pipe = self._pipe or self._started()
+            pipe.send_bytes(str(most_rows).encode())
+            pipe.send_bytes(content)
+            answer = json.loads(pipe.recv_bytes(_MOST_ANSWER))
             columns, rows, wrong = (answer.get(name) for name in ("columns", "rows", "wrong"))
         except (OSError, EOFError, ValueError, AttributeError):
-            if self._process is not None:
-                _end(self._process)
-            self._process = None
+            if self._end is not None:
+                self._end()
+            self._pipe = None
             raise DamagedFile(file, "ended the process that parsed it") from None
         if wrong is not None:
             raise DamagedFile(file, str(wrong))
         _check_columns(file, columns, {name: str(kind) for name, kind in schema.items()})
         return pl.DataFrame(rows, schema=schema, orient="row")
 
-    def _answer(self, request: bytes) -> bytes:
-        process = self._process = self._process or _started(self)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(struct.pack("<Q", len(request)) + request)
-        process.stdin.flush()
-        (size,) = struct.unpack("<Q", _whole(process.stdout.read(8), 8))
-        if size > _MOST_ANSWER:
-            raise EOFError
-        return _whole(process.stdout.read(size), size)
+    def _started(self) -> Connection:
+        """The pipe to a new process, which ends with this object."""
+        pipe, far = Pipe()
+        # Without -P the modules beside the script would hide those of Python with the same names.
+        command = [sys.executable, "-P", parsing_process.__file__, str(far.fileno())]
+        environment = {**os.environ, "POLARS_MAX_THREADS": "1"}
+        nothing = subprocess.DEVNULL
+        process = subprocess.Popen(
+            command, stdin=nothing, stdout=nothing, stderr=nothing, env=environment, pass_fds=[far.fileno()]
+        )
+        far.close()
+        self._end = weakref.finalize(self, _end, process, pipe)
+        return pipe
 
 
-def _whole(content: bytes, size: int) -> bytes:
-    if len(content) < size:
-        raise EOFError
-    return content
-
-
-def _started(owner: FrameProcess) -> "subprocess.Popen[bytes]":
-    """A process that ends with its owner."""
-    # Without -P the modules beside the script would hide those of Python with the same names.
-    command = [sys.executable, "-P", parsing_process.__file__]
-    environment = {**os.environ, "POLARS_MAX_THREADS": "1"}
-    pipe, nothing = subprocess.PIPE, subprocess.DEVNULL
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nothing, env=environment)
-    weakref.finalize(owner, _end, process)
-    return process
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _end(process: "subprocess.Popen[bytes]", pipe: Connection) -> None:
     process.kill()
     process.wait()
-    for stream in (process.stdin, process.stdout):
-        with contextlib.suppress(OSError):  # of what could not be written any more
-            if stream is not None:
-                stream.close()
+    pipe.close()
 
 
 def _check_columns(file: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -11,11 +11,10 @@ import polars as pl
 from sparsity_lab.settings import canonical_json
 from sparsity_lab.training import store
 from sparsity_lab.training.config import RunConfig
-from sparsity_lab.training.files import remove, write_file
+from sparsity_lab.training.files import Writer, remove, write_file
 from sparsity_lab.training.folder import RunFolder
 from sparsity_lab.training.lease import Lease, Leased, LeaseLost, holder_of
 from sparsity_lab.training.store import Marker
-from sparsity_lab.training.writers import Writer
 
 _DYING = 3.0
 """Seconds for which a holder that has been killed may still look alive."""

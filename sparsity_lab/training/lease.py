@@ -20,7 +20,7 @@ removal. This is detected as damage and only costs a repetition.
 files. But it takes a lease at once if the holder has the contender's host name and another boot id: that holder must
 have ended before the machine was booted. Where two machines have one host name, as copied images and containers do,
 they would take each other's runs in turn, and no run would end. Here a machine is its name, its boot id and its
-process namespace together (``writers``). Holders elsewhere are given the whole term.
+process namespace together (``files.Writer``). Holders elsewhere are given the whole term.
 """
 
 import contextlib
@@ -37,8 +37,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from sparsity_lab.training.files import first_link, open_file, remove, remove_unfinished, unfinished_name
-from sparsity_lab.training.writers import Writer
+from sparsity_lab.training.files import Writer, first_link, open_file, remove, remove_unfinished, unfinished_name
 
 LEASE = "lease"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from sparsity_lab.settings import SettingError, Shown, read_whole
+from sparsity_lab.settings import SettingError, Shown, check_that, read_whole
 from sparsity_lab.training.config import RunConfig
 from sparsity_lab.training.files import first_link
 
@@ -97,8 +97,7 @@ class CSVLogger(Logger):
                 whole = all(row.keys() == rows[0].keys() for row in old)
             except (csv.Error, KeyError, ValueError, TypeError):
                 whole = False
-            if not whole:
-                raise SettingError("loggers", f"{file} was not written by this logger")
+            check_that(whole, "loggers", f"{file} was not written by this logger")
         with file.open("w" if first else "a", newline="", encoding="utf-8") as new:
             writer = csv.DictWriter(new, list(rows[0]))
             if first:

@@ -91,10 +91,8 @@ def threads_and_device(training: Training) -> Iterator[torch.device]:
 def _deterministic(precision: str) -> Iterator[None]:
     """Deterministic algorithms, the cuBLAS workspace that they need, and TF32 where it is asked for. Memory without
     meaning is not filled: nothing reads it."""
-    enabled, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     deterministic: Any = torch.utils.deterministic
     products, fills = torch.get_float32_matmul_precision(), deterministic.fill_uninitialized_memory
     workspace = os.environ.get(_WORKSPACE)
@@ -139,9 +137,44 @@ def optimize(
         Diverged: the loss, the gradient or the weights are not finite; ``records`` then hold the logged steps
             before.
     """
-    with threads_and_device(config.training) as device:
+    training = config.training
+    with threads_and_device(training) as device:
         model.to(device).train()
-        _Loop(config, model, records, device).run(checkpoint, progress, check, log, validate)
+        loop = _Loop(config, model, records, device)
+        start = loop.resume(checkpoint)
+        batches = _step_inputs(config, start, device)
+        following = next(batches, None)
+        for step in range(start, training.steps):
+            assert following is not None
+            batch, rate = following, training.rate(step)
+            logits, loss, norm = loop.update(step, batch, rate)
+            following = next(batches, None)  # made while a GPU is busy with this step
+            ends = False
+            if validate and training.validate_every and (step + 1) % training.validate_every == 0:
+                loop.look(step)
+                begun = time.perf_counter()
+                ends = validate(step + 1)
+                loop.clock += time.perf_counter() - begun
+            last = ends or step + 1 == training.steps
+            if step % training.log_every == 0 or last:
+                loop.look(step)
+                accuracy = float((logits.argmax(-1) == batch.targets).float().mean())
+                loop.record(step, batch.length, float(loss), accuracy, float(norm), rate)
+                if check:
+                    check()
+                if log:
+                    log(records.metrics[-1])
+                if progress:
+                    progress(step + 1, training.steps, float(loss), accuracy)
+            keep = training.checkpoint_every and (step + 1) % training.checkpoint_every == 0
+            if last or keep:
+                loop.look(step)
+                loop.check_weights(step + 1, float(loss))
+            if keep and not last:
+                record = {"run": config.id, "step": step + 1, **vars(records)}
+                save_checkpoint(checkpoint, model, loop.optimizer, record, check)
+            if ends:
+                return
 
 
 def parameter_groups(model: nn.Module, training: Training) -> list[dict[str, Any]]:
@@ -181,78 +214,28 @@ class _Loop:
         self.unseen: list[tuple[Tensor, Tensor]] = []
         self.tokens, self.clock = 0, time.perf_counter()
 
-    def run(
-        self,
-        checkpoint: Path,
-        progress: Progress | None,
-        check: Check | None,
-        log: Callable[[dict[str, float]], None] | None,
-        validate: Callable[[int], bool] | None,
-    ) -> None:
-        training = self.config.training
-        start = self._resume(checkpoint)
-        batches = _step_inputs(self.config, start, self.device)
-        following = next(batches, None)
-        for step in range(start, training.steps):
-            assert following is not None
-            batch, rate = following, training.rate(step)
-            logits, loss, norm = self._update(step, batch, rate)
-            following = next(batches, None)  # made while a GPU is busy with this step
-            self.unseen.append((loss, norm))
-            self.tokens += batch.tokens.numel()
-            ends = False
-            if validate and training.validate_every and (step + 1) % training.validate_every == 0:
-                self._look(step)
-                begun = time.perf_counter()
-                ends = validate(step + 1)
-                self.clock += time.perf_counter() - begun
-            last = ends or step + 1 == training.steps
-            if step % training.log_every == 0 or last:
-                self._look(step)
-                accuracy = float((logits.argmax(-1) == batch.targets).float().mean())
-                self._record(step, batch.length, float(loss), accuracy, float(norm), rate)
-                if check:
-                    check()
-                if log:
-                    log(self.records.metrics[-1])
-                if progress:
-                    progress(step + 1, training.steps, float(loss), accuracy)
-            keep = training.checkpoint_every and (step + 1) % training.checkpoint_every == 0
-            if last or keep:
-                self._look(step)
-                self._check_weights(step + 1, float(loss))
-            if keep and not last:
-                rows = {"metrics": self.records.metrics, "timing": self.records.timing}
-                record = {"run": self.config.id, "step": step + 1, **rows}
-                save_checkpoint(checkpoint, self.model, self.optimizer, record, check)
-            if ends:
-                return
-
-    def _update(self, step: int, batch: "_StepInputs", rate: float) -> tuple[Tensor, Tensor, Tensor]:
+    def update(self, step: int, batch: "_StepInputs", rate: float) -> tuple[Tensor, Tensor, Tensor]:
         """One update; logits (N, V), loss and gradient norm before it."""
         (word,) = self.kernel_stream.words("kernel", 0, step, 1, 1)[0].tolist()
         self.generator.manual_seed(word >> 1)
         parts = batch.parts(self.config.training.accumulation)
         found = [self._gradients(part, len(batch.targets), len(parts)) for part in parts]
-        logits, losses = (list(x) for x in zip(*found, strict=True))
+        logits, losses = zip(*found, strict=True)
         norm = nn.utils.clip_grad_norm_(self.parameters, self.config.training.clip, foreach=True)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return torch.cat(logits), torch.stack(losses).sum(), norm
+        loss = torch.stack(losses).sum()
+        self.unseen.append((loss, norm))
+        self.tokens += batch.tokens.numel()
+        return torch.cat(logits), loss, norm
 
     def _gradients(self, part: "_StepInputs", num_targets: int, num_parts: int) -> tuple[Tensor, Tensor]:
         """Add up the gradients of a part of a step; its logits, and its share of the loss of all targets."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.training.precision == "bf16"):
-            output = self.model(
-                part.tokens,
-                part.position_ids,
-                indices=part.indices,
-                scored=part.scored,
-                generator=self.generator,
-            )
-            logits, auxiliary_losses = ModelOutput.checked(output)
+            options = {"indices": part.indices, "scored": part.scored, "generator": self.generator}
+            logits, auxiliary_losses = ModelOutput.checked(self.model(part.tokens, part.position_ids, **options))
             if num_parts == 1:
                 loss = cross_entropy(logits, part.targets)
             else:
@@ -261,7 +244,7 @@ class _Loop:
         total.backward()  # type: ignore[no-untyped-call]
         return logits.detach(), loss.detach()
 
-    def _look(self, step: int) -> None:
+    def look(self, step: int) -> None:
         """Raise ``Diverged`` if a step since the last look was not finite."""
         if not self.unseen:
             return
@@ -274,29 +257,20 @@ class _Loop:
             raise Diverged(step + 1 - len(self.unseen) + first, loss, reason, self.config.id)
         self.unseen.clear()
 
-    def _check_weights(self, steps: int, loss: float) -> None:
+    def check_weights(self, steps: int, loss: float) -> None:
         """Raise ``Diverged`` if the weights after ``steps`` steps, which no loss has met yet, are not finite."""
         if not torch.stack([parameter.isfinite().all() for parameter in self.parameters]).all():
             raise Diverged(steps, loss, f"weights not finite after {steps} steps", self.config.id)
 
-    def _record(self, step: int, length: int, loss: float, accuracy: float, norm: float, rate: float) -> None:
+    def record(self, step: int, length: int, loss: float, accuracy: float, norm: float, rate: float) -> None:
         now = time.perf_counter()
-        self.records.metrics.append(
-            {
-                "step": step,
-                "length": length,
-                "loss": loss,
-                "accuracy": accuracy,
-                "gradient_norm": norm,
-                "learning_rate": rate,
-            }
-        )
-        self.records.timing.append(
-            {"phase": "training", "step": step, "tokens": self.tokens, "seconds": now - self.clock}
-        )
+        row = {"step": step, "length": length, "loss": loss, "accuracy": accuracy}
+        self.records.metrics.append({**row, "gradient_norm": norm, "learning_rate": rate})
+        seconds = now - self.clock
+        self.records.timing.append({"phase": "training", "step": step, "tokens": self.tokens, "seconds": seconds})
         self.tokens, self.clock = 0, now
 
-    def _resume(self, checkpoint: Path) -> int:
+    def resume(self, checkpoint: Path) -> int:
         """Load the checkpoint if there is an intact one; the step to go on with."""
         try:
             record = load_checkpoint(checkpoint, self.model, self.optimizer, self.config.id)

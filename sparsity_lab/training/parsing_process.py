@@ -1,16 +1,16 @@
 """Parses parquet files for another process. A file that was made to end its reader, or to fill the memory, ends this
 process alone.
 
-A script. It imports nothing of the lab, so that it starts quickly. Each message starts with 8 bytes that give its
-length. The request holds the largest allowed number of rows (8 bytes) and the file. The reply is JSON with the
-columns and the rows, or with the problem.
+A script. It imports nothing of the lab, so that it starts quickly. It is given the number of its end of a pipe. Two
+messages come for each file: the largest allowed number of rows, and the file. The reply is JSON with the columns and
+the rows, or with the problem.
 """
 
 import json
 import resource
 import signal
-import struct
 import sys
+from multiprocessing.connection import Connection
 
 import polars as pl
 
@@ -35,14 +35,16 @@ def serve() -> None:
     """Parse what comes, until nothing more does."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    incoming, outgoing = sys.stdin.buffer, sys.stdout.buffer
-    while head := incoming.read(8):
-        content = incoming.read(struct.unpack("<Q", head)[0])
+    pipe = Connection(int(sys.argv[1]))
+    while True:
+        try:
+            most_rows, content = int(pipe.recv_bytes()), pipe.recv_bytes()
+        except EOFError:
+            return
         signal.alarm(SECONDS)
-        answer = json.dumps(parsed(content[8:], struct.unpack("<Q", content[:8])[0]), default=str).encode()
+        answer = json.dumps(parsed(content, most_rows), default=str).encode()
         signal.alarm(0)
-        outgoing.write(struct.pack("<Q", len(answer)) + answer)
-        outgoing.flush()
+        pipe.send_bytes(answer)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch import nn
 
 from sparsity_lab.kernels import Kernel
 from sparsity_lab.models import DecoderModel, merged
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, Shown, check_that
 from sparsity_lab.settings.log import plain_logger
 from sparsity_lab.settings.markup import Markup, details, element, join, table
 from sparsity_lab.training import store
@@ -29,8 +29,9 @@ from sparsity_lab.training.held_folder import HeldFolder, reason_of
 from sparsity_lab.training.lease import Lease, LeaseLost
 from sparsity_lab.training.loggers import Logger, check_loggers
 from sparsity_lab.training.optimize import Diverged, Progress, Records, optimize, parameter_groups
-from sparsity_lab.training.weights import build, build_plain, check_weights
 
+_LOG = plain_logger(__name__)
+_UNTRAINED = (Status.MISSING, Status.INTERRUPTED, Status.BROKEN)
 _SHOWN = (
     "condition",
     "length",
@@ -76,8 +77,7 @@ class Run:
         # A link that the caller names may be followed.
         files = RunFolder(Path(folder).resolve(), parse=None if trusted else FrameProcess())
         found = files.inspect()
-        if found.status is not Status.FINISHED:
-            raise SettingError("folder", "a finished run", f"{files.path} ({found})")
+        check_that(found.status is Status.FINISHED, "folder", "a finished run", f"{files.path} ({found})")
         run = cls(files.config, files.path)
         vars(run)["_files"] = files  # which has been read
         return run
@@ -113,7 +113,7 @@ class Run:
 
     def model(self) -> nn.Module:
         """The trained model on the CPU, in evaluation mode; with its adapter if it has one (see ``merged``)."""
-        model = build(self.config)
+        model = _build(self.config)
         load_weights(self.folder / store.MODEL, model)
         return model.eval()
 
@@ -140,13 +140,12 @@ class Run:
 
     def _repr_html_(self) -> Markup:
         head, *lines = repr(self).split("\n")
-        columns = [name for name in _SHOWN if name in self.evaluation.columns]
-        rows = self.evaluation.select(columns).iter_rows()
+        rows = self.evaluation.select(_SHOWN).iter_rows()
         return join(
             [
                 element("p", element("b", head)),
                 element("ul", *(element("li", words) for words in lines)),
-                details("by length", table([name.replace("_", " ") for name in columns], rows)),
+                details("by length", table([name.replace("_", " ") for name in _SHOWN], rows)),
                 self.config._repr_html_(),
             ]
         )
@@ -191,10 +190,6 @@ class RunVariant:
         return join([element("p", element("b", repr(self))), self.kernel._repr_html_(), self.run._repr_html_()])
 
 
-_LOG = plain_logger(__name__)
-_UNTRAINED = (Status.MISSING, Status.INTERRUPTED, Status.BROKEN)
-
-
 def train(
     config: RunConfig,
     out: Path | str,
@@ -233,175 +228,156 @@ def train(
         lease.Leased: without ``wait``; another process makes this run, or a parent of it.
     """
     check_loggers(loggers)
-    config = config if config.is_planned else config.planned()
-    root, path = Path(out), Path(out) / config.id
-    _check_device(config)
-    store.prepare_folder(root)
-    while not (found := (folder := RunFolder(path, config)).inspect().status).over:
-        config.check_memory()
-        config.planned()  # opens the texts
-        # What is wrong with the config or the parent is said before anything is written.
-        model = _initial_model(config, root, progress, wait, loggers) if found in _UNTRAINED else None
-        store.prepare_folder(path)
-        with Lease.hold(path, wait=wait) as lease:
-            try:
-                _complete(folder := HeldFolder(lease, config), model, root, progress, loggers)
-            except LeaseLost as error:
-                # This process was stopped for so long that another one has taken the run over.
-                _LOG.warning("%s", error)
-                continue
-            break
-    store.tidy(path)
-    if found is Status.DIVERGED:
-        raise _recorded_divergence(folder)
-    for logger in loggers:
-        logger.on_finish(config, path)
-    return Run(config, path)
+    return _Making(Path(out), progress, loggers).run(config, wait)
 
 
-def _complete(
-    folder: HeldFolder,
-    model: nn.Module | None,
-    root: Path,
-    progress: Progress | None,
-    loggers: Sequence[Logger],
-) -> None:
-    """Make what is missing of a run."""
-    # Another process may have been here since the model was made.
-    found = folder.inspect()
-    if found.status is Status.FINISHED:
-        return
-    if found.status is Status.DIVERGED:
-        raise _recorded_divergence(folder)
-    if found.damage and found.status is not Status.INTERRUPTED:  # of a checkpoint says who would go on from it
-        _LOG.warning("%s; what it held is made again", found.damage)
-    folder.forget_failure()
-    try:
-        if found.status is Status.BROKEN:
-            folder.discard()
-        if found.status in _UNTRAINED:
-            model = model or _initial_model(folder.config, root, progress, True, loggers)
-            goes_on = found.damage is None and (folder.path / store.CHECKPOINT).exists()
-            _train(folder, model, progress, loggers, goes_on=goes_on)
-        _evaluate(folder, loggers)
-    except (LeaseLost, Diverged):
-        raise
-    except Exception as error:
-        # A process that takes over removes files that this one may be using, so a later failure here is not the
-        # run's.
-        folder.check()
-        # While the lease is held: what is recorded later could be taken for a failure of the next one.
-        folder.record_failure(reason_of(error), traceback.format_exc())
-        raise
+@dataclasses.dataclass(frozen=True)
+class _Making:
+    """What ``train`` was told: the store, and who hears of it."""
 
+    root: Path
+    progress: Progress | None
+    loggers: Sequence[Logger]
 
-def _check_device(config: RunConfig) -> None:
-    device = torch.device(config.training.device)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise SettingError("training.device", "a device that this machine has", config.training.device)
+    def run(self, config: RunConfig, wait: bool) -> Run:
+        """As ``train``."""
+        config = config if config.is_planned else config.planned()
+        path, device = self.root / config.id, torch.device(config.training.device)
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise SettingError("training.device", "a device that this machine has", config.training.device)
+        store.prepare_folder(self.root)
+        while not (found := (folder := RunFolder(path, config)).inspect().status).over:
+            config.check_memory()
+            config.planned()  # opens the texts
+            # What is wrong with the config or the parent is said before anything is written.
+            model = self._initial_model(config, wait) if found in _UNTRAINED else None
+            store.prepare_folder(path)
+            with Lease.hold(path, wait=wait) as lease:
+                try:
+                    self._complete(folder := HeldFolder(lease, config), model)
+                except LeaseLost as error:
+                    # This process was stopped for so long that another one has taken the run over.
+                    _LOG.warning("%s", error)
+                    continue
+                break
+        store.tidy(path)
+        if found is Status.DIVERGED:
+            raise _recorded_divergence(folder)
+        for logger in self.loggers:
+            logger.on_finish(config, path)
+        return Run(config, path)
 
+    def _complete(self, folder: HeldFolder, model: nn.Module | None) -> None:
+        """Make what is missing of a run."""
+        # Another process may have been here since the model was made.
+        found = folder.inspect()
+        if found.status is Status.FINISHED:
+            return
+        if found.status is Status.DIVERGED:
+            raise _recorded_divergence(folder)
+        if found.damage and found.status is not Status.INTERRUPTED:  # of a checkpoint says who would go on from it
+            _LOG.warning("%s; what it held is made again", found.damage)
+        folder.forget_failure()
+        try:
+            if found.status is Status.BROKEN:
+                folder.discard()
+            if found.status in _UNTRAINED:
+                goes_on = found.damage is None and (folder.path / store.CHECKPOINT).exists()
+                self._train(folder, model or self._initial_model(folder.config, True), goes_on=goes_on)
+            self._evaluate(folder)
+        except (LeaseLost, Diverged):
+            raise
+        except Exception as error:
+            # A process that takes over removes files that this one may be using, so a later failure here is not the
+            # run's.
+            folder.check()
+            # While the lease is held: what is recorded later could be taken for a failure of the next one.
+            folder.record_failure(reason_of(error), traceback.format_exc())
+            raise
 
-def _initial_model(
-    config: RunConfig, root: Path, progress: Progress | None, wait: bool, loggers: Sequence[Logger]
-) -> nn.Module:
-    """The model before training: with the parent's weights if there is one, its adapter merged into them, and then
-    with an adapter of its own."""
-    model = build_plain(config)
-    if config.parent:
-        parent = build(config.parent)
-        check_weights(model, merged(parent), config)
-        # Only its weights are needed, so its evaluation does not matter.
-        if not RunFolder(root / config.parent.id, config.parent).inspect().evaluated:
-            train(config.parent, root, progress=progress, loggers=loggers, wait=wait)
-        load_weights(root / config.parent.id / store.MODEL, parent)
-        model.load_state_dict(merged(parent).state_dict())
-    if config.adapter:
-        config.adapter.attach(model, config.model_seed)
-    parameter_groups(model, config.training)  # refuses patterns that match none
-    return model
+    def _initial_model(self, config: RunConfig, wait: bool) -> nn.Module:
+        """The model before training: with the parent's weights if there is one, its adapter merged into them, and
+        then with an adapter of its own."""
+        model = _build(config, adapted=False)
+        if config.parent:
+            parent = _build(config.parent)
+            _check_weights(model, merged(parent), config)
+            # Only its weights are needed, so its evaluation does not matter.
+            if not RunFolder(self.root / config.parent.id, config.parent).inspect().evaluated:
+                self.run(config.parent, wait)
+            load_weights(self.root / config.parent.id / store.MODEL, parent)
+            model.load_state_dict(merged(parent).state_dict())
+        if config.adapter:
+            config.adapter.attach(model, config.model_seed)
+        parameter_groups(model, config.training)  # refuses patterns that match none
+        return model
 
+    def _train(self, folder: HeldFolder, model: nn.Module, *, goes_on: bool) -> None:
+        """Train, and leave the files of training with ``trained.json``, or of a divergence with ``finished.json``.
 
-def _train(
-    folder: HeldFolder,
-    model: nn.Module,
-    progress: Progress | None,
-    loggers: Sequence[Logger],
-    *,
-    goes_on: bool,
-) -> None:
-    """Train, and leave the files of training with ``trained.json``, or of a divergence with ``finished.json``.
-
-    Args:
-        goes_on: from the checkpoint in the folder.
-    """
-    config = folder.config
-    folder.write_config()
-    before = folder.environment if goes_on else None
-    where = environment(config, before)
-    _say_if_moved(config, devices_of(before), "its training goes on")
-    folder.write(store.ENVIRONMENT, store.json_bytes(where))
-    records = Records()
-    diverged = None
-
-    def log(values: dict[str, float]) -> None:
-        for logger in loggers:
-            logger.on_step(config, values)
-
-    def validated(step: int) -> bool:
-        frame = validate(model, config)
-        for logger in loggers:
-            logger.on_evaluation(config, frame, step)
-        return config.training.stop_when is not None and bool(summarize(frame, LEARNED)["learned"].item())
-
-    heard = validated if loggers or config.training.stop_when else None
-    try:
-        optimize(config, model, records, folder.path / store.CHECKPOINT, progress, folder.check, log, heard)
-    except Diverged as error:
-        diverged = error
-    metrics = pl.DataFrame(records.metrics, schema=store.METRICS_SCHEMA)
-    folder.write(store.METRICS, store.parquet_bytes(metrics), flush=True)
-    folder.write_timing(pl.DataFrame(records.timing, schema=store.TIMING_SCHEMA))
-    if diverged:
-        step, loss, reason = diverged.step, str(diverged.loss), diverged.reason
-        folder.mark("diverged", [store.CONFIG, store.METRICS], step=step, loss=loss, reason=reason)
-        store.tidy(folder.path)
-        raise diverged
-    folder.write(store.MODEL, weights_bytes(model), flush=True)
-    folder.mark("trained", [store.METRICS, store.MODEL])
-
-
-def _evaluate(folder: HeldFolder, loggers: Sequence[Logger]) -> None:
-    """Evaluate the weights in the folder, unless an intact frame is there, and mark the run as finished."""
-    config = folder.config
-    file = store.evaluation_file(config)
-    try:
-        folder.evaluation  # noqa: B018
-    except DamagedFile:
-        begun = time.perf_counter()
-        where = folder.environment or environment(config)
-        _say_if_moved(config, devices_of(where), "it is evaluated")
-        model = build(config)
-        load_weights(folder.path / store.MODEL, model)
-        frame = evaluate(model, config)
-        folder.write(file, store.parquet_bytes(frame))
-        for logger in loggers:
-            logger.on_evaluation(config, frame, None)
-        row = {
-            "phase": "evaluation",
-            "step": None,
-            "tokens": _evaluated_tokens(config),
-            "seconds": time.perf_counter() - begun,
-        }
-        timing = folder.timing.filter(pl.col("phase") != "evaluation")
-        folder.write_timing(timing.vstack(pl.DataFrame([row], schema=store.TIMING_SCHEMA)))
-        evaluated = where.get("evaluated_on")
-        where["evaluated_on"] = {
-            **(evaluated if isinstance(evaluated, dict) else {}),
-            config.evaluation_id: kind_of_device(config),
-        }
+        Args:
+            goes_on: from the checkpoint in the folder.
+        """
+        config, diverged = folder.config, None
+        folder.write_config()
+        before = folder.environment if goes_on else None
+        where = environment(config, before)
+        _say_if_moved(config, devices_of(before), "its training goes on")
         folder.write(store.ENVIRONMENT, store.json_bytes(where))
-    folder.write_config()
-    folder.mark("finished", [store.CONFIG, store.METRICS, store.MODEL, file])
+
+        def log(values: dict[str, float]) -> None:
+            for logger in self.loggers:
+                logger.on_step(config, values)
+
+        def validated(step: int) -> bool:
+            frame = validate(model, config)
+            for logger in self.loggers:
+                logger.on_evaluation(config, frame, step)
+            return config.training.stop_when is not None and bool(summarize(frame, LEARNED)["learned"].item())
+
+        records, checkpoint = Records(), folder.path / store.CHECKPOINT
+        heard = validated if self.loggers or config.training.stop_when else None
+        try:
+            optimize(config, model, records, checkpoint, self.progress, folder.check, log, heard)
+        except Diverged as error:
+            diverged = error
+        metrics = pl.DataFrame(records.metrics, schema=store.METRICS_SCHEMA)
+        folder.write(store.METRICS, store.parquet_bytes(metrics), flush=True)
+        folder.write_timing(pl.DataFrame(records.timing, schema=store.TIMING_SCHEMA))
+        if diverged:
+            step, loss, reason = diverged.step, str(diverged.loss), diverged.reason
+            folder.mark("diverged", [store.CONFIG, store.METRICS], step=step, loss=loss, reason=reason)
+            store.tidy(folder.path)
+            raise diverged
+        folder.write(store.MODEL, weights_bytes(model), flush=True)
+        folder.mark("trained", [store.METRICS, store.MODEL])
+
+    def _evaluate(self, folder: HeldFolder) -> None:
+        """Evaluate the weights in the folder, unless an intact frame is there, and mark the run as finished."""
+        config = folder.config
+        file = store.evaluation_file(config)
+        try:
+            folder.evaluation  # noqa: B018
+        except DamagedFile:
+            begun = time.perf_counter()
+            where = folder.environment or environment(config)
+            _say_if_moved(config, devices_of(where), "it is evaluated")
+            model = _build(config)
+            load_weights(folder.path / store.MODEL, model)
+            frame = evaluate(model, config)
+            folder.write(file, store.parquet_bytes(frame))
+            for logger in self.loggers:
+                logger.on_evaluation(config, frame, None)
+            lengths = sum(config.conditions[name].sequence_length(length) for name, length in config.grid)
+            row = ("evaluation", None, config.evaluation.sequences * lengths, time.perf_counter() - begun)
+            timing = folder.timing.filter(pl.col("phase") != "evaluation")
+            folder.write_timing(timing.vstack(pl.DataFrame([row], schema=store.TIMING_SCHEMA, orient="row")))
+            evaluated = where.get("evaluated_on")
+            kinds = evaluated if isinstance(evaluated, dict) else {}
+            where["evaluated_on"] = {**kinds, config.evaluation_id: kind_of_device(config)}
+            folder.write(store.ENVIRONMENT, store.json_bytes(where))
+        folder.write_config()
+        folder.mark("finished", [store.CONFIG, store.METRICS, store.MODEL, file])
 
 
 def _say_if_moved(config: RunConfig, before: list[str], what: str) -> None:
@@ -412,13 +388,36 @@ def _say_if_moved(config: RunConfig, before: list[str], what: str) -> None:
         _LOG.warning(words, config.id, before[-1], what, kind)
 
 
-def _evaluated_tokens(config: RunConfig) -> int:
-    conditions = config.conditions
-    return config.evaluation.sequences * sum(conditions[name].sequence_length(n) for name, n in config.grid)
-
-
 def _recorded_divergence(folder: RunFolder) -> Diverged:
     marker = folder.marker
     if marker is None or marker.step is None or marker.loss is None:
         raise SettingError(str(folder.path / store.FINISHED), "the step and loss of a diverged run", marker)
     return Diverged(marker.step, float(marker.loss), marker.reason or "", folder.config.id)
+
+
+def _build(config: RunConfig, *, adapted: bool = True) -> nn.Module:
+    """The model of a run, by default with its adapter, to be filled with weights."""
+    model = config.model.build(config.model_seed, vocab_size=config.task.vocabulary.size)
+    if config.adapter and adapted:
+        config.adapter.attach(model, config.model_seed)
+    return model
+
+
+def _check_weights(model: nn.Module, parent: nn.Module, config: RunConfig) -> None:
+    """Raise ``SettingError`` if a model cannot take its parent's weights. The error names the first weight that
+    differs in shape, or that is tied to another in the model but not in its parent."""
+    assert config.parent
+    wanted, found = (
+        {name: tuple(tensor.shape) for name, tensor in one.state_dict().items()} for one in (model, parent)
+    )
+    for name in dict.fromkeys((*wanted, *found)):
+        if wanted.get(name) != found.get(name):
+            shown = Shown(f"{found.get(name, 'none')} in {config.parent.model}")
+            raise SettingError("parent.model", f"{name} of shape {wanted.get(name, 'none')}, as in the child", shown)
+    given = parent.state_dict()
+    first: dict[int, str] = {}
+    for name, tensor in model.state_dict().items():
+        other = first.setdefault(tensor.data_ptr(), name)
+        if given[name].data_ptr() != given[other].data_ptr():
+            shown = Shown(f"two weights in {config.parent.model}")
+            raise SettingError("parent.model", f"{other} and {name} tied, as in the child", shown)

@@ -20,7 +20,7 @@ import polars as pl
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from sparsity_lab.settings import SettingError
+from sparsity_lab.settings import SettingError, check_that
 from sparsity_lab.training.config import RunConfig
 from sparsity_lab.training.files import MOST_BYTES, read_file, remove, remove_abandoned
 from sparsity_lab.training.frames import bytes_of_rows
@@ -104,8 +104,7 @@ def prepare_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SettingError("out", f"cannot make the folder {out}: {error.strerror}") from None
-    if not os.access(out, os.W_OK | os.X_OK):
-        raise SettingError("out", f"cannot write to {out}")
+    check_that(os.access(out, os.W_OK | os.X_OK), "out", f"cannot write to {out}")
 
 
 def most_rows(config: RunConfig, name: str) -> int:

@@ -160,7 +160,7 @@ def test_figures(found: SwapReport) -> None:
     assert [line.get_label() for line in ax.get_lines()[:4]] == list(found.arms)
     assert ax.get_lines()[0].get_ydata() == pytest.approx(found.frame()["loss"][:3].to_list())
     assert len(found.plot_positions().get_lines()) == 4
-    assert [line.get_label() for line in found.plot_differences().get_lines()[1:]] == list(found.arms[1:])
+    assert [line.get_label() for line in found.plot_differences().get_lines()[:-1]] == list(found.arms[1:])
     figures = [found.figure(), *(ax.figure for ax in (found.plot_differences(), found.plot_positions()))]
     assert [broken_rules(figure) for figure in figures] == [[]] * 3
 

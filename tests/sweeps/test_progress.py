@@ -20,9 +20,9 @@ from sparsity_lab.settings import canonical_json
 from sparsity_lab.sweeps import Results, Serial, Sweep, SweepEvent, grid, overview, run_sweep
 from sparsity_lab.sweeps.progress import Estimate, work
 from sparsity_lab.training import Evaluation, Status, Training, status, store, train
+from sparsity_lab.training.files import Writer
 from sparsity_lab.training.folder import RunFolder
 from sparsity_lab.training.lease import Lease
-from sparsity_lab.training.writers import Writer
 
 
 def longer(steps: int, **changes: object):

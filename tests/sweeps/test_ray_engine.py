@@ -25,7 +25,7 @@ from sparsity_lab.settings import SettingError, canonical_json, from_text
 from sparsity_lab.sweeps import Engine, RayEngine, Serial, Sweep, grid, run_sweep
 from sparsity_lab.sweeps.ray_engine import execute_in_worker
 from sparsity_lab.training import FixedLength, RunConfig, Status, status
-from sparsity_lab.training.writers import Writer
+from sparsity_lab.training.files import Writer
 
 LONGEST_WAIT = 240.0
 """Seconds, for what takes five on an idle machine."""

@@ -21,8 +21,8 @@ from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.settings.log import plain_logger
 from sparsity_lab.sweeps import Results, Serial, Sweep, grid, overview, run_sweep
 from sparsity_lab.training import Evaluation, Run, Status, status, store, train
+from sparsity_lab.training.files import Writer
 from sparsity_lab.training.folder import RunFolder
-from sparsity_lab.training.writers import Writer
 
 PACKAGE = Path(sparsity_lab.__file__).parent
 EXECUTING = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

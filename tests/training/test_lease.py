@@ -16,10 +16,10 @@ from training.small_runs import small_run
 
 from sparsity_lab.training import Diverged, RunConfig, Status, files, held_folder, status, store, train
 from sparsity_lab.training import lease as leases
+from sparsity_lab.training.files import Writer
 from sparsity_lab.training.folder import RunFolder
 from sparsity_lab.training.held_folder import leave_failure
 from sparsity_lab.training.lease import Lease, Leased, LeaseLost, Watch, drop_lease, holder_of
-from sparsity_lab.training.writers import Writer
 
 
 @pytest.fixture

@@ -18,9 +18,8 @@ from sparsity_lab.kernels import Softmax
 from sparsity_lab.models import RandomOffset
 from sparsity_lab.settings import SettingError, canonical_json
 from sparsity_lab.training import Diverged, Run, RunConfig, Status, status, train
-from sparsity_lab.training.files import DamagedFile
+from sparsity_lab.training.files import DamagedFile, Writer
 from sparsity_lab.training.folder import RunFolder
-from sparsity_lab.training.writers import Writer
 
 FILES = {
     "config.json",
