@@ -1,28 +1,16 @@
 """The packages of the extra ``transformers``, imported on first use; what they load; and numbers for them."""
 
-import importlib
+import functools
 import math
 from numbers import Real
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from sparsity_lab.settings import SettingError, Shown
+from sparsity_lab.settings import SettingError, Shown, lazy
 
-
-def required(module: str) -> ModuleType:
-    """A module of ``transformers`` or ``peft``.
-
-    Raises:
-        SettingError: the package is not installed, or its version has no such module.
-    """
-    package = module.partition(".")[0]
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        expected = f'the package {package} (pip install "sparsity-lab[transformers]")'
-        raise SettingError(package, expected, Shown(str(error))) from None
+required = functools.partial(lazy.required, extra="transformers")
+"""A module of ``transformers`` or ``peft``."""
 
 
 def pretrained(model: object) -> nn.Module:

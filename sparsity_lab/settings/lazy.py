@@ -1,4 +1,4 @@
-"""Packages whose names load their modules on first use, since some bring heavy libraries along."""
+"""Packages that load on first use: those of the lab whose modules bring heavy libraries along, and optional ones."""
 
 import ast
 import importlib
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from sparsity_lab.settings.errors import SettingError, Shown
 
 
 class _LazyPackage(ModuleType):
@@ -53,3 +55,20 @@ def _names(statements: list[ast.stmt]) -> dict[str, str]:
     """The names that ``from home import name as name`` offers, each with its home."""
     imports = [one for one in statements if isinstance(one, ast.ImportFrom)]
     return {name.name: one.module or "" for one in imports for name in one.names if name.asname == name.name}
+
+
+def required(module: str, extra: str, path: str = "") -> Any:
+    """A module of a package that only an extra installs.
+
+    Args:
+        path: what the error names; the package by default.
+
+    Raises:
+        SettingError: the package is not installed, or its version has no such module.
+    """
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        expected = f'the package {package} (pip install "sparsity-lab[{extra}]")'
+        raise SettingError(path or package, expected, Shown(str(error))) from None

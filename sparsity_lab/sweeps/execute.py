@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsity_lab.settings import SettingError, Shown, canonical_json, settings_in
+from sparsity_lab.settings import SettingError, Shown, canonical_json, check_that, settings_in
+from sparsity_lab.settings.errors import inside
 from sparsity_lab.sweeps.engines import Engine, Processes, Serial
 from sparsity_lab.sweeps.progress import Estimate, SweepEvent, SweepProgress
 from sparsity_lab.sweeps.results import SWEEP, Results, check_ids
@@ -17,8 +18,7 @@ from sparsity_lab.sweeps.sweep import Sweep, lineage, waves
 from sparsity_lab.sweeps.verified import Verified
 from sparsity_lab.training import RunConfig
 from sparsity_lab.training.files import remove_abandoned, write_file
-from sparsity_lab.training.folder import Inspection, RunFolder, Status
-from sparsity_lab.training.held_folder import leave_failure
+from sparsity_lab.training.folder import Inspection, RunFolder, Status, leave_failure
 from sparsity_lab.training.lease import Watch, drop_lease
 from sparsity_lab.training.store import prepare_folder, tidy
 
@@ -156,9 +156,8 @@ def _run_wave(
         report.damage[run.id] = found.damage
         if found.status.over:
             tidy(root / run.id)
-            report.over(run, "skipped")
-        elif found.evaluated and run.id not in report.in_sweep:
-            # A parent outside the sweep only provides weights, so its evaluation does not matter.
+        # A parent outside the sweep only provides weights, so its evaluation does not matter.
+        if found.status.over or (found.evaluated and run.id not in report.in_sweep):
             report.over(run, "skipped")
         elif run.parent and run.parent.id in report.failed:
             report.over(run, "failed", f"its parent {run.parent.id} failed")
@@ -292,19 +291,16 @@ def _check_loggers(loggers: Sequence["Logger"], engine: Engine) -> None:
 def _check_devices(runs: Sequence[RunConfig]) -> None:
     """Raise ``SettingError`` if a run names a GPU, where each worker sees one and calls it ``cuda``."""
     for run in runs:
-        if ":" in run.training.device:
-            expected = "cuda or cpu, since the engine assigns the GPU"
-            raise SettingError(f"{run.id}.training.device", expected, run.training.device)
+        device, expected = run.training.device, "cuda or cpu, since the engine assigns the GPU"
+        check_that(":" not in device, f"{run.id}.training.device", expected, device)
 
 
 def _check_memory(runs: Sequence[RunConfig], root: Path) -> None:
     """Raise ``SettingError`` if this machine has too little memory for a run that has not begun."""
     for run in runs:
         if not (root / run.id).exists():
-            try:
+            with inside(run.id):
                 run.check_memory()
-            except SettingError as error:
-                raise error.inside(run.id) from None
 
 
 def _modules(runs: Sequence[RunConfig]) -> list[str]:

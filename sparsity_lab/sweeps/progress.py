@@ -163,29 +163,25 @@ def overview(results: Results) -> Overview:
     failed, damaged = list[tuple[str, str]](), list[tuple[str, str]]()
     done, seconds, left = 0.0, 0.0, 0.0
     members = [run for wave in waves(results.runs) for run in wave]
-    # In a folder from somebody else everything is looked at.
-    verified = Verified(results.folder) if results.trusted else None
+    verified = Verified(results.folder, trusted=results.trusted)
     for run in members:
         folder, label, parent = results.folder / run.id, labels.get(run.id, f"parent {run.id}"), run.id not in labels
         state, clocks = _seen(results, run, verified, any_evaluation=parent)
-        over = state.status in ("finished", "diverged")
-        holder = None if over else _alive(folder)
+        holder = None if state.status in ("finished", "diverged") else _alive(folder)
         seen = "running" if holder else state.status
         counts[seen] += 1
-        if seen != "finished":
-            unfinished.append(Unfinished(run.id, label, seen, state.reason))
+        if seen == "finished":
+            seconds += clocks
+            done += work(run) if clocks else 0.0
+            continue
+        unfinished.append(Unfinished(run.id, label, seen, state.reason))
+        left += {"running": 0.5, "diverged": 0.0}.get(seen, 1.0) * work(run)
         if holder:
             silent = max(0.0, time.time() - holder.renewed / 1e9)
             running.append(Running(label, holder.host, holder.process, holder.since, silent))
-            left += work(run) / 2
-        elif state.status == "finished":
-            seconds += clocks
-            done += work(run) if clocks else 0.0
         elif state.reason:
-            (failed if state.status in ("diverged", "failed") else damaged).append((label, state.reason))
-        left += 0.0 if over or holder else work(run)
-    if verified:
-        verified.write()
+            (failed if seen in ("diverged", "failed") else damaged).append((label, state.reason))
+    verified.write()
     estimated = left * seconds / done / len(running) if done and running else None
     return Overview(
         results.sweep.name if results.sweep else None,
@@ -199,17 +195,15 @@ def overview(results: Results) -> Overview:
     )
 
 
-def _seen(
-    results: Results, run: RunConfig, verified: Verified | None, *, any_evaluation: bool
-) -> tuple[State, float]:
+def _seen(results: Results, run: RunConfig, verified: Verified, *, any_evaluation: bool) -> tuple[State, float]:
     """The state of a run, with all checksums verified, and the seconds that the clocks of a finished one say."""
-    look = verified and verified.look(run, any_evaluation=any_evaluation)
-    if verified and look and (known := verified.seconds(look)) is not None:
+    look = verified.look(run, any_evaluation=any_evaluation)
+    if (known := verified.seconds(look)) is not None:
         return State("finished"), known
     state = results.state(run, large=True, any_evaluation=any_evaluation)
     finished = state.status == "finished"
     seconds = float(results.timing(run)["seconds"].sum()) if finished else 0.0
-    if verified and look and (look.settled or not finished):
+    if look.settled or not finished:
         verified.enter(look, seconds if finished else None)
     return state, seconds
 

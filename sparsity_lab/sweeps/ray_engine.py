@@ -20,7 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsity_lab.settings import SettingError, Shown, check_least, check_that, register
+from sparsity_lab.settings import SettingError, check_least, check_that, register
+from sparsity_lab.settings.lazy import required
 from sparsity_lab.sweeps.engines import Ended, Engine, execute
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class RayEngine(Engine):
             SettingError: Ray is not installed, or this process already uses it. Or the cluster does not answer, or
                 none of its nodes has the CPUs and GPUs for a run.
         """
-        ray = _imported_ray()
+        ray = required("ray", "ray", "engine")
         if not runs:
             return
         with self._connected(ray):
@@ -149,19 +150,17 @@ class RayEngine(Engine):
             try:
                 _reach(found[1].strip("[]"), int(found[2]), self.patience)
             except (OSError, OverflowError) as error:
-                raise self._unreachable(f"{address} ({error})") from None
+                raise SettingError("address", f"no Ray cluster answers at {address} ({error})") from None
         start = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE} if address == "local" else {}
         try:
             ray.init(address, log_to_driver=False, logging_level="ERROR", **start)
         except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-            raise self._unreachable(f"{address} ({str(error).splitlines()[0]})") from None
+            why = str(error).splitlines()[0]
+            raise SettingError("address", f"no Ray cluster answers at {address} ({why})") from None
         try:
             yield
         finally:
             ray.shutdown()
-
-    def _unreachable(self, got: str) -> SettingError:
-        return SettingError("address", f"no Ray cluster answers at {got}")
 
     def _fits(self, ray: Any) -> bool:
         """Whether a node that is up has room for a run when it is idle."""
@@ -192,12 +191,3 @@ def _reach(host: str, port: int, seconds: float) -> None:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
         if connection.recv(4, socket.MSG_WAITALL)[3:] != b"\x04":
             raise OSError("the server at this address is not Ray")
-
-
-def _imported_ray() -> Any:
-    try:
-        import ray  # noqa: PLC0415
-    except ImportError as error:
-        expected = 'the package ray (pip install "sparsity-lab[ray]")'
-        raise SettingError("engine", expected, Shown(str(error))) from None
-    return ray

@@ -65,11 +65,15 @@ class FileStates(NamedTuple):
 
 
 class Verified:
-    """The runs of a folder that are known to be whole, each with the seconds of its clocks."""
+    """The runs of a folder that are known to be whole, each with the seconds of its clocks.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.resolve()
-        self._written = _read(self._folder / VERIFIED)
+    Args:
+        trusted: False for a folder from somebody else: nothing is known of it, and nothing written there.
+    """
+
+    def __init__(self, folder: Path, *, trusted: bool = True) -> None:
+        self._folder, self._trusted = folder.resolve(), trusted
+        self._written = _read(self._folder / VERIFIED) if trusted else {}
         self._known, self._at = dict(self._written), time.monotonic()
 
     def look(self, run: RunConfig, *, any_evaluation: bool = False) -> FileStates:
@@ -108,10 +112,9 @@ class Verified:
         if (now or time.monotonic() > self._at + _SECONDS_BETWEEN) and self._known != self._written:
             self._written, self._at = dict(self._known), time.monotonic()
             with contextlib.suppress(OSError):
-                if self._folder.stat().st_uid != os.geteuid():
-                    return
-                content = json.dumps(self._known, separators=(",", ":")).encode()
-                write_file(self._folder / VERIFIED, content, mode=0o600)
+                if self._trusted and self._folder.stat().st_uid == os.geteuid():
+                    content = json.dumps(self._known, separators=(",", ":")).encode()
+                    write_file(self._folder / VERIFIED, content, mode=0o600)
 
 
 def _read(file: Path) -> dict[str, tuple[str, float]]:

@@ -23,9 +23,8 @@ from sparsity_lab.training.config import LEARNED, Evaluation, RunConfig
 from sparsity_lab.training.environment import devices_of, environment, kind_of_device
 from sparsity_lab.training.evaluate import evaluate, summarize, validate
 from sparsity_lab.training.files import DamagedFile
-from sparsity_lab.training.folder import RunFolder, Status
+from sparsity_lab.training.folder import HeldFolder, RunFolder, Status, reason_of
 from sparsity_lab.training.frames import FrameProcess
-from sparsity_lab.training.held_folder import HeldFolder, reason_of
 from sparsity_lab.training.lease import Lease, LeaseLost
 from sparsity_lab.training.loggers import Logger, check_loggers
 from sparsity_lab.training.optimize import Diverged, Progress, Records, optimize, parameter_groups

@@ -90,7 +90,7 @@ def test_processes_whose_disk_is_full(
 ) -> None:
     """The worker can write no file from the second step on, nor can the process that started it."""
     sweep = Sweep(name="full", runs=runs_with(Filling(length=8)))
-    monkeypatch.setattr("sparsity_lab.training.held_folder.write_file", no_room)
+    monkeypatch.setattr("sparsity_lab.training.folder.write_file", no_room)
     check_all_failed(capsys, sweep, "Processes(workers=1)", tmp_path, "File too large", monkeypatch.undo)
 
 
@@ -100,7 +100,7 @@ def test_ray_whose_disk_is_full(
     sweep = Sweep(name="full", runs=runs_with(FixedLength(length=8)))
     reason = "OSError: [Errno 28] No space left on device"
     monkeypatch.setitem(sys.modules, "ray", SimulatedRay({canonical_json(run): [reason] for run in sweep.runs}))
-    monkeypatch.setattr("sparsity_lab.training.held_folder.write_file", no_room)
+    monkeypatch.setattr("sparsity_lab.training.folder.write_file", no_room)
     check_all_failed(capsys, sweep, "RayEngine()", tmp_path, reason, monkeypatch.undo)
 
 
@@ -175,7 +175,7 @@ def test_train_that_cannot_write(
         write_file(file, content, **options)
 
     weights = tmp_path / "out" / small_run().id / "model.safetensors"
-    monkeypatch.setattr("sparsity_lab.training.held_folder.write_file", refuse)
+    monkeypatch.setattr("sparsity_lab.training.folder.write_file", refuse)
     assert cli.run(["train", str(file), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err == f"sparsity-lab: [Errno 28] No space left on device: '{weights}'\n"
 

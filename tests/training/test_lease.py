@@ -14,11 +14,11 @@ from types import FrameType
 import pytest
 from training.small_runs import small_run
 
-from sparsity_lab.training import Diverged, RunConfig, Status, files, held_folder, status, store, train
+from sparsity_lab.training import Diverged, RunConfig, Status, files, status, store, train
+from sparsity_lab.training import folder as folders
 from sparsity_lab.training import lease as leases
 from sparsity_lab.training.files import Writer
-from sparsity_lab.training.folder import RunFolder
-from sparsity_lab.training.held_folder import leave_failure
+from sparsity_lab.training.folder import RunFolder, leave_failure
 from sparsity_lab.training.lease import Lease, Leased, LeaseLost, Watch, drop_lease, holder_of
 
 
@@ -411,12 +411,12 @@ def test_failure_waits_for_a_holder_that_is_dying(folder: Path) -> None:
 def test_failure_waits_for_nobody_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether that one is about to end cannot be seen: a sweep that loses many nodes would wait for each."""
     slept: list[float] = []
-    monkeypatch.setattr(held_folder.time, "sleep", slept.append)
+    monkeypatch.setattr(folders.time, "sleep", slept.append)
     foreign(folder)
     leave_failure(folder, "its node was lost")
     assert (slept, RunFolder(folder).failure) == ([], None)
-    monkeypatch.setattr(held_folder, "_is_held_elsewhere", lambda _: False)
-    monkeypatch.setattr(held_folder, "_DYING", 0.2)
+    monkeypatch.setattr(folders, "_is_held_elsewhere", lambda _: False)
+    monkeypatch.setattr(folders, "_DYING", 0.2)
     leave_failure(folder, "its node was lost")
     assert slept  # the mutant
 
