@@ -6,8 +6,7 @@ import csv
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,11 +88,10 @@ class Certify(SettingsCommand):
         work = [(text, seed) for seed in range(self.seed, self.seed + self.seeds) for text in texts]
         there = _read(self.out, self.effort, self.sequences)
         rows = [there[one] for one in work if one in there]
-        with ExitStack() as stack:
-            add = _writer(self.out, stack)
-            for certificate in self._certificates([one for one in work if one not in there], console):
-                rows.append(_row(certificate, self.effort))
-                add(rows[-1])
+        for certificate in self._certificates([one for one in work if one not in there], console):
+            rows.append(_row(certificate, self.effort))
+            if self.out is not None:
+                _append(self.out, rows[-1])
         console.print(_table(rows))
         seconds = time.perf_counter() - start
         if len(rows) == 1 and not there:
@@ -174,21 +172,13 @@ def _read(path: Path | None, effort: str, sequences: int | None) -> dict[tuple[s
     return {(row["task"], row["seed"]): row for row in own}
 
 
-def _writer(path: Path | None, stack: ExitStack) -> Callable[[dict[str, Any]], None]:
-    """What adds a line to the file at once, so that nothing is lost when the command is stopped."""
-    if path is None:
-        return lambda row: None
-    new = not path.exists() or path.stat().st_size == 0
-    file = stack.enter_context(path.open("a", newline="", encoding="utf-8"))
-    lines = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", lineterminator="\n")
-    if new:
-        lines.writeheader()
-
-    def add(row: dict[str, Any]) -> None:
+def _append(path: Path, row: dict[str, Any]) -> None:
+    """Add a line to the file at once, so that nothing is lost when the command is stopped."""
+    with path.open("a", newline="", encoding="utf-8") as file:
+        lines = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+        if not file.tell():
+            lines.writeheader()
         lines.writerow(row | {"failed_checks": " ".join(row["failed_checks"])})
-        file.flush()
-
-    return add
 
 
 def certify_text(

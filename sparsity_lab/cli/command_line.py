@@ -196,7 +196,8 @@ def _arguments_of(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _bad_arguments(arguments: Sequence[str]) -> SettingError:
-    """What is wrong with arguments that the parser has refused: it tells people, and no program."""
+    """What is wrong with arguments that the parser has refused: it tells people, and programs in a private way only
+    (``tyro._errors`` of 1.0.17, which may change with any release)."""
     name, *rest = arguments
     options, positional = _arguments_of(name)
     given = [("--", list[str]())]

@@ -132,9 +132,8 @@ def to_transformers(decoder: DecoderModel, *, max_position_embeddings: int = 204
             q, k, v = torch.split(block.qkv.weight, block.qkv_widths)
             if position.layout == "interleaved":
                 q, k = _halves(q, setting.num_heads), _halves(k, setting.kv_heads)
-            layer.self_attn.q_proj.weight.copy_(q)
-            layer.self_attn.k_proj.weight.copy_(k)
-            layer.self_attn.v_proj.weight.copy_(v)
+            for name, one in zip("qkv", (q, k, v), strict=True):
+                layer.get_submodule(f"self_attn.{name}_proj").weight.copy_(one)
     if set(setting.kernels) != {Softmax()}:
         attach(model, setting.kernels)
         for block, layer in zip(decoder.blocks, model.model.layers, strict=True):
@@ -199,7 +198,6 @@ def _rope(config: Any) -> RoPE:
     kind = parameters.get("rope_type", "default")
     check_that(kind in ("default", "linear"), "model.config.rope_parameters.rope_type", "'default' or 'linear'", kind)
     if (share := parameters.get("partial_rotary_factor", 1.0)) != 1:
-        raise SettingError(
-            "model.config.rope_parameters.partial_rotary_factor", "1, so that all of a head rotates", share
-        )
+        path = "model.config.rope_parameters.partial_rotary_factor"
+        raise SettingError(path, "1, so that all of a head rotates", share)
     return RoPE(base=float(parameters["rope_theta"]), scale=float(parameters.get("factor", 1.0)))
