@@ -115,9 +115,7 @@ def inside(path: str) -> Iterator[None]:
         raise error.inside(path) from None
 
 
-def check_that(
-    fits: object, path: str, expected: str, got: object = _PLAIN, known: Iterable[str] = (), meant: str | None = None
-) -> None:
+def check_that(fits: object, path: str, expected: str, got: object = _PLAIN, known: Iterable[str] = ()) -> None:
     """Raise this ``SettingError`` unless something fits.
 
     >>> check_that(0 <= 1.5 < 1, "warmup", "a share of the steps", 1.5)
@@ -125,7 +123,7 @@ def check_that(
     sparsity_lab.settings.errors.SettingError: warmup: expected a share of the steps, got 1.5
     """
     if not fits:
-        raise SettingError(path, expected, got, known, meant)
+        raise SettingError(path, expected, got, known)
 
 
 def check_most(most: int, **values: int) -> None:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from sparsity_lab.settings import Setting, SettingError, check_least, check_that, from_data, register
+from sparsity_lab.settings import Setting, SettingError, check_least, check_most, check_that, from_data, register
 from sparsity_lab.training import Diverged, RunConfig
 from sparsity_lab.training.lease import Leased
 
@@ -187,7 +187,7 @@ class Processes(Engine):
                     expected = "the number of a GPU, from 0, or its name such as 'GPU-8f6c', each once"
                     raise SettingError(f"devices[{i}]", expected, device)
         check_least(1, workers=self.workers)
-        check_that(self.workers <= _MOST_WORKERS, "workers", f"at most {_MOST_WORKERS}", self.workers)
+        check_most(_MOST_WORKERS, workers=self.workers)
 
     def knows_main(self) -> bool:
         """Every worker imports a script, but nothing of a notebook."""
