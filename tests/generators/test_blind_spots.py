@@ -3,6 +3,7 @@
 Faults are of how sequences are drawn, and keep the rule: what any one place shows of the target stays as declared.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -26,9 +27,11 @@ from sparsity_lab.generators import (
     PowerLaw,
     SelectiveCopy,
     SparseMarkov,
+    StackManipulation,
     Stream,
     Task,
     TextBytes,
+    Truth,
     certify,
     open_unit,
 )
@@ -204,6 +207,28 @@ class Shared(Stream):
 
     def words(self, purpose: str, length: int, start: int, count: int, per_sequence: int) -> NDArray[np.uint64]:
         return super().words(purpose, length & ~4, start, count, per_sequence)
+
+
+class OftenRare(Mixture):
+    """The component that is declared rare comes six times as often."""
+
+    def component(self, stream: Stream, start: int, count: int, length: int) -> NDArray:
+        rare = 6 * self.probabilities[1]
+        return (open_unit(stream.words("component", length, start, count, 1)[:, 0]) < rare).astype(np.int64)
+
+
+def declared_rarer(self: StackManipulation, length: int) -> Truth:
+    """The rarest label of the first targets is declared 15 times as rare as it is, and chance goes with it."""
+    sound = StackManipulation.truth(self, length)
+    assert sound.label_distribution is not None
+    law = sound.label_distribution.copy()
+    for slot in law[:2]:
+        slot[np.where(slot > 0, slot, 1.0).argmin()] /= 15
+    law /= law.sum(axis=1, keepdims=True)
+    chance = Truth.of_labels(law)
+    return dataclasses.replace(
+        sound, label_distribution=law, chance_accuracy=chance.chance_accuracy, chance_loss=chance.chance_loss
+    )
 
 
 class OtherWindows(TextBytes):
@@ -393,6 +418,16 @@ FAULTS: dict[str, tuple[Task, tuple[int, ...] | None, int]] = {
         mutant(PARITY, another_stream(lambda s: Shared(seed=s.seed, name=s.name))),
         (33,),
         1000,
+    ),
+    "Mixture: the rare component comes six times as often": (
+        OftenRare(tasks=(NOISY, PARITY.replace(noise=0.15)), shares=(0.996, 0.004)),
+        (12,),
+        10_000,
+    ),
+    "StackManipulation: a label is declared 15 times as rare": (
+        mutant(StackManipulation(), truth=declared_rarer),
+        (24,),
+        10_000,
     ),
     "TextBytes: training on the evaluation part": (TrainsOnEvaluation(), (12,), 5000),
     "TextBytes: windows at even places": (EvenWindows(), (12,), 5000),

@@ -31,6 +31,14 @@ def share(rng: np.random.Generator, more: float) -> Finding:
     return one(chi_square("token_marginals", "tokens", counts, np.full(12, N / 12)))
 
 
+def rare(rng: np.random.Generator, more: float) -> Finding:
+    """Of three labels that are declared rare the commonest is too common."""
+    declared = np.array([0.5, 0.497, 0.0018, 0.0009, 0.0003])
+    law = declared + np.array([-more, 0, more, 0, 0])
+    (_, alone) = chi_square("label_balance", "labels", rng.multinomial(N, law), N * declared)
+    return alone
+
+
 def correlation(rng: np.random.Generator, more: float) -> Finding:
     """Of a thousand products of signs one has this mean."""
     means = np.zeros(1000)
@@ -44,7 +52,7 @@ def violations(rng: np.random.Generator, more: float) -> Finding:
     return certain("second_answer", "", wrong == 0, wrong, N)
 
 
-@pytest.mark.parametrize("test", [noise, share, correlation, violations], ids=lambda test: test.__name__)
+@pytest.mark.parametrize("test", [noise, share, rare, correlation, violations], ids=lambda test: test.__name__)
 def test_stated_effects_are_seen(test: Test) -> None:
     rng = np.random.default_rng(1)
     effect = test(rng, 0.0).effect(THRESHOLD)
@@ -70,3 +78,23 @@ def test_the_bound_holds_far_out() -> None:
     p_values = np.array([one(largest("", "", np.array([one_z]), bound, cases, "")).p_value for one_z in z])
     for level in (1e-1, 1e-2, 1e-3):
         assert (p_values < level).mean() <= level
+
+
+@pytest.mark.parametrize("share", [1e-6, 1e-4, 4e-3])
+def test_a_rare_cell_has_its_rate(share: float) -> None:
+    """The p-value of a cell that is tested alone is no smaller than its rate, however little the cell expects."""
+    rng, declared = np.random.default_rng(3), np.array([0.6 - share, 0.4, share])
+    counts = rng.multinomial(N, declared, 3000)
+    p_values = np.array([list(chi_square("", "", one, N * declared))[1].p_value for one in counts])
+    for level in (1e-1, 1e-2, 1e-3):
+        assert (p_values < level).mean() <= level + 4 * (level / len(p_values)) ** 0.5
+
+
+def test_a_rare_cell_is_seen_beside_a_common_one() -> None:
+    """Pooled with the commonest, a label that comes 15 times as often as declared is within the noise."""
+    declared = np.array([5000.0, 4982.0, 18.0])
+    pooled, alone = chi_square("label_balance", "labels", np.array([4874, 4856, 270]), declared)
+    assert pooled.p_value > 1e-4
+    assert alone.p_value < 1e-100
+    (one,) = chi_square("components", "shares", np.array([9750, 250]), np.array([9950.0, 50.0]))
+    assert one.p_value < 1e-50

@@ -127,8 +127,7 @@ def rarer(law: Floats, more: float) -> Floats:
     alone = np.flatnonzero(flat * SEQUENCES >= 2 * SMALLEST_EXPECTED)
     cell = alone[flat[alone].argmin()]
     rest = 1 - flat[cell]
-    # Not so rare that it would be pooled with others: what is declared rarer than that is not tested alone.
-    new = max(flat[cell] / (1 + more), 1.01 * SMALLEST_EXPECTED / SEQUENCES)
+    new = flat[cell] / (1 + more)
     flat *= (1 - new) / rest
     flat[cell] = new
     return flat.reshape(law.shape)

@@ -3,9 +3,10 @@
 Each check gives p-values: of chi-square tests, exact binomial tests and normal sums, or 0 and 1 where nothing is left
 to chance. A certificate passes if every p-value is at least ``FALSE_ALARM_RATE`` divided by their number, so that a
 correct task fails nominally with probability at most ``FALSE_ALARM_RATE`` (Bonferroni). The chi-square tail is an
-approximation, so tests leave out cells and sums that are too small for it. With the smallest cells allowed, null
-tables exceeded the nominal tail 1.2 times as often at 1e-4, and about 1.5 times at 1e-5 and 1e-6 (four million
-tables). Smaller tails have not been measured. Checks that found nothing to test are named.
+approximation, so tests leave out sums that are too small for it, and pool cells, each of which then has an exact test
+too. With the smallest cells allowed, null tables exceeded the nominal tail 1.2 times as often at 1e-4, and about 1.5
+times at 1e-5 and 1e-6 (four million tables). Smaller tails have not been measured. Checks that found nothing to test
+are named.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,15 +1,16 @@
-"""What a check finds, and the tests that find it: Pearson's chi-square, Bernstein's bound for sums, certainty."""
+"""What a check finds, and the tests that find it: Pearson's chi-square with an exact test of rare cells, Bernstein's
+bound for sums, certainty."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from sparsity_lab.generators.stream import Floats, Ints
 
 SMALLEST_EXPECTED = 100.0
-"""A cell of Pearson's test expects at least this many, to keep the far tail close to nominal."""
+"""A cell of Pearson's test expects at least this many, to keep the far tail close to nominal. Others are rare."""
 
 _ENOUGH = 1000  # summands, weighed by their squares, from which on a sum is taken for normal
 
@@ -26,6 +27,7 @@ class Finding:
             None where there were none.
         terms: number of statistics whose largest this is, or of a chi-square test its degrees of freedom.
         test: how the p-value comes about.
+        expected: of a test of rare cells, how many the commonest of them expects.
     """
 
     check: str
@@ -36,6 +38,7 @@ class Finding:
     scale: float | None = None
     terms: int = 1
     test: str = "normal"
+    expected: float = 0.0
 
     def effect(self, threshold: float) -> float:
         """The smallest deviation that this test sees with 99 % probability, in the unit that ``of`` names; NaN where
@@ -44,6 +47,10 @@ class Finding:
             return float("nan")
         if self.test == "certain":
             return float(-np.expm1(np.log(0.01) * self.scale))
+        if self.test == "rare":
+            # So many are too many, even of the commonest. Of a Poisson number with that mean 99 % are as large.
+            count = stats.poisson.isf(threshold / (2 * self.terms), self.expected) + 1
+            return self.scale * float(special.gammaincinv(count, 0.99) - self.expected)
         if self.test == "chi-square":
             over = float(stats.chi2.isf(threshold, self.terms)) - self.terms
             # The noncentral chi-square has mean f + x and variance 2 (f + 2 x).
@@ -56,8 +63,8 @@ class Finding:
 def chi_square(check: str, subject: str, observed: Ints, expected: Floats, of: str = "") -> Iterator[Finding]:
     """Pearson's test of counts against expectations; an impossible cell that occurs gives p = 0.
 
-    Cells that expect too few are pooled into groups that expect enough. Nothing is found where that leaves one cell.
-    The effect is the relative change of the rarest cell that stands alone.
+    Cells that expect too few are pooled into groups that expect enough, and each of them is tested alone as well. The
+    effect is the relative change of the rarest cell that is not pooled.
     """
     observed, expected = observed.reshape(-1), expected.reshape(-1)
     impossible = expected <= 0
@@ -78,7 +85,8 @@ def chi_square(check: str, subject: str, observed: Ints, expected: Floats, of: s
     seen, wanted = np.bincount(group, weights=observed), np.bincount(group, weights=expected)
     if len(expected) == 1:
         yield certain(check, subject, True)  # nothing else was possible, and nothing else came
-    elif len(wanted) > 1:
+        return
+    if len(wanted) > 1:
         statistic = float(((seen - wanted) ** 2 / wanted).sum())
         freedom = len(wanted) - 1
         rarest = float(wanted.min())
@@ -86,6 +94,22 @@ def chi_square(check: str, subject: str, observed: Ints, expected: Floats, of: s
         scale = float(np.sqrt((1 - rarest / wanted.sum()) / rarest))
         p_value = float(stats.chi2.sf(statistic, freedom))
         yield Finding(check, subject, statistic, p_value, of, scale, freedom, "chi-square")
+    if small.any() and (N := int(observed.sum())):
+        yield _rare(check, subject, observed[small], expected[small], N, of)
+
+
+def _rare(check: str, subject: str, observed: Ints, expected: Floats, N: int, of: str) -> Finding:
+    """The exact binomial test of each of some cells, of N cases in all: the least likely, its p-value multiplied by
+    their number. The effect is a share of all cases, beyond the declared one, that the commonest of them gets."""
+    share = (expected / N).clip(max=1.0)
+    p_values = np.minimum(special.bdtrc(observed - 1, N, share), special.bdtr(observed, N, share))
+    i, terms = int(p_values.argmin()), len(p_values)
+    p_value = float(min(1.0, 2 * terms * p_values[i]))
+    of = of and f"{of.removesuffix(', relative')}, each rare one alone"
+    most = float(expected.max())
+    return Finding(
+        check, f"{subject}: each rare one", float(observed[i]), p_value, of, 1 / N, terms, "rare", expected=most
+    )
 
 
 def contingency(check: str, subject: str, first: Ints, second: Ints) -> Iterator[Finding]:
