@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from sparsity_lab.generators.batch import IGNORE
 from sparsity_lab.generators.certify.findings import (
     Finding,
     certain,
@@ -364,14 +363,11 @@ def components(sample: DrawnSequences) -> Iterator[Finding]:
     yield from chi_square("components", "shares", counts, task.probabilities * len(which))
     yield from contingency("components", "this sequence's and the next one's", which[:-1], which[1:])
     count = min(_COMPARED, len(which))
-    targets = np.full((count, sample.tokens.shape[1]), IGNORE)
-    here = sample.rows < count
-    targets[sample.rows[here], sample.positions[here]] = sample.targets[here]
     for c, part in enumerate(task.tasks):
         batch = part.sample(stream, 0, count, sample.length)
         rows = np.flatnonzero(which[:count] == c)
         same = np.array_equal(batch.tokens.numpy()[rows], sample.tokens[rows])
-        same &= np.array_equal(batch.targets.numpy()[rows], targets[rows])
+        same &= np.array_equal(batch.targets.numpy()[rows], sample.every_target[rows])
         yield certain("components", f"sequences of component {c + 1}", same)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparsity_lab.generators.certify.draws import Choices, Columns, choices_of, columns, draws_of, number_of_columns
-from sparsity_lab.generators.certify.findings import Finding, bernstein, certain, chi_square, largest, spread
+from sparsity_lab.generators.certify.findings import Finding, certain, chi_square, largest, spread
 from sparsity_lab.generators.certify.predictions import Predictions
 from sparsity_lab.generators.certify.sequences import DrawnSequences
 from sparsity_lab.generators.stream import Ints
@@ -340,37 +340,43 @@ def _triples(
         return
     if allowed < N:
         of, weight = of.first(allowed), None if weight is None else weight[:allowed]
-    worst: tuple[float, float, float] = (-1.0, 0.0, 1.0)
+    worst, at = -1.0, (0.0, 1.0)
     terms, width = 0, max(16, C // 6)
     # What decides whether others are made comes first.
     of = of.ordered(np.argsort(~of.deciding, kind="stable"))
+    bounds, apart = np.outer(of.bound, of.bound * most * 2 / 3).astype(np.float32), _apart(of)
     for c in range(C - 2):
         first = of.x[:, c] if weight is None else of.x[:, c] * weight
         if c == 0 or of.deciding[c] or of.choice[c] != of.choice[c - 1]:
             # The square of a column that decides of no other is 1 in the mean, whatever else was made.
             start = c + 1
             square = of.x[:, c] if of.deciding[c] or of.present is None else of.present[:, of.choice[c]]
-            n = of.variances(square, start)
+            n = np.maximum(of.variances(square, start), 1)
+            twice = (2 * n).astype(np.float32)
         other = of.family != of.family[c]
         # Each pair of the later columns is wanted once: so in strips, each with what comes after its beginning.
         for a in range(c + 1, C, width):
             strip, rest = slice(a, min(a + width, C)), slice(a, C)
-            kept = np.triu((of.family[strip, None] != of.family[rest]) & other[strip, None] & other[rest], 1)
+            kept = apart[strip, rest] & other[strip, None] & other[rest]
             if not kept.any():
                 continue
-            sums = ((of.x[:, strip] * first[:, None]).T @ of.x[:, rest]).astype(np.float64)
-            cases = n[a - start : a - start + len(kept), a - start :][kept]
-            z = sums[kept] / np.sqrt(np.maximum(cases, 1))
-            bound = np.outer(of.bound[strip], of.bound[rest])[kept] * of.bound[c] * most
-            surprise = bernstein(z, bound, cases)
-            i = int(surprise.argmax())
-            terms += len(z)
-            if surprise[i] > worst[0]:
-                worst = float(surprise[i]), float(z[i]), float(cases[i])
+            sums = (of.x[:, strip] * first[:, None]).T @ of.x[:, rest]
+            # As ``bernstein``, of sums that are not divided by their standard errors.
+            below = bounds[strip, rest] * np.abs(sums)
+            below *= np.float32(of.bound[c])
+            below += twice[a - start : strip.stop - start, a - start :]
+            surprise = sums * sums
+            surprise /= below
+            surprise *= kept
+            i, j = divmod(int(surprise.argmax()), C - a)
+            terms += int(np.count_nonzero(kept))
+            if surprise[i, j] > worst:
+                worst = float(surprise[i, j])
+                at = float(sums[i, j]), float(n[a - start + i, a - start + j])
     if terms:
-        p_value = float(min(1.0, 2 * terms * np.exp(-worst[0])))
-        scale = 1 / float(np.sqrt(max(worst[2], 1)))
-        yield Finding(check, subject, abs(worst[1]), p_value, CORRELATION, scale, terms)
+        size, cases = at
+        p_value = float(min(1.0, 2 * terms * np.exp(-worst)))
+        yield Finding(check, subject, abs(size) / cases**0.5, p_value, CORRELATION, cases**-0.5, terms)
 
 
 def _lags(of: Columns, z: Real, n: Real) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from sparsity_lab.generators.task import Draw
 Floats = NDArray[np.float32]
 
 _LARGEST_COMPLETE = 16  # larger alphabets are compared by their bits
-_LARGEST_LISTED = 1 << 20
+_LARGEST_LISTED = 1 << 16
 _BINS = 8  # of places
 _BLOCKS = 16  # of the stream
 _MOST_TOGETHER = 8
@@ -175,7 +175,7 @@ class Columns:
         """
         square = np.ones(len(self.x), np.float32) if weight is None else weight**2
         if self.present is None:
-            return np.full((len(self.choice) - start,) * 2, float(square.sum(dtype=np.float64)))
+            return np.broadcast_to(square.sum(dtype=np.float64), (len(self.choice) - start,) * 2)
         used, choice = np.unique(self.choice[start:], return_inverse=True)
         present = self.present[:, used]
         weighed = present if weight is None else present * square[:, None]
@@ -232,26 +232,26 @@ def columns(choices: Choices, complete: bool = False) -> Columns:
     """Of each choice its bits, or if ``complete`` all Walsh functions of those with at most 16 values."""
     N, P = choices.values.shape
     sizes = choices.values.max(axis=0, initial=-1) + 1
-    listed = [(p, mask) for p in range(P) for mask in _functions(max(1, int(sizes[p])), complete)]
+    of_choice = {p: _functions(max(1, int(sizes[p])), complete) for p in range(P)}
+    listed = [(p, mask) for p, masks in of_choice.items() for mask in masks]
     # One column after the other in memory: products of few columns and of few sequences read no others.
     x = np.empty((len(listed), N), dtype=np.float32)
     bound, used = np.zeros(len(listed)), np.zeros(len(listed), dtype=bool)
     absent = choices.values.T < 0
     present = (~absent).astype(np.float32).T if absent.any() else None
-    last = -1
-    for c, (p, mask) in enumerate(listed):
-        if p != last:
-            values, where, counts = _tabulated(choices.values[:, p])
-            last = p
-        bits = np.bitwise_count(values & mask) & 1
-        share = float(bits @ counts) / max(1, int(counts.sum()))
-        if 0 < share < 1:
-            scale = float(np.sqrt(share * (1 - share)))
-            table = np.append(0.0, (bits - share) / scale).astype(np.float32)  # of an absent choice 0
-            np.take(table, where, out=x[c], mode="clip")
-            bound[c], used[c] = max(share, 1 - share) / scale, True
+    start = 0
+    for p, masks in of_choice.items():
+        values, where, counts = _tabulated(choices.values[:, p])
+        bits = np.bitwise_count(values & np.array(masks)[:, None]) & 1
+        share = bits @ counts / max(1, int(counts.sum()))
+        varies = (share > 0) & (share < 1)
+        scale = np.where(varies, np.sqrt(share * (1 - share)), 1.0)
+        here = slice(start, start := start + len(masks))
+        used[here], bound[here] = varies, np.maximum(share, 1 - share) / scale
+        tables = np.zeros((len(masks), len(values) + 1), np.float32)  # of an absent choice 0
+        tables[:, 1:] = (bits - share[:, None]) / scale[:, None]
+        np.take(tables, where, axis=1, out=x[here], mode="clip")
     kept = np.array(listed, dtype=np.int64).reshape(-1, 2)[used]
-    of = choices.family, choices.position
-    family, position = (one[kept[:, 0]] for one in of)
+    family, position = (of[kept[:, 0]] for of in (choices.family, choices.position))
     x = x if used.all() else x[used]
     return Columns(x.T, kept[:, 0], kept[:, 1], family, position, bound[used], present)

@@ -128,13 +128,16 @@ class DrawnSequences:
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All sequences again, with their targets, so many at a time."""
-        N, T = self.tokens.shape
-        for start in range(0, N, size):
-            end = min(start + size, N)
-            own = slice(int(self.first[start]), int(self.first[end]) if end < N else len(self.targets))
-            targets = np.full((end - start, T), IGNORE)
-            targets[self.rows[own] - start, self.positions[own]] = self.targets[own]
-            yield Batch(torch.from_numpy(self.tokens[start:end]), torch.from_numpy(targets))
+        for start in range(0, len(self.tokens), size):
+            some = slice(start, start + size)
+            yield Batch(torch.from_numpy(self.tokens[some]), torch.from_numpy(self.every_target[some]))
+
+    @cached_property
+    def every_target(self) -> Ints:
+        """(N, T), as in a batch."""
+        targets = np.full(self.tokens.shape, IGNORE)
+        targets[self.rows, self.positions] = self.targets
+        return targets
 
     def beyond(self) -> Iterator[Batch]:
         """The sequences that were asked for and not kept, for what can be counted as they pass."""

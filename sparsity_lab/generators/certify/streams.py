@@ -5,10 +5,11 @@ zero, whatever the task, and none of them is equal to another unless the task ha
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import fft, stats
 
 from sparsity_lab.generators.batch import Batch
@@ -56,36 +57,49 @@ def slices(sample: DrawnSequences) -> Iterator[Finding]:
 
 def _same(batch: Batch, sample: DrawnSequences, start: int) -> bool:
     rows = slice(start, start + len(batch))
-    whole = slice(*np.searchsorted(sample.rows, [start, start + len(batch)]).tolist())
-    return (
+    if not (
         np.array_equal(batch.tokens.numpy(), sample.tokens[rows])
-        and np.array_equal(batch.targets[batch.scored].numpy(), sample.targets[whole])
-        and np.array_equal(batch.scored.nonzero()[:, 1].numpy(), sample.positions[whole])
-        and (batch.sources is None or np.array_equal(batch.sources[batch.scored].numpy(), sample.sources[whole]))
+        and np.array_equal(batch.targets.numpy(), sample.every_target[rows])
+        and batch.has_sources == sample.has_sources
         and (batch.position_ids is None) == (sample.position_ids is None)
-        and (
-            batch.position_ids is None
-            or sample.position_ids is None
-            or np.array_equal(batch.position_ids.numpy(), sample.position_ids[rows])
-        )
+    ):
+        return False
+    last = start + len(batch) - 1
+    whole = slice(int(sample.first[start]), int(sample.first[last] + sample.counts[last]))
+    sources, ids = batch.sources, sample.position_ids
+    return (sources is None or np.array_equal(sources[batch.scored].numpy(), sample.sources[whole])) and (
+        batch.position_ids is None or ids is None or np.array_equal(batch.position_ids.numpy(), ids[rows])
     )
 
 
-@dataclass(frozen=True)
-class _Other:
-    """Sequences to be compared with the sample's: which, and how they are drawn."""
-
-    name: str
-    stream: Stream
-    start: int
-    length: int
-    count: int
-
-    def draw(self, task: Task) -> Ints:
-        """(count, T + 1) tokens, and the last target."""
-        batch = task.sample(self.stream, self.start, self.count, self.length)
+@lru_cache(maxsize=1)
+def _others(sample: DrawnSequences) -> tuple[list[Finding], list[NDArray[np.uint64]]]:
+    """The first sequences of streams of other names, seeds and lengths, and of those far on: what the sample tells of
+    them, and the fingerprints of some with other names and seeds."""
+    task, length, N = sample.task, sample.length, len(sample.tokens)
+    own, few = Stream(seed=sample.seed, name=CERTIFICATE), min(_FEW, N)
+    others = {f"the stream {name}": (replace(own, name=name), 0, few, length) for name in _NAMES}
+    others[f"the stream {_NAMES[0]}"] = (replace(own, name=_NAMES[0]), 0, _many(sample), length)
+    others |= {f"seed + {add}": (replace(own, seed=sample.seed + add), 0, few, length) for add in _SEEDS}
+    pooled = list(others)
+    others |= {"the seed's opposite": (replace(own, seed=-1 - sample.seed), 0, few, length)}
+    others |= {f"2^{power} sequences on": (own, 1 << power, few, length) for power in _FAR}
+    others |= {f"length {one}": (own, 0, few, one) for one in _other_lengths(task, length)}
+    mine, pool, found = _told(sample), [], list[Finding]()
+    for name, which in others.items():
+        batch = task.sample(*which)
         last = batch.targets.max(dim=1, keepdim=True).values
-        return np.concatenate([batch.tokens.numpy(), last.numpy()], axis=1)
+        theirs = _columns(np.concatenate([batch.tokens.numpy(), last.numpy()], axis=1))
+        found += _unrelated(f"{name}, the same place", mine, theirs, len(batch))
+        if name in pooled:
+            pool.append(fingerprints(batch.tokens[:few].numpy()))
+    return found, pool
+
+
+def _many(sample: DrawnSequences) -> int:
+    """So many sequences that pairs of their columns are within the budget."""
+    N = len(sample.tokens)
+    return min(N, max(_FEW, int(sample.budget / 2 / _MOST_COLUMNS**2 / 8)))
 
 
 def streams(sample: DrawnSequences) -> Iterator[Finding]:
@@ -93,24 +107,11 @@ def streams(sample: DrawnSequences) -> Iterator[Finding]:
     stream, or of those just before it."""
     if not sample.whole:
         return
-    task, length, N = sample.task, sample.length, len(sample.tokens)
-    own = Stream(seed=sample.seed, name=CERTIFICATE)
-    few = min(_FEW, N)
-    many = min(N, max(few, int(sample.budget / 2 / _MOST_COLUMNS**2 / 8)))
-    others = [_Other(f"the stream {name}", replace(own, name=name), 0, length, many) for name in _NAMES[:1]]
-    others += [_Other(f"the stream {name}", replace(own, name=name), 0, length, few) for name in _NAMES[1:]]
-    others += [_Other(f"seed + {add}", replace(own, seed=sample.seed + add), 0, length, few) for add in _SEEDS]
-    others += [_Other("the seed's opposite", replace(own, seed=-1 - sample.seed), 0, length, few)]
-    others += [_Other(f"2^{power} sequences on", own, 1 << power, length, few) for power in _FAR]
-    others += [_Other(f"length {one}", own, 0, one, few) for one in _other_lengths(task, length)]
-    mine = _told(sample)
-    for other in others:
-        theirs = _columns(other.draw(task))
-        yield from _unrelated(f"{other.name}, the same place", mine, theirs, other.count)
+    N, mine = len(sample.tokens), _told(sample)
+    yield from _others(sample)[0]
     for lag in (1, 2, 3, 4, 8, 16, 32, 64, 100, 128, 256):
         if lag < N:
-            count = min(many, N - lag)
-            yield from _unrelated(f"{lag} sequences on", mine, mine, count, lag)
+            yield from _unrelated(f"{lag} sequences on", mine, mine, min(_many(sample), N - lag), lag)
 
 
 def periods(sample: DrawnSequences) -> Iterator[Finding]:
@@ -161,8 +162,7 @@ def _columns(tokens: Ints, others: Ints | None = None) -> Columns:
 
 def _unrelated(subject: str, mine: Columns, theirs: Columns, count: int, lag: int = 0) -> Iterator[Finding]:
     z = (mine.x[:count].T @ theirs.x[lag : lag + count]) / np.sqrt(count)
-    bound = mine.bound[:, None] * theirs.bound
-    yield from largest("streams", subject, z, bound, np.full(z.shape, float(count)), _OF_TWO)
+    yield from largest("streams", subject, z, np.outer(mine.bound, theirs.bound), np.array(float(count)), _OF_TWO)
 
 
 def _other_lengths(task: Task, length: int) -> list[int]:
@@ -208,32 +208,28 @@ def repeats(sample: DrawnSequences) -> Iterator[Finding]:
     yield Finding("repeats", subject, float(again[worst]), p_value, of, scale, most, sparse)
     if (chance := _chance_of_equal(sample)) is None:
         return
-    yield from _as_rare("two of the sample", equal, N * (N - 1) / 2, chance, N)
-    stream = Stream(seed=sample.seed, name=CERTIFICATE)
-    rng = sample.generator()
-    starts = np.exp(rng.uniform(np.log(N), np.log(_FARTHEST), _SINGLES)).astype(np.int64)
-    singles = [task.sample(stream, int(start), 1, sample.length).tokens.numpy() for start in starts]
-    far = float(np.isin(fingerprints(np.concatenate(singles)), mine).sum())
-    yield from _as_rare(
-        f"one of {_SINGLES} far on, each drawn alone, and one of the sample", far, _SINGLES * N, chance, N
-    )
-    few = min(_FEW, N)
-    pool = [mine[:few]]
-    others = [(0, name, few) for name in _NAMES] + [(add, CERTIFICATE, few) for add in _SEEDS]
-    others += [(add, name, _SINGLES // 4) for add in range(3, _NEAR) for name in (_NAMES[0], CERTIFICATE)]
-    for add, name, count in others:
-        batch = task.sample(Stream(seed=sample.seed + add, name=name), 0, min(count, N), sample.length)
-        pool.append(fingerprints(batch.tokens.numpy()))
-    together = np.concatenate(pool)
-    twice = float(len(together) - len(np.unique(together)))
-    yield from _as_rare("two of streams with other names and seeds", twice, len(together) ** 2 / 2, chance, few)
+    few, own = min(_FEW, N), Stream(seed=sample.seed, name=CERTIFICATE)
+    if (mean := chance * N * (N - 1) / 2) < _MOST_EQUAL:
+        yield _as_rare("two of the sample", equal, mean, N)
+    # What would not be tested is not drawn.
+    if (mean := chance * _SINGLES * N) < _MOST_EQUAL:
+        starts = np.exp(sample.generator().uniform(np.log(N), np.log(_FARTHEST), _SINGLES)).astype(np.int64)
+        singles = [task.sample(own, int(start), 1, sample.length).tokens.numpy() for start in starts]
+        far = float(np.isin(fingerprints(np.concatenate(singles)), mine).sum())
+        yield _as_rare(f"one of {_SINGLES} far on, each drawn alone, and one of the sample", far, mean, N)
+    named = [replace(own, seed=sample.seed + add, name=n) for add in range(3, _NEAR) for n in (_NAMES[0], own.name)]
+    pool, fewer = [mine[:few], *_others(sample)[1]], min(_SINGLES // 4, N)
+    number = len(pool) * few + len(named) * fewer
+    if (mean := chance * number**2 / 2) < _MOST_EQUAL:
+        batches = [task.sample(stream, 0, fewer, sample.length).tokens.numpy() for stream in named]
+        different = np.unique(np.concatenate([*pool, fingerprints(np.concatenate(batches))]))
+        yield _as_rare("two of streams with other names and seeds", float(number - len(different)), mean, few)
 
 
-def _as_rare(subject: str, equal: float, pairs: float, chance: float, cases: int) -> Iterator[Finding]:
-    """Equal sequences are as rare as their choices make them: of a Poisson number with at most that mean."""
-    if pairs * chance < _MOST_EQUAL:
-        p_value = float(stats.poisson.sf(equal - 1, pairs * chance))
-        yield Finding("repeats", f"equal: {subject}", equal, p_value, "share of repeats", 1 / cases, test="certain")
+def _as_rare(subject: str, equal: float, mean: float, cases: int) -> Finding:
+    """Equal sequences are as rare as their choices make them: of a Poisson number with at most this mean."""
+    p_value = float(stats.poisson.sf(equal - 1, mean))
+    return Finding("repeats", f"equal: {subject}", equal, p_value, "share of repeats", 1 / cases, test="certain")
 
 
 def _chance_of_equal(sample: DrawnSequences) -> float | None:
