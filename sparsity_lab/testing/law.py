@@ -86,7 +86,7 @@ def _check_at(law: Law, k: int, length: int) -> None:
     order = np.argsort(sets @ code)
     counts = np.bincount(order[np.searchsorted((sets @ code)[order], drawn @ code)], minlength=len(sets))
     for finding in chi_square("draws", "sets", counts, pmf * _DRAWS):
-        found = f"draws do not follow `log_pmf` (chi-square, p = {finding.p_value:.1e}; {finding.subject})"
+        found = f"draws do not follow `log_pmf` ({finding.test}, p = {finding.p_value:.1e}; {finding.subject})"
         require(finding.p_value >= FALSE_ALARM_RATE, subject, found, _TWO_LAWS)
 
 
@@ -115,7 +115,7 @@ def _check_far(law: Law, k: int, length: int) -> None:
     for j, (places, pmf) in enumerate(zip(drawn.T, declared, strict=True)):
         counts = np.bincount(places - 1, minlength=length)
         for finding in chi_square("draws", f"place {j + 1}", counts, pmf * len(drawn)):
-            found = f"draws do not follow `order_pmf` (chi-square, p = {finding.p_value:.1e}; {finding.subject})"
+            found = f"draws do not follow `order_pmf` ({finding.test}, p = {finding.p_value:.1e}; {finding.subject})"
             require(finding.p_value >= FALSE_ALARM_RATE, subject, found, "They are of different laws.")
     some = drawn[: 200_000 // length]
     _check_conditionals(law, some, open_unit(stream.words("ties", length, 0, len(some), k)), length, subject)
