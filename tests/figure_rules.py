@@ -12,8 +12,8 @@ from matplotlib.text import Text
 
 from sparsity_lab.analysis.style import GRAY, INK, relative_luminance
 
-SMALLEST, MOST_ARMS, WIDEST = 9.0, 6, 7.6
-"""Points of a text; curves in one axes; inches of a figure, so that a page shows it at its full size."""
+SMALLEST, MOST_ARMS, MOST_LINES, WIDEST = 9.0, 6, 2, 7.6
+"""Points of a text; curves in one axes; lines of a title; inches of a figure, which a page then shows at its size."""
 READABLE = 3.0
 """Contrast with the white and with the dark page."""
 
@@ -46,6 +46,8 @@ def broken_rules(figure: Figure) -> list[str]:
     figure.draw_without_rendering()
     renderer: Any = figure._get_renderer()  # type: ignore[attr-defined]
     found = [] if figure.get_figwidth() <= WIDEST else [f"{figure.get_figwidth():.1f} inches wide"]
+    if (lines := figure.get_suptitle().count("\n") + 1) > MOST_LINES:
+        found.append(f"a title of {lines} lines")
     canvas = figure.bbox
     for text in words(figure):
         if text.get_fontsize() < SMALLEST:

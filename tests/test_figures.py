@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from analysis.synthetic import frame_of
 from figure_rules import broken_rules
+from made_up_evidence import made_up
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -45,7 +46,7 @@ from sparsity_lab.analysis.measurement import Measurement
 from sparsity_lab.analysis.style import GRAY, new_axes
 from sparsity_lab.generators import Copy, FlipFlop, Planted
 from sparsity_lab.models import Decoder
-from sparsity_lab.studies import load_study
+from sparsity_lab.studies import demo, load_study
 from sparsity_lab.studies.files import read_found
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
@@ -145,6 +146,29 @@ def test_every_object_that_draws_is_here() -> None:
     named = {cls.__name__ for cls in ours if not isabstract(cls)}
     if len(DRAWN) > 1:  # all of them, not one that was chosen
         assert named == (DRAWN & named) | elsewhere
+
+
+def test_a_title_has_two_lines_at_most() -> None:
+    clauses = [f"k={k} loses half at {k}x;" for k in range(1, 12)]
+    for width in (3.0, 5.0, 7.4):
+        figure = titled(Figure(figsize=(width, 3.0)), " ".join(clauses))
+        title = figure.get_suptitle()
+        assert title.count("\n") == 1
+        shown = plain(title).removesuffix(" …")
+        assert shown == " ".join(clauses[: shown.count(";")]), "whole clauses"
+        assert figure.get_figheight() == pytest.approx(3.0 + 0.2 * 2 + 0.08)
+    assert plain(titled(Figure(figsize=(7.4, 3.0)), "a long word " * 30).get_suptitle()).endswith("word …")
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_title_of_the_demo_fits(learned: bool) -> None:
+    """Whatever comes of it."""
+    for carried in (1, 2, 3):
+        values = [1.0] * carried + [0.7] * (4 - carried)
+        lengths = dict(zip((24, 48, 96, 192), values, strict=True))
+        found = made_up(demo, lambda arm, condition, length, seed: lengths.get(length, 1.0), lambda *_: learned)  # noqa: B023
+        words = demo.finding(found)  # type: ignore[misc]
+        assert plain(titled(demo.figure(found), words).get_suptitle()) == plain(words)
 
 
 def drawn(*, colors: int = 2, **text: Any) -> Figure:

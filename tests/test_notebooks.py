@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,6 +23,10 @@ from browser import Opened
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 SOURCES = sorted(NOTEBOOKS.glob("[0-9]*.py"))
+
+SVG = "{http://www.w3.org/2000/svg}"
+TITLE = re.compile(r"font-weight: 700; font-size: 10\.5px")
+"""How the lines of a title are drawn."""
 
 RUN_ALL = """
 import runpy, sys, traceback
@@ -87,9 +91,14 @@ def test_figures_are_images_that_an_untrusted_notebook_shows(source: Path) -> No
             url = re.search(r'src="data:image/svg\+xml;base64,([^"]*)"', image)
             assert url
             root = ElementTree.fromstring(base64.b64decode(url[1]))
-            assert root.tag == "{http://www.w3.org/2000/svg}svg"
+            assert root.tag == f"{SVG}svg"
             assert int(root.get("width", "0")) > 200
-            assert re.search(r'alt="[^"]{5,}"', image)
+            alt = re.search(r'alt="([^"]{5,})"', image)
+            assert alt
+            # Matplotlib writes each line of a title as a text of its own.
+            lines = [text.text or "" for text in root.iter(f"{SVG}text") if TITLE.search(text.get("style") or "")]
+            assert len(lines) <= 2
+            assert unescape(alt[1]).startswith(" ".join(lines).removesuffix(" …"))
 
 
 @pytest.mark.committed

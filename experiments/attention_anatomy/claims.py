@@ -112,6 +112,9 @@ def _ranks_claim(name: str, statement: str, column: str, words: str, criterion: 
     )
 
 
+SCALING = "this lab, after the purpose of scaling scores with log n (arXiv 2501.13428)"
+
+
 CLAIMS = (
     _ranks_claim(
         "mass kept",
@@ -122,9 +125,9 @@ CLAIMS = (
     ),
     Claim(
         name="entropy of length scaling",
-        statement=f"From length {TRAINED} to {FAR}, softmax's entropy grows more than that of kernels that scale "
-        "scores with length.",
-        source="this lab, after what scaling scores with log n is made for (arXiv 2501.13428)",
+        statement=f"From length {TRAINED} to {FAR}, the entropy of softmax grows more than that of kernels whose "
+        "scores are scaled with length.",
+        source=SCALING,
         outcome=f"H({FAR}) - H({TRAINED}) of the row that answers, of softmax minus that of "
         f"{', '.join(LENGTH_SCALED)}: the mean over those that learned, where softmax did, in nats.",
         numbers=growth,
@@ -133,11 +136,11 @@ CLAIMS = (
     ),
     difference_claim(
         "reach of length scaling",
-        f"Kernels that scale scores with length hold better at {FAR} than softmax.",
+        f"Kernels whose scores are scaled with length hold better at {FAR} than softmax.",
         LENGTH_SCALED,
         ["softmax"] * len(LENGTH_SCALED),
         lengths=(TRAINED, FAR),
-        source="this lab, after what scaling scores with log n is made for (arXiv 2501.13428)",
+        source=SCALING,
     ),
     Claim(
         name="linear attention is flat",

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sparsity_lab.analysis import INK, Look, draw_level, looks_of, styled
-from sparsity_lab.studies import Evidence, draw_by_length, means_by, panels
+from sparsity_lab.studies import Evidence, draw_by_length, panels
 
 from .arms import NAMES, PARTS, arm
 from .claims import EXACT, MOST, better, close, tasks
@@ -25,14 +25,14 @@ the tasks on which predicted IDs do what is asked.
 
 
 def finding(evidence: Evidence) -> str:
-    """Exact match of each task at its longest length."""
+    """The smallest and the largest exact match of a task at its longest length, with IDs and without."""
     each = []
-    for label, part in PARTS.items():
-        own = evidence.rows.filter(pl.col("length") == part.longest)
-        own = own.with_columns(arm=pl.col("arm").replace({arm(label, name): name for name in NAMES}))
-        if words := means_by(own, "arm", NAMES, EXACT):
-            each.append(f"{label}: {words}")
-    return f"Exact match at four times the trained length. {'; '.join(each)}."
+    for name in NAMES:
+        ends = [(arm(label, name), part.longest) for label, part in PARTS.items()]
+        own = [evidence.rows.filter(arm=one, length=longest)[EXACT].mean() for one, longest in ends]
+        if known := [value for value in own if isinstance(value, float)]:
+            each.append(f"{name} {min(known):.2f} to {max(known):.2f}")
+    return f"Exact match of {len(PARTS)} tasks at four times the trained length: {', '.join(each)}."
 
 
 def figure(evidence: Evidence) -> Figure:

@@ -273,9 +273,8 @@ def finding(evidence: Evidence) -> str:
     far = found.filter(pl.col("length") == found["length"].max())
     mean: dict[str, float] = dict(far.group_by("method").agg(pl.col("loss").mean()).iter_rows())
     return (
-        f"At {TIMES} times the context the loss is {mean[DENSE]:.3f} nats a byte after dense training of all "
-        f"weights, {mean[SHIFTED]:.3f} after shifted sparse training, where LoRA alone reaches {mean[LORA]:.3f}. "
-        f"The parent has {mean[PARENT]:.3f}."
+        f"Loss at {TIMES} times the context, in nats a byte: dense training {mean[DENSE]:.3f}, shifted sparse "
+        f"training {mean[SHIFTED]:.3f}, the same of LoRA alone {mean[LORA]:.3f}, the parent {mean[PARENT]:.3f}."
     )
 
 

@@ -218,11 +218,11 @@ CLAIMS = (
 
 
 def finding(evidence: Evidence) -> str:
-    """How far marked tokens carry by k, and one fixed place at the start by position scheme."""
+    """How far marked tokens carry by k, for every second k, and one fixed place at the start by position scheme."""
     rows = evidence.rows
-    by_k = {name: rows.filter(arm=ANYWHERE, condition=name) for name in CONDITIONS}
+    by_k = {name: rows.filter(arm=ANYWHERE, condition=name) for name in list(CONDITIONS)[::2]}
     of_scheme = {name: rows.filter(arm=position_arm(name, "anchored", 1)) for name in SCHEMES}
-    return f"Marked tokens, RoPE: {how_far(by_k)}. One place at the start: {how_far(of_scheme)}."
+    return f"Marked tokens: {how_far(by_k)}. One place at the start: {how_far(of_scheme)}."
 
 
 def figure(evidence: Evidence) -> Figure:

@@ -70,7 +70,7 @@ CLAIMS = (
         LENGTH_SCALED,
         ["Softmax"] * len(LENGTH_SCALED),
         lengths=(TRAINED, FAR),
-        source="this lab, after what scaling scores with log n is made for (arXiv 2501.13428)",
+        source="this lab, after the purpose of scaling scores with log n (arXiv 2501.13428)",
         criterion=MostSeeds(at_least=MATTERS),
     ),
     Claim(

@@ -27,8 +27,8 @@ does it hold, and what does a training step cost compared with softmax?
 """
 
 
-_MANY = 6
-"""Kernels that a title does not list."""
+_MANY = 4
+"""So many kernels are not listed in a title."""
 
 
 def finding(evidence: Evidence) -> str:
@@ -41,8 +41,8 @@ def finding(evidence: Evidence) -> str:
         at_least = "at least " * (own["reach"][0] == FARTHEST)
         names = sorted(own["arm"], key=lambda arm: arm != "Softmax")
         listed = ", ".join(names) if len(names) < _MANY else f"{names[0]} and {len(names) - 1} others"
-        words.append(f"{listed} to {at_least}{own['reach'][0]:g}")
-    return f"Trained on {SHORTEST} to {TRAINED} tokens, median reach of what was learned: {'; '.join(words)}."
+        words.append(f"{listed} {at_least}{own['reach'][0]:g}")
+    return f"Median reach after training on {SHORTEST} to {TRAINED} tokens: {'; '.join(words)}."
 
 
 def figure(evidence: Evidence) -> Figure:

@@ -159,24 +159,27 @@ CLAIMS = (
 )
 
 
+NAMES = {kind: kind.removeprefix("anchored, ") for kind in KINDS}
+"""In the figure and its title."""
+
+
 def finding(evidence: Evidence) -> str:
     """How far each kind carries, over both rules."""
-    of_kind = {kind: evidence.rows.filter(pl.col("arm").is_in(both(kind))) for kind in KINDS}
+    of_kind = {name: evidence.rows.filter(pl.col("arm").is_in(both(kind))) for kind, name in NAMES.items()}
     return f"Three fixed places: {how_far(of_kind)}."
 
 
 def figure(evidence: Evidence) -> Figure:
     """For each rule, the arms without IDs, each followed by its arm with coupled IDs."""
     rows = evidence.rows
-    names = {kind: kind.removeprefix("anchored, ") for kind in KINDS}
-    looks = looks_of(list(names.values()))
+    looks = looks_of(list(NAMES.values()))
     plain = [kind for kind, (_, coupling) in KINDS.items() if coupling is None]
     coupled = ["anchored", *(kind for kind in KINDS if kind not in plain)]
     with styled():
         chart, axes = panels(2 * len(RULES), height=2.7)
         for row, rule in enumerate(RULES):
             for column, (kinds, what) in enumerate(((plain, "no IDs"), (coupled, "coupled IDs"))):
-                curves = {names[kind]: rows.filter(pl.col("arm") == arm_of(rule, kind)) for kind in kinds}
+                curves = {NAMES[kind]: rows.filter(pl.col("arm") == arm_of(rule, kind)) for kind in kinds}
                 words = "" if column else "normalized accuracy"
                 draw_by_length(axes[2 * row + column], curves, looks, title=f"{rule} of {K}, {what}", words=words)
         same_height(axes)

@@ -26,12 +26,13 @@ LOOKS = looks_of(tuple(KERNELS))
 
 
 def finding(evidence: Evidence) -> str:
-    """By how much the loss grows, for each size of heads."""
-    grown = {
-        f"{kernel} with heads of {head}": growth(evidence, arm(kernel, head)) for head in HEADS for kernel in KERNELS
-    }
-    means = "; ".join(f"{name} {fmean(one.values()):+.0%}" for name, one in grown.items() if one)
-    return f"Change of the loss from the trained length to {FAR} times it: {means}."
+    """By how much the loss grows with each kernel, for each size of heads."""
+    each = []
+    for kernel in KERNELS:
+        grown = {head: growth(evidence, arm(kernel, head)) for head in HEADS}
+        each.append(f"{kernel} " + ", ".join(f"{fmean(one.values()):+.0%}" if one else "–" for one in grown.values()))
+    heads = ", ".join(map(str, HEADS))
+    return f"Change of the loss at {FAR} times the trained length, with heads of {heads}: {'; '.join(each)}."
 
 
 def figure(evidence: Evidence) -> Figure:

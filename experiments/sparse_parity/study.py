@@ -121,12 +121,11 @@ CLAIMS = (
 
 
 def finding(evidence: Evidence) -> str:
-    """How far each k carries under each position scheme, of the models that claims compare."""
+    """How far the smallest and the largest k carry under each position scheme, of the models that claims compare."""
     each = []
-    for scheme in SCHEMES:
-        own = evidence.rows.filter(arm=arm_of(scheme, COMPARED))
-        if own.height:
-            each.append(f"{scheme}: {how_far({name: own.filter(condition=name) for name in learnable(COMPARED)})}")
+    for name in (f"k={k}" for k in (KS[0], COMPARED)):
+        own = evidence.rows.filter(condition=name)
+        each.append(f"{name}: {how_far({scheme: own.filter(arm=arm_of(scheme, COMPARED)) for scheme in SCHEMES})}")
     return f"Trained on k up to {COMPARED}. {'. '.join(each)}."
 
 

@@ -297,12 +297,12 @@ PRIMARY = tuple(claim.name for claim in CLAIMS[:5])
 
 def finding(evidence: Evidence) -> str:
     """What the same weights do far away with softmax, and re-weighted."""
-    shown = (TRAINED_WITH, *(re_weighted(p) for p in DRAWN[1:]))
+    shown = (TRAINED_WITH, re_weighted(DRAWN[-1]))
     words = []
     for task, column in MEASURE.items():
         own = evidence.rows.filter(pl.col("length") == FAR).with_columns(pl.col("arm").str.strip_prefix(f"{task}: "))
         words.append(f"{column.replace('_', ' ')} of {task}: {means_by(own, 'arm', shown, column)}")
-    return f"The same weights at {FAR // TRAINED}x the trained length; {'; '.join(words)}."
+    return f"The same weights at {FAR // TRAINED}x the length; {'; '.join(words)}."
 
 
 def figure(evidence: Evidence) -> Figure:

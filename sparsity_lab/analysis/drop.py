@@ -131,10 +131,11 @@ class Drop(Measurement):
         if known.is_empty():
             return "No arm has a drop"
         ends = known.rows(named=True)[:: max(1, known.height - 1)][:2]
-        return "; ".join(
-            f"{one['arm']} loses {number(one['drop'])} from length {one['trained_length']} to {one['length']}"
-            for one in ends
-        )
+        lost = [f"{one['arm']} loses {number(one['drop'])}" for one in ends]
+        between = [f"from length {one['trained_length']} to {one['length']}" for one in ends]
+        if len(set(between)) == 1:
+            return f"{between[0].capitalize()}: {'; '.join(lost)}"
+        return "; ".join(map(" ".join, zip(lost, between, strict=True)))
 
     def __repr__(self) -> str:
         lines = [

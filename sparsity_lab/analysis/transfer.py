@@ -128,7 +128,7 @@ class TransferCheck(Measurement):
     @property
     def finding(self) -> str:
         """From where to where the error goes."""
-        return change_finding(self._frame, "length", "error", "the error")
+        return change_finding(self._frame, "length", "error", "error")
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the error against length; returns the axes.

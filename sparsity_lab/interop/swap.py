@@ -170,10 +170,8 @@ class SwapReport(Measurement):
         if open_arms:
             best = open_arms[0]
             ends = _ends(found[best])
-            return (
-                f"Not decided: at {long:,} tokens the loss of {best} differs from the model as it is by {ends} nats "
-                "a token, which holds 0. More documents would tell."
-            )
+            words = f"Not decided: at {long:,} tokens {best} changes the loss by {ends} nats a token."
+            return f"{words} Take more documents."
         return (
             f"Keep the attention as it is: at {long:,} tokens the loss of every mechanism is higher; the least, with "
             f"{order[0]}, is {_change(found[order[0]])}."

@@ -68,9 +68,10 @@ def curves(evidence: Evidence) -> tuple[dict[str, pl.DataFrame], dict[str, pl.Da
 
 
 def finding(evidence: Evidence) -> str:
-    """How far each curve carries."""
+    """How far the curves carry that are decided."""
     by_k, placed = curves(evidence)
-    return f"Marked tokens: {how_far(by_k)}. Fixed places: {how_far(placed)}."
+    told = {"RoPE": placed[START], "with coupled IDs": placed[COUPLED]}
+    return f"Marked tokens: {how_far(by_k)}. Places at the start: {how_far(told)}."
 
 
 def figure(evidence: Evidence) -> Figure:

@@ -23,6 +23,7 @@ from sparsity_lab.analysis import (
     name_lines,
     note_below,
 )
+from sparsity_lab.analysis.findings import told
 from sparsity_lab.analysis.lines import BAYES
 from sparsity_lab.training import Evaluation
 
@@ -102,41 +103,32 @@ def _never(name: str, rows: pl.DataFrame, measure: str) -> str:
 
 def how_far(curves: Mapping[str, pl.DataFrame]) -> str:
     """How far each curve carries, in multiples of its longest trained length. What counts is the median over the
-    seeds that learned. A curve holds while that is at least 0.9, and has lost half where it is below one half.
+    seeds that learned. A curve loses half where that falls below one half, and else holds while it is at least 0.9.
 
     >>> rows = pl.DataFrame({"seed": 0, "learned": True, "trained": [True, False, False], "length": [8, 16, 32],
     ...                      "normalized_accuracy": [1.0, 0.95, 0.3]})
     >>> how_far({"k=1": rows.head(2), "k=3": rows, "k=4": rows})
-    'k=1 holds to at least 2x; k=3 and k=4 hold to 2x and lose half at 4x'
+    'k=1 holds to at least 2x; k=3 and k=4 lose half at 4x'
 
     Args:
         curves: as for ``draw_by_length``; those of which nothing has run are left out.
     """
-    said: dict[str, list[str]] = {}
-    for name, rows in curves.items():
-        if not rows.is_empty():
-            said.setdefault(_carries(rows), []).append(_without_commas(name))
-    parts = []
-    for words, (*others, last) in said.items():
-        subject = f"{', '.join(others)} and {last}" if others else last
-        parts.append(f"{subject} {words.replace('(s)', '' if others else 's')}")
-    return "; ".join(parts)
+    return "; ".join(told((_without_commas(name), *_carries(rows)) for name, rows in curves.items() if len(rows)))
 
 
-def _carries(rows: pl.DataFrame) -> str:
+def _carries(rows: pl.DataFrame) -> tuple[tuple[str, str], str]:
     learned = rows.filter(pl.col("learned").fill_null(True))
     if learned.is_empty():
-        return "never learn(s) it"
+        return ("never learns it", "never learn it"), ""
     times, value = pl.col("length") / rows.filter("trained")["length"].max(), pl.col("normalized_accuracy")
     medians = learned.group_by(times=times).agg(value.median()).filter(pl.col("times") >= 1).sort("times")
     below, half = (medians.filter(value < level)["times"].to_list() for level in (_HOLDS, _HALF))
     held = [at for at in medians["times"] if not below or at < below[0]]
-    words = []
-    if held and (held[-1] > 1 or not below):
-        words.append(f"hold(s) to {'' if below else 'at least '}{held[-1]:.3g}x")
     if half:
-        words.append(f"lose(s) half at {half[0]:.3g}x")
-    return " and ".join(words) or f"fall(s) below {_HOLDS:g} at {below[0]:.3g}x"
+        return ("loses half", "lose half"), f"at {half[0]:.3g}x"
+    if held and (held[-1] > 1 or not below):
+        return ("holds", "hold"), f"to {'' if below else 'at least '}{held[-1]:.3g}x"
+    return ("falls", "fall"), f"below {_HOLDS:g} at {below[0]:.3g}x"
 
 
 _HOLDS, _HALF = Evaluation.threshold, 0.5

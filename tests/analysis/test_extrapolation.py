@@ -126,17 +126,24 @@ def test_the_figure_says_what_it_shows(frame):
 
 def test_the_title_is_what_the_frame_shows(frame):
     curve = extrapolation_curve(frame)
-    expected = "k=1 holds to 48; k=2 holds to 24; k=3 was not learned (0.05 at length 24)"
+    expected = "k=1 holds to 48; k=2 to 24; k=3 was not learned (0.05 at length 24)"
     assert curve.finding == expected
     assert curve.figure().get_suptitle().replace("\n", " ") == expected
     assert f'alt="{expected}"' in curve._repr_html_()
     reaches = curve.frame().unique("arm", keep="first", maintain_order=True).select("arm", "reach").rows()
     assert reaches == [("k=1", 48.0), ("k=2", 24.0), ("k=3", None)]
     unjudged = frame_of(("a0", {"task.k": 1}, [1, 1, 0.5, 0]), judged=False)
-    words = "From length 8 to 96 the accuracy goes from 1.00 to 0.50 (k=1)"
+    words = "Accuracy from length 8 to 96: 1.00 to 0.50 (k=1)"
     assert extrapolation_curve(unjudged, measure="accuracy").finding == words
     many = frame_of(*((f"r{k}", {"task.k": k}, [1, 1] + [1] * (k < 3) + [0] * (1 + (k >= 3))) for k in range(6)))
-    assert extrapolation_curve(many).finding == "k=0 holds to 48; 4 arms lie between; k=5 holds to 24"
+    assert extrapolation_curve(many).finding == "k=0, k=1 and k=2 hold to 48; k=3, k=4 and k=5 to 24"
+    many = range(1, 6)
+    steps = frame_of(
+        *((f"r{k}", {"task.k": k}, [1] * k + [0] * (5 - k)) for k in many), lengths=(24, 48, 96, 192, 384)
+    )
+    assert extrapolation_curve(steps).finding == "k=5 holds to 384 or more; k=1 to 24; 3 arms lie between"
+    failed = frame_of(*((f"r{k}", {"task.k": k}, [k / 10] * 4) for k in range(2)))
+    assert extrapolation_curve(failed).finding == "k=0 and k=1 were not learned (at most 0.10 at length 24)"
 
 
 def test_many_runs_are_a_band_and_few_are_lines():

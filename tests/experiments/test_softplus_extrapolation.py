@@ -11,9 +11,10 @@ from made_up_evidence import SEEDS, decided
 from softplus_extrapolation.arms import FACTORS, FAR, HEADS, KERNELS, LONGER, LSSAR_15, SOFTMAX, VARIANTS, arm
 from softplus_extrapolation.claims import CLAIMS, PRIMARY, positional_share
 from softplus_extrapolation.measure import loss_in_windows
-from softplus_extrapolation.page import figure, tables
+from softplus_extrapolation.page import figure, finding, tables
 from softplus_extrapolation.study import study as softplus_extrapolation
 
+from sparsity_lab.analysis import titled
 from sparsity_lab.models import Decoder, ModelOutput, NoPE, PoSE, RoPE
 from sparsity_lab.studies import Evidence
 from sparsity_lab.training import train
@@ -162,6 +163,8 @@ def test_what_takes_it_from_both(what: str, kernel: str, growth: float, said: st
 def test_the_figure_and_the_tables_are_drawn() -> None:
     found = evidence(jittered(0.5))
     assert len(figure(found).axes) == len(HEADS) + 1
+    words = finding(found)
+    assert " ".join(titled(figure(found), words).get_suptitle().split()) == words
     losses, accounts = tables(found).values()
     assert losses["arm"].to_list() == list(SMALL)
     assert accounts.height == len(SMALL)

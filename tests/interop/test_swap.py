@@ -137,9 +137,7 @@ def test_verdicts() -> None:
     )
     assert "with B, is 0.200" in words
     words = made_up({"A": (0.1, 0.3), "B": (0.0, 0.001)}).verdict
-    assert words.startswith(
-        "Not decided: at 32 tokens the loss of B differs from the model as it is by +0.001 [−0.00"
-    )
+    assert words.startswith("Not decided: at 32 tokens B changes the loss by +0.001 [−0.00")
 
 
 # --- the page

@@ -73,7 +73,7 @@ class DistractorRobustness(AttentionMeasurement):
     def finding(self) -> str:
         """From where to where the loss goes between no wrong key and the strongest."""
         shortest = self._frame.filter(pl.col("length") == pl.col("length").min())
-        return change_finding(shortest, "strength", "loss_change", "the change of loss")
+        return change_finding(shortest, "strength", "loss_change", "change of loss")
 
     def plot(
         self,

@@ -113,7 +113,7 @@ class NormSensitivity(AttentionMeasurement):
     def finding(self) -> str:
         """From where to where the entropy goes between the smallest and the largest norms."""
         length = measured_length("length", self._sweep["length"], None, self.trained)
-        return change_finding(self._sweep.filter(length=length), "factor", "entropy_change", "the change of entropy")
+        return change_finding(self._sweep.filter(length=length), "factor", "entropy_change", "change of entropy")
 
     def plot(
         self,
