@@ -5,6 +5,7 @@ from the network. What can be made from the package (task gallery, kernel pages,
 ``docs/pages`` before each build, into ``docs/generated``.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -51,15 +52,30 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!sparsity_lab).*"), ("py:class", r"sparsity_lab\.(\w+\.\w+)\..*")]
 
 
-def _with_levels(app, page, template, context, doctree):
+# Behind a part of a path or of a call, and between the words of a name.
+_BREAKS = re.compile(r"(?<=\w\w[/_(,])(?=\w)|(?<=[a-z]{3})(?=[A-Z][a-z])")
+
+
+def breakable(body: str) -> str:
+    """The page with places in the code of its tables where a line may break, so that none breaks inside a word."""
+
+    def in_cell(cell: re.Match[str]) -> str:
+        return re.sub(r'(?<=<span class="pre">)[^<]+', lambda code: _BREAKS.sub("<wbr>", code[0]), cell[0])
+
+    return re.sub(r"<t[dh]\b.*?</t[dh]>", in_cell, body, flags=re.DOTALL)
+
+
+def _made_readable(app, page, template, context, doctree):
     """The captions of the navigation are headings. Screen readers need their level, which the theme leaves out."""
     tree = context.get("furo_navigation_tree", "")
     context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+    if "body" in context:
+        context["body"] = breakable(context["body"])
 
 
 def setup(app):
     # After the theme has made its navigation, with priority 500.
-    app.connect("html-page-context", _with_levels, priority=900)
+    app.connect("html-page-context", _made_readable, priority=900)
     app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir)))
     # Before napoleon, which has priority 500.
     app.connect("autodoc-process-docstring", docstrings.as_markup, priority=400)

@@ -6,6 +6,7 @@ Every cell is tried out on small rows. ``tests/kernels/test_life_outside.py`` ho
 all kernels, with gradients, and compares the page with this table.
 """
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -135,16 +136,23 @@ COLUMNS: dict[str, Callable[[Kernel], bool | str]] = {
 
 
 def table() -> str:
-    """Markdown: a line for each registered kernel of the package, by its defaults or its first example."""
-    lines = [["kernel", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
+    """Markdown: what every registered kernel of the package can do, by its defaults or its first example, and a line
+    for each with the rest."""
+    found = {}
     for kind, cls in kinds("kernel").items():
         if cls.__module__.startswith("sparsity_lab."):
             kernel = cls.examples()[0]
             assert isinstance(kernel, Kernel)
-            cells = [column(kernel) for column in COLUMNS.values()]
-            words = [cell if isinstance(cell, str) else "yes" if cell else "no" for cell in cells]
-            lines.append([f"`{kind}`", *words])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+            cells = {name: column(kernel) for name, column in COLUMNS.items()}
+            found[kind] = {
+                name: cell if isinstance(cell, str) else "yes" if cell else "no" for name, cell in cells.items()
+            }
+    shared = [name for name in COLUMNS if {own[name] for own in found.values()} == {"yes"}]
+    rest = [name for name in COLUMNS if name not in shared]
+    lines = [["kernel", *rest], ["---"] * (1 + len(rest))]
+    lines += [[f"`{kind}`", *(own[name] for name in rest)] for kind, own in found.items()]
+    rows = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([textwrap.fill(f"Every kernel can do this: {', '.join(shared)}.", 119), "", *rows])
 
 
 if __name__ == "__main__":

@@ -49,7 +49,16 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
         for name, width, dark in SEEN:
             opened = Opened(browser, tmp_path / f"{name}.html", width, dark=dark)
             opened.check()
+            boxes = opened.page.evaluate(BOXES)
+            assert not [words for words, place in boxes if place != 0], "out of reach of the keyboard"
+            assert not [words for words, _ in boxes if width >= 1000 and "table-wrapper" in words], "a table too wide"
             opened.close()
+
+
+BOXES = """() => Array.from(document.querySelectorAll("article :is(.table-wrapper, .scroll, p, pre)"))
+  .filter((box) => box.scrollWidth > box.clientWidth + 1)
+  .map((box) => [`${box.className}: ${box.textContent.trim().slice(0, 60)}`, box.tabIndex])"""
+"""What scrolls sideways, and its place in the order of the keyboard."""
 
 
 SEEN = [
@@ -61,9 +70,26 @@ SEEN = [
     ("generated/field", 1000, False),
     ("generated/field", 400, True),
     ("concepts", 400, False),
+    ("kernels", 1000, False),
+    ("kernels", 400, True),
+    ("papers", 1000, False),
+    ("generated/kernels/AdaptiveSparse", 1000, False),
     ("generated/notebooks/03_attention_kernels", 400, True),
 ]
 """Pages that are also looked at in a browser: page, width, and whether it is dark."""
+
+
+def test_code_in_tables_breaks_between_words() -> None:
+    import conf  # noqa: PLC0415
+
+    def cell(code: str) -> str:
+        return f'<td><code><span class="pre">{code}</span></code></td>'
+
+    seen = "experiments/|softplus_|extrapolation", "Adaptive|Sparse(|block_|size=64,", "--budget", "RoPE", "k_free"
+    for code in seen:
+        assert conf.breakable(cell(code.replace("|", ""))) == cell(code.replace("|", "<wbr>"))
+    outside = '<p><code><span class="pre">experiments/recall</span></code></p>'
+    assert conf.breakable(outside) == outside
 
 
 BROKEN = {

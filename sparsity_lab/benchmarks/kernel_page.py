@@ -3,7 +3,7 @@
 sparsity-lab bench kernels --json > benchmarks/kernels.json
 python -m sparsity_lab.benchmarks.kernel_page
 
-``make gpu`` writes benchmarks/cuda/kernels.json, where the last column is from.
+``make gpu`` writes benchmarks/cuda/kernels.json, where the CUDA column is from.
 """
 
 import json
@@ -22,41 +22,41 @@ Row = dict[str, Any]
 
 def kernel_table(rows: list[Row], on_cuda: list[Row]) -> str:
     """Markdown: a line for each kernel and input, from the rows of ``sparsity-lab bench kernels --json``, and those
-    with ``--device cuda``, which may be none."""
+    with ``--device cuda``, which may be none. Decoding has a table of its own."""
     lengths = sorted({row["T"] for row in rows if row["pass"] == "both"})
     decoded = sorted({row["T"] for row in rows if row["pass"] == "decode"})
     longest = lengths[-1]
-    header = [
+    costs = [
         "kernel",
         "runs",
-        "input",
         *(f"forward + backward, T={T}" for T in lengths),
         f"forward, T={longest}",
         f"peak memory, T={longest}",
-        *(f"decode, T={T}" for T in decoded),
         "CUDA bf16",
     ]
-    lines = [header, ["---"] * 3 + ["---:"] * (len(header) - 3)]
+    steps = ["kernel", "runs", *(words for T in decoded for words in (f"T={T}", "ms", "SDPA ms"))]
+    lines, decoding = ([head, ["---"] * 2 + ["---:"] * (len(head) - 2)] for head in (costs, steps))
     for kernel, runs, name in dict.fromkeys((row["kernel"], row["runs"], row["input"]) for row in rows):
         same = [row for row in rows if (row["kernel"], row["runs"], row["input"]) == (kernel, runs, name)]
         found = {(row["pass"], row["T"]): row for row in same}
         both = [found.get(("both", T)) for T in lengths]
         decode = [found.get(("decode", T)) for T in decoded]
+        title = [f"`{kernel}`{'' if name == 'random' else f' ({name} input)'}", runs]
         lines.append(
             [
-                f"`{kernel}`",
-                runs,
-                name,
+                *title,
                 *(_ratio(row, "over SDPA") for row in both),
                 _ratio(found.get(("forward", longest)), "over SDPA"),
                 _ratio(both[-1], "peak over SDPA"),
-                *(_ratio(row, "over SDPA") + _step(row) for row in decode),
                 _cuda_ratios(kernel, name, [] if runs == "native" else on_cuda),
             ]
         )
+        if any(decode):
+            decoding.append([*title, *(words for row in decode for words in _step(row))])
     where = ", ".join(dict.fromkeys(row["where"] for row in rows))
     caption = f"Ratios over `scaled_dot_product_attention(is_causal=True)` in the same run; B=1, H=4, D=64; {where}."
-    return "\n\n".join([caption, _markdown(lines), *_retained(rows)])
+    step = ["A decoding step, as a ratio and in milliseconds:", _markdown(decoding)] if len(decoding) > 2 else []
+    return "\n\n".join([caption, _markdown(lines), *step, *_retained(rows)])
 
 
 def _cuda_ratios(kernel: str, name: str, rows: list[Row]) -> str:
@@ -86,12 +86,10 @@ def _markdown(lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _step(row: Row | None) -> str:
-    """The time of a decoding step, with SDPA's if it was measured."""
-    if row is None:
-        return ""
-    dense = row.get("SDPA ms")
-    return f" ({row['ms']:.2g} ms)" if dense is None else f" ({row['ms']:.2g} ms; SDPA {dense:.2g} ms)"
+def _step(row: Row | None) -> list[str]:
+    """Ratio and time of a decoding step, and SDPA's time if it was measured."""
+    times = [None, None] if row is None else [row["ms"], row.get("SDPA ms")]
+    return [_ratio(row, "over SDPA"), *("–" if ms is None else f"{ms:.2g}" for ms in times)]
 
 
 def _ratio(row: Row | None, column: str, digits: int = 2) -> str:
