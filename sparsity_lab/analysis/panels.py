@@ -57,7 +57,10 @@ def small_multiples(panel: Panel) -> list[Panel]:
 
 def telling(part: pl.DataFrame, by: list[str]) -> list[str]:
     """The columns without those whose values follow from the others: first of the training, then numbers and
-    switches, then settings, which say more; the last named first."""
+    switches, then settings, which say more; the last named first. Of a single arm, k or the task."""
+    if not by:
+        alone = ("task.k", "task.locality", "task")
+        return [name for name in alone if name in part.columns and part[name].count()][:1]
     texts, kept = without_seeds(part, by), by
     says_more = [name for name in by if any(str(value).endswith(")") for value in part[name].unique())]
     last_first = sorted(by, key=lambda name: (name.startswith("training."), name not in says_more, by.index(name)))
@@ -74,9 +77,7 @@ def _panel(part: pl.DataFrame) -> Panel:
     present = [name for name in _ARMS if name in part.columns]
     by = [name for name in present if part[name].n_unique() > 1]
     by += pooled_by(arms_of(part, by))
-    single: list[str] = ["task.k", "task.locality", "task"]
-    alone = [name for name in single if name in part.columns and part[name].count()]
-    by = telling(part, by) or alone[:1]
+    by = telling(part, by)
     also = tuple(name for name in varying(part, by) if name not in by)
 
     def one(name: str) -> Any:

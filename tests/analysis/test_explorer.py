@@ -187,6 +187,13 @@ def test_names_that_would_close_the_script(tmp_path: Path) -> None:
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
 
 
+def test_one_model_on_one_k_is_named_by_it() -> None:
+    found = explore(results_of([known(2, Uniform(), seed, [1, 1, 0.9, 0.4]) for seed in (0, 1)]))
+    assert found.by == ("task.k",)
+    assert numbers(found)["menus"] == [{"name": "k", "values": ["k=2"]}]
+    assert '<img alt="k=2 holds to 48"' in found._repr_html_()
+
+
 def test_a_task_without_an_optimum_shows_accuracy() -> None:
     runs = [known(k, Uniform(), 0, [1, 1, 0.9, 0.4]) for k in (1, 2)]
     found = explore(results_of(runs, judged=False))

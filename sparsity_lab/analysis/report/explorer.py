@@ -189,11 +189,11 @@ class _Member(NamedTuple):
 
 
 def _menus(frame: pl.DataFrame) -> tuple[str, ...]:
-    """The settings that distinguish the arms, except those that other settings determine."""
+    """The settings that distinguish the arms, except those that other settings determine; of a single arm its k."""
     present = [name for name in MENUS if name in frame.columns]
     by = [name for name in present if without_seeds(frame, present)[name].n_unique() > 1]
     by += [name for name in pooled_by(arms_of(frame, by)) if name not in by]
-    return tuple(telling(frame, by)) if by else ()
+    return tuple(telling(frame, by))
 
 
 def _members(results: StoredRuns, frame: pl.DataFrame, by: Sequence[str], measure: Measure) -> Iterator[_Member]:
