@@ -63,7 +63,7 @@ def entropy(kernel, scale):
 scales = [0.25, 0.5, 1, 2, 4, 8]
 entropies = {str(kernel): [entropy(kernel, r) for r in scales] for kernel in kernels}
 with styled():
-    ax = new_axes(6, 3.2)
+    ax = new_axes(6.4, 3.2)
     for name, style in looks_of(list(entropies)).items():
         draw_curve(ax, scales, entropies[name], style, name)
     ax.set_xscale("log", base=2)
@@ -72,7 +72,7 @@ with styled():
     ax.set_ylabel("mean entropy of a row (nats)")
     name_lines(ax)
 ends = "; ".join(f"{name} {values[0]:.2f} to {values[-1]:.2f}" for name, values in entropies.items())
-finding = f"Entropy while queries grow 32 times: {ends}"
+finding = f"Entropy as queries grow 32 times: {ends}"
 HTML(figure_image(titled(ax.figure, finding), finding))
 
 # %% [markdown]
