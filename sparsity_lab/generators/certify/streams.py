@@ -74,8 +74,8 @@ def _same(batch: Batch, sample: DrawnSequences, start: int) -> bool:
 
 @lru_cache(maxsize=1)
 def _others(sample: DrawnSequences) -> tuple[list[Finding], list[NDArray[np.uint64]]]:
-    """What the sample tells of the first sequences of streams of other names, seeds and lengths, and of sequences far
-    on in its own; and the fingerprints of some of other names and seeds."""
+    """What the sample tells of the first sequences of other streams, and the fingerprints of some of them. Streams
+    differ in name, seed or length, or are its own, far on."""
     task, length, N = sample.task, sample.length, len(sample.tokens)
     own, few = Stream(seed=sample.seed, name=CERTIFICATE), min(_FEW, N)
     others = {f"the stream {name}": (replace(own, name=name), 0, few, length) for name in _NAMES}
