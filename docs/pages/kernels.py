@@ -3,6 +3,7 @@ measured, and its section of docs/kernels.md."""
 
 import inspect
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def _weights_picture(cls: type[Kernel]) -> str:
             ax.pcolormesh(seen, cmap="cividis", vmin=0, vmax=1, rasterized=True)
             ax.invert_yaxis()
             ax.set_aspect("equal")
-            ax.set_title(str(one), fontsize=9.5, loc="left")
+            ax.set_title(textwrap.fill(str(one), 38), fontsize=9, loc="left")
             ax.set_xlabel("key")
             ax.set_ylabel("query")
         return figure_svg(figure, f"Weights of {kernel} next to those of softmax")
