@@ -65,12 +65,22 @@ def breakable(body: str) -> str:
     return re.sub(r"<t[dh]\b.*?</t[dh]>", in_cell, body, flags=re.DOTALL)
 
 
+def listed(body: str) -> str:
+    """The page with the parameters of a long signature as a list. Sphinx makes them definitions of no term."""
+
+    def as_list(found: re.Match[str]) -> str:
+        items = re.sub("(</?)dd>", r"\1li>", found[1])
+        return f'<ul class="parameters">{items}</ul>'
+
+    return re.sub(r'<dl>(\s*<dd><em class="sig-param.*?)</dl>', as_list, body, flags=re.DOTALL)
+
+
 def _made_readable(app, page, template, context, doctree):
     """The captions of the navigation are headings. Screen readers need their level, which the theme leaves out."""
     tree = context.get("furo_navigation_tree", "")
     context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
     if "body" in context:
-        context["body"] = breakable(context["body"])
+        context["body"] = breakable(listed(context["body"]))
 
 
 def setup(app):

@@ -79,6 +79,18 @@ SEEN = [
 """Pages that are also looked at in a browser: page, width, and whether it is dark."""
 
 
+def test_parameters_of_a_long_signature_are_a_list() -> None:
+    import conf  # noqa: PLC0415
+
+    def parameters(outer: str, inner: str, attributes: str = "") -> str:
+        each = (f'<{inner}><em class="sig-param">{name}</em>,</{inner}>' for name in ("a", "b"))
+        return f"<{outer}{attributes}>\n{''.join(each)}</{outer}>"
+
+    terms = "<dl><dt>a word</dt><dd>what it means</dd></dl>"
+    page = terms + parameters("dl", "dd") + terms
+    assert conf.listed(page) == terms + parameters("ul", "li", ' class="parameters"') + terms
+
+
 def test_code_in_tables_breaks_between_words() -> None:
     import conf  # noqa: PLC0415
 
