@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sparsity_lab.analysis.differences import paired_differences as paired_differences
     from sparsity_lab.analysis.drop import Drop as Drop
     from sparsity_lab.analysis.drop import drop as drop
+    from sparsity_lab.analysis.exact_transfer import exact_transfer as exact_transfer
     from sparsity_lab.analysis.extrapolation import ExtrapolationCurve as ExtrapolationCurve
     from sparsity_lab.analysis.extrapolation import extrapolation_curve as extrapolation_curve
     from sparsity_lab.analysis.field_map import FieldMap as FieldMap
@@ -82,7 +83,6 @@ if TYPE_CHECKING:
     from sparsity_lab.analysis.style import looks_of as looks_of
     from sparsity_lab.analysis.style import styled as styled
     from sparsity_lab.analysis.transfer import TransferCheck as TransferCheck
-    from sparsity_lab.analysis.transfer import exact_transfer as exact_transfer
     from sparsity_lab.analysis.transfer import transfer_check as transfer_check
 
 lazy.load_on_first_use(__name__)

@@ -132,8 +132,9 @@ def to_transformers(decoder: DecoderModel, *, max_position_embeddings: int = 204
             q, k, v = torch.split(block.qkv.weight, block.qkv_widths)
             if position.layout == "interleaved":
                 q, k = _halves(q, setting.num_heads), _halves(k, setting.kv_heads)
-            for name, one in zip("qkv", (q, k, v), strict=True):
-                layer.get_submodule(f"self_attn.{name}_proj").weight.copy_(one)
+            layer.self_attn.q_proj.weight.copy_(q)
+            layer.self_attn.k_proj.weight.copy_(k)
+            layer.self_attn.v_proj.weight.copy_(v)
     if set(setting.kernels) != {Softmax()}:
         attach(model, setting.kernels)
         for block, layer in zip(decoder.blocks, model.model.layers, strict=True):

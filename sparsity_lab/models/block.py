@@ -1,17 +1,17 @@
-"""One layer of the decoder, its norm, and dropout.
+"""One layer of the decoder, and dropout.
 
 Shapes: B batch, T positions, H query heads, G heads of keys and values, D head size, N kept rows, d = H D.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sparsity_lab.kernels.operator import is_watched
+from sparsity_lab.models.norm import RMSNorm
 
 NORM_EPS = 2.0**-23
 """The eps of float32. PyTorch's own is that of the dtype of x: a copy of a model in another dtype would compute
@@ -22,53 +22,6 @@ MlpKind = Literal["gelu", "swiglu"]
 Mix = Callable[..., Tensor]
 """What moves between positions: un-rotated q (B, H, T, D), k and v (B, G, T, D), to the output (B, H, T, D). A block
 with gates also gives it ``gates``, their logits (B, H, T) by name."""
-
-
-class RMSNorm(nn.RMSNorm):
-    """x / sqrt(mean x² + eps), times a weight: ``torch.nn.RMSNorm`` to the bit. In training on a CPU the gradient is
-    computed in a quarter to a half of the time, with other rounding.
-
-    With r = 1 / sqrt(mean x² + eps), y = w r x and the gradient g of y,
-
-        ∂L/∂x = r (w g - r² x mean(w g x))        ∂L/∂w = Σ r g x
-
-    which is the gradient of a layer norm whose mean is zero, but for that norm's own term r mean(w g).
-    """
-
-    def forward(self, x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-        wanted = torch.is_grad_enabled() and x.requires_grad
-        plain = x.dtype == self.weight.dtype and x.dtype in (torch.float32, torch.float64)
-        if not wanted or not plain or x.device.type != "cpu" or is_watched(x):
-            return super().forward(x)
-        out: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
-        return out
-
-
-class _RMSNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        squares = x.square()
-        r = squares.mean(-1, keepdim=True).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight, r)
-        ctx.eps = eps
-        return torch.mul(x, r, out=squares).mul_(
-            weight
-        )  # another tensor of this size is another fresh piece of memory
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        x, weight, r = ctx.saved_tensors
-        if torch.is_grad_enabled():  # the gradient is differentiated once more
-            out = functional.rms_norm(x, weight.shape, weight, ctx.eps)
-            leaves = (x, weight) if ctx.needs_input_grad[1] else (x,)
-            of_x, *rest = torch.autograd.grad(out, leaves, g, create_graph=True)
-            return of_x, rest[0] if rest else None, None
-        sizes = list(weight.shape)
-        with torch.autocast("cpu", enabled=False):
-            of_x, of_weight, _ = torch.ops.aten.native_layer_norm_backward(
-                g, x, sizes, torch.zeros_like(r), r, weight, None, [True, ctx.needs_input_grad[1], False]
-            )
-            return of_x.add_((g @ weight).unsqueeze(-1).mul_(r).div_(len(weight))), of_weight, None
 
 
 def dropout(x: Float[Tensor, "*shape"], share: float, generator: torch.Generator | None) -> Float[Tensor, "*shape"]:

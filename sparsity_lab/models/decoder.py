@@ -18,11 +18,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from sparsity_lab.kernels import AuxiliaryOutputs, Kernel, KernelPosition, Softmax
-from sparsity_lab.models.block import NORM_EPS, Block, MlpKind, RMSNorm, dropout
+from sparsity_lab.models.block import NORM_EPS, Block, MlpKind, dropout
 from sparsity_lab.models.config import ModelConfig, ModelOutput
 from sparsity_lab.models.generation import free_run
 from sparsity_lab.models.index_sampling import IndexSampling, Plain
 from sparsity_lab.models.initial import EMBEDDING_STD, initialize, named_seed
+from sparsity_lab.models.norm import RMSNorm
 from sparsity_lab.models.positions import PositionScheme, RoPE
 from sparsity_lab.models.ppc import Coupling, next_position_ids
 from sparsity_lab.models.record import Layer, LayerRecord, recorded

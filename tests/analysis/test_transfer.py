@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from sparsity_lab.analysis import exact_transfer, transfer_check
-from sparsity_lab.analysis.transfer import Hypotheses
+from sparsity_lab.analysis.exact_transfer import Hypotheses
 from sparsity_lab.models import FunctionalAttention
 from sparsity_lab.settings import SettingError
 

@@ -25,7 +25,7 @@ from sparsity_lab.kernels.context import Context
 from sparsity_lab.kernels.parts.profile import PROFILES
 from sparsity_lab.models import ALiBi, Coupling, Decoder, FunctionalAttention, Oracle, Predicted, RoPE
 from sparsity_lab.settings import kinds
-from sparsity_lab.training.evaluate import _answers
+from sparsity_lab.training.free_running import _answers
 
 H, D = 2, 8
 BENCHMARKED = [

@@ -6,7 +6,7 @@ from kernels.closeness import assert_close
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from sparsity_lab.models.block import RMSNorm, _RMSNorm
+from sparsity_lab.models.norm import RMSNorm, _RMSNorm
 
 EPS = 1e-3
 

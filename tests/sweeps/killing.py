@@ -29,7 +29,7 @@ import polars as pl
 from sweeps.curricula import Counted
 from training.small_runs import small_run
 
-from sparsity_lab.sweeps import Engine, Processes, Serial, Sweep, engines, execute, run_sweep
+from sparsity_lab.sweeps import Engine, Processes, Serial, Sweep, execute, run_sweep, workers
 from sparsity_lab.training import RunConfig, files, folder, status, store, train
 from sparsity_lab.training import lease as leases
 
@@ -126,7 +126,7 @@ class Cases:
     """A sweep of five runs, one with a parent and one that diverges, and its folder after no interruption."""
 
     def __init__(self, root: Path) -> None:
-        engines.START_METHOD = "fork"  # from here it is safe, and a hundred times as fast
+        workers.START_METHOD = "fork"  # from here it is safe, and a hundred times as fast
         execute._LOOKS_AGAIN = 0.05
         # No process parses frames before it forks workers: what has run polars cannot be forked. Bytes are compared.
         execute.RunFolder = _WithoutClocks  # type: ignore[misc]

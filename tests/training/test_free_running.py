@@ -12,7 +12,7 @@ from sparsity_lab.generators import IGNORE, Addition, Batch, ParityScratchpad
 from sparsity_lab.models import Decoder, DecoderModel, NoPE, Oracle, Predicted, Shuffled
 from sparsity_lab.models.generation import free_run
 from sparsity_lab.training import Evaluation, FixedLength, Training, evaluate, train
-from sparsity_lab.training.evaluate import free_running
+from sparsity_lab.training.free_running import free_running
 
 # Prompts of 3 and of 2 tokens; the last target is what follows the sequence.
 TOKENS = torch.tensor([[1, 5, 2, 7, 4], [3, 3, 6, 4, 0], [2, 1, 2, 7, 7]])
