@@ -182,7 +182,7 @@ def _group(experiments: Path, study: str) -> str:
 def _row(claim: Claim) -> str:
     kind = "primary" if claim["primary"] else "exploratory"
     cells = (
-        f"{escape(claim['statement'])} <small>({kind}; claim of: {escape(claim['source'])})</small>",
+        f"{escape(claim['statement'])} <small>({kind}; source: {escape(claim['source'])})</small>",
         f"{_badge(claim['verdict'])}<br>{escape(_reason(claim))}",
         f"{_estimate(claim)}<br><small>{escape(threshold(claim))}</small>",
     )

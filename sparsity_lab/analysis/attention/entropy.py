@@ -139,8 +139,8 @@ def attention_entropy(
 
 
 def _sums(record: LayerRecord, counted: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums over sequences for each head and position of a layer: what is measured, the rows with weight (H, T), and
-    those that count (T,)."""
+    """Sums over sequences for each head and position of a layer. Then, for each position, how many rows had weight
+    (H, T), and how many were counted (T,)."""
     _, num_heads, T, _ = record.q.shape
     sums = np.zeros((len(_MEASURED), num_heads, T))
     measured, number = np.zeros((num_heads, T), dtype=np.int64), np.zeros(T, dtype=np.int64)

@@ -275,8 +275,8 @@ def _name(view: MapView, place: int) -> str:
 
 
 def _named(view: MapView, shown: Sequence[int]) -> list[int]:
-    """The places along an axis at which a token is named. If there is no room for all, tokens that play a part are
-    named in the order of ``ROLE_COLORS``, without those that would touch an earlier one."""
+    """The places along an axis at which a token is named. If there is no room for all, only tokens with a role are
+    named, in the order of ``ROLE_COLORS``. A name that would overlap an earlier one is left out."""
     gap = len(shown) / _NAMED
     parts = [*ROLE_COLORS, *({} if gap > 1 else {token.part: None for token in view.tokens})]
     found: list[int] = []

@@ -90,7 +90,7 @@ def contexts_of(
     """The last scored targets of each sequence, by the number of tokens before them.
 
     Args:
-        data: a task; a batch; or (N, T + 1) tokens, of which each but the first is a target.
+        data: a task; a batch; or (N, T + 1) tokens. Each token but the first is a target.
         length: of the task.
         sequences: of the task; of the others, all.
         targets: how many targets of each sequence at most.
