@@ -368,6 +368,7 @@ MUTANTS: list[tuple[str, Task]] = [
     ("slices", mutant(PARITY, functools.partial(broken_in_batches, range(2, 3)))),
     ("slices", mutant(PARITY, functools.partial(broken_in_batches, range(32, 33)))),
     ("slices", mutant(PARITY, functools.partial(broken_in_batches, range(65, 1001)))),
+    ("slices", mutant(PARITY, functools.partial(broken_in_batches, range(201, 202)))),
     ("streams", mutant(PARITY, ignores_its_stream)),
     ("repeats", mutant(PARITY, repeats_sequences)),
     ("streams", mutant(PARITY, same_at_the_next_length_but_one)),
