@@ -91,6 +91,14 @@ def test_parameters_of_a_long_signature_are_a_list() -> None:
     assert conf.listed(page) == terms + parameters("ul", "li", ' class="parameters"') + terms
 
 
+def test_names_that_are_described_together_stay_together() -> None:
+    from pages import docstrings  # noqa: PLC0415
+
+    lines = ["Args:", "    low, high: the smallest, then the largest: both count.", "    k: one, two: three."]
+    docstrings.as_markup(None, "class", "", None, None, lines)
+    assert lines == ["Args:", "    low,high: the smallest, then the largest: both count.", "    k: one, two: three."]
+
+
 def test_code_in_tables_breaks_between_words() -> None:
     import conf  # noqa: PLC0415
 

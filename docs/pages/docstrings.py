@@ -12,13 +12,16 @@ from typing import Any
 __all__ = ["as_markup"]
 
 _SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Yields|Note|Notes|Example|Examples):$")
+# An entry of a section. Sphinx takes a word before a name for its type: names described together are one word.
+_TOGETHER = re.compile(r"(?m)^( +)(\w+(?:, \w+)+)(?=: )")
 _CODE = re.compile(r"(``(?:(?!\n\s*\n).)+?``)", re.DOTALL)
 _STRESSED = re.compile(r"((?<![\w*])\*\*?[^\s*](?:[^*\n]*[^\s*])?\*\*?(?![\w*]))")
 
 
 def as_markup(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
     """Sphinx's hook: change the lines in place."""
-    parts = _CODE.split("\n".join(lines))
+    joined = _TOGETHER.sub(lambda entry: entry[1] + entry[2].replace(", ", ","), "\n".join(lines))
+    parts = _CODE.split(joined)
     text = "".join(part if i % 2 else _escaped(part) for i, part in enumerate(parts))
     lines[:] = _with_formulas(text.split("\n"))
 
