@@ -64,8 +64,8 @@ BAD = [
     (("sample", "Planted(k={1:[2], **x})"), "task.k: expected names in quotes, or whole numbers, as keys, got **"),
     (("sample", "Planted(k=1, k=2)"), "task.k: given twice"),
     (("sample", f"Planted(k={'-' * 5000}1)"), "task: expected a task such as"),
-    (("sample", "Planted", "--count", "2000000000"), "--count: expected at most 100000000 tokens in all"),
-    (("sample", "Planted", "--length", "2000000000"), "--length: expected at most 100000000 tokens in all"),
+    (("sample", "Planted", "--count", "2000000000"), "--count: expected at most 100000000 tokens in total"),
+    (("sample", "Planted", "--length", "2000000000"), "--length: expected at most 100000000 tokens in total"),
     (
         ("train", "--task", "Planted", "--evaluation", "Evaluation(conditions={[1]: Planted()})"),
         "evaluation.conditions: expected names in quotes, or whole numbers, as keys, got [1]",

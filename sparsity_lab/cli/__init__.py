@@ -1,6 +1,6 @@
-"""The ``sparsity-lab`` command, a file for each subcommand. A new one is a file with a subclass of ``Command``.
+"""The ``sparsity-lab`` command, with one file for each subcommand. A file with a subclass of ``Command`` adds one.
 
-The modules are light: what is heavy is imported when a command runs.
+Importing this package is fast: a command imports heavy modules only when it runs.
 """
 
 from sparsity_lab.cli.command import Command as Command

@@ -15,7 +15,7 @@ from sparsity_lab.settings import SettingError
 
 @dataclass(frozen=True, kw_only=True)
 class Bench(Command):
-    """Measure speed as ratios within one run or, with "verdicts", how often diagnose is right."""
+    """Run a benchmark: speeds as ratios within one run or, for "verdicts", how often diagnose is right."""
 
     name: Positional[str]
     """Name of the benchmark. "sparsity-lab list benchmark" shows all."""
@@ -28,7 +28,7 @@ class Bench(Command):
     out: OptionalPath = None
     """Folder for partial results of a long benchmark. The same command continues from there."""
     device: OptionalText = None
-    """Where it is measured, cpu or cuda, of a benchmark with a device to choose."""
+    """Device to measure on: cpu or cuda. Only some benchmarks have this option."""
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.benchmarks import find_benchmark, machine

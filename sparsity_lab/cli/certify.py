@@ -39,7 +39,7 @@ _COLUMNS = ("task", "seed", "effort", "sequences", "tests", "smallest_p", "thres
 
 @dataclass(frozen=True, kw_only=True)
 class Certify(SettingsCommand):
-    """Run statistical tests of everything a task declares about its sequences."""
+    """Run statistical tests of everything that a task declares about its sequences."""
 
     task: Positional[Annotated[str | None, arg(metavar="[TASK]", help_behavior_hint="")]] = None
     """The task in short form; omit it with --all."""
@@ -48,9 +48,9 @@ class Certify(SettingsCommand):
     effort: str = "default"
     """How much to test: quick, default or thorough."""
     sequences: OptionalNumber = None
-    """Sequences drawn at each length. By default --effort decides."""
+    """Number of sequences to draw at each length. By default --effort decides."""
     lengths: OptionalNumbers = None
-    """Sequence lengths, as in --lengths 12 300. By default the task decides."""
+    """Sequence lengths, as in "--lengths 12 300". By default the task decides."""
     seed: int = 0
     """Seed of the sequences."""
     seeds: int = 1
@@ -95,16 +95,16 @@ class Certify(SettingsCommand):
         console.print(_table(rows))
         seconds = time.perf_counter() - start
         if len(rows) == 1 and not there:
-            power = Table("check", "seen with 99 % probability", "from", box=None, pad_edge=False)
+            power = Table("check", "detected with 99 % probability", "from", box=None, pad_edge=False)
             for row in certificate.power().iter_rows(named=True):
                 power.add_row(row["check"], row["of"], effects(row))
             console.print(power, *certificate.searched, sep="\n")
         drawn = rows[0]["sequences"]
-        console.print(f"{drawn} sequences a length, nominal false-alarm rate 1e-6 a task, {seconds:.1f} s")
+        console.print(f"{drawn} sequences per length, nominal false-alarm rate 1e-6 per task, {seconds:.1f} s")
         return Outcome({"certificates": rows, "seconds": seconds}, all(row["passed"] for row in rows))
 
     def _certificates(self, wanted: list[tuple[str, int]], console: Console) -> Iterator["Certificate"]:
-        """In the order in which they are asked for."""
+        """The certificates of tasks and seeds, in the given order."""
         import multiprocessing
         from concurrent.futures import ProcessPoolExecutor
 
@@ -114,7 +114,8 @@ class Certify(SettingsCommand):
                 yield from progress.track((certify_text(*one) for one in work), len(work), description="certifying")
                 return
             context = multiprocessing.get_context("spawn")
-            # One thread for each worker: numpy's libraries would take all cores each, and read this as they load.
+            # One thread per worker. Otherwise numpy's libraries use all cores; they read these variables when they
+            # load.
             os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
             with ProcessPoolExecutor(self.workers, context, import_modules, (self.modules,)) as pool:
                 done = pool.map(certify_text, *zip(*work, strict=True))
@@ -139,7 +140,7 @@ def _row(certificate: "Certificate", effort: str) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    """One row a task; with several seeds how many there are."""
+    """A table with one row per task and its number of seeds."""
     table = Table("task", "seeds", "tests", "smallest p", "passed", box=None, pad_edge=False)
     for task in dict.fromkeys(row["task"] for row in rows):
         own = [row for row in rows if row["task"] == task]
@@ -151,7 +152,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _read(path: Path | None, effort: str, sequences: int | None) -> dict[tuple[str, int], dict[str, Any]]:
-    """The certificates of a file, by task and seed, of this effort and number of sequences."""
+    """The certificates in a file with this effort and number of sequences, by task and seed."""
     if path is None or not path.exists():
         return {}
     content = read_whole(path, _MOST_BYTES)
@@ -173,7 +174,7 @@ def _read(path: Path | None, effort: str, sequences: int | None) -> dict[tuple[s
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    """Add a line to the file at once, so that nothing is lost when the command is stopped."""
+    """Append a line to the file right away, so that nothing is lost if the command is stopped."""
     with path.open("a", newline="", encoding="utf-8") as file:
         lines = csv.DictWriter(file, _COLUMNS, extrasaction="ignore", lineterminator="\n")
         if not file.tell():
@@ -184,7 +185,7 @@ def _append(path: Path, row: dict[str, Any]) -> None:
 def certify_text(
     text: str, seed: int, sequences: int | None, lengths: tuple[int, ...] | None = None, effort: str = "default"
 ) -> "Certificate":
-    """The certificate of a task in short form. A function of its own, so that worker processes can call it."""
+    """The certificate of a task in short form. A module-level function, so that worker processes can call it."""
     from sparsity_lab.generators import Task, certify
 
     return certify(from_text(Task, text, "task"), seed=seed, sequences=sequences, lengths=lengths, effort=effort)

@@ -44,13 +44,13 @@ class Command(ABC):
     json: bool = False
     """Print one JSON document and nothing else."""
 
-    # What is said after an interruption. Not annotated, because it is not an argument.
+    # The message after an interruption. Not annotated, because it is not an argument.
     interrupted = "interrupted"
-    # The package whose kinds the command reads; it is imported first. Also not an argument.
+    # The package that registers the kinds that the command reads. It is imported first. Also not an argument.
     needs = "sparsity_lab.sweeps"
 
     def check_numbers(self) -> None:
-        """Raise ``SettingError`` if a number is larger than any is allowed to be."""
+        """Raise ``SettingError`` if a number is above the largest allowed value."""
         for field in fields(self):
             option = f"--{field.name.replace('_', '-')}"
             check_range(getattr(self, field.name), option, LARGEST_SEED if field.name == "seed" else LARGEST_WHOLE)
@@ -68,7 +68,7 @@ class SettingsCommand(Command):
     """Base of the commands that read settings, including the user's own."""
 
     modules: UseAppendAction[Annotated[tuple[str, ...], arg(name="import", metavar="MODULE")]] = ()
-    """First import this module (or a study's file or folder), which registers your own settings; repeat it for more
+    """Import this module first (or a study's file or folder), which registers your own settings; repeat it for more
     modules."""
 
     def prepare(self) -> None:
@@ -76,7 +76,7 @@ class SettingsCommand(Command):
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Import modules that register settings, also from the working directory.
+    """Import modules that register settings, including modules in the working directory.
 
     Raises:
         SettingError: a module cannot be imported, or it registers an invalid setting.
@@ -84,7 +84,7 @@ def import_modules(names: Sequence[str]) -> None:
     if names and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     for name in names:
-        # A folder may also be the user's package, which is imported by name.
+        # A folder can also be the user's package, which is imported by name.
         if name and (name.endswith(".py") or (Path(name) / "study.py").is_file()):
             from sparsity_lab.studies import load_study  # noqa: PLC0415
 
@@ -98,7 +98,7 @@ def import_modules(names: Sequence[str]) -> None:
 
 
 def check_target(option: str, path: Path) -> None:
-    """Raise ``SettingError`` if no file can be written there. The check leaves nothing behind."""
+    """Raise ``SettingError`` if the file cannot be written. The check leaves nothing behind."""
     if path.is_dir():
         raise SettingError(option, f"cannot write {path}: it is a folder")
     try:

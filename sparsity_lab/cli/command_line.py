@@ -4,7 +4,7 @@ Exit codes:
 
 - 0: success.
 - 1: the command ran but the outcome is bad: a certificate failed, a run did not finish, or a file could not be
-  written. Or the reader of the output stopped early.
+  written. Also if the reader of the output closed it early.
 - 2: bad input, explained in one line.
 - 130: interrupted.
 """
@@ -40,7 +40,7 @@ Exit codes: 0, success; 1, the command ran but the outcome is bad; 2, bad input,
 
 
 def _commands() -> Iterator[tuple[str, type[Command]]]:
-    """The commands that the other modules of this folder define, by name."""
+    """The names and classes of the commands that the other modules of this folder define."""
     package = sys.modules[__name__.rpartition(".")[0]]
     for found in pkgutil.iter_modules(package.__path__):
         if found.name in ("__main__", "command_line"):
@@ -55,19 +55,19 @@ COMMANDS = dict(_commands())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit. What the terminal's encoding lacks is written out, as in ``\\u2265``."""
+    """Run the command line and exit. Characters that the terminal's encoding lacks are escaped, as in ``\\u2265``."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:] if arguments is None else list(arguments)))
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; the exit code."""
+    """Run one command and return the exit code."""
     try:
         try:
             return _run(arguments)
         finally:  # also after help, which exits
-            if sys.stdout is not None:  # None where it was closed
+            if sys.stdout is not None:  # None if it was closed
                 sys.stdout.flush()
     except SettingError as error:
         print(f"sparsity-lab: {error}", file=sys.stderr)
@@ -83,24 +83,24 @@ def run(arguments: Sequence[str]) -> int:
     except (MemoryError, RuntimeError) as error:
         if not _is_lack_of_memory(error):
             raise
-        print("sparsity-lab: out of memory: this machine, or its GPU, has too little for it", file=sys.stderr)
+        print("sparsity-lab: out of memory: this machine, or its GPU, does not have enough", file=sys.stderr)
         return 1
     except OSError as error:
-        if error.filename is None:  # of a stream or an open file, which is full
+        if error.filename is None:  # the error of a stream, or of an open file on a full disk
             _write_no_more()
         print(f"sparsity-lab: {error}", file=sys.stderr)
         return 1
 
 
 def _is_lack_of_memory(error: BaseException) -> bool:
-    """Whether Python, numpy or torch found no memory; torch has no class of its own for that of the processor."""
+    """Whether Python, numpy or torch ran out of memory. For CPU memory, torch has no separate exception class."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _write_no_more() -> None:
-    """Python writes what is left once more when it ends: into nothing."""
-    with contextlib.suppress(io.UnsupportedOperation):  # where it is no file
+    """Discard later output: at its end, Python would try again to write the buffered text."""
+    with contextlib.suppress(io.UnsupportedOperation):  # if standard output is not a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -111,11 +111,11 @@ def _run(arguments: Sequence[str]) -> int:
     command = _parse(arguments)
     try:
         os.getcwd()
-    except FileNotFoundError:  # in which torch's libraries would end the process with a message of their own
+    except FileNotFoundError:  # torch's libraries would end the process with their own message
         raise SettingError("working directory", "this folder was removed; go to another one") from None
     _load(command.needs)
     console = PlainConsole(quiet=command.json, soft_wrap=True)
-    # Output of the user's own modules must not enter the document.
+    # Output of the user's own modules must not appear in the document.
     with contextlib.redirect_stdout(sys.stderr) if command.json else contextlib.nullcontext():
         command.prepare()
         outcome = command.run(console)
@@ -144,7 +144,7 @@ def _parse(arguments: Sequence[str]) -> Command:
 
     Raises:
         SettingError: bad arguments.
-        SystemExit: help was asked for and shown.
+        SystemExit: the help was requested and shown.
     """
     _check_names(arguments)
     union: Any = typing.Union[  # noqa: UP007
@@ -152,7 +152,7 @@ def _parse(arguments: Sequence[str]) -> Command:
     ]
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # a box of several lines
+        with contextlib.redirect_stderr(io.StringIO()):  # hides the parser's message of several lines
             command: Command = tyro.cli(
                 union, prog="sparsity-lab", description=_DESCRIPTION, args=list(arguments), config=config
             )
@@ -165,8 +165,8 @@ def _parse(arguments: Sequence[str]) -> Command:
 
 
 def _check_names(arguments: Sequence[str]) -> None:
-    """Raise ``SettingError`` if an argument is no text, there is no such command, or it has no such option. The
-    parser would first miss what it takes for a value of the wrong option."""
+    """Raise ``SettingError`` for an argument that is not valid text, an unknown command, or an unknown option. The
+    parser would instead report a missing value of the wrong option."""
     for argument in arguments:
         check_text(argument, "arguments")
     check_that(arguments, "command", "missing; give a command", known=COMMANDS)
@@ -196,8 +196,8 @@ def _arguments_of(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _bad_arguments(arguments: Sequence[str]) -> SettingError:
-    """What is wrong with arguments that the parser has refused: it tells people, and programs in a private way only
-    (``tyro._errors`` of 1.0.17, which may change with any release)."""
+    """The error of arguments that the parser has refused. The parser's own error is text for people. Its structured
+    form is private (``tyro._errors`` in 1.0.17) and may change with any release."""
     name, *rest = arguments
     options, positional = _arguments_of(name)
     given = [("--", list[str]())]
@@ -223,13 +223,13 @@ def _bad_arguments(arguments: Sequence[str]) -> SettingError:
                 if kind in kinds and not _is(kind, value):
                     return SettingError(option, words, value)
     if not left:
-        # Only positional arguments are required, and a command has one at most.
+        # Only positional arguments are required, and a command has at most one.
         return SettingError(next(iter(positional), name), "missing; this argument is required")
     return SettingError(left[-1], f"an option of sparsity-lab {name}", left[-1], options)
 
 
 def _kinds(hint: Any) -> Iterator[Any]:
-    """All that a type hint is made of."""
+    """All parts of a type hint: origins, arguments and annotations."""
     yield typing.get_origin(hint) or hint
     yield from getattr(hint, "__metadata__", ())
     for inner in typing.get_args(hint):

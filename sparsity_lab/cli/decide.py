@@ -35,8 +35,8 @@ class Decide(SettingsCommand):
     size: Literal["smoke", "small", "full"] = "small"
     """Size of the study."""
     at_once: Annotated[int | None, arg(metavar="SEEDS", help_behavior_hint="")] = None
-    """Seeds per arm between two looks, if there are more workers than arms; by default as many as take a
-    core-minute."""
+    """Seeds to add per arm before the claims are judged again, if there are more workers than arms; by default as
+    many as take a core-minute."""
     workers: OptionalNumber = None
     """Worker processes, one thread each; by default 2."""
     engine: OptionalText = None
@@ -74,7 +74,7 @@ class Decide(SettingsCommand):
 
 
 def _show(look: "Review", budget: float, console: Console) -> None:
-    """Print the state of each claim after a look, and how many more seeds the open ones need."""
+    """Print the state of each claim, and how many more seeds the open claims need."""
     console.print(f"\n{look.spent:.1f} of {budget:g} core-minutes")
     for name, decision in look.decisions.items():
         words = decision.cannot_tell if decision.cannot_tell else decision.verdict
@@ -82,7 +82,7 @@ def _show(look: "Review", budget: float, console: Console) -> None:
         console.print(f"{name}: {words}; {decision.count} seeds, e-values {values}")
     for name, still in look.open.items():
         if still.seeds is None:
-            console.print(f"open: {name}; too early to say how many seeds it needs")
+            console.print(f"open: {name}; it is too early to estimate how many seeds it needs")
         else:
             minutes = still.core_minutes
             cost = "" if minutes is None else f", {counted(max(1, round(minutes)), 'core-minute')}"

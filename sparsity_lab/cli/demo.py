@@ -14,7 +14,7 @@ from sparsity_lab.cli.output import plain_table, show_arms, show_unfinished, swe
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Command):
-    """Train small models, decide what k and coupled IDs do beyond the trained lengths, and write a report (2-3
+    """Train small models, decide how k and coupled IDs affect lengths beyond training, and write a report (2-3
     minutes)."""
 
     interrupted = GOES_ON
@@ -46,7 +46,7 @@ class Demo(Command):
         if evidence is not None:
             decided = verdict_frame(demo, evidence)
             claims = decided.to_dicts()
-            console.print("\nWhat is decided, by the rules of `sparsity-lab decide`")
+            console.print("\nVerdicts, by the rules of `sparsity-lab decide`")
             console.print(plain_table(decided))
         console.print(f"\n{len(results.runs)} runs in {seconds:.0f} s. Report: {page}")
         data = {"out": str(self.out), "report": str(page), "seconds": seconds, "arms": arms, "claims": claims}

@@ -22,23 +22,24 @@ if TYPE_CHECKING:
 class Diagnose(SettingsCommand):
     """Estimate whether models will length-generalize on your text or token files.
 
-    The estimate covers how many tokens a target needs and how far away they are. It also trains a small model on
-    short windows, with two position schemes, and tests it on long ones."""
+    This command estimates how many tokens a target needs and how far away they are. It also trains a small model on
+    short windows, with two position schemes, and tests it on long windows."""
 
     paths: Positional[tuple[Path, ...]] = ()
-    """Data files: text; whole numbers as lines, .json, .jsonl or a .parquet column; .npy, .npz; .bin with 16, 32 or
-    64 bits per token."""
+    """Data files: text; integers as lines, .json, .jsonl or a .parquet column; .npy, .npz; .bin with 16, 32 or 64
+    bits per token."""
     labels: UseAppendAction[tuple[Path, ...]] = ()
     """Label file: a 0 or 1 per token, where 1 marks tokens that matter for the sequence's last token. Or .jsonl with
-    the targets of each sequence, each [position, needed, needed, ..]. Give one per data file, in the same order."""
+    the targets of each sequence, each [position, needed, needed, ..]. Give one file per data file, in the same
+    order."""
     format: str = "auto"
-    """File format. "auto" detects it, reports it, and asks if it is ambiguous."""
+    """File format. "auto" detects and reports it, and stops with a question if it is ambiguous."""
     column: str = ""
     """Column of .parquet, field of .json or .jsonl objects, or array of .npz that holds the tokens."""
     tokenizer: OptionalPath = None
     """A tokenizer.json to tokenize text. Without it, each character is a token."""
     pad: str = "auto"
-    """The padding ID. "auto" finds an obvious one; "none" treats every token as data."""
+    """The padding ID. "auto" finds obvious padding; "none" treats every token as data."""
     length: int = 32
     """Longest training window, in tokens."""
     longest: int = 4

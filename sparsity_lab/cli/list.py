@@ -19,7 +19,7 @@ from sparsity_lab.settings import check_that, counted
 @dataclass(frozen=True, kw_only=True)
 class List(SettingsCommand):
     """List all tasks, laws, kernels, position schemes and benchmarks, each in a few words. "sparsity-lab show NAME"
-    says more. For a folder: list its studies with their runs and minutes."""
+    shows details. For a folder, list its studies with their runs and minutes."""
 
     family: Positional[Annotated[str | None, arg(metavar="[FAMILY|FOLDER]", help_behavior_hint="")]] = None
     """List only this family, as in "sparsity-lab list kernel", or a folder of studies, as in "sparsity-lab list
@@ -44,7 +44,7 @@ class List(SettingsCommand):
 def _members(
     family: str, members: Mapping[str, str | None], found: Mapping[str, Mapping[str, str | None]], console: Console
 ) -> dict[str, str]:
-    """Print the members of a family; the first paragraph of each docstring, by name."""
+    """Print the members of a family. Returns the first paragraph of each docstring, by name."""
     from sparsity_lab.settings.descriptions import in_words, paragraphs
 
     widest = max(len(name) for each in found.values() for name in each)
@@ -59,7 +59,7 @@ def _members(
 
 
 def _studies(folder: Path, console: Console) -> list[dict[str, Any]]:
-    """Print the studies in a folder: runs, minutes and verdicts so far; the same as data."""
+    """Print the studies in a folder with their runs, minutes and verdicts so far. Returns the same as data."""
     from sparsity_lab.studies.overview import studies_overview
 
     found = studies_overview(folder)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class PlainConsole(Console):
     """A console that never interprets text as markup, emoji or terminal commands.
 
-    Run names and failure messages may come from an untrusted folder, with brackets, colons and control characters.
+    Run names and failure messages can come from an untrusted folder, with brackets, colons and control characters.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -62,7 +62,7 @@ def progress_bar(console: Console, left: ProgressColumn | None = None) -> Progre
 def steps_shown(
     console: Console, words: str, total: int | None = None
 ) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A progress bar and the function that moves it: it takes words, how much is done, and of how much."""
+    """Show a progress bar. Yields a function that updates it with a description, the steps done and the total."""
     with progress_bar(console) as progress:
         bar = progress.add_task(words, total=total)
         yield lambda words, done, total: progress.update(bar, description=words, completed=done, total=total)
@@ -70,8 +70,8 @@ def steps_shown(
 
 @contextlib.contextmanager
 def results_in(folder: Path, sweep: "Sweep | None" = None, *, untrusted: bool = False) -> Iterator["Results"]:
-    """The results in a folder. If it is from somebody else, the memory of this process is limited while they are
-    read."""
+    """The results in a folder. If the folder is from someone else, the memory of this process is limited
+    meanwhile."""
     from sparsity_lab.sweeps.results import Results, is_own
     from sparsity_lab.training.memory import limited
 
@@ -81,7 +81,7 @@ def results_in(folder: Path, sweep: "Sweep | None" = None, *, untrusted: bool = 
 
 
 def swept(sweep: "Sweep", out: Path, engine: "Engine", console: Console) -> tuple["Results", float]:
-    """Run a sweep with a progress bar; the results and the seconds it took."""
+    """Run a sweep with a progress bar. Returns the results and the elapsed seconds."""
     from sparsity_lab.sweeps import SweepEvent, run_sweep
 
     start = time.perf_counter()
@@ -99,7 +99,7 @@ def swept(sweep: "Sweep", out: Path, engine: "Engine", console: Console) -> tupl
             if event.reason or event.damage or progress.disable:
                 progress.console.print(f"{event.finished}/{event.total} {words}", highlight=False)
 
-        # Output of libraries, such as Ray's message about a lost node, must not enter the outcome.
+        # Output of libraries, such as Ray's message about a lost node, must not appear in the outcome.
         with contextlib.redirect_stdout(sys.stderr):
             results = run_sweep(sweep, out, engine, show)
     return results, time.perf_counter() - start
@@ -139,7 +139,7 @@ def show_arms(results: "Results", console: Console) -> list[dict[str, Any]]:
     frame = arm_table(results)
     for panel in frame.partition_by("panel", maintain_order=True):
         console.print(f"\n{panel['panel'][0]}: normalized accuracy by length, median of learned runs")
-        # A panel may lack lengths that others have.
+        # A panel may lack lengths that other panels have.
         empty = [column.name for column in panel if column.name.isdigit() and column.null_count() == len(column)]
         console.print(plain_table(panel.drop("panel", *empty)))
     if note := devices_words(results.devices):

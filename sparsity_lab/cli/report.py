@@ -22,7 +22,7 @@ class Report(SettingsCommand):
     """Write the report of a folder of runs or the result pages of a study, or check committed result pages."""
 
     folder: Positional[Annotated[Path | None, arg(metavar="[FOLDER]", help_behavior_hint="")]] = None
-    """Folder of the runs. With --check, --render or --relabel: a study or a folder of studies, by default
+    """Folder of the runs. With --check, --render or --relabel: a study or a folder of studies; by default
     experiments."""
     out: OptionalPath = None
     """Output page; by default report.html in the folder. With --study: output folder, by default the study's own."""
@@ -35,15 +35,15 @@ class Report(SettingsCommand):
     size: Literal["smoke", "small", "full"] = "small"
     """Size of the study."""
     check: bool = False
-    """Render result files again from their frames and compare, without writing."""
+    """Render the result files again from their frames and compare, without writing."""
     render: bool = False
-    """Render result files again from their frames."""
+    """Render the result files again from their frames."""
     untrusted: bool = False
-    """The folder is from somebody else: parse its frames in a process of their own. A folder of another user is read
-    so in any case."""
+    """The folder is from someone else: parse its frames in a separate process. A folder that another user owns is
+    always read this way."""
     relabel: bool = False
-    """Give the frames of studies the run ids of this release, by arm and seed, and render the result files again. In
-    a folder of runs: rename each run to its id in this release."""
+    """Update the run ids in the frames of studies to those of this release, by arm and seed, and render the result
+    files again. In a folder of runs: rename each run to its id in this release."""
 
     def run(self, console: Console) -> Outcome:
         if self.check or self.render or self.relabel:
@@ -67,7 +67,7 @@ class Report(SettingsCommand):
         from sparsity_lab.studies import check_results
 
         differing = check_results(studies)
-        _files_told(studies, differing, "is not what its frame gives", console)
+        _show_files(studies, differing, "differs from the file rendered from its frame", console)
         return Outcome({"results": str(studies), "differing": differing}, good=not differing)
 
     def _rendered(self, studies: Path, console: Console) -> Outcome:
@@ -80,7 +80,7 @@ class Report(SettingsCommand):
             return Outcome({"results": str(studies), "renamed": renamed})
         changed = relabel_results(studies) if self.relabel else []
         changed += render_results(studies)
-        _files_told(studies, changed, "is new", console)
+        _show_files(studies, changed, "was written again", console)
         return Outcome({"results": str(studies), "changed": changed})
 
     def _study_written(self, folder: Path, path: Path, console: Console) -> Outcome:
@@ -95,7 +95,7 @@ class Report(SettingsCommand):
             except SettingError as error:
                 if not unfinished:
                     raise
-                # Claims may miss a whole arm whose runs are not finished.
+                # A claim can lack a whole arm whose runs are not finished.
                 console.print(f"No result: {error}")
                 return Outcome({"page": None, "unfinished": unfinished}, good=False)
         console.print(f"Result: {page}")
@@ -114,8 +114,8 @@ class Report(SettingsCommand):
         return Outcome(data, not unfinished)
 
 
-def _files_told(studies: Path, names: list[str], what: str, console: Console) -> None:
+def _show_files(studies: Path, names: list[str], what: str, console: Console) -> None:
     for name in names:
         console.print(f"{name} {what}")
     if not names:
-        console.print(f"{studies}: every file is what its frame gives")
+        console.print(f"{studies}: every file matches its frame")

@@ -16,8 +16,8 @@ _MOST_TOKENS = 10**8
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(SettingsCommand):
-    """Show sequences of a task. Square brackets mark the tokens that enter the rule. Answers are in angle brackets or
-    after the arrow. Coupled position IDs are on the next line."""
+    """Show sequences of a task. Square brackets mark the tokens that decide the answer. Answers are in angle brackets
+    or after the arrow. Coupled position IDs are on the next line."""
 
     needs = "sparsity_lab.generators"
 
@@ -42,7 +42,7 @@ class Sample(SettingsCommand):
         size = task.sequence_length(self.length)
         if self.count * size > _MOST_TOKENS:
             option = "--length" if size > _MOST_TOKENS else "--count"
-            raise SettingError(option, f"at most {_MOST_TOKENS} tokens in all", Shown(f"{self.count} x {size}"))
+            raise SettingError(option, f"at most {_MOST_TOKENS} tokens in total", Shown(f"{self.count} x {size}"))
         batch = task.sample(Stream(seed=self.seed, name=self.stream), 0, self.count, self.length)
         for row in range(len(batch)):
             console.print(sequence_text(batch.view(row), console.width))

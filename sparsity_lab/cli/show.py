@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Show(SettingsCommand):
-    """Show what a task, law, kernel, position or any other kind of setting is: its fields, their defaults and what
-    they mean, and an example."""
+    """Describe a task, law, kernel, position scheme or any other setting: its fields with their defaults and
+    meanings, and an example."""
 
     kind: Positional[str]
-    """Its name, as in "sparsity-lab show Planted"; "sparsity-lab list" has all of them."""
+    """Name of the setting, as in "sparsity-lab show Planted"; "sparsity-lab list" lists all names."""
 
     def run(self, console: Console) -> Outcome:
         from sparsity_lab.settings import families, kinds
@@ -36,12 +36,12 @@ class Show(SettingsCommand):
         if not found:
             known = {kind.casefold(): kind for kind, _ in every}
             nearest = next(iter(difflib.get_close_matches(wanted, known, n=1)), "")
-            raise SettingError("kind", "a kind that sparsity-lab list shows", self.kind, meant=known.get(nearest))
+            raise SettingError("kind", "a name from sparsity-lab list", self.kind, meant=known.get(nearest))
         return Outcome([_show(cls, console) for cls in found])
 
 
 def _show(cls: type["Setting"], console: Console) -> dict[str, Any]:
-    """Print a class; the same as data."""
+    """Print the description of a class. Returns the same as data."""
     from sparsity_lab.settings.descriptions import field_words, paragraphs
     from sparsity_lab.settings.setting import default_of, field_hints
 
@@ -72,7 +72,7 @@ def _show(cls: type["Setting"], console: Console) -> dict[str, Any]:
 
 
 def _choices(hint: Any) -> str:
-    """What else the field may be, where that is a list."""
+    """The allowed values of the field in a sentence, if they are a list; otherwise an empty text."""
     from sparsity_lab.settings import Setting, kinds
 
     for one in (hint, *get_args(hint)):
@@ -85,6 +85,7 @@ def _choices(hint: Any) -> str:
 
 
 def _example(cls: type["Setting"]) -> str:
-    """As one types it: of a task a command that samples it, of all else the setting with something of its own."""
+    """An example to type: for a task, a command that samples it; otherwise, a setting with fields that are not
+    default."""
     own = max(cls.examples(), key=lambda one: (len(str(one)) <= 60, len(str(one)) < 200, len(str(one))))
     return f'sparsity-lab sample "{own}"' if cls.family == "task" else str(own)

@@ -21,17 +21,17 @@ _KERNELS = "LSSA()", "LSSAR()", "LogNSoftmax()"
 
 @dataclass(frozen=True, kw_only=True)
 class Swap(SettingsCommand):
-    """Replace the attention of a transformers model and measure its loss by context length. Compares the original
-    model, each mechanism, and its own attention re-weighted at test time."""
+    """Replace the attention of a transformers model and measure its loss by context length. The command compares the
+    original model, each mechanism, and the model's own attention re-weighted at test time."""
 
     model: Positional[str]
     """A causal language model of transformers: a folder, or a name on the hub."""
     text: Positional[Annotated[tuple[str, ...], arg(metavar="TEXT [TEXT ...]")]]
-    """Files, folders of them, or patterns such as "texts/*.txt". Text is a document a file, or a row of .jsonl or
+    """Files, folders of files, or patterns such as "texts/*.txt". A document is a text file, or a row of .jsonl or
     .parquet. Numbers, in any form that diagnose reads, are the model's tokens. A single document is split into
     parts."""
     kernel: UseAppendAction[tuple[str, ...]] = ()
-    """A mechanism in short form, as in "LSSAR(p=3)"; repeat it for more. By default LSSA(), LSSAR() and
+    """A mechanism in short form, as in "LSSAR(p=3)"; repeat it for more mechanisms. By default LSSA(), LSSAR() and
     LogNSoftmax()."""
     lengths: tuple[int, ...] = (128, 256, 512, 1024)
     """Context lengths, in tokens."""
@@ -40,9 +40,9 @@ class Swap(SettingsCommand):
     tokenizer: OptionalText = None
     """Folder or name of the tokenizer; by default the model's."""
     bytes: bool = False
-    """The model's tokens are bytes, without a tokenizer."""
+    """Use bytes as tokens, without a tokenizer."""
     format: str = "auto"
-    """File format. "auto" detects it, reports it, and asks if it is ambiguous."""
+    """File format. "auto" detects and reports it, and stops with a question if it is ambiguous."""
     column: str = ""
     """Column of .parquet, field of .jsonl objects, or array of .npz that holds the texts or tokens."""
     out: Path = Path("swap.html")
@@ -76,7 +76,7 @@ class Swap(SettingsCommand):
             )
         for form in forms:
             console.print(f"Read {form}")
-        console.print(f"Loss in nats a token, {found.documents} documents, by length of context")
+        console.print(f"Loss in nats per token, {found.documents} documents, by context length")
         console.print(plain_table(found.summary()))
         console.print(f"\nAt {found.lengths[-1]} tokens")
         console.print(plain_table(found.cost()))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepCommand(SettingsCommand):
-    """Run a study, or a sweep described in a file. Finished runs are skipped. Several processes may share one
+    """Run a study, or a sweep described in a file. Finished runs are skipped. Several processes can share one
     folder."""
 
     interrupted = GOES_ON

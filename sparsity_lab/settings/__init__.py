@@ -2,14 +2,14 @@
 
 Everything a user chooses (a task, a locality law, a kernel, a curriculum) is a *setting*. A setting is an immutable
 object with a ``kind`` and a ``version``. The kind is its name in files and on the command line. The version is raised
-when its behavior changes. This package gives them
+when its behavior changes. This package provides
 
 - ``register``: one decorator line makes a class a setting of its family and enters it in the registry;
 - checks: field types when the object is made, and the class's own ``check``;
-- three texts that can be read back to an equal object: canonical JSON, plain data for files, and the short form
-  ``Planted(k=3, locality=Recent(width=8))`` of tables, figures and the command line;
-- ids: a hash of kinds, versions and all that differs from its default, which no later release changes;
-- errors that name the field by its path, what was expected, what came, and the nearest known name.
+- three text forms that can be read back to an equal object: canonical JSON, plain data for files, and the short form
+  ``Planted(k=3, locality=Recent(width=8))`` for tables, figures and the command line;
+- ids: a hash of kinds, versions and all values that are not defaults, which no later release changes;
+- errors that name the path of the field, the expected value, the given value, and the nearest known name.
 
 It imports nothing else from ``sparsity_lab``.
 """

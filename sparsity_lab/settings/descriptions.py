@@ -1,4 +1,4 @@
-"""What docstrings say of settings, for people: in words without formulas, and field by field."""
+"""Descriptions of settings from their docstrings: in words without formulas, and by field."""
 
 import inspect
 import itertools
@@ -24,12 +24,12 @@ def in_words(doc: str | None, width: int) -> str:
     for between in (": ", " (", ", "):
         while len(words) > width and between in words:
             words = words.rpartition(between)[0]
-    # A cut inside of brackets leaves no half of them.
+    # If the cut is inside parentheses, remove all of them.
     return words if words.count("(") == words.count(")") else words.rpartition(" (")[0]
 
 
 def paragraphs(doc: str | None) -> list[str]:
-    """The paragraphs of a docstring before its sections, each in one line; formulas of their own keep their lines."""
+    """The paragraphs of a docstring before its sections, each in one line. Indented formulas keep their lines."""
     found = []
     for part in re.split(r"\n\s*\n", inspect.cleandoc(doc or "")):
         if re.match(r"(Attributes|Args|Raises|Returns|Example|Examples|Note|Notes|References):", part):
@@ -39,7 +39,7 @@ def paragraphs(doc: str | None) -> list[str]:
 
 
 def field_words(cls: type[Setting]) -> dict[str, str]:
-    """What each field means, by name, as the docstring of the class says, or that of a class that it comes from."""
+    """The meaning of each field, by name, from the docstring of the class or of a base class."""
     said: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
         said.update(_said(owner.__doc__))
@@ -55,5 +55,5 @@ def _said(doc: str | None) -> Iterator[tuple[str, str]]:
 
 
 def _plain(text: str) -> str:
-    """In one line, without the marks of code."""
+    """The text in one line, without backquotes."""
     return " ".join(text.split()).replace("``", "")

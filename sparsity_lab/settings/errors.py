@@ -6,18 +6,18 @@ import numbers
 from collections.abc import Iterable, Iterator, Mapping
 
 LARGEST_SIZE = 2**22
-"""Of vocabularies, sets, widths and tables: far above what anyone makes, and still made in seconds."""
+"""The largest size of vocabularies, sets, widths and tables. It is far above normal use, and still takes seconds."""
 LARGEST_SEED = 2**63
 LARGEST_WHOLE = 2**31
-"""Of all whole numbers that are neither a size nor a seed."""
+"""The largest integer that is neither a size nor a seed."""
 LARGEST_NUMBER = 1e30
-"""Of numbers that need not be whole: float32 holds it."""
+"""The largest float. float32 can represent it."""
 
 _LONGEST = 200
 
 
 class Shown(str):
-    """Text that an error shows as it is, without quotes.
+    """Text that an error shows unchanged, without quotes.
 
     >>> print(SettingError("state", "a cache", Shown("none")))
     state: expected a cache, got none
@@ -30,7 +30,7 @@ _PLAIN = Shown("")
 
 
 class SettingError(ValueError):
-    """A bad setting: one line with the field's path, and either a plain message or the expected and the given value.
+    """A bad setting: one line with the field's path, and either a plain message or the expected and given values.
 
     >>> print(SettingError("k", "an integer of at least 1", 0))
     k: expected an integer of at least 1, got 0
@@ -41,9 +41,9 @@ class SettingError(ValueError):
 
     Attributes:
         path: dotted path of the field, as in ``task.locality.width``; empty for the object itself.
-        expected: a description of a right value; without ``got``, the whole message.
+        expected: a description of a valid value; without ``got``, the whole message.
         got: the given value as shown to the user; empty for a plain message.
-        known: the right names, if the value is a name.
+        known: the valid names, if the value is a name.
         meant: the name that was probably meant; by default the known name closest to the given one.
     """
 
@@ -76,19 +76,19 @@ class SettingError(ValueError):
         return SettingError(join(path, self.path), self.expected, self.got, self.known, self.meant)
 
     def _nearest(self) -> str | None:
-        """The known name closest to the given one; None if the given value is no name, or is known."""
+        """The known name closest to the given name. None if the given value is not a name, or is known."""
         name = str(self.got)[1:-1]
-        # Only names are shown in quotes; a comparison with a long text would take a second per megabyte.
+        # Only names are shown in quotes. Comparing a long text would take a second per megabyte.
         if not self.got.startswith(("'", '"')) or name in self.known or len(name) > _LONGEST:
             return None
         return next(iter(difflib.get_close_matches(name, self.known, n=1, cutoff=0.5)), None)
 
 
 def check_range(value: object, path: str, largest: int) -> None:
-    """Raise ``SettingError`` if a number, or one in a tuple or a mapping, is too far from 0.
+    """Raise ``SettingError`` if a number, or a number in a tuple or mapping, is too far from 0.
 
     Args:
-        largest: of whole numbers.
+        largest: the largest absolute value of integers.
 
     >>> check_range(2**63, "steps", largest=1000)
     Traceback (most recent call last):
@@ -108,7 +108,7 @@ def check_range(value: object, path: str, largest: int) -> None:
 
 @contextlib.contextmanager
 def inside(path: str) -> Iterator[None]:
-    """What goes wrong with a part is said as from the object that holds it at ``path``."""
+    """Report a ``SettingError`` of a part with the path of the object that holds it at ``path``."""
     try:
         yield
     except SettingError as error:
@@ -116,7 +116,7 @@ def inside(path: str) -> Iterator[None]:
 
 
 def check_that(fits: object, path: str, expected: str, got: object = _PLAIN, known: Iterable[str] = ()) -> None:
-    """Raise this ``SettingError`` unless something fits.
+    """Raise a ``SettingError`` with these arguments unless ``fits`` is true.
 
     >>> check_that(0 <= 1.5 < 1, "warmup", "a share of the steps", 1.5)
     Traceback (most recent call last):
@@ -127,7 +127,7 @@ def check_that(fits: object, path: str, expected: str, got: object = _PLAIN, kno
 
 
 def check_most(most: int, **values: int) -> None:
-    """Raise ``SettingError`` if a number is too large. They are named by their paths.
+    """Raise ``SettingError`` if a number is too large. The keywords are the paths of the numbers.
 
     >>> check_most(1024, threads=2000)
     Traceback (most recent call last):
@@ -138,7 +138,7 @@ def check_most(most: int, **values: int) -> None:
 
 
 def check_least(least: int, **values: float | None) -> None:
-    """Raise ``SettingError`` if a number is too small. They are named by their paths; None is no number.
+    """Raise ``SettingError`` if a number is too small. The keywords are the paths of the numbers; None is ignored.
 
     >>> check_least(1, steps=0)
     Traceback (most recent call last):
@@ -149,7 +149,7 @@ def check_least(least: int, **values: float | None) -> None:
 
 
 def whole(name: str, value: object, least: int | None = 1) -> int:
-    """A plain integer, also from numpy's kinds, whose arithmetic would wrap; ``SettingError`` if it is none.
+    """A plain Python integer, also from numpy integers, whose arithmetic would wrap; ``SettingError`` otherwise.
 
     >>> whole("steps", np.int8(3))
     3
@@ -160,8 +160,8 @@ def whole(name: str, value: object, least: int | None = 1) -> int:
 
 
 def check_text(text: str, path: str) -> None:
-    """Raise ``SettingError`` if UTF-8 cannot hold a text, or it has a NUL, with which no file can be named. Python
-    reads bytes that are not UTF-8 as halves of characters, and JSON can name them.
+    """Raise ``SettingError`` if UTF-8 cannot encode a text, or if it contains NUL, which file names cannot contain.
+    Python reads bytes that are not UTF-8 as lone surrogates, and JSON can contain them too.
 
     >>> check_text("a name", "name")
     """
@@ -174,14 +174,14 @@ def check_text(text: str, path: str) -> None:
 
 
 def join(outer: str, inner: str) -> str:
-    """The dotted path of ``inner`` seen from where ``outer`` starts; either may be empty."""
+    """The dotted path of ``inner`` below ``outer``; either can be empty."""
     return f"{outer}.{inner}" if outer and inner else outer or inner
 
 
 def _shown(value: object) -> Shown:
     try:
         return Shown(repr(value))
-    except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists in lists
+    except (ValueError, RecursionError):  # an integer of thousands of digits; deeply nested lists
         return Shown(f"a value of type {type(value).__name__}, too large to show")
 
 
@@ -190,12 +190,12 @@ def _short(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Text without characters that move the cursor or change colors, which others may have written."""
+    """The text with control characters escaped. Untrusted text could otherwise move the cursor or change colors."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things in words.
+    """A number with its noun, singular or plural.
 
     >>> counted(1, "line"), counted(3, "line")
     ('1 line', '3 lines')

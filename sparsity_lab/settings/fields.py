@@ -1,4 +1,4 @@
-"""Values of fields, made what the field's type hint says; and the mapping that a frozen setting can hold."""
+"""Conversion of field values to the types of their hints, and a mapping that a frozen setting can hold."""
 
 import functools
 import numbers
@@ -13,14 +13,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from sparsity_lab.settings.errors import SettingError, check_text, join
 
 _INTEGERS = range(-(2**63), 2**63)
-"""What JSON readers, TOML and the columns of a frame all hold."""
+"""The integers that JSON readers, TOML and the columns of a frame can all hold."""
 
 Key = TypeVar("Key")
 Item_co = TypeVar("Item_co", covariant=True)
 
 
 class FrozenMapping(Mapping[Key, Item_co]):
-    """A mapping that cannot change. Its keys are sorted, so that equal ones also read the same.
+    """An immutable mapping. Its keys are sorted, so equal mappings have the same text.
 
     It equals every mapping with the same items, and can be hashed and pickled if its items can.
 
@@ -50,21 +50,21 @@ class FrozenMapping(Mapping[Key, Item_co]):
 
 
 def conform(hint: Any, value: Any, path: str) -> Any:
-    """``value`` as the type hint wants it, so that equal values are the same in every text.
+    """``value`` converted to the type of the hint, so that equal values have equal text forms.
 
-    Descends into settings, tuples and mappings; the rest is pydantic's. (A family is no union of
-    pydantic's: users register kinds at any time, and short forms, versions, former names and nearest names would each
-    need a hook of its own.)
+    Descends into settings, tuples and mappings; pydantic converts the other values. (A family is not a pydantic
+    union: users register kinds at any time, and short forms, versions, former names and nearest names would each need
+    a separate hook.)
 
     Raises:
-        SettingError: it does not fit; ``path`` and what is below it say where.
+        SettingError: the value does not fit. Its path starts with ``path``.
     """
     return _conformer(hint)(value, path)
 
 
 @functools.cache
 def _conformer(hint: Any) -> Callable[[Any, str], Any]:
-    """``conform`` for one hint, which is taken apart once: a sweep holds many thousands of values."""
+    """``conform`` for one hint. The hint is analyzed once, because a sweep holds many thousands of values."""
     origin, arguments = get_origin(hint), get_args(hint)
     if of_setting := getattr(hint, "_conformed", None):
         return of_setting  # type: ignore[no-any-return]
@@ -81,7 +81,7 @@ def _conform_union(hint: Any, arguments: tuple[Any, ...], value: Any, path: str)
     if value is None and type(None) in arguments:
         return None
     choices = [choice for choice in arguments if choice is not type(None)]
-    # TOML has no word for it. Of a field that holds texts, it is one.
+    # TOML has no None. In a field that can hold text, "None" is text.
     if value == "None" and type(value) is str and len(choices) < len(arguments) and str not in choices:
         return None
     sequences = [choice for choice in choices if get_origin(choice) is tuple]
@@ -106,7 +106,7 @@ def _conform_mapping(arguments: tuple[Any, ...], value: Any, path: str) -> Froze
         raise SettingError(path, "a table of values by name", value)
     of_key, of_item = arguments
     places = {key: join(path, str(key)) for key in value}
-    # JSON and TOML have no keys but names.
+    # In JSON and TOML, all keys are text.
     keys = {key: int(key) if of_key is int and _is_number(key) else key for key in value}
     made = {
         conform(of_key, keys[key], places[key]): conform(of_item, item, places[key]) for key, item in value.items()
@@ -121,7 +121,7 @@ def _is_number(key: object) -> bool:
 
 
 def check_keys(hint: Any) -> None:
-    """Raise ``TypeError`` for a mapping whose keys would not come back from a file: they are names or integers."""
+    """Raise ``TypeError`` for a mapping whose keys cannot be read back from a file. They must be str or int."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal:
         return
@@ -134,7 +134,7 @@ def check_keys(hint: Any) -> None:
 def _conform_leaf(hint: Any, value: Any, path: str) -> Any:
     if hint is str and isinstance(value, os.PathLike):
         value = os.fspath(value)
-    # Scalars of numpy and its like are numbers too; files and ids want the plain kind.
+    # Scalars of numpy and similar libraries are numbers too. Files and ids need plain Python numbers.
     if isinstance(value, str):
         check_text(value, path)
     elif isinstance(value, bool):
@@ -145,14 +145,14 @@ def _conform_leaf(hint: Any, value: Any, path: str) -> Any:
             raise SettingError(path, "an integer of at most 64 bits", value)
     elif isinstance(value, numbers.Real):
         try:
-            # Minus zero equals zero, and must not have another text.
+            # Minus zero equals zero, and must have the same text.
             value = float(value) + 0.0
         except OverflowError:
             raise SettingError(path, "a finite number", value) from None
     try:
         return _adapter(hint).validate_python(value)
     except ValidationError as error:
-        # One for each choice of a union.
+        # There is one error for each choice of a union.
         choices = dict.fromkeys(_expected(choice["msg"]) for choice in error.errors())
         raise SettingError(path, " or ".join(choices), value) from None
 

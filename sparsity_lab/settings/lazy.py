@@ -1,4 +1,4 @@
-"""Packages that load on first use: those of the lab whose modules bring heavy libraries along, and optional ones."""
+"""Packages that load on first use: packages of the lab that import heavy libraries, and optional packages."""
 
 import ast
 import importlib
@@ -11,7 +11,7 @@ from sparsity_lab.settings.errors import SettingError, Shown
 
 
 class _LazyPackage(ModuleType):
-    """A package with names whose modules are loaded when one asks for them."""
+    """A package that loads the module of a name on the first access to the name."""
 
     _homes: dict[str, str]
 
@@ -23,7 +23,8 @@ class _LazyPackage(ModuleType):
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # The import of a submodule sets it here. A function that is called like its module stays the function.
+        # The import of a submodule sets it here. If a function has the name of its module, the name stays the
+        # function.
         if name in self._homes and isinstance(value, ModuleType):
             value = getattr(value, name)
         super().__setattr__(name, value)
@@ -46,22 +47,22 @@ def load_on_first_use(package: str) -> None:
     blocks = [block for block in source.body if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block)]
     at_once, later = (_names(body) for body in (source.body, [line for block in blocks for line in block.body]))
     module.__dict__["_homes"] = later
-    # ``import *`` would otherwise leave out what has not been used yet.
+    # Without this, ``import *`` would skip names that are not loaded yet.
     module.__dict__["__all__"] = sorted({*at_once, *later})
     module.__class__ = _LazyPackage
 
 
 def _names(statements: list[ast.stmt]) -> dict[str, str]:
-    """The names that ``from home import name as name`` offers, each with its home."""
+    """The names that statements ``from home import name as name`` define, each with its home."""
     imports = [one for one in statements if isinstance(one, ast.ImportFrom)]
     return {name.name: one.module or "" for one in imports for name in one.names if name.asname == name.name}
 
 
 def required(module: str, extra: str, path: str = "") -> Any:
-    """A module of a package that only an extra installs.
+    """The module of a package that only an extra installs.
 
     Args:
-        path: what the error names; the package by default.
+        path: the path in the error; the package by default.
 
     Raises:
         SettingError: the package is not installed, or its version has no such module.

@@ -1,4 +1,4 @@
-"""Lines of the log."""
+"""Loggers whose lines are safe to show."""
 
 import logging
 
@@ -6,7 +6,8 @@ from sparsity_lab.settings.errors import one_line
 
 
 def plain_logger(name: str) -> logging.Logger:
-    """The logger of a module, whose lines are safe to show on a terminal: what they quote may be a store's own words.
+    """The logger of a module. Its lines are safe to show on a terminal, because they can quote text of an untrusted
+    store.
 
     >>> plain_logger("sparsity_lab.example").name
     'sparsity_lab.example'

@@ -1,6 +1,6 @@
-"""Small pieces of HTML. Every text that goes in is escaped here, unless it is ``Markup`` already.
+"""Small pieces of HTML. Every text is escaped, unless it is ``Markup``.
 
-It imports nothing else from ``sparsity_lab``, so that every part of the lab can show itself in a notebook.
+This module imports nothing else from ``sparsity_lab``, so that every part of the lab can use it for notebooks.
 """
 
 import html
@@ -15,35 +15,36 @@ class Markup(str):
     __slots__ = ()
 
     def __html__(self) -> "Markup":
-        """How template engines know that it is HTML already."""
+        """Tells template engines that this text is HTML."""
         return self
 
 
 def visible(text: str) -> str:
-    """A text in which characters that steer a terminal or turn the direction of writing are written out, as in
-    ``\\x1b``. Line ends and tabs stay."""
+    """The text with escapes such as ``\\x1b`` for characters that control a terminal or change the writing direction.
+    Line ends and tabs stay."""
     if text.isprintable():
         return text
     return "".join(repr(letter)[1:-1] if _steers(letter) else letter for letter in text)
 
 
 def _steers(letter: str) -> bool:
-    # Control, format, and half of a pair; separators of lines and paragraphs.
+    # Control characters, format characters, surrogates, and separators of lines and paragraphs.
     return letter not in "\n\t" and unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def escape(value: Any) -> Markup:
-    """Any value as HTML text, with quotes escaped and made ``visible``. ``Markup`` stays unchanged."""
+    """Any value as escaped and ``visible`` HTML text. ``Markup`` stays unchanged."""
     return value if isinstance(value, Markup) else Markup(html.escape(visible(str(value))))
 
 
 def join(parts: Iterable[Any], between: str = "\n") -> Markup:
-    """Several pieces as one, each escaped."""
+    """The escaped parts, joined."""
     return Markup(between.join(escape(part) for part in parts))
 
 
 def element(tag: str, *children: Any, **attributes: str | None) -> Markup:
-    """``<tag>`` around its children. Attribute names lose a trailing underscore (``class_``); None leaves one out."""
+    """``<tag>`` around its children. Attribute names lose a trailing underscore (``class_``). None omits an
+    attribute."""
     shown = "".join(
         f' {name.rstrip("_").replace("_", "-")}="{escape(value)}"'
         for name, value in attributes.items()
@@ -58,7 +59,7 @@ def details(summary: Any, *children: Any) -> Markup:
 
 
 def cell(value: Any, digits: int = 3) -> str:
-    """A value as tables show it: floats rounded, None as a dash, truth values in words."""
+    """A value as tables show it: floats rounded, None as a dash, and booleans as yes or no."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -67,7 +68,7 @@ def cell(value: Any, digits: int = 3) -> str:
 
 
 def number(value: float, digits: int = 2) -> str:
-    """A number with a fixed count of digits and a true minus sign; never "−0.00"."""
+    """A number with a fixed number of decimals and a true minus sign; never "−0.00"."""
     text = f"{value:.{digits}f}"
     return text.replace("-", "−") if float(text) else text.replace("-", "")
 
@@ -85,8 +86,8 @@ def _column_style(values: Sequence[Any]) -> str | None:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], digits: int = 3) -> Markup:
-    """A table that scrolls sideways in its own box; columns of numbers are set to the right, and long texts break
-    into lines."""
+    """A table that scrolls sideways in its own box. Columns of numbers are aligned right, and long texts break into
+    lines."""
     rows = list(rows)
     style = [_column_style([row[i] for row in rows]) for i in range(len(headers))]
     head = element("tr", *(element("th", h, scope="col", class_=s) for h, s in zip(headers, style, strict=True)))

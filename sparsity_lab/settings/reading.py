@@ -6,7 +6,7 @@ from sparsity_lab.settings.errors import SettingError, Shown
 
 
 def read_whole(path: Path, most: int) -> bytes:
-    """The bytes of a file, if there are at most so many: a file can claim to have more than the memory holds.
+    """The bytes of a file with at most ``most`` bytes. A larger file is refused, because it may not fit in memory.
 
     >>> path = Path("four.txt")
     >>> _ = path.write_text("four")
@@ -14,7 +14,7 @@ def read_whole(path: Path, most: int) -> bytes:
     b'four'
 
     Raises:
-        SettingError: names the file, which has more bytes or cannot be read.
+        SettingError: the file has more bytes or cannot be read. The error names it.
     """
     try:
         with path.open("rb") as opened:

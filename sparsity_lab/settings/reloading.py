@@ -1,8 +1,8 @@
-"""Classes that are defined again, as when a notebook reloads an edited module.
+"""Updates of classes that are defined again, as when a notebook reloads an edited module.
 
-A name that was imported is the old class object, and stays so. The only way to new code is that this object changes.
-Its members are set one by one. Its base classes were defined again too, also those that are no settings. It finds
-them by its bases alone, and Python changes those by an assignment to ``__bases__`` and in no other way:
+An imported name keeps referring to the old class object. So this object itself must change to use the new code. Its
+members are set one by one. Its base classes were defined again too, including those that are not settings. The object
+refers to them only in ``__bases__``, and Python changes these only by assignment:
 ``test_base_classes_are_reloaded_too`` fails without it.
 """
 
@@ -10,20 +10,20 @@ import gc
 from types import CellType
 
 _OWN = frozenset({"__dict__", "__weakref__", "_abc_impl"})
-"""What belongs to a class object itself."""
+"""Attributes that belong to the class object itself."""
 
 
 def renew(old: type, new: type) -> None:
-    """Give ``old`` all that ``new`` has, and take away what it has not.
+    """Give ``old`` all members of ``new``, and remove all others.
 
-    So imported names of the class, and objects made from it, use the new code. With two classes of one name, objects
+    So imported names of the class, and existing objects, use the new code. With two classes of the same name, objects
     would never be equal.
     """
     for name in vars(old).keys() - vars(new).keys() - _OWN:
         delattr(old, name)
     for name in vars(new).keys() - _OWN:
         setattr(old, name, vars(new)[name])
-    # Where ``super()`` starts from: all functions of a class body share a cell with the class.
+    # ``super()`` starts from this cell, which all functions of a class body share.
     for cell in gc.get_referrers(new):
         if isinstance(cell, CellType):
             cell.cell_contents = old

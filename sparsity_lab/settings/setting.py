@@ -22,20 +22,20 @@ Made = TypeVar("Made")
 class Setting(ABC):
     """Base of all settings.
 
-    A family is a direct or indirect subclass that names itself: ``class Law(Setting, family="law")``. Its members are
-    made with ``@register``. Fields are checked and normalized when an object is made: an int given for a float
-    becomes a float, a list becomes a tuple, and a dict becomes a ``FrozenMapping``. So equal settings have equal ids,
-    and no setting can change.
+    A family is a direct or indirect subclass with a family name: ``class Law(Setting, family="law")``. ``@register``
+    makes a class a member. Fields are checked and normalized when an object is made: an int given for a float becomes
+    a float, a list becomes a tuple, and a dict becomes a ``FrozenMapping``. So equal settings have equal ids, and no
+    setting can change.
 
     Attributes:
         family: name of the family.
         kind: name in files and on the command line; the class name unless the class sets it.
-        version: to be raised when the behavior of a class or one of its defaults changes.
-        former_kinds: earlier names of the kind, the first one first; they can still be read.
-        former_fields: earlier names of fields, with the names that they have now; they can still be read.
-        not_in_id: fields that do not decide what comes out, such as where something is computed; see ``identifier``.
-        largest: of the whole numbers in its fields, but for seeds. Families whose numbers are sizes have a smaller
-            one, so that what nobody could make is refused before anything is made. Other numbers are bounded too
+        version: raise it when the behavior of the class or one of its defaults changes.
+        former_kinds: earlier names of the kind, the oldest first; they can still be read.
+        former_fields: current names of fields by their earlier names; these can still be read.
+        not_in_id: fields that do not affect results, such as the device of a computation; see ``identifier``.
+        largest: the largest integer in its fields, except seeds. Families whose numbers are sizes have a smaller
+            limit, so that impossible sizes are refused before anything is made. Floats are bounded too
             (``LARGEST_NUMBER``).
     """
 
@@ -63,21 +63,21 @@ class Setting(ABC):
 
     @property
     def outside_id(self) -> tuple[str, ...]:
-        """Fields of this setting that do not enter its id, in addition to ``not_in_id``: the place of a text whose
-        hash is another field."""
+        """Fields of this setting that do not enter its id, in addition to ``not_in_id``. An example is the path of a
+        text whose hash is another field."""
         return ()
 
     @classmethod
     def examples(cls) -> "tuple[Self, ...]":
-        """Instances that together show every option; the shared tests run over them. By default the class with its
-        defaults, so a class with a field that has none says its own."""
+        """Instances that together cover every option; the shared tests run over them. The default is one instance
+        with all defaults, so a class with a required field must override this."""
         return (cls(),)
 
     def check(self) -> None:
         """Raise ``SettingError`` if the fields do not fit together. Field names are paths from this object."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields alone, for pickles and copies: what is worked out from them and kept can be large."""
+        """Only the fields, for pickles and copies. Values computed from them and cached can be large."""
         return {name: getattr(self, name) for name in field_hints(type(self))}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -85,7 +85,7 @@ class Setting(ABC):
             object.__setattr__(self, name, value)
 
     def __str__(self) -> str:
-        """Short form: the kind with the fields that differ from their defaults. ``from_text`` reads it back."""
+        """The short form: the kind with the fields that are not defaults. ``from_text`` reads it back."""
         shown = [
             f"{field.name}={short_form.write(getattr(self, field.name))}"
             for field in dataclasses.fields(cast(Any, self))
@@ -94,7 +94,7 @@ class Setting(ABC):
         return f"{self.kind}({', '.join(shown)})"
 
     def _repr_html_(self) -> Markup:
-        """For notebooks: the short form, which opens to all fields, those that differ from their defaults in bold."""
+        """For notebooks: the short form, which opens to all fields. Fields that are not defaults are bold."""
         rows = [
             (field.name if value == default_of(field) else element("b", field.name), _shown(value))
             for field in dataclasses.fields(cast(Any, self))
@@ -116,7 +116,7 @@ class Setting(ABC):
 
     @classmethod
     def _conformed(cls, value: Any, path: str) -> Self:
-        """As ``fields.conform`` with this class as the hint."""
+        """``fields.conform`` with this class as the hint."""
         if isinstance(value, cls):
             return value
         if isinstance(value, str):
@@ -139,11 +139,11 @@ _reloads: list[type[Setting]] = []
 def register(cls: type[AnySetting]) -> type[AnySetting]:
     """Class decorator: make ``cls`` a frozen keyword-only dataclass and enter it in its family under its kind.
 
-    The kind is the class name unless the class sets ``kind`` itself. When a notebook reloads a module, the class
-    registered before takes over the contents of the new one and is returned in its place. So imported names and
-    existing objects use the new code. So does a class that moves from a cell of the notebook to a module.
+    The kind is the class name unless the class sets ``kind`` itself. When a notebook reloads a module, the class that
+    was registered before gets the contents of the new class and is returned in its place. So imported names and
+    existing objects use the new code. The same holds for a class that moves from a notebook cell to a module.
 
-    An unknown field is a ``SettingError`` that names the nearest one, and not the ``TypeError`` of a dataclass.
+    An unknown field raises a ``SettingError`` that names the nearest field, not the ``TypeError`` of a dataclass.
 
     >>> class Shape(Setting, family="shape for an example"):
     ...     pass
@@ -167,7 +167,7 @@ def register(cls: type[AnySetting]) -> type[AnySetting]:
     if "former_kinds" not in cls.__dict__:
         cls.former_kinds = ()
     _check_names(cls)
-    with contextlib.suppress(NameError):  # of what comes later in the module; then it is checked on first use
+    with contextlib.suppress(NameError):  # for names defined later in the module; then it is checked on first use
         field_hints(cls)
     members = _registry.setdefault(cls.family, {})
     if other := members.get(cls.kind):
@@ -181,7 +181,7 @@ def register(cls: type[AnySetting]) -> type[AnySetting]:
 
 
 def _refuse_unknown_fields(cls: type[Setting]) -> None:
-    """Give the class an ``__init__`` that says which field may have been meant."""
+    """Give the class an ``__init__`` that suggests a field for an unknown name."""
     made: Callable[..., None] = cls.__init__
 
     @functools.wraps(made)
@@ -196,14 +196,14 @@ def _refuse_unknown_fields(cls: type[Setting]) -> None:
 
 
 def unknown_field(cls: type[Setting], name: Any, path: str) -> SettingError:
-    """The error for a field that a class does not have. Where a part of the class has such a field, it says so:
-    ``task.k`` for the k of a run."""
+    """The error for a field that a class does not have. If a part of the class has such a field, the error suggests
+    its path: ``task.k`` for the k of a run."""
     inner = [f"{outer}.{name}" for outer, hint in field_hints(cls).items() if name in _fields_below(hint)]
     return SettingError(path, f"a field of {cls.kind}", name, field_hints(cls), next(iter(inner), None))
 
 
 def _fields_below(hint: Any) -> set[str]:
-    """Names of the fields that a setting of this field may have."""
+    """Names of the fields that a setting in this field can have."""
     families = [one for one in (hint, *get_args(hint)) if isinstance(one, type) and issubclass(one, Setting)]
     members = [kind for one in families if hasattr(one, "family") for kind in kinds(one.family).values()]
     return {name for kind in members for name in field_hints(kind)}
@@ -225,13 +225,13 @@ def _check_names(cls: type[Setting]) -> None:
 
 
 def _known(family: str, kind: str) -> type[Setting] | None:
-    """The class of a family that has this kind, or had it."""
+    """The class of a family that has or had this kind."""
     members = _registry.get(family, {})
     return members.get(kind) or next((cls for cls in members.values() if kind in cls.former_kinds), None)
 
 
 def is_registered(cls: type[Setting]) -> bool:
-    """Whether its kind names this very class.
+    """Whether this class is the registered class of its kind.
 
     >>> is_registered(Planted)
     True
@@ -255,7 +255,7 @@ def kinds(family: str) -> dict[str, type[Setting]]:
     True
 
     Raises:
-        SettingError: no such family.
+        SettingError: there is no such family.
     """
     if family not in _registry:
         raise SettingError("family", "a family of settings", family, families())
@@ -270,11 +270,11 @@ def from_data(target: type[AnySetting], data: Any, path: str = "") -> AnySetting
 
     Args:
         target: the family, or one class of it. A family with several kinds needs ``kind`` in the data.
-        path: where ``data`` sits in its file, for errors.
+        path: the path of ``data`` in its file, for errors.
 
     Raises:
         SettingError: an unknown kind or field, a missing or wrong value, or a version that this release does not
-            know; the path says where.
+            know. The error has the path.
     """
     try:
         return target._conformed(data, path)
@@ -291,7 +291,7 @@ def from_text(target: type[AnySetting], text: str, path: str = "") -> AnySetting
     Recent(width=8)
 
     Raises:
-        SettingError: not of that form, or as ``from_data``.
+        SettingError: the text does not have this form, or as for ``from_data``.
     """
     form = f"a {target.family} such as {next(iter(kinds(target.family)))}(...)"
     if not isinstance(text, str):
@@ -300,9 +300,9 @@ def from_text(target: type[AnySetting], text: str, path: str = "") -> AnySetting
 
 
 def with_shared_parts(target: type[Setting], items: Sequence[Any]) -> list[Any]:
-    """The data of many settings of one class, for ``from_data``, with equal parts made once instead of for each.
+    """The data of many settings of one class, for ``from_data``. Equal parts are made only once.
 
-    Values that cannot be converted stay unchanged, so that ``from_data`` reports what is wrong and where.
+    Values that cannot be converted stay unchanged, so that ``from_data`` reports the error and its path.
 
     >>> data = with_shared_parts(Planted, [{"locality": {"kind": "Recent"}}, {"locality": {"kind": "Recent"}}])
     >>> data[0]["locality"] is data[1]["locality"]
@@ -327,9 +327,9 @@ def with_shared_parts(target: type[Setting], items: Sequence[Any]) -> list[Any]:
 
 
 def kept(setting: AnySetting, name: Hashable, make: Callable[[AnySetting], Made]) -> Made:
-    """What ``make`` gives for a setting, made once: a setting never changes, and is part of many runs."""
+    """The result of ``make`` for a setting, cached. A setting never changes, and is part of many runs."""
     texts = setting.__dict__.setdefault("_kept", {})
-    # A class that is defined again may do something else.
+    # A class that is defined again can behave differently.
     key = (name, len(_reloads))
     if key not in texts:
         texts[key] = make(setting)
@@ -350,7 +350,7 @@ def field_hints(cls: type[Setting]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Markup:
-    """The value of a field, settings as they show themselves."""
+    """The value of a field as HTML."""
     if isinstance(value, Setting):
         return value._repr_html_()
     if isinstance(value, tuple) and any(isinstance(item, Setting) for item in value):
@@ -366,14 +366,14 @@ def default_of(field: "dataclasses.Field[Any]") -> Any:
 
 
 def _made(target: type[AnySetting], value: Mapping[Any, Any], path: str) -> AnySetting:
-    """The setting of a family, or of one class of it, with this kind, version and fields."""
+    """The setting of a family, or of one of its classes, with this kind, version and fields."""
     data = dict(value)
     cls = _known(target.family, data["kind"]) if isinstance(data.get("kind"), str) else None
     if cls is None or not issubclass(cls, target):
         cls = _only_class(target, data, path)
     data.pop("kind", None)
     version = data.pop("version", cls.version)
-    # True equals 1, and 1.0 does.
+    # True and 1.0 equal 1.
     if type(version) is not int or version != cls.version:
         raise SettingError(join_path(path, "version"), f"version {cls.version} of {cls.kind}", version)
     hints = field_hints(cls)
@@ -395,7 +395,11 @@ def _made(target: type[AnySetting], value: Mapping[Any, Any], path: str) -> AnyS
 
 
 def _only_class(target: type[AnySetting], data: Mapping[Any, Any], path: str) -> type[AnySetting]:
-    """The class of data that name none, if there is no choice; ``SettingError`` if there is, or they name another."""
+    """The only class that data without a kind can mean.
+
+    Raises:
+        SettingError: the data name another kind, or there are several classes.
+    """
     known = {kind: cls for kind, cls in kinds(target.family).items() if issubclass(cls, target)}
     if "kind" in data:
         raise SettingError(join_path(path, "kind"), f"a {target.family}", data["kind"], known)

@@ -8,7 +8,7 @@ from typing import Any
 from sparsity_lab.settings.errors import SettingError, Shown, join
 
 _MOST_LETTERS = 2**20
-"""In memory a text takes a few hundred times its size while it is read."""
+"""The longest text to read. While it is read, a text takes a few hundred times its size in memory."""
 
 
 def write(value: Any) -> str:
@@ -25,17 +25,17 @@ def read(text: str, path: str, form: str) -> Any:
     """Plain data from the short form: calls become ``{"kind": ..., field: ...}``. Nothing is evaluated.
 
     Args:
-        path: where the text sits, for errors.
-        form: what it should have been, in words.
+        path: the path of the text, for errors.
+        form: a description of the expected form.
 
     Raises:
-        SettingError: not of that form, too long, or a field that comes twice.
+        SettingError: the text does not have this form, is too long, or has a field twice.
     """
     if len(text) > _MOST_LETTERS:
         raise SettingError(path, f"a text of at most {_MOST_LETTERS} characters", Shown(f"{len(text)}"))
     try:
         with warnings.catch_warnings():
-            # Warnings about backslashes and so on. The code that reads the value reports what is wrong with it.
+            # Warnings about backslashes and so on. The code that uses the value reports errors in it.
             warnings.simplefilter("ignore")
             tree = ast.parse(text.strip(), mode="eval").body
     except (ValueError, SyntaxError, RecursionError, MemoryError):
@@ -53,7 +53,7 @@ def distinct(fields: Iterable[tuple[Any, Any]], path: str = "") -> dict[Any, Any
     {'k': 3, 'width': 8}
 
     Raises:
-        SettingError: a name comes twice.
+        SettingError: a name occurs twice.
     """
     found: dict[Any, Any] = {}
     for name, value in fields:

@@ -1,4 +1,4 @@
-"""Texts, ids and flat rows of settings, and changes by path."""
+"""Text forms, ids and flat rows of settings, and changes by path."""
 
 import functools
 import hashlib
@@ -14,7 +14,7 @@ from sparsity_lab.settings.setting import Setting, default_of, field_hints, kept
 AnySetting = TypeVar("AnySetting", bound=Setting)
 
 _PLAIN = (str, int, float, bool)
-"""Most of all values: asked for first, since sweeps hold many thousands."""
+"""The types of most values. They are checked first, because sweeps hold many thousands of values."""
 
 
 def to_data(value: Any) -> Any:
@@ -32,7 +32,7 @@ def _all_of(setting: Setting) -> dict[str, Any]:
 
 
 def _data(value: Any, of_setting: Callable[[Setting], Any]) -> Any:
-    """Plain data of a value, with what ``of_setting`` gives of the settings in it."""
+    """Plain data of a value, with ``of_setting`` applied to the settings in it."""
     if value is None or isinstance(value, _PLAIN):
         return value
     if isinstance(value, Setting):
@@ -45,7 +45,7 @@ def _data(value: Any, of_setting: Callable[[Setting], Any]) -> Any:
 
 
 def canonical_json(setting: Setting) -> str:
-    """The one JSON text of a setting: sorted keys, no spaces, all defaults and versions.
+    """The unique JSON text of a setting: sorted keys, no spaces, all defaults and versions.
 
     >>> from sparsity_lab.generators import Recent
     >>> canonical_json(Recent(width=4))
@@ -60,16 +60,16 @@ def canonical_json(setting: Setting) -> str:
 
 
 def identifier(setting: Setting) -> str:
-    """Sixteen hexadecimal digits: a BLAKE2b hash of all that decides what a setting does.
+    """Sixteen hexadecimal digits: a BLAKE2b hash of all values that decide the behavior of a setting.
 
-    Hashed are, as JSON, its kind, its version, and the fields that differ from their defaults; so too for settings
-    inside it. This keeps ids the same over releases:
+    The hash is over JSON with its kind, its version, and the fields that are not defaults, recursively for the
+    settings inside it. This keeps ids the same across releases:
 
-    - a field that is added later changes no id. In turn, a class whose defaults change must raise its ``version``;
-    - a kind or a field that was renamed enters under its first name (``former_kinds``, ``former_fields``);
-    - fields that ``not_in_id`` names never enter, nor those that the setting itself names by ``outside_id``.
+    - A new field changes no id. In turn, a class whose defaults change must raise its ``version``.
+    - A renamed kind or field enters under its first name (``former_kinds``, ``former_fields``).
+    - Fields in ``not_in_id`` or ``outside_id`` never enter.
 
-    A default that holds a setting whose version was raised stands for something new, and enters like any other value.
+    If a default holds a setting whose version was raised, it has a new meaning, and enters like any other value.
 
     >>> identifier(Planted(k=3)) == identifier(Planted())
     True
@@ -84,17 +84,17 @@ def _json(data: Any) -> str:
 
 
 def _identity(value: Any) -> Any:
-    """What of a value enters an id, as plain data."""
+    """The part of a value that enters an id, as plain data."""
     return _data(value, _kept_identity)
 
 
 def _kept_identity(setting: Setting) -> dict[str, Any]:
-    # Of many runs most parts are the same. A class may raise its version.
+    # Most parts are the same in many runs. The key has the versions, because a class can raise its version.
     return kept(setting, ("identity", *(cls.version for cls in _classes(setting))), _identity_of)
 
 
 def _identity_of(setting: Setting) -> dict[str, Any]:
-    """What of a setting enters an id."""
+    """The part of a setting that enters an id."""
     cls = type(setting)
     first_names = {new: old for old, new in reversed(list(cls.former_fields.items()))}
     fields, outside = {}, (*cls.not_in_id, *setting.outside_id)
@@ -106,7 +106,7 @@ def _identity_of(setting: Setting) -> dict[str, Any]:
 
 
 def _decides(value: Any, default: Any) -> bool:
-    """Whether a value differs from the default by more than what is in no id, such as the device of a training."""
+    """Whether a value differs from the default in a part that enters ids, unlike the device of a training."""
     return bool(value != default) and _identity(value) != _identity(default)
 
 
@@ -125,7 +125,7 @@ def _classes_in(value: Any) -> frozenset[type[Setting]]:
 
 
 def settings_in(value: Any) -> Iterator[Setting]:
-    """A setting and all settings inside it; those in a tuple or a mapping.
+    """A setting and all settings inside it, or all settings in a tuple or a mapping.
 
     >>> [type(one).__name__ for one in settings_in(Planted())]
     ['Planted', 'Uniform', 'Parity']
@@ -141,7 +141,7 @@ def settings_in(value: Any) -> Iterator[Setting]:
 
 
 def with_each(setting: AnySetting, change: Callable[[Setting], Setting]) -> AnySetting:
-    """A copy with each setting inside it, the innermost first, and last itself, as ``change`` gives it.
+    """A copy with ``change`` applied to each setting inside it, the innermost first, and to the setting itself last.
 
     >>> def widened(one: Setting) -> Setting:
     ...     return Recent(width=16) if isinstance(one, Recent) else one
@@ -167,13 +167,13 @@ Row = dict[str, str | int | float | bool | None]
 
 
 def flatten(setting: Setting, prefix: str = "", known: dict[tuple[str, int], Row] | None = None) -> Row:
-    """One flat row of a setting, for tables: dotted path to value.
+    """One flat row of a setting, for tables: from dotted paths to values.
 
-    A nested setting gives its short form under its own path and its fields below it; tuples and mappings
-    give theirs.
+    A nested setting has its short form under its own path, and its fields below it. Tuples and mappings have their
+    short form.
 
     Args:
-        known: filled with what nested settings give, by path and ``id``: of many runs most parts are the same.
+        known: a cache of the rows of nested settings, by path and ``id``. Most parts are the same in many runs.
 
     >>> from sparsity_lab.generators import Planted
     >>> row = flatten(Planted(k=2))
@@ -201,9 +201,9 @@ def column_types(
 ) -> dict[str, type]:
     """The type of each value in ``flatten(setting)``: str, int, float or bool.
 
-    It is that of the field, in all registered classes of its family, and never that of the value: so frames of
-    different runs have columns of the same types. What is an integer in one class and a float in another is a float;
-    all other mixtures, tuples and settings are texts. ``known`` is as for ``flatten``.
+    It is the type of the field in all registered classes of its family, and never that of the value. So frames of
+    different runs have columns of the same types. An integer in one class and a float in another class become a
+    float. All other mixtures, tuples and settings are text. ``known`` is as for ``flatten``.
 
     >>> from sparsity_lab.generators import Planted
     >>> types = column_types(Planted())
@@ -225,7 +225,7 @@ def column_types(
 
 @functools.cache
 def _scalar(hint: Any) -> type:
-    """The type of a column that holds what the hint allows."""
+    """The type of a column that holds all values of the hint."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return _common({_scalar(argument) for argument in arguments if argument is not type(None)})
@@ -241,7 +241,7 @@ def _common(found: set[type]) -> type:
 def replace_at(setting: AnySetting, path: str, value: Any) -> AnySetting:
     """A copy with the field at a dotted path changed: ``replace_at(run, "task.locality", "Recent(width=8)")``.
 
-    The value may be an object, plain data or the short form.
+    The value can be an object, plain data or the short form.
 
     >>> print(replace_at(Planted(k=2), "locality", "Recent(width=8)"))
     Planted(k=2, locality=Recent())

@@ -1,4 +1,4 @@
-"""Random words, 64 bits each, and the integers and reals that are made of them. Tasks and models share this."""
+"""Random words of 64 bits, and integers and reals made from them. Tasks and models use this module."""
 
 from typing import Protocol, runtime_checkable
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 @runtime_checkable
 class Words(Protocol):
-    """Where the words of a batch come from; ``Stream.words`` of the batch's sequences is one.
+    """A source of words for a batch, such as ``Stream.words`` for the batch's sequences.
 
     >>> from functools import partial
     >>> words: Words = partial(Stream(seed=0).words, length=8, start=0, count=2)
@@ -17,7 +17,7 @@ class Words(Protocol):
     """
 
     def __call__(self, purpose: str, *, per_sequence: int) -> NDArray[np.uint64]:
-        """Independent uniform words, (B, per_sequence); other purposes give other words."""
+        """Independent uniform words, (B, per_sequence). Different purposes give different words."""
         ...
 
 

@@ -243,7 +243,7 @@ def test_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = lab(capsys, *arguments)
     assert code == 0
     assert "LSSAR(p=3.0)" in out
-    assert "Loss in nats a token, 3 documents, by length of context" in out
+    assert "Loss in nats per token, 3 documents, by context length" in out
     assert (folder / "page.html").stat().st_size > 20_000
     code, out, err = lab(capsys, *arguments, "--json")
     assert (code, err) == (0, "")
