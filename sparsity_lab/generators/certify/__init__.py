@@ -1,8 +1,8 @@
 """The certificate: everything that a task declares, tested on its sequences.
 
-``certificate`` runs the checks and holds what they found. ``sequences`` draws what they look at, ``predictions`` is
-what the exact predictor says of it, and ``draws`` the random choices behind it. ``checks``, ``levels``,
-``dependence`` and ``streams`` are the checks, and ``findings`` the statistical tests that they end in.
+``certificate`` runs the checks and holds their findings. ``sequences`` draws the sequences, ``predictions`` has the
+exact predictor's output for them, and ``draws`` has the random choices behind them. The checks are in ``checks``,
+``levels``, ``likelihood``, ``dependence``, ``learned`` and ``streams``. ``findings`` has the statistical tests.
 """
 
 from sparsity_lab.generators.certify.certificate import CHECKS as CHECKS

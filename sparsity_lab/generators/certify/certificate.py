@@ -1,12 +1,11 @@
 """Certificates: everything a task declares, tested on its sequences.
 
-Each check gives p-values: of chi-square tests, exact binomial tests and normal sums, or 0 and 1 where nothing is left
-to chance. A certificate passes if every p-value is at least ``FALSE_ALARM_RATE`` divided by their number, so that a
+Each check gives p-values: of chi-square tests, exact binomial tests and normal sums, or 0 and 1 for tests without
+chance. A certificate passes if every p-value is at least ``FALSE_ALARM_RATE`` divided by their number, so that a
 correct task fails nominally with probability at most ``FALSE_ALARM_RATE`` (Bonferroni). The chi-square tail is an
-approximation, so tests leave out sums that are too small for it, and pool cells, each of which then has an exact test
-too. With the smallest cells allowed, null tables exceeded the nominal tail 1.2 times as often at 1e-4, and about 1.5
-times at 1e-5 and 1e-6 (four million tables). Smaller tails have not been measured. Checks that found nothing to test
-are named.
+approximation, so rare cells are pooled, and each of them also has an exact test. With the smallest cells allowed,
+null tables exceeded the nominal tail 1.2 times as often at 1e-4, and about 1.5 times at 1e-5 and 1e-6 (four million
+tables). Smaller tails have not been measured. A certificate names the checks that had nothing to test.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +24,8 @@ from sparsity_lab.settings import SettingError
 from sparsity_lab.settings.markup import Markup, element, join, table
 
 FALSE_ALARM_RATE = 1e-6
-"""Nominal probability that a correct task fails its certificate: exact but for the approximate tests' tails."""
+"""Nominal probability that a correct task fails its certificate. It is exact except for the tails of approximate
+tests."""
 
 CHECKS: tuple[Callable[[DrawnSequences], Iterator[Finding]], ...] = (
     checks.token_marginals,
@@ -64,12 +64,12 @@ CHECKS: tuple[Callable[[DrawnSequences], Iterator[Finding]], ...] = (
 
 @dataclass(frozen=True)
 class Effort:
-    """What a certificate may spend.
+    """The computation that a certificate may use.
 
     Attributes:
         sequences: at each length.
-        operations: floating-point ones, that a check may spend on products of choices.
-        steps: of training the learned attacker, at the first length; 0 leaves it out.
+        operations: floating-point operations that a check may spend on products of choices.
+        steps: training steps of the learned attacker, at the first length; 0 for no attacker.
         everywhere: whether the learned attacker is trained at all lengths.
     """
 
@@ -89,7 +89,7 @@ EFFORTS = {
 TRAINING = "train"
 """Name of the stream that runs are trained on."""
 
-_WHOLE = 50  # longer sequences are drawn in smaller number
+_WHOLE = 50  # tokens; fewer sequences are drawn if they are longer
 _MOST_NUMBERS = 10**9
 _FEWEST = 100  # sequences of a component
 
@@ -131,13 +131,13 @@ class Certificate:
 
     @property
     def not_applicable(self) -> tuple[str, ...]:
-        """Names of the checks that found nothing to test, for want of a declaration or of sequences."""
+        """Names of the checks that had nothing to test, because a declaration or enough sequences were missing."""
         seen = {finding.check for _, finding in self.findings}
         return tuple(check.__name__ for check in CHECKS if check.__name__ not in seen)
 
     @property
     def searched(self) -> tuple[str, ...]:
-        """At each length which products of how many choices were looked at, and how many: the orders and places."""
+        """For each length, the products of choices that were computed: their orders, places and number."""
         found = []
         for length in dict.fromkeys(length for length, _ in self.findings):
             here = [finding for one, finding in self.findings if one == length]
@@ -151,8 +151,8 @@ class Certificate:
         return tuple(found)
 
     def frame(self) -> pl.DataFrame:
-        """One row a test: length, check, subject, statistic, p_value, passed, and the ``effect`` that it sees with
-        99 % probability, in the unit ``of``."""
+        """One row for each test: length, check, subject, statistic, p_value, passed, and the smallest ``effect`` that
+        it detects with 99 % probability, in the unit ``of``."""
         rows = [
             {
                 "length": length,
@@ -169,7 +169,7 @@ class Certificate:
         return pl.DataFrame(rows)
 
     def summary(self) -> pl.DataFrame:
-        """One row a check: tests, smallest p-value, passed."""
+        """One row for each check: tests, smallest p-value, passed."""
         return (
             self.frame()
             .group_by("check", maintain_order=True)
@@ -177,8 +177,8 @@ class Certificate:
         )
 
     def power(self) -> pl.DataFrame:
-        """One row a property: what the certificate sees of it with 99 % probability, in its most and its least
-        sensitive test. What is smaller it may miss."""
+        """One row for each property: the smallest effect that is detected with 99 % probability, in the most and in
+        the least sensitive test. Smaller effects may be missed."""
         return (
             self.frame()
             .filter(pl.col("effect").is_finite() & (pl.col("of") != ""))
@@ -225,7 +225,7 @@ def _verdict(passed: bool) -> str:
 
 
 def effects(row: dict[str, float]) -> str:
-    """A row of ``power`` in words: from the best to the worst."""
+    """The effects in a row of ``power`` as text, from the best to the worst."""
     best, worst = f"{row['best']:.2g}", f"{row['worst']:.2g}"
     return best if best == worst else f"{best} to {worst}"
 
@@ -244,16 +244,16 @@ def certify(
 
     Args:
         seed: of the streams, as a run's ``data_seed``; any whole number.
-        sequences: at each length; as many as the effort says if None. All checks use all of them, but for the plain
+        sequences: number at each length; the effort decides if None. All checks use all of them, except the plain
             observer, which reads at most 10 tokens for each.
-        lengths: at which lengths; the task's ``certified_lengths`` if None.
+        lengths: the lengths to test; the task's ``certified_lengths`` if None.
         effort: ``"quick"`` (10,000 sequences, seconds), ``"default"`` (100,000) or ``"thorough"`` (400,000, minutes).
-            It also sets the budget for products of three choices. A network is trained to find what they cannot see,
-            but not at ``"quick"``, and at ``"default"`` only at the first length.
+            It also sets the budget for products of three choices. A network is trained to find dependence that these
+            products miss: not at ``"quick"``, and at ``"default"`` only at the first length.
 
     Raises:
-        SettingError: fewer than 1000 sequences, with which little could be seen, or more tokens than can be held; no
-            such effort.
+        SettingError: fewer than 1000 sequences, which would detect little; more tokens than fit in memory; an unknown
+            effort.
     """
     if effort not in EFFORTS:
         raise SettingError("effort", "an effort", effort, tuple(EFFORTS))
@@ -277,12 +277,12 @@ def certify(
 
 
 def _count(task: Task, sequences: int, length: int) -> int:
-    """So many sequences that the number of tokens stops growing with the length."""
+    """The number of sequences at a length. The number of tokens does not grow further above ``_WHOLE`` tokens."""
     return min(sequences, max(1000, sequences * _WHOLE // task.sequence_length(length)))
 
 
 def _findings(task: Task, seed: int, sequences: int, length: int, effort: Effort) -> Iterator[Finding]:
-    """Of the sequences that the task is evaluated on, and of fewer that it is trained on."""
+    """Findings on the stream for evaluation, and on fewer sequences of the stream for training."""
     count = _count(task, sequences, length)
     first, budget = length == task.certified_lengths[0], effort.operations
     steps = effort.steps if first or effort.everywhere else 0
@@ -296,7 +296,7 @@ def _findings(task: Task, seed: int, sequences: int, length: int, effort: Effort
 
 
 def _of_sample(sample: DrawnSequences, stream: Stream) -> Iterator[Finding]:
-    """Of the sample, and if it is of a mixture, of each component's part of it."""
+    """Findings on the sample and, for a mixture, on the sequences of each component."""
     for check in CHECKS:
         yield from check(sample)
     if isinstance(task := sample.task, Mixture):

@@ -1,6 +1,6 @@
-"""Checks of what a task declares of tokens, targets and sources: each is a function from a sample to findings.
+"""Checks of a task's declarations on tokens, targets and sources. Each is a function from a sample to findings.
 
-A check that does not apply to the task's declarations finds nothing.
+A check that does not apply to the task's declarations has no findings.
 """
 
 import itertools
@@ -27,14 +27,14 @@ from sparsity_lab.generators.task import PositionLaw
 
 _ENUMERABLE_SETS = 60_000
 _MOST_GAPS = 64
-_MOST_SUBSETS = 254  # proper ones, all of them up to k = 8
+_MOST_SUBSETS = 254  # all proper subsets up to k = 8
 _MOST_SLOTS_OF_SUBSETS = 8
 _COMPARED = 2000  # sequences
 _MOST_COUNTED = 1 << 20  # numbers of tokens at once
 
 
 def token_marginals(sample: DrawnSequences) -> Iterator[Finding]:
-    """The tokens at each position against their declared probabilities."""
+    """Tokens have their declared probabilities, at each position and over all positions."""
     marginals = sample.truth.token_marginals
     if marginals is None:
         return
@@ -49,7 +49,7 @@ def token_marginals(sample: DrawnSequences) -> Iterator[Finding]:
     for token, expected in enumerate(marginals[known].sum(axis=0).tolist()):
         mean, size, fewest, most = number[:, token].tolist()
         if fewest < most and expected > 0:
-            # Between sequences it is independent, within one not: so the variance is measured.
+            # The number is independent between sequences but not within one, so its variance is measured.
             z = np.array([(mean - expected) / size * np.sqrt(N)])
             bound = np.array([max(most - expected, expected - fewest) / size])
             for finding in largest("token_marginals", f"token {token} anywhere", z, bound, np.array([float(N)]), of):
@@ -57,8 +57,7 @@ def token_marginals(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def _numbers_of_tokens(tokens: Ints, V: int) -> Floats:
-    """(4, V) of the number of each token in a sequence the mean, the standard deviation, the smallest and the
-    largest over sequences."""
+    """(4, V) the mean, standard deviation, minimum and maximum over sequences of the number of each token."""
     total, squares = np.zeros(V), np.zeros(V)
     fewest, most = np.full(V, np.inf), np.zeros(V)
     for start in range(0, len(tokens), size := max(1, _MOST_COUNTED // V)):
@@ -73,7 +72,7 @@ def _numbers_of_tokens(tokens: Ints, V: int) -> Floats:
 
 
 def target_counts(sample: DrawnSequences) -> Iterator[Finding]:
-    """Sequences have as many scored targets as declared."""
+    """Sequences have the declared number of scored targets."""
     declared = sample.truth.num_targets
     if isinstance(declared, int):
         wrong = int((sample.counts != declared).sum())
@@ -86,7 +85,7 @@ def target_counts(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def target_places(sample: DrawnSequences) -> Iterator[Finding]:
-    """The set of scored positions against its declared law."""
+    """The set of scored positions follows its declared law."""
     law = sample.truth.target_law
     if law is None:
         return
@@ -99,7 +98,7 @@ def target_places(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def next_token(sample: DrawnSequences) -> Iterator[Finding]:
-    """A scored target is the token that comes next, where the sequence goes on and answers are shown."""
+    """A scored target is the next token, if answers are shown and the sequence continues."""
     if not sample.truth.shown_answers:
         return
     inside = np.flatnonzero(sample.positions + 1 < sample.tokens.shape[1])
@@ -110,7 +109,7 @@ def next_token(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def label_balance(sample: DrawnSequences) -> Iterator[Finding]:
-    """The targets of each slot against their declared probabilities; all are among the labels."""
+    """The targets of each slot have their declared probabilities, and all targets are declared labels."""
     if sample.truth.labels is not None:
         unlisted = int((~np.isin(sample.targets, sample.truth.labels)).sum())
         yield certain("label_balance", "targets that are not declared", unlisted == 0, unlisted)
@@ -123,7 +122,7 @@ def label_balance(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def source_counts(sample: DrawnSequences) -> Iterator[Finding]:
-    """Sources are distinct, ascending, not after their target, and as many as declared."""
+    """Sources are distinct, ascending, not after their target, and of the declared number."""
     if not sample.has_sources:
         yield certain("source_counts", "no sources declared", sample.truth.k is None)
         return
@@ -147,7 +146,7 @@ def source_counts(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def source_places(sample: DrawnSequences) -> Iterator[Finding]:
-    """The j-th smallest source of each slot against its declared law, and its token against that of the values."""
+    """The j-th smallest source of each slot follows its declared law, and its token the law of the values."""
     for slot in sample.slots:
         if (values := sample.truth.value_distribution) is not None:
             for j, tokens in enumerate(slot.source_tokens.T):
@@ -159,7 +158,7 @@ def source_places(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def source_sets(sample: DrawnSequences) -> Iterator[Finding]:
-    """The whole source set of each slot against its declared law, where the sets can be listed."""
+    """The source set of each slot follows its declared law, if the sets can be listed."""
     for slot in sample.slots:
         if slot.law is not None:
             yield from _sets("source_sets", f"{slot.name}sets", slot.sources, sample.tokens.shape[1], slot.law)
@@ -167,8 +166,8 @@ def source_sets(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def _steps(check: str, subject: str, sets: Ints, law: PositionLaw) -> Iterator[Finding]:
-    """Take two sets that differ by one step of one position. Each has its conditional probability under the law. The
-    test covers every gap to the preceding position, so it works for laws of any size."""
+    """Compare sets that differ by one step of one position. The law gives the conditional probability of each of the
+    two. The test covers every gap to the preceding position, so it works for laws of any size."""
     order = law.order_pmf()
     possible = np.flatnonzero(order.sum(axis=0) > 0)
     whole = sets[(sets >= 0).all(axis=1)][:, : len(order)]
@@ -180,7 +179,7 @@ def _steps(check: str, subject: str, sets: Ints, law: PositionLaw) -> Iterator[F
     found = []
     for j in range(1, whole.shape[1]):
         gap = (whole[:, j] - whole[:, j - 1]) // step
-        # Gaps 1 and 2 are a pair, 3 and 4, ..; and then 2 and 3, 4 and 5, ..
+        # First gaps 1 and 2 are a pair, 3 and 4, and so on; then 2 and 3, 4 and 5, and so on.
         for first in (1, 0):
             upper = gap % 2 != first
             other = whole.copy()
@@ -205,7 +204,7 @@ def _steps(check: str, subject: str, sets: Ints, law: PositionLaw) -> Iterator[F
 
 
 def _distinct(sets: Ints) -> tuple[Ints, Ints]:
-    """The different rows, and how often each comes."""
+    """The different rows and their counts."""
     _, first, times = np.unique(fingerprints(sets), return_index=True, return_counts=True)
     return sets[first], times
 
@@ -220,7 +219,7 @@ def _places(check: str, subject: str, sets: Ints, sizes: Ints, law: PositionLaw)
 
 
 def listed_sets(law: PositionLaw, T: int, *, varying: bool) -> tuple[Ints, Floats] | None:
-    """All sets, of their largest size or of all sizes, with their probabilities; None where they are too many."""
+    """All sets of the largest size, or of all sizes if ``varying``, with their probabilities; None if too many."""
     order = law.order_pmf()
     possible = np.flatnonzero(order.sum(axis=0) > 0).tolist()
     K = len(order)
@@ -248,15 +247,14 @@ def _sets(check: str, subject: str, seen_sets: Ints, T: int, law: PositionLaw) -
     counts = np.bincount(order_of_codes[position[~unlisted]], minlength=len(sets))
     yield certain(check, f"{subject}: probabilities sum to one", abs(probability.sum() - 1) < 1e-9)
     positive = probability[probability > 0]
-    # A probability that is too small for a float is no set less.
+    # A set whose probability is too small for a float still belongs to the support.
     matches = len(positive) == law.support_size() or (len(positive) < law.support_size() and positive.min() < 1e-250)
     yield certain(check, f"{subject}: size of the support", matches, law.support_size())
     yield from chi_square(check, subject, counts, probability * len(seen_sets), "share of a set, relative")
 
 
 def second_answer(sample: DrawnSequences) -> Iterator[Finding]:
-    """The scored positions and the sources found from the tokens alone are the true ones: nothing else could be
-    taken for them."""
+    """The scored positions and sources that an observer finds from the tokens alone are the true ones."""
     seen, asked = sample.observed, len(sample.asked)
     if not seen.all_known:
         return
@@ -353,7 +351,8 @@ def _proper_subsets(k: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
 
 
 def components(sample: DrawnSequences) -> Iterator[Finding]:
-    """Of a mixture: each sequence is that of its component, and components come in their shares, independently."""
+    """In a mixture, each sequence is its component's, and components occur independently with their declared
+    shares."""
     task = sample.task
     if not isinstance(task, Mixture) or not sample.whole:
         return
@@ -372,7 +371,7 @@ def components(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def position_ids(sample: DrawnSequences) -> Iterator[Finding]:
-    """Coupled IDs are those of the definition, from 0 to the declared largest."""
+    """Coupled IDs equal their definition, and range from 0 to the declared largest."""
     largest = sample.truth.largest_position_id
     if sample.position_ids is None:
         yield certain("position_ids", "none declared", largest == 0, largest)

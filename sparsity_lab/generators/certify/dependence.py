@@ -1,9 +1,9 @@
-"""Checks that what should be independent is: the choices that made a sequence, and its targets.
+"""Checks of independence: of the random choices behind a sequence, and of its targets.
 
-One way of looking for all of them. Under independence, a sum over sequences of a product of columns (see ``draws``)
-is close to normal, in standard errors. For any columns, Bernstein's inequality bounds the probability of a sum this
-large. Of all products of one kind the least likely is one finding, its bound multiplied by their number. Matrix
-products make the sums of all pairs at once, and of all triples with one column each.
+All checks use one method. Under independence, a product of columns (see ``draws``), summed over sequences, is close
+to normal. Bernstein's inequality bounds the probability of a large sum for any columns. The least likely product of
+each kind is one finding, with its bound multiplied by the number of products. One matrix product computes the sums of
+all pairs, and one for each column computes the sums of all triples.
 """
 
 from collections.abc import Iterator
@@ -22,10 +22,10 @@ Real = NDArray[np.float64]
 Complex = NDArray[np.complex64]
 
 _MOST_TERMS = 10_000_000
-_OVERHEAD = 1000  # sequences, whose products take as long as the rest of the work on a term
-_FEWEST = 10_000  # sequences in which a product of three is looked at: one that decides a target is 100 errors there
-_MOST_COMPLETE = 700  # columns up to which pairs are of all functions of two choices, not of their bits alone
-_FEWEST_DIFFERENT = 1000  # targets that differ from those drawn anew
+_OVERHEAD = 1000  # sequences; their products take as long as the other work on a term
+_FEWEST = 10_000  # sequences for a product of three: one that decides a target is off by 100 standard errors
+_MOST_COMPLETE = 700  # columns; with more, pairs are compared by bits instead of all functions
+_FEWEST_DIFFERENT = 1000  # targets that differ from the redrawn ones
 _MOST_SLOTS = 8
 _MOST_ANCHORS = 8
 _NEAR = (-2, -1, 1, 2)
@@ -35,7 +35,7 @@ CORRELATION = "correlation of two, or with a product"
 
 
 def drawn_law(sample: DrawnSequences) -> Iterator[Finding]:
-    """Choices whose law the task gives along with them have it, in training as well."""
+    """Choices with a declared law follow it, in training as well."""
     with_law = {name: draw for name, draw in (sample.draws or {}).items() if draw.law is not None}
     parts = {"": sample.draws}
     if with_law:
@@ -54,7 +54,7 @@ def drawn_law(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def products(sample: DrawnSequences) -> Iterator[Finding]:
-    """All choices of a sequence are independent: each two in all their functions, each three in their bits."""
+    """All choices of a sequence are independent: pairs in all their functions, triples in their bits."""
     choices = choices_of(sample)
     complete = number_of_columns(choices, True) <= _MOST_COMPLETE
     every = columns(choices, complete)
@@ -69,7 +69,7 @@ def products(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def targets(sample: DrawnSequences) -> Iterator[Finding]:
-    """A target, and whether it is noise, is independent of up to three of the choices that do not enter it."""
+    """A target is independent of up to three of the choices that it does not depend on. So is its noise."""
     if sample.truth.labels is None:
         return
     looked_at = spread(len(sample.slots), _MOST_SLOTS)
@@ -87,7 +87,7 @@ def targets(sample: DrawnSequences) -> Iterator[Finding]:
             bits = of_all = of_all or columns(choices_of(sample).only(free))
         yield from _largest("targets", kinds % "one", _crossed(label, bits))
         yield from _anywhere("targets", f"{slot.name}the target and a token anywhere: bits", label, bits)
-        # Single bits of the label, the lowest first, as far as the budget goes, and of as many sequences.
+        # Single bits of the label, the lowest first. The budget limits the number of bits and of sequences.
         powers = [c for c in range(label.x.shape[1]) if label.function[c] & (label.function[c] - 1) == 0]
         each = 2.0 * bits.x.shape[1] ** 2
         looked = min(len(bits.x), max(_FEWEST, int(budget / each) - _OVERHEAD))
@@ -135,8 +135,8 @@ def bystanders(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def near_sources(sample: DrawnSequences) -> Iterator[Finding]:
-    """Tokens within two places of a source or a target, wherever it stands, are independent of each other, of all
-    that is not a token, and of the target."""
+    """Tokens within two places of a source or a target are independent of each other, of all choices other than
+    tokens, and of the target."""
     choices = choices_of(sample)
     tokens = choices.only(choices.free & (choices.position >= 0))
     if tokens.values.shape[1] == 0:
@@ -155,7 +155,7 @@ def near_sources(sample: DrawnSequences) -> Iterator[Finding]:
         anchors = [slot.sources[:, j] for j in spread(slot.sources.shape[1], _MOST_ANCHORS)] + [slot.positions]
         for a, anchor in enumerate(anchors):
             if np.ptp(anchor) == 0:
-                continue  # no other tokens than those of fixed places
+                continue  # the tokens near it are at fixed positions, which other checks cover
             places = np.where(anchor[:, None] >= 0, anchor[:, None] + np.array(_NEAR), -1)
             inside = (places >= 0) & (places < T)
             near = np.where(inside, aligned[slot.rows[:, None], places.clip(0, T - 1)], -1)
@@ -174,11 +174,11 @@ def near_sources(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def values(sample: DrawnSequences) -> Iterator[Finding]:
-    """No sum of values, some added and others taken away, is likelier than others, however many they are.
+    """All sums of values, with signs, are uniformly distributed, for any number of values.
 
-    With w = exp(2 pi i / q), or -1, a product of w^(+-x) over some of the values has mean zero. Looked at are all
-    products of six values in a row (of eight, if there are no more), and of each value with all others and with all
-    before it.
+    With w = exp(2 pi i / q), or -1, a product of w^(+-x) over some of the values has mean zero. The check
+    computes all products of six values in a row (of eight, if there are no more). It also computes the products of
+    each value with all others and with all before it.
     """
     drawn = draws_of(sample)
     if "values" not in drawn or (P := drawn["values"].values.shape[1]) < 3:
@@ -200,14 +200,14 @@ def values(sample: DrawnSequences) -> Iterator[Finding]:
         bound = np.concatenate([most for _, most, _ in found])
         n = np.concatenate([np.full(len(most), cases) for _, most, cases in found])
         sums = np.concatenate([one for one, _, _ in found])
-        # Of a complex sum of size z the real or the imaginary part is at least z / sqrt 2.
+        # The real or the imaginary part of a complex sum of size z is at least z / sqrt 2.
         z = np.abs(sums) / np.sqrt(2 * np.maximum(n, 1))
         used = (bound > 0) & (n > 1)
         yield from largest("values", f"sums of values, {turn}", z[used], bound[used], n[used], CORRELATION, 2)
 
 
 def _waves(values: Ints, turn: str) -> tuple[Complex, Real]:
-    """(D, n) of each of D values a function of mean 0 and variance 1, in the sequences that have all; its bounds."""
+    """(D, n) a function of each of D values with mean 0 and variance 1, for sequences that have all; (D,) bounds."""
     whole = values[(values >= 0).all(axis=1)].T
     waves = np.zeros(whole.shape, dtype=np.complex64)
     for j, column in enumerate(whole):
@@ -219,7 +219,7 @@ def _waves(values: Ints, turn: str) -> tuple[Complex, Real]:
 
 
 def _signed(waves: Complex, bounds: Real) -> tuple[Complex, Real, Ints]:
-    """(n, 3^D) products of some of the waves and of the conjugates of others; their bounds and numbers of factors."""
+    """(n, 3^D) products of waves, conjugated or not; their bounds; their numbers of factors."""
     made, bound, size = [np.ones(waves.shape[1], dtype=np.complex64)], [1.0], [0]
     for wave, most in zip(waves, bounds.tolist(), strict=True):
         made += [one * factor for factor in (wave, wave.conj()) for one in made]
@@ -229,7 +229,7 @@ def _signed(waves: Complex, bounds: Real) -> tuple[Complex, Real, Ints]:
 
 
 def _with_many(waves: Complex, bounds: Real) -> tuple[Complex, Real, float]:
-    """Sums of the products of each wave, or its conjugate, with those of all before it, and of all others."""
+    """Sums of products: of each wave or its conjugate with all waves before it, and with all others."""
     ones = np.ones((1, waves.shape[1]), np.complex64)
     before = np.cumprod(np.concatenate([ones, waves[:-1]]), axis=0)
     after = np.cumprod(np.concatenate([ones, waves[:0:-1]]), axis=0)[::-1]
@@ -241,7 +241,7 @@ def _with_many(waves: Complex, bounds: Real) -> tuple[Complex, Real, float]:
 
 
 def noise(sample: DrawnSequences) -> Iterator[Finding]:
-    """Where a label is replaced, each other one comes as often."""
+    """Noise replaces a label by each other label with equal probability."""
     shifts = sample.noise
     if shifts.size == 0:
         return
@@ -252,10 +252,11 @@ def noise(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def redrawn(sample: DrawnSequences) -> Iterator[Finding]:
-    """A target and one drawn anew from the exact predictor are alike, whatever two tokens before them are.
+    """A target cannot be told from one redrawn from the exact predictor by one or two of the tokens before it.
 
-    Which of the two is the target is a fair coin, given both and all tokens before. So is the sign of their
-    difference, and a sum of such signs has exactly the tail exp(-z^2 / 2) of Hoeffding, if the predictor is right.
+    Given both labels and all tokens before, each of the two is the target with probability one half. So the sign of
+    their difference is a fair coin. A sum of such signs has exactly Hoeffding's tail exp(-z^2 / 2), if the predictor
+    is right.
     """
     seen = sample.predictions
     if not isinstance(seen, Predictions) or sample.truth.labels is None:
@@ -295,32 +296,32 @@ def _one_choice(values: Ints) -> Choices:
 def _largest(
     check: str, subject: str, sums: tuple[Real, Real, Real], of: NDArray[np.bool_] | slice = slice(None)
 ) -> Iterator[Finding]:
-    """The least likely of some sums, which come as from ``_pairs``."""
+    """The least likely of the given sums, in the form that ``_pairs`` returns."""
     z, bound, n = (one[of] for one in sums)
     yield from largest(check, subject, z, bound, n, CORRELATION)
 
 
 def _apart(of: Columns) -> NDArray[np.bool_]:
-    """(C, C) pairs of independent choices, each once."""
+    """(C, C) True for pairs of columns of independent choices, in the upper triangle."""
     return np.asarray(np.triu(of.family[:, None] != of.family, 1))
 
 
 def _crossed(label: Columns, of: Columns) -> tuple[Real, Real, Real]:
-    """As ``_pairs``, of each column of one that is never absent, and decides of no other, with each of another."""
+    """As ``_pairs``, of a label with all columns. A label is never absent and decides no other column's presence."""
     n = np.broadcast_to(of.number, (label.x.shape[1], of.x.shape[1]))
     return (label.x.T @ of.x) / np.sqrt(np.maximum(n, 1)), np.outer(label.bound, of.bound), n
 
 
 def _across(one: Columns, other: Columns) -> tuple[Real, Real, Real]:
-    """As ``_pairs``, of each column of one with each of others, which are choices of the same sequences."""
+    """As ``_pairs``, of the columns of two sets of choices of the same sequences."""
     n = one.variances_with(other)
     z = (one.x.T @ other.x).astype(np.float64) / np.sqrt(np.maximum(n, 1))
     return z, np.outer(one.bound, other.bound), n
 
 
 def _pairs(of: Columns, weight: Floats | None = None, most: float = 1.0) -> tuple[Real, Real, Real]:
-    """(C, C) sums in standard errors, bounds of their summands, and numbers of these. A weight has mean 0 and
-    variance 1, and is independent of what is absent."""
+    """(C, C) sums in standard errors, bounds of the terms, and numbers of terms. A weight has mean 0 and variance 1,
+    and is independent of which choices are absent."""
     left = of.x if weight is None else of.x * weight[:, None]
     n = of.variances()
     z = (left.T @ of.x).astype(np.float64) / np.sqrt(np.maximum(n, 1))
@@ -330,8 +331,8 @@ def _pairs(of: Columns, weight: Floats | None = None, most: float = 1.0) -> tupl
 def _triples(
     budget: float, check: str, subject: str, of: Columns, weight: Floats | None = None, most: float = 1.0
 ) -> Iterator[Finding]:
-    """The least likely product of three columns and the weight, over as many sequences as the budget allows. Nothing
-    is tested with fewer than ten thousand sequences (or all), or with more than ten million products."""
+    """The least likely product of three columns and the weight, over as many sequences as the budget allows. Needs
+    ten thousand sequences (or all, if there are fewer), and at most ten million products."""
     N, C = of.x.shape
     if C < 3 or C**3 / 6 > _MOST_TERMS:
         return
@@ -342,26 +343,26 @@ def _triples(
         of, weight = of.first(allowed), None if weight is None else weight[:allowed]
     worst, at = -1.0, (0.0, 1.0)
     terms, width = 0, max(16, C // 6)
-    # What decides whether others are made comes first.
+    # Choices that decide whether others are made come first.
     of = of.ordered(np.argsort(~of.deciding, kind="stable"))
     bounds, apart = np.outer(of.bound, of.bound * most * 2 / 3).astype(np.float32), _apart(of)
     for c in range(C - 2):
         first = of.x[:, c] if weight is None else of.x[:, c] * weight
         if c == 0 or of.deciding[c] or of.choice[c] != of.choice[c - 1]:
-            # The square of a column that decides of no other is 1 in the mean, whatever else was made.
+            # The square of a column has mean 1, unless it decides whether others are present.
             start = c + 1
             square = of.x[:, c] if of.deciding[c] or of.present is None else of.present[:, of.choice[c]]
             n = np.maximum(of.variances(square, start), 1)
             twice = (2 * n).astype(np.float32)
         other = of.family != of.family[c]
-        # Each pair of the later columns is wanted once: so in strips, each with what comes after its beginning.
+        # Each pair of later columns is needed once, so the products are computed in strips above the diagonal.
         for a in range(c + 1, C, width):
             strip, rest = slice(a, min(a + width, C)), slice(a, C)
             kept = apart[strip, rest] & other[strip, None] & other[rest]
             if not kept.any():
                 continue
             sums = (of.x[:, strip] * first[:, None]).T @ of.x[:, rest]
-            # As ``bernstein``, of sums that are not divided by their standard errors.
+            # As ``bernstein``, for sums that are not divided by their standard errors.
             below = bounds[strip, rest] * np.abs(sums)
             below *= np.float32(of.bound[c])
             below += twice[a - start : strip.stop - start, a - start :]
@@ -380,7 +381,7 @@ def _triples(
 
 
 def _lags(of: Columns, z: Real, n: Real) -> Iterator[Finding]:
-    """Pairs of tokens so many positions apart, all such pairs of a sequence together: of each two functions."""
+    """Pairs of tokens at one distance: for each two functions, the sum over all such pairs of a sequence."""
     aligned = np.flatnonzero(of.position >= 0)
     if len(aligned) == 0:
         return
@@ -396,7 +397,7 @@ def _lags(of: Columns, z: Real, n: Real) -> Iterator[Finding]:
     np.maximum.at(bounds, code, np.outer(of.bound[aligned], of.bound[aligned])[kept])
     used = variance > 0
     N = float(len(of.x))
-    # A sequence gives the sum of its pairs: as many as there are, and their variance the mean over sequences.
+    # Each sequence contributes the sum of its pairs, whose variance is the mean over sequences.
     sizes = np.sqrt(variance[used] / N)
     bound = members[used] * bounds[used] / sizes
     together = total[used] / np.sqrt(variance[used])
@@ -407,7 +408,7 @@ def _lags(of: Columns, z: Real, n: Real) -> Iterator[Finding]:
 
 
 def _anywhere(check: str, subject: str, label: Columns, of: Columns) -> Iterator[Finding]:
-    """One function of the tokens of all positions together, and the target."""
+    """The target and one function of a token, summed over all positions."""
     aligned = of.position >= 0
     for function in np.unique(of.function[aligned]).tolist():
         mine = np.flatnonzero(aligned & (of.function == function))
@@ -415,7 +416,7 @@ def _anywhere(check: str, subject: str, label: Columns, of: Columns) -> Iterator
         square = float((sums**2).mean())
         if square < 1e-9:
             continue
-        # Tokens of a sequence are independent: the variance of their sum is their number.
+        # Tokens of a sequence are independent, so the variance of their sum is their number.
         present = float(of.number[mine].sum()) / len(of.x)
         z = (label.x.T @ sums) / np.sqrt(present * len(sums))
         bound = label.bound * float(of.bound[mine].max()) * len(mine) / np.sqrt(present)

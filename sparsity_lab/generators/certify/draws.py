@@ -1,10 +1,10 @@
-"""The random choices that sequences were made of, as columns of numbers that independence makes uncorrelated.
+"""The random choices behind sequences, as columns of numbers that are uncorrelated if the choices are independent.
 
-A *choice* is a background token, a value, a position, whether a label is noise, or where in the stream a sequence
-stands. Each choice is expanded into Walsh functions, +1 or -1 by the parity of some of its bits. They are centered
-and scaled to variance one where the choice was made, and are 0 elsewhere. A product of columns of different choices
-then has mean zero and variance one, if they are independent. Any dependence of two choices shows in some pair of
-columns, if these are complete.
+A *choice* is a background token, a value, a position, whether a label is noise, or the index in the stream. Each
+choice is expanded into Walsh functions, +1 or -1 by the parity of some of its bits. They are centered and scaled to
+variance one where the choice was made, and are 0 elsewhere. If choices are independent, a product of their columns
+has mean zero and variance one. If all Walsh functions are used, any dependence of two choices shows in some pair of
+columns.
 """
 
 from dataclasses import dataclass, replace
@@ -35,11 +35,11 @@ class Choices:
     """P choices of N sequences.
 
     Attributes:
-        values: (N, P), -1 where there was no such choice.
+        values: (N, P), -1 where the choice was not made.
         family: (P,) choices of one family may depend on each other.
-        free: (P,) True if a choice tells nothing of the targets.
-        position: (P,) where the choice is a token of that position, else -1.
-        names: what is drawn, each once.
+        free: (P,) True if the targets are independent of the choice.
+        position: (P,) the position, if the choice is the token there; else -1.
+        names: the kinds of choices, each once.
     """
 
     values: Ints
@@ -50,17 +50,17 @@ class Choices:
 
     @classmethod
     def of(cls, values: Ints, name: str, *, free: bool = True, together: bool = False) -> "Choices":
-        """All of one name, which are no tokens of known positions."""
+        """Choices of one kind, which are not tokens at known positions."""
         every = np.arange(values.shape[1])
         return cls(values, 0 * every if together else every, np.full(len(every), free), 0 * every - 1, (name,))
 
     def only(self, keep: NDArray[np.bool_], rows: Ints | slice = slice(None)) -> "Choices":
-        """Some of the choices, of some of the sequences."""
+        """The choices in ``keep``, for the sequences in ``rows``."""
         kept = self.values[rows][:, keep]
         return Choices(kept, self.family[keep], self.free[keep], self.position[keep], self.names)
 
     def beside(self, other: "Choices") -> "Choices":
-        """These and others of the same sequences, which are independent of them."""
+        """These choices, and others of the same sequences that are independent of them."""
         above = int(self.family.max(initial=-1)) + 1
         return Choices(
             np.concatenate([self.values, other.values], axis=1),
@@ -73,8 +73,8 @@ class Choices:
 
 @lru_cache(maxsize=1)
 def choices_of(sample: DrawnSequences) -> Choices:
-    """All choices that are known: the task's draws, or what its truth declares independent; noise; and where in the
-    stream the sequence stands, which must tell nothing."""
+    """All known choices: the task's draws (or the choices that its truth declares independent), the noise, and the
+    index in the stream, on which nothing may depend."""
     N, T = sample.tokens.shape
     parts = []
     draws = draws_of(sample)
@@ -97,8 +97,8 @@ def choices_of(sample: DrawnSequences) -> Choices:
 
 
 def draws_of(sample: DrawnSequences) -> dict[str, Draw]:
-    """What the task says was drawn, or else what its truth declares independent: source tokens and places, and all
-    other tokens but marks."""
+    """The task's draws. If it gives none, the choices that its truth declares independent: source tokens, their
+    places, and all other tokens except marks."""
     if sample.draws:
         return sample.draws
     truth, roles = sample.truth, np.array(sample.task.vocabulary.roles)
@@ -116,7 +116,7 @@ def draws_of(sample: DrawnSequences) -> dict[str, Draw]:
 
 
 def _binned(values: Ints) -> Ints:
-    """Which of up to eight ranges of about equal probability each value lies in."""
+    """The index of each value's bin, out of up to eight bins of about equal probability."""
     bins = np.full(values.shape, -1)
     for j, column in enumerate(values.T):
         present = column >= 0
@@ -132,11 +132,11 @@ class Columns:
 
     Attributes:
         x: (N, C).
-        choice: (C,) which choice each column is a function of.
-        function: (C,) which of the Walsh functions.
+        choice: (C,) the choice that each column is a function of.
+        function: (C,) the mask of bits of its Walsh function.
         family, position: (C,) of the choice.
         bound: (C,) the largest absolute value.
-        present: (N, P) 1 where a choice was made, 0 elsewhere; None if all were.
+        present: (N, P) 1 where a choice was made, 0 elsewhere; None if all were made.
     """
 
     x: Floats
@@ -149,13 +149,13 @@ class Columns:
 
     @cached_property
     def number(self) -> NDArray[np.float64]:
-        """(C,) in how many sequences the choice was made."""
+        """(C,) the number of sequences in which the choice was made."""
         if self.present is None:
             return np.full(len(self.choice), float(len(self.x)))
         return np.asarray(self.present.sum(axis=0, dtype=np.float64)[self.choice])
 
     def variances_with(self, other: "Columns") -> NDArray[np.float64]:
-        """As ``variances``, of a column of these and one of others, of the same sequences."""
+        """As ``variances``, for products of one of these columns and one of ``other``, of the same sequences."""
         every = np.ones((len(self.x), 1), np.float32)
         mine, my_choice = (every, 0 * self.choice) if self.present is None else (self.present, self.choice)
         theirs, their_choice = (every, 0 * other.choice) if other.present is None else (other.present, other.choice)
@@ -167,11 +167,12 @@ class Columns:
         return variance
 
     def variances(self, weight: Floats | None = None, start: int = 0) -> NDArray[np.float64]:
-        """(C, C) variance of the sum of the products of two columns, of independent choices, and a weight: the sum of
-        the squared weights where both choices were made. Of the columns from ``start`` on.
+        """(C, C) variance of the summed products of two columns of independent choices and a weight, for the columns
+        from ``start`` on. It is the sum of the squared weights where both choices were made.
 
-        A choice may decide whether another is made, as a place does that leaves no room for a background token. Where
-        the other was made its own square then is not 1 in the mean, and enters as it is.
+        A choice may decide whether another is made: the place of a source leaves no room for a background token.
+            Where
+        the other choice was made, the square of the deciding one does not have mean 1. So it is used as it is.
         """
         square = np.ones(len(self.x), np.float32) if weight is None else weight**2
         if self.present is None:
@@ -187,8 +188,8 @@ class Columns:
 
     @cached_property
     def deciding(self) -> NDArray[np.bool_]:
-        """(C,) True for choices that may decide whether another is made: those always made, places of sets, and those
-        that others' presence is seen to follow."""
+        """(C,) True for choices that may decide whether another is made: choices that are always made, places of
+        sets, and choices that are correlated with the presence of others."""
         shared = np.unique(self.family[np.unique(self.choice, return_index=True)[1]], return_counts=True)
         found = np.asarray((self.number == len(self.x)) | np.isin(self.family, shared[0][shared[1] > 1]))
         if self.present is not None:
@@ -208,19 +209,19 @@ class Columns:
 
 
 def _functions(size: int, complete: bool) -> list[int]:
-    """Masks of the bits whose parity is a Walsh function."""
+    """Bit masks. The parity of the masked bits is a Walsh function."""
     bits = max(1, (size - 1).bit_length())
     return list(range(1, 1 << bits)) if complete and size <= _LARGEST_COMPLETE else [1 << b for b in range(bits)]
 
 
 def number_of_columns(choices: Choices, complete: bool) -> int:
-    """How many ``columns`` makes, at most."""
+    """An upper bound for the number of columns that ``columns`` makes."""
     return sum(len(_functions(int(size), complete)) for size in choices.values.max(axis=0, initial=0) + 1)
 
 
 def _tabulated(column: Ints) -> tuple[Ints, Ints, Ints]:
-    """What values there are, from 0; of each entry the number of its value, from 1, or 0 if it is absent; how often
-    each value comes."""
+    """The different values; for each entry the index of its value from 1, or 0 if it is absent; the count of each
+    value."""
     where = column + 1
     if (largest := int(column.max(initial=-1))) < _LARGEST_LISTED:
         return np.arange(largest + 1), where, np.bincount(where, minlength=1)[1:]
@@ -229,12 +230,12 @@ def _tabulated(column: Ints) -> tuple[Ints, Ints, Ints]:
 
 
 def columns(choices: Choices, complete: bool = False) -> Columns:
-    """Of each choice its bits, or if ``complete`` all Walsh functions of those with at most 16 values."""
+    """The bits of each choice. If ``complete``, all Walsh functions of choices with at most 16 values."""
     N, P = choices.values.shape
     sizes = choices.values.max(axis=0, initial=-1) + 1
     of_choice = {p: _functions(max(1, int(sizes[p])), complete) for p in range(P)}
     listed = [(p, mask) for p, masks in of_choice.items() for mask in masks]
-    # One column after the other in memory: products of few columns and of few sequences read no others.
+    # Columns are contiguous in memory, so that products of few columns or few sequences read only those.
     x = np.empty((len(listed), N), dtype=np.float32)
     bound, used = np.zeros(len(listed)), np.zeros(len(listed), dtype=bool)
     absent = choices.values.T < 0
@@ -248,7 +249,7 @@ def columns(choices: Choices, complete: bool = False) -> Columns:
         scale = np.where(varies, np.sqrt(share * (1 - share)), 1.0)
         here = slice(start, start := start + len(masks))
         used[here], bound[here] = varies, np.maximum(share, 1 - share) / scale
-        tables = np.zeros((len(masks), len(values) + 1), np.float32)  # of an absent choice 0
+        tables = np.zeros((len(masks), len(values) + 1), np.float32)  # 0 for an absent choice
         tables[:, 1:] = (bits - share[:, None]) / scale[:, None]
         np.take(tables, where, axis=1, out=x[here], mode="clip")
     kept = np.array(listed, dtype=np.int64).reshape(-1, 2)[used]

@@ -1,5 +1,5 @@
-"""What a check finds, and the tests that find it: Pearson's chi-square with an exact test of rare cells, Bernstein's
-bound for sums, certainty."""
+"""Findings of checks, and the statistical tests behind them: Pearson's chi-square with an exact test of rare cells,
+Bernstein's bound for sums, and tests without chance."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,24 +10,25 @@ from scipy import special, stats
 from sparsity_lab.generators.stream import Floats, Ints
 
 SMALLEST_EXPECTED = 100.0
-"""A cell of Pearson's test expects at least this many, to keep the far tail close to nominal. Others are rare."""
+"""The least expected count of a cell in Pearson's test, which keeps the far tail close to nominal. Other cells are
+called rare."""
 
-_ENOUGH = 1000  # summands, weighed by their squares, from which on a sum is taken for normal
+_ENOUGH = 1000  # effective number of terms from which a sum counts as normal
 
-_SURE = float(stats.norm.isf(0.01))  # standard errors beyond the threshold that make detection 99 % probable
+_SURE = float(stats.norm.isf(0.01))  # standard errors above the threshold for detection with probability 99 %
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One test: which check, of what, its statistic and p-value, and what it could have seen.
+    """One test: its check and subject, statistic, p-value, and the smallest effect it can detect.
 
     Attributes:
         of: the property whose size ``effect`` gives, in words that name its unit.
-        scale: standard error of the statistic in that unit; of a certain test, one divided by the number of cases;
-            None where there were none.
-        terms: number of statistics whose largest this is, or of a chi-square test its degrees of freedom.
-        test: how the p-value comes about.
-        expected: of a test of rare cells, how many the commonest of them expects.
+        scale: standard error of the statistic in that unit; for a certain test, 1 / number of cases; None without
+            cases.
+        terms: the number of statistics of which this is the largest; for a chi-square test, its degrees of freedom.
+        test: the kind of test: "normal", "chi-square", "rare" or "certain".
+        expected: for a test of rare cells, the expected count of the most common one.
     """
 
     check: str
@@ -41,14 +42,15 @@ class Finding:
     expected: float = 0.0
 
     def effect(self, threshold: float) -> float:
-        """The smallest deviation that this test sees with 99 % probability, in the unit that ``of`` names; NaN where
-        that is not known. Cases of a certain test are independent; other statistics are nearly normal."""
+        """The smallest deviation that this test detects with 99 % probability, in the unit that ``of`` names; NaN if
+        unknown. Cases of a certain test are independent, and other statistics are nearly normal."""
         if self.scale is None:
             return float("nan")
         if self.test == "certain":
             return float(-np.expm1(np.log(0.01) * self.scale))
         if self.test == "rare":
-            # So many are too many, even of the commonest. Of a Poisson number with that mean 99 % are as large.
+            # The smallest count that is rejected for the most common cell, and the Poisson mean for which 99 % are
+            # as large.
             count = stats.poisson.isf(threshold / (2 * self.terms), self.expected) + 1
             return self.scale * float(special.gammaincinv(count, 0.99) - self.expected)
         if self.test == "chi-square":
@@ -61,9 +63,9 @@ class Finding:
 
 
 def chi_square(check: str, subject: str, observed: Ints, expected: Floats, of: str = "") -> Iterator[Finding]:
-    """Pearson's test of counts against expectations; an impossible cell that occurs gives p = 0.
+    """Pearson's test of counts against expected counts. If an impossible cell occurs, p = 0.
 
-    Cells that expect too few are pooled into groups that expect enough, and each of them is tested alone as well. The
+    Rare cells are pooled into groups with a large enough expected count. Each rare cell is also tested alone. The
     effect is the relative change of the rarest cell that is not pooled.
     """
     observed, expected = observed.reshape(-1), expected.reshape(-1)
@@ -73,8 +75,8 @@ def chi_square(check: str, subject: str, observed: Ints, expected: Floats, of: s
         return
     order = np.argsort(expected[~impossible], kind="stable")
     observed, expected = observed[~impossible][order], expected[~impossible][order]
-    # Small cells are grouped by where they start in their running total. The last group may fall short, and takes
-    # in the one before it, or the smallest of the other cells.
+    # Small cells are grouped by their running total. The last group may be too small. Then it is merged with the
+    # group before it, or with the smallest of the other cells.
     small = expected < SMALLEST_EXPECTED
     starts = np.cumsum(expected) - expected
     group = np.where(small, starts // (2 * SMALLEST_EXPECTED), np.arange(len(expected)) + len(expected))
@@ -84,13 +86,13 @@ def chi_square(check: str, subject: str, observed: Ints, expected: Floats, of: s
     _, group = np.unique(group, return_inverse=True)
     seen, wanted = np.bincount(group, weights=observed), np.bincount(group, weights=expected)
     if len(expected) == 1:
-        yield certain(check, subject, True)  # nothing else was possible, and nothing else came
+        yield certain(check, subject, True)  # only one value was possible, and only that one occurred
         return
     if len(wanted) > 1:
         statistic = float(((seen - wanted) ** 2 / wanted).sum())
         freedom = len(wanted) - 1
         rarest = float(wanted.min())
-        # What one cell lacks goes to the others.
+        # The other cells gain what this one loses.
         scale = float(np.sqrt((1 - rarest / wanted.sum()) / rarest))
         p_value = float(stats.chi2.sf(statistic, freedom))
         yield Finding(check, subject, statistic, p_value, of, scale, freedom, "chi-square")
@@ -99,8 +101,8 @@ def chi_square(check: str, subject: str, observed: Ints, expected: Floats, of: s
 
 
 def _rare(check: str, subject: str, observed: Ints, expected: Floats, N: int, of: str) -> Finding:
-    """The exact binomial test of each of some cells, of N cases in all: the least likely, its p-value multiplied by
-    their number. The effect is a share of all cases, beyond the declared one, that the commonest of them gets."""
+    """The exact binomial test of each of the given cells, out of N cases: the smallest p-value, multiplied by the
+    number of cells. The effect is the excess of the most common rare cell, as a share of all cases."""
     share = (expected / N).clip(max=1.0)
     p_values = np.minimum(special.bdtrc(observed - 1, N, share), special.bdtr(observed, N, share))
     i, terms = int(p_values.argmin()), len(p_values)
@@ -115,8 +117,8 @@ def _rare(check: str, subject: str, observed: Ints, expected: Floats, N: int, of
 def contingency(check: str, subject: str, first: Ints, second: Ints) -> Iterator[Finding]:
     """Pearson's test of independence of two columns of small integers.
 
-    The rarest values are left out until every cell expects ``SMALLEST_EXPECTED``; nothing is found where then fewer
-    than two values of either column are left.
+    The rarest values are left out until every expected count is at least ``SMALLEST_EXPECTED``. There is no finding
+    if fewer than two values of either column are left.
     """
     height, width = int(first.max(initial=0)) + 1, int(second.max(initial=0)) + 1
     table = np.bincount(first * width + second, minlength=height * width).reshape(height, width).astype(np.float64)
@@ -154,8 +156,8 @@ def bernstein(z: Floats, bound: Floats, cases: Floats) -> Floats:
 def largest(
     check: str, subject: str, z: Floats, bound: Floats, cases: Floats, of: str, each: int = 1
 ) -> Iterator[Finding]:
-    """One finding from many sums as in ``bernstein``: the least likely, its bound multiplied by their number, and by
-    ``each`` if so many sums are one here."""
+    """One finding from many sums as in ``bernstein``: the least likely, with its bound multiplied by their number.
+    Each sum counts ``each`` times."""
     if z.size:
         terms = each * z.size
         surprise = bernstein(z, bound, cases)
@@ -166,7 +168,8 @@ def largest(
 
 
 def certain(check: str, subject: str, holds: bool, violations: float = 0.0, cases: int = 0) -> Finding:
-    """A test that leaves nothing to chance; of independent ``cases``, if there are several."""
+    """A test without chance: the property holds or does not. ``cases`` is the number of independent cases, if
+    known."""
     scale = 1 / cases if cases else None
     return Finding(check, subject, violations, 1.0 if holds else 0.0, "rate of violations", scale, test="certain")
 
@@ -179,7 +182,7 @@ def mean(check: str, subject: str, values: Floats, declared: float | None) -> It
         yield certain(check, subject, bool(abs(values[0] - declared) < 1e-9), float(values[0]))
     else:
         off = values - declared
-        # Few large values make a sum that is not normal.
+        # The sum is not normal if a few values dominate it.
         if off @ off >= _ENOUGH * float((off**2).max()):
             scale = float(values.std() / np.sqrt(len(values)))
             p_value = float(2 * stats.norm.sf(abs(float(off.mean()) / scale)))
@@ -187,5 +190,5 @@ def mean(check: str, subject: str, values: Floats, declared: float | None) -> It
 
 
 def spread(count: int, most: int) -> list[int]:
-    """0 .. count - 1, or ``most`` of them spread from the first to the last."""
+    """0 .. count - 1, or ``most`` of them at even distances."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist() if count else []

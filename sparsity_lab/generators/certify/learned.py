@@ -1,9 +1,9 @@
-"""A learned attacker: a small network that is asked which of two is real, on sequences that it was not trained on.
+"""A learned attacker: a small network that guesses which of two is real, on sequences it was not trained on.
 
 The declarations make both sides of some exchanges equally likely. Two sequences exchange choices that are declared
-independent, or a target is exchanged for one drawn anew from the exact predictor. Then each answer is right with
-probability one half, whatever the network has learned, and the test is an exact binomial one. That holds also for the
-pairs of which the network is surest, since it is as sure of a pair the other way round.
+independent, or a target is exchanged for one redrawn from the exact predictor. Then each guess is right with
+probability one half, whatever the network has learned, so the test is exact binomial. This also holds for the pairs
+on which the network is most confident, because its confidence does not change if a pair is reversed.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,20 +27,20 @@ _RATE = 1e-2
 _SUREST = (1, 4, 16, 64)  # of all pairs, of a quarter of them, and so on
 _FEWEST = 200  # pairs
 _MOST_SLOTS = 8
-_LISTED = 256  # values of a choice; larger ones are told by their lowest bits and by their size
+_LISTED = 256  # values of a choice; larger choices are given by their lowest bits and their size
 _OF = "share of pairs told apart, beyond half"
 
 
 def learned(sample: DrawnSequences) -> Iterator[Finding]:
-    """A network trained on half of the sequences tells neither those with exchanged choices from the others, nor
-    targets from what the exact predictor would draw, on the other half."""
+    """A network trained on half of the sequences is at chance on the other half. It can tell neither sequences with
+    exchanged choices from real ones, nor targets from labels redrawn from the exact predictor."""
     if sample.steps == 0:
         return
     choices = choices_of(sample)
     slots = [sample.slots[j] for j in spread(len(sample.slots), _MOST_SLOTS)]
     labels = [slot.label_index for slot in slots if sample.truth.labels and len(slot.rows) == len(sample.tokens)]
     if labels and choices.free.any():
-        # Without the values: of all of them, a target tells which was asked for.
+        # The values are left out, because a target shows which of them was asked for.
         seen = choices.only(choices.free).beside(Choices.of(np.stack(labels, axis=1), "targets", free=False))
         yield from _exchanged(sample, seen, seen.free, "what must tell nothing of the targets")
     yield from _exchanged(sample, choices, np.ones(len(choices.free), bool), "choices")
@@ -48,8 +48,8 @@ def learned(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def _exchanged(sample: DrawnSequences, choices: Choices, free: NDArray[np.bool_], what: str) -> Iterator[Finding]:
-    """Two sequences that exchange some of their choices, where both have made them, are as likely as before. A
-    choice that may decide whether another is made is exchanged only if all are made."""
+    """Two sequences that exchange some choices, where both have made them, are as likely as before. A choice that may
+    decide whether another is made is exchanged only if all choices are always made."""
     values = choices.values
     families, of = np.unique(choices.family, return_inverse=True)
     fixed = np.zeros(len(of), bool)
@@ -80,7 +80,7 @@ def _exchanged(sample: DrawnSequences, choices: Choices, free: NDArray[np.bool_]
 
 
 def _redrawn(sample: DrawnSequences) -> Iterator[Finding]:
-    """Of one target of each sequence, where the exact predictor is in doubt, and another label drawn from it."""
+    """One target of each sequence for which the exact predictor is uncertain, and another label drawn from it."""
     seen = sample.predictions
     if not isinstance(seen, Predictions) or sample.truth.labels is None or len(sample.targets) == 0:
         return
@@ -94,7 +94,7 @@ def _redrawn(sample: DrawnSequences) -> Iterator[Finding]:
     known = np.concatenate(
         [sample.tokens[sample.rows[target]], answer[:, None], sample.slot_of_target[target, None]], 1
     )
-    # What comes after the target may depend on it.
+    # Tokens after the target may depend on it.
     known[:, :-2][np.arange(sample.tokens.shape[1]) > sample.positions[target][:, None]] = -1
     codes, size, _ = _codes(known)
     pair = torch.from_numpy(np.stack([sample.targets[target], seen.redrawn[target]], axis=1))
@@ -110,7 +110,7 @@ def _redrawn(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def _tested(difference: Callable[[Ints], Tensor], rows: Ints, subject: str) -> Iterator[Finding]:
-    """Of pairs that the network tells apart at all, how many it gets right: of all, and of the surest."""
+    """The share of pairs that the network gets right, of all pairs and of those with the highest confidence."""
     with torch.no_grad():
         parts = [difference(rows[i : i + 8 * _BATCH]).numpy() for i in range(0, len(rows), 8 * _BATCH)]
     found = np.concatenate(parts)
@@ -124,7 +124,7 @@ def _tested(difference: Callable[[Ints], Tensor], rows: Ints, subject: str) -> I
 
 @dataclass(frozen=True)
 class _Network:
-    """Sums of a vector for each value, and two layers."""
+    """The sum of one embedding for each value, and two layers."""
 
     parameters: tuple[Tensor, ...]
 
@@ -152,8 +152,8 @@ def _train(network: _Network, difference: Callable[[], Tensor], steps: int) -> N
 
 
 def _codes(values: Ints) -> tuple[Ints, int, Ints]:
-    """(N, C) columns of a number for each value of each choice, absent ones too; how many numbers there are; (C,)
-    which choice. Large values have two columns: of their lowest bits, and of their size."""
+    """(N, C) an embedding index for each value of each choice, also for absent ones; the number of indices; (C,) the
+    choice of each column. Choices with large values have two columns: their lowest bits and their size."""
     most = values.max(axis=0, initial=0) + 1
     large = most > _LISTED
     coarse = np.where(values[:, large] < 0, -1, values[:, large].clip(0) * 64 // most[large])

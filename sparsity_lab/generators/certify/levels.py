@@ -1,7 +1,6 @@
 """Checks of the declared levels: chance, and the exact Bayes predictor.
 
-Targets of one sequence depend on each other, so means are taken over each sequence first, and tests are made of those
-means or within one slot.
+Targets of one sequence depend on each other. So tests use the means of each sequence, or the targets of one slot.
 """
 
 import copy
@@ -24,7 +23,7 @@ _MOST_REREAD = 40  # sequences
 
 
 def bayes(sample: DrawnSequences) -> Iterator[Finding]:
-    """The exact predictor reads the tokens alone, is normalized and calibrated, and has the declared levels."""
+    """The exact predictor reads only the tokens, is normalized and calibrated, and has the declared levels."""
     seen = sample.predictions
     if isinstance(seen, ValueError):
         yield certain("bayes", "sequences that the predictor can read", False)
@@ -36,13 +35,13 @@ def bayes(sample: DrawnSequences) -> Iterator[Finding]:
     yield certain("bayes", "normalized", seen.excess < 1e-9, seen.excess)
     impossible = float(np.isinf(seen.surprise).sum())
     yield certain("bayes", "targets that it thinks possible", impossible == 0, impossible, N)
-    # Of a predictor that is right, accuracy and loss are the means of its own confidence and entropy.
+    # If the predictor is right, its accuracy and loss are the means of its own confidence and entropy.
     yield from mean("bayes", "declared accuracy", _by_sequence(seen.confidence, rows), truth.bayes_accuracy)
     yield from mean("bayes", "declared loss", _by_sequence(seen.entropy, rows), truth.bayes_loss)
     if truth.bayes_loss_by_slot is not None:
         for j, declared in enumerate(truth.bayes_loss_by_slot.tolist()):
             yield from mean("bayes", f"declared loss of target {j + 1}", seen.entropy[slots == j], declared)
-    # Whether it is right: the likeliest label must come as often as it says. With ties any of them may be chosen.
+    # It is right if the likeliest label occurs as often as predicted. With ties, any of them may be chosen.
     if seen.confidence.min(initial=1.0) > 1 - 1e-12:
         wrong = float((~seen.chosen).sum())
         yield certain("bayes", "calibration", wrong == 0, wrong, N)
@@ -52,12 +51,12 @@ def bayes(sample: DrawnSequences) -> Iterator[Finding]:
         yield from _calibration(f"{slot.name}calibration", seen.confidence[here], seen.chosen[here])
     if impossible == 0:
         difference = _by_sequence(seen.surprise - seen.entropy, rows)
-        if np.ptp(difference) > 1e-9:  # else only the label that is all but certain has been seen
+        if np.ptp(difference) > 1e-9:  # else only nearly certain labels occurred
             yield from mean("bayes", "calibration of the loss", difference, 0.0)
 
 
 def _what_it_reads(sample: DrawnSequences) -> Iterator[Finding]:
-    """Its answer does not change with the batch's targets, and it refuses what the observer cannot read."""
+    """Its answer does not depend on the batch's targets, and it refuses sequences that the observer cannot read."""
     task, T = sample.task, sample.tokens.shape[1]
     batch = next(sample.batches(_MOST_REREAD))
     exchanged = copy.copy(batch)
@@ -89,7 +88,7 @@ def _accepts(task: Task, batch: Batch) -> bool:
 
 
 def _calibration(subject: str, confidence: Floats, chosen: NDArray[np.bool_]) -> Iterator[Finding]:
-    """Of independent predictions, as many come true as expected."""
+    """The expected number of independent predictions comes true."""
     if len(chosen) == 0:
         return
     if np.ptp(confidence) < 1e-9:
@@ -127,7 +126,7 @@ def declared_levels(sample: DrawnSequences) -> Iterator[Finding]:
         yield certain("declared_levels", "chance accuracy", bool(abs(accuracy - truth.chance_accuracy) < 1e-9))
         yield certain("declared_levels", "chance loss", bool(abs(loss - truth.chance_loss) < 1e-9))
         return
-    # The mean over a sequence's targets, whose number varies, has no such simple form; so it is measured.
+    # The number of targets varies, so the mean over a sequence's targets has no simple form. It is measured.
     slots = np.minimum(sample.slot_of_target, len(labels) - 1)
     right = sample.targets == labels.argmax(axis=1)[slots]
     with np.errstate(divide="ignore"):

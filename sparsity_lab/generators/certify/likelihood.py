@@ -1,9 +1,9 @@
-"""Checks of a declared probability of tokens: the sampler makes each sequence as often as it says.
+"""Checks of a declared likelihood: the sampler draws each sequence with that probability.
 
-Take a sequence and its image under an exchange that is its own inverse. The probability that the sampler made this
-one of the two follows from their likelihoods alone. So the observed minus the expected count is a martingale over
-sequences with known variance. Its sums in blocks of the stream show any drift, and its sums by positions and tokens
-show the origin. This needs no constant of the law, and no list of its sets.
+Take a sequence and a neighbor: its image under an exchange that is its own inverse. Their two likelihoods give the
+probability that the sampler drew this one of the two. So the observed minus the expected count is a martingale over
+sequences with known variance. Its sums in blocks of the stream show any drift, and its sums by position and token
+show where an error comes from. This needs no normalizing constant of the law, and no list of its sets.
 """
 
 import math
@@ -24,9 +24,8 @@ _BLOCKS = (1, 2, 4, 8, 16)  # of the stream: of all sequences, of each half, of 
 
 
 def likelihood(sample: DrawnSequences) -> Iterator[Finding]:
-    """Mean and variance of the log-likelihood against those of the declared law. Also whether a sequence and its
-    neighbors occur as often as their likelihoods say: in blocks of the stream, at each position and for each
-    token."""
+    """The log-likelihood has the mean and variance of the declared law. A sequence and its neighbors occur as often
+    as their likelihoods say: in blocks of the stream, at each position and for each token."""
     try:
         own = _log_likelihood(sample, sample.tokens)
     except NotComputable:
@@ -59,7 +58,8 @@ def _swapped(tokens: Ints, first: Ints, second: Ints) -> Ints:
 
 
 def _replaced(sample: DrawnSequences, place: Ints, rng: np.random.Generator) -> Ints:
-    """One token of each sequence by another of its role: of n alike, number i by number c - i, which turns back."""
+    """Replace one token of each sequence by another of the same role: number i of n by c - i mod n, its own
+    inverse."""
     roles, of_role = np.unique(np.array(sample.task.vocabulary.roles), return_inverse=True)
     size = np.bincount(of_role)[of_role]
     members = np.argsort(of_role, kind="stable")
@@ -97,19 +97,19 @@ def _neighbors(sample: DrawnSequences, own: Floats, other: Ints, how: str) -> It
 
 
 def _blocks(index: Ints, N: int) -> tuple[Ints, ...]:
-    """In which block of the stream each of some sequences is, for several sizes of block."""
+    """The block of the stream that each sequence is in, for several sizes of blocks."""
     return tuple(index * number // N for number in _BLOCKS)
 
 
 def _moments(sample: DrawnSequences, own: Floats) -> Iterator[Finding]:
-    """Of the log-likelihood, whose mean is minus the entropy of the declared law."""
+    """The mean and variance of the log-likelihood. The mean is minus the entropy of the declared law."""
     declared = _declared_entropy(sample.truth, sample)
     if declared is None:
         return
     entropy, variance = declared
     surprise, subject = -own, "mean against the entropy"
     if np.ptp(surprise) < 1e-9:
-        # All are alike. A steep law has others too, but so rare that N sequences may well miss them.
+        # All are equal. A steep law has other values too, but N sequences can easily miss them.
         error = abs(float(surprise.mean()) - entropy)
         most = 30 / len(own) * max(1.0, math.log(len(own)))
         yield certain("likelihood", subject, error <= most, int(error > most), len(own))
@@ -129,9 +129,9 @@ def _moments(sample: DrawnSequences, own: Floats) -> Iterator[Finding]:
 
 
 def _declared_entropy(truth: Truth, sample: DrawnSequences) -> tuple[float, float | None] | None:
-    """Mean and variance, from the law of the source set, of the values, and of all other tokens, where these are
-    declared independent and the sets can be listed. No variance where sets of several sizes leave tokens of other
-    laws."""
+    """Mean and variance of the surprise, from the laws of the source set, the values and all other tokens. None
+    unless these are declared independent and the sets can be listed. There is no variance if the size of the set
+    varies and the other tokens have other laws."""
     law, values, marginals = truth.position_law, truth.value_distribution, truth.token_marginals
     if not truth.independent_values or values is None or marginals is None or law is None or isinstance(law, tuple):
         return None
@@ -146,13 +146,13 @@ def _declared_entropy(truth: Truth, sample: DrawnSequences) -> tuple[float, floa
     order = law.order_pmf().sum(axis=0)
     planted[: len(order)] = order
     roles = np.array([role in ("background", "data", "planted") for role in sample.task.vocabulary.roles])
-    others = np.where(roles, marginals - planted[:, None] * values, 0.0).clip(0)  # (T, V), of no source and no mark
+    others = np.where(roles, marginals - planted[:, None] * values, 0.0).clip(0)  # (T, V): neither source nor mark
     share = others.sum(axis=1)
     laws = others / np.maximum(share, 1e-300)[:, None]
     of_value, of_others = _moments_of(values), _moments_of(laws)
     expected = -float(probability @ log_p) + float(probability @ sizes) * float(of_value[0])
     expected += float(share @ of_others[0])
-    # The number of other tokens may follow the size of the set; then all tokens must be alike in their entropy.
+    # The number of other tokens may depend on the size of the set. Then all tokens must have equal entropy.
     free = share > 1e-9
     alike = (
         bool(np.ptp(np.append(of_others[0][free], of_value[0])) < 1e-9) and "cue" not in sample.task.vocabulary.roles

@@ -1,4 +1,4 @@
-"""What the exact predictor says of all targets of many sequences."""
+"""The exact predictor's output for all targets of many sequences."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from sparsity_lab.generators.task import Task
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of M targets, in the order of the sequences.
+    """Predictions of M targets, in the order of the sequences.
 
     Attributes:
-        answer: (M,) the likeliest label, the first of equals.
+        answer: (M,) the likeliest label, the first one in a tie.
         confidence: (M,) its probability.
         entropy: (M,) of the predicted distribution.
         surprise: (M,) -log of the target's probability.
         chosen: (M,) whether the target is the likeliest label.
         redrawn: (M,) a label drawn from the predicted distribution.
-        excess: the largest deviation of a total probability from one.
+        excess: the largest deviation of a sum of probabilities from one.
     """
 
     answer: Ints
@@ -35,7 +35,7 @@ class Predictions:
 
     @classmethod
     def of(cls, task: Task, batches: Iterable[Batch], rng: np.random.Generator) -> "Predictions":
-        """A batch at a time, since a prediction has V numbers for each target.
+        """Predict one batch at a time, because each target needs V numbers.
 
         Raises:
             NotComputable, ValueError: as ``Task.log_posterior``.
@@ -45,7 +45,7 @@ class Predictions:
         for batch in batches:
             log_posterior = task.log_posterior(batch).numpy()
             targets = batch.targets[batch.scored].numpy()
-            # Of what is impossible nothing is summed: it is nearly all where the rule is certain.
+            # Impossible labels are left out. If the rule is certain, these are nearly all.
             row, label = np.nonzero(log_posterior > -np.inf)
             log_p = log_posterior[row, label]
             p = np.exp(log_p)
@@ -66,5 +66,5 @@ class Predictions:
 
 
 def _sums(row: Ints, values: Floats, targets: Ints) -> Floats:
-    """(M,) of the values of each of M targets."""
+    """(M,) the sum of each target's values."""
     return np.bincount(row, weights=values, minlength=len(targets)).astype(np.float64)

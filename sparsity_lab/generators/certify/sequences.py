@@ -1,4 +1,4 @@
-"""The sequences that a certificate looks at, and what several checks need of them."""
+"""The sequences that a certificate tests, and quantities that several checks share."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,10 +15,10 @@ from sparsity_lab.generators.stream import Ints, Stream
 from sparsity_lab.generators.task import Draw, NotComputable, PositionLaw, Step, Task, Truth
 
 CERTIFICATE = "evaluation"
-"""Name of the stream: the one that runs are evaluated on."""
+"""Name of the stream that runs are evaluated on."""
 
 _TOKENS_A_DRAW = 1 << 19
-_TOKENS_ONE_BY_ONE = 10  # looked at in plain Python, for each sequence that was asked for
+_TOKENS_ONE_BY_ONE = 10  # that the observer reads in plain Python for each requested sequence
 _PROBABILITIES_A_DRAW = 1 << 22
 _MOST_SLOTS = 64
 _NO_ANSWER = -1
@@ -26,7 +26,7 @@ _NO_ANSWER = -1
 
 @dataclass(frozen=True, eq=False)
 class DrawnSequences:
-    """The sequences a certificate looks at.
+    """The sequences that a certificate tests.
 
     Attributes:
         tokens: (N, T).
@@ -35,12 +35,12 @@ class DrawnSequences:
         sources: (M, K), padded with -1; K = 0 for tasks that have none.
         has_sources: False for tasks without a rule, such as text.
         position_ids: (N, C, T) or None.
-        draws: the choices that the task reads from the tokens, by name; None if it cannot read them.
-        asked_for: the number of sequences that was asked for, of which long ones are fewer.
+        draws: the random choices that the task reads from the tokens, by name; None if it cannot read them.
+        asked_for: the requested number of sequences; fewer are drawn if they are long.
         budget: floating-point operations that a check may spend on products of choices.
-        steps: of training that a learned attacker may take; 0 leaves it out.
-        index: (N,) their places in the stream.
-        whole: False for those sequences of a mixture that are one component's.
+        steps: training steps of the learned attacker; 0 for no attacker.
+        index: (N,) index of each sequence in the stream.
+        whole: False if these are the sequences of one component of a mixture.
     """
 
     task: Task
@@ -74,7 +74,7 @@ class DrawnSequences:
         steps: int = 0,
         name: str = CERTIFICATE,
     ) -> "DrawnSequences":
-        """Draw in slices, so that the sources of all positions never stand in memory at once."""
+        """Draw in batches, so that the sources of all positions are never in memory at once."""
         parts: list[tuple[Ints, Ints, Ints, Ints, Ints]] = []
         position_ids, draws = [], []
         has_sources = True
@@ -100,7 +100,7 @@ class DrawnSequences:
         )
 
     def only(self, rows: Ints, task: Task) -> "DrawnSequences":
-        """Some of the sequences, as those of a mixture's component."""
+        """The given rows, as sequences of one component of a mixture."""
         number = np.full(len(self.tokens), -1)
         number[rows] = np.arange(len(rows))
         kept = number[self.rows] >= 0
@@ -123,11 +123,11 @@ class DrawnSequences:
         )
 
     def generator(self, *purpose: int) -> np.random.Generator:
-        """For choices of the certificate's own, the same each time, and others for each purpose."""
+        """Random numbers for the certificate's own choices: reproducible, and different for each purpose."""
         return np.random.default_rng([self.seed < 0, abs(self.seed), *purpose])
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """All sequences again, with their targets, so many at a time."""
+        """All sequences with their targets, in batches of ``size``."""
         for start in range(0, len(self.tokens), size):
             some = slice(start, start + size)
             yield Batch(torch.from_numpy(self.tokens[some]), torch.from_numpy(self.every_target[some]))
@@ -140,14 +140,14 @@ class DrawnSequences:
         return targets
 
     def beyond(self) -> Iterator[Batch]:
-        """The sequences that were asked for and not kept, for what can be counted as they pass."""
+        """Batches of the requested sequences that are not kept in memory, for checks that only count."""
         stream, size = Stream(seed=self.seed, name=CERTIFICATE), max(1, _TOKENS_A_DRAW // self.tokens.shape[1])
         for start in range(len(self.tokens), self.asked_for, size):
             yield self.task.sample(stream, start, min(size, self.asked_for - start), self.length)
 
     @cached_property
     def predictions(self) -> "Predictions | NotComputable | ValueError":
-        """Of all targets, or why there are none."""
+        """The exact predictor's output for all targets, or the error that explains why there is none."""
         each = max(1, round(len(self.targets) / len(self.tokens))) * self.task.vocabulary.size
         size = max(1, min(8192, _PROBABILITIES_A_DRAW // each))
         try:
@@ -157,8 +157,8 @@ class DrawnSequences:
 
     @cached_property
     def noise(self) -> Ints:
-        """(N, M) by how many labels each target is off the rule's answer, -1 where that is not known; M = 0 where
-        there is no noise, or none that shows."""
+        """(N, M) the distance in labels from the rule's answer to each target, -1 where it is unknown. M = 0 if there
+        is no noise, or if it cannot be seen."""
         labels, rate = self.truth.labels, self.truth.label_noise
         if labels is None or not 0 < rate < 1 - 1 / len(labels) - 1e-9:
             return np.empty((len(self.tokens), 0), np.int64)
@@ -172,7 +172,7 @@ class DrawnSequences:
 
     @cached_property
     def is_ruled(self) -> NDArray[np.bool_]:
-        """(M,) whether the target follows a rule: with sources, or of a task that has none."""
+        """(M,) whether the target follows a rule: it has sources, or the task declares none at all."""
         return np.asarray(self.sizes > 0) if self.has_sources else np.ones(len(self.targets), bool)
 
     @cached_property
@@ -182,7 +182,7 @@ class DrawnSequences:
 
     @cached_property
     def first(self) -> Ints:
-        """(N,) the number of the first target of each sequence."""
+        """(N,) the index of the first target of each sequence among all targets."""
         return np.asarray(np.cumsum(self.counts) - self.counts)
 
     @cached_property
@@ -192,12 +192,12 @@ class DrawnSequences:
 
     @cached_property
     def slot_of_target(self) -> Ints:
-        """(M,) which of its sequence's targets each is, from 0."""
+        """(M,) the index of each target within its sequence, from 0."""
         return np.asarray(np.arange(len(self.rows)) - self.first[self.rows])
 
     @cached_property
     def slots(self) -> "tuple[Slot, ...]":
-        """All slots, or ``_MOST_SLOTS`` of them spread from the first to the last."""
+        """All slots, or ``_MOST_SLOTS`` of them at even distances."""
         return tuple(self._slot(j) for j in spread(int(self.counts.max(initial=0)), _MOST_SLOTS))
 
     def _slot(self, j: int) -> "Slot":
@@ -212,14 +212,14 @@ class DrawnSequences:
 
     @cached_property
     def asked(self) -> Ints:
-        """The sequences that the task's observer is asked about, ascending."""
+        """Rows of the sequences that the task's observer reads, ascending."""
         N, T = self.tokens.shape
         most = max(1000, _TOKENS_ONE_BY_ONE * self.asked_for // T)
         return np.arange(N) if most >= N else np.sort(self.generator().choice(N, most, replace=False))
 
     @cached_property
     def observed(self) -> "Observed":
-        """What the task's observer says of the sequences that it is asked about, once for all that are equal."""
+        """The observer's answers for the sequences in ``asked``. Equal sequences are read once."""
         _, first, kind = np.unique(fingerprints(self.tokens[self.asked]), return_index=True, return_inverse=True)
         found = [self._solve(tuple(tokens)) for tokens in self.tokens[self.asked[first]].tolist()]
         steps = [step for one in found for step in one or ()]
@@ -245,7 +245,7 @@ class DrawnSequences:
 
     @cached_property
     def answers(self) -> Ints:
-        """(M,) the noiseless target of each position that the observer was asked about; -1 without an answer."""
+        """(M,) the observer's noiseless target; -1 without an answer."""
         answers = np.full(len(self.targets), _NO_ANSWER)
         answers[self.observed.where] = self.observed.answers
         return answers
@@ -253,12 +253,12 @@ class DrawnSequences:
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """What a task's observer, who sees the tokens alone, says of n sequences with m targets.
+    """The answers of a task's observer, who sees only the tokens, for n sequences with m targets.
 
     Attributes:
-        all_known: False if the task has no observer, or a mixture has a component without one.
-        read: (n,) whether it named as many targets as the sequence has.
-        where: (m,) the targets of those sequences, among all of the sample.
+        all_known: False if the task, or a component of a mixture, has no observer.
+        read: (n,) whether the observer found the right number of targets.
+        where: (m,) the indices of these sequences' targets among all targets of the sample.
         positions, answers: (m,) as in ``Step``; -1 without an answer.
         sources: (m, K), padded with -1.
     """
@@ -273,11 +273,11 @@ class Observed:
 
 @dataclass(frozen=True)
 class Slot:
-    """The j-th scored targets, one for each sequence that has so many; n of them, independent of each other.
+    """The j-th scored target of each sequence that has more than j targets. The n targets are independent.
 
     Attributes:
         index: j, from 0.
-        where: (n,) their places among all targets of the sample.
+        where: (n,) their indices among all targets of the sample.
     """
 
     sample: DrawnSequences
@@ -286,7 +286,7 @@ class Slot:
 
     @property
     def name(self) -> str:
-        """For findings: nothing where there is one target only."""
+        """Prefix for the subject of findings; empty if there is only one target."""
         return "" if self.sample.one_target else f"target {self.index + 1}: "
 
     @cached_property
@@ -339,12 +339,12 @@ class Slot:
 
     @cached_property
     def answered(self) -> Ints:
-        """Indices of those for which the observer has an answer."""
+        """Indices of the targets for which the observer has an answer."""
         return np.flatnonzero(self.sample.answers[self.where] != _NO_ANSWER)
 
     @cached_property
     def answers(self) -> Ints:
-        """The answers, one for each of ``answered``."""
+        """The observer's answers, one for each index in ``answered``."""
         return np.asarray(self.sample.answers[self.where][self.answered])
 
     @cached_property
@@ -354,7 +354,7 @@ class Slot:
 
     @cached_property
     def free(self) -> NDArray[np.bool_]:
-        """(n, T) where a token is neither source nor mark."""
+        """(n, T) True where a token is neither a source nor a mark."""
         roles = np.array([role in ("background", "data") for role in self.sample.task.vocabulary.roles])
         return np.asarray(roles[self.tokens] & ~self.is_source)
 
@@ -376,7 +376,7 @@ def _read(task: Task, batch: Batch, name: str) -> dict[str, Draw] | None:
 
 
 def _joined(parts: list[dict[str, Draw]]) -> dict[str, Draw]:
-    """The draws of several batches; small numbers, since there are many."""
+    """The draws of several batches, concatenated as 32-bit integers to save memory."""
     return {
         name: draw._replace(values=np.concatenate([part[name].values.astype(np.int32) for part in parts]))
         for name, draw in parts[0].items()
@@ -384,7 +384,7 @@ def _joined(parts: list[dict[str, Draw]]) -> dict[str, Draw]:
 
 
 def fingerprints(rows: Ints) -> NDArray[np.uint64]:
-    """(N,) a number for each row, equal for equal rows and hardly ever else."""
+    """(N,) a 64-bit hash of each row."""
     number = np.zeros(len(rows), dtype=np.uint64)
     for column in rows.T:
         number *= np.uint64(0x9E3779B97F4A7C15)

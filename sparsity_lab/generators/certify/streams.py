@@ -1,7 +1,7 @@
-"""Checks that a sequence is a function of seed, name, length and index alone, and that these make it another one.
+"""Checks that a sequence depends on seed, stream name, length and index, and on nothing else.
 
-Sequences of two streams, or of two places in one, are independent. So products of bits of their tokens have mean
-zero, whatever the task, and none of them is equal to another unless the task has few.
+Two sequences that differ in any of these are independent. So products of bits of their tokens have mean zero for
+every task, and two sequences are equal only if the task has few different ones.
 """
 
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ from sparsity_lab.settings import SettingError
 _NAMES = ("train", "analysis", "sample", "certificate")
 _SEEDS = (1, 2, 1 << 8, 1 << 16, 1 << 31, 1 << 32, 1 << 63)  # added to the seed
 _NEAR = 17  # seeds below this one further on are compared across names
-_FAR = (10, 16, 20, 24, 31, 32, 40)  # powers of two, at which a stream that counts too few bits starts anew
-_FEW = 1000  # sequences: what is shared between streams is shared by all their sequences
+_FAR = (10, 16, 20, 24, 31, 32, 40)  # powers of two: a stream with an index of so many bits repeats there
+_FEW = 1000  # sequences: streams that share anything share it in all sequences
 _MOST_COLUMNS = 128
 _MOST_NOISE = 8
 _OF_TWO = "correlation of two tokens"
@@ -32,7 +32,7 @@ _LAGS = 512
 _SINGLES = 512  # sequences drawn far on in the stream, one at a time
 _FARTHEST = 1 << 40
 _MOST_EQUAL = 100
-_SPARSE = 1e-3  # probability of two equal sequences above which the task is said to have few
+_SPARSE = 1e-3  # a task has few different sequences if two are equal with a larger probability
 
 
 def slices(sample: DrawnSequences) -> Iterator[Finding]:
@@ -48,7 +48,7 @@ def slices(sample: DrawnSequences) -> Iterator[Finding]:
     wrong = []
     stream = Stream(seed=sample.seed, name=CERTIFICATE)
     for i, size in enumerate(size for size in sizes if size <= N):
-        # Where runs begin a batch of this size, or anywhere.
+        # At a multiple of the size, as in training runs, or anywhere.
         start = int(rng.integers(0, N // size)) * size if i % 2 else int(rng.integers(0, N - size + 1))
         batch = sample.task.sample(stream, start, size, sample.length)
         if not _same(batch, sample, start):
@@ -78,8 +78,8 @@ def _same(batch: Batch, sample: DrawnSequences, start: int) -> bool:
 
 @lru_cache(maxsize=1)
 def _others(sample: DrawnSequences) -> tuple[list[Finding], list[NDArray[np.uint64]]]:
-    """What the sample tells of the first sequences of other streams, and the fingerprints of some of them. Streams
-    differ in name, seed or length, or are its own, far on."""
+    """Findings on the correlation of the sample with other streams, and fingerprints of some of their sequences. The
+    other streams differ in name, seed or length, or start at a far index of the same stream."""
     task, length, N = sample.task, sample.length, len(sample.tokens)
     own, few = Stream(seed=sample.seed, name=CERTIFICATE), min(_FEW, N)
     others = {f"the stream {name}": (replace(own, name=name), 0, few, length) for name in _NAMES}
@@ -101,14 +101,14 @@ def _others(sample: DrawnSequences) -> tuple[list[Finding], list[NDArray[np.uint
 
 
 def _many(sample: DrawnSequences) -> int:
-    """So many sequences that pairs of their columns are within the budget."""
+    """The number of sequences for which products of all pairs of columns stay within the budget."""
     N = len(sample.tokens)
     return min(N, max(_FEW, int(sample.budget / 2 / _MOST_COLUMNS**2 / 8)))
 
 
 def streams(sample: DrawnSequences) -> Iterator[Finding]:
-    """Sequence i of a stream tells nothing of sequence i of another name, seed or length, of one far on in the same
-    stream, or of those just before it."""
+    """Sequence i of a stream is independent of sequence i of another name, seed or length. It is also independent of
+    sequences at far indices of the same stream, and of those just before it."""
     if not sample.whole:
         return
     N, mine = len(sample.tokens), _told(sample)
@@ -119,8 +119,8 @@ def streams(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def periods(sample: DrawnSequences) -> Iterator[Finding]:
-    """No token, target or noise follows the place in the stream with any period. Nor do all of them together follow
-    those that came any number of sequences before."""
+    """No token, target or noise depends periodically on the index in the stream, for any period. A sequence as a
+    whole is independent of the one d places before it, for every d."""
     if not sample.whole:
         return
     mine = _told(sample)
@@ -133,7 +133,7 @@ def periods(sample: DrawnSequences) -> Iterator[Finding]:
             tallest.append(waves[:, 1:].max(axis=1) / np.sqrt(size))
             power += (waves**2).sum(axis=0)
     z, cases = np.concatenate(tallest), np.full(len(x), float(size))
-    # Of each column the tallest of its waves, each a real and an imaginary part.
+    # For each column the largest Fourier coefficient. Each counts twice, for its real and its imaginary part.
     yield from largest("periods", "one and a wave", z, np.sqrt(2) * mine.bound, cases, _OF_TWO, 2 * (size // 2))
     # A product of two sequences has the variance of the sum of the squared correlations of their columns.
     variance = float(((x @ x.T / size) ** 2).sum())
@@ -145,14 +145,14 @@ def periods(sample: DrawnSequences) -> Iterator[Finding]:
 
 @lru_cache(maxsize=1)
 def _told(sample: DrawnSequences) -> Columns:
-    """Bits of the tokens, of the last target, and of the noise."""
+    """Bits of the tokens, the last target and the noise, as columns."""
     last = np.full((len(sample.tokens), 1), -1)
     last[sample.rows, 0] = sample.targets
     return _columns(np.concatenate([sample.tokens, last], axis=1), sample.noise[:, :_MOST_NOISE])
 
 
 def _columns(tokens: Ints, others: Ints | None = None) -> Columns:
-    """Bits of the tokens, at most so many, and of others."""
+    """Columns of the bits of tokens, at most ``_MOST_COLUMNS`` of them, and of other choices."""
     low = tokens - tokens.min(axis=0)
     choices = Choices.of(low, "tokens").only(low.max(axis=0) > 0)
     each = max(1, int(choices.values.max(initial=1)).bit_length())
@@ -170,7 +170,7 @@ def _unrelated(subject: str, mine: Columns, theirs: Columns, count: int, lag: in
 
 
 def _other_lengths(task: Task, length: int) -> list[int]:
-    """Longer ones near this one, and those that have one binary digit more; the one before if there are none."""
+    """Slightly longer lengths, and those with one more binary digit set. The length before if there are none."""
     more = [*range(length + 1, length + 4), *(length | 1 << bit for bit in range(length.bit_length())), 2 * length]
     others = [one for one in dict.fromkeys(more) if one != length and has_length(task, one)]
     return others or [one for one in (length - 1,) if has_length(task, one)]
@@ -186,8 +186,8 @@ def has_length(task: Task, length: int) -> bool:
 
 
 def repeats(sample: DrawnSequences) -> Iterator[Finding]:
-    """No sequence comes again, more often than it must: in the sample, in streams of other names and seeds, or far
-    on, drawn alone."""
+    """No sequence repeats more often than by chance: in the sample, in streams of other names and seeds, or at far
+    indices, drawn one at a time."""
     if not sample.whole:
         return
     task, N = sample.task, len(sample.tokens)
@@ -200,13 +200,13 @@ def repeats(sample: DrawnSequences) -> Iterator[Finding]:
     pairs = N - np.arange(1, most + 1)
     if share < _SPARSE:
         p_values = stats.poisson.sf(again - 1, pairs * share)
-    else:  # neighboring pairs have a sequence in common
+    else:  # neighboring pairs share a sequence
         variance = share - share**2 + 2 * float(((counts / N) ** 3).sum() - share**2)
         p_values = stats.norm.sf((again - pairs * share) / np.sqrt(np.maximum(pairs * variance, 1e-9)))
     worst = int(p_values.argmin())
     subject = f"the same sequence up to {most} places before: most often {worst + 1}"
     p_value, of = min(1.0, most * float(p_values[worst])), "share of repeats"
-    # Of a sample where hardly any two are equal, five repeats of one distance are seen.
+    # If equal sequences hardly occur, five repeats at one distance are detected.
     sparse = "certain" if share * N < 1e-3 else "normal"
     scale = 1 / N if sparse == "certain" else float(np.sqrt(max(share, 1 / N) / N))
     yield Finding("repeats", subject, float(again[worst]), p_value, of, scale, most, sparse)
@@ -215,7 +215,7 @@ def repeats(sample: DrawnSequences) -> Iterator[Finding]:
     few, own = min(_FEW, N), Stream(seed=sample.seed, name=CERTIFICATE)
     if (mean := chance * N * (N - 1) / 2) < _MOST_EQUAL:
         yield _as_rare("two of the sample", equal, mean, N)
-    # What would not be tested is not drawn.
+    # Sequences are drawn only if they will be tested.
     if (mean := chance * _SINGLES * N) < _MOST_EQUAL:
         starts = np.exp(sample.generator().uniform(np.log(N), np.log(_FARTHEST), _SINGLES)).astype(np.int64)
         singles = [task.sample(own, int(start), 1, sample.length).tokens.numpy() for start in starts]
@@ -231,13 +231,13 @@ def repeats(sample: DrawnSequences) -> Iterator[Finding]:
 
 
 def _as_rare(subject: str, equal: float, mean: float, cases: int) -> Finding:
-    """Equal sequences are as rare as their choices make them: of a Poisson number with at most this mean."""
+    """Test the number of equal pairs, which is Poisson with at most this mean."""
     p_value = float(stats.poisson.sf(equal - 1, mean))
     return Finding("repeats", f"equal: {subject}", equal, p_value, "share of repeats", 1 / cases, test="certain")
 
 
 def _chance_of_equal(sample: DrawnSequences) -> float | None:
-    """A bound for the probability that two sequences are equal, from the choices that both would share."""
+    """An upper bound for the probability that two sequences make the same choices, or None if it is unknown."""
     log_chance = np.zeros(len(sample.tokens))
     for draw in draws_of(sample).values():
         if draw.together:
