@@ -1,4 +1,4 @@
-"""Tasks: what is sampled, and the declared truth about it."""
+"""Tasks: they sample sequences and declare the truth about them."""
 
 from typing import TYPE_CHECKING
 

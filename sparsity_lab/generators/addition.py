@@ -1,8 +1,8 @@
 """``Addition``: sums of padded numbers, written backwards, with coupled position IDs.
 
-For two operands, format and IDs are those of the position-coupling code (arXiv 2405.20671), with start s. The running
-sums of ``Addition`` are this lab's in their second kind of ID and in the width of operands; ``MultipleAddition`` has
-those of arXiv 2410.15787.
+For two operands, format and IDs are those of the position-coupling code (arXiv 2405.20671), with start s. For running
+sums, this lab chose the second kind of ID and the width of operands. ``MultipleAddition`` has those of arXiv
+2410.15787.
 """
 
 from functools import lru_cache
@@ -17,14 +17,14 @@ from sparsity_lab.settings import SettingError, register
 
 
 class SumTask(ArithmeticTask):
-    """Base of the tasks that add: the sum of N operands, or all running sums.
+    """Base of the addition tasks: the sum of N operands, or all running sums.
 
     The sources of the digit at place j are the addends' digits at place j. For the carry, they are also the addends'
     digits and the sum's own digit at place j - 1. The carry is (the addends' digits - the own digit) / base, rounded
-    up. The addends of a running sum are the one before it and an operand. A digit of the sum of none has the source
-    ``=``. If the sum of one is the first, its digits have the operand's own digits as sources. The source of ``>`` is
-    the symbol after the last operand in the sum before it, or BOS if there is none. The same holds for EOS with
-    running sums. Without them, the source of EOS is BOS, which stands above the highest place of a.
+    up. The addends of a running sum are the sum before it and an operand. The digits of the empty sum have the source
+    ``=``. If the first sum has one operand, the sources of its digits are the operand's digits. The source of ``>``
+    is the symbol after the last operand in the sum before it, or BOS if there is none. The same holds for EOS with
+    running sums. Without them, the source of EOS is BOS, which is above the highest place of a.
     """
 
     operator: ClassVar[str] = "+"
@@ -36,7 +36,7 @@ class SumTask(ArithmeticTask):
         super().check()
         whole("num_operands", self.num_operands, 2)
         if not self.has_scratchpad and self.num_operands > self.base:
-            # Else the place before does not tell the carry.
+            # Otherwise the place before does not determine the carry.
             raise SettingError("num_operands", f"at most base={self.base} without running sums", self.num_operands)
 
     @property
@@ -46,7 +46,7 @@ class SumTask(ArithmeticTask):
 
     @property
     def summed(self) -> range:
-        """Of how many operands each sum of the response is."""
+        """The number of operands in each sum of the response."""
         return range(0 if self.has_scratchpad else self.num_operands, self.num_operands + 1)
 
     @property
@@ -72,7 +72,7 @@ class SumTask(ArithmeticTask):
         return places
 
     def digits_of(self, places: int) -> int:
-        """The length of a sequence whose operands have so many places."""
+        """The length of a sequence whose operands have ``length`` places."""
         return places
 
     def response_length(self, length: int) -> int:
@@ -85,7 +85,7 @@ class SumTask(ArithmeticTask):
             # The first sum that this operand enters.
             sums[: operand.shape[1], max(0, i + 1 - self.summed[0])] += operand.T
         sums = carried(np.cumsum(sums, axis=1), self.base)
-        # Between the sums, and behind the last, where it is cut off.
+        # Between the sums, and after the last one, where it is cut off.
         response = np.full((len(prompts), len(self.summed), places + 1), self.base + 1)
         response[:, :, :-1] = sums.transpose(2, 1, 0)
         return response.reshape(len(prompts), len(self.summed) * (places + 1))[:, :-1]
@@ -118,7 +118,7 @@ class SumTask(ArithmeticTask):
         return marginals.reshape(-1, self.vocabulary.size)[:-1]
 
     def significance(self, tokens: tuple[int, ...], equals: int) -> list[int]:
-        """For ``define_position_ids``: kind 1, by which places count from the symbol passed last, from ``=`` to
+        """IDs of kind 1 for ``define_position_ids``. Places count from the preceding symbol, going from ``=`` to
         either end."""
         found, place = [0] * len(tokens), 0
         for t in [*range(equals, 0, -1), *range(equals, len(tokens) - 1)]:
@@ -154,24 +154,24 @@ class Addition(SumTask):
 
     The sum is reversed, so that carries move along with the response. Its extra places hold the largest carry, N - 1:
     one place for up to ``base`` operands. With running sums N operands are answered with N + 1 sums,
-    ``57+48+96=000>750>501>102``: of none of them, of the first, of the first two, .. , of all.
+    ``57+48+96=000>750>501>102``: the sum of none, of the first, of the first two, and so on, up to all.
 
     A digit's sources are the addends' digits at its place and the one before, and the sum's own digit there. The
     source of ``>`` and EOS is the symbol after the last operand so far, or BOS if there is none.
 
-    IDs: kind 1 gives place j the ID s + 1 + j in operands and sums alike, and s to the symbols. With running sums
-    kind 2, which is this lab's, gives s + i to operand i and running sum i, and to the symbol before each.
+    IDs: kind 1 gives place j the ID s + 1 + j in operands and in sums, and s to the symbols. With running sums there
+    is a kind 2, chosen by this lab: s + i for operand i, running sum i, and the symbol before each.
 
     Attributes:
         num_operands: N.
-        scratchpad: write running sums. None: only for more than two operands.
+        scratchpad: whether to write running sums. None: only for more than two operands.
         operand_digits: ``"fixed"``: n uniform digits each. ``"uniform"``: each operand has its own number of digits,
             uniform on 1 .. n; the digits are uniform, with zeros above. ``"published"``: the same, but the longest
             operand has n digits, and no number except 0 begins with 0, as in the position-coupling code at width n.
         base: of the digits.
-        end_ids: give the symbol before each operand the ID in kind 1 of the place above its highest, s + 1 + n: as if
-            a zero stood there. The search for the place above then finds something at the end too, where otherwise
-            it has to notice that there is nothing. This lab's variant; the published rule gives ``+`` s, BOS none.
+        end_ids: in kind 1, give the symbol before each operand the ID of the place above its highest, s + 1 + n, as
+            for a leading zero. Then a search for the place above succeeds at the end too. Otherwise the model has to
+            notice that nothing is there. This variant is the lab's; the published rule gives ``+`` s, BOS none.
     """
 
     num_operands: int = 2
@@ -200,7 +200,7 @@ class Addition(SumTask):
             significance[0] = 0
         if not self.has_scratchpad:
             return [significance]
-        # A symbol belongs to what it stands before.
+        # A symbol belongs to the number after it.
         operands = [start + i for i in range(1, self.num_operands + 1) for _ in range(length + 1)][1:]
         sums = [start + i for i in self.summed for _ in range(places + 1)]
         return [significance, [0, *operands, *sums, 0]]
@@ -213,7 +213,7 @@ class Addition(SumTask):
             for t in range(1, equals):
                 if tokens[t] >= self.base:
                     significance[t] = significance[t + 1] + 1
-        # Operands from 2 and sums from 1, each with the symbol before it.
+        # Operands count from 2 and sums from 1, each with the symbol before it.
         which = 2
         for t in range(1, len(tokens) - 1):
             which = number[t] = 1 if t == equals else which + (tokens[t] >= self.base)
@@ -228,10 +228,10 @@ def _digit_sources(addends: list[list[int]], own: list[int]) -> list[list[int]]:
 
 @lru_cache(maxsize=256)
 def _sum_digits(count: int, num_operands: int, n: int, places: int, base: int, drawn: OperandDigits) -> Floats:
-    """(places, base): law of each digit of the sum of the first ``count`` of the operands, of n places."""
+    """(places, base): law of each digit of the sum of the first ``count`` operands with n places."""
     if drawn != "published" or n == 1:
         return _independent_sum(count, n, places, base, drawn)
-    # Of operands of any sizes up to n, those with a longest: all, but for those of any sizes up to n - 1.
+    # The longest operand has n digits: all operands with up to n digits, minus all with up to n - 1.
     shorter = ((n - 1) / n) ** num_operands
     every, short = (_independent_sum(count, size, places, base, drawn) for size in (n, n - 1))
     return np.asarray((every - shorter * short) / (1 - shorter))
@@ -240,8 +240,9 @@ def _sum_digits(count: int, num_operands: int, n: int, places: int, base: int, d
 def _independent_sum(count: int, n: int, places: int, base: int, drawn: OperandDigits) -> Floats:
     """(places, base): law of each digit of the sum of ``count`` independent operands with up to n digits.
 
-    Place by place, with the joint law of the carry and of the number of operands that still have digits. Take an
-    operand with a digit at place j. If its number of digits is uniform, it has one at place j + 1 with probability (n
+    It is computed place by place, from the joint law of the carry and the number of operands that still have digits.
+    Take an operand with a digit at place j. If its number of digits is uniform, it has one at place j + 1 with
+    probability (n
     - j - 1) / (n - j). Otherwise it always has one, until j = n - 1.
     """
     from scipy.stats import binom  # noqa: PLC0415
@@ -262,7 +263,7 @@ def _independent_sum(count: int, n: int, places: int, base: int, drawn: OperandD
             for more, share in enumerate(binom.pmf(np.arange(left + 1), left, stay)):
                 if share == 0 or not state[left].any():
                     continue
-                # Those whose number ends here show their highest digit.
+                # The operands that end here have their highest digit here.
                 own = np.convolve(inner[more], (highest if j else inner)[left - more])
                 # The largest total, count (base - 1) + count - 1, still fits: a row is the next carry.
                 total = np.zeros(count * base)

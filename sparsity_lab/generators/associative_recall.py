@@ -1,8 +1,8 @@
 """``AssociativeRecall``: many queries of many pairs (MQAR).
 
-After Arora et al. (arXiv 2312.04927): key-value pairs first, then each key once more, at a distance with a power law.
-Here the distances follow a declared law exactly. The filler holds none of the sequence's keys, the order of the asked
-keys is uniform, and values are independent. A repeated key is followed by its value, as in text, or by filler, as
+This follows Arora et al. (arXiv 2312.04927): key-value pairs, then each key again, at a distance with a power law.
+Here the distances follow a declared law exactly. The filler has none of the sequence's keys, the order of the queries
+is uniform, and values are independent. A repeated key is followed by its value, as in text, or by filler, as
 published.
 """
 
@@ -27,21 +27,21 @@ from sparsity_lab.settings import SettingError, register
 
 @register
 class AssociativeRecall(Task):
-    """Recall of pairs: ``k_1 v_1 .. k_n v_n`` and then filler, in which each key stands once more with its value
-    after it; those values are scored.
+    """Recall of pairs: ``k_1 v_1 .. k_n v_n``, then filler in which each key occurs again, followed by its value.
+    These values are scored.
 
     T = l. After the pairs come s = (l - 2n) // 2 *slots* of two tokens, and one token more if l is odd. The gap of a
-    slot is its number, 1 .. s, counted from the pairs. The n slots with queries are a set drawn from the law of the
-    gaps; which key is in which of them is uniform. Keys are distinct and uniform, values independent and uniform;
-    filler is uniform over all tokens but the sequence's keys.
+    slot is its number, 1 .. s, counted from the pairs. The law of the gaps
+    gives the set of the n slots with queries, and the keys are assigned to them uniformly. Keys are distinct and
+    uniform. Values are independent and uniform. Filler is uniform over all tokens except the sequence's keys.
 
     Attributes:
         num_pairs: n.
         vocab_size: V, even: the first half are keys, the second values.
-        gaps: law of the set of gaps, with its distance the gap; ``SuccessivePower`` draws them as published.
-        answers: ``"hidden"``: the value is scored and does not follow; filler does, as published.
-        filler: ``"blank"``: one token, the first, which is then no key.
-        tokens_per_pair: pairs grow with the length, n = l // tokens_per_pair. None: n is num_pairs at all lengths.
+        gaps: law of the set of gaps, as a law of distances; ``SuccessivePower`` draws them as published.
+        answers: ``"hidden"``: the value is scored but not shown; filler follows the key, as published.
+        filler: ``"blank"``: always the first token, which is then never a key.
+        tokens_per_pair: the number of pairs grows with the length, n = l // tokens_per_pair. None: n is num_pairs.
     """
 
     num_pairs: int = 4
@@ -152,7 +152,7 @@ class AssociativeRecall(Task):
         return self._first_key + np.take_along_axis(keys, words[:, n:].argsort(axis=1), axis=1)
 
     def _filler(self, stream: Stream, start: int, keys: Ints, length: int) -> NDArray[np.int32]:
-        """(count, l - 2n) tokens, each uniform over those that are none of the row's keys."""
+        """(count, l - 2n) tokens, each uniform over the tokens that are not keys of the row."""
         n = self.pairs(length)
         size = length - 2 * n
         if self.filler == "blank":
@@ -160,7 +160,7 @@ class AssociativeRecall(Task):
         words = stream.words("background", length, start, len(keys), (size + 1) // 2)
         drawn = bounded(np.ascontiguousarray(words, dtype="<u8").view("<u4"), self.vocab_size - n)[:, :size]
         filler: NDArray[np.int32] = drawn.astype(np.int32)
-        # From the smallest key on: what has come to a key moves past it.
+        # In ascending order of the keys: a token at or above a key moves up by one.
         for key in np.sort(keys, axis=1).astype(np.int32).T:
             filler += filler >= key[:, None]
         return filler

@@ -1,4 +1,4 @@
-"""Batches: what a task samples.
+"""Batches of sampled sequences.
 
 Shapes: B batch, T sequence positions, C kinds of position ID, K sources of a target.
 """
@@ -21,7 +21,7 @@ from sparsity_lab.generators.token_view import LONGEST_SHOWN, TokenView, legend_
 from sparsity_lab.settings import SettingError
 
 IGNORE = -100
-"""Target value where nothing is scored; the same as ``torch.nn.functional.cross_entropy``'s default."""
+"""Target at positions that are not scored: the default of ``torch.nn.functional.cross_entropy``."""
 
 _SHOWN = 6  # sequences
 
@@ -47,7 +47,7 @@ class Vocabulary:
     @classmethod
     @cache
     def numbered(cls, size: int) -> "Vocabulary":
-        """Tokens that are called by their numbers."""
+        """A vocabulary whose names are the token numbers."""
         return _Numbered(names=tuple(map(str, range(size))), roles=("data",) * size)
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Vocabulary:
 
 
 class _Numbered(Vocabulary):
-    """Sent between processes as its size alone."""
+    """Pickles as its size only."""
 
     def __reduce__(self) -> tuple[Callable[[int], Vocabulary], tuple[int]]:
         return Vocabulary.numbered, (self.size,)
@@ -88,7 +88,7 @@ class Batch:
         tokens: (B, T) int64.
         targets: (B, T) int64, the next token where scored, ``IGNORE`` elsewhere.
         position_ids: (B, C, T) int64 coupled position IDs, 0 = none; None if the task has no coupling.
-        vocabulary: names and roles of the tokens, for people; None shows numbers.
+        vocabulary: names and roles of the tokens, for display; None shows numbers.
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class Batch:
         """Make a batch.
 
         Args:
-            sources: the sources, or a function that makes them on first use. A function must be one that can be
-                pickled: a method of the task, or ``functools.partial`` of it, and no lambda.
+            sources: the sources, or a function that makes them on first use. It must be possible to pickle the
+                function: use a method of the task, or ``functools.partial`` of it, not a lambda.
         """
         self.tokens = tokens
         self.targets = targets
@@ -134,7 +134,7 @@ class Batch:
         return self.tokens.shape[0]
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """A batch with the same contents on another device. Sources that are not built yet stay so."""
+        """A batch with the same contents on another device. It does not build sources."""
         return self._with_each(methodcaller("to", device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
@@ -153,11 +153,11 @@ class Batch:
 
     @classmethod
     def collate(cls, batches: "Sequence[Batch]") -> "Batch":
-        """One batch of several of one task and length, in their order; the ``collate_fn`` of a ``DataLoader`` over
-        single sequences, which are batches of one.
+        """Join batches of one task and length, in order. This is the ``collate_fn`` for a ``DataLoader`` over single
+        sequences, which are batches of one.
 
         Raises:
-            SettingError: there are none, or one of another length, vocabulary or kind of contents.
+            SettingError: there are no batches, or they differ in length, vocabulary or kind of contents.
         """
         if not batches:
             raise SettingError("batches", "give at least one batch")
@@ -195,7 +195,7 @@ class Batch:
         self.__dict__.update({name: _unpacked(value) for name, value in state.items()})
 
     def _form(self) -> dict[str, object]:
-        """What batches must have in common to be one batch."""
+        """The properties that batches must share to be joined."""
         kinds = 0 if self.position_ids is None else self.position_ids.shape[1]
         return {
             "positions": self.tokens.shape[1],
@@ -205,14 +205,14 @@ class Batch:
         }
 
     def view(self, row: int, vocabulary: Vocabulary | None = None) -> list[TokenView]:
-        """The tokens of one sequence for people, and behind a token its answer where that does not follow it: at the
-        end, or if it is hidden.
+        """A readable form of one sequence. If an answer is not the next token, because it is hidden or at the end, it
+        is shown after the token it belongs to.
 
-        Where more than nine tenths of the tokens are scored, as in text, none is marked as an answer, and sources are
+        If more than nine tenths of the tokens are scored, as in text, no answer is marked, and the sources shown are
         those of the last target.
 
         Args:
-            vocabulary: of the tokens; the batch's own if None.
+            vocabulary: names of the tokens; the batch's own if None.
         """
         vocabulary = vocabulary or self.vocabulary
         tokens, targets = self.tokens[row].tolist(), self.targets[row].tolist()
@@ -222,14 +222,14 @@ class Batch:
         if self.sources is not None:
             marking = scored[-1:] if dense else scored
             sources = set(self.sources[row, marking].flatten().tolist())
-        # Where an answer is not the next token, it is shown behind the token that it belongs to.
+        # An answer that is not the next token is shown after the token it belongs to.
         hidden = {at for at in scored if at + 1 == len(tokens) or tokens[at + 1] != targets[at]}
         answers = set() if dense else {at + 1 for at in scored} - {at + 1 for at in hidden}
         ids = [] if self.position_ids is None else self.position_ids[row].T.tolist()
 
         def part(at: int, token: int) -> str:
             role = vocabulary.roles[token] if vocabulary else "data"
-            # What could have been planted but does not enter the rule is not marked.
+            # Planted tokens that do not enter the rule are not marked.
             role = "planted alphabet" if role == "planted" else role
             return "answer" if at in answers else "planted" if at in sources else role
 
@@ -264,7 +264,7 @@ class Batch:
 
 
 class _Scored(NamedTuple):
-    """Targets where few are scored."""
+    """Whether few targets are scored, so that they can be marked."""
 
     shape: tuple[int, ...]
     at: NDArray[np.int32]
@@ -272,7 +272,7 @@ class _Scored(NamedTuple):
 
 
 def _packed(value: object) -> object:
-    """A tensor on the processor as an array of the narrowest integers that hold it; all else as it is."""
+    """A CPU tensor as an array of the narrowest integer type that holds it. Other values are returned unchanged."""
     if not isinstance(value, Tensor) or value.device.type != "cpu":
         return value
     array = value.numpy()
@@ -289,7 +289,7 @@ def _changed(change: Callable[[Tensor], Tensor], sources: Callable[[], Tensor]) 
 
 
 def _joined(parts: "Sequence[Sources | Callable[[], Sources]]") -> Tensor:
-    """The sources of several batches, padded to the most that a target has."""
+    """The sources of several batches, padded to the largest number of sources."""
     built = [part() if callable(part) else part for part in parts]
     most = max(part.shape[2] for part in built)
     return torch.cat([torch.nn.functional.pad(part, (0, most - part.shape[2]), value=-1) for part in built])

@@ -1,7 +1,7 @@
 """``BracketedArithmetic``: the value modulo m of an expression with brackets.
 
-The grammar is that of Deletang et al. (arXiv 2207.02098), in this lab's layout. Expressions are drawn exactly, by the
-published law or uniformly by counting over the grammar; the position IDs are this lab's.
+The grammar is that of Deletang et al. (arXiv 2207.02098). The layout and the position IDs are this lab's. Expressions
+are drawn exactly: by the published law, or uniformly by counting over the grammar.
 """
 
 from functools import cached_property, lru_cache
@@ -18,7 +18,7 @@ from sparsity_lab.generators.stream import Floats, Ints, Stream, bounded, open_u
 from sparsity_lab.generators.task import Draw
 from sparsity_lab.settings import SettingError, register
 
-_LONGEST = 1000  # the law of the tokens takes its square
+_LONGEST = 1000  # the law of the tokens takes quadratic time
 _VALUE, _OPEN, _CLOSE, _FIRST_OPERATOR, _BETWEEN = 0, 1, 2, 3, 6
 _SHORTEST = 5  # the shortest expression of two others
 
@@ -27,19 +27,20 @@ Shape = Literal["published", "uniform"]
 
 @register
 class BracketedArithmetic(OneAnswer):
-    """The value of an expression with brackets modulo m: ``BOS x_1 .. x_n = r EOS``; the length is n, the number of
+    """The value of an expression with brackets modulo m: ``BOS x_1 .. x_n = r EOS``. The length is n, the number of
     tokens of x.
 
     Expressions of up to four tokens are ``d``, ``-d``, ``(d)`` and ``(-d)`` with a digit d. Longer ones are two
     expressions in brackets with an operator between them, such as ``((2*3)--4)``.
 
-    IDs: s for the expression, s + 1 for ``=``, s for r. The whole expression is r's sources; that of EOS is ``=``.
+    IDs: s for the expression, s + 1 for ``=``, s for r. The sources of r are the whole expression; that of EOS is
+    ``=``.
 
     Attributes:
         modulus: m. Digits are drawn uniformly from 0 .. m - 1.
-        operators: those between expressions, drawn uniformly: some of ``"+-*"``.
-        shape: ``"published"``, the length of the left one of two expressions is uniform among those possible;
-            ``"uniform"``, all expressions of n tokens are equally likely.
+        operators: operators between expressions, drawn uniformly: some of ``"+-*"``.
+        shape: ``"published"``: the length of the left of two expressions is uniform over the possible ones.
+            ``"uniform"``: all expressions of n tokens are equally likely.
     """
 
     modulus: int = 5
@@ -66,7 +67,7 @@ class BracketedArithmetic(OneAnswer):
 
     @cached_property
     def _kinds(self) -> NDArray[np.int8]:
-        """Of each token: a value, a bracket, an operator, or what no expression has."""
+        """The kind of each token: a value, a bracket, an operator, or none of these."""
         of_signs = {"(": _OPEN, ")": _CLOSE} | {sign: _FIRST_OPERATOR + i for i, sign in enumerate(OPERATORS)}
         kinds = [_VALUE] * self.modulus + [
             of_signs.get(name, _BETWEEN) for name in self.vocabulary.names[self.modulus :]
@@ -84,7 +85,7 @@ class BracketedArithmetic(OneAnswer):
         lengths, cumulative = _splits(self.shape, self.modulus, len(self.operators), length)
         rows, first, size = np.arange(len(out)), np.zeros(len(out), dtype=np.int64), np.full(len(out), length)
         while len(rows):
-            # Brackets and signs of those that are one digit.
+            # Brackets and signs of one-digit expressions.
             bracketed, negative = size > 2, size % 2 == 0
             short = size < _SHORTEST
             at = short & negative
@@ -99,7 +100,8 @@ class BracketedArithmetic(OneAnswer):
             first, size = np.concatenate([first + 1, sign + 1]), np.concatenate([left, size - 3 - left])
 
     def _valued(self, prompts: Ints) -> tuple[Ints, Bool[np.ndarray, " B"]]:
-        """The value of each prompt, and whether it is an expression: what reduces to one value, step by step."""
+        """The value of each prompt, and whether it is an expression, which means that it reduces to one value step by
+        step."""
         B, L = prompts.shape
         kind = np.full((B, L + 1), _BETWEEN, dtype=np.int8)
         kind[:, :-1] = self._kinds[prompts]
@@ -121,7 +123,7 @@ class BracketedArithmetic(OneAnswer):
             gone = (at[:, None] + np.arange(1, 5)).reshape(-1)
             kind, value = np.delete(kind, gone), np.delete(value, gone)
         ends = np.flatnonzero(kind == _BETWEEN)
-        if len(ends) != B:  # some token that no expression has
+        if len(ends) != B:  # some token cannot be in an expression
             return np.zeros(B, dtype=np.int64), np.zeros(B, dtype=bool)
         one = (np.diff(ends, prepend=-1) == 2) & (kind[np.maximum(ends - 1, 0)] == _VALUE)
         return np.where(one, value[np.maximum(ends - 1, 0)], 0), one
@@ -170,7 +172,7 @@ class BracketedArithmetic(OneAnswer):
         return value % self.modulus
 
     def _parsed(self, text: list[str], at: int) -> tuple[int, int]:
-        """The value of the expression that begins here, and where it ends."""
+        """The value of the expression that begins here, and its end."""
         if text[at].isdigit():
             return int(text[at]), at + 1
         if text[at] == "-" and text[at + 1].isdigit():
@@ -188,7 +190,7 @@ class BracketedArithmetic(OneAnswer):
 
 
 def _signs(kind: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """Where a minus is the sign of the digit after it: behind a bracket, an operator or nothing."""
+    """Where a minus is a sign: after a bracket, after an operator, or at the start."""
     before = np.concatenate([np.full_like(kind[..., :1], _BETWEEN), kind[..., :-1]], axis=-1)
     after = np.concatenate([kind[..., 1:], np.full_like(kind[..., :1], _BETWEEN)], axis=-1)
     minus = kind == _FIRST_OPERATOR + OPERATORS.index("-")
@@ -196,7 +198,7 @@ def _signs(kind: NDArray[np.int8]) -> NDArray[np.bool_]:
 
 
 def _in_order(values: Ints, chosen: NDArray[np.bool_], most: int) -> Ints:
-    """(B, most) the chosen values of each row, from the first on, and then -1."""
+    """(B, most) the chosen values of each row, padded with -1."""
     found = np.full((len(values), most), -1)
     rows, places = chosen.nonzero()
     found[rows, (chosen.cumsum(axis=1) - 1)[rows, places]] = values[rows, places]
@@ -205,7 +207,7 @@ def _in_order(values: Ints, chosen: NDArray[np.bool_], most: int) -> Ints:
 
 @lru_cache(maxsize=64)
 def _shares(shape: Shape, modulus: int, operators: int, longest: int) -> tuple[Floats, ...]:
-    """Of each length from 0 on, the probabilities of the lengths 1, 2, .. of the left one of its two expressions."""
+    """For each length from 0, the probabilities that the left of its two expressions has length 1, 2, and so on."""
     shares = [np.ones(0)] * min(longest + 1, _SHORTEST)
     log_counts = np.full(longest + 1, np.log(modulus))
     for size in range(_SHORTEST, longest + 1):
@@ -219,8 +221,8 @@ def _shares(shape: Shape, modulus: int, operators: int, longest: int) -> tuple[F
 
 @lru_cache(maxsize=8)
 def _splits(shape: Shape, modulus: int, operators: int, longest: int) -> tuple[Ints, Floats]:
-    """For ``searchsorted``: where each length's table begins, and in one ascending row each length plus the
-    probability that the left one is at most so long."""
+    """A table for ``searchsorted``: the start of each length's entries, and in one ascending row each length plus the
+    cumulative probabilities of the left expression's length."""
     shares = _shares(shape, modulus, operators, longest)
     begins = np.cumsum([0, *(len(one) for one in shares)])[:-1]
     tables = [size + np.append(one.cumsum()[:-1], 1.0) for size, one in enumerate(shares) if len(one)]

@@ -1,8 +1,8 @@
 """``Copy``, ``Reverse`` and ``OddsFirst``: the input again in another order, with coupled position IDs.
 
 The ambiguity of a copy depends on repeated symbols. With n symbols, a symbol recurs every n tokens on average. With
-``distinct`` it never recurs, so one token tells the position in the copy. With ``ngram`` it takes that many tokens.
-IDs as in the position-coupling code (arXiv 2405.20671), with start s. Each target depends on one token.
+``distinct`` it never recurs, so one token determines the position in the copy. With ``ngram``, n tokens do. IDs are
+those of the position-coupling code (arXiv 2405.20671), with start s. Each target depends on one token.
 """
 
 from abc import abstractmethod
@@ -18,7 +18,7 @@ from sparsity_lab.settings import SettingError, register
 
 
 class _Repetition(UniformPrompt):
-    """What they have in common: ``BOS x_1 .. x_n = r_1 .. r_R EOS`` with uniform symbols, each r a copy of one x."""
+    """Base of the copying tasks: ``BOS x_1 .. x_n = r_1 .. r_R EOS`` with uniform symbols, each r a copy of one x."""
 
     size_field: ClassVar[str] = "alphabet_size"
     alphabet_size: int
@@ -26,7 +26,7 @@ class _Repetition(UniformPrompt):
 
     @abstractmethod
     def slots(self, length: int) -> list[int]:
-        """The positions of the tokens of which r_1 .. r_R are copies, and of the source of EOS."""
+        """The positions of the tokens that r_1 .. r_R copy, and of the source of EOS."""
 
     def check(self) -> None:
         super().check()
@@ -65,7 +65,7 @@ class _Repetition(UniformPrompt):
 
     def truth(self, length: int) -> Truth:
         length = self.checked_length(length)
-        # Where all are different, each tells what the others are not; and one copy tells the next.
+        # If all are different, each symbol excludes itself for the others, and one copy determines the next.
         free = None if self.distinct or self.response_length(length) > length else True
         return self.truth_with(length, label_free_subsets=None, label_free_bystanders=free)
 
@@ -75,17 +75,17 @@ class _Repetition(UniformPrompt):
 
 @register
 class Copy(_Repetition):
-    """The sequence once more: ``BOS x_1 .. x_n = x_1 .. x_n EOS``; the length is n.
+    """The sequence again: ``BOS x_1 .. x_n = x_1 .. x_n EOS``. The length is n.
 
-    IDs: s + 1 .. s + n for the input, s for ``=``, s + 1 .. s + n for the response. The source of r_j is x_j; that of
-    EOS is ``=``, which stands where x_(n+1) would.
+    IDs: s + 1 .. s + n for the input, s for ``=``, s + 1 .. s + n for the response. The source of r_j is x_j. That of
+    EOS is ``=``, which is at the position after x_n.
 
     Attributes:
         alphabet_size: number of symbols, drawn uniformly.
-        distinct: no symbol comes twice.
-        ngram: with distinct symbols, the least n for which no n-gram comes twice in long prompts. The same n - 1
-            symbols stand before every symbol that comes once, as in ``u v a u v b u v c`` for n = 3.
-        copies: how often the input is written, one copy behind the other.
+        distinct: no symbol occurs twice.
+        ngram: with distinct symbols, the smallest n for which no n-gram occurs twice in long prompts. The same n - 1
+            symbols come before every symbol that occurs once, as in ``u v a u v b u v c`` for n = 3.
+        copies: how often the input is written, one copy after the other.
     """
 
     alphabet_size: int = 10
@@ -121,16 +121,16 @@ class Copy(_Repetition):
 
     def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
         n = tokens.index(self.equals) - 1
-        # From `=` on, every copy counts anew.
+        # From `=` on, the count starts again with every copy.
         return [[0, *range(2, n + 2), 1, *(2 + j % n for j in range(len(tokens) - n - 3)), 0]]
 
 
 @register
 class Reverse(_Repetition):
-    """The sequence backwards: ``BOS x_1 .. x_n = x_n .. x_1 EOS``; the length is n.
+    """The sequence backwards: ``BOS x_1 .. x_n = x_n .. x_1 EOS``. The length is n.
 
     IDs: s .. s + n - 1 for the input, s + n for ``=``, s + n - 1 down to s for the response. The source of r_j is
-    x_(n+1-j); that of EOS is BOS, which stands where x_0 would.
+    x_(n+1-j). That of EOS is BOS, which is at the position before x_1.
 
     Attributes:
         alphabet_size: number of symbols, drawn uniformly.

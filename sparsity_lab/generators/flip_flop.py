@@ -33,8 +33,8 @@ class FlipFlop(Task):
     BOS write 0 write 0 [write] [0] read → 0
 
     Attributes:
-        write_share: probability of ``write`` at each instruction after the first. The smaller, the farther away the
-            bit is: about 1 / write_share instructions.
+        write_share: probability of ``write`` at each instruction after the first. The bit is about 1 / write_share
+            instructions away.
     """
 
     write_share: float = 0.1
@@ -71,7 +71,7 @@ class FlipFlop(Task):
         return query_batch(self.vocabulary, tokens, bits, partial(self._sources, stream, start, count, length))
 
     def _sources(self, stream: Stream, start: int, count: int, length: int) -> Ints:
-        # From the tokens, drawn again: they would travel twice if the batch kept them for this.
+        # Draw the tokens again. If the batch kept a copy, they would be sent between processes twice.
         last = _last_write(self.sample(stream, start, count, length).tokens.numpy())
         return np.concatenate([last, last + 1], axis=1)
 

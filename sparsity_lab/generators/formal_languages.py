@@ -1,6 +1,6 @@
-"""Formal languages: ``Membership`` asks whether a word is in a language, ``FormalLanguage`` has words to go on with.
+"""Formal languages: ``Membership`` asks whether a word is in a language. ``FormalLanguage`` predicts the next symbol.
 
-Words are uniform at their length, in the language or outside. Both layouts are this lab's.
+Words of a length are uniform, in the language or outside. Both layouts are this lab's.
 """
 
 from functools import cached_property, lru_cache, partial
@@ -21,12 +21,12 @@ from sparsity_lab.settings import register
 
 @register
 class Membership(OneAnswer):
-    """Whether a word belongs to a language: ``BOS x_1 .. x_n = r EOS``; the length is n.
+    """Whether a word belongs to a language: ``BOS x_1 .. x_n = r EOS``. The length is n.
 
-    Half of the words are in the language. They are uniform among its words of length n, and the other half among all
+    Half of the words are in the language, and uniform over its words of length n. The other half are uniform over all
     other strings of length n.
 
-    IDs: s for all x, s + 1 for ``=``, s for r. All x are sources of r; the source of EOS is ``=``.
+    IDs: s for all x, s + 1 for ``=``, s for r. All x are sources of r. The source of EOS is ``=``.
 
     >>> print(sequence_text(Membership(language=Tomita(number=1)).sample(Stream(seed=0), 0, 1, 5).view(0)))
     BOS/EOS [1] [1] [1] [1] [0] [=] <no> <BOS/EOS>
@@ -47,7 +47,7 @@ class Membership(OneAnswer):
         check_words(self, self.language, length, (0, 1), "a length with words inside and outside the language")
 
     def has_length(self, length: int) -> bool:
-        """Whether there are words of this length in the language, and others."""
+        """Whether there are words of this length both in the language and outside."""
         return all(np.isfinite(size) for size in log2_sizes(self.language, length))
 
     @property
@@ -106,11 +106,11 @@ class Membership(OneAnswer):
 
 @register
 class FormalLanguage(Task):
-    """``BOS x_1 .. x_(n-1)``, with the next symbol scored at every position: words of a language, uniform among those
-    of length n. The length is n, which is T as well.
+    """``BOS x_1 .. x_(n-1)`` with the next symbol scored at every position: words of a language, uniform over those
+    of length n. The length is n, which equals T.
 
-    The optimum weighs each next symbol by the number of words that go on with it. It depends on all symbols before;
-    sources are not listed.
+    The optimum weighs each next symbol by the number of words that continue with it. It depends on all symbols
+    before, so sources are not listed.
 
     >>> FormalLanguage(language=Dyck(kinds=1, depth=1)).vocabulary.names
     ('(', ')', 'BOS')

@@ -1,4 +1,4 @@
-"""What a file of tokens is, by its content. Where it could be two things, the format is asked for."""
+"""Recognize the format of a token file by its content. If two formats are possible, ask the user for it."""
 
 import codecs
 import json
@@ -46,12 +46,12 @@ _MARKS = (
 )
 _BINARY = ("bytes", "uint16", "uint32", "int64")
 _LARGEST_ID = 2**19
-"""Of a vocabulary; numbers of half the width, two by two, are hardly ever all below."""
+"""The largest ID of a vocabulary. Pairs of numbers of half the width, read as one, are hardly ever all below it."""
 _FEWEST = 64
-"""Numbers that tell how wide they are."""
+"""The least number of tokens that shows their width."""
 _SAMPLE = 2**20
 _LEAST_HALF, _OCTAVES_OF_HALF = 2**11, 8 * 2**10
-"""Of floating-point numbers of 16 bits, read as whole ones: the least, and how far nearly all lie apart."""
+"""For 16-bit floats read as integers: the smallest one, and the range of nearly all of them."""
 _LLM_C = (20240520, 20240801)
 LLM_C_HEAD = 1024
 """Bytes: 256 numbers of 32 bits, the first one of ``_LLM_C``, the third the number of tokens."""
@@ -68,11 +68,11 @@ _LIKE_A_NUMBER = re.compile(
 
 @dataclass(frozen=True)
 class TokenSource:
-    """The content of a file, and what is to be read of it.
+    """The content of a file, and the part of it to read.
 
     Attributes:
-        column: of parquet, of the objects of JSON, or the array of an npz; empty if it was not named.
-        tokenizer: a ``tokenizer.json`` that makes tokens of text.
+        column: column of a parquet file, key of JSON objects, or array of an npz; empty if not given.
+        tokenizer: a ``tokenizer.json`` that turns text into tokens.
     """
 
     path: Path
@@ -89,7 +89,7 @@ class TokenSource:
 
     @property
     def encoding(self) -> tuple[str, str]:
-        """The encoding that the first bytes say, and its name for people."""
+        """The encoding that the first bytes declare, and its readable name."""
         found = ((name, words) for mark, name, words in _MARKS if self.content.startswith(mark))
         return next(found, ("utf-8", "UTF-8"))
 
@@ -105,7 +105,7 @@ class TokenSource:
 
 
 def packed_with(content: bytes) -> str | None:
-    """What a file is packed with, by its first bytes; None if it is not."""
+    """The compression format of a file by its first bytes; None if it is not compressed."""
     return next((name for mark, name in _PACKED.items() if content.startswith(mark)), None)
 
 
@@ -113,7 +113,7 @@ def recognized(file: TokenSource) -> Format:
     """The format of a file.
 
     Raises:
-        SettingError: it is packed, has no tokens, or could have several formats.
+        SettingError: the file is compressed, has no tokens, or could have several formats.
     """
     content, suffix = file.content, file.path.suffix.lower()
     if name := packed_with(content):
@@ -137,7 +137,7 @@ def recognized(file: TokenSource) -> Format:
 
 
 def _kind_of_numbers(file: TokenSource) -> Format:
-    """The widest numbers that are all below ``_LARGEST_ID``, unless they could be something else."""
+    """The widest integer type for which all numbers are below ``_LARGEST_ID``, unless another type is possible."""
     content = file.content
     if tokens_of_llm_c(content) is not None:
         return "llm.c"
@@ -163,7 +163,7 @@ def _kind_of_numbers(file: TokenSource) -> Format:
 
 
 def tokens_of_llm_c(content: bytes) -> int | None:
-    """How many tokens follow a head as llm.c writes it; None without one."""
+    """The number of tokens after a header as llm.c writes it; None without a header."""
     head = np.frombuffer(content[:LLM_C_HEAD], dtype="<i4") if len(content) >= LLM_C_HEAD else None
     return int(head[2]) if head is not None and head[0] in _LLM_C else None
 
@@ -185,16 +185,16 @@ def _could_be_real(content: bytes, kind: str) -> bool:
 
 
 def _could_be_half(content: bytes) -> bool:
-    """Whether numbers of 16 bits lie in a few powers of two, far from 0, as float16 and bfloat16 do. Of IDs, those
-    near 0 are the commonest."""
+    """Whether 16-bit numbers are within a few powers of two and far from 0, as float16 and bfloat16 are. The most
+    common IDs are near 0."""
     size = np.frombuffer(content, dtype="<u2") & 0x7FFF
     low, high = np.quantile(size[size > 0], (0.025, 0.975)) if size.any() else (0, 0)
     return bool(low > _LEAST_HALF and high - low < _OCTAVES_OF_HALF)
 
 
 def _could_be_ids(content: bytes, kind: str) -> bool:
-    """Whether numbers of 64 or 32 bits are IDs, -1 or -100. Of two numbers of 16 bits, the second one is no such high
-    half, unless all are small."""
+    """Whether 64-bit or 32-bit numbers are IDs, -1 or -100. Two 16-bit numbers, read as one, are not such a number
+    unless all are small."""
     width = np.dtype(kind).itemsize
     if len(content) % width:
         return False
@@ -205,13 +205,13 @@ def _could_be_ids(content: bytes, kind: str) -> bool:
 
 
 def _are_alike(content: bytes) -> bool:
-    """Whether the bytes at even and at odd places could be draws of one law, as those of 16 bits hardly are."""
+    """Whether bytes at even and odd places could have one distribution, which is rare for 16-bit numbers."""
     even, odd = (np.bincount(np.frombuffer(content, np.uint8)[at::2], minlength=256) for at in (0, 1))
     both = even + odd
     used = both > 0
     difference = float(((even - odd)[used] ** 2 / both[used]).sum())
     freedom = float(used.sum()) - 1
-    # Chi-squared, three of its standard errors, and a little that the law may change.
+    # The mean of chi-square, three standard errors, and a small change of the distribution.
     return bool(difference <= freedom + 3 * (2 * freedom) ** 0.5 + 0.03 * float(both.sum()))
 
 
@@ -227,7 +227,7 @@ def _kind_of_text(file: TokenSource) -> Format:
         return "json"
     numbers = [numbers_in(line) for line in lines]
     others = [line for line, own in zip(lines, numbers, strict=True) if own is None]
-    rows = [own for own in numbers if own]  # a line that is all a note is neither
+    rows = [own for own in numbers if own]  # skip lines that are only a comment
     if rows and not others:
         return _kind_of_rows(file, lines, rows)
     if rows and len(rows) >= 4 * len(others):
@@ -250,7 +250,7 @@ def _kind_of_text(file: TokenSource) -> Format:
 
 
 def _kind_of_rows(file: TokenSource, lines: list[str], rows: list[list[int]]) -> Format:
-    """Lines of numbers, unless their commas or their first numbers could mean something else."""
+    """Recognize lines of numbers, unless their commas or first numbers could mean something else."""
     words = [word for line in lines for word in line.split() if "," in word]
     if words and all(map(_THOUSANDS.fullmatch, words)):
         raise file.asks(f"commas before three digits each, as in {words[0]!r}", "numbers", "text")
@@ -261,8 +261,8 @@ def _kind_of_rows(file: TokenSource, lines: list[str], rows: list[list[int]]) ->
 
 
 def numbers_in(line: str) -> list[int] | None:
-    """The whole numbers of a line up to a ``#``; None if there is anything else. Between them are spaces or one kind
-    of other mark. A pair of brackets may be around them."""
+    """The integers of a line up to a ``#``; None if there is anything else. They are separated by spaces or by one
+    other mark, and may be inside brackets."""
     body = _without_last_mark(line.partition("#")[0])
     if body[:1] in _CLOSING:
         if not body.endswith(_CLOSING[body[0]]):
@@ -277,7 +277,7 @@ def numbers_in(line: str) -> list[int] | None:
 
 
 def _without_last_mark(words: str) -> str:
-    return words.strip(" ").removesuffix(",").removesuffix(";").rstrip(" ")  # a tab may stand beside a missing number
+    return words.strip(" ").removesuffix(",").removesuffix(";").rstrip(" ")  # a tab may be next to a missing number
 
 
 def _whole(word: str) -> int | None:
@@ -288,7 +288,7 @@ def _whole(word: str) -> int | None:
 
 
 def json_of(text: str) -> Any:
-    """What a JSON text says; None if it is none."""
+    """The value of a JSON text; None if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

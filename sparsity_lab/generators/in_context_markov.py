@@ -1,13 +1,13 @@
-"""``InContextMarkov``: a Markov chain whose transitions each sequence draws anew, to be learned from its own tokens.
+"""``InContextMarkov``: each sequence is a Markov chain with new random transitions, to be learned from its tokens.
 
-The task of Edelman et al. (arXiv 2402.11004), here from a uniform first token. The optimum counts. Of n earlier
-visits to the current state, n_b of which were followed by b, it makes the next token
+This is the task of Edelman et al. (arXiv 2402.11004) with a uniform first token. The optimum counts. If n earlier
+visits to the current state include n_b that were followed by b, the probability of the next token is
 
     P(b) = (n_b + alpha) / (n + S alpha)    with S states.
 
-With two states, paths with given numbers of stays in each state and of switches between them are equally likely.
-Their number is a product of two binomial coefficients, so the optimal loss at each position is a finite sum. With
-more states no such sum is known, and the optimum's accuracy and loss are not declared.
+With two states, paths with equal numbers of stays in each state and of switches are equally likely. The number of
+such paths is a product of two binomial coefficients, so the optimal loss at each position is a finite sum. For more
+states no such sum is known, and the optimum's accuracy and loss are not declared.
 """
 
 from functools import cached_property, lru_cache, partial
@@ -25,19 +25,20 @@ from sparsity_lab.generators.stream import Floats, Ints, Stream, open_unit, whol
 from sparsity_lab.generators.task import Draw, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
-_LONGEST, _LONGEST_SUM, _MOST_STATES = 4096, 512, 8  # the loss is a sum of the cube of the length
+_LONGEST, _LONGEST_SUM, _MOST_STATES = 4096, 512, 8  # the sum for the loss takes cubic time
 
 
 @register
 class InContextMarkov(Task):
     """``x_0 .. x_(l-1)`` with every next token scored, x_l included: T = l.
 
-    x_0 is uniform. In each sequence the transitions from each state are independent, with the symmetric Dirichlet law
-    of parameter alpha, and the same at all places. A target depends on all tokens before it; sources are not listed.
+    x_0 is uniform. In each sequence the transitions from each state are independent and follow the symmetric
+    Dirichlet law with parameter alpha. They are the same at all positions. A target depends on all tokens before it,
+    so sources are not listed.
 
     Attributes:
-        alpha: 1 makes the transitions uniform; the larger, the nearer to fair dice.
-        num_states: S, from 2 to 8. With 2, and up to 512 tokens, the optimum's accuracy and loss are declared.
+        alpha: with 1, all transition probabilities are equally likely. A larger alpha makes them more equal.
+        num_states: S, from 2 to 8. For 2 states and up to 512 tokens, the optimum's accuracy and loss are declared.
     """
 
     alpha: float = 1.0
@@ -71,7 +72,7 @@ class InContextMarkov(Task):
                 stream.words("transitions", length, first, size, S * (S - 1)).reshape(size, S, S - 1)
             )
             unit = open_unit(stream.words("background", length, first, size, length + 1)).T.copy()
-            # Where each state leads at each step: to itself, or by so many states on as bounds are passed.
+            # The next state at each step: it moves on by the number of bounds that the draw exceeds.
             following = np.empty((S, length + 1, size), dtype=np.int8)
             for state in range(S):
                 steps = sum(unit >= passed[:, state, j] for j in range(S - 1))
@@ -86,8 +87,8 @@ class InContextMarkov(Task):
         return Batch(tokens, targets, vocabulary=self.vocabulary)
 
     def _passed(self, words: NDArray[np.uint64]) -> Floats:
-        """(size, S, S - 1): of each state, the probabilities to go at most j = 0 .. S - 2 states on, by breaking a
-        stick of length 1."""
+        """(size, S, S - 1): for each state, the probability of moving on by at most j = 0 .. S - 2 states, by stick
+        breaking."""
         left = np.arange(self.num_states - 1, 0, -1)
         share = open_unit(words)
         if self.alpha != 1 or self.num_states > 2:
@@ -110,7 +111,7 @@ class InContextMarkov(Task):
         return Truth.of_uniform_labels(S, S, num_targets=length, build_marginals=marginals, **levels)
 
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
-        # The first token and the first step; later steps depend on those before.
+        # The first token and the first step. Later steps depend on earlier ones.
         return {"values": Draw(tokens[:, :2])}
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
@@ -132,7 +133,7 @@ class InContextMarkov(Task):
 
 
 def _before(events: NDArray[np.bool_]) -> Ints:
-    """(B, T) how many of (B, T - 1) events there were before each place."""
+    """(B, T) the number of (B, T - 1) events before each position."""
     return np.pad(events.cumsum(axis=1), ((0, 0), (1, 0)))
 
 
@@ -154,7 +155,7 @@ def _levels(alpha: float, length: int) -> tuple[Floats, Floats]:
         s, m, rest, visits_of_one = s[possible], m[possible], rest[possible], visits_of_one[possible]
         stays, left = np.stack([m, rest]), np.stack([(s + 1) // 2, s // 2])
         visits = np.stack([s // 2 + 1, np.maximum(visits_of_one, 1)])
-        # How the stays are shared out among visits, and the probability of each such path.
+        # The number of ways to distribute the stays over visits, and the probability of each such path.
         logs = gammaln(stays + visits) - gammaln(stays + 1) - gammaln(visits)
         logs += betaln(stays + alpha, left + alpha) - betaln(alpha, alpha)
         weight = np.exp(logs.sum(axis=0))

@@ -1,7 +1,7 @@
-"""``InductionHeads``: what followed the query's token the last time?
+"""``InductionHeads``: recall the token that followed the query's earlier occurrence.
 
-A standard probe of sequence models (Olsson et al., arXiv 2209.11895), with one special trigger as in Gu and Dao
-(arXiv 2312.00752). The token layout and the parameters are this lab's.
+This is a standard probe of sequence models (Olsson et al., arXiv 2209.11895), with one special trigger as in Gu and
+Dao (arXiv 2312.00752). The token layout and the parameters are this lab's.
 """
 
 from functools import cached_property, partial
@@ -28,14 +28,13 @@ from sparsity_lab.settings import SettingError, register
 
 @register
 class InductionHeads(Task):
-    """What came after this token before: ``BOS x_1 .. x_l q``, the target is the token after the one earlier place
-    where q stands.
+    """``BOS x_1 .. x_l q``, where q occurs once before. The target is the token that follows this earlier occurrence.
 
     Attributes:
         data_vocab: number of ordinary tokens, 0 .. data_vocab - 1.
-        trigger: q is one ``"special"`` token, the same in all sequences, or ``"any"`` ordinary token, drawn for each
-            sequence; it stands nowhere else.
-        locality: law of the trigger's place among x_1 .. x_{l-1}.
+        trigger: ``"special"``: q is one special token, the same in all sequences. ``"any"``: q is an ordinary token,
+            drawn for each sequence, and occurs nowhere else.
+        locality: law of the trigger's position among x_1 .. x_{l-1}.
     """
 
     extra_positions: ClassVar[int] = EXTRA_POSITIONS
@@ -85,7 +84,7 @@ class InductionHeads(Task):
         return query_batch(self.vocabulary, tokens, values, sources)
 
     def _trigger_and_answer(self, stream: Stream, start: int, count: int, length: int) -> Ints:
-        """(count, 2) positions of the trigger and of what follows it."""
+        """(count, 2) positions of the trigger and of the token after it."""
         return self._places(stream, start, count, length)[:, None] + np.arange(2)
 
     def _places(self, stream: Stream, start: int, count: int, length: int) -> Ints:
@@ -102,7 +101,7 @@ class InductionHeads(Task):
             k=2,
             position_law=OneBlock(first, width=2),
             build_joint=partial(self._token_label_joint, first),
-            # Else no token is the trigger, as the label is not.
+            # Otherwise no token is the trigger, and neither is the label.
             label_free_bystanders=self.trigger == "special",
         )
 
@@ -118,7 +117,8 @@ class InductionHeads(Task):
             background = np.full((V, V), 1 / V**2)
         else:
             of_trigger = np.vstack([(1 - same) / (V * (V - 1)), np.zeros((2, V))])
-            # Token and label are each one of V - 1, given the trigger: V - 1 triggers allow equal ones, V - 2 others.
+            # Given the trigger, token and label are each one of V - 1. If they are equal, V - 1 triggers are
+            # possible, else V - 2.
             background = (V - 2 + same) / (V * (V - 1) ** 2)
         joint += first[:, None, None] * of_trigger
         joint[:, :V] += free[:, None, None] * background

@@ -50,7 +50,7 @@ class Language(Setting, family="language"):
 
     @abstractmethod
     def contains(self, word: tuple[str, ...]) -> bool:
-        """Whether a word is in the language, by its definition; the certificate holds the automaton against it."""
+        """Whether a word is in the language, by definition. The certificate compares the automaton with it."""
 
 
 @register
@@ -101,11 +101,11 @@ class Tomita(Language):
                 return text.replace("01", "0 1").replace("10", "1 0").count(" ") <= (3 if text[:1] == "0" else 2)
 
 
-# The next state of each state at 0 and at 1, and the states that accept.
+# The next state of each state at 0 and at 1, and the accepting states.
 _TOMITA: dict[int, tuple[list[tuple[int, int]], list[int]]] = {
     1: ([(1, 0), (1, 1)], [0]),
     2: ([(2, 1), (0, 2), (2, 2)], [0]),
-    # Even 1s; odd 1s; after an odd run of 1s an odd, and an even, number of 0s; lost.
+    # An even run of 1s; an odd run of 1s; after it an odd number of 0s; after it an even number of 0s; rejected.
     3: ([(0, 1), (2, 0), (3, 4), (2, 1), (4, 4)], [0, 1, 3]),
     4: ([(1, 0), (2, 0), (3, 0), (3, 3)], [0, 1, 2]),
     5: ([(1, 2), (0, 3), (3, 0), (2, 1)], [0]),
@@ -168,7 +168,7 @@ class Dyck(Language):
 
 @register
 class Runs(Language):
-    """One run of each symbol, in their order: a+ b+ c+ for three of them. A star-free language.
+    """One run of each symbol, in order: a+ b+ c+ for three symbols. This is a star-free language.
 
     Attributes:
         num_symbols: 2 to 26.
@@ -198,11 +198,11 @@ class Runs(Language):
 
 @dataclass(frozen=True)
 class WordLaws:
-    """How words of one length are drawn, outside and inside the language.
+    """The law of words of one length, outside and inside the language.
 
     Attributes:
-        cumulative: (n, 2, states, symbols - 1), probability that the next symbol is at most each one.
-        marginals: (n, 2, symbols), within each.
+        cumulative: (n, 2, states, symbols - 1), probability that the next symbol is at most each symbol.
+        marginals: (n, 2, symbols), probability of each symbol at each position.
     """
 
     transitions: Ints
@@ -218,8 +218,8 @@ class WordLaws:
             state = self.transitions[state, symbol]
 
     def coins(self, words: Ints, inside: Ints, log2_sizes: tuple[float, float]) -> Ints:
-        """(B, 16): the highest bits of each word's rank among those of its length and kind, from its first symbols.
-        They are -1 where there are too few words for fair coins."""
+        """(B, 16): the highest bits of each word's rank among the words of its length and kind, from its first
+        symbols. A bit is -1 if there are too few words to make it a fair coin."""
         rank, share = np.zeros(len(words)), np.ones(len(words))
         state, index = np.zeros(len(words), dtype=np.int64), np.arange(len(words))
         for t, symbol in enumerate(words.T):
@@ -237,9 +237,9 @@ class WordLaws:
 
 @lru_cache(maxsize=4)
 def _counts(language: Language, length: int) -> tuple[Floats, Floats]:
-    """Two arrays. The first, (length + 1, 2, states), is the share of strings of each length that lead from each
-    state outside and inside the language. It is divided by the largest share for that length. The second, (length +
-    1, 2), is the base-2 logarithm of these divisors."""
+    """Two arrays. The first, (length + 1, 2, states), is the share of strings of each length that lead from each state
+    to a rejecting or an accepting state. It is divided by the largest share for that length. The second, (length + 1,
+    2), is the base-2 logarithm of these divisors."""
     automaton = language.automaton
     shares = [np.stack([~automaton.accepting, automaton.accepting]).astype(np.float64)]
     logs = [np.zeros(2)]
@@ -254,7 +254,7 @@ def _counts(language: Language, length: int) -> tuple[Floats, Floats]:
 
 @lru_cache(maxsize=256)
 def log2_sizes(language: Language, length: int) -> tuple[float, float]:
-    """Logarithms to base 2 of the number of words of a length outside, and inside, the language."""
+    """Base-2 logarithms of the numbers of words of a length outside and inside the language."""
     shares, logs = _counts(language, length)
     with np.errstate(divide="ignore"):
         outside, inside = np.log2(shares[-1][:, 0]) + logs[-1] + length * np.log2(len(language.symbols))
@@ -263,7 +263,7 @@ def log2_sizes(language: Language, length: int) -> tuple[float, float]:
 
 @lru_cache(maxsize=4)
 def word_laws(language: Language, length: int) -> WordLaws:
-    """How words are drawn symbol by symbol: each word of a kind is as likely as every other."""
+    """The law of the next symbol, for which all words of a kind are equally likely."""
     transitions = language.automaton.transitions
     shares, _ = _counts(language, length)
     S, A = transitions.shape
@@ -275,7 +275,7 @@ def word_laws(language: Language, length: int) -> WordLaws:
         total = weights.sum(axis=2, keepdims=True)
         chance = np.divide(weights, total, out=np.full_like(weights, 1 / A), where=total > 0)
         cumulative[t] = chance.cumsum(axis=2)[:, :, :-1]
-        # The last symbol of any chance closes the interval, so that rounding never picks one of none.
+        # The last possible symbol closes the interval, so that rounding never picks an impossible one.
         cumulative[t][(chance[:, :, ::-1].cumsum(axis=2)[:, :, ::-1] == 0)[:, :, 1:]] = 1.0
         both = law[:, :, None] * chance
         marginals[t] = both.sum(axis=1)
@@ -284,8 +284,8 @@ def word_laws(language: Language, length: int) -> WordLaws:
 
 
 def check_words(subject: Setting, language: Language, length: int, kinds: tuple[int, ...], expected: str) -> None:
-    """Raise ``SettingError`` with the nearest possible length if there are no words of this one in the language (kind
-    1) or outside (kind 0), or too many tables."""
+    """Raise ``SettingError`` with the nearest possible length if the language has no words of this length (kind 1),
+    or no others (kind 0), or if the tables are too large."""
     longest = _MOST_CELLS // language.automaton.transitions.size
     if length > longest:
         raise SettingError("length", f"at most {longest} for {subject}", length)

@@ -1,15 +1,15 @@
-"""Locality laws: where the k planted tokens lie among l places.
+"""Locality laws: the positions of the k planted tokens among l places.
 
-Places are 1 .. l from the start; the *distance* of place i from the query, which stands at l + 1, is l + 1 - i.
+Places are 1 .. l from the start. The query is at l + 1, so the *distance* of place i from it is l + 1 - i.
 
 A *product law* gives the set S the probability
 
     pmf(S) = prod_{i in S} w_i / e_k(w_1, .., w_l),        e_k: elementary symmetric polynomial.
 
-With the suffix polynomials E_r(p) = e_r(w_{p+1}, .., w_l), the next place after p, when r places are still to come,
-obeys P(next > i) = E_r(i) / E_r(p). So a set needs k words, each looked up in one decreasing table. The order
+Let E_r(p) = e_r(w_{p+1}, .., w_l) be the suffix polynomials. If r places remain after place p, the next one satisfies
+P(next > i) = E_r(i) / E_r(p). So a set needs k random words, each looked up in one decreasing table. The order
 statistics have the closed form E'_{j-1}(i - 1) w_i E_{k-j}(i) / e_k, where E' are the prefix polynomials. All tables
-hold logarithms: ratios of polynomials stay exact where the polynomials leave the floating range.
+hold logarithms, so that ratios stay exact when the polynomials overflow.
 """
 
 import math
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from sparsity_lab.generators.stream import Floats, Ints, open_unit, whole
 from sparsity_lab.settings import LARGEST_SIZE, Setting, SettingError, register
 
-# Beyond these, logarithms of weights lose the digits that tell places apart.
+# Beyond these, logarithms of weights lose the digits that distinguish places.
 _LARGEST_EXPONENT = 100
 _SMALLEST_SCALE = 0.01
 
@@ -36,12 +36,12 @@ class Law(Setting, family="law"):
     largest = LARGEST_SIZE
 
     anchor: ClassVar[str | None] = "query"
-    """What a set drawn once keeps when the length changes: distances from the ``"query"``, or places from the
-    ``"start"``. None: the law fixes neither."""
+    """The anchor of a set when the length changes: distances from the ``"query"`` stay, or places from the
+    ``"start"``. None: neither."""
 
     @abstractmethod
     def draw(self, words: NDArray[np.uint64], length: int) -> Places:
-        """Sets from random words, both of shape (count, k); places ascending."""
+        """Draw sets from random words, both of shape (count, k), with ascending places."""
 
     @abstractmethod
     def order_pmf(self, k: int, length: int) -> Floats:
@@ -56,7 +56,7 @@ class Law(Setting, family="law"):
         """Number of sets of positive probability."""
 
     def bound(self) -> tuple[str, int] | None:
-        """The field that bounds k at every length, and its bound; None if only the length does."""
+        """The field that limits k at every length, and its limit; None if only the length limits k."""
         return None
 
 
@@ -147,7 +147,7 @@ class PowerLaw(ProductLaw):
     [-0.42, -4.58]
 
     Attributes:
-        alpha: the exponent: 0 is uniform, and a negative one prefers far places.
+        alpha: the exponent. 0 is uniform, and a negative exponent prefers far places.
     """
 
     alpha: float = 1.0
@@ -191,7 +191,8 @@ class Geometric(ProductLaw):
 
 @register
 class Anchored(ProductLaw):
-    """Uniform over sets whose places from the start are at most ``width``: far from the query when l grows.
+    """Uniform over sets whose places, counted from the start, are at most ``width``: far from the query if l is
+    large.
 
     Attributes:
         width: the last place, counted from 1 at the start.
@@ -222,7 +223,7 @@ class Window(Law):
     weight C(m_a, k - 1), and the rest is uniform.
 
     Attributes:
-        width: of the window, in tokens.
+        width: width of the window, in tokens.
     """
 
     anchor: ClassVar[str | None] = None
@@ -309,7 +310,7 @@ def _log_polynomials(log_weights: Floats, k: int) -> Floats:
     tables = np.full((k + 1, length + 1), -np.inf)
     tables[0] = 0.0
     for r in range(1, k + 1):
-        # e_r of a suffix is the sum, over its first chosen place i, of w_i e_{r-1} of what follows i.
+        # e_r of a suffix is the sum, over its first chosen place i, of w_i times e_{r-1} of the places after i.
         terms = log_weights + tables[r - 1, 1:]
         tables[r, :-1] = np.logaddexp.accumulate(terms[::-1])[::-1]
     return tables
