@@ -237,9 +237,9 @@ class WordLaws:
 
 @lru_cache(maxsize=4)
 def _counts(language: Language, length: int) -> tuple[Floats, Floats]:
-    """Two arrays. The first, (length + 1, 2, states), is the share of strings of each length that lead from each state
-    to a rejecting or an accepting state. It is divided by the largest share for that length. The second, (length + 1,
-    2), is the base-2 logarithm of these divisors."""
+    """Two arrays. The first, (length + 1, 2, states), is the share of strings of each length that lead from each
+    state to a rejecting or an accepting state. It is divided by the largest share for that length. The second,
+    (length + 1, 2), is the base-2 logarithm of these divisors."""
     automaton = language.automaton
     shares = [np.stack([~automaton.accepting, automaton.accepting]).astype(np.float64)]
     logs = [np.zeros(2)]

@@ -1,6 +1,6 @@
-"""``MissingDuplicate``: a string twice with one symbol blank, which the other copy tells.
+"""``MissingDuplicate``: a string twice, with one symbol blank. The other copy shows the missing symbol.
 
-After Deletang et al. (arXiv 2207.02098); the layout, the alphabet and the position IDs are this lab's.
+This follows Deletang et al. (arXiv 2207.02098). The layout, the alphabet and the position IDs are this lab's.
 """
 
 from functools import cached_property
@@ -20,10 +20,10 @@ from sparsity_lab.settings import register
 @register
 class MissingDuplicate(ResponseTask):
     """The missing symbol: ``BOS x_1 .. x_n x_1 .. x_n = r EOS``, where one of the 2n symbols is a blank ``_`` and r
-    is the symbol that it hides; the length is n.
+    is the symbol it hides. The length is n.
 
     The place of the blank is uniform. IDs: s + 1 .. s + n for either copy, s for ``=`` and r. The sources of r are
-    the blank and its twin in the other copy, n tokens away; the source of EOS is ``=``.
+    the blank and its twin in the other copy, n tokens away. The source of EOS is ``=``.
 
     >>> print(sequence_text(MissingDuplicate().sample(Stream(seed=0), 0, 1, 3).view(0)))
     BOS/EOS 0 [_] 0 0 [0] 0 [=] <0> <BOS/EOS>

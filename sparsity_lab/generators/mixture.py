@@ -20,10 +20,10 @@ _TRIED = 256
 
 @register
 class Mixture(Task):
-    """Several tasks in one: sequence i of a stream is sequence i of one of the tasks, which a word of its own picks.
+    """Several tasks in one: sequence i of a stream is sequence i of a randomly picked task.
 
-    All tasks must have the same vocabulary and sequence length. Every task draws its whole batch, of which the picked
-    rows are kept: n tasks cost n times as much as one.
+    All tasks must have the same vocabulary and sequence length. Every task draws a whole batch, of which only the
+    picked rows are kept. So n tasks cost n times as much as one.
 
     >>> Mixture(tasks=(Planted(k=1), Planted(k=3)), shares=(0.25, 0.75)).sequence_length(8)
     10
@@ -104,12 +104,12 @@ class Mixture(Task):
 
     @cached_property
     def _depth(self) -> int:
-        """How many mixtures lie within each other below this one. Each picks with a word of its own: with the same
-        one, a mixture within another would always pick alike."""
+        """The nesting depth of mixtures below this one. Each level uses another random word to pick. With the same
+        word, nested mixtures would always make the same choice."""
         return max((task._depth + 1 for task in self.tasks if isinstance(task, Mixture)), default=0)
 
     def component(self, stream: Stream, start: int, count: int, length: int) -> Ints:
-        """(count,) which task each sequence comes from, from 0."""
+        """(count,) index of the task that each sequence comes from."""
         purpose = f"component {self._depth}" if self._depth else "component"
         unit = open_unit(stream.words(purpose, length, start, count, 1)[:, 0])
         return np.searchsorted(np.cumsum(self.probabilities)[:-1], unit, side="right")
@@ -167,7 +167,7 @@ class Mixture(Task):
         )
 
     def largest_position_id(self, length: int) -> int:
-        """The largest over its tasks. Each configuration asks for it, and the truth tries sequences."""
+        """The largest ID over the tasks. It is computed here because ``truth`` draws sequences, which is slow."""
         return max(task.largest_position_id(length) for task in self.tasks)
 
     def _mean(self, values: list[float | None]) -> float | None:
@@ -190,8 +190,8 @@ class Mixture(Task):
         return mixed
 
     def _chance(self, truths: list[Truth]) -> tuple[float | None, float | None, Floats | None]:
-        """Chance accuracy and loss, and the label distribution by slot; nothing where a task declares none, or has
-        a number of targets that varies."""
+        """Chance accuracy and loss, and the label distribution by slot. Empty if a task declares none of them, or if
+        its number of targets varies."""
         from scipy.special import xlogy  # noqa: PLC0415
 
         fixed = all(isinstance(t.num_targets, int) and t.label_distribution is not None for t in truths)
@@ -214,7 +214,7 @@ class Mixture(Task):
         return float(self.probabilities @ accuracy), float(self.probabilities @ loss), mixed
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...] | None:
-        """None: which task a sequence is of cannot always be told. The components are certified each on its own."""
+        """None, because the tokens do not always show the component. Each component is certified separately."""
         return None
 
     def log_likelihood(self, batch: Batch) -> Float[Tensor, " B"]:
@@ -226,7 +226,7 @@ class Mixture(Task):
         return likelihoods + torch.from_numpy(np.log(self.probabilities))
 
     def _told_apart(self, length: int) -> bool:
-        """Whether the tokens say which task a sequence is of, as seen on some of each task."""
+        """Whether the tokens identify the task of a sequence, tested on some sequences of each task."""
         try:
             joints = [
                 self._log_joint(task.sample(Stream(name="told apart"), 0, _TRIED, length)) for task in self.tasks
@@ -236,7 +236,7 @@ class Mixture(Task):
         return all(bool((torch.isfinite(joint).sum(dim=1) == 1).all()) for joint in joints)
 
     def log_posterior(self, batch: Batch) -> Float[Tensor, "scored V"]:
-        """The components' predictors, weighed with the probability that the sequence is theirs, given its tokens."""
+        """The components' predictions, weighted by the posterior probability of each component given the tokens."""
         if not (batch.scored.sum(dim=1) == 1).all() or not batch.scored[:, -1].all():
             raise NotComputable("targets before the last position need the probability of the prefix under each task")
         joint = self._log_joint(batch)

@@ -1,7 +1,7 @@
-"""``ModularArithmetic`` and ``CompareNumbers``: an expression's value modulo m, and which of two numbers is smaller.
+"""``ModularArithmetic`` and ``CompareNumbers``: the value of an expression modulo m, and the smaller of two numbers.
 
-Both depend on every token of the prompt. The first is the task without brackets of Deletang et al. (arXiv 2207.02098)
-in this lab's layout; the position IDs are this lab's.
+Both depend on every token of the prompt. The first is the task without brackets of Deletang et al. (arXiv
+2207.02098). The layout and the position IDs are this lab's.
 """
 
 from functools import cached_property
@@ -17,11 +17,11 @@ from sparsity_lab.generators.uniform_prompt import drawn_tokens
 from sparsity_lab.settings import SettingError, register
 
 OPERATORS = "+-*"
-_LARGEST_MODULUS = 128  # the law of the value takes its cube
+_LARGEST_MODULUS = 128  # the law of the value takes cubic time
 
 
 def check_modulus(modulus: int, operators: str) -> None:
-    """Raise ``SettingError`` if there is no arithmetic with these operators modulo this number."""
+    """Raise ``SettingError`` if the modulus or the operators are not valid."""
     if whole("modulus", modulus, 2) > _LARGEST_MODULUS:
         raise SettingError("modulus", f"at most {_LARGEST_MODULUS}", modulus)
     if not operators or set(operators) - set(OPERATORS) or len(set(operators)) < len(operators):
@@ -30,14 +30,15 @@ def check_modulus(modulus: int, operators: str) -> None:
 
 @register
 class ModularArithmetic(OneAnswer):
-    """The value of an expression modulo m, products first: ``BOS x_1 o_1 x_2 .. o_(n-1) x_n = r EOS``; the
+    """The value of an expression modulo m, products first: ``BOS x_1 o_1 x_2 .. o_(n-1) x_n = r EOS``. The
     length is n.
 
-    IDs: s for the expression, s + 1 for ``=``, s for r. The whole expression is r's sources; that of EOS is ``=``.
+    IDs: s for the expression, s + 1 for ``=``, s for r. The sources of r are the whole expression; that of EOS is
+    ``=``.
 
     Attributes:
         modulus: m. The x are drawn uniformly from 0 .. m - 1.
-        operators: those that are drawn from, uniformly: some of ``"+-*"``.
+        operators: the operators, drawn uniformly: some of ``"+-*"``.
     """
 
     modulus: int = 5
@@ -92,7 +93,7 @@ class ModularArithmetic(OneAnswer):
     def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
         m = self.modulus
         number = np.arange(m)
-        # law[t, p]: the sum of what is complete is t, and the product so far, with its sign, is p.
+        # law[t, p]: the sum of the complete terms is t, and the signed product so far is p.
         law = np.zeros((m, m))
         law[0] = 1 / m
         closed, plus = (number[:, None] + number) % m, np.full((m, m), 1 / m)
@@ -118,14 +119,14 @@ class ModularArithmetic(OneAnswer):
 
 @register
 class CompareNumbers(FixedFormat):
-    """Whether one number is smaller: ``BOS a_1 .. a_n < b_1 .. b_n = r EOS``, r = 1 if a < b; the length is n, the
+    """Whether one number is smaller: ``BOS a_1 .. a_n < b_1 .. b_n = r EOS``, r = 1 if a < b. The length is n, the
     number of digits.
 
-    IDs: s - 1 + j for digit j of either number, s + n for ``<`` and ``=``, s for r. All digits are sources of r; that
+    IDs: s - 1 + j for digit j of either number, s + n for ``<`` and ``=``, s for r. All digits are sources of r. That
     of EOS is ``=``.
 
     Attributes:
-        base: digits are drawn uniformly from 0 .. base - 1, the first one too.
+        base: digits are drawn uniformly from 0 .. base - 1, including the first one.
     """
 
     base: int = 10

@@ -10,24 +10,24 @@ from sparsity_lab.settings import register
 
 @register
 class MultipleAddition(SumTask):
-    """Sums of several numbers, with every running sum: ``BOS a + b + c = 0 > a > a + b > a + b + c EOS``; the length
+    """Sums of several numbers, with every running sum: ``BOS a + b + c = 0 > a > a + b > a + b + c EOS``. The length
     is the number n of digits of the longest operand.
 
-    As in ``057+048+096=000>750>501>102``: sums are reversed, and operands and sums all have as many places as the
+    An example is ``057+048+096=000>750>501>102``. Sums are reversed. All operands and sums have as many places as the
     largest sum, N (base^n - 1), has digits.
 
     A digit's sources are the addends' digits at its place and the one before, and the sum's own digit there. The
     source of ``>`` and EOS is the symbol after the last operand so far, or BOS if there is none.
 
-    IDs: kind 1 gives place j the ID s + 1 + j in operands and sums alike, and s to the symbols. Kind 2 exists only
+    IDs: kind 1 gives place j the ID s + 1 + j in operands and in sums, and s to the symbols. Kind 2 exists only
     with running sums. It gives s + i - 1 to operand i and to the ``+`` after it. The sum of the first i and the
-    symbol before it get s + i, or s + i - 1 if the sum of none is left out. So both addends of the next sum share an
+    symbol before it get s + i, or s + i - 1 if the empty sum is left out. So both addends of the next sum share an
     ID.
 
     Attributes:
         num_operands: N.
-        scratchpad: write running sums. Without, the answer is the last sum.
-        start_with_zeros: begin with the sum of none.
+        scratchpad: whether to write running sums. If False, the answer is the last sum only.
+        start_with_zeros: whether to begin with the empty sum.
         operand_digits: as in ``Addition``.
         base: of the digits.
     """
@@ -48,7 +48,7 @@ class MultipleAddition(SumTask):
         return range(first, self.num_operands + 1)
 
     def sum_places(self, length: int) -> int:
-        # From 64 places on, base^n is above any number of operands, and each further digit adds one place.
+        # From 64 places on, base^n exceeds any number of operands, so each further digit adds one place.
         short = min(length, 64)
         largest, places = self.num_operands * (self.base**short - 1), length - short
         while largest:
@@ -80,7 +80,7 @@ class MultipleAddition(SumTask):
         significance, number = self.significance(tokens, equals), [0] * len(tokens)
         which = 1
         for t in range(1, len(tokens) - 1):
-            # `=` and `>` begin what they stand before, `+` ends it.
+            # `=` and `>` belong to the sum after them, and `+` to the operand before it.
             which = 1 if t == equals else which + (t > equals and tokens[t] >= self.base)
             number[t] = which
             which += t < equals and tokens[t] >= self.base

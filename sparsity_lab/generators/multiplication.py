@@ -1,6 +1,6 @@
 """``Multiplication``: products of a long and a short number, written backwards, with coupled position IDs.
 
-Format and IDs as in the position-coupling code (arXiv 2405.20671), with start s.
+Format and IDs are those of the position-coupling code (arXiv 2405.20671), with start s.
 """
 
 from functools import lru_cache
@@ -14,29 +14,29 @@ from sparsity_lab.generators.operands import ArithmeticTask, carried, from_digit
 from sparsity_lab.generators.stream import Floats
 from sparsity_lab.settings import SettingError, register
 
-_MOST_MULTIPLIERS = 128  # for which the law of the product's digits is worked out
+_MOST_MULTIPLIERS = 128  # for which the law of the product's digits is computed
 
 
 @register
 class Multiplication(ArithmeticTask):
-    """Multiplication: ``BOS a * b = c EOS``, as in ``123*45=53550``; the length is the number n of places of a.
+    """Multiplication: ``BOS a * b = c EOS``, as in ``123*45=53550``. The length is the number n of places of a.
 
     The product is reversed and padded to n + M places, where M is the number of places of b.
 
-    With S_j the sum of all products of two digits whose places add up to j, digit j is S_j plus a carry, modulo base.
-    Its sources are the digits that enter S_j, S_(j-1) and S_(j-2), and the product's own digit at place j - 1. They
-    determine it. S_(j-1) and the digit at place j - 1 give the carry into that place modulo base. S_(j-2) limits the
-    carry to at most base consecutive values, as long as M is at most base. So k = 2 M + 3 however long a is. Carries
-    are below M (base - 1). If that is at most base (M = 1 or base = 2), the carry is known without S_(j-2). The
-    digits of S_(j-2) are then not sources, and k = 2 M + 2. The source of EOS is BOS, which stands above the highest
+    Let S_j be the sum of all products of two digits whose places add up to j. Digit j is S_j plus a carry, modulo
+    base. Its sources are the digits that enter S_j, S_(j-1) and S_(j-2), and the product's own digit at place j - 1.
+    They determine it. S_(j-1) and the digit at place j - 1 give the carry into that place modulo base. S_(j-2) limits
+    the carry to at most base consecutive values, as long as M is at most base. So k = 2 M + 3 for any length of a.
+    Carries are below M (base - 1). If that is at most base (M = 1 or base = 2), the carry is known without S_(j-2).
+    The digits of S_(j-2) are then not sources, and k = 2 M + 2. The source of EOS is BOS, which is above the highest
     place of a.
 
-    IDs: s + n + M for ``*`` and ``=``; one less for the units, and less by one from place to place in a, b and c.
+    IDs: s + n + M for ``*`` and ``=``, one less for the units, and one less for each further place in a, b and c.
 
     Attributes:
         multiplier_digits: M.
-        operand_digits: ``"fixed"``, all digits uniform; ``"uniform"``, each operand has its own number of digits,
-            uniform on 1 .. n or 1 .. M, which are uniform, and zeros above.
+        operand_digits: ``"fixed"``: all digits are uniform. ``"uniform"``: each operand has its own number of digits,
+            uniform on 1 .. n or 1 .. M. These digits are uniform, with zeros above.
         base: of the digits.
     """
 
@@ -54,7 +54,7 @@ class Multiplication(ArithmeticTask):
     def check(self) -> None:
         super().check()
         if not 1 <= self.multiplier_digits <= self.base:
-            # Else two places before do not tell the carry.
+            # Otherwise two places before do not determine the carry.
             raise SettingError("multiplier_digits", f"from 1 to base={self.base}", self.multiplier_digits)
 
     def operand_places(self, length: int) -> tuple[int, ...]:
@@ -78,7 +78,7 @@ class Multiplication(ArithmeticTask):
 
     @property
     def _places_before(self) -> int:
-        """How many places before its own a digit has sources at."""
+        """The number of places below its own at which a digit has sources."""
         return 2 if self.multiplier_digits * (self.base - 1) > self.base else 1
 
     def slot_sources(self, length: int) -> list[list[int]]:
@@ -93,7 +93,7 @@ class Multiplication(ArithmeticTask):
         return [*slots, [0]]
 
     def response_marginals(self, length: int) -> Float[np.ndarray, "R V"] | None:
-        """None where b can have more than 128 values, too many to go through."""
+        """None if b can have more than 128 values, which are too many to enumerate."""
         if self.base**self.multiplier_digits > _MOST_MULTIPLIERS:
             return None
         marginals = np.zeros((self.response_length(length), self.vocabulary.size))
@@ -104,7 +104,7 @@ class Multiplication(ArithmeticTask):
     def work_out(self, tokens: tuple[int, ...], equals: int) -> list[tuple[list[int], int]]:
         a, b = self.split_operands(tokens, equals)
         product = from_digits([tokens[t] for t in a], self.base) * from_digits([tokens[t] for t in b], self.base)
-        # Two places tell the carry, and one where carries are digits.
+        # Two places determine the carry. One is enough if carries are digits.
         before = 1 if len(b) == 1 or self.base == 2 else 2
         steps: list[tuple[list[int], int]] = []
         for j, digit in enumerate(to_digits(product, self.base, len(a) + len(b))):
@@ -127,10 +127,11 @@ class Multiplication(ArithmeticTask):
 
 @lru_cache(maxsize=64)
 def _product_digits(n: int, M: int, base: int, uniform: bool) -> Floats:
-    """(n + M, base): law of each digit of a b, by going through all b.
+    """(n + M, base): law of each digit of a b, by enumeration of all b.
 
-    Digit j of a b depends on a modulo base^(j+1) only. So where a has m > j digits, its law is that of a multiple of
-    b modulo base^(j+1), whatever m. Where it has fewer, the law is of the top of the product, and counted.
+    Digit j of a b depends only on a modulo base^(j+1). So if a has m > j digits, the law is that of a multiple of b
+    modulo base^(j+1), for any m. If a has fewer digits, the digit is at the top of the product, and its law is
+    counted.
     """
     sizes = range(1, n + 1) if uniform else (n,)
     low, top = np.zeros((n, base)), np.zeros((len(sizes), M, base))
@@ -149,7 +150,7 @@ def _product_digits(n: int, M: int, base: int, uniform: bool) -> Floats:
 
 @lru_cache(maxsize=1 << 16)
 def _digit_of_multiple(b: int, j: int, base: int) -> Floats:
-    """(base,): law of digit j of a b where a has more than j uniform digits."""
+    """(base,): law of digit j of a b, if a has more than j uniform digits."""
     one = base**j
     # Modulo base^(j+1) the product is uniform on the multiples of g.
     g = gcd(b, one * base)
@@ -159,9 +160,9 @@ def _digit_of_multiple(b: int, j: int, base: int) -> Floats:
 
 @lru_cache(maxsize=1 << 16)
 def _digit_of_top(b: int, m: int, i: int, base: int) -> Floats:
-    """(base,): law of digit m + i of a b where a has m uniform digits."""
+    """(base,): law of digit m + i of a b, if a has m uniform digits."""
     law, one, numbers = np.zeros(base), base ** (m + i), base**m
-    # a b lies from t base^(m+i) up to the next such multiple where a lies between two of these.
+    # a b is between t base^(m+i) and the next such multiple if a is between two of these.
     for t in range(b // base**i + 1):
         first, last = (min(numbers, -(-u * one // b)) if b else u * numbers for u in (t, t + 1))
         law[t % base] += (last - first) / numbers

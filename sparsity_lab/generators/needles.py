@@ -1,7 +1,7 @@
-"""``Needles``: several keys with several values in a long filler, of which one key is asked for.
+"""``Needles``: several keys with several values, hidden in a long filler. The query asks for one key.
 
-The needle tasks with many keys and many values of RULER (arXiv 2404.06654); there keys are words or numbers and the
-filler is text, here each has its own alphabet.
+This follows the needle tasks with many keys and many values of RULER (arXiv 2404.06654). There, keys are words or
+numbers and the filler is text. Here each has its own alphabet.
 """
 
 from functools import cached_property, partial
@@ -29,17 +29,18 @@ _MOST_KEYS = 4096
 
 @register
 class Needles(Task):
-    """All values of one key, hidden in filler: ``BOS x_1 .. x_l k = v_1 .. v_m``, the values that stand behind the
-    key k in x, in their order; all are scored.
+    """All values of one key, hidden in filler: ``BOS x_1 .. x_l k = v_1 .. v_m``. The v are the values that follow
+    the key k in x, in order. All are scored.
 
-    The x are filler, but for n m needles of two tokens, a key and a value: n keys, each with m values. With each
-    needle counted as one, the x are s items, of which the needles are a uniform set; which is of which key is
-    uniform. Keys are distinct and uniform, values independent and uniform. T = l + m + 2: the last value is no token.
+    The x are filler, except for n m needles. A needle is a key and a value, and each of the n keys has m needles. If
+    a needle counts as one item, the x are s items, of which the needles are a uniform set. The keys are assigned to
+    them uniformly. Keys are distinct and uniform. Values are independent and uniform. T = l + m + 2, because the last
+    value is not a token of the sequence.
 
-    The sources of v_j are the key asked for, and the j-th needle with that key.
+    The sources of v_j are the queried key, and the j-th needle with that key.
 
     Attributes:
-        num_keys: n. Keys that are not asked for distract.
+        num_keys: n. All keys except the queried one are distractors.
         values_per_key: m.
         key_vocab, value_vocab: numbers of tokens for keys and for values.
         filler_vocab: number of filler tokens.
@@ -104,7 +105,7 @@ class Needles(Task):
             places, owner = self._places(stream, first, size, length), self._owners(stream, first, size, length)
             prompt[index, places] = self.value_vocab + keys[index, owner]
             prompt[index, places + 1] = values
-            # The first of the keys is asked for: they are in uniform order.
+            # The first key is the queried one, because the keys are in uniform order.
             prompt[:, -2], prompt[:, -1] = self.value_vocab + keys[:, 0], equals
             answers[rows] = values[owner == 0].reshape(size, m)
         return recited_batch(self.vocabulary, tokens, answers, partial(self._sources, stream, start, count, length))
@@ -120,13 +121,13 @@ class Needles(Task):
         return _UNIFORM.draw(words, length - self._needles) + np.arange(self._needles)
 
     def _owners(self, stream: Stream, start: int, count: int, length: int) -> Ints:
-        """(count, n m) which key each needle has, from 0; the one asked for is 0."""
+        """(count, n m) index of each needle's key, from 0; the queried key is 0."""
         return permutations(stream.words("owners", length, start, count, self._needles)) % self.num_keys
 
     def truth(self, length: int) -> Truth:
         length = self.checked_length(length)
         m, T = self.values_per_key, self.sequence_length(length)
-        # The j-th needle of the key asked for is the r-th of all, which stands where the r-th item of a set does.
+        # The j-th needle of the queried key is the r-th of all, at the place of the r-th item of a set.
         of_all = _UNIFORM.order_pmf(m, self._needles)
         items = _UNIFORM.order_pmf(self._needles, length - self._needles)
         first = np.zeros((self._needles, T))
@@ -149,7 +150,7 @@ class Needles(Task):
         return ListedSets(sets, self.sequence_length(length), first[places])
 
     def _marginals(self, first: Floats, length: int) -> Float[np.ndarray, "T V"]:
-        """From the probability that a needle begins at each position."""
+        """Token marginals from the probability that a needle begins at each position."""
         V, values, keys = self.vocabulary.size, slice(self.value_vocab), slice(self.value_vocab, self._filler)
         marginals, second = np.zeros((len(first), V)), np.append(0.0, first[:-1])
         marginals[:, values] = second[:, None] / self.value_vocab
@@ -162,7 +163,7 @@ class Needles(Task):
         return marginals
 
     def _read(self, tokens: Ints) -> tuple[Ints, Ints, Ints]:
-        """(B, n m) the places and the keys of all needles, and (B, n) the keys in the order in which they appear."""
+        """(B, n m) places and keys of all needles, and (B, n) the keys in order of appearance."""
         prompt = tokens[:, : tokens.shape[1] - self.values_per_key - 1]
         is_key = (prompt >= self.value_vocab) & (prompt < self._filler)
         if not (is_key.sum(axis=1) == self._needles).all():

@@ -1,7 +1,7 @@
-"""What the arithmetic tasks share: operands in the prompt, and carries.
+"""Shared parts of the arithmetic tasks: operands in the prompt, and carries.
 
-Numbers stand in the prompt with the most significant digit first, padded with zeros, and in the response reversed.
-*Place* j of a number is its digit of base^j.
+In the prompt, numbers are written with the most significant digit first and padded with zeros. In the response they
+are reversed. *Place* j of a number is its digit of base^j.
 """
 
 from abc import abstractmethod
@@ -24,12 +24,12 @@ OperandDigits = Literal["fixed", "uniform", "published"]
 
 
 class ArithmeticTask(FixedFormat):
-    """Base of the tasks whose prompt is numbers with an operator between them. Token d < base is the digit d.
+    """Base of the tasks whose prompt is numbers with operators between them. Token d < base is the digit d.
 
     ``operand_digits`` says how numbers are drawn. ``"fixed"``: all digits of an operand are uniform. ``"uniform"``:
-    each operand has its own number of digits, uniform from 1 to its places; these are uniform, all above are zero.
-    ``"published"``: as in the position-coupling code at the width of the longest operand. This is the same, but the
-    longest operand has all the places, and the highest digit of a number is not 0 unless it is the only one.
+    each operand has its own number of digits, uniform from 1 to its places. These digits are uniform, and all above
+    are zero. ``"published"``: as in the position-coupling code at the width of the longest operand. This is the same,
+    but the longest operand uses all places, and the highest digit of a number is not 0 unless it is the only one.
     """
 
     operator: ClassVar[str]
@@ -38,10 +38,10 @@ class ArithmeticTask(FixedFormat):
 
     @abstractmethod
     def operand_places(self, length: int) -> tuple[int, ...]:
-        """The number of places of each operand that digits are drawn for."""
+        """The number of drawn digits of each operand."""
 
     def padded_places(self, length: int) -> tuple[int, ...]:
-        """The number of places of each operand as it is written, with zeros above those that are drawn."""
+        """The number of written places of each operand, including the zeros above the drawn digits."""
         return self.operand_places(length)
 
     def check(self) -> None:
@@ -49,7 +49,7 @@ class ArithmeticTask(FixedFormat):
 
     @property
     def separators(self) -> tuple[str, ...]:
-        """Symbols that only the response has."""
+        """Symbols that occur only in the response."""
         return ()
 
     @cached_property
@@ -63,7 +63,7 @@ class ArithmeticTask(FixedFormat):
         return sum(places) + len(places) - 1
 
     def _columns(self, length: int) -> list[slice]:
-        """Where each operand stands in the prompt."""
+        """The place of each operand in the prompt."""
         ends = np.cumsum([n + 1 for n in self.padded_places(length)]) - 1
         return [slice(end - n, end) for n, end in zip(self.padded_places(length), ends.tolist(), strict=True)]
 
@@ -100,7 +100,7 @@ class ArithmeticTask(FixedFormat):
         operands = [digits[:, :n] for digits, n in drawn]
         if self.operand_digits == "fixed":
             return {"values": Draw(np.concatenate(operands, axis=1))}
-        # Below its highest digit other than 0 an operand's digits are uniform, whatever that digit's place is.
+        # The digits below an operand's highest nonzero digit are uniform, at any place of that digit.
         columns = []
         for digits in operands:
             from_above = np.maximum.accumulate(digits[:, ::-1] > 0, axis=1)[:, ::-1]
@@ -109,7 +109,8 @@ class ArithmeticTask(FixedFormat):
             if self.operand_digits == "uniform":
                 columns += [np.where(above, digits, -1), size]
                 continue
-            # So is the highest, and the only one, 0 included. Sizes depend on each other, so one of them is told.
+            # So is the highest digit, and so is a single digit, including 0. Sizes depend on each other, so only one
+            # is given.
             size = np.maximum(size, 1)
             top = np.take_along_axis(digits, size - 1, axis=1)
             columns += [np.where(above, digits, -1), np.where(size > 1, top, -1), np.where(size == 1, top, -1)]
@@ -141,7 +142,7 @@ class ArithmeticTask(FixedFormat):
         """(n, base): probability of each digit at each place of one operand, place 0 first."""
         if self.operand_digits == "published":
             law = _numbers_without_zeros(n, self.base)
-            if n > 1:  # the shorter ones are taken away
+            if n > 1:  # subtract the shorter ones
                 rest, short = ((n - 1) / n) ** num_operands, np.eye(1, self.base).repeat(n, axis=0)
                 short[:-1] = _numbers_without_zeros(n - 1, self.base)
                 law = (law - rest * short) / (1 - rest)
@@ -153,7 +154,7 @@ class ArithmeticTask(FixedFormat):
         return law
 
     def split_operands(self, tokens: tuple[int, ...], equals: int) -> list[list[int]]:
-        """For ``work_out``: the positions of each operand's digits, place 0 first."""
+        """The positions of each operand's digits, place 0 first, for ``work_out``."""
         operator = self.vocabulary.token(self.operator)
         ends = [0, *(t for t in range(equals) if tokens[t] == operator), equals]
         operands = [list(range(last - 1, first, -1)) for first, last in pairwise(ends)]
@@ -163,12 +164,12 @@ class ArithmeticTask(FixedFormat):
 
 
 def _sizes_with_a_longest(words: NDArray[np.uint64], n: int) -> Ints:
-    """(B, N) whole numbers from 1 to n, uniform among rows that have an n, from (B, 2 N) words."""
+    """(B, N) integers from 1 to n, uniform over rows that contain n, from (B, 2 N) words."""
     count, N = len(words), words.shape[1] // 2
     sizes, found = np.empty((count, N), dtype=np.int64), np.zeros(count, dtype=bool)
     for i in range(N):
         left = N - i
-        # Of the rows of n's with one among the places left, so many begin with it.
+        # The share of rows that begin with n, among those with an n in the remaining places.
         share = n ** (left - 1) / (n**left - (n - 1) ** left)
         longest = ~found & (open_unit(words[:, 2 * i]) < share)
         shorter = 1 + bounded(words[:, 2 * i + 1], max(1, n - 1))
@@ -178,7 +179,7 @@ def _sizes_with_a_longest(words: NDArray[np.uint64], n: int) -> Ints:
 
 
 def _numbers_without_zeros(n: int, base: int) -> Floats:
-    """(n, base): law of the digits of a number with 1 to n of them, each as likely, that does not begin with 0."""
+    """(n, base): law of the digits of a number with 1 to n digits, all equally likely, that does not begin with 0."""
     law = np.zeros((n, base))
     for j in range(n):
         inner, highest = (n - 1 - j) / n, 1 / n
@@ -192,7 +193,7 @@ def _numbers_without_zeros(n: int, base: int) -> Floats:
 
 
 def carried(sums: Int64[np.ndarray, "places *rest"], base: int) -> Int64[np.ndarray, "places *rest"]:
-    """Turn the sums at each place into digits, in the same array. They have room: the last carries nothing."""
+    """Turn the sums at each place into digits, in place. The last place must have no carry."""
     for place in range(len(sums) - 1):
         carry = sums[place] // base
         sums[place + 1] += carry

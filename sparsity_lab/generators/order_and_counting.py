@@ -1,6 +1,6 @@
 """Order and counting: ``Sort``, ``Mode``, ``MajorityOfAll`` and ``CountSymbol``. Each target needs the whole input.
 
-They are common probes of length generalization (Zhou et al., arXiv 2310.16028). The layout, the dials and the
+They are common probes of length generalization (Zhou et al., arXiv 2310.16028). The layout, the parameters and the
 position IDs are this lab's.
 """
 
@@ -16,18 +16,18 @@ from sparsity_lab.generators.stream import Floats, whole
 from sparsity_lab.generators.uniform_prompt import UniformPrompt
 from sparsity_lab.settings import SettingError, register
 
-_MOST_SYMBOLS, _LONGEST = 32, 1000  # the law of the commonest takes a second and more beyond
+_MOST_SYMBOLS, _LONGEST = 32, 1000  # beyond these, the law of the most common symbol takes seconds
 
 
 @register
 class Sort(EachOfAll, UniformPrompt):
-    """The same numbers in ascending order: ``BOS x_1 .. x_n = r_1 .. r_n EOS``; the length is n.
+    """The same numbers in ascending order: ``BOS x_1 .. x_n = r_1 .. r_n EOS``. The length is n.
 
-    IDs: s for all x and ``=``, s + j for r_j. All x are sources of each r; the source of EOS is ``=``.
+    IDs: s for all x and ``=``, s + j for r_j. All x are sources of each r. The source of EOS is ``=``.
 
     Attributes:
         num_values: the numbers are 0 .. num_values - 1, drawn uniformly.
-        distinct: no number comes twice.
+        distinct: no number occurs twice.
     """
 
     size_field: ClassVar[str] = "num_values"
@@ -58,9 +58,9 @@ class Sort(EachOfAll, UniformPrompt):
 
 @register
 class Mode(OneAnswer, UniformPrompt):
-    """The commonest symbol, of several the lowest: ``BOS x_1 .. x_n = r EOS``; the length is n.
+    """The most common symbol, the lowest one in a tie: ``BOS x_1 .. x_n = r EOS``. The length is n.
 
-    IDs: s for all x, s + 1 for ``=``, s for r. All x are sources of r; the source of EOS is ``=``.
+    IDs: s for all x, s + 1 for ``=``, s for r. All x are sources of r. The source of EOS is ``=``.
 
     Attributes:
         alphabet_size: number of symbols, drawn uniformly.
@@ -93,9 +93,9 @@ class Mode(OneAnswer, UniformPrompt):
 
 @register
 class MajorityOfAll(OneAnswer, UniformPrompt):
-    """Whether most bits are 1: ``BOS x_1 .. x_n = r EOS``, r = 1 if more than half are 1, else 0; the length is n.
+    """Whether most bits are 1: ``BOS x_1 .. x_n = r EOS``, r = 1 if more than half are 1, else 0. The length is n.
 
-    IDs: s for all x, s + 1 for ``=``, s for r. All x are sources of r; the source of EOS is ``=``.
+    IDs: s for all x, s + 1 for ``=``, s for r. All x are sources of r. The source of EOS is ``=``.
 
     >>> print(sequence_text(MajorityOfAll().sample(Stream(seed=0), 0, 1, 5).view(0)))
     BOS/EOS [1] [1] [0] [0] [1] [=] <1> <BOS/EOS>
@@ -121,14 +121,14 @@ class MajorityOfAll(OneAnswer, UniformPrompt):
 
 @register
 class CountSymbol(OneAnswer, UniformPrompt):
-    """How often a symbol occurs: ``BOS x_1 .. x_n q = r EOS``, r of the x are q; the length is n.
+    """The count of a symbol: ``BOS x_1 .. x_n q = r EOS``, where r of the x are q. The length is n.
 
-    Numbers are tokens of their own. IDs: s for all x and q, s + 1 for ``=``, s for r. The sources of r are all x and
-    q; the source of EOS is ``=``.
+    Numbers have their own tokens. IDs: s for all x and q, s + 1 for ``=``, s for r. The sources of r are all x and q.
+    The source of EOS is ``=``.
 
     Attributes:
         alphabet_size: number of symbols. The x and q are drawn uniformly.
-        largest_count: the largest number that has a token, so the largest length.
+        largest_count: the largest number with a token, and so the largest length.
     """
 
     size_field: ClassVar[str] = "alphabet_size"
@@ -174,11 +174,11 @@ class CountSymbol(OneAnswer, UniformPrompt):
 
 @lru_cache(maxsize=64)
 def _law_of_the_mode(symbols: int, n: int) -> Floats:
-    """(symbols,) probability that each is the commonest of n uniform symbols, and the lowest such.
+    """(symbols,) probability that each symbol is the lowest most common one of n uniform symbols.
 
-    Counts of uniform symbols are independent Poisson numbers given their sum. Let p be the series of the Poisson
-    probabilities. Symbol s gets a sum over m: p_m times the coefficient n - m of (p below m)^s times (p up to
-    m)^(symbols - 1 - s). This is divided by the sum for all symbols.
+    Counts of uniform symbols are independent Poisson numbers, given their sum. Let p be the series of the Poisson
+    probabilities. For symbol s, sum over m: p_m times coefficient n - m of (p below m)^s (p up to m)^(symbols - 1 -
+    s). The probability is this sum, divided by the total for all symbols.
     """
     from scipy.stats import poisson  # noqa: PLC0415
 
@@ -193,7 +193,7 @@ def _law_of_the_mode(symbols: int, n: int) -> Floats:
 
 
 def _powers(series: Floats, count: int) -> list[Floats]:
-    """Powers 0 .. count - 1 of a power series, up to its own order."""
+    """Powers 0 .. count - 1 of a power series, truncated at its order."""
     powers = [np.eye(1, len(series))[0]]
     for _ in range(count - 1):
         powers.append(np.convolve(powers[-1], series)[: len(series)])

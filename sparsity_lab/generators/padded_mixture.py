@@ -1,4 +1,4 @@
-"""``PaddedMixture``: sequences of several lengths and forms in one batch, the shorter ones padded."""
+"""``PaddedMixture``: sequences of several lengths and forms in one batch. Shorter ones are padded."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,21 +21,21 @@ from sparsity_lab.settings import SettingError, register
 _MOST_FORMS = 512
 _TRIED = 16  # prompts
 _FROM = "padded mixture"
-_BLOCK, _BLOCK_TOKENS = 2048, 1 << 17  # sequences and tokens that are made at once, at most
+_BLOCK, _BLOCK_TOKENS = 2048, 1 << 17  # the most sequences and tokens that are made at once
 
 
 @register
 class PaddedMixture(Task):
-    """Each sequence is of one of the tasks, and of its own length n up to the length l; EOS fills up what is shorter.
+    """Each sequence comes from one of the tasks and has its own length n up to l. Shorter ones are padded with EOS.
 
-    Every task is equally likely. A sequence draws its digits or symbols from the same words whatever its form is.
+    Every task is equally likely. A sequence draws its digits or symbols from the same random words for every form.
 
     Attributes:
-        tasks: of the layout ``BOS prompt = response EOS``, with one vocabulary; such as additions of several numbers
-            of operands.
+        tasks: tasks with the layout ``BOS prompt = response EOS`` and one vocabulary, such as additions with
+            different numbers of operands.
         shortest: the smallest n. None: all sequences have length l.
-        power: P(n <= m) is (m / l)^power, among lengths from ``shortest`` on: 1 is uniform, N is the longest of N
-            operands whose numbers of digits are uniform.
+        power: P(n <= m) is (m / l)^power, among lengths from ``shortest`` on. 1 is uniform. N is the law of the
+            longest of N operands whose numbers of digits are uniform.
     """
 
     tasks: tuple[Task, ...]
@@ -102,7 +102,7 @@ class PaddedMixture(Task):
         return max(task.sequence_length(n) for task, n in self.forms(length))
 
     def largest_position_id(self, length: int) -> int:
-        # Without the truths of all forms, which take seconds at the lengths of an evaluation.
+        # This avoids the truths of all forms, which take seconds at the lengths of an evaluation.
         return max(task.largest_position_id(n) for task, n in self.forms(length))
 
     @property
@@ -117,8 +117,8 @@ class PaddedMixture(Task):
         return Batch(tokens, targets, ids, sources, vocabulary=self.vocabulary)
 
     def _rows(self, stream: Stream, start: int, count: int, length: int) -> tuple[Ints, ...]:
-        """Tokens, targets and IDs. Most of the time goes into forms, so a small batch is cut out of a large block,
-        which the next ones find made."""
+        """Tokens, targets and IDs. Setting up the forms takes most of the time, so a small batch is cut out of a
+        large block, which later batches reuse."""
         size = max(1, min(_BLOCK, _BLOCK_TOKENS // self.sequence_length(length)))
         if not 0 < count < size:
             return self._made(stream, start, count, length)
@@ -147,7 +147,7 @@ class PaddedMixture(Task):
     def _by_form(
         self, stream: Stream, start: int, count: int, length: int
     ) -> Iterator[tuple[ResponseTask, int, Ints]]:
-        """Each form that is in the batch, and its rows."""
+        """Each form in the batch, and its rows."""
         unit = open_unit(stream.words(f"form of {_FROM}", length, start, count, 1)[:, 0])
         which = np.searchsorted(np.cumsum(self.shares(length))[:-1], unit, side="right")
         forms = self.forms(length)
@@ -219,7 +219,7 @@ class PaddedMixture(Task):
         )
 
     def _law(self, length: int, slot: int) -> ListedSets:
-        """Of the sources of the targets of one slot, in the sequences that have it."""
+        """The law of the sources of one slot's targets, for the sequences that have this slot."""
         listed: dict[tuple[int, ...], float] = {}
         for (task, n), share in zip(self.forms(length), self.shares(length).tolist(), strict=True):
             if slot <= task.response_length(n):
@@ -268,7 +268,7 @@ class PaddedMixture(Task):
 
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
         length, form = self._read(tokens)
-        # Columns of its own for each form, since a column may have another law in each.
+        # Each form has its own columns, because the law of a column may differ between forms.
         columns: dict[str, list[Ints]] = {"values": [form[:, None]]}
         together: dict[str, bool] = {}
         for f, (task, n) in enumerate(self.forms(length)):
@@ -319,7 +319,7 @@ def _kept_block(task: PaddedMixture, stream: Stream, start: int, count: int, len
 
 @dataclass(frozen=True)
 class _Words(Stream):
-    """The words of whole sequences of the length l, of which each form takes the first that it needs."""
+    """The random words of sequences of length l. Each form uses as many as it needs, from the first on."""
 
     source: Stream = Stream()
     start: int = 0
@@ -329,7 +329,7 @@ class _Words(Stream):
     rows: Ints | None = None
 
     def of(self, rows: Ints) -> "_Words":
-        """Those of some rows of the batch."""
+        """The words for some rows of the batch."""
         return _Words(self.seed, self.name, self.source, self.start, self.count, self.length, self.sizes, rows)
 
     def words(self, purpose: str, length: int, start: int, count: int, per_sequence: int) -> NDArray[np.uint64]:
@@ -342,13 +342,13 @@ class _Words(Stream):
 
 @lru_cache(maxsize=8)
 def _block(stream: Stream, purpose: str, length: int, start: int, count: int, size: int) -> NDArray[np.uint64]:
-    """Words that several forms take from one after the other."""
+    """Random words that several forms use one after the other."""
     return stream.words(purpose, length, start, count, size)
 
 
 @dataclass(frozen=True)
 class _Sizes(Stream):
-    """Notes how many words are asked for, and gives none."""
+    """Records the number of requested words and returns none."""
 
     most: tuple[dict[str, int], ...] = ()
 
@@ -360,7 +360,7 @@ class _Sizes(Stream):
 
 @lru_cache(maxsize=64)
 def _sizes(task: PaddedMixture, length: int) -> tuple[tuple[str, int], ...]:
-    """Of each purpose the most words that a form needs."""
+    """For each purpose, the largest number of words that a form needs."""
     most: dict[str, int] = {}
     for form, n in task.forms(length):
         form.draw_prompts(_Sizes(most=(most,)), 0, np.empty((0, form.prompt_length(n)), dtype=np.int64), n)
@@ -369,7 +369,7 @@ def _sizes(task: PaddedMixture, length: int) -> tuple[tuple[str, int], ...]:
 
 @lru_cache(maxsize=64)
 def _most_sources(task: PaddedMixture, length: int) -> int:
-    """The largest number of sources of a target, of all forms."""
+    """The largest number of sources of a target, over all forms."""
     return max(int(law.sets.shape[1]) for form, n in task.forms(length) for law in form.source_laws(n))
 
 

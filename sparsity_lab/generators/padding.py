@@ -1,4 +1,4 @@
-"""Padding of sequences: found where it is obvious, and taken away."""
+"""Find the padding of sequences if it is obvious, and remove it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,22 +12,22 @@ from sparsity_lab.settings import SettingError, counted
 Tokens = NDArray[np.integer[Any]]
 
 Pad = int | Literal["auto", "none"]
-"""The ID that fills sequences up; ``"auto"`` finds it where it is obvious, ``"none"`` keeps all as data."""
+"""The padding ID. ``"auto"`` finds it if it is obvious, and ``"none"`` keeps everything as data."""
 
 NO_TOKEN = -100
-"""What scores nothing, and is no token."""
+"""The value that marks unscored targets. It is never a token."""
 
-_SHARE = 0.1  # of the sequences have such an end
-_TIMES = 3.0  # as long as runs inside
+_SHARE = 0.1  # least share of sequences with such an end
+_TIMES = 3.0  # least ratio to the length of runs inside
 
 
 class Unpadded(NamedTuple):
-    """Sequences without what fills their ends, which no model should see.
+    """Sequences without their padding, which no model should see.
 
     Attributes:
-        sequences: what is left, some may be empty.
-        inside: where it was.
-        note: what was done, for people; empty if nothing was.
+        sequences: the remaining sequences; some may be empty.
+        inside: the range of each within the original sequence.
+        note: a readable note on what was removed; empty if nothing was.
     """
 
     sequences: list[Tokens]
@@ -36,7 +36,7 @@ class Unpadded(NamedTuple):
 
 
 def without_padding(sequences: Sequence[Tokens], pad: Pad) -> Unpadded:
-    """Take away what fills the ends of sequences.
+    """Remove padding at the ends of sequences.
 
     Raises:
         SettingError: -100 inside a sequence.
@@ -59,7 +59,7 @@ def without_padding(sequences: Sequence[Tokens], pad: Pad) -> Unpadded:
 
 
 def _inside(own: Tokens, fill: int | None) -> slice:
-    """Where what is not padding begins and ends."""
+    """The start and end of the part that is not padding."""
     data = np.flatnonzero((own != NO_TOKEN) & ((own != fill) if fill is not None else True))
     return slice(int(data[0]), int(data[-1]) + 1) if len(data) else slice(0, 0)
 

@@ -1,8 +1,8 @@
-"""``ParityScratchpad`` and ``ParityAnswer``: parity of all bits, in steps of two or at once; and ``EvenPairs``.
+"""``ParityScratchpad`` and ``ParityAnswer``: parity of all bits, in steps or at once; and ``EvenPairs``.
 
-With running prefix parities each target depends on two tokens, however long the string: sparse for each token, dense
-in total. The answer alone depends on all n bits, and is the negative control. IDs as in the position-coupling code
-(arXiv 2405.20671), with start s. The bits of all are the same sequences of the same stream.
+With running parities, each target depends on two tokens at any length: sparse for each token, dense in total. The
+answer alone depends on all n bits, and is the negative control. IDs are those of the position-coupling code (arXiv
+2405.20671), with start s. All three tasks draw the same bits from the same stream.
 """
 
 from itertools import pairwise
@@ -16,7 +16,7 @@ from sparsity_lab.settings import SettingError, register
 
 
 class _BitString(UniformPrompt):
-    """What they have in common: a prompt of n uniform bits, answered with bits."""
+    """Base of the parity tasks: a prompt of n uniform bits, answered with bits."""
 
     label_free_subsets = True
     label_free_bystanders = True
@@ -32,19 +32,19 @@ class _BitString(UniformPrompt):
 @register
 class ParityScratchpad(RunningResponse, _BitString):
     """The parity of all bits, with every running parity: ``BOS x_1 .. x_n = r_1 .. r_n EOS`` with
-    r_j = x_1 + .. + x_j mod 2; the length is n.
+    r_j = x_1 + .. + x_j mod 2. The length is n.
 
     IDs: s + 1 .. s + n for the bits, s for ``=``, s + 1 .. s + n for the prefix parities. The sources of r_j are x_j
-    and r_(j-1), of r_1 just x_1; that of EOS is ``=``, which stands where x_(n+1) would.
+    and r_(j-1), or only x_1 for r_1. That of EOS is ``=``, which is at the position after x_n.
 
     >>> print(sequence_text(ParityScratchpad().sample(Stream(seed=0), 0, 1, 4).view(0)))
     BOS/EOS [1] [0] [0] [1] [=] <1> <1> <1> <0> <BOS/EOS>
             2   3   4   5   1   2   3   4   5
 
     Attributes:
-        reverse: begin with the last bit, r_j = x_n + .. + x_(n+1-j) mod 2. IDs are then s .. s + n - 1 for the bits,
-            s + n for ``=``, and s + n - 1 down to s for the parities. The sources of r_j are x_(n+1-j) and r_(j-1).
-            The source of EOS is BOS, which stands where x_0 would.
+        reverse: whether to begin with the last bit, r_j = x_n + .. + x_(n+1-j) mod 2. IDs are then s .. s + n - 1 for
+            the bits, s + n for ``=``, and s + n - 1 down to s for the parities. The sources of r_j are x_(n+1-j) and
+            r_(j-1). The source of EOS is BOS, which is at the position before x_1.
     """
 
     reverse: bool = False
@@ -83,10 +83,10 @@ class ParityScratchpad(RunningResponse, _BitString):
 
 @register
 class ParityAnswer(OneAnswer, _BitString):
-    """The parity of all bits: ``BOS x_1 .. x_n = r EOS`` with r = x_1 + .. + x_n mod 2; the length is n.
+    """The parity of all bits: ``BOS x_1 .. x_n = r EOS`` with r = x_1 + .. + x_n mod 2. The length is n.
 
-    IDs: s for all bits, s + 1 for ``=``, s for the answer. All bits are sources of the answer, k = n; the source of
-    EOS is ``=``, which no other bit follows.
+    IDs: s for all bits, s + 1 for ``=``, s for the answer. All bits are sources of the answer, k = n. The source of
+    EOS is ``=``, after which there are no more bits.
 
     >>> print(sequence_text(ParityAnswer().sample(Stream(seed=0), 0, 1, 4).view(0)))
     BOS/EOS [1] [0] [0] [1] [=] <0> <BOS/EOS>
@@ -102,11 +102,11 @@ class ParityAnswer(OneAnswer, _BitString):
 
 @register
 class EvenPairs(OneAnswer, _BitString):
-    """Whether the pairs ``01`` and ``10`` are odd in number: ``BOS x_1 .. x_n = r EOS``; the length is n.
+    """Whether the number of pairs ``01`` and ``10`` is odd: ``BOS x_1 .. x_n = r EOS``. The length is n.
 
-    Each such pair is a change, so r = x_1 + x_n mod 2: the answer depends on the ends alone, however far apart. After
-    Deletang et al. (arXiv 2207.02098). IDs: s for all bits, s + 1 for ``=``, s for the answer. The sources of r are
-    x_1 and x_n; the source of EOS is ``=``.
+    Each such pair is a change, so r = x_1 + x_n mod 2. The answer depends only on the two ends, at any distance. This
+    follows Deletang et al. (arXiv 2207.02098). IDs: s for all bits, s + 1 for ``=``, s for the answer. The sources of
+    r are x_1 and x_n. The source of EOS is ``=``.
 
     >>> print(sequence_text(EvenPairs().sample(Stream(seed=0), 0, 1, 4).view(0)))
     BOS/EOS [1] 0 0 [1] [=] <0> <BOS/EOS>

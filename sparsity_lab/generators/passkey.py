@@ -1,6 +1,6 @@
-"""``Passkey``: repeat the digits that stand once in a long filler.
+"""``Passkey``: repeat the digits that are hidden in a long filler.
 
-After Mohtashami and Jaggi (arXiv 2305.16300); there the filler is English, here it is tokens of its own alphabet.
+This follows Mohtashami and Jaggi (arXiv 2305.16300). There, the filler is English. Here it has its own alphabet.
 """
 
 from functools import cached_property, partial
@@ -28,17 +28,17 @@ _UNIFORM = Uniform()
 
 @register
 class Passkey(Task):
-    """Digits hidden in filler: ``BOS x_1 .. x_l = d_1 .. d_m``, the x are filler, but for a block ``# d_1 .. d_m``;
-    every digit is scored.
+    """Digits hidden in filler: ``BOS x_1 .. x_l = d_1 .. d_m``. The x are filler, except for a block ``# d_1 ..
+    d_m``. Every digit is scored.
 
-    Distractors are blocks ``! e_1 .. e_m`` with digits of their own, independent of the passkey's: they have another
-    mark, so that the answer stays determined. With each block counted as one, the x are s items. The passkey's item
-    is drawn uniformly, or fixed by ``depth``. The distractors are a uniform set of the other items. T = l + m + 1:
-    the last digit is no token.
+    Distractors are blocks ``! e_1 .. e_m`` with independent digits. They have another mark, so that the answer stays
+    determined. If a block counts as one item, the x are s items. The passkey's item is drawn uniformly, or fixed by
+    ``depth``. The distractors are a uniform set of the other items. T = l + m + 1, because the last digit is not a
+    token of the sequence.
 
     Attributes:
         num_digits: m.
-        depth: place of the passkey's item, from 0 (first) to 1 (last), rounded; None draws it.
+        depth: place of the passkey's item, from 0 (first) to 1 (last), rounded. None draws it.
         distractors: number of distractors.
         filler_vocab: number of filler tokens.
     """
@@ -70,7 +70,7 @@ class Passkey(Task):
 
     @property
     def _mark(self) -> int:
-        """The token ``#``; then come the distractors' ``!``, ``=`` and BOS."""
+        """The token ``#``. The tokens after it are the distractors' ``!``, ``=`` and BOS."""
         return _DIGITS + self.filler_vocab
 
     @cached_property
@@ -143,7 +143,7 @@ class Passkey(Task):
         )
 
     def _mark_pmf(self, length: int) -> Floats:
-        """(2, T): probability that the passkey's mark, or one of the distractors', stands at position t."""
+        """(2, T): probability that the passkey's mark, or a distractor's mark, is at position t."""
         from scipy.stats import hypergeom  # noqa: PLC0415
 
         s, m, decoys = self._items(length), self.num_digits, self.distractors
@@ -151,7 +151,7 @@ class Passkey(Task):
         pmf = np.zeros((2, self.sequence_length(length)))
         item = np.arange(s)
         for earlier in range(decoys + 1):
-            # Of the s - 1 other items, so many before the passkey's are distractors.
+            # The number of distractors among the items before the passkey's.
             pmf[0, 1 + item + m * earlier] += own * hypergeom.pmf(earlier, s - 1, item, decoys)
         for key in np.flatnonzero(own) if decoys else ():
             other = np.delete(item, key)

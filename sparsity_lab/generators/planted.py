@@ -1,8 +1,8 @@
-"""``Planted``: k-sparse planted correlations with a dial for locality.
+"""``Planted``: k-sparse planted correlations with controllable locality.
 
-The distribution of Golowich et al. (arXiv 2502.16792), as re-created by this lab. At length l, a locality law draws a
-position set S. The k values come from the planted alphabet, and everything else from the background. The label is a
-fixed rule of the planted values. Only the law of S depends on l.
+This is the distribution of Golowich et al. (arXiv 2502.16792), as re-created by this lab. At length l, a locality law
+draws a set S of positions. The k values there come from the planted alphabet, and all other tokens from the
+background. The label is a fixed rule of the planted values. Only the law of S depends on l.
 """
 
 from functools import cached_property, lru_cache, partial
@@ -29,7 +29,7 @@ from sparsity_lab.generators.task import NotComputable, Step, Task, Truth
 from sparsity_lab.settings import SettingError, register
 
 _MOST_ENTRIES = 2**28
-"""Of a table of a law: two GiB."""
+"""The most entries of a law's table: two GiB."""
 
 
 @register
@@ -40,16 +40,17 @@ class Planted(Task):
         k: number of planted tokens.
         locality: law of their places.
         rule: the label as a function of the planted values, in order of place.
-        marking: how the model can identify them. ``"token"``: they have their own alphabet. ``"position"``: one
-            alphabet; the set is drawn once and stays the same at every length, as distances from the query or
-            positions from the start. ``"cue"``: one alphabet; a cue token precedes each of them.
-        vocab_size: V, special tokens included.
+        marking: how the model can identify them. ``"token"``: they have their own alphabet. ``"position"``: all
+            tokens share one alphabet, and the set is drawn once. At every length it has the same distances from the
+            query, or the same positions from the start. ``"cue"``: all tokens share one alphabet, and a cue token
+            precedes each planted one.
+        vocab_size: V, including special tokens.
         planted_vocab: q, size of the planted alphabet, tokens 0 .. q - 1.
         noise: probability that the label is replaced by a uniform other label.
-        position_seed: seed of the set drawn once for ``marking="position"``.
+        position_seed: seed of the set for ``marking="position"``.
         reference_length: length at which that set is drawn.
-        coupled: give position IDs: the j-th planted token j, the query k + 1, all else 0. This also reveals the
-            set, so a control with shuffled IDs belongs with it.
+        coupled: give position IDs: j for the j-th planted token, k + 1 for the query, 0 for all other tokens. This
+            also reveals the set, so compare with a control that has shuffled IDs.
     """
 
     extra_positions: ClassVar[int] = EXTRA_POSITIONS
@@ -175,7 +176,8 @@ class Planted(Task):
 
     @cached_property
     def _fixed_set(self) -> Ints:
-        """The set drawn once: ascending places from the start, or descending distances from the query."""
+        """The set for ``marking="position"``: ascending places from the start, or descending distances from the
+        query."""
         words = Stream(seed=self.position_seed, name="planted set").words(
             "positions", self.reference_length, 0, 1, self.k
         )
@@ -215,7 +217,7 @@ class Planted(Task):
         words = stream.words("positions", length, start, count, self.k)
         if self.marking == "token":
             return self.locality.draw(words, length)
-        # Slot s_j of l - k holds cue and token; the j - 1 slots before it took one position more than they count.
+        # Slot s_j of l - k holds a cue and a token. Each of the j - 1 slots before it takes two positions.
         return self.locality.draw(words, length - self.k) + np.arange(1, self.k + 1)
 
     def truth(self, length: int) -> Truth:
@@ -336,7 +338,7 @@ class Planted(Task):
             return torch.from_numpy(likelihood)
         marked = tokens < self.planted_vocab if self.marking == "token" else tokens == self.cue
         others = length - k * (2 if self.marking == "cue" else 1)
-        # What is no mark is of the background, or, after a cue, of the same alphabet.
+        # Tokens other than marks come from the background, or, after a cue, from the same alphabet.
         plain = (tokens >= low) & (tokens < low + size)
         fitting = framed & (marked[:, 1:-1].sum(axis=1) == k) & (plain[:, 1:-1].sum(axis=1) == length - k)
         places = marked[fitting].nonzero()[1].reshape(-1, k) + (self.marking == "cue")

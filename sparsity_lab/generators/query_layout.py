@@ -1,6 +1,6 @@
-"""The layout ``BOS x_1 .. x_l =`` with the first target at the query ``=``: what the tasks that use it share.
+"""Shared parts of tasks with the layout ``BOS x_1 .. x_l =`` and the first target at the query ``=``.
 
-x_i stands at position i of the sequence, BOS at 0, the query at l + 1. An answer of several tokens follows the query.
+BOS is at position 0, x_i at position i, the query at l + 1. An answer of several tokens follows the query.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from sparsity_lab.generators.batch import IGNORE, Batch, Vocabulary
 from sparsity_lab.generators.stream import Ints, Stream, bounded, open_unit
 
 EXTRA_POSITIONS = 2  # BOS and the query
-_TOKENS_PER_CHUNK = 1 << 15  # words, products and tokens of one chunk fit the second-level cache together
+_TOKENS_PER_CHUNK = 1 << 15  # the words, products and tokens of one chunk fit into the second-level cache
 
 
 def rows_of_chunks(start: int, count: int, length: int) -> Iterator[tuple[slice, int]]:
@@ -83,8 +83,9 @@ def query_batch(
     Args:
         tokens: (B, T).
         labels: (B,) target tokens.
-        sources: makes the (B, k) ascending source positions, padded with -1; no lambda, see ``Batch``.
-        coupled: k, to give the j-th source ID j and the query k + 1; 0 gives no IDs.
+        sources: a function that makes the (B, k) ascending source positions, padded with -1; not a lambda, see
+            ``Batch``.
+        coupled: k, to give the j-th source ID j and the query k + 1. 0 gives no IDs.
     """
     count, T = tokens.shape
     targets = np.full((count, T), IGNORE, dtype=np.int64)
@@ -106,7 +107,7 @@ def query_batch(
 
 
 def recited_batch(vocabulary: Vocabulary, tokens: Ints, answers: Ints, places: Callable[[], Ints]) -> Batch:
-    """The batch whose m answers, from the query on, each repeat a token of the prompt.
+    """The batch whose m answers, starting at the query, each repeat a token of the prompt.
 
     >>> from functools import partial
     >>> vocabulary = Vocabulary(names=("a", "b", "="), roles=("data", "data", "query"))
@@ -118,8 +119,8 @@ def recited_batch(vocabulary: Vocabulary, tokens: Ints, answers: Ints, places: C
     Args:
         tokens: (B, T) with the prompt filled in; the m - 1 positions after the query are filled here.
         answers: (B, m).
-        places: makes the (B, m) positions that are repeated, or (B, m, K) the ascending sources of each answer; no
-            lambda, see ``Batch``.
+        places: a function that makes the (B, m) repeated positions, or the (B, m, K) ascending sources of each
+            answer; not a lambda, see ``Batch``.
     """
     count, T = tokens.shape
     m = answers.shape[1]
@@ -144,7 +145,7 @@ def _at_the_query(sources: Callable[[], Ints], T: int) -> Int64[Tensor, "B T K"]
 
 
 def _from_the_query_on(places: Callable[[], Ints], T: int) -> Int64[Tensor, "B T K"]:
-    """The sources of each of the m last targets, from (B, m) or (B, m, K)."""
+    """The sources of each of the last m targets, from (B, m) or (B, m, K)."""
     each = places()
     each = each[:, :, None] if each.ndim == 2 else each
     spread = np.full((len(each), T, each.shape[2]), -1, dtype=np.int64)
