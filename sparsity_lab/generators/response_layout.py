@@ -1,8 +1,8 @@
-"""The layout ``BOS prompt = response EOS``: what the tasks that answer with several tokens share.
+"""Shared parts of tasks with the layout ``BOS prompt = response EOS``, which answer with several tokens.
 
 BOS and EOS are one token, as in the position-coupling work (arXiv 2405.20671). The response is a function of the
-prompt. Scored are its tokens and EOS, each at the position before it: the first at ``=``, EOS at the response's last.
-EOS has for its source the symbol that ends what the response was made of.
+prompt. Its tokens and EOS are scored, each at the position before it: the first at ``=``, EOS at the last token of
+the response. The source of EOS is the symbol that ends the part of the prompt that the response is made of.
 
 Shapes: B batch, T sequence positions, P prompt tokens, R response tokens, C kinds of position ID, K sources.
 """
@@ -29,8 +29,7 @@ END = "BOS/EOS"
 
 
 def prompt_vocabulary(names: Iterable[str], *roles: str) -> Vocabulary:
-    """The tokens of prompt and response, then ``=`` and the token at the ends. Roles that are not given are
-    ``"data"``."""
+    """The tokens of prompt and response, then ``=`` and the token at the ends. The default role is ``"data"``."""
     names = tuple(names)
     roles += ("data",) * (len(names) - len(roles))
     return Vocabulary(names=(*names, "=", END), roles=(*roles, "query", "special"))
@@ -39,7 +38,7 @@ def prompt_vocabulary(names: Iterable[str], *roles: str) -> Vocabulary:
 class ResponseTask(Task):
     """Base of the tasks with the layout ``BOS prompt = response EOS``.
 
-    A subclass draws prompts and says what they are answered with; sources and position IDs follow from the tokens.
+    A subclass draws prompts and computes responses. Sources and position IDs follow from the tokens.
 
     >>> isinstance(Addition(), ResponseTask)
     True
@@ -62,11 +61,11 @@ class ResponseTask(Task):
 
     @abstractmethod
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
-        """The responses to prompts of this length."""
+        """The responses to the given prompts."""
 
     @abstractmethod
     def are_prompts(self, prompts: Int64[np.ndarray, "B P"], length: int) -> bool:
-        """Whether all of these can be drawn at this length."""
+        """Whether all of these prompts can be drawn at this length."""
 
     @abstractmethod
     def find_position_ids(self, tokens: Int64[np.ndarray, "B T"], length: int) -> Int64[np.ndarray, "... C T"]:
@@ -137,7 +136,7 @@ class ResponseTask(Task):
         )
 
     def _sources(self, stream: Stream, start: int, count: int, length: int) -> Int64[Tensor, "B T K"]:
-        # From the tokens, drawn again: they would travel twice if the batch kept them for this.
+        # Draw the tokens again. If the batch kept a copy, they would be sent between processes twice.
         tokens = self.sample(stream, start, count, length).tokens.numpy()
         sources = self.find_sources(tokens, length)
         spread = np.full((*tokens.shape, sources.shape[-1]), -1, dtype=np.int64)
@@ -183,7 +182,7 @@ class ResponseTask(Task):
         return np.concatenate(parts)
 
     def _always(self, token: int) -> Floats:
-        """(1, V), all on one token."""
+        """(1, V): all probability on one token."""
         return np.eye(self.vocabulary.size)[[token]]
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
@@ -222,20 +221,20 @@ class FixedFormat(ResponseTask):
     """A task whose IDs and sources are the same in all sequences of a length."""
 
     def coupled_ids(self, length: int, start: int = 1) -> Int64[np.ndarray, "C T"]:
-        """The coupled position IDs of every sequence, 0 for EOS, and for BOS where the task does not say otherwise.
+        """The coupled position IDs of every sequence. EOS has 0, and so has BOS unless the task gives it another ID.
 
         Args:
-            start: s in the published rules, the same for all kinds. Sequences are made with 1, as at evaluation.
+            start: s in the published rules, the same for all kinds. Sequences have start 1, as in evaluation.
 
         Raises:
-            SettingError: no such length, or a start below 1.
+            SettingError: the length does not exist, or the start is below 1.
         """
         self.check_length(length)
         return np.array(self.ids_from(whole("start", start, 1), length), dtype=np.int64)
 
     @abstractmethod
     def ids_from(self, start: int, length: int) -> list[list[int]]:
-        """C lists of T position IDs, by the rule as published."""
+        """C lists of T position IDs, by the published rule."""
 
     @abstractmethod
     def slot_sources(self, length: int) -> list[list[int]]:
@@ -258,10 +257,10 @@ class FixedFormat(ResponseTask):
 
 
 class RunningResponse(FixedFormat):
-    """``BOS x_1 .. x_n = r_1 .. r_n EOS``, where r_j depends on x_j and r_(j-1), and r_1 on x_1 alone.
+    """``BOS x_1 .. x_n = r_1 .. r_n EOS``, where r_j depends on x_j and r_(j-1), and r_1 only on x_1.
 
-    IDs: s + 1 .. s + n for the x, s for ``=``, s + 1 .. s + n for the r. The source of EOS is ``=``, which stands
-    where x_(n+1) would.
+    IDs: s + 1 .. s + n for the x, s for ``=``, s + 1 .. s + n for the r. The source of EOS is ``=``, which is at the
+    position after x_n.
     """
 
     def response_length(self, length: int) -> int:
@@ -285,7 +284,7 @@ class RunningResponse(FixedFormat):
 class EachOfAll(FixedFormat):
     """``BOS x_1 .. x_n = r_1 .. r_n EOS``, where each r depends on all x.
 
-    IDs: s for all x and ``=``, s + j for r_j. All x are sources of each r; the source of EOS is ``=``.
+    IDs: s for all x and ``=``, s + j for r_j. All x are sources of each r. The source of EOS is ``=``.
     """
 
     def prompt_length(self, length: int) -> int:
@@ -305,7 +304,7 @@ class EachOfAll(FixedFormat):
 
     @abstractmethod
     def answers(self, prompt: tuple[int, ...]) -> Sequence[int]:
-        """The response to one prompt, by the definition; written apart from ``respond``, for the certificate."""
+        """The response to one prompt, by definition. Written independently of ``respond``, for the certificate."""
 
     def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
         equals = tokens.index(self.equals)
@@ -333,7 +332,7 @@ class OneAnswer(FixedFormat):
 
     @abstractmethod
     def answer(self, prompt: tuple[int, ...]) -> int:
-        """The answer to one prompt, by the definition; written apart from ``respond``, for the certificate."""
+        """The answer to one prompt, by definition. Written independently of ``respond``, for the certificate."""
 
     def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]]:
         return [[{self.equals: 2, self.end: 0}.get(token, 1) for token in tokens]]

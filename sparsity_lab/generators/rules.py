@@ -1,6 +1,6 @@
 """Planted rules: the label as a function of the k planted values, the same at every length.
 
-Ints are 0 .. q - 1 where q is the size of the planted alphabet, independent and uniform. Labels are 0 .. m - 1.
+Values are independent and uniform on 0 .. q - 1, where q is the size of the planted alphabet. Labels are 0 .. m - 1.
 """
 
 from abc import abstractmethod
@@ -18,7 +18,8 @@ class Rule(Setting, family="rule"):
     largest = LARGEST_SIZE
 
     def check_use(self, k: int, planted_vocab: int) -> None:
-        """Raise ``SettingError`` (paths from the task) if the rule cannot take k values of this alphabet."""
+        """Raise ``SettingError`` (with paths relative to the task) if the rule cannot take k values of this
+        alphabet."""
 
     @abstractmethod
     def num_labels(self, planted_vocab: int) -> int:
@@ -30,7 +31,7 @@ class Rule(Setting, family="rule"):
 
     @abstractmethod
     def define(self, values: tuple[int, ...], planted_vocab: int) -> int:
-        """The label of one tuple, written as the definition reads; the certificate holds ``apply`` against it."""
+        """The label of one tuple, written like the definition. The certificate compares ``apply`` with it."""
 
     @abstractmethod
     def joint(self, k: int, planted_vocab: int) -> Floats:
@@ -58,14 +59,14 @@ class _ResidueRule(Rule):
         single = np.bincount(np.arange(planted_vocab) % m, minlength=m) / planted_vocab
         others = np.zeros(m)
         others[0] = 1.0
-        for _ in range(k - 1):  # circular convolution: the residue of one value more
+        for _ in range(k - 1):  # circular convolution: add the residue of one more value
             others = np.array([np.dot(others, single[(y - np.arange(m)) % m]) for y in range(m)])
         value, label = np.arange(planted_vocab)[:, None], np.arange(m)[None, :]
         one = others[(label - value) % m] / planted_vocab
         return np.broadcast_to(one, (k, planted_vocab, m)).copy()
 
     def label_free_subsets(self, k: int, planted_vocab: int) -> bool:
-        # One missing value whose residue is uniform makes the sum uniform.
+        # If the residue of one missing value is uniform, the sum is uniform.
         return planted_vocab % self.modulus() == 0
 
 
@@ -138,14 +139,14 @@ class Majority(Rule):
     def joint(self, k: int, planted_vocab: int) -> Floats:
         from scipy.stats import binom  # noqa: PLC0415
 
-        # The label is 1 iff the other k - 1 bits hold more than k / 2 - value ones.
+        # The label is 1 if and only if the other k - 1 bits have more than k / 2 - value ones.
         ones = np.array([binom.sf(k // 2 - value, k - 1, 0.5) for value in (0, 1)]) / 2
         return np.broadcast_to(np.stack([0.5 - ones, ones], axis=1), (k, 2, 2)).copy()
 
 
 @register
 class First(Rule):
-    """The first planted value: the others are decoys, so one dependency suffices.
+    """The first planted value. The others are decoys, so one dependency is enough.
 
     >>> First().apply(np.array([[1, 0], [0, 1]]), 2).tolist()
     [1, 0]
@@ -170,7 +171,7 @@ class First(Rule):
 class Lookup(Rule):
     """A random table of labels, fixed by ``seed``: q^k entries, uniform on 0 .. q - 1.
 
-    The entry of values z_1 .. z_k has index sum_j z_j q^(k - j). Tables above 2^20 entries are refused.
+    The entry of values z_1 .. z_k has index sum_j z_j q^(k - j). A table may have at most 2^20 entries.
 
     Attributes:
         seed: of the table.

@@ -1,6 +1,7 @@
-"""``SelectiveCopy``: recite the few data tokens that lie among noise.
+"""``SelectiveCopy``: repeat the few data tokens that are scattered among noise.
 
-A standard probe of sequence models (Gu and Dao, arXiv 2312.00752); the token layout and the dials are this lab's.
+This is a standard probe of sequence models (Gu and Dao, arXiv 2312.00752). The token layout and the parameters are
+this lab's.
 """
 
 from functools import cached_property, partial
@@ -25,16 +26,16 @@ from sparsity_lab.settings import SettingError, register
 
 @register
 class SelectiveCopy(Task):
-    """The data tokens among filler, in their order: ``BOS x_1 .. x_l = y_1 .. y_m``, y are the m data tokens among
-    the x; every y is scored.
+    """The data tokens among noise, in order: ``BOS x_1 .. x_l = y_1 .. y_m``, where the y are the m data tokens among
+    the x. Every y is scored.
 
-    T = l + m + 1: the last answer is no token.
+    T = l + m + 1, because the last answer is not a token of the sequence.
 
     Attributes:
         num_tokens: m.
         locality: law of their places among the l.
         data_vocab: number of data tokens, 0 .. data_vocab - 1.
-        noise_vocab: number of noise tokens; with one, noise is blank.
+        noise_vocab: number of noise tokens. With one, all noise is the same blank.
     """
 
     num_tokens: int = 4

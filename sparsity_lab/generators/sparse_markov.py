@@ -1,17 +1,17 @@
 """``SparseMarkov``: dense next-token prediction where every token is a noisy sum of k earlier ones.
 
-This lab's own definition. With L the largest lag, the first L tokens are independent and uniform, and then
+The definition is this lab's. Let L be the largest lag. The first L tokens are independent and uniform, and then
 
     x_i = x_{i - lag_1} + .. + x_{i - lag_k} + e_i  (mod V),
 
-where e_i is 0 with probability 1 - noise and else uniform on 1 .. V - 1. The map from (e_i, the last L tokens) to the
-next L tokens is a bijection, as x_{i - L} enters with coefficient one. So any L consecutive tokens are uniform on
-V^L, and no context shorter than L helps. The optimal loss is exactly log V for the first L tokens, and the entropy of
-the noise,
+where e_i is 0 with probability 1 - noise, and otherwise uniform on 1 .. V - 1. The map from (e_i, the last L tokens)
+to the next L tokens is a bijection, because x_{i - L} has coefficient one. So any L consecutive tokens are uniform on
+V^L, and no context shorter than L helps. The optimal loss is exactly log V for the first L tokens. For all others it
+is the entropy of the noise,
 
     h = -(1 - noise) log(1 - noise) - noise log(noise / (V - 1)),
 
-for all others: the floor of the curve of loss by position, and the entropy rate.
+which is the floor of the loss by position, and the entropy rate.
 """
 
 from functools import cached_property, partial
@@ -34,16 +34,16 @@ Words = NDArray[np.uint32]
 
 @register
 class SparseMarkov(Task):
-    """Sequences in which a token depends on a few earlier ones: ``x_0 .. x_{l-1}`` with every next token scored, x_l
-    included; T = l.
+    """Sequences in which each token depends on a few earlier ones: ``x_0 .. x_{l-1}``, with every next token scored,
+    including x_l. T = l.
 
     Attributes:
         k: number of lags.
-        locality: law of the set of lags; its distance is the lag.
-        max_lag: lags are drawn among 1 .. max_lag.
+        locality: law of the set of lags, as a law of distances.
+        max_lag: lags are drawn from 1 .. max_lag.
         vocab_size: V.
         noise: probability that a token is not the sum.
-        lag_seed: seed of the lags, which are drawn once and do not depend on the stream.
+        lag_seed: seed of the lags. They are drawn once and do not depend on the stream.
     """
 
     k: int = 2
@@ -87,7 +87,7 @@ class SparseMarkov(Task):
 
     @property
     def entropy_rate(self) -> float:
-        """h, nats a token."""
+        """h, in nats per token."""
         from scipy.special import xlogy  # noqa: PLC0415
 
         others = self.vocab_size - 1
@@ -128,11 +128,11 @@ class SparseMarkov(Task):
         noise = x[longest:]
         noise[:] = 0
         later = np.ascontiguousarray(halves[:, longest:].T)
-        # One word says whether there is noise, and in its range below the threshold, which.
+        # One word decides whether there is noise. Its value below the threshold decides which.
         threshold = round(self.noise * 2**32)
         noisy = np.nonzero(later < threshold)
         noise[noisy] = 1 + later[noisy].astype(np.uint64) * np.uint64(V - 1) // np.uint64(max(1, threshold))
-        # As many steps at a time as the shortest lag allows.
+        # Compute as many steps at once as the shortest lag allows.
         for i in range(longest, length + 1, shortest):
             end = min(i + shortest, length + 1)
             block = x[i:end]
@@ -168,7 +168,7 @@ class SparseMarkov(Task):
         return {"values": Draw(drawn[:, :longest]), "noise": Draw(noise)}
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
-        # Targets without all their lags stand first; of the others, columns of what each lag reads.
+        # The first targets lack some of their lags. The others have one column for each lag.
         longest = self.lags[-1]
         free = min(longest - 1, len(tokens))
         read = [slice(longest - lag, len(tokens) + 1 - lag) for lag in self.lags[::-1]]

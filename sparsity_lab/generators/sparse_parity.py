@@ -1,7 +1,7 @@
-"""``SparseParity``: parity of the planted bits, with the number of planted bits mixed from sequence to sequence.
+"""``SparseParity``: parity of the planted bits. The number of planted bits varies between sequences.
 
-The task family D^sp(l, k) of Golowich et al. (arXiv 2502.16792); the token layout is this lab's. Mixing small k in
-training is also a curriculum: parity of many bits alone may never leave chance.
+This is the task family D^sp(l, k) of Golowich et al. (arXiv 2502.16792). The token layout is this lab's. Training on
+small k as well is also a curriculum: with many bits only, training may never leave chance.
 """
 
 from dataclasses import dataclass
@@ -34,9 +34,9 @@ _UNIFORM = Uniform()
 class SparseParity(Task):
     """The parity of planted bits, for several k: last-token prediction on ``BOS x_1 .. x_l =``.
 
-    Tokens 0 and 1 are planted bits, 2 and 3 distractor bits, so no position is needed to tell them apart. Each
-    sequence has its own number of planted bits, uniform on ``min_k .. max_k``, at a uniformly drawn set of places.
-    For an evaluation at one k, set both to it.
+    Tokens 0 and 1 are planted bits, and 2 and 3 are distractor bits, so a model can distinguish them without
+    positions. Each sequence has its own number of planted bits, uniform on ``min_k .. max_k``, at a uniform set of
+    places. To evaluate at one k, set both to it.
 
     Attributes:
         min_k, max_k: the smallest and the largest number of planted bits.
@@ -115,7 +115,7 @@ class SparseParity(Task):
         joint = np.zeros((length + EXTRA_POSITIONS, _VOCAB, 2))
         ks = np.arange(self.min_k, self.max_k + 1)
         planted = ks / length  # a place is one of k in l
-        # A planted bit tells the label only where it is the only one.
+        # A planted bit determines the label only if it is the only one.
         alone = np.mean(np.where(ks == 1, planted, 0.0))
         shared = planted.mean() - alone
         joint[1:-1, :2] = shared / 4 + alone / 2 * np.eye(2)

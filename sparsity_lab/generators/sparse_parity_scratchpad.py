@@ -1,8 +1,8 @@
-"""``SparseParityScratchpad``: running parity of the planted bits alone, with position IDs that depend on the input.
+"""``SparseParityScratchpad``: running parity of the planted bits, with position IDs that depend on the input.
 
 The position of the next planted bit depends on the tokens. So coupled IDs are not a function of position, and a model
-that extrapolates must predict them (predictive position coupling, Golowich et al., arXiv 2502.16792). The token
-layout and the IDs are this lab's.
+must predict them to extrapolate (predictive position coupling, Golowich et al., arXiv 2502.16792). The token layout
+and the IDs are this lab's.
 """
 
 from functools import cached_property
@@ -26,12 +26,12 @@ _UNIFORM = Uniform()
 
 @register
 class SparseParityScratchpad(ResponseTask):
-    """The running parities of planted bits: ``BOS x_1 .. x_l = r_1 .. r_m EOS``, r_j is the parity of the first j of
-    m; the length is l.
+    """The running parities of planted bits: ``BOS x_1 .. x_l = r_1 .. r_m EOS``, where r_j is the parity of the
+    first j of m. The length is l.
 
-    Tokens 0 and 1 are planted bits, 2 and 3 distractor bits; the planted places s_1 < .. < s_m are a uniform set. The
-    sources of r_j are the j-th planted bit and r_(j-1), of r_1 just the bit; that of EOS is ``=``, where the search
-    for another planted bit ends. IDs: x_i has i + 1.
+    Tokens 0 and 1 are planted bits, and 2 and 3 are distractor bits. The planted places s_1 < .. < s_m are a uniform
+    set. The sources of r_j are the j-th planted bit and r_(j-1), or only the bit for r_1. The source of EOS is ``=``,
+    where the search for another planted bit ends. IDs: x_i has i + 1.
 
     >>> task = SparseParityScratchpad(k=2)
     >>> print(sequence_text(task.sample(Stream(seed=0), 0, 1, 4).view(0)))
@@ -39,14 +39,14 @@ class SparseParityScratchpad(ResponseTask):
             2   3 4 5   2   5   6
 
     Attributes:
-        density: share of the bits that are planted, m = density l to the nearest whole number, at least 1. The gaps
-            between planted bits keep their law when l grows, and m grows.
-        k: number of planted bits at every length, in place of a density; then the gaps grow with l. None: by density.
-        look_ahead: give each token the ID of what the next one needs: ``=`` has s_1 + 1, r_j has s_(j+1) + 1, and
-            r_m, after which nothing is left, l + 2. Otherwise r_j has the ID of the bit that it adds, s_j + 1, and
-            ``=`` has 1.
-        end_ids: give BOS l + 2, the ID behind the last bit. The search for the next planted bit then finds something
-            at the end too, where otherwise it has to notice that there is nothing.
+        density: share of planted bits, m = density * l, rounded, at least 1. When l grows, m grows and the gaps
+            between planted bits keep their law.
+        k: number of planted bits at every length, instead of a density. Then the gaps grow with l. None: by density.
+        look_ahead: give each token the ID of the bit that the next token needs. ``=`` has s_1 + 1, r_j has s_(j+1) +
+            1, and r_m has l + 2, because no bit is left. Otherwise r_j has the ID of the bit that it adds, s_j + 1,
+            and ``=`` has 1.
+        end_ids: give BOS the ID after the last bit, l + 2. Then a search for the next planted bit succeeds at the end
+            too. Otherwise the model has to notice that no bit is left.
     """
 
     label_free_subsets: ClassVar[bool | None] = True

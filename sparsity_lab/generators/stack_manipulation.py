@@ -1,6 +1,6 @@
 """``StackManipulation``: a stack after pushes and pops, top first.
 
-After Deletang et al. (arXiv 2207.02098); the layout and the position IDs are this lab's.
+This follows Deletang et al. (arXiv 2207.02098). The layout and the position IDs are this lab's.
 """
 
 from functools import cached_property, lru_cache
@@ -15,18 +15,18 @@ from sparsity_lab.generators.task import Draw
 from sparsity_lab.settings import SettingError, register
 
 _POP, _EMPTY = 2, 5
-_LONGEST = 1000  # the law of the height takes its square
+_LONGEST = 1000  # the law of the height takes quadratic time
 
 
 @register
 class StackManipulation(EachOfAll):
-    """A stack and what is done to it: ``BOS x_1 .. x_n = r_1 .. r_n EOS``; the length is n.
+    """A stack and a list of operations on it: ``BOS x_1 .. x_n = r_1 .. r_n EOS``. The length is n.
 
     The first m tokens are the bits of a stack, bottom first, with m uniform on 1 .. n - 1. The others are ``pop``,
-    ``push0`` and ``push1``, each equally likely; a pop of an empty stack does nothing. r_1 is the bit on top of the
-    final stack, r_2 the one below it, and so on; ``.`` stands for what is not there.
+    ``push0`` and ``push1``, each equally likely. A pop of an empty stack does nothing. r_1 is the bit on top of the
+    final stack, r_2 the one below it, and so on. Below the bottom, r is ``.``.
 
-    IDs: s for all x and ``=``, s + j for r_j. All x are sources of each r; the source of EOS is ``=``.
+    IDs: s for all x and ``=``, s + j for r_j. All x are sources of each r. The source of EOS is ``=``.
 
     >>> print(sequence_text(StackManipulation().sample(Stream(seed=0), 0, 1, 4).view(0)))
     BOS/EOS [0] [1] [1] [pop] [=] <1> <0> <.> <.> <BOS/EOS>
@@ -53,7 +53,7 @@ class StackManipulation(EachOfAll):
 
     def respond(self, prompts: Int64[np.ndarray, "B P"], length: int) -> Int64[np.ndarray, "B R"]:
         rows, height = np.arange(len(prompts)), np.zeros(len(prompts), dtype=np.int64)
-        # A bit of the first stack is pushed; what lies above the top counts for nothing.
+        # The bits of the initial stack are pushed. Values above the top are ignored.
         stack = np.empty((length + 1, len(prompts)), dtype=np.int64)
         pushed, change = prompts.T % 3, np.where(prompts.T == _POP, -1, 1)
         for bits, up in zip(pushed, change, strict=True):
@@ -74,7 +74,7 @@ class StackManipulation(EachOfAll):
         return bit * [1 / 2, 1 / 2, 0, 0, 0, 0, 0, 0] + (1 - bit) * [0, 0, 1 / 3, 1 / 3, 1 / 3, 0, 0, 0]
 
     def response_marginals(self, length: int) -> Float[np.ndarray, "R V"]:
-        # Whatever the height, all bits are fair.
+        # All bits are fair at any height.
         there = _heights(length)[::-1].cumsum()[-2::-1, None]
         return np.asarray(there * [1 / 2, 1 / 2, 0, 0, 0, 0, 0, 0] + (1 - there) * np.eye(8)[_EMPTY])
 
@@ -98,7 +98,7 @@ def _heights(length: int) -> Floats:
         moved[1:] += law[:-1] * 2 / 3
         moved[:-1] += law[1:] / 3
         moved[0] += law[0] / 3
-        # Stacks of t bits, on which nothing was done yet.
+        # Initial stacks of t bits.
         law = moved
         law[t] += (t < length) / (length - 1)
     return law

@@ -1,10 +1,10 @@
 """State tracking: the product of a word in a group, and the state of an automaton after a word.
 
-``WordProblem`` multiplies elements of a permutation group, ``RandomAutomaton`` runs a random machine. With all states
-written out each target depends on two tokens. The last state alone depends on all of the word.
+``WordProblem`` multiplies elements of a permutation group. ``RandomAutomaton`` runs a random automaton. If all states
+are written out, each target depends on two tokens. The last state alone depends on the whole word.
 
 Word problems of groups are the standard probe of state tracking (Liu et al., arXiv 2210.10749; Merrill et al., arXiv
-2404.08819). The layout, the dials and the position IDs are this lab's.
+2404.08819). The layout, the parameters and the position IDs are this lab's.
 """
 
 from abc import abstractmethod
@@ -38,17 +38,17 @@ class Group(Setting, family="group"):
 
     @abstractmethod
     def generating_set(self) -> tuple[Permutation, ...]:
-        """Permutations of 0 .. n - 1 in one-line notation, all different; their products are the group."""
+        """Different permutations of 0 .. n - 1 in one-line notation, whose products are the group."""
 
     def name(self, element: Permutation) -> str:
-        """An element for people: the images of 1, 2, .., in one-line notation."""
+        """A readable form of an element: the images of 1, 2, .., in one-line notation."""
         return ("" if len(element) < 10 else ".").join(str(i + 1) for i in element)
 
     def elements(self) -> tuple[Permutation, ...]:
         """All elements, the generators first.
 
         Raises:
-            SettingError: there are more than 1000.
+            SettingError: there are more than 1000 elements.
 
         >>> from sparsity_lab.generators import Cyclic
         >>> Cyclic(n=3).elements()
@@ -77,7 +77,7 @@ class Cyclic(Group):
         return (tuple((i + 1) % self.n for i in range(self.n)),)
 
     def name(self, element: Permutation) -> str:
-        """By how many points it rotates."""
+        """The number of points by which it rotates."""
         return str(element[0])
 
 
@@ -124,7 +124,7 @@ class Alternating(Group):
 
 @register
 class Generated(Group):
-    """The group that permutations of your own generate.
+    """The group that your own permutations generate.
 
     >>> Generated(generators=((2, 1, 3), (2, 3, 1)))
     Generated(generators=((2, 1, 3), (2, 3, 1)))
@@ -168,7 +168,7 @@ class _StateTracking(RunningResponse, OneAnswer, UniformPrompt):
     @property
     @abstractmethod
     def first_state_token(self) -> int:
-        """The token of state 0; those of the others follow."""
+        """The token of state 0. The tokens of the other states follow."""
 
     @property
     def num_inputs(self) -> int:
@@ -205,7 +205,7 @@ class _StateTracking(RunningResponse, OneAnswer, UniformPrompt):
 
     @abstractmethod
     def take_steps(self, word: tuple[int, ...]) -> list[int]:
-        """The states after each input, by the definition."""
+        """The states after each input, by definition."""
 
     def _answers(self, word: tuple[int, ...]) -> list[int]:
         if not all(0 <= letter < self.num_inputs for letter in word):
@@ -228,14 +228,14 @@ class _StateTracking(RunningResponse, OneAnswer, UniformPrompt):
 
 @register
 class WordProblem(_StateTracking):
-    """Products in a group, one factor after the other: ``BOS x_1 .. x_n = q_1 .. q_n EOS`` with q_j = x_1 x_2 .. x_j;
-    the length is n.
+    """Products in a group, one factor after the other: ``BOS x_1 .. x_n = q_1 .. q_n EOS`` with q_j = x_1 x_2 .. x_j.
+    The length is n.
 
     A product xy of permutations takes i to y(x(i)): x acts first.
 
     IDs: s + 1 .. s + n for the word, s for ``=``, s + 1 .. s + n for the products. The sources of q_j are x_j and
-    q_(j-1), of q_1 just x_1; that of EOS is ``=``. Without a scratchpad all x have ID s, ``=`` has s + 1 and q_n has
-    s, and all x are its sources.
+    q_(j-1), or only x_1 for q_1. That of EOS is ``=``. Without a scratchpad, all x have ID s, ``=`` has s + 1, and
+    q_n has s with all x as its sources.
 
     >>> task = WordProblem(group=Cyclic(n=3))
     >>> print(sequence_text(task.sample(Stream(seed=0), 0, 1, 3).view(0)))
@@ -244,8 +244,8 @@ class WordProblem(_StateTracking):
 
     Attributes:
         group: Cyclic, Symmetric, Alternating or Generated.
-        letters: the x are drawn uniformly from all ``"elements"``, or from the ``"generators"`` alone.
-        scratchpad: False for the last product alone, the negative control.
+        letters: the x are drawn uniformly from all ``"elements"``, or only from the ``"generators"``.
+        scratchpad: False gives only the last product, the negative control.
     """
 
     group: Group = Symmetric()
@@ -283,7 +283,7 @@ class WordProblem(_StateTracking):
         return 0
 
     def truth(self, length: int) -> Truth:
-        # A uniform factor makes the product uniform, whatever the others are.
+        # A uniform factor makes the product uniform for any other factors.
         uniform = True if self.letters == "elements" else None
         return self.truth_with(length, label_free_subsets=uniform, label_free_bystanders=uniform)
 
@@ -298,18 +298,18 @@ class WordProblem(_StateTracking):
 
 @register
 class RandomAutomaton(_StateTracking):
-    """The states of a random automaton that reads x: ``BOS x_1 .. x_n = q_1 .. q_n EOS``; the length is n.
+    """The states of a random automaton that reads x: ``BOS x_1 .. x_n = q_1 .. q_n EOS``. The length is n.
 
-    The automaton is drawn once, by ``automaton_seed``, and starts in state 0. Inputs are uniform. IDs and sources are
-    those of ``WordProblem``.
+    The automaton is drawn once from ``automaton_seed``, and starts in state 0. Inputs are uniform. IDs and sources
+    are those of ``WordProblem``.
 
     Attributes:
         num_states: number of states.
         permutations: number of inputs that permute the states, each a uniform permutation.
-        resets: number of inputs that lead to one state from all.
+        resets: number of inputs that lead from all states to one.
         maps: number of inputs with a uniform next state for each state.
-        automaton_seed: of the automaton; never the stream's.
-        scratchpad: False for the last state alone.
+        automaton_seed: seed of the automaton, independent of the stream's.
+        scratchpad: False gives only the last state.
     """
 
     num_states: int = 5
@@ -364,7 +364,7 @@ class RandomAutomaton(_StateTracking):
 
 @lru_cache(maxsize=64)
 def _closure(generators: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
-    """All products of the generators, which come first, in the order in which they are found."""
+    """The generators, then all other products in the order in which they are found."""
     found = dict.fromkeys(generators)
     new = list(generators)
     while new:
@@ -381,9 +381,9 @@ def _closure(generators: tuple[Permutation, ...]) -> tuple[Permutation, ...]:
 
 @lru_cache(maxsize=64)
 def _products(elements: tuple[Permutation, ...], letters: int) -> Ints:
-    """(elements, letters): the index of each element times each of the first ones."""
+    """(elements, letters): the index of the product of each element with each letter."""
     images = np.array(elements, dtype=np.int32)
-    # One number for each element, different for all: its images, weighted.
+    # A unique number for each element: a weighted sum of its images.
     weights = np.random.Generator(np.random.Philox(0)).integers(1, 2**40, images.shape[1])
     keys = images @ weights
     order = np.argsort(keys)

@@ -1,9 +1,9 @@
 """Randomness: sequence i of a stream is a pure function of (seed, name, purpose, length, i).
 
-The words come from Philox, a counter-based generator: its output at position n is a function of (key, n) alone. Each
-(seed, name, purpose, length) has its own key. Sequence i owns the words [i w, (i + 1) w), where w is the fixed number
-of words per sequence. So a batch is one contiguous block, and neither batch size nor worker count nor order of access
-can change a sequence.
+The random words come from Philox, a counter-based generator: its output at position n is a function of (key, n) only.
+Each (seed, name, purpose, length) has its own key. Sequence i owns the words [i w, (i + 1) w), where w is the fixed
+number of words per sequence. So a batch is one contiguous block, and a sequence does not depend on the batch size,
+the number of workers or the order of access.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ class Stream:
 
     Attributes:
         seed: any integer; streams of different seeds are independent.
-        name: what the stream is for (``"train"``, ``"evaluation"``); different names are independent.
+        name: the use of the stream (``"train"``, ``"evaluation"``); streams of different names are independent.
     """
 
     seed: int = 0
@@ -43,12 +43,13 @@ class Stream:
         """The 64-bit words of sequences ``start .. start + count - 1``, shape (count, per_sequence).
 
         Args:
-            purpose: what the words decide (``"background"``, ``"positions"``); purposes are independent.
-            length: the task's length; lengths are independent.
-            per_sequence: words owned by one sequence; must be the same in every call for this purpose and length.
+            purpose: what the words decide (``"background"``, ``"positions"``); words for different purposes are
+                independent.
+            length: the task's length; words for different lengths are independent.
+            per_sequence: number of words of one sequence, the same in every call for this purpose and length.
 
         Raises:
-            SettingError: ``length``, ``start``, ``count`` or ``per_sequence`` is no whole number, or negative.
+            SettingError: ``length``, ``start``, ``count`` or ``per_sequence`` is negative or not an integer.
         """
         length, per_sequence = whole("length", length, 0), whole("per_sequence", per_sequence, 0)
         start, count = whole("start", start, 0), whole("count", count, 0)
@@ -60,9 +61,9 @@ class Stream:
 
 
 def permutations(words: NDArray[np.uint64]) -> Ints:
-    """(B, n) words to uniform permutations of 0 .. n - 1: places in the order of their words.
+    """Uniform permutations of 0 .. n - 1 from (B, n) words: the places, sorted by their words.
 
-    The lowest bits of a word give way to its place, so that words can be sorted in place and none are equal.
+    The place replaces the lowest bits of its word. So words can be sorted in place, and no two are equal.
     """
     bits = np.uint64(words.shape[1].bit_length())
     marked = (words >> bits << bits) | np.arange(words.shape[1], dtype=np.uint64)
@@ -74,8 +75,8 @@ _local = threading.local()
 
 
 def _philox_at(key: NDArray[np.uint64], counter: int) -> np.random.Philox:
-    """A generator that has made ``counter`` blocks of this key. Each thread has one, whose whole state is set here:
-    making a new one would ask the operating system for entropy that nobody needs."""
+    """A generator that has made ``counter`` blocks of this key. Each thread reuses one generator and sets its state.
+    A new generator would ask the operating system for entropy that is not needed."""
     if not hasattr(_local, "philox"):
         _local.philox = np.random.Philox(0)
     philox: np.random.Philox = _local.philox
@@ -83,7 +84,7 @@ def _philox_at(key: NDArray[np.uint64], counter: int) -> np.random.Philox:
         "bit_generator": "Philox",
         "state": {"counter": np.array([counter % 2**64, counter >> 64, 0, 0], dtype=np.uint64), "key": key},
         "buffer": np.zeros(_WORDS_PER_COUNTER, dtype=np.uint64),
-        "buffer_pos": _WORDS_PER_COUNTER,  # nothing is left in the buffer
+        "buffer_pos": _WORDS_PER_COUNTER,  # the buffer is empty
         "has_uint32": 0,
         "uinteger": 0,
     }

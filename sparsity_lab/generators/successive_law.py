@@ -1,11 +1,11 @@
-"""``SuccessivePower``: a locality law whose places are drawn one after the other without replacement.
+"""``SuccessivePower``: a locality law that draws places one after the other without replacement.
 
-Successive draws with weights w are the first k arrivals of independent exponential waiting times with rates w. With W
-the weight outside a set S, which is all that has come when the first place outside does,
+Successive draws with weights w are the first k arrivals of independent exponential waiting times with rates w. Let W
+be the total weight outside a set S. S is drawn if all its places arrive before any other place:
 
     pmf(S) = int_0^inf W exp(-W t) prod_{i in S} (1 - exp(-w_i t)) dt.
 
-In log t the integrand is analytic and falls off at both ends, so that the trapezoidal rule is exact to rounding.
+In log t the integrand is analytic and falls off at both ends, so the trapezoidal rule is exact up to rounding.
 """
 
 import math
@@ -28,10 +28,10 @@ _SETS_AT_ONCE = 4096
 
 @register
 class SuccessivePower(Law):
-    """Places drawn one after the other among those that are left, by a power of the distance.
+    """Places are drawn one after the other, without replacement, by a power of the distance.
 
-    The weight of a place is distance^(power_a - 1). These are the gaps of zoology's recall task (Arora et al., arXiv
-    2312.04927), where ``power_a`` is 0.01. At 1 it is ``Uniform``.
+    The weight of a place is distance^(power_a - 1). This is the law of gaps in zoology's recall task (Arora et al.,
+    arXiv 2312.04927), where ``power_a`` is 0.01. With 1, the law is ``Uniform``.
 
     >>> near, uniform = SuccessivePower(power_a=0.01), SuccessivePower(power_a=1.0)
     >>> sets = np.array([[8], [1]])
@@ -39,7 +39,7 @@ class SuccessivePower(Law):
     ([-1.01, -3.07], [-2.08, -2.08])
 
     Attributes:
-        power_a: the smaller, the nearer.
+        power_a: a smaller value prefers nearer places.
     """
 
     power_a: float = 0.01
@@ -58,14 +58,14 @@ class SuccessivePower(Law):
             taken = np.zeros((count, j + 1))
             np.cumsum(weights[places], axis=1, out=taken[:, 1:])
             point = unit[:, j] * (cumulative[-1] - taken[:, -1])
-            # The point is among free places; each taken place with no more free ones before it is passed.
+            # The point is an index among free places. Skip each taken place that has no more free places before it.
             passed = (point[:, None] >= cumulative[places] - taken[:, 1:]).sum(axis=1)
             found = np.searchsorted(cumulative, point + taken[index, passed], side="right")
             places = np.sort(np.column_stack([places, np.minimum(found, length - 1)]), axis=1)
         return places + 1
 
     def _weights(self, length: int) -> Floats:
-        """(l,): the weight of each place over the largest."""
+        """(l,): the weight of each place, divided by the largest weight."""
         logs = (self.power_a - 1) * np.log(np.arange(length, 0, -1.0))
         return np.asarray(np.exp(logs - logs.max()))
 
@@ -94,14 +94,14 @@ class SuccessivePower(Law):
 
 @lru_cache(maxsize=64)
 def _order_pmf(law: SuccessivePower, k: int, length: int) -> Floats:
-    """Place by place: how many have come at time t, and whether the first one outside is among these places."""
+    """For each place: the number of arrivals until time t, and whether the first arrival outside is among these."""
     times, weights = np.exp(_LOG_TIMES), law._weights(length)
     here = -np.expm1(-weights[:, None] * times)
     not_yet = np.exp(-weights[:, None] * times)
     last = weights[:, None] * times * not_yet * _STEP
 
     def begun(order: range) -> list[Floats]:
-        """(2, k, times) after each number of places: the flag, and how many have come."""
+        """(2, k, times) after each place: by the flag and the number of arrivals."""
         tables = [np.zeros((2, k + 1, len(times)))]
         tables[0][0, 0] = 1.0
         for i in order:

@@ -1,8 +1,8 @@
-"""``suite``: what this lab has of a peer's set of tasks, under its published settings, and what it does not have.
+"""``suite``: this lab's versions of another project's task set, under its published settings, and the missing tasks.
 
-Tasks have the lab's layout, streams and truth. ``differs`` says where a peer samples differently. The settings were
-read in the peers' repositories in late 2026, except those of ``rasp-l``: its alphabets and lengths are left open.
-Lengths are counted as the lab counts them.
+Tasks have the lab's layout, streams and truth. ``differs`` says where the other project samples differently. The
+settings were read in the projects' repositories in late 2026, except those of ``rasp-l``, which leaves its alphabets
+and lengths open. Lengths are counted as in this lab.
 """
 
 from collections.abc import Sequence
@@ -30,17 +30,17 @@ from sparsity_lab.settings.markup import Markup, table
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteTask:
-    """One task of a peer.
+    """One task of another project.
 
     >>> next(one.name for one in suite("mad").tasks if one.task is not None)
     'selective-copying'
 
     Attributes:
-        name: as the peer calls it.
-        task: this lab's; None if it is not offered.
-        lengths: published lengths, the first ones to train on; empty where the peer gives none.
-        differs: what is not as the peer has it.
-        reason: why it is not offered.
+        name: the other project's name for it.
+        task: this lab's version; None if there is none.
+        lengths: published lengths, the training lengths first; empty if none are published.
+        differs: how this lab's version differs.
+        reason: why this lab has no version.
     """
 
     name: str
@@ -52,15 +52,15 @@ class SuiteTask:
 
 @dataclass(frozen=True)
 class Suite:
-    """A peer's set of tasks.
+    """Another project's set of tasks.
 
     >>> suite("chomsky").name
     'chomsky'
 
     Attributes:
-        name: of the suite.
-        source: where the peer describes it.
-        tasks: all of the peer's tasks.
+        name: name of the suite.
+        source: where it is described.
+        tasks: all of its tasks.
     """
 
     name: str
@@ -69,16 +69,17 @@ class Suite:
 
     @property
     def offered(self) -> dict[str, Task]:
-        """This lab's tasks by the peer's names."""
+        """This lab's tasks by the names in the suite."""
         return {one.name: one.task for one in self.tasks if one.task is not None}
 
     @property
     def missing(self) -> dict[str, str]:
-        """The peer's tasks that are not offered, each with the reason."""
+        """The tasks of which this lab has no version, each with the reason."""
         return {one.name: one.reason for one in self.tasks if one.task is None}
 
     def rows(self) -> list[tuple[str, str, str, str]]:
-        """Of each task its name, this lab's form, its lengths, and what differs or why there is none."""
+        """One row for each task: name, this lab's version, lengths, and the difference or the reason why there is
+        none."""
         return [
             (
                 one.name,
@@ -106,13 +107,13 @@ def _listed(lengths: Sequence[int]) -> str:
 
 
 def suite(name: str) -> Suite:
-    """What this lab has of a peer's set of tasks.
+    """This lab's versions of another project's set of tasks.
 
     Args:
         name: ``"chomsky"``, ``"mad"``, ``"zoology"``, ``"rasp-l"`` or ``"position-coupling"``.
 
     Raises:
-        SettingError: no such suite.
+        SettingError: the suite does not exist.
 
     >>> from sparsity_lab.generators import suite
     >>> print(suite("chomsky").offered["bucket_sort"])

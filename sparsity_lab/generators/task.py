@@ -1,8 +1,8 @@
-"""The task contract: what a generator returns, and what it declares about it.
+"""The task contract: what a generator returns and declares.
 
 Shapes: B batch, T sequence positions, C kinds of position ID, K sources of a target, V vocabulary, M slots. *Slot* j
-is the j-th scored target of each sequence that has so many. Targets of one sequence depend on each other, those of
-one slot do not, so laws are declared and tested by slot.
+is the j-th scored target of each sequence that has one. Targets of one sequence depend on each other, but those of
+one slot do not. So laws are declared and tested by slot.
 """
 
 from abc import abstractmethod
@@ -23,7 +23,7 @@ from sparsity_lab.settings.markup import Markup, table
 
 
 class NotComputable(Exception):
-    """A task has no exact Bayes predictor that can be computed; the message says why.
+    """The task's exact Bayes predictor cannot be computed. The message says why.
 
     >>> batch = SparseMarkov().sample(Stream(seed=0), 0, 1, 24)
     >>> SparseMarkov().log_posterior(batch).shape
@@ -32,15 +32,15 @@ class NotComputable(Exception):
 
 
 class Step(NamedTuple):
-    """One scored target as an observer works it out who knows the task and sees the tokens alone.
+    """One scored target, as computed by an observer who knows the task and sees only the tokens.
 
     >>> Step(position=9, sources=(2, 5), answer=1).sources
     (2, 5)
 
     Attributes:
-        position: where the target is scored.
+        position: position at which the target is scored.
         sources: positions that enter the rule, ascending.
-        answer: the noiseless target; None where the task declares a distribution and no rule.
+        answer: the noiseless target; None if the task declares a distribution instead of a rule.
     """
 
     position: int
@@ -49,16 +49,16 @@ class Step(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """Random choices that a sequence was made of, as its tokens show them (see ``Task.draws``).
+    """Random choices behind sequences, read from their tokens (see ``Task.draws``).
 
     >>> Draw(np.array([[0, 3], [2, 1]])).values.shape
     (2, 2)
 
     Attributes:
-        values: (B, D) whole numbers from 0, -1 where there was no such choice. With D = T, column t is of position t.
-        together: True if the columns of one sequence depend on each other, as the places of a set do; otherwise they
+        values: (B, D) integers from 0, or -1 where the choice was not made. If D = T, column t belongs to position t.
+        together: True if the columns of one sequence depend on each other, like the places of a set; otherwise they
             are independent.
-        law: (size,) probabilities of the values, where they are not declared elsewhere.
+        law: (size,) probabilities of the values, if they are not declared elsewhere.
     """
 
     values: Int64[np.ndarray, "B D"]
@@ -90,36 +90,37 @@ class PositionLaw(Protocol):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Truth:
-    """What a task declares about its sequences at one length. What does not apply is None; all else is certified.
+    """The declarations of a task about its sequences at one length. A field that does not apply is None. All others
+    are certified.
 
-    Accuracies, and losses in nats, are averaged over the scored targets of a sequence first, then over sequences, as
-    the evaluation averages.
+    Accuracies, and losses in nats, are averaged first over the scored targets of a sequence, then over sequences, as
+    in the evaluation.
 
     Attributes:
         k: number of sources of a scored target (the largest, if it varies).
         num_targets: number of scored targets of a sequence, or the probabilities of 0, 1, 2, .. if it varies.
-        chance_accuracy, chance_loss: of the best predictor that knows the slot and sees no token: the commonest
-            label's probability and the entropy of the label.
-        bayes_accuracy, bayes_loss: of the exact optimum that knows the task and sees the tokens up to the target.
+        chance_accuracy, chance_loss: of the best predictor that knows the slot but sees no tokens: the probability of
+            the most common label, and the entropy of the label.
+        bayes_accuracy, bayes_loss: of the exact optimum, which knows the task and sees the tokens up to the target.
         bayes_loss_by_slot: (M,), the same loss for each slot.
-        position_law: law of the source set, or one for each slot.
+        position_law: law of the source set, or one law for each slot.
         target_law: law of the set of scored positions.
-        label_noise: probability that a target is not what the rule says.
+        label_noise: probability that a target differs from the rule's answer.
         labels: the L tokens that can be targets, ascending.
         label_distribution: probability of each token as the target, (V,) for all slots or (M, V).
-        build_joint: makes ``token_label_joint``, which is large, on first use; for tasks with one target. A method of
-            the task or ``functools.partial`` of it, and no lambda, so that what is declared can be pickled.
-        build_marginals: makes ``token_marginals`` where there is no joint.
-        label_free_subsets: True if every proper subset of a target's source tokens is independent of it (parity and
-            its like).
-        label_free_bystanders: True if a target is independent of each single token before it, or at it, that is no
+        build_joint: a function that makes ``token_label_joint``, which is large, on first use; for tasks with one
+            target. Use a method of the task or ``functools.partial`` of it, not a lambda, so that it can be pickled.
+        build_marginals: a function that makes ``token_marginals`` if there is no joint.
+        label_free_subsets: True if every proper subset of a target's source tokens is independent of it, as for
+            parity.
+        label_free_bystanders: True if a target is independent of each single token before it, or at it, that is not a
             source.
         value_distribution: (V,), law of each source token; for tasks with one target.
         independent_values: for tasks with one target. True if source tokens are independent of each other and of
             their positions, and all other tokens except marks are independent of each other and of the sources.
         independent_background: True if tokens with the role ``"background"`` are independent of each other and of
-            where they stand.
-        shown_answers: False if a scored target is not the token that comes next.
+            their positions.
+        shown_answers: False if a scored target is not the next token.
         largest_position_id: the largest coupled position ID, 0 if there are none.
     """
 
@@ -147,7 +148,8 @@ class Truth:
 
     @classmethod
     def of_labels(cls, law: Float[np.ndarray, "M V"], **more: Any) -> "Truth":
-        """What follows from the law of each slot's target: the labels, and chance; with all else that is declared."""
+        """A truth with the labels and chance levels that follow from the law of each slot's target, and other
+        fields."""
         from scipy.special import entr  # noqa: PLC0415
 
         return cls(
@@ -160,8 +162,8 @@ class Truth:
 
     @classmethod
     def of_uniform_labels(cls, number: int, vocab_size: int, **more: Any) -> "Truth":
-        """As ``of_labels``, of targets that are uniform on the first tokens, and determined by the tokens before if
-        nothing else is said."""
+        """As ``of_labels``, for targets that are uniform on the first tokens. By default the tokens before determine
+        them."""
         law = np.where(np.arange(vocab_size) < number, 1 / number, 0.0)
         levels: dict[str, Any] = {"chance_accuracy": 1 / number, "chance_loss": float(np.log(number))}
         levels |= {"bayes_accuracy": 1.0, "bayes_loss": 0.0, "labels": tuple(range(number))}
@@ -169,19 +171,19 @@ class Truth:
 
     @cached_property
     def token_label_joint(self) -> Floats | None:
-        """(T, V, L), joint probability of the token at each position and the target: all that any one position can
-        tell of the label. Tested whole by the certificate, so that no position is a shortcut."""
+        """(T, V, L), joint probability of the token at each position and the target. It holds all information of
+        single positions on the label. The certificate tests all of it, so that no position is a shortcut."""
         return self.build_joint() if self.build_joint else None
 
     @cached_property
     def token_marginals(self) -> Floats | None:
-        """(T, V), probability of each token at each position; a row of NaN where it is not declared."""
+        """(T, V), probability of each token at each position; a row of NaN if it is not declared."""
         if self.build_marginals:
             return self.build_marginals()
         return None if self.token_label_joint is None else np.asarray(self.token_label_joint.sum(axis=2))
 
     def declared(self) -> dict[str, str]:
-        """What is declared, in words, by name: numbers as they are, arrays and laws by their kind and size."""
+        """The declared fields as text, by name: numbers unchanged, arrays and laws by kind and size."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         made = {"build_joint": "token_label_joint", "build_marginals": "token_marginals"}
         return {made.get(name, name): _in_words(value) for name, value in values.items() if value is not None}
@@ -203,8 +205,8 @@ class Truth:
 
 
 def ranks_of_distinct(values: Int64[np.ndarray, "B n"]) -> Int64[np.ndarray, "B n"]:
-    """Of n distinct numbers in a row each number's rank among those that the ones before it left: independent and
-    uniform on 0 .. K - 1 - j if the numbers are a uniform arrangement of n out of 0 .. K - 1.
+    """For rows of n distinct numbers, the rank of each number among those that are not taken by earlier ones. The
+    ranks are independent, and uniform on 0 .. K - 1 - j, if the rows are uniform arrangements of n out of 0 .. K - 1.
 
     >>> ranks_of_distinct(np.array([[2, 0, 1]])).tolist()
     [[2, 0, 0]]
@@ -214,7 +216,7 @@ def ranks_of_distinct(values: Int64[np.ndarray, "B n"]) -> Int64[np.ndarray, "B 
 
 
 def _in_words(value: object) -> str:
-    """A declared value; of arrays and long tuples the first entries or the shape, of laws their kind."""
+    """A declared value as text: arrays and long tuples by their first entries or shape, laws by their kind."""
     match value:
         case np.ndarray(ndim=1) | tuple() if len(value) > 8 or isinstance(value, np.ndarray):
             shown = ", ".join(f"{one:.4g}" if isinstance(one, float) else _in_words(one) for one in value[:8])
@@ -234,14 +236,14 @@ def _in_words(value: object) -> str:
 class Task(Setting, family="task"):
     """A generator of sequences with declared truth.
 
-    A new task is one file: a class with this base, the methods below and ``@register``. It is then in the command
-    line, the sweeps, the documentation and the shared tests.
+    A new task is one file: a class with this base, the methods below and ``@register``. It then appears in the
+    command line, the sweeps, the documentation and the shared tests.
     """
 
     largest = LARGEST_SIZE
 
     extra_positions: ClassVar[int] = 0
-    """T minus the length, where that is a constant of the task; else ``sequence_length`` is overridden."""
+    """T minus the length, if this is constant; otherwise override ``sequence_length``."""
 
     @property
     @abstractmethod
@@ -255,7 +257,7 @@ class Task(Setting, family="task"):
 
     @property
     def shortest_length(self) -> int:
-        """The smallest length that there are sequences of."""
+        """The smallest length that has sequences."""
         return 1
 
     def check_length(self, length: int) -> None:
@@ -264,7 +266,8 @@ class Task(Setting, family="task"):
             raise SettingError("length", f"at least {self.shortest_length} for {self}", length)
 
     def checked_length(self, length: int) -> int:
-        """The length as a plain integer, since numpy's wrap; ``SettingError`` if there are no such sequences."""
+        """The length as a Python integer, since numpy's integers overflow; ``SettingError`` if it has no
+        sequences."""
         length = whole("length", length, None)
         self.check_length(length)
         return length
@@ -279,21 +282,21 @@ class Task(Setting, family="task"):
 
     @abstractmethod
     def truth(self, length: int) -> Truth:
-        """What is declared about sequences of this length."""
+        """The declared truth about sequences of this length."""
 
     @abstractmethod
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...] | None:
-        """The scored targets of one sequence, in order of position, as an observer who knows the task works them out
-        from the tokens alone; for the certificate. Written apart from ``sample``, simple rather than fast. None if
-        nobody could (a mixture whose component cannot be told).
+        """The scored targets of one sequence, in order of position, as an observer who knows the task computes them
+        from the tokens alone. It serves the certificate, is independent of ``sample``, and is simple rather than
+        fast. None if the tokens do not determine them (a mixture whose component is unknown).
 
         Raises:
-            ValueError: the tokens are no sequence of this task.
+            ValueError: the tokens are not a sequence of this task.
         """
 
     def define_position_ids(self, tokens: tuple[int, ...]) -> list[list[int]] | None:
-        """The coupled IDs of one sequence, one list for each kind, from its tokens alone; for the certificate, and
-        written as ``solve`` is. None for a task without coupling."""
+        """The coupled IDs of one sequence, one list for each kind, from its tokens alone. Like ``solve``, it serves
+        the certificate. None for a task without coupling."""
         return None
 
     @abstractmethod
@@ -307,15 +310,14 @@ class Task(Setting, family="task"):
         """
 
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
-        """The random choices that made these sequences, read from their tokens. All of them are independent of each
-        other; those called ``"values"`` and ``"noise"`` enter the targets, and all others tell nothing of them. A
-        choice with a small alphabet, such as the rank of a token among those that were possible, lets ``certify`` see
-        most.
+        """The random choices behind these sequences, read from their tokens. They are independent of each other. The
+        targets depend on those named ``"values"`` and ``"noise"``, and on no others. ``certify`` is most sensitive to
+        choices with a small alphabet, such as the rank of a token among the possible ones.
 
-        None given: ``certify`` makes them from what ``truth`` declares independent.
+        If this is empty, ``certify`` uses the choices that ``truth`` declares independent.
 
         Args:
-            name: of the stream, for tasks that draw from other data in training.
+            name: name of the stream, for tasks that draw from other data in training.
 
         Raises:
             ValueError, LookupError: the tokens are not sequences of this task.
@@ -323,11 +325,11 @@ class Task(Setting, family="task"):
         return {}
 
     def log_likelihood(self, batch: Batch) -> Float[Tensor, " B"]:
-        """Log-probability of each sequence's tokens under this task, -inf for tokens that it never makes; float64.
-        A mixture needs it to weigh its components.
+        """Log-probability of each sequence's tokens under this task, -inf for impossible ones; float64. A mixture
+        needs it to weigh its components.
 
         Raises:
-            NotComputable: the task gives none; the message says so.
+            NotComputable: the task does not define it.
         """
         raise NotComputable(f"{self.kind} does not compute the probability of its tokens")
 
@@ -342,22 +344,22 @@ class Task(Setting, family="task"):
         rank: int | None = None,
         world_size: int | None = None,
     ) -> TaskDataset:
-        """Batches for a training loop of one's own, as an ``IterableDataset`` of ``Batch``.
+        """Batches for your own training loop, as an ``IterableDataset`` of ``Batch``.
 
         A ``DataLoader`` takes it with ``batch_size=None``. Its workers, and processes of ``torch.distributed``, share
         the sequences without repeats. The batches and their order are the same for any number of workers.
 
         Args:
-            length: of all batches, or a curriculum, which gives each step its own, the same on all processes.
-            batch_size: sequences a step of each process.
-            steps: the step to stop before; None goes on without end.
-            start: the first step, to go on with a loop that was interrupted.
+            length: length of all batches, or a curriculum, which gives each step a length, the same on all processes.
+            batch_size: sequences per step and process.
+            steps: the step to stop before. None never stops.
+            start: the first step, to continue an interrupted loop.
             rank, world_size: of this process among those that share the data. None asks ``torch.distributed`` when
                 the batches are made: 0 of 1 without a process group.
 
         Raises:
-            SettingError: a length that the task does not have, numbers that do not fit, or a curriculum that grows
-                over the steps without their number.
+            SettingError: the task does not have this length, a number is out of range, or a growing curriculum has no
+                number of steps.
 
         >>> from sparsity_lab.generators import Planted, Stream
         >>> data = Planted(k=2).dataset(Stream(), 16, batch_size=4, steps=3)
@@ -370,33 +372,33 @@ class Task(Setting, family="task"):
 
     @property
     def reads_files(self) -> bool:
-        """Whether sequences are read from files that a setting names. Reports of a store never open these."""
+        """Whether sequences are read from files that a setting names. Reports never open such files."""
         return False
 
     @property
     def is_planned(self) -> bool:
-        """Whether the fields say all that decides the data; False while the hash of a text is still empty."""
+        """Whether the fields determine the data completely. False while the hash of a text is empty."""
         return True
 
     def planned(self, lengths: Sequence[int] = ()) -> Self:
-        """This task with what it reads from outside named in its fields, such as the hash of a text. What is read is
-        opened and checked.
+        """This task with fields that identify its external data, such as the hash of a text. The data are opened and
+        checked.
 
         Args:
-            lengths: that shall be possible.
+            lengths: lengths that must be possible.
 
         Raises:
-            SettingError: it cannot be read, is another one than the fields say, or too short.
+            SettingError: the data cannot be read, differ from the fields, or are too short.
         """
         return self
 
     def unplanned(self) -> Self:
-        """This task as a user types it, without the fields that ``planned`` fills."""
+        """This task as a user types it, without the fields that ``planned`` sets."""
         return self
 
     @property
     def record(self) -> dict[str, object]:
-        """What the task read from outside and its settings do not hold, such as the name and hash of a text."""
+        """Facts about external data that the settings do not hold, such as the name and hash of a text."""
         return {}
 
     def sequence_length(self, length: int) -> int:

@@ -20,32 +20,31 @@ from sparsity_lab.settings import SettingError, register
 Bytes = NDArray[np.uint8]
 
 _BYTES = 256
-_TELLING = 32  # first bytes of a window, by which it is found again
+_TELLING = 32  # first bytes of a window, which identify it
 _RANGES = 16
-_NEAR_THE_END = 14  # of so many powers of two windows, each range of distances to the end is a cell
+_NEAR_THE_END = 14  # powers of two; the last windows have one cell for each range of distances to the end
 
 
 @register
 class TextBytes(FileTask):
-    """Windows of l + 1 bytes of text, each byte after the first a target; T = l, tokens are bytes.
+    """Windows of l + 1 bytes of text. Each byte after the first is a target. T = l, and tokens are bytes.
 
     The stream named ``train`` draws from the training part of the corpus, all others from its evaluation part. The
     evaluation part is one file in ten, by the hash of its content, or one block in ten if there are few files. A
-    window starts anywhere in its part with equal probability; files and blocks follow each other with byte 0 between
-    them.
+    window starts anywhere in its part with equal probability. Byte 0 separates files and blocks.
 
-    What is declared is of the evaluation part: the law of a single byte, by position. There is no rule to declare, so
-    no sources, and nothing exact to compare a model with.
+    The declared law of a single byte, by position, is that of the evaluation part. There is no rule. So there are no
+    sources, and no exact optimum to compare a model with.
 
     >>> TextBytes().vocabulary.names[97:100]
     ('a', 'b', 'c')
 
     Attributes:
-        path: a file, a folder, a pattern such as ``"logs/*.txt"``, or several of them; files are read as they are.
-            None is the source of Python's standard library. The text is opened when data are made, and not before.
-        corpus_hash: of the text. Empty as typed; ``train`` and ``run_sweep`` fill it when they plan a run, and it is
-            checked when data are made. With it the path is no part of the id: the same text may lie anywhere. The
-            hash of the standard library is no part of it either, so that ids are the same with each Python.
+        path: a file, a folder, a pattern such as ``"logs/*.txt"``, or several of them. Files are read unchanged. None
+            is the source of Python's standard library. The text is opened only when data are made.
+        corpus_hash: hash of the text. Leave it empty: ``train`` and ``run_sweep`` set it when they plan a run, and it
+            is checked when data are made. A run with a hash does not have the path in its id, so the text may be
+            moved. The hash of the standard library is not in the id either, so ids are the same for every Python.
     """
 
     path: str | tuple[str, ...] | None = None
@@ -68,7 +67,7 @@ class TextBytes(FileTask):
         """The text: name, number of files and bytes, hash.
 
         Raises:
-            SettingError: it cannot be read, is too short for two parts, or is another one than ``corpus_hash`` says.
+            SettingError: the text cannot be read, is too short for two parts, or does not have the ``corpus_hash``.
         """
         corpus = read_corpus(self.path)
         if self.corpus_hash not in ("", corpus.hash):
@@ -116,8 +115,8 @@ class TextBytes(FileTask):
         return _law_of_bytes(self.corpus.evaluation, length)[:-1]
 
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
-        """The start of the window in its part, or of the first passage equal to it. The draws are which of 16 equal
-        ranges it lies in, how near to the end it is, and whether it is even."""
+        """The place of the window in its part, or that of the first equal passage. The draws are its range out of 16
+        equal ones, its distance to the end, and whether it is even."""
         passages, cells, law = _passages(self.corpus, name == "train", tokens.shape[1])
         seen = fingerprints(tokens[:, :_TELLING].T)
         where = np.searchsorted(passages, seen).clip(0, len(passages) - 1)
@@ -126,7 +125,7 @@ class TextBytes(FileTask):
         return {"values": Draw(cells[where][:, None], law=law)}
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
-        """Every token, if they are a passage of the evaluation part."""
+        """Every token is a target, if the tokens are a passage of the evaluation part."""
         if bytes(tokens) not in self._evaluation:
             raise ValueError("no passage of the text")
         return tuple(Step(t) for t in range(len(tokens)))
@@ -136,7 +135,7 @@ class TextBytes(FileTask):
 
 
 def fingerprints(windows: NDArray[np.integer[Any]]) -> NDArray[np.uint64]:
-    """A number for each column, equal for equal columns and hardly ever else."""
+    """A 64-bit hash of each column."""
     number = np.zeros(windows.shape[1], dtype=np.uint64)
     for one in windows:
         number *= np.uint64(0x9E3779B97F4A7C15)
@@ -147,8 +146,8 @@ def fingerprints(windows: NDArray[np.integer[Any]]) -> NDArray[np.uint64]:
 
 @lru_cache(maxsize=8)
 def _passages(corpus: Corpus, training: bool, T: int) -> tuple[NDArray[np.uint64], Ints, Floats]:
-    """Of one part: fingerprints of all passages, ascending, the cell in which each comes first, and the law of that
-    cell for a window of T bytes and one more."""
+    """For one part: fingerprints of all passages, ascending; the cell where each occurs first; and the law of the
+    cell for a window of T + 1 bytes."""
     text = corpus.train if training else corpus.evaluation
     n, W = len(text) - T, min(T, _TELLING)
     windows = np.lib.stride_tricks.sliding_window_view(text[: n - 1 + W], W).T
@@ -164,7 +163,7 @@ def _law_of_bytes(text: Bytes, length: int) -> Floats:
     windows = len(text) - length
     counts = np.empty((length + 1, _BYTES))
     counts[0] = np.bincount(text[:windows], minlength=_BYTES)
-    # One place on, one byte leaves the window's range and one enters it.
+    # At the next position, one byte leaves the range and one enters it.
     steps = np.eye(_BYTES)[text[windows:]] - np.eye(_BYTES)[text[:length]]
     counts[1:] = counts[0] + np.cumsum(steps, axis=0)
     return counts / windows

@@ -1,4 +1,4 @@
-"""``TokenFile``: token arrays that others have made."""
+"""``TokenFile``: your own files of tokens."""
 
 import sysconfig
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from sparsity_lab.generators.text_bytes import fingerprints
 from sparsity_lab.generators.token_formats import Tokens, read_sequences
 from sparsity_lab.settings import SettingError, Shown, check_least, counted, register
 
-_TELLING = 32  # first tokens of a window, by which it is found again
+_TELLING = 32  # first tokens of a window, which identify it
 _RANGES = 16
 _WINDOWS = 2**18  # at a time
 _SHOWN = 8  # of all files
@@ -32,11 +32,11 @@ _EXAMPLE = str(Path(sysconfig.get_path("stdlib")) / "asyncio" / "*.py")
 
 @dataclass(frozen=True, eq=False)
 class TokenPart:
-    """Some sequences, one after the other.
+    """Sequences, concatenated.
 
     Attributes:
-        tokens: of all of them.
-        sizes: (N,) of each.
+        tokens: the tokens of all sequences.
+        sizes: (N,) the size of each sequence.
     """
 
     tokens: Tokens
@@ -47,12 +47,12 @@ class TokenPart:
         return cls(np.concatenate(sequences), np.array([len(own) for own in sequences], dtype=np.int64))
 
     def num_windows(self, length: int) -> Ints:
-        """(N,) windows of l + 1 tokens inside each sequence; one of a shorter one, which is filled up."""
+        """(N,) number of windows of l + 1 tokens in each sequence. A shorter sequence is one padded window."""
         return np.maximum(self.sizes - length, 1)
 
     def window(self, index: Ints, length: int, size: int) -> tuple[Tokens, NDArray[np.bool_]]:
-        """(B, size) the first tokens of some of all windows of l + 1, and where they are; elsewhere the sequence has
-        ended."""
+        """(B, size) the first tokens of some windows of l + 1 tokens, and a mask that is False after a sequence's
+        end."""
         ends = np.cumsum(self.num_windows(length))
         which = np.searchsorted(ends, index, side="right")
         last = np.cumsum(self.sizes)
@@ -64,12 +64,12 @@ class TokenPart:
 
 @dataclass(frozen=True, eq=False)
 class TokenParts:
-    """What some files hold.
+    """The contents of token files.
 
     Attributes:
-        hash: of the files' contents, in their order.
+        hash: hash of the files' contents, in order.
         forms: how each file was read.
-        padding: what was taken for it; empty if nothing was.
+        padding: a note on the removed padding; empty if there was none.
         by: ``"files"`` if whole sequences are for evaluation, else ``"blocks"``.
     """
 
@@ -83,23 +83,23 @@ class TokenParts:
 
 @register
 class TokenFile(FileTask):
-    """Windows of l + 1 tokens inside the sequences of a file, each token after the first a target; T = l.
+    """Windows of l + 1 tokens inside the sequences of a file. Each token after the first is a target. T = l.
 
-    A window starts anywhere with equal probability. A sequence of fewer tokens is one window, filled up at its end:
-    nothing is scored there, and no token before it can attend to it. What fills sequences up in the file is taken
-    away. The stream named ``train`` draws from the training part, all others from the evaluation part. The evaluation
-    part is one sequence in ten, by the hash of its content, or one block in ten if there are few sequences.
+    A window starts anywhere with equal probability. A shorter sequence is one window, padded at its end. Padding is
+    not scored, and no earlier token can attend to it. Padding in the file is removed. The stream named ``train``
+    draws from the training part, all others from the evaluation part. The evaluation part is one sequence in ten, by
+    the hash of its content, or one block in ten if there are few sequences.
 
     Attributes:
         path: a file, a folder, a pattern, or several of them: ``.npy``, ``.npz``, ``.bin``, ``.json``, ``.jsonl``,
-            ``.parquet``, or text. It is opened when data are made, and not before. None is an example, the source of
-            Python's package ``asyncio``.
-        vocab_size: V; all tokens are below.
-        format: ``"auto"`` recognizes it, and asks where it could be two things; else see ``token_formats``.
-        column: of a parquet file, of the objects of a ``.jsonl``, or the array of an ``.npz``.
-        pad: the ID that fills sequences up; ``"auto"`` finds it where it is obvious, ``"none"`` keeps all as data.
-            -100 is no token, and is always taken away.
-        corpus_hash: of the files' contents, as in ``TextBytes``.
+            ``.parquet``, or text. It is opened only when data are made. None is an example, the source of Python's
+            package ``asyncio``.
+        vocab_size: V; all tokens are below it.
+        format: ``"auto"`` recognizes the format, and raises an error if two are possible. Others: ``token_formats``.
+        column: column of a parquet file, key of the objects of a ``.jsonl``, or array of an ``.npz``.
+        pad: the padding ID. ``"auto"`` finds it if it is obvious, and ``"none"`` keeps everything as data. -100 is
+            never a token and is always removed.
+        corpus_hash: hash of the files' contents, as in ``TextBytes``.
     """
 
     path: str | tuple[str, ...] | None = None
@@ -133,8 +133,8 @@ class TokenFile(FileTask):
         """The tokens, and how the files were read.
 
         Raises:
-            SettingError: a file cannot be read or could be two things, holds a token that the vocabulary does not, or
-                other contents than ``corpus_hash`` says.
+            SettingError: a file cannot be read or has an ambiguous format, a token is outside the vocabulary, or the
+                contents do not have the ``corpus_hash``.
         """
         parts = _read(
             states_of(find_files(self.path or _EXAMPLE)), self.vocab_size, self.format, self.column, self.pad
@@ -177,7 +177,7 @@ class TokenFile(FileTask):
         return self.parts.train if name == "train" else self.parts.evaluation
 
     def draws(self, tokens: Int64[np.ndarray, "B T"], name: str) -> dict[str, Draw]:
-        """In which of 16 equal ranges of all windows this one, or one like it for the first time, stands."""
+        """The range of the window, or of the first equal one, out of 16 equal ranges of all windows."""
         passages, cells, law = _passages(self._part(name), tokens.shape[1], self._fill)
         seen = fingerprints(tokens[:, :_TELLING].T)
         where = np.searchsorted(passages, seen).clip(0, len(passages) - 1)
@@ -194,7 +194,8 @@ class TokenFile(FileTask):
         return Truth(num_targets=length if counts[:-1].sum() == 0 else counts / counts.sum())
 
     def solve(self, tokens: tuple[int, ...]) -> tuple[Step, ...]:
-        """Every token that is followed by one of its sequence, if they are a passage of the evaluation part."""
+        """Every token that another one of its sequence follows, if the tokens are a passage of the evaluation
+        part."""
         window = np.array(tokens, dtype=np.int64)
         filled = len(window) - len(np.trim_zeros(window - self._fill, "b"))
         for used in (len(window), *range(len(window) - filled, len(window))):
@@ -228,7 +229,8 @@ class TokenFile(FileTask):
 
 @lru_cache(maxsize=8)
 def _passages(part: TokenPart, length: int, fill: int) -> tuple[NDArray[np.uint64], Ints, Floats]:
-    """Fingerprints of all windows of a part, ascending, the range in which each comes first, and its law."""
+    """Fingerprints of all windows of a part, ascending; the range where each occurs first; and the law of the
+    range."""
     size, total = min(length, _TELLING), int(part.num_windows(length).sum())
     found = []
     for first_row in range(0, total, _WINDOWS):

@@ -1,17 +1,16 @@
-"""Sequences of tokens from files of many forms. What was recognized is said; what could be two things is asked for.
+"""Read sequences of tokens from files of many formats. An ambiguous format is an error that asks the user.
 
 ==============  ======================================================================================
-``numbers``     text of whole numbers, a sequence a line: ``1 2``, ``1,2``, ``[1, 2]``, ``1.0e+00``, ``# note``; where
-                each line has one number, a sequence up to the next empty line
-``text``        characters of UTF-8 text, or of UTF-16 or UTF-32 with its mark; bytes where all are ASCII
-``bytes``       any file, a token a byte
+``numbers``     text with integers, one sequence per line: ``1 2``, ``1,2``, ``[1, 2]``, ``1.0e+00``, ``# note``; if
+                each line has one number, an empty line ends a sequence
+``text``        characters of UTF-8 text, or of UTF-16 or UTF-32 with a byte order mark; bytes if all are ASCII
+``bytes``       any file, one token per byte
 ``npy, npz``    an array of integers, (n,) or (N, n)
-``uint16``      numbers of two bytes without a head, as nanoGPT writes; ``int16`` with a sign, ``uint32`` and
-                ``int32`` of four bytes, ``int64`` of eight
-``llm.c``       numbers of two or four bytes after the head of 1,024 bytes that llm.c writes
-``jsonl``       a list, an object with a list, or one with a text, on each line; texts of numbers are lists
+``uint16``      two-byte numbers without a header, as nanoGPT writes; also ``int16``, ``uint32``, ``int32``, ``int64``
+``llm.c``       two-byte or four-byte numbers after the header of 1,024 bytes that llm.c writes
+``jsonl``       a list, an object with a list, or an object with a text on each line; texts of numbers are lists
 ``json``        a list of these, or one of them
-``parquet``     a column of whole numbers, one sequence, or of lists of them, or of texts
+``parquet``     a column of integers (one sequence), of lists of integers, or of texts
 ==============  ======================================================================================
 """
 
@@ -45,26 +44,26 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 Tokens = NDArray[np.integer[Any]]
 
 _USUAL = ("tokens", "input_ids", "ids", "arr_0", "text")
-"""Columns that are taken for the tokens, or the text, where there are several."""
+"""Names of the column of tokens or text, if there are several columns."""
 _MOST_BYTES = 2**32
 """Of a file, and of an array in an archive."""
 _MOST_ROWS = 2**27
-"""Of a parquet file: a few kilobytes can hold millions of equal ones."""
+"""The most rows of a parquet file: a few kilobytes can hold millions of equal rows."""
 _HUGGING_FACE = "a tokenizer.json of the package `tokenizers` (extra `transformers`)"
 _DAMAGE = (
     *(ValueError, TypeError, SyntaxError, EOFError, OSError, MemoryError, RuntimeError),
     *(struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error),
 )
-"""What numpy and the archives that it reads raise for a file that is none. (Encryption is a ``RuntimeError``.)"""
+"""Errors that numpy and its archives raise for a file with another format. (Encryption is a ``RuntimeError``.)"""
 
 
 @dataclass(frozen=True)
 class FileTokens:
-    """What a file holds.
+    """The contents of a file.
 
     Attributes:
-        sequences: of one dimension each, in the file's own kind of integer.
-        form: how it was read, for people.
+        sequences: one-dimensional arrays, with the file's integer type.
+        form: a readable note on how it was read.
         of_text: whether the tokens are characters or bytes of a text.
     """
 
@@ -78,11 +77,12 @@ def read_sequences(path: Path, form: str = "auto", column: str = "", tokenizer: 
 
     Args:
         form: how to read it; ``"auto"`` recognizes it.
-        column: of parquet, of the objects of jsonl, or the array of an npz.
-        tokenizer: a ``tokenizer.json`` that makes tokens of text.
+        column: column of a parquet file, key of the objects of a jsonl, or array of an npz.
+        tokenizer: a ``tokenizer.json`` that turns text into tokens.
 
     Raises:
-        SettingError: names the file, what was expected and what came; also where it could be two things.
+        SettingError: the file cannot be read, or its format is ambiguous. The message names the file, what was
+            expected and what was found.
     """
     if form not in FORMATS:
         raise SettingError("--format", "a file format", form, FORMATS)
@@ -97,7 +97,7 @@ def json_lines(path: Path) -> list[Any]:
     """The values of the lines of a file.
 
     Raises:
-        SettingError: names the line that is no JSON.
+        SettingError: a line is not JSON.
     """
     return _values_of_lines(TokenSource(path, read_whole(path, _MOST_BYTES)))
 
@@ -177,7 +177,7 @@ def _read_array(file: TokenSource) -> FileTokens:
 
 
 def _rows(array: object, file: TokenSource) -> list[Tokens]:
-    """The sequences of an array: one, or its rows."""
+    """The sequences of an array: itself, or its rows."""
     whole = isinstance(array, np.ndarray) and (array.dtype == np.bool_ or np.issubdtype(array.dtype, np.integer))
     if not isinstance(array, np.ndarray) or not whole or array.ndim not in (1, 2):
         given = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
@@ -202,7 +202,7 @@ def _read_archive(file: TokenSource) -> FileTokens:
 
 
 def _chosen(names: Sequence[str], file: TokenSource, what: str) -> str:
-    """The column or array that is meant: the one that was named, the only one, or the one with a usual name."""
+    """The column or array to read: the named one, the only one, or the one with a usual name."""
     if file.column:
         if file.column not in names:
             raise SettingError("--column", f"{what} of {file.path.name}", file.column, names)
@@ -254,7 +254,7 @@ def _read_records(value: Any, what: str, file: TokenSource) -> FileTokens:
 
 
 def _of_records(values: list[Any], what: str, file: TokenSource) -> FileTokens:
-    """Lists of whole numbers, texts, or objects that have one of these."""
+    """Read lists of integers, texts, or objects that contain one of these."""
     name = ""
     if isinstance(values[0], dict):
         fitting = [key for key, value in values[0].items() if isinstance(value, list | str)]
@@ -280,7 +280,7 @@ def _of_records(values: list[Any], what: str, file: TokenSource) -> FileTokens:
 
 
 def _of_column(texts: Sequence[str], encoding: str, file: TokenSource) -> FileTokens:
-    """Texts, which are lists of numbers where each of them has several numbers and nothing else."""
+    """Read texts. If every text has several numbers and nothing else, they are read as lists of numbers."""
     rows = [numbers_in(text) for text in texts] if file.tokenizer is None else []
     if rows and all(row is not None and len(row) > 1 for row in rows):
         return FileTokens([np.array(row, dtype=np.int64) for row in rows], f"{counted(len(rows), 'text')} of numbers")

@@ -1,6 +1,6 @@
-"""Sequences for people: what part each token plays, as colored chips on a page and colored words in a terminal.
+"""Readable sequences: the part of each token, as colored chips on a page and colored words in a terminal.
 
-Neither relies on color alone. On a page, sources and answers have a frame and heavy type, and hovering names the
+Neither depends on color alone. On a page, sources and answers have a frame and bold type, and a tooltip names the
 part. In a terminal, they have square and angle brackets.
 """
 
@@ -14,9 +14,9 @@ from sparsity_lab.settings.markup import Markup, escape
 _Words = list[tuple[str, str, tuple[int, ...]]]  # text, style, IDs
 
 LONGEST_SHOWN = 160
-"""Tokens: of a longer sequence a page shows both ends, and a terminal nothing."""
+"""Tokens. A page shows only both ends of a longer sequence, and a terminal shows nothing."""
 
-# Translucent grounds and the page's own ink are readable on light and on dark pages.
+# Translucent backgrounds and the page's own text color are readable on light and dark pages.
 _CHIP = (
     "display: inline-block; padding: 0 .35em; margin: .1em; border-radius: .3em; border: 2px solid transparent; "
     "vertical-align: top; text-align: center; "
@@ -43,11 +43,11 @@ class TokenView:
     (['BOS'], 'special')
 
     Attributes:
-        name: as the vocabulary has it.
-        part: ``"answer"`` for a token that is scored, ``"planted"`` for a source of one, else its role.
-        position: in the sequence; of an answer that is no token of it, that of its query.
+        name: name in the vocabulary.
+        part: ``"answer"`` for a scored token, ``"planted"`` for a source of one, otherwise its role.
+        position: position in the sequence; for an answer that is not a token of it, the position of its query.
         position_ids: coupled IDs, one of each kind; empty without coupling.
-        after: True for an answer that is no token of the sequence: it comes after the end, or is hidden.
+        after: True for an answer that is not a token of the sequence, because it comes after the end or is hidden.
     """
 
     name: str
@@ -59,7 +59,7 @@ class TokenView:
 
 def sequence_html(view: Sequence[TokenView]) -> Markup:
     """One sequence from ``Batch.view`` as HTML without a style sheet. Each token is a chip with its coupled IDs
-    beneath. An arrow leads to the answers that are not tokens of it. Hovering shows position and part.
+    below. An arrow leads to answers that are not tokens of the sequence. A tooltip shows position and part.
 
     >>> sequence_html(Planted(k=1).sample(Stream(seed=0), 0, 1, 3).view(0)).startswith("<")
     True
@@ -84,21 +84,21 @@ def _chip(token: TokenView, where: str = "") -> str:
 
 
 def legend_html() -> str:
-    """What the looks of the chips mean."""
+    """The legend of the chips."""
     chips = " ".join(f'<span style="{_CHIP}{_CSS.get(part, _PLAIN)}">{word}</span>' for part, word in _LEGEND)
     return f"<p>{chips}</p>"
 
 
 def sequence_text(view: Sequence[TokenView], width: int | None = None) -> Text:
-    """One sequence, as ``Batch.view`` gives it, for a terminal: ``BOS a [1] b [0] = → 1``, tokens that enter the rule
-    in brackets, answers inside the sequence as ``<1>``. Coupled position IDs stand in lines beneath, one for each
-    kind.
+    """One sequence from ``Batch.view`` for a terminal: ``BOS a [1] b [0] = → 1``. Tokens that enter the rule are in
+    square brackets, and answers inside the sequence in angle brackets. Coupled position IDs are in the lines below,
+    one line for each kind.
 
     >>> print(sequence_text(Planted(k=1).sample(Stream(seed=0), 0, 1, 3).view(0)))
     BOS b d [1] = → 1
 
     Args:
-        width: characters of a line, for sequences with position IDs; None makes one line of each.
+        width: characters per line, for sequences with position IDs; None makes one line.
     """
     tokens, after = [token for token in view if not token.after], [token for token in view if token.after]
     kinds = len(tokens[0].position_ids)
@@ -124,7 +124,7 @@ def _word(token: TokenView) -> str:
 
 
 def _lines(words: _Words, width: int | None) -> list[_Words]:
-    """Cut into lines of at most so many characters."""
+    """Cut into lines of at most ``width`` characters."""
     lines: list[_Words] = [[]]
     used = 0
     for word in words:

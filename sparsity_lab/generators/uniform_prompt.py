@@ -16,11 +16,11 @@ _MOST_DISTINCT = 4096
 
 
 class UniformPrompt(FixedFormat):
-    """A task whose prompt is tokens uniform on 0 .. num_inputs - 1: independent, or all different if ``distinct``.
+    """Base of tasks with a prompt of uniform tokens on 0 .. num_inputs - 1: independent, or different if
+    ``distinct``.
 
-    A subclass with a field for the number of tokens names it in ``size_field``, and may declare ``distinct`` as a
-    field, and which of the different symbols recur in ``pattern``. The vocabulary is these tokens, ``=`` and BOS/EOS
-    if it does not say otherwise.
+    A subclass with a field for the number of tokens names it in ``size_field``. It may declare ``distinct`` as a
+    field, and the recurring symbols in ``pattern``. By default the vocabulary is these tokens, ``=`` and BOS/EOS.
     """
 
     size_field: ClassVar[str] = ""
@@ -28,7 +28,7 @@ class UniformPrompt(FixedFormat):
 
     @property
     def num_inputs(self) -> int:
-        """The number of tokens that a prompt is made of, which are the first of the vocabulary."""
+        """The number of tokens that can be in a prompt, which come first in the vocabulary."""
         return int(getattr(self, self.size_field))
 
     def check(self) -> None:
@@ -60,11 +60,11 @@ class UniformPrompt(FixedFormat):
         return length
 
     def pattern(self, length: int) -> Int64[np.ndarray, " P"]:
-        """Where symbols are ``distinct``, which of them stands at each place of a prompt: all are different."""
+        """If ``distinct``, the index of the symbol at each place of a prompt. By default all are different."""
         return np.arange(self.prompt_length(length))
 
     def _symbols(self, prompts: Ints, length: int) -> Ints:
-        """(B, n) the different symbols of each prompt, where each is first seen."""
+        """(B, n) the different symbols of each prompt, in order of first occurrence."""
         return prompts[:, np.unique(self.pattern(length), return_index=True)[1]]
 
     def draw_prompts(self, stream: Stream, start: int, out: Int64[np.ndarray, "B P"], length: int) -> None:

@@ -1,7 +1,7 @@
 """``VariableAssignment``: follow a chain of assignments from a variable to a constant, by content.
 
-Each step jumps to an arbitrary statement, found by its name, so the distance in position means nothing; each step
-depends on three tokens. The task and its layout are this lab's.
+Each step jumps to an arbitrary statement, found by its name, so distances carry no information. Each step depends on
+three tokens. The task and its layout are this lab's.
 """
 
 from functools import cached_property
@@ -19,25 +19,26 @@ from sparsity_lab.settings import SettingError, register
 
 @register
 class VariableAssignment(ResponseTask):
-    """Chains of variables down to a constant: ``BOS a_1 b_1 .. a_n b_n v = r_1 .. r_(h+1) EOS``, what v is, and what
-    that is.
+    """Chains of variables that end in a constant: ``BOS a_1 b_1 .. a_n b_n v = r_1 .. r_(h+1) EOS``. The response is
+    the value of v, the value of that, and so on.
 
-    Statement i assigns b_i to the variable a_i; the length is n. Every variable is assigned once, one of them a
-    constant, the others each a variable that leads to it. The queried v is h hops from the variable that has the
-    constant; the response names those on the way and ends with the constant. All else hangs on at random: each
-    further variable has for its value a uniform one of those before it. Names are drawn anew for each sequence, and
-    the statements are shuffled.
+    Statement i assigns b_i to the variable a_i. The length is n. Every variable is assigned once: one to a constant,
+    and each other one to a variable that leads to it. The queried v is h hops from the variable with the constant.
+    The response names the variables on the way and ends with the constant. Each further variable is assigned to a
+    uniform one of those before it. Names are drawn for each sequence, and the statements are shuffled.
 
     The sources of r_j are the token before it, which names a variable, and both tokens of the statement that assigns
-    it; the source of EOS is the constant.
+    it. The source of EOS is the constant.
 
     Attributes:
         hops: h.
-        num_names: size of the pool of names, so the largest n. As large as n at test, every name is seen in training.
+        num_names: size of the pool of names, and so the largest n. Choose it as large as n at test, so that training
+            shows every name.
         num_constants: number of constants, drawn uniformly.
-        look_ahead: both tokens of statement i have ID i. The query, ``=`` and each variable in the response have the
-            ID of the statement that assigns it, which contains the next token. The constant has none. Otherwise a
-            response token has the ID of the statement it was read in, and query and ``=`` have none.
+        look_ahead: both tokens of statement i have ID i. With look-ahead, the query, ``=`` and each variable in the
+            response have the ID of the statement that assigns it, which contains the next token. The constant has
+            none. Otherwise a response token has the ID of the statement it was read from, and query and ``=`` have
+            none.
     """
 
     hops: int = 2
@@ -90,7 +91,7 @@ class VariableAssignment(ResponseTask):
         count, h = len(out), self.hops
         names = permutations(stream.words("names", length, start, count, self.num_names))[:, :length]
         order = permutations(stream.words("order", length, start, count, length))
-        # Variable 0 has the constant, variable i <= h has i - 1, each later one a uniform choice of those before.
+        # Variable 0 has the constant, variable i <= h has variable i - 1, each later one a uniform earlier one.
         words = stream.words("parents", length, start, count, length) >> np.uint64(32)
         words *= np.arange(length, dtype=np.uint64)
         parents = (words >> np.uint64(32)).view(np.int64)
@@ -103,13 +104,13 @@ class VariableAssignment(ResponseTask):
         out[:, -1] = names[:, h]
 
     def _statements(self, prompts: Ints) -> Ints:
-        """(B, V') the statement, from 0, that assigns each name or constant; -1 where none does."""
+        """(B, V') the statement, from 0, that assigns each name or constant; -1 if there is none."""
         where = np.full((len(prompts), self.num_names + self.num_constants), -1)
         np.put_along_axis(where, prompts[:, 0:-1:2], np.arange(prompts.shape[1] // 2)[None], axis=1)
         return where
 
     def _follow(self, prompts: Ints) -> tuple[Ints, Ints]:
-        """(B, h + 1) statements that are read in turn, from 0, and what is read there."""
+        """(B, h + 1) the statements that are read in turn, from 0, and the values read there."""
         where, values = self._statements(prompts), prompts[:, 1:-1:2]
         rows = np.arange(len(prompts))
         statements = np.empty((len(prompts), self.hops + 1), dtype=np.int64)
@@ -129,7 +130,7 @@ class VariableAssignment(ResponseTask):
         names, values = self.num_names, prompts[:, 1:-1:2]
         where = self._statements(prompts)
         each_once = ((where >= 0).sum(axis=1) == length).all() and (where[:, names:] < 0).all()
-        # From statement to the statement that it needs, or to itself where it needs none: all lead to the constant's.
+        # The statement that each statement needs, or itself if it needs none. All lead to the constant's statement.
         needs = np.take_along_axis(where, values, axis=1)
         needs = np.where(needs < 0, np.arange(length), needs)
         for _ in range(length.bit_length()):
@@ -161,7 +162,7 @@ class VariableAssignment(ResponseTask):
         return sources
 
     def _named(self, length: int) -> Ints:
-        """(h + 1,) where the variable is named whose value comes next: in the query, then in the response."""
+        """(h + 1,) positions of the variables whose values come next: the query, then the response."""
         return np.concatenate([[2 * length + 1], np.arange(2 * length + 3, 2 * length + 3 + self.hops)])
 
     def source_laws(self, length: int) -> tuple[ListedSets, ...]:
@@ -202,7 +203,7 @@ class VariableAssignment(ResponseTask):
         steps, named = [], equals - 1
         variable = tokens[named]
         while variable in assigned_at:
-            # Each once: tokens that are no sequence of this task may lead in a circle.
+            # Read each statement once, because tokens that are not a sequence of this task may lead in a circle.
             place = assigned_at.pop(variable)
             variable = tokens[place + 1]
             steps.append(([place, place + 1, named], variable))
