@@ -1,6 +1,6 @@
-"""Studies: what is run to decide claims, the rules that decide them, and result pages rendered from what was found.
+"""Studies: the runs that decide claims, the rules of the decisions, and result pages rendered from the results.
 
-A study is a file that is named by its path: ``load_study("experiments/k_locality")``.
+A study is a file that is loaded by its path: ``load_study("experiments/k_locality")``.
 """
 
 from typing import TYPE_CHECKING

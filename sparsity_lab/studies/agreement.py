@@ -1,19 +1,20 @@
-"""Whether two renderings of a file say the same.
+"""Comparison of two renderings of a file.
 
-Bytes are too much to ask. The last bit of a mean depends on the processor. So a rounded number may differ by one in
-its last place, and an id that is a hash of such numbers may differ completely. Words, structure and counts are equal.
+Their bytes can differ, because the last bit of a mean depends on the processor. So a rounded number may differ by one
+in its last place, and an id that is a hash of such numbers may differ completely. Words, structure and counts are
+equal.
 """
 
 import re
 from itertools import count
 
-# Not within a name, a color or a version.
+# A number, but not inside a name, a color or a version.
 _NUMBER = re.compile(r"(?<![\w#.])[-−]?\d+(?:\.\d+)?(?![\w.]*\w)")
 _ID = re.compile(r'((?:\bid|\bhref)="#?|\burl\(#)([^")]*)')
 
 
 def agree(committed: str, rendered: str) -> bool:
-    """Whether two texts are equal but for the last place of numbers with a fraction, and for the names of ids.
+    """Whether two texts are equal, except for the last place of numbers with decimals and the names of ids.
 
     >>> agree("| 0.125 | 3 seeds |", "| 0.126 | 3 seeds |")
     True
@@ -31,14 +32,14 @@ def agree(committed: str, rendered: str) -> bool:
 
 
 def _close(one: str, other: str) -> bool:
-    """At most one apart in the last place of the finer of two numbers; whole numbers are equal."""
+    """Whether two numbers differ by at most one in the last place of the finer one. Integers must be equal."""
     places = max(len(number.partition(".")[2]) for number in (one, other))
     first, second = (round(float(number.replace("−", "-")) * 10.0**places) for number in (one, other))
     return abs(first - second) <= (places > 0)
 
 
 def _with_ids_in_order(text: str) -> str:
-    """The text with its ids, and the links to them, numbered as they first appear."""
+    """The text with its ids, and the links to them, numbered by first appearance."""
     names: dict[str, str] = {}
     numbers = count()
     return _ID.sub(lambda found: found[1] + names.setdefault(found[2], f"id{next(numbers)}"), text)

@@ -1,4 +1,4 @@
-"""Arms: one setting, run from as many seeds as it takes."""
+"""Arms: one configuration, run with several seeds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from sparsity_lab.training import RunConfig
 
 @dataclass(frozen=True)
 class Arm:
-    """One setting, run from as many seeds as it takes.
+    """One configuration, run with several seeds.
 
     Attributes:
-        run: the run from a seed, which is its ``data_seed``.
-        seeds: how many a sweep runs; ``decide`` adds more where claims need them.
+        run: a function from a seed to the config of its run; the seed is its ``data_seed``.
+        seeds: the number of seeds in a sweep; ``decide`` adds more if claims need them.
         first: the first seed.
     """
 
@@ -30,7 +30,8 @@ class Arm:
         """The runs of a sweep.
 
         Raises:
-            SettingError: a text without its hash. A study names its texts, for its claims are about them.
+            SettingError: a text has no hash. A study states the hashes of its texts, because its claims are about
+                them.
         """
         runs = [self.run(seed) for seed in range(self.first, self.first + self.seeds)]
         for setting in settings_in(runs[0]):
@@ -40,10 +41,10 @@ class Arm:
 
 
 def seeded(base: RunConfig, *also: str) -> Callable[[int], RunConfig]:
-    """The run from a seed: its data, initial weights, evaluated sequences, and the fields ``also`` names are those of
-    the seed. So are those of its parents.
+    """A function from a seed to a run. The seed sets the data, the initial weights, the evaluated sequences and the
+    fields in ``also``, in the run and in its parents.
 
-    The evaluated sequences differ too, so that intervals over seeds cover their chance as well.
+    The evaluated sequences differ too, so intervals over seeds also cover their randomness.
 
     >>> config = seeded(run.config)(3)
     >>> config.data_seed, config.model_seed

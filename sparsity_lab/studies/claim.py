@@ -1,4 +1,4 @@
-"""Claims, what seeds say about them, and the verdicts."""
+"""Claims, their numbers by seed, and decisions."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -15,18 +15,18 @@ CannotTell = Literal["at the ceiling or floor", "never learned", "not every run 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What each seed gave.
+    """The numbers of a claim by seed.
 
     >>> Outcomes({0: 0.25, 1: 0.5}, unit="nats").numbers[1]
     0.5
 
     Attributes:
-        numbers: what the criterion tests, by seed.
-        unit: of the numbers.
-        detail: what was seen, in one sentence.
-        levels: what is compared, by arm and seed, where it lies between ``floor`` and ``ceiling``. A comparison of
-            arms that are all at the ceiling, or all at the floor, cannot tell.
-        floor, ceiling: of the levels.
+        numbers: the numbers that the criterion tests, by seed.
+        unit: the unit of the numbers.
+        detail: a summary of the results in one sentence.
+        levels: the compared values, by arm and seed, if they lie between ``floor`` and ``ceiling``. If all arms are
+            at the ceiling, or all at the floor, the claim cannot be decided.
+        floor, ceiling: the smallest and largest possible level.
     """
 
     numbers: Replicates
@@ -51,10 +51,10 @@ class Claim:
     Attributes:
         name: short, for tables.
         statement: the claim in words.
-        source: whose claim it is; "this lab" for what no paper says.
-        outcome: what the number of a seed is, in words.
-        numbers: what each seed gave.
-        criterion: what is asked of the numbers.
+        source: the source of the claim; "this lab" if it is from no paper.
+        outcome: a description of the number of a seed.
+        numbers: a function from the evidence to the number of each seed.
+        criterion: the test of the numbers.
         arms: the arms that the numbers come from. ``decide`` adds seeds to them.
     """
 
@@ -68,31 +68,32 @@ class Claim:
 
     @property
     def rule(self) -> str:
-        """The number of a seed, and what is asked of it."""
+        """The number of a seed and the criterion, in words."""
         return f"{self.outcome} {self.criterion.words}"
 
     @property
     def rule_id(self) -> str:
-        """A hash of what decides the claim: the number of a seed in words, its arms, and the criterion."""
+        """A hash of the parts that decide the claim: its name, the description of the number, the criterion and the
+        arms."""
         text = "\n".join((self.name, self.outcome, repr(self.criterion), *self.arms))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What came of one claim.
+    """The decision on one claim.
 
     >>> claim = difference_claim("k", "One beats two.", "one", "two", lengths=(8, 16), source="this lab")
     >>> judge([claim], ("k",), Evidence(rows))["k"].verdict
     'not decided'
 
     Attributes:
-        verdict: one of four.
-        outcomes: what each seed gave.
+        verdict: one of four verdicts.
+        outcomes: the numbers by seed.
         evidences: the three e-values.
-        estimate, low, high: with its 90 % confidence sequence; None without one.
+        estimate, low, high: the estimate and its 90 % confidence sequence; None if there is none.
         primary: whether it was decided together with the study's other primary claims, at one false discovery rate.
-        cannot_tell: why these runs cannot decide, whatever the number of seeds.
+        cannot_tell: why these runs cannot decide the claim, with any number of seeds.
     """
 
     verdict: Verdict
@@ -106,5 +107,5 @@ class Decision:
 
     @property
     def count(self) -> int:
-        """How many seeds gave a number."""
+        """The number of seeds that have a number."""
         return len(self.outcomes.numbers)

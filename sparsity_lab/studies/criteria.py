@@ -1,8 +1,8 @@
-"""Criteria: how the numbers that seeds gave are tested, by e-values that stay valid while seeds are added.
+"""Criteria: tests of the numbers of seeds, by e-values that stay valid while seeds are added.
 
-Each kind of number has its own. ``BoundedMean`` is for numbers in a range that is known before, such as accuracies
-and their differences. ``NormalMean`` is for losses, where every run learned. ``MostSeeds`` asks whether something
-happens in more than half of all seeds, which few seeds can decide.
+Each kind of number has a criterion. ``BoundedMean`` is for numbers in a range that is known in advance, such as
+accuracies and their differences. ``NormalMean`` is for losses if every run learned. ``MostSeeds`` tests whether an
+event happens in more than half of all seeds, which few seeds can decide.
 """
 
 import math
@@ -33,12 +33,12 @@ def _check_finite(**numbers: float | None) -> None:
 
 
 class Evidences(NamedTuple):
-    """Three e-values. Each is evidence against the opposite of what its name says.
+    """Three e-values. Each is evidence against the opposite of its name.
 
     Attributes:
-        held: that the claim holds.
-        did_not_hold: that it does not.
-        smaller: that the effect is smaller than what matters; 0 where the criterion names no such size.
+        held: evidence that the claim holds.
+        did_not_hold: evidence that it does not hold.
+        smaller: evidence that the effect is too small to matter; 0 if the criterion names no such size.
     """
 
     held: float
@@ -48,7 +48,7 @@ class Evidences(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Criterion(ABC):
-    """What is asked of the numbers that seeds gave, fixed before the runs.
+    """A test of the numbers of seeds, fixed before the runs.
 
     >>> isinstance(NormalMean(above=0.0), Criterion)
     True
@@ -56,39 +56,39 @@ class Criterion(ABC):
 
     @abstractmethod
     def evidences(self, numbers: Sequence[float]) -> Evidences:
-        """The e-values of numbers, one for each seed."""
+        """The e-values for the numbers of the seeds."""
 
     @abstractmethod
     def estimate(self, numbers: Sequence[float]) -> float:
-        """What is estimated, from at least one number."""
+        """The estimate from at least one number."""
 
     @abstractmethod
     def interval(self, numbers: Sequence[float]) -> tuple[float, float] | None:
-        """The confidence sequence of the estimate, with an error of 5 % on each side as the tests have; None where
-        there is none yet. So where a claim held or did not, its bound is outside."""
+        """The confidence sequence of the estimate, or None if there is none yet. It has an error of 5 % on each side,
+        like the tests. So if a claim held or did not hold, its bound is outside."""
 
     @property
     def unit(self) -> str:
-        """Of the estimate, where it is not that of the numbers."""
+        """The unit of the estimate, if it differs from that of the numbers."""
         return ""
 
     @property
     @abstractmethod
     def words(self) -> str:
-        """What is tested, in one sentence."""
+        """The test in one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Mean(Criterion):
-    """The mean over all seeds is ``above`` a bound, or ``below`` one.
+    """The mean over all seeds is ``above`` or ``below`` a bound.
 
     Attributes:
-        above: the claim is that the mean is larger. Give this or ``below``.
-        below: the claim is that it is smaller.
-        matters: how far the number of a seed must be from 0 to matter; None where there is no such size.
+        above: the bound, if the claim is that the mean is larger. Give either this or ``below``.
+        below: the bound, if the claim is that the mean is smaller.
+        matters: the smallest distance from 0 that matters for the number of a seed; None if there is no such size.
 
     Raises:
-        SettingError: both bounds or none, or ``matters`` not above 0.
+        SettingError: both bounds or none are given, or ``matters`` is not above 0.
     """
 
     above: float | None = None
@@ -137,10 +137,10 @@ class BoundedMean(_Mean):
     True
 
     Attributes:
-        low, high: the range, known before: -1 and 1 for a difference of two accuracies.
+        low, high: the range, known in advance: -1 and 1 for a difference of two accuracies.
 
     Raises:
-        SettingError: a bound outside the range.
+        SettingError: a bound is outside the range.
     """
 
     low: float = -1.0
@@ -175,7 +175,7 @@ class BoundedMean(_Mean):
 
 @dataclass(frozen=True, kw_only=True)
 class NormalMean(_Mean):
-    """The mean of numbers near a normal distribution, such as differences of losses where every run learned.
+    """The mean of approximately normal numbers, such as differences of losses if every run learned.
 
     >>> NormalMean(below=0.0, scale=0.1).evidences([-0.5, -0.6, -0.4, -0.5]).held > 1
     True
@@ -216,16 +216,16 @@ class NormalMean(_Mean):
 
 @dataclass(frozen=True, kw_only=True)
 class MostSeeds(Criterion):
-    """In more than half of all seeds the number is at least, or at most, what is asked.
+    """In more than half of all seeds, the number is at least or at most a bound.
 
     >>> MostSeeds(at_least=0.9).estimate([1.0, 0.95, 0.2, 0.3])
     0.5
 
     Attributes:
-        at_least, at_most: what is asked; both give a range.
+        at_least, at_most: the bounds; both together give a range.
 
     Raises:
-        SettingError: neither is given.
+        SettingError: neither is given, or the range is empty.
     """
 
     at_least: float | None = None

@@ -1,8 +1,8 @@
 """``decide``: add seeds until the primary claims of a study are decided.
 
-The e-values are valid however often they are looked at, so this looks after every seed, or every core-minute where
-seeds take less. The frames of the result hold everything found so far, and are written at each look. A seed whose
-rows are there is never run again, even if its folder is gone.
+The e-values stay valid even if the claims are judged after every seed. So ``decide`` judges after every seed, or
+after every core-minute if a seed takes less. The frames of the result hold all results so far, and are written at
+each look. A seed that has rows is never run again, even if its folder is gone.
 """
 
 import itertools
@@ -26,25 +26,25 @@ from sparsity_lab.training import RunConfig, store
 from sparsity_lab.training.folder import RunFolder
 
 _SHORTEST = 1.0
-"""Core-minutes between two looks, at least: workers start anew for each."""
+"""The fewest core-minutes between two looks, because workers start again for each look."""
 _ENOUGH = 3
-"""Seeds after which arms are given up that are all at the ceiling or floor, never learned, give no number, or mostly
-fail."""
+"""The number of seeds after which arms are given up if all are at the ceiling or floor, none learned, they give no
+number, or most of them fail."""
 
 
 @dataclass(frozen=True)
 class Review:
-    """What is known at one look.
+    """The state of a study at one look.
 
     >>> Review(decisions={}, open={}, minutes={"one": 0.5}, spent=1.0, failed={}).spent
     1.0
 
     Attributes:
-        decisions: on each primary claim, by name.
-        open: what each claim that seeds can still decide needs, by name; the cheapest first.
-        minutes: core-minutes of a seed, by arm; None where none has finished.
+        decisions: the decision on each primary claim, by name.
+        open: the outlook of each claim that more seeds can decide, by name; the cheapest first.
+        minutes: core-minutes per seed, by arm; None if no seed has finished.
         spent: core-minutes that the study's runs in the folder have taken.
-        failed: why runs have no result, by id.
+        failed: the reasons why runs have no result, by id.
     """
 
     decisions: Mapping[str, Decision]
@@ -65,12 +65,12 @@ def decide(
     at_once: int | None = None,
     command: str = "not recorded",
 ) -> Iterator[Review]:
-    """Run seeds of the arms that open primary claims need, and look after each.
+    """Run seeds of the arms that open primary claims need, and judge the claims after each seed.
 
-    It ends when every primary claim is decided, or these arms cannot tell, or the next seed would go beyond the
-    budget. A seed that has finished, in ``out`` or in the frames in ``folder``, is not run again. A seed that
-    diverged has no number. A seed that failed is not tried again in this call. After an interruption the same call
-    goes on.
+    It ends when every primary claim is decided, when the arms cannot decide them, or when the next seed would exceed
+    the budget. A seed that has finished, in ``out`` or in the frames in ``folder``, is not run again. A seed that
+    diverged has no number. A seed that failed is not run again in this call. After an interruption, the same call
+    resumes.
 
     >>> def run_in_turn(sweep: Sweep) -> Results:
     ...     return run_sweep(sweep, "runs_of_tiny", Serial())
@@ -80,17 +80,18 @@ def decide(
 
     Args:
         out: the store of the runs.
-        folder: of the result. Its frames are read first and written at each look; the page is written at the end.
-        run: brings the runs of a sweep to an end in ``out``, as ``run_sweep`` does.
-        budget: core-minutes that the study's runs in ``out`` may take, those that are there included.
-        at_once: seeds of each arm between two looks, where there are more workers than arms. None is one, or as many
-            as take a core-minute.
-        command: for the page.
+        folder: the folder of the result. Its frames are read first and written at each look; the page is written at
+            the end.
+        run: executes the runs of a sweep in ``out``, as ``run_sweep`` does.
+        budget: core-minutes that the study's runs in ``out`` may take, existing runs included.
+        at_once: seeds of each arm between two looks, if there are more workers than arms. None is one, or as many as
+            take a core-minute.
+        command: the command to show on the page.
 
     Raises:
         SettingError: there are no primary claims, the budget is not above 0, or the study lacks an arm. Or the frames
-            are of another size or of other runs. Or the store or the frames were begun under another rule. Nothing
-            has been run then.
+            have another size or other runs. Or the store or the frames were begun under other rules. In these cases
+            nothing is run.
     """
     if not study.primary:
         raise SettingError("primary", "one to five names of the study's claims", study.primary)
@@ -139,7 +140,7 @@ def _check_frames(found: FoundResult, arms: Mapping[str, Arm], size: Size, folde
 
 
 def _grown(study: Study, out: Path, size: Size, known: FoundResult, command: str) -> FoundResult:
-    """What was known, and the runs that have finished since."""
+    """The known results, extended by the runs that have finished since."""
     finished = {file.parent.name for file in out.glob(f"*/{store.FINISHED}")}
     own = study.runs(size, out)
     if known.evidence is None and not finished & own.keys():
@@ -184,7 +185,7 @@ def _look(
 
 
 def _given_up(claim: Claim, decision: Decision, rows: pl.DataFrame) -> bool:
-    """Whether further seeds of these arms would decide nothing: they cannot tell, or give no number."""
+    """Whether more seeds of these arms would decide nothing: the arms cannot decide the claim, or give no number."""
     seeds = [rows.filter(pl.col("arm") == arm)["seed"].n_unique() for arm in claim.arms]
     return min(seeds) >= _ENOUGH and (decision.cannot_tell is not None or decision.count == 0)
 
@@ -197,20 +198,20 @@ def _chosen(
     left: float,
     at_once: int | None,
 ) -> dict[str, RunConfig]:
-    """The runs of the next look, by id: the next seeds of the arms of open claims, as far as the budget goes."""
+    """The runs before the next look, by id: the next seeds of the arms of open claims that fit in the budget."""
     have = set() if known.evidence is None else set(known.evidence.rows["run"])
     over = have | look.failed.keys()
     chosen: dict[str, RunConfig] = {}
     named = {claim.name: claim for claim in claims}
     for claim in (named[name] for name in look.open):
         own = [arms[name] for name in claim.arms]
-        # Until the cost of a seed is known, one seed must do: more of them could go far beyond the budget.
+        # Until the cost of a seed is known, only one seed is run: more seeds could far exceed the budget.
         known_cost = None not in [look.minutes[name] for name in claim.arms]
         wanted = (at_once if known_cost else 1) or _seeds_at_once(look, claim)
         added = failures = 0
         for seed in itertools.count(max(arm.first for arm in own)):
             runs = {name: arm.run(seed) for name, arm in zip(claim.arms, own, strict=True)}
-            # A seed without a number in one arm is of no use in the others.
+            # A seed without a number in one arm is useless in the other arms.
             if any(run.id in look.failed for run in runs.values()):
                 failures += 1
                 if failures >= max(_ENOUGH, look.decisions[claim.name].count if look.decisions else 0):
@@ -234,7 +235,7 @@ def _chosen(
 
 
 def _seeds_at_once(look: Review, claim: Claim) -> int:
-    """As many seeds as take a core-minute, and no more than the claim needs."""
+    """The number of seeds that take a core-minute, but not more than the claim needs."""
     minutes = [look.minutes[name] for name in claim.arms]
     each = sum(one or 0.0 for one in minutes)
     if None in minutes or each == 0:

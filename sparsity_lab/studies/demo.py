@@ -1,4 +1,4 @@
-"""``demo``: the main job in miniature."""
+"""``demo``: a small study that shows how the lab works."""
 
 import polars as pl
 from matplotlib.figure import Figure
@@ -26,8 +26,8 @@ START, COUPLED, PREDICTED, NEAR = (
 
 
 def arms(size: Size) -> dict[str, Arm]:
-    """One model for all k of marked tokens (parity), and models for three fixed places (majority), which each seed
-    draws for itself. Seven seeds decide if they agree; what is exploratory has three."""
+    """One model for the parity of marked tokens with every k, and models for the majority of three fixed places. Each
+    seed draws its own places. Seven seeds decide a claim if they agree; exploratory arms have three."""
     steps, sequences, seeds, few = {
         "smoke": (6, 64, 1, 1), "small": (400, 512, 7, 3), "full": (4000, 4096, 12, 12),
     }[size]  # fmt: skip
@@ -55,27 +55,27 @@ def arms(size: Size) -> dict[str, Arm]:
 
 
 def loss_saved(evidence: Evidence) -> Outcomes:
-    """What coupled IDs save at the largest length."""
+    """The loss that coupled IDs save at the largest length, by seed."""
     losses = {name: numbers_at(evidence.rows, name, EIGHT_TIMES, "loss") for name in (START, COUPLED)}
     found = paired_differences(losses[START], losses[COUPLED])
     return Outcomes(found, "nats", f"Mean losses: {means_listed(losses)}.")
 
 
 def curves(evidence: Evidence) -> tuple[dict[str, pl.DataFrame], dict[str, pl.DataFrame]]:
-    """By k, and by what is done about places at the start."""
+    """The rows by k, and by the method for places at the start."""
     by_k = {name: evidence.rows.filter(arm=MARKED, condition=name) for name in CONDITIONS}
     return by_k, {name: evidence.rows.filter(arm=name) for name in (START, COUPLED, PREDICTED, NEAR)}
 
 
 def finding(evidence: Evidence) -> str:
-    """How far the curves carry that are decided."""
+    """How far the curves of the decided claims extrapolate."""
     by_k, placed = curves(evidence)
-    told = {"RoPE": placed[START], "with coupled IDs": placed[COUPLED]}
-    return f"Marked tokens: {how_far(by_k)}. Places at the start: {how_far(told)}."
+    decided = {"RoPE": placed[START], "with coupled IDs": placed[COUPLED]}
+    return f"Marked tokens: {how_far(by_k)}. Places at the start: {how_far(decided)}."
 
 
 def figure(evidence: Evidence) -> Figure:
-    """The curves, in two panels."""
+    """The curves in two panels."""
     by_k, placed = curves(evidence)
     looks = looks_of(list(by_k), list(placed))
     with styled():

@@ -1,8 +1,8 @@
-"""What runs reach and lose with length, seed by seed: the numbers that claims about extrapolation rest on.
+"""Values and drops of runs by length and seed: the numbers behind claims about extrapolation.
 
-Values are normalized accuracies, 0 at chance and 1 at the Bayes optimum, cut to that range: a run cannot lose more
-than all it knew. A *drop* is the value at the longest trained length minus that at a
-longer one. Only what was learned counts: a run that was at chance from the start has nothing to lose.
+Values are normalized accuracies, 0 at chance and 1 at the Bayes optimum, clipped to that range: a run cannot lose
+more than it learned. A *drop* is the value at the longest trained length minus the value at a longer one. By default,
+only runs that learned count: a run that was at chance from the start has nothing to lose.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from sparsity_lab.settings import SettingError
 def numbers_at(
     rows: pl.DataFrame, arm: str, length: int, measure: str = "accuracy", *, condition: str | None = None
 ) -> Replicates:
-    """One arm's measure at one length by seed, whether it was learned or not.
+    """The measure of one arm at one length by seed, for all runs, learned or not.
 
     >>> sorted(numbers_at(rows, "one", 16))
     [0, 1]
@@ -48,12 +48,12 @@ def values_at(
     ['seed', 'condition', 'trained_length', 'at_trained', 'value', 'drop']
 
     Args:
-        rows: of ``Evidence``.
-        conditions: which of them; None is all.
-        only_learned: leave out what was not learned.
+        rows: the rows of ``Evidence``.
+        conditions: the conditions to include; None is all.
+        only_learned: leave out conditions that a seed did not learn.
 
     Raises:
-        SettingError: no such arm, condition or length.
+        SettingError: there is no such arm, condition or length.
     """
     own = rows.filter(pl.col("arm") == arm)
     if own.is_empty():
@@ -109,8 +109,8 @@ def differences_at(
     *,
     only_learned: bool = True,
 ) -> Replicates:
-    """Differences of two arms in a column of ``values_at`` by seed: taken between the conditions that both learned,
-    or all of them, and averaged over these.
+    """Differences of two arms in a column of ``values_at`` by seed, averaged over the conditions that both arms
+    learned, or over all conditions.
 
     >>> sorted(differences_at(rows, "one", "two", 16, only_learned=False))
     [0, 1]
@@ -122,9 +122,9 @@ def differences_at(
 def slopes(
     rows: pl.DataFrame, arm: str, length: int, at: Mapping[str, float], *, least: int = 3, only_learned: bool = True
 ) -> Replicates:
-    """Least-squares slopes of the drop in ``at``, a number for each condition, by seed.
+    """Least-squares slopes of the drop by seed, as a function of the number ``at`` of each condition.
 
-    A seed that learned fewer than ``least`` of the conditions has no slope.
+    A seed that learned fewer than ``least`` conditions has no slope.
 
     >>> list(slopes(rows, "one", 16, {"trained": 1.0}, only_learned=False))
     []
@@ -139,7 +139,7 @@ def slopes(
 
 
 def learned_words(rows: pl.DataFrame, arm: str, conditions: Sequence[str] | None = None) -> str:
-    """How many seeds of an arm learned all these conditions: ``3 of 4 seeds learned``.
+    """The number of seeds of an arm that learned all these conditions, in words: ``3 of 4 seeds learned``.
 
     >>> learned_words(rows, "one")
     '2 of 2 seeds learned'

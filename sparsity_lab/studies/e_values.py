@@ -1,20 +1,19 @@
 """E-values: evidence that stays valid when seeds are added until a claim is decided.
 
 An e-process E_1, E_2, ... is a number >= 0 after each seed. Its expectation is at most 1 at any stopping time while
-the null hypothesis is true. So P(E ever reaches 1 / alpha) <= alpha, however often somebody looks (Ville's
-inequality).
+the null hypothesis is true. So P(E ever reaches 1 / alpha) <= alpha, for any number of looks (Ville's inequality).
 
-Three e-processes, each for the kind of outcome that it is valid for:
+There are three e-processes, each valid for one kind of outcome:
 
-- ``bounded_mean``: outcomes in a range that is fixed before, such as differences of accuracies. It bets on the mean;
-  nothing else is assumed about their distribution (Waudby-Smith and Ramdas, arXiv 2010.09686).
+- ``bounded_mean``: outcomes in a range that is fixed in advance, such as differences of accuracies. It bets on the
+  mean, and assumes nothing else about the distribution (Waudby-Smith and Ramdas, arXiv 2010.09686).
 - ``more_than_half``: outcomes that are true or false for each seed.
-- ``t_mean``: outcomes near a normal distribution of unknown spread, such as differences of losses between arms of
-  which every run learned. It is the likelihood ratio of Student's t, integrated over a prior for the standardized
-  effect (Perez-Ortiz et al., arXiv 2208.07610). It must not be used where a few seeds fail: there it decides wrongly.
+- ``t_mean``: approximately normal outcomes of unknown variance, such as differences of losses between arms in which
+  every run learned. It is the likelihood ratio of Student's t, integrated over a prior for the standardized effect
+  (Perez-Ortiz et al., arXiv 2208.07610). It must not be used if a few seeds fail, because it then decides wrongly.
 
-``e_bh`` says which of several claims are decided (Wang and Ramdas, arXiv 2009.02824). The order of the seeds does not
-matter for any of these numbers.
+``e_bh`` decides several claims together (Wang and Ramdas, arXiv 2009.02824). None of these numbers depends on the
+order of the seeds.
 """
 
 import math
@@ -33,7 +32,7 @@ PRIOR_SCALE = 1.0
 """Standard deviation of the standardized effect (mean over standard deviation across seeds) under the alternative."""
 
 _BETS = (np.arange(64) + 0.5) / 64
-"""Shares of the largest bet that cannot lose everything; the e-value is the average over them."""
+"""Fractions of the largest bet that cannot lose everything. The e-value is the average over them."""
 _ALL_SUCCEED = 0.8
 """Weight of the alternative that every seed succeeds, against a uniform probability of success between 1/2 and 1.
 Seven seeds that all succeed give 109, and one seed that fails does not end the test."""
@@ -44,11 +43,11 @@ Floats = NDArray[np.float64]
 def bounded_mean(outcomes: ArrayLike, above: float, low: float, high: float) -> float:
     """The e-value against "the mean is at most ``above``", for outcomes between ``low`` and ``high``.
 
-    With x the outcomes scaled to 0 .. 1 and m the scaled bound, it is the mean over bets b in (0, 1) of
+    Let x be the outcomes scaled to 0 .. 1, and m the scaled bound. The e-value is the mean over bets b in (0, 1) of
     prod_i (1 + b (x_i - m) / m). For "the mean is at least", negate outcomes and bounds.
 
     Raises:
-        SettingError: an outcome outside the range, or a bound that is not inside it.
+        SettingError: an outcome or the bound is outside the range.
     """
     return float(np.exp(logsumexp(_log_wealth(_scaled(outcomes, low, high), _inside(above, low, high)))) / len(_BETS))
 
@@ -56,7 +55,7 @@ def bounded_mean(outcomes: ArrayLike, above: float, low: float, high: float) -> 
 def bounded_interval(outcomes: ArrayLike, low: float, high: float, alpha: float = ALPHA) -> tuple[float, float]:
     """A confidence sequence for the mean: with probability 1 - alpha it covers the mean after every seed.
 
-    It holds the means m for which the average of both e-values, against "at most m" and "at least m", stays below
+    It contains the means m for which the average of both e-values, against "at most m" and "at least m", is below
     1 / alpha. It never leaves the range.
     """
     x = _scaled(outcomes, low, high)
@@ -78,7 +77,7 @@ def more_than_half(successes: int, seeds: int) -> float:
     uniform on 1/2 .. 1 with weight 0.2.
 
     Raises:
-        SettingError: fewer than no successes, or more than seeds.
+        SettingError: the number of successes is negative or above the number of seeds.
     """
     if not 0 <= successes <= seeds:
         raise SettingError("successes", f"0 .. {seeds}, the number of seeds", successes)
@@ -88,9 +87,9 @@ def more_than_half(successes: int, seeds: int) -> float:
 
 
 def share_interval(successes: int, seeds: int, alpha: float = ALPHA) -> tuple[float, float]:
-    """The confidence sequence for the probability that a seed succeeds, which belongs to ``more_than_half``.
+    """The confidence sequence for the probability that a seed succeeds, which corresponds to ``more_than_half``.
 
-    It holds the q for which the likelihood ratio of the successes against q, averaged over p, stays below 1 / alpha.
+    It contains the q for which the likelihood ratio of the successes against q, averaged over p, is below 1 / alpha.
     The average gives p = 1 and p = 0 weight 0.4 each, and uniform p weight 0.2.
     """
     failures = seeds - successes
@@ -107,11 +106,11 @@ def share_interval(successes: int, seeds: int, alpha: float = ALPHA) -> tuple[fl
 
 
 def t_mean(outcomes: ArrayLike, above: float = 0.0, scale: float = PRIOR_SCALE) -> float:
-    """The e-value against "the mean is at most ``above``", for normal outcomes of unknown spread.
+    """The e-value against "the mean is at most ``above``", for normal outcomes of unknown variance.
 
-    The likelihood ratio of Student's t, averaged over standardized effects with a half-normal prior of standard
-    deviation ``scale``. It is 1 for fewer than two outcomes, and for outcomes that are all the same: they have no
-    spread. For "the mean is at least", negate outcomes and bound.
+    It is the likelihood ratio of Student's t, averaged over standardized effects with a half-normal prior of standard
+    deviation ``scale``. It is 1 for fewer than two outcomes, and for outcomes that are all equal, because these have
+    no variance. For "the mean is at least", negate outcomes and bound.
     """
     x = np.asarray(outcomes, dtype=np.float64) - above
     if len(x) < 2 or np.ptp(x) == 0:
@@ -120,9 +119,10 @@ def t_mean(outcomes: ArrayLike, above: float = 0.0, scale: float = PRIOR_SCALE) 
 
 
 def t_interval(outcomes: ArrayLike, alpha: float = ALPHA, scale: float = PRIOR_SCALE) -> tuple[float, float] | None:
-    """The confidence sequence for the mean that belongs to ``t_mean``; None for fewer than two different outcomes.
+    """The confidence sequence for the mean that corresponds to ``t_mean``; None for fewer than two different
+    outcomes.
 
-    It holds the means for which the average of both one-sided e-values stays below 1 / alpha. With g = n scale^2 that
+    It contains the means for which the average of both one-sided e-values is below 1 / alpha. With g = n scale^2 that
     average is (1 + g)^(-1/2) (1 - q g / (1 + g))^(-n/2), where q = t^2 / (t^2 + n - 1). Too few outcomes give
     infinite limits.
     """
@@ -131,7 +131,7 @@ def t_interval(outcomes: ArrayLike, alpha: float = ALPHA, scale: float = PRIOR_S
     if n < 2 or np.ptp(x) == 0:
         return None
     g = n * scale**2
-    # The q at which the average is 1 / alpha.
+    # The q for which the average is 1 / alpha.
     q = (1 - (alpha**2 / (1 + g)) ** (1 / n)) * (1 + g) / g
     if q >= 1:
         return -math.inf, math.inf
@@ -140,10 +140,10 @@ def t_interval(outcomes: ArrayLike, alpha: float = ALPHA, scale: float = PRIOR_S
 
 
 def e_bh(e_values: Sequence[float], alpha: float = ALPHA) -> list[bool]:
-    """Which null hypotheses are rejected, at a false discovery rate of ``alpha`` whatever the dependence.
+    """Whether each null hypothesis is rejected, at a false discovery rate of ``alpha`` under any dependence.
 
-    Of m e-values, the k largest are rejected, where k is the largest number for which the k-th is at least m / (k
-    alpha). The threshold is 100 for one claim out of five, and 20 for all five.
+    The hypotheses of the k largest of m e-values are rejected. k is the largest number for which the k-th e-value is
+    at least m / (k alpha). The threshold is 100 for one claim out of five, and 20 for all five.
     """
     count, ordered = len(e_values), sorted(e_values, reverse=True)
     passed = [k for k in range(1, count + 1) if ordered[k - 1] >= count / (k * alpha)]
@@ -164,13 +164,13 @@ def _inside(bound: float, low: float, high: float) -> float:
 
 
 def _log_wealth(x: Floats, m: float) -> Floats:
-    """The logarithm of what each bet has become, for outcomes in 0 .. 1 and the bound m."""
+    """The log-wealth of each bet, for outcomes in 0 .. 1 and the bound m."""
     wealth: Floats = np.log1p(_BETS[:, None] * (x - m) / m).sum(axis=1)
     return wealth
 
 
 def _t_ratio(y: Floats, n: int, scale: float) -> Floats:
-    """The likelihood ratio of y = sum(x) / |x|, which stands for t, averaged over the half-normal prior.
+    """The likelihood ratio of y = sum(x) / |x|, a function of t, averaged over the half-normal prior.
 
     Given s, the norm of x over its standard deviation, an effect d has the ratio exp(d s y - n d^2 / 2). Under the
     null s is chi-distributed with n degrees of freedom and independent of y. With A = n + 1 / scale^2 and

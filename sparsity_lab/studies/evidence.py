@@ -1,4 +1,4 @@
-"""What the claims and the figure of a study see."""
+"""The input of the claims and the figure of a study."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import polars as pl
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the finished runs of a study showed.
+    """The results of the finished runs of a study.
 
     >>> Evidence(rows).rows["arm"].unique().sort().to_list()
     ['one', 'two']
@@ -15,8 +15,8 @@ class Evidence:
     Attributes:
         rows: evaluation rows, as ``Study.rows`` gives them: ``arm``, ``seed``, ``run``, ``condition``, the columns of
             the evaluation, and ``learned``, ``reach`` and ``censored`` of the run.
-        measures: what the study's ``measure`` found, with ``arm``, ``seed`` and ``run`` in front; None if it
-            measures nothing beyond the evaluation.
+        measures: the results of the study's ``measure``, with the first columns ``arm``, ``seed`` and ``run``; None
+            if it measures nothing beyond the evaluation.
     """
 
     rows: pl.DataFrame
@@ -24,10 +24,10 @@ class Evidence:
 
     @property
     def measured(self) -> pl.DataFrame:
-        """The measures, of a study that has some.
+        """The measures of a study that has them.
 
         Raises:
-            ValueError: there are none.
+            ValueError: there are no measures.
         """
         if self.measures is None:
             raise ValueError("the study has no measures beyond the evaluation")

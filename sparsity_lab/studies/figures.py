@@ -1,7 +1,7 @@
-"""Small multiples for result pages: panels of curves by length, whose names stand at the ends of the lines.
+"""Small multiples for result pages: panels of curves by length, with names at the ends of the lines.
 
-A line is the median over the seeds that learned. Fewer than ten seeds are thin lines; of more the band goes from the
-smallest to the largest. Arms that were not learned are named below the panel but not drawn.
+A line is the median over the seeds that learned. Fewer than ten seeds are thin lines. For ten or more, the band goes
+from the smallest to the largest. Arms that never learned are named below the panel but not drawn.
 """
 
 import math
@@ -29,8 +29,8 @@ from sparsity_lab.training import Evaluation
 
 
 def panels(count: int, *, columns: int = 2, width: float = 3.7, height: float = 2.6) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` panels in rows of ``columns``, which do not share axes; width and height in inches of
-    one panel. A figure of 7.4 inches fits a page with its text at full size. To be called inside ``styled()``.
+    """A figure with ``count`` panels in rows of ``columns``, which do not share axes. Width and height are those of
+    one panel in inches. A figure of 7.4 inches fits a page with its text at full size. Call it inside ``styled()``.
 
     >>> figure, axes = panels(4, columns=2)
     >>> len(axes)
@@ -52,7 +52,7 @@ def draw_by_length(
     only_learned: bool = True,
     words: str = "normalized accuracy",
 ) -> None:
-    """Draw a measure against length, a line for each curve with its name, and its seeds.
+    """Draw a measure against length, with a named line for each curve, and its seeds.
 
     >>> figure, (ax,) = panels(1)
     >>> curves = {"one": rows.filter(pl.col("arm") == "one")}
@@ -61,10 +61,10 @@ def draw_by_length(
     'normalized accuracy'
 
     Args:
-        curves: rows of ``Evidence`` by name, one row for each seed and length; none where nothing has run yet.
-        looks: by name; may hold more than are drawn here.
-        only_learned: leave out seeds that did not learn, and name their number below the panel.
-        words: the measure, for the axis; "" for panels right of another.
+        curves: rows of ``Evidence`` by name, one row for each seed and length; no rows if nothing has run yet.
+        looks: the looks by name; more than the drawn ones are allowed.
+        only_learned: leave out seeds that did not learn, and show their number below the panel.
+        words: the label of the measure's axis; "" for panels to the right of another panel.
     """
     ax.set_title(title, fontsize=10, pad=16)
     ax.set_ylabel(words)
@@ -95,15 +95,16 @@ def draw_by_length(
 
 
 def _never(name: str, rows: pl.DataFrame, measure: str) -> str:
-    """What an arm without a learned seed reached: the median at the largest trained length."""
+    """A note on an arm without a learned seed, with the median at the largest trained length."""
     at = rows.filter("trained").drop_nulls(measure).sort("length")
     reached = at.filter(pl.col("length") == at["length"].max())[measure].to_list()
     return f"{name}: never learned" + (f" ({median(reached):.2f})" if reached else "")
 
 
 def how_far(curves: Mapping[str, pl.DataFrame]) -> str:
-    """How far each curve carries, in multiples of its longest trained length. What counts is the median over the
-    seeds that learned. A curve loses half where that falls below one half, and else holds while it is at least 0.9.
+    """How far each curve extrapolates, in multiples of its longest trained length. The rule uses the median over the
+    seeds that learned. A curve loses half where the median falls below one half. Otherwise it holds while the median
+    is at least 0.9.
 
     >>> rows = pl.DataFrame({"seed": 0, "learned": True, "trained": [True, False, False], "length": [8, 16, 32],
     ...                      "normalized_accuracy": [1.0, 0.95, 0.3]})
@@ -111,7 +112,7 @@ def how_far(curves: Mapping[str, pl.DataFrame]) -> str:
     'k=1 holds to at least 2x; k=3 and k=4 lose half at 4x'
 
     Args:
-        curves: as for ``draw_by_length``; those of which nothing has run are left out.
+        curves: as for ``draw_by_length``; curves without rows are left out.
     """
     return "; ".join(told((_without_commas(name), *_carries(rows)) for name, rows in curves.items() if len(rows)))
 
@@ -135,24 +136,25 @@ _HOLDS, _HALF = Evaluation.threshold, 0.5
 
 
 def means_by(rows: pl.DataFrame, name: str, values: Sequence[str], column: str, places: int = 2) -> str:
-    """``dense 0.99, window 0.17``: the mean of a column for each value of another; what has no number is left out.
+    """``dense 0.99, window 0.17``: the mean of a column for each value of another column. Values without a number are
+    left out.
 
     >>> means_by(pl.DataFrame({"arm": ["a", "a", "b"], "loss": [1.0, 2.0, 3.0]}), "arm", ["a", "b", "c"], "loss")
     'a 1.50, b 3.00'
     """
     means = dict(rows.group_by(name).agg(pl.col(column).mean()).drop_nulls().iter_rows())
-    # Without the sign of what rounds to zero.
+    # Adding 0.0 turns -0.0 into 0.0.
     numbers = {one: round(means[one], places) + 0.0 for one in values if one in means}
     return ", ".join(f"{_without_commas(one)} {value:.{places}f}" for one, value in numbers.items())
 
 
 def _without_commas(name: str) -> str:
-    """Of names in a list that has commas itself."""
+    """The name without commas, for a list that is separated by commas."""
     return name.replace(",", "")
 
 
 def same_height(axes: Sequence[Axes]) -> None:
-    """Give panels of one measure the same vertical limits, the widest of theirs.
+    """Give panels of one measure the same vertical limits, which cover all of them.
 
     >>> figure, (left, right) = panels(2)
     >>> _ = left.set_ylim(0, 1), right.set_ylim(0, 2)
@@ -166,7 +168,7 @@ def same_height(axes: Sequence[Axes]) -> None:
 
 
 def draw_seeds(ax: Axes, place: float, numbers: Replicates, style: Look) -> None:
-    """Draw a mark for each seed at a place of the horizontal axis, and a line at their mean.
+    """Draw a mark for each seed at a place on the horizontal axis, and a line at their mean.
 
     >>> figure, (ax,) = panels(1)
     >>> draw_seeds(ax, 0.0, {0: 0.5, 1: 0.7}, looks_of(["one"])["one"])
@@ -182,7 +184,7 @@ def draw_seeds(ax: Axes, place: float, numbers: Replicates, style: Look) -> None
 
 
 def levels(ax: Axes) -> None:
-    """Lines at the Bayes optimum and at chance of a normalized measure.
+    """Draw lines at the Bayes optimum and at chance of a normalized measure.
 
     >>> figure, (ax,) = panels(1)
     >>> levels(ax)

@@ -1,9 +1,9 @@
 """The files of a result: written once from runs, then rendered again from the committed frames to check them.
 
-In the folder of a study: ``rows.parquet`` and, if it measures something beyond the evaluation, ``measures.parquet``;
-``result.json`` with arms, estimates, rules and verdicts, ``result.svg``, the figure, and ``result.md``, the page. All
-but the frames are made from the frames, from what the JSON says of the runs, and from ``notes.md``, which people
-write. In a folder of studies ``README.md`` is the table of all claims.
+The folder of a study has ``rows.parquet`` and, if it measures something beyond the evaluation, ``measures.parquet``.
+It also has ``result.json`` with arms, estimates, rules and verdicts, ``result.svg``, the figure, and ``result.md``,
+the page. These three are made from the frames, the facts about the runs in the JSON, and ``notes.md``, which people
+write. In a folder of studies, ``README.md`` is the table of all claims.
 """
 
 import io
@@ -33,17 +33,17 @@ from sparsity_lab.training.folder import RunFolder
 
 ROWS, MEASURES, RECORD, FIGURE, PAGE = "rows.parquet", "measures.parquet", "result.json", "result.svg", "result.md"
 _MOST_BYTES, _MOST_VALUES = 2**28, 2**26
-"""Of a frame."""
+"""The limits of a frame."""
 NOTES, FRONT_PAGE = "notes.md", "README.md"
 
 
 @dataclass(frozen=True)
 class FoundResult:
-    """What the folder of a result holds.
+    """The contents of the folder of a result.
 
     Attributes:
-        evidence: None if there are no frames.
-        facts: what the rows do not say of the runs.
+        evidence: the frames; None if there are none.
+        facts: facts about the runs that are not in the rows.
     """
 
     evidence: Evidence | None
@@ -51,10 +51,10 @@ class FoundResult:
 
 
 def read_found(study: Study, folder: Path) -> FoundResult:
-    """What the folder of a result holds, of frames that belong together.
+    """The contents of the folder of a result, with frames of the same runs.
 
     Raises:
-        SettingError: frames that cannot be read, or that miss what the study measures.
+        SettingError: the frames cannot be read, or the study's measures are missing.
     """
     rows = read_rows(folder / ROWS)
     if rows is None:
@@ -66,15 +66,15 @@ def read_found(study: Study, folder: Path) -> FoundResult:
     measures = read_rows(folder / MEASURES)
     if measures is None:
         raise SettingError(str(folder / MEASURES), f"no such file; it belongs to {ROWS}")
-    # A writer that was stopped between the two left measures of runs that have no rows yet.
+    # If a writer was stopped between the two files, there are measures of runs that have no rows yet.
     return FoundResult(Evidence(rows, measures.filter(pl.col("run").is_in(rows["run"].unique().to_list()))), facts)
 
 
 def read_record(file: Path) -> dict[str, Any]:
-    """What ``result.json`` holds, with the claims and what the rows do not say of the runs.
+    """The contents of ``result.json``: the claims, and facts about the runs that are not in the rows.
 
     Raises:
-        SettingError: it cannot be read, or is not what was written.
+        SettingError: it cannot be read, or is damaged.
     """
     content = read_whole(file, MOST_BYTES)
     try:
@@ -89,10 +89,10 @@ def read_record(file: Path) -> dict[str, Any]:
 
 
 def write_found(study: Study, found: FoundResult, folder: Path, *, pages: bool = True) -> None:
-    """Write frames and record into the folder of a result, and the figure and the page.
+    """Write frames and record into the folder of a result, and with ``pages`` also the figure and the page.
 
     Raises:
-        SettingError: a file that cannot be written.
+        SettingError: a file cannot be written.
     """
     assert found.evidence is not None
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,18 +107,18 @@ def write_found(study: Study, found: FoundResult, folder: Path, *, pages: bool =
 
 
 def extended(study: Study, results: Results, size: Size, before: FoundResult, command: str) -> FoundResult:
-    """What was found before, and what the runs say that have finished since.
+    """The earlier result, extended by the runs that have finished since.
 
     Raises:
-        SettingError: no finished run, and nothing was found before.
+        SettingError: there are no finished runs and no earlier result.
     """
     evidence = study.evidence(results, size, before.evidence)
     return FoundResult(evidence, _facts(study, results, size, command, before, evidence))
 
 
 def write_result(study: Study, results: Results, size: Size, folder: Path, command: str = "not recorded") -> Path:
-    """Write all files of a result into a folder, which may hold notes; returns the page. Rows of runs that are no
-    longer in the folder of ``results`` are kept, if the study still has them.
+    """Write all files of a result into a folder, which can contain notes. Returns the path of the page. Rows of runs
+    that are no longer in the folder of ``results`` are kept if the study still has these runs.
 
     >>> study = load_study("tiny_study")
     >>> finished = run_sweep(study.sweep("small"), "runs_of_tiny", Serial())
@@ -126,10 +126,10 @@ def write_result(study: Study, results: Results, size: Size, folder: Path, comma
     'result.md'
 
     Args:
-        command: what made the runs, for the page.
+        command: the command that made the runs, to show on the page.
 
     Raises:
-        SettingError: no finished run, or a file that cannot be written.
+        SettingError: there are no finished runs, or a file cannot be written.
     """
     before = _without(read_found(study, folder), study, size, results)
     write_found(study, extended(study, results, size, before, command), folder)
@@ -137,7 +137,8 @@ def write_result(study: Study, results: Results, size: Size, folder: Path, comma
 
 
 def _without(found: FoundResult, study: Study, size: Size, results: Results) -> FoundResult:
-    """What was found of runs of this size that the study still has, and the folder of the runs no longer."""
+    """The part of a result for runs of this size that the study still has, but that are no longer in the runs'
+    folder."""
     if found.evidence is None or found.facts.get("size") != size:
         return FoundResult(None, {})
     rows = found.evidence.rows
@@ -156,7 +157,7 @@ def _without(found: FoundResult, study: Study, size: Size, results: Results) -> 
 
 
 def check_results(path: Path) -> list[str]:
-    """Names of the files that are missing, or do not ``agree`` with what the committed frames give.
+    """Names of the files that are missing, or do not ``agree`` with the files rendered from the committed frames.
 
     >>> check_results(Path("tiny_study"))
     []
@@ -165,15 +166,15 @@ def check_results(path: Path) -> list[str]:
         path: a study, or a folder of studies with the table of all claims.
 
     Raises:
-        SettingError: a study that cannot be loaded, or none with a result.
+        SettingError: a study cannot be loaded, or no study has a result.
     """
     rendered, wrong = _rendered_again(path)
     return wrong + [str(file) for file, text in rendered.items() if not _holds(file, text)]
 
 
 def render_results(path: Path) -> list[str]:
-    """Render all pages again from the committed frames; returns the names of the files that changed. The frames, and
-    what the records say of the runs, stay as they are.
+    """Render all pages again from the committed frames. Returns the names of the files that changed. The frames, and
+    the facts about the runs in the records, do not change.
 
     >>> render_results(Path("tiny_study"))
     []
@@ -182,8 +183,8 @@ def render_results(path: Path) -> list[str]:
         path: a study, or a folder of studies with the table of all claims.
 
     Raises:
-        SettingError: a study that cannot be loaded, or none with a result; a frame that is missing; a README.md that
-            is no table of claims. Nothing has been written then.
+        SettingError: a study cannot be loaded, no study has a result, a frame is missing, or README.md is not a table
+            of claims. Then nothing is written.
     """
     rendered, wrong = _rendered_again(path)
     if wrong:
@@ -198,8 +199,8 @@ def render_results(path: Path) -> list[str]:
 
 
 def relabel_results(path: Path) -> list[str]:
-    """Give the committed rows the ids that this release gives to their runs, which are known by arm and seed; returns
-    the names of the frames that changed. For a change in how ids are made, which changes nothing of the runs.
+    """Update the run ids in the committed rows to those of this release, by arm and seed. Returns the names of the
+    frames that changed. Use it after a change of how ids are made that does not change the runs themselves.
 
     >>> relabel_results(Path("tiny_study"))
     []
@@ -208,8 +209,7 @@ def relabel_results(path: Path) -> list[str]:
         path: a study, or a folder of studies.
 
     Raises:
-        SettingError: a study that cannot be loaded, or rows of an arm and seed that it does not have. Then nothing is
-            written.
+        SettingError: a study cannot be loaded, or does not have the arm of a row. Then nothing is written.
     """
     changed: dict[Path, pl.DataFrame] = {}
     for one in studies_in(path):
@@ -233,7 +233,7 @@ def relabel_results(path: Path) -> list[str]:
 
 
 def _rendered_again(path: Path) -> tuple[dict[Path, str], list[str]]:
-    """Every file that the committed frames give, with its text; names of frames that are missing or too many."""
+    """The text of every file rendered from the committed frames, and the names of missing or unexpected frames."""
     rendered: dict[Path, str] = {}
     records: list[tuple[str, dict[str, Any]]] = []
     wrong = []
@@ -258,10 +258,10 @@ def _rendered_again(path: Path) -> tuple[dict[Path, str], list[str]]:
 
 
 def read_rows(file: Path) -> pl.DataFrame | None:
-    """The frame in a file; None if there is none.
+    """The frame in a file; None if there is no such file.
 
     Raises:
-        SettingError: it cannot be read, or has more values than all rows of 100,000 runs.
+        SettingError: it cannot be read, or is too large.
     """
     if not file.is_file():
         return None
@@ -289,7 +289,7 @@ def _holds(path: Path, text: str) -> bool:
 def _facts(
     study: Study, results: Results, size: Size, command: str, before: FoundResult, evidence: Evidence
 ) -> dict[str, Any]:
-    """What the rows do not say of the runs."""
+    """Facts about the runs that are not in the rows."""
     planned = study.runs(size, results.folder)
     sweep = Sweep(name=study.name, runs=tuple(run for _, run in planned.values()))
     here = Results(results.folder, sweep, trusted=results.trusted)
@@ -305,9 +305,9 @@ def _facts(
             if name in recorded and recorded[name] not in values:
                 values.append(recorded[name])
     failed = [{"run": one.run.id, "reason": one.reason} for one in here.failures]
-    # What the first runs were made under counts, also where their folder is gone and another one was begun.
+    # The rules of the first runs count, even if their folder is gone and a new folder was begun.
     rules = before.facts.get("rules") or fixed_rules(results.folder)
-    # Frames without rules are older than rules, which a new store does not change.
+    # Frames without rules are from before rules were recorded. A new store does not change this.
     older = before.evidence is not None and not before.facts.get("rules")
     late = before.facts.get("rules_after_runs", older or rules is None or came_after_runs(results.folder))
     return {
@@ -323,7 +323,7 @@ def _facts(
 
 
 def record(study: Study, evidence: Evidence, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Arms, estimates, rules and verdicts as plain data: what ``result.json`` holds."""
+    """Arms, estimates, rules and verdicts as plain data, for ``result.json``."""
     decisions = study.judge(evidence)
     changed = changed_rules(study, facts.get("rules"))
     claims = []
@@ -368,7 +368,7 @@ def record(study: Study, evidence: Evidence, facts: Mapping[str, Any]) -> dict[s
 
 
 def _pages(study: Study, evidence: Evidence, data: dict[str, Any], folder: Path) -> dict[str, str]:
-    """The figure and the page, by name."""
+    """The texts of the figure and the page, by file name."""
     notes = folder / NOTES
     words = data["finding"]
     return {
@@ -378,7 +378,7 @@ def _pages(study: Study, evidence: Evidence, data: dict[str, Any], folder: Path)
 
 
 def _rendered(study: Study, found: FoundResult, folder: Path) -> dict[str, str]:
-    """Name and text of every file that is made from the frames and the notes in the folder."""
+    """The texts of all files that are made from the frames and the notes in the folder, by name."""
     assert found.evidence is not None
     data = record(study, found.evidence, found.facts)
     return {RECORD: _json(data), **_pages(study, found.evidence, data, folder)}
@@ -389,7 +389,7 @@ def _json(data: Mapping[str, Any]) -> str:
 
 
 def _leading(value: float) -> float:
-    """Three leading digits: e-values go from nothing to millions, and more digits would differ between processors."""
+    """An e-value with three significant digits. More digits would differ between processors."""
     return float(f"{min(value, 1e12):.3g}")
 
 
@@ -398,7 +398,7 @@ def _cost(rows: pl.DataFrame, arm: str) -> float | None:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Four digits behind the point: more would differ between processors."""
+    """A value with four decimals. More decimals would differ between processors."""
     return None if value is None else round(value, 4) + 0.0
 
 
@@ -408,7 +408,7 @@ def _learned(rows: pl.DataFrame) -> int | None:
 
 
 def standalone(svg: str) -> str:
-    """An SVG file on a white ground: what shows it may be dark, and has no color to lend."""
+    """An SVG file with a white background and its own text color, because the viewer may be dark."""
     opened = svg.replace("<svg ", '<svg color="#20242b" ', 1)
     end = opened.index(">") + 1
     return f'{opened[:end]}<rect width="100%" height="100%" fill="white"/>{opened[end:]}\n'

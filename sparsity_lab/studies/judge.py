@@ -1,8 +1,8 @@
-"""``judge``: the verdicts that the seeds so far give.
+"""``judge``: the verdicts from the seeds so far.
 
-The primary claims of a study are judged together by e-BH, which keeps the false discovery rate at 5 % however often
-somebody looks. Each direction is a family of its own: that claims hold, that they do not, that effects are smaller
-than what matters. The other claims are exploratory, and each is judged alone.
+The primary claims of a study are judged together by e-BH, which keeps the false discovery rate at 5 % for any number
+of looks. Each direction is a separate family: that claims hold, that they do not hold, and that effects are too small
+to matter. The other claims are exploratory, and each is judged alone.
 """
 
 import math
@@ -17,8 +17,8 @@ from sparsity_lab.studies.e_values import e_bh
 from sparsity_lab.studies.evidence import Evidence
 
 _EDGE = 0.01
-"""Share of the range within which a level counts as at its ceiling or floor."""
-# A claim that has an effect smaller than what matters is not said to hold for it.
+"""A level within this share of the range from the ceiling or floor counts as at the ceiling or floor."""
+# A claim whose effect is too small to matter gets this verdict even if it also holds.
 _VERDICTS: tuple[tuple[Verdict, str], ...] = (
     ("smaller than matters", "smaller"),
     ("held", "held"),
@@ -34,7 +34,7 @@ def judge(claims: Sequence[Claim], primary: Sequence[str], evidence: Evidence) -
     ['k']
 
     Args:
-        primary: names of the claims that are judged together.
+        primary: the names of the claims to judge together.
     """
     outcomes = {claim.name: _outcomes(claim, evidence) for claim in claims}
     reasons = {claim.name: _cannot_tell(claim, outcomes[claim.name], evidence.rows) for claim in claims}
@@ -69,7 +69,7 @@ def judge(claims: Sequence[Claim], primary: Sequence[str], evidence: Evidence) -
 
 
 def _outcomes(claim: Claim, evidence: Evidence) -> Outcomes:
-    """What each seed gave; nothing while an arm has no finished run."""
+    """The numbers of a claim by seed; none if an arm has no finished run."""
     have = set(evidence.rows["arm"])
     missing = [arm for arm in claim.arms if arm not in have]
     if missing:
@@ -82,20 +82,20 @@ def _outcomes(claim: Claim, evidence: Evidence) -> Outcomes:
 
 
 def _cannot_tell(claim: Claim, outcomes: Outcomes, rows: pl.DataFrame) -> CannotTell | None:
-    """Why these runs cannot decide, if they cannot."""
+    """The reason why these runs cannot decide the claim; None if they can."""
     runs = rows.filter(pl.col("arm").is_in(claim.arms)).drop_nulls("learned")
     learned = runs.group_by("arm", "seed").agg(pl.col("learned").any())["learned"]
-    # Where nothing was learned, nothing is lost with length.
+    # A run that learned nothing loses nothing with length.
     if len(learned) and not learned.any():
         return "never learned"
-    # With a run that failed, losses and their differences are not near a normal distribution.
+    # If a run did not learn, losses and their differences are not approximately normal.
     if isinstance(claim.criterion, NormalMean) and not learned.all():
         return "not every run learned"
     levels = [number for arm in outcomes.levels.values() for number in arm.values()]
     if len(outcomes.levels) < 2 or not levels or isinstance(claim.criterion, NormalMean):
         return None
     edge = _EDGE * (outcomes.ceiling - outcomes.floor)
-    # Arms that all solve the task are close to each other, and this is a result.
+    # If all arms solve the task, they are close to each other. For a claim about closeness this is a result.
     is_within = isinstance(claim.criterion, MostSeeds) and claim.criterion.at_most is not None
     if max(levels) <= outcomes.floor + edge or (min(levels) >= outcomes.ceiling - edge and not is_within):
         return "at the ceiling or floor"

@@ -1,4 +1,4 @@
-"""Studies are files, named by their paths.
+"""Loading of studies from files.
 
 A study is a Python file that defines one ``Study``, or a folder whose ``study.py`` does, with plain modules next to
 it (``from .arms import arms``). ``load_study`` imports it as an ordinary module: ``my_study`` for ``my_study.py``,
@@ -22,22 +22,21 @@ from sparsity_lab.studies.study import Study
 
 _FILE = "study.py"
 _LONGEST_ERROR = 120
-"""Letters of an error, so that its place behind them is still shown."""
+"""The longest error message, so that the line number after it is still shown."""
 
 
 def load_study(path: Path | str) -> Study:
     """The study that a file, or the ``study.py`` in a folder, defines.
 
-    The file is executed each time, with the modules next to it, so that a notebook sees edits. What goes wrong later
-    in the study's own functions (``arms``, ``figure``, a claim's rule) is a ``SettingError`` too, which says the
-    place.
+    The file is executed each time, with the modules next to it, so that a notebook sees edits. Later errors in the
+    study's own functions (``arms``, ``figure``, a claim's rule) become a ``SettingError`` with the line number.
 
     >>> load_study("tiny_study").name
     'tiny'
 
     Raises:
-        SettingError: no such file, one that cannot be imported, one that defines no ``Study`` or several, or one
-            whose name another module has.
+        SettingError: there is no such file, it cannot be imported, it does not define exactly one ``Study``, or
+            another module has its name.
     """
     file = _file_of(Path(path))
     name = f"{file.parent.name}.{file.stem}" if file.name == _FILE else file.stem
@@ -81,14 +80,14 @@ def results_folder(path: Path) -> Path:
     'tiny_study'
 
     Raises:
-        SettingError: no such study.
+        SettingError: there is no such study.
     """
     file = _file_of(path)
     return path.parent if path.name == _FILE else path if file.name == _FILE else path.with_suffix("")
 
 
 def studies_in(path: Path) -> list[Path]:
-    """The study at a path, or all studies in a folder of studies; those with a result alone.
+    """The study at a path, or all studies in a folder of studies; only those with a result.
 
     >>> [path.as_posix() for path in studies_in(Path("tiny_study"))]
     ['tiny_study']
@@ -110,7 +109,7 @@ def _file_of(path: Path) -> Path:
 
 
 def _spec_of(name: str) -> ModuleSpec | None:
-    """What an import of this name would find, whatever has been imported before."""
+    """The module that a fresh import of this name would find."""
     if name.partition(".")[0] in sys.stdlib_module_names:
         return None
     spec, path = None, None
@@ -132,12 +131,12 @@ def _only_study(module: ModuleType, path: Path | str) -> Study:
 
 
 def _guarded(function: Callable[..., Any], expected: str, path: Path | str, file: Path) -> Callable[..., Any]:
-    """The same function of the study, with its errors reported in one line with their place."""
+    """The same function of the study, but with errors reported in one line with the line number."""
 
     def call(*arguments: Any) -> Any:
         try:
             return function(*arguments)
-        # The file is anybody's code, and anything may go wrong in it.
+        # The file is the user's code, and can raise anything.
         except (Exception, SystemExit) as error:
             words = f"{type(error).__name__}: {error}"
             shown = words if len(words) <= _LONGEST_ERROR else f"{words[:_LONGEST_ERROR]}…"
@@ -147,8 +146,8 @@ def _guarded(function: Callable[..., Any], expected: str, path: Path | str, file
 
 
 def _place(error: BaseException, file: Path) -> str:
-    """The last line of the study that was at work."""
-    if isinstance(error, SyntaxError):  # which names its line itself
+    """The last line of the study in the traceback."""
+    if isinstance(error, SyntaxError):  # its message has the line
         return ""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == file.parent]
     return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""

@@ -1,4 +1,4 @@
-"""``outlook``: what it would still take to decide a claim."""
+"""``outlook``: an estimate of the seeds and core-minutes that a claim still needs."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,18 +10,19 @@ from sparsity_lab.studies.criteria import Criterion, MostSeeds
 from sparsity_lab.studies.e_values import ALPHA
 
 _MOST_SEEDS = 200
-"""More than these are no outlook."""
+"""The largest number of seeds in an outlook."""
 _FEWEST = 3
-"""Numbers from which a spread can be told."""
+"""The fewest numbers that show a spread."""
 
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a claim still needs, if further seeds are like those so far.
+    """The seeds and core-minutes that a claim still needs, if new seeds are like those so far.
 
     Attributes:
-        seeds: in each of its arms; None where it is not known: too few seeds yet, or no end in sight.
-        core_minutes: that they take; None where it is not known.
+        seeds: the number of seeds in each arm. None if it is unknown: there are too few seeds, or the claim would
+            need too many.
+        core_minutes: the cost of these seeds; None if it is unknown.
     """
 
     seeds: int | None
@@ -29,7 +30,7 @@ class Outlook:
 
 
 def outlook(claim: Claim, decision: Decision, primary: int, rows: pl.DataFrame) -> Outlook:
-    """What it would take to decide a claim, alone among the ``primary`` ones of its study."""
+    """The outlook of a claim, if it is the only decided one of the ``primary`` claims of its study."""
     if decision.cannot_tell:
         return Outlook(None, None)
     bound = (primary if decision.primary else 1) / ALPHA
@@ -39,15 +40,15 @@ def outlook(claim: Claim, decision: Decision, primary: int, rows: pl.DataFrame) 
 
 
 def core_minutes_of_a_seed(rows: pl.DataFrame, arms: Iterable[str]) -> float | None:
-    """What one seed of all these arms takes, on the mean of the finished runs. Runs that several arms are made from
-    are counted once. None if an arm has no finished run with a clock."""
+    """The mean cost of one seed of all these arms over the finished runs. Parent runs that several arms share are
+    counted once. None if an arm has no finished run with a clock."""
     total, parents = 0.0, dict[float, float]()
     for arm in arms:
         runs = rows.filter(pl.col("arm") == arm).unique("run", maintain_order=True)
         if "seconds" not in runs.columns or runs["seconds"].null_count() == runs.height:
             return None
         total += _mean(runs["seconds"])
-        # Arms with the same parents have the same clocks of them.
+        # Arms with the same parents have the same times for them.
         parents[round(runs["parent_seconds"][0] or 0.0, 3)] = _mean(runs["parent_seconds"])
     return (total + sum(parents.values())) / 60
 
@@ -58,7 +59,7 @@ def _mean(values: pl.Series) -> float:
 
 
 def _seeds_needed(criterion: Criterion, numbers: list[float], bound: float) -> int | None:
-    """How many more seeds reach the bound in one of the directions, if the numbers so far come again in turn."""
+    """The number of additional seeds that reach the bound in one direction, if the numbers so far repeat in turn."""
     if len(numbers) < (1 if isinstance(criterion, MostSeeds) else _FEWEST):
         return None
 
@@ -76,7 +77,7 @@ def _seeds_needed(criterion: Criterion, numbers: list[float], bound: float) -> i
 
 
 def total_core_minutes(rows: pl.DataFrame) -> float:
-    """What all runs took that the rows name, without those that they were made from."""
+    """The core-minutes of all runs in the rows, without their parents."""
     if "seconds" not in rows.columns:
         return 0.0
     return float(rows.unique("run")["seconds"].sum()) / 60

@@ -1,4 +1,4 @@
-"""The studies of a folder at a glance."""
+"""An overview of the studies in a folder."""
 
 from collections import Counter
 from pathlib import Path
@@ -10,11 +10,12 @@ from sparsity_lab.studies.loading import load_study, results_folder
 
 
 def studies_overview(folder: Path) -> list[dict[str, Any]]:
-    """One entry per study: ``study`` (its path), ``title``, ``arms`` and ``runs`` of its sweep. Of its result:
-    ``finished`` runs, ``core_minutes`` and the number of primary claims by verdict, or None if there is no result.
+    """One entry per study: ``study`` (its path), ``title``, and the ``arms`` and ``runs`` of its sweep. Also the
+    ``finished`` runs, ``core_minutes`` and number of primary claims by verdict of its result, or None if there is no
+    result.
 
     Raises:
-        SettingError: no such folder, no study in it, or one that cannot be loaded.
+        SettingError: there is no such folder, no study in it, or a study cannot be loaded.
     """
     places = [folder] if (folder / "study.py").is_file() else [file.parent for file in folder.glob("*/study.py")]
     places += [file for file in folder.glob("*.py") if "Study(" in file.read_text(encoding="utf-8")]

@@ -1,4 +1,4 @@
-"""The pages of results, as Markdown."""
+"""Result pages in Markdown."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sparsity_lab.studies.study import Study
 
 FRONT_TITLE = "# Results"
-"""How the table of all claims begins."""
+"""The first line of the table of all claims."""
 
 _SPREAD = (
     "Cells hold the mean over seeds, with the smallest and the largest value in brackets. Runs that never learned "
@@ -24,7 +24,8 @@ _SPREAD = (
 
 
 def page(study: "Study", evidence: Evidence, data: dict[str, Any], figure: str, notes: str) -> str:
-    """One study: question, verdicts, figure (the name of its file), measurements, rules, notes, how it was made."""
+    """The page of one study: question, verdicts, figure (a file name), measurements, rules, notes, and how it was
+    made."""
     facts = data["run"]
     primary = [one for one in data["claims"] if one["primary"]]
     others = [one for one in data["claims"] if not one["primary"]]
@@ -54,7 +55,7 @@ def page(study: "Study", evidence: Evidence, data: dict[str, Any], figure: str, 
 
 
 def first_verdict(title: str, claims: Sequence[dict[str, Any]]) -> str:
-    """What came of a study: its first primary claim with verdict and estimate, and the number of all primary ones by
+    """A summary of a study: its first primary claim with verdict and estimate, and the number of primary claims by
     verdict."""
     primary = [one for one in claims if one["primary"]]
     if not primary:
@@ -101,7 +102,7 @@ def _verdicts(claims: Sequence[dict[str, Any]]) -> str:
 
 
 def _why_not(claim: dict[str, Any]) -> str:
-    """Why a claim is not decided, and what it would take."""
+    """The reason why a claim is not decided, and the seeds that it needs; empty for decided claims."""
     if claim["verdict"] != "not decided":
         return ""
     if claim["cannot_tell"]:
@@ -114,7 +115,7 @@ def _why_not(claim: dict[str, Any]) -> str:
 
 
 def _changes(data: dict[str, Any]) -> Iterator[str]:
-    """Which rules are not those that were fixed before the runs."""
+    """Notes on rules that were not fixed before the runs."""
     if data["run"].get("rules_after_runs") or not data["run"].get("rules"):
         yield "These rules were written after the first runs."
         return
@@ -124,7 +125,7 @@ def _changes(data: dict[str, Any]) -> Iterator[str]:
 
 
 def front_page(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """The table of all claims, from the folder and the record of each study, and what they cost."""
+    """The table of all claims and the costs of the studies, from the folder and the record of each study."""
 
     def rows(primary: bool) -> list[list[str]]:
         return [
@@ -194,13 +195,13 @@ def _measurements(study: "Study", rows: pl.DataFrame) -> list[str]:
 
 
 def _learned_words(rows: pl.DataFrame) -> str:
-    """How many runs of an arm learned this condition, if not all did."""
+    """The number of runs of an arm that learned this condition, in words; empty if all did."""
     runs = rows.unique("run")["learned"].drop_nulls()
     return "" if runs.all() else f" ({runs.sum()} of {len(runs)} learned)"
 
 
 def _more_tables(study: "Study", evidence: Evidence) -> Iterator[str]:
-    """The study's own tables, each under its title."""
+    """The study's own tables, each with its title."""
     for title, frame in (study.tables(evidence) if study.tables else {}).items():
         yield f"### {title}"
         yield _table(frame.columns, ([_cell(value) for value in row] for row in frame.iter_rows()))
@@ -209,7 +210,7 @@ def _more_tables(study: "Study", evidence: Evidence) -> Iterator[str]:
 def _cell(value: Any) -> str:
     if value is None:
         return "–"
-    # Without the sign of what rounds to zero.
+    # Adding 0.0 turns -0.0 into 0.0.
     return f"{round(value, 3) + 0.0:.3f}" if isinstance(value, float) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Rules are fixed before the runs: the store of a study keeps a hash of each, from its first run on."""
+"""Rules that are fixed before the runs. The store of a study keeps a hash of each rule from the first run on."""
 
 import json
 from collections.abc import Mapping
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 _RULES = "rules.json"
 
 Rules = Mapping[str, str]
-"""A hash by the name of the claim, and the names of the primary claims by "primary"."""
+"""From the name of each claim to a hash of its rule, and from "primary" to the names of the primary claims."""
 
 
 def fix_rules(study: "Study", out: Path) -> None:
-    """Record the study's rules in the store of its runs, if none are there; and whether runs were there before.
+    """Record the study's rules in the store of its runs, unless it has rules. Also records whether it already had
+    runs.
 
     >>> fix_rules(load_study("tiny_study"), Path("fixed"))
     """
@@ -36,19 +37,20 @@ def came_after_runs(out: Path) -> bool:
 
 
 def fixed_rules(out: Path) -> dict[str, str] | None:
-    """The rules that were recorded in a store; None if there are none."""
+    """The rules recorded in a store; None if there are none."""
     rules = _record(out).get("rules")
     return {str(name): str(rule) for name, rule in rules.items()} if isinstance(rules, dict) else None
 
 
 def _record(out: Path) -> dict[str, Any]:
-    """What was recorded in a store, which may be reached through a link."""
+    """The record in a store. The path of the store can be a link."""
     return read_object(out.resolve() / _RULES) or {}
 
 
 def changed_rules(study: "Study", fixed: Rules | None) -> list[str]:
-    """Names of the claims whose rules are not those that were fixed, claims added later among them. All primary ones
-    are where others were primary: how much evidence decides one depends on how many there are."""
+    """Names of the claims whose rules differ from the fixed ones, including claims that were added later. If the set
+    of primary claims changed, all primary claims are included: the evidence that decides one depends on their
+    number."""
     if fixed is None:
         return [claim.name for claim in study.claims]
     others = fixed.get("primary") != study.rules()["primary"]
@@ -60,7 +62,7 @@ def changed_rules(study: "Study", fixed: Rules | None) -> list[str]:
 
 
 def check_rules(study: "Study", fixed: Rules | None, place: Path) -> None:
-    """Refuse to go on under primary claims or rules of theirs that are not those that were fixed at a place.
+    """Check that the primary claims and their rules are those that were fixed in ``place``.
 
     Raises:
         SettingError: they have changed.

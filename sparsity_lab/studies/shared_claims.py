@@ -1,5 +1,5 @@
-"""What several studies claim, and the numbers by seed that claims are about: differences, growths, shares, slopes and
-rank correlations.
+"""Claims that several studies make, and the numbers by seed that claims test: differences, growths, shares, slopes
+and rank correlations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,18 @@ from sparsity_lab.studies.drops import differences_at, learned_words, means_at, 
 from sparsity_lab.studies.evidence import Evidence
 
 MATTERS = 0.05
-"""A difference of normalized accuracies that matters, where a study names none of its own."""
+"""The smallest difference of normalized accuracies that matters, unless a study names another."""
 RISE = 0.2
-"""A drop of normalized accuracy counts as growing if it is so much larger at the far end."""
+"""A drop of normalized accuracy counts as growing if it is larger by at least this amount at the far end."""
 
 DIFFERENT = BoundedMean(above=0.0, matters=MATTERS)
-"""What is asked of differences of normalized accuracies, where a study asks nothing else."""
+"""The default criterion for differences of normalized accuracies."""
 
 _WORDS = {"value": "normalized accuracy", "drop": "drop of normalized accuracy"}
 
 
 def growths(first: Replicates, later: Replicates) -> Replicates:
-    """By which share each number has grown: later / first - 1.
+    """The relative growth of each number: later / first - 1.
 
     >>> growths({0: 2.0, 1: 4.0}, {0: 3.0, 1: 4.0})
     {0: 0.5, 1: 0.0}
@@ -36,7 +36,7 @@ def growths(first: Replicates, later: Replicates) -> Replicates:
 
 
 def shares_of_way(start: Replicates, own: Replicates, end: Replicates) -> Replicates:
-    """Which share of the way from start to end is gone: (own - start) / (end - start).
+    """The completed share of the way from start to end: (own - start) / (end - start).
 
     >>> shares_of_way({0: 1.0}, {0: 0.25}, {0: 0.0})
     {0: 0.75}
@@ -45,15 +45,15 @@ def shares_of_way(start: Replicates, own: Replicates, end: Replicates) -> Replic
 
 
 def rank_correlations(rows: pl.DataFrame, column: str, other: str, fewest: int) -> Replicates:
-    """Spearman's rank correlation of two columns over the arms of each seed that has at least ``fewest`` of them, and
-    not one value alone.
+    """Spearman's rank correlation of two columns over the arms of each seed. Seeds with fewer than ``fewest`` arms,
+    or with a constant column, are left out.
 
     >>> frame = pl.DataFrame({"arm": ["a", "b", "c"], "seed": [0, 0, 0], "x": [1, 2, 3], "y": [3, 4, 9]})
     >>> rank_correlations(frame, "x", "y", fewest=3)
     {0: 1.0}
 
     Args:
-        rows: one for each arm and ``seed``.
+        rows: one row for each arm and ``seed``.
     """
     found = {}
     for (seed,), part in sorted(rows.partition_by("seed", as_dict=True, maintain_order=True).items()):
@@ -66,7 +66,8 @@ def rank_correlations(rows: pl.DataFrame, column: str, other: str, fewest: int) 
 def means_listed(
     numbers: Mapping[str, Replicates], places: int = 2, *, between: str = "; ", missing: str = ""
 ) -> str:
-    """``elu 2.61; softmax 1.69``: the mean of each; what has no number is left out, or named with ``missing``.
+    """``elu 2.61; softmax 1.69``: the mean of each entry. Entries without numbers are left out, or shown with
+    ``missing``.
 
     >>> means_listed({"elu": {0: 2.6, 1: 2.62}, "softmax": {0: 1.69}})
     'elu 2.61; softmax 1.69'
@@ -74,7 +75,7 @@ def means_listed(
     words = []
     for name, one in numbers.items():
         if one:
-            # Without the sign of what rounds to zero.
+            # Adding 0.0 turns -0.0 into 0.0.
             words.append(f"{name} {round(fmean(one.values()), places) + 0.0:.{places}f}")
         elif missing:
             words.append(f"{name} {missing}")
@@ -84,14 +85,14 @@ def means_listed(
 def slope_claim(
     name: str, statement: str, arms: Mapping[str, Mapping[str, float]], *, lengths: tuple[int, int], source: str
 ) -> Claim:
-    """The claim that the drop between two lengths grows with a number that each condition has, in every arm.
+    """The claim that, in every arm, the drop between two lengths grows with the number of a condition.
 
     >>> arms = {"one": {"trained": 1.0}}
     >>> slope_claim("slope", "The drop grows with k.", arms, lengths=(8, 16), source="this lab").arms
     ('one',)
 
     Args:
-        arms: the number of each condition, by arm.
+        arms: the number of each condition, by arm and condition.
     """
 
     def rises(evidence: Evidence, *, only_learned: bool) -> Replicates:
@@ -138,7 +139,7 @@ def difference_claim(
     criterion: Criterion = DIFFERENT,
 ) -> Claim:
     """The claim that ``arm`` is above ``minus`` in normalized accuracy at the second of two lengths (``value``), or
-    in what it loses from the first to the second (``drop``). Of several arms, it is about the mean over the pairs.
+    in the drop from the first to the second (``drop``). For several arms, it is about the mean over the pairs.
 
     >>> claim = difference_claim("k", "One beats two.", "one", "two", lengths=(8, 16), source="this lab")
     >>> claim.arms
@@ -188,7 +189,7 @@ def _pairs(arm: str | Sequence[str], minus: str | Sequence[str]) -> list[tuple[s
 
 
 def _averaged(pairs: Sequence[tuple[str, str]], conditions: Sequence[str] | None) -> str:
-    """What the difference of a seed is the mean of."""
+    """The average that the difference of a seed is, in words."""
     over = (["these pairs"] if len(pairs) > 1 else []) + ([" and ".join(conditions)] if conditions else [])
     return f", the mean over {' and '.join(over)}" if over else ""
 

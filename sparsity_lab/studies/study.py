@@ -23,12 +23,12 @@ Size = Literal["smoke", "small", "full"]
 SIZES: tuple[Size, ...] = ("smoke", "small", "full")
 
 MOST_PRIMARY = 5
-"""Primary claims that a study may have."""
+"""The largest number of primary claims of a study."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """An experiment that decides claims. A file that defines one is run by its path, see ``load_study``.
+    """An experiment that decides claims. It is defined in a file and run by the path of the file, see ``load_study``.
 
     >>> study = Study(name="tiny", title="Tiny", question="Does it train?",
     ...               arms=lambda size: {"one": Arm(seeded(run.config), seeds=2)}, claims=(),
@@ -37,18 +37,18 @@ class Study:
     2
 
     Attributes:
-        name: of the study and of its sweep.
-        title: of the page.
-        question: what is asked and how, in a paragraph.
-        arms: from a size to the arms by name.
-        claims: what is decided.
+        name: the name of the study and of its sweep.
+        title: the title of the page.
+        question: the question and the method, in a paragraph.
+        arms: a function from a size to the arms by name.
+        claims: the claims to decide.
         primary: names of the claims that ``decide`` runs seeds for, at most five. The others are exploratory.
-        figure: the figure of the page.
-        finding: what the figure shows, in one sentence that is computed from the evidence: its title, and its words
-            for screen readers. By default the verdict on the first primary claim.
-        columns: which columns of the evaluation the page's tables show.
-        measure: what is measured on each finished run beyond its evaluation, when the result is written.
-        tables: more tables of the page, each under its title; mostly of what ``measure`` found.
+        figure: a function that draws the figure of the page.
+        finding: a function that computes the message of the figure in one sentence: its title, and its text for
+            screen readers. By default the verdict on the first primary claim.
+        columns: the columns of the evaluation that the page's tables show.
+        measure: a function that measures each finished run beyond its evaluation, when the result is written.
+        tables: a function that makes more tables of the page by title, mostly from the results of ``measure``.
 
     Raises:
         SettingError: two claims have the same name, or there are more than five primary claims. Or a primary claim is
@@ -88,14 +88,14 @@ class Study:
         return judge(self.claims, self.primary, evidence)
 
     def rules(self) -> dict[str, str]:
-        """A hash of what decides each claim, by its name, and of which claims are primary, by ``primary``."""
+        """A hash of the rule of each claim by its name, and the names of the primary claims by ``primary``."""
         return {
             "primary": ", ".join(sorted(self.primary)),
             **{claim.name: claim.rule_id for claim in self.claims},
         }
 
     def runs(self, size: Size, folder: Path | None = None) -> dict[str, tuple[str, RunConfig]]:
-        """Arm and run by id: those of the sweep, and those with further seeds that lie in a folder."""
+        """Arm and run by id: the runs of the sweep, and runs with other seeds in a folder."""
         arms = self.arms(size)
         found = {run.id: (name, run) for name, arm in arms.items() for run in arm.runs}
         if folder is None:
@@ -108,13 +108,13 @@ class Study:
         return found
 
     def evidence(self, results: Results, size: Size, known: Evidence | None = None) -> Evidence:
-        """Rows of the finished runs in the folder of ``results``, and what is measured on each of them now.
+        """Rows of the finished runs in the folder of ``results``, and the measures of each run.
 
         Args:
-            known: evidence of other runs, or of some of these; what it holds is not read again.
+            known: evidence of other runs, or of some of these; its runs are not read again.
 
         Raises:
-            SettingError: no run of this size of the study has finished, and none is known.
+            SettingError: no run of this size of the study has finished, and ``known`` has none.
         """
         skipped = set() if known is None else set(known.rows["run"])
         rows = self._rows(results, size, skipped)
@@ -130,14 +130,14 @@ class Study:
             found = self.measure(Run.load(results.folder / run, trusted=results.trusted))
             names = [pl.lit(value).alias(name) for name, value in (("arm", arm), ("seed", seed), ("run", run))]
             frames.append(found.select(*names, pl.all()))
-        # A column may be null throughout one run, or be missing where an arm has nothing of the kind.
+        # A column may be null for a whole run, or missing for an arm that has no such measure.
         measures = pl.concat(frames, how="diagonal_relaxed")
         return Evidence(self._in_order(every, size, "condition", "length"), self._in_order(measures, size))
 
     def rows(self, results: Results, size: Size) -> pl.DataFrame:
         """The evaluation rows of the finished runs: ``arm``, ``seed``, ``run`` and the columns of the evaluation.
         Also ``learned``, ``reach``, ``censored`` and ``seconds`` of the run, and ``parent_seconds``, the seconds of
-        the runs it was made from.
+        its parents.
 
         Raises:
             SettingError: no run of this size of the study has finished.
@@ -169,25 +169,25 @@ class Study:
                 {run: sum(one[1:], 0.0) for run, one in seconds.items()}, return_dtype=pl.Float64
             ),
         ).join(summary, on=["run", "condition"], how="left")
-        # The evaluated task's column is renamed where the config has one of the same name.
+        # The column of the evaluated task has another name if the config has a column of the same name.
         task = pl.col("condition_task" if "condition_task" in labeled.columns else "task").alias("task")
         columns = [name for name in EVALUATION_SCHEMA if name not in ("task", "condition")]
         more = ("learned", "reach", "censored", "seconds", "parent_seconds")
         return labeled.select("arm", "seed", "run", "condition", task, *columns, *more)
 
     def _in_order(self, frame: pl.DataFrame, size: Size, *more: str) -> pl.DataFrame:
-        """By the order of the arms, by seed, and by more columns."""
+        """The frame sorted by arm, by seed, and by ``more`` columns."""
         order = {name: place for place, name in enumerate(self.arms(size))}
         place = pl.col("arm").replace_strict(order, default=len(order), return_dtype=pl.Int64)
         return frame.sort(place, "seed", *more, maintain_order=True)
 
 
 def _seeds_in(folder: Path) -> set[int]:
-    """The seeds of all runs in a folder, of whatever study."""
+    """The seeds of all runs in a folder, of any study."""
     configs = (store.read_object(file) or {} for file in folder.glob(f"*/{store.CONFIG}"))
     return {seed for config in configs if isinstance(seed := config.get("data_seed"), int)}
 
 
 def _seconds(results: Results, run: RunConfig) -> list[float]:
-    """What the clocks say of a run and of those that it was made from, one after the other."""
+    """The seconds of a run and of each of its parents."""
     return [float(results.timing(one)["seconds"].sum()) for one in lineage(run)]

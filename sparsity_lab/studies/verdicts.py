@@ -1,4 +1,4 @@
-"""The verdicts of a study in a report and in a terminal."""
+"""The verdicts of a study, for reports and terminals."""
 
 import polars as pl
 
@@ -13,7 +13,7 @@ from sparsity_lab.studies.study import Study
 
 def verdict_frame(study: Study, evidence: Evidence) -> pl.DataFrame:
     """One row for each claim: ``claim``, ``verdict`` (or why there is none), ``estimate`` with its interval,
-    ``seeds`` and ``e-value``, the largest of the three.
+    ``seeds`` and ``e-value``, the largest of the three e-values.
 
     >>> from sparsity_lab.studies.files import read_found
     >>> study = load_study("tiny_study")
