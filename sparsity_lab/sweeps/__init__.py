@@ -1,4 +1,4 @@
-"""Sweeps: many runs in one folder, on any engine, with everything they found in one frame."""
+"""Sweeps: many runs in one folder, on any engine, with all results in one frame."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
 """Config files: runs and sweeps in TOML or JSON.
 
-A run file holds the fields of a ``RunConfig``; a sweep file holds ``name`` and either ``runs`` or ``base`` and
-``grid``. Any setting may be a table with its ``kind`` or its short form::
+A run file holds the fields of a ``RunConfig``. A sweep file holds ``name`` and either ``runs``, or ``base`` and
+``grid``. A setting is either a table with its ``kind`` or its short form::
 
     name = "k and locality"
     [base]
@@ -11,7 +11,7 @@ A run file holds the fields of a ``RunConfig``; a sweep file holds ``name`` and 
     "task.locality" = ["Uniform()", "Window(width=8)"]
     seed = [0, 1, 2]
 
-``"None"`` is None in a field that may be None and holds no text.
+``"None"`` is None in a field that can be None but not text.
 """
 
 import ast
@@ -30,7 +30,7 @@ _MOST_BYTES = {".toml": 2**20, ".json": 2**28}
 _GRID_FIELDS = ("name", "base", "grid")
 _PART = r"""(?:[\w-]{1,100}+|"(?:[^"\\\n]|\\.){0,100}+"|'[^'\n]{0,100}+')"""
 _LONG_KEY = re.compile(rf"(?<![\w-]){_PART}(?:[ \t]*\.[ \t]*{_PART}){{64}}")
-"""The parser takes memory by the square of a key's parts."""
+"""A key with too many parts. The parser takes memory quadratic in the number of parts."""
 
 
 def _read_json(text: str) -> Any:
@@ -46,7 +46,7 @@ _READERS: dict[str, Callable[[str], Any]] = {".toml": _read_toml, ".json": _read
 
 
 def is_config_file(path: Path) -> bool:
-    """Whether it is called like one: ``.toml`` or ``.json``, in capitals or not."""
+    """Whether the file name ends in ``.toml`` or ``.json``, in upper or lower case."""
     return path.suffix.lower() in _READERS
 
 
@@ -54,7 +54,8 @@ def read_data(path: Path) -> dict[str, Any]:
     """The table in a ``.toml`` or ``.json`` file.
 
     Raises:
-        SettingError: the file cannot be read, is not valid (the parser's words say where), or has a field twice.
+        SettingError: the file cannot be read, is not valid (the parser's message has the place), or has a field
+            twice.
     """
     check_that(is_config_file(path), str(path), "a file that ends in .toml or .json", path.suffix or path.name)
     kind = path.suffix.lower()
@@ -65,7 +66,7 @@ def read_data(path: Path) -> dict[str, Any]:
         raise error.inside(str(path)) from None
     except UnicodeDecodeError:
         raise SettingError(str(path), "text in UTF-8", Shown("another encoding")) from None
-    except (ValueError, RecursionError, MemoryError) as error:  # of both parsers
+    except (ValueError, RecursionError, MemoryError) as error:  # from either parser
         spelling = _right_spelling(content.decode(errors="replace"), str(error)) if kind == ".toml" else ""
         raise SettingError(str(path), f"invalid {kind[1:].upper()}: {error}{spelling}") from None
     if not isinstance(data, dict):
@@ -74,7 +75,7 @@ def read_data(path: Path) -> dict[str, Any]:
 
 
 def _right_spelling(text: str, error: str) -> str:
-    """What to write in the line that an error of the parser names, where its value is one of Python."""
+    """A correction for the line in a parser's error, if its value is a Python value; otherwise an empty text."""
     if not (place := re.search(r"at line (\d+)", error)):
         return ""
     line = text.split("\n")[int(place[1]) - 1]
@@ -87,7 +88,7 @@ def _right_spelling(text: str, error: str) -> str:
 
 
 def _in_toml(node: ast.expr) -> str:
-    """A value of Python as TOML has it, settings in their short form; ``ValueError`` if it has none."""
+    """A Python value in TOML, with settings in short form; ``ValueError`` if TOML has no such value."""
     match node:
         case ast.Tuple(elts=items) | ast.List(elts=items):
             return f"[{', '.join(map(_in_toml, items))}]"

@@ -1,7 +1,7 @@
-"""Engines: where the runs of a sweep are executed.
+"""Engines: they execute the runs of a sweep.
 
-An engine gets runs as JSON text and the shared folder, and says which have ended, and which failed. What a run found
-lies in the folder and nowhere else, so an engine may put its workers on any machine that sees it.
+An engine gets runs as JSON text and the shared folder, and reports which runs ended and which failed. The results of
+a run are only in the folder, so the workers of an engine can be on any machine that sees the folder.
 """
 
 import json
@@ -37,14 +37,14 @@ _CANNOT_START = (
 
 @dataclass(frozen=True)
 class Ended:
-    """A run that an engine is done with.
+    """A run that an engine has ended.
 
     >>> Ended(index=0, failure=None).index
     0
 
     Attributes:
-        index: of the run in the list given to the engine.
-        failure: what ``execute`` returned, or one line on why it never will.
+        index: the index of the run in the list given to the engine.
+        failure: the result of ``execute``, or one line that says why there is none.
     """
 
     index: int
@@ -52,7 +52,7 @@ class Ended:
 
 
 class Engine(Setting, family="engine"):
-    """Executes runs. A new engine defines ``run`` and calls ``execute`` wherever its workers are.
+    """Executes runs. A new engine defines ``run`` and calls ``execute`` in its workers.
 
     >>> isinstance(Serial(), Engine)
     True
@@ -66,24 +66,24 @@ class Engine(Setting, family="engine"):
 
         Args:
             runs: canonical JSON of configs that do not depend on each other.
-            out: folder that all workers see.
-            modules: to be imported by a worker first, since they register settings of the user.
-            loggers: for ``execute``; each worker process has copies of its own.
+            out: a folder that all workers see.
+            modules: modules that register settings of the user. A worker imports them first.
+            loggers: the loggers for ``execute``; each worker process has its own copies.
         """
 
     def knows_main(self) -> bool:
-        """Whether its workers know the settings that the script or the session itself defines, in ``__main__``."""
+        """Whether its workers know the settings that the script or session defines in ``__main__``."""
         return False
 
 
 def execute(run: str, out: str, loggers: Sequence["Logger"] = ()) -> str | None:
-    """Train one run, unless another process is at it. Its outcome, failures included, goes to its folder.
+    """Train one run, unless another process is working on it. Its outcome, failures included, goes to its folder.
 
     Args:
-        loggers: told what happens; what one raises is a failure of the run.
+        loggers: receive the events of the run. An exception in a logger is a failure of the run.
 
     Returns:
-        Why it failed, in one line; None if it finished or diverged, or another process makes it.
+        The reason why it failed, in one line; None if it finished or diverged, or if another process makes it.
     """
     from sparsity_lab.training import train  # noqa: PLC0415
     from sparsity_lab.training.folder import leave_failure, reason_of  # noqa: PLC0415
@@ -94,23 +94,24 @@ def execute(run: str, out: str, loggers: Sequence["Logger"] = ()) -> str | None:
     except Leased:
         return None
     except Diverged as error:
-        # Its own divergence is on record in its folder; that of a parent is the reason why this run cannot be.
+        # The divergence of this run is recorded in its folder. If a parent diverged, that is why this run fails.
         if error.run == config.id:
             return None
         reason, trace = f"its parent: {error}", None
     except Exception as error:
-        # A sweep outlives any failure of a run, so all of them end here: named, recorded, and tried again next time.
+        # A sweep survives any failure of a run. So each failure is recorded here, and the next sweep tries the run
+        # again.
         reason, trace = reason_of(error), traceback.format_exc()
     else:
         return None
-    # ``train`` has recorded what went wrong while it held the run; this is for what did before.
+    # ``train`` has recorded failures while it held the run. This records earlier ones.
     leave_failure(Path(out) / config.id, reason, trace)
     return reason
 
 
 @register
 class Serial(Engine):
-    """One run after the other, in this process.
+    """Executes one run after the other in this process.
 
     >>> Serial()
     Serial()
@@ -123,7 +124,7 @@ class Serial(Engine):
             yield Ended(index, execute(run, str(out), loggers))
 
     def knows_main(self) -> bool:
-        """It is the session itself."""
+        """True, because the runs are executed in the session itself."""
         return True
 
 
@@ -131,17 +132,17 @@ class Serial(Engine):
 class Processes(Engine):
     """Warm worker processes on this machine, each with one run at a time.
 
-    A run whose worker dies (killed, out of memory) is run again by another one, and given up when that has died too.
-    If no worker can be started, all runs are given up.
+    If a worker dies (killed, out of memory), another worker repeats its run. If that worker dies too, the run fails.
+    If no worker can be started, all runs fail.
 
-    With ``devices`` each process sees one GPU, as ``cuda``, so that a sweep whose runs have ``training.device =
-    "cuda"`` has one run on each, or several. A run is the same on whichever GPU of a kind it is made.
+    With ``devices``, each process sees one GPU, as ``cuda``. So a sweep whose runs have ``training.device = "cuda"``
+    has one or more runs on each GPU. A run gives the same result on all GPUs of one kind.
 
     Attributes:
-        workers: number of processes, where no devices are given.
+        workers: number of processes, if no devices are given.
         devices: numbers of the GPUs to use, or their names such as ``"GPU-8f6c"`` or ``"MIG-41b3"``; ``"auto"`` for
-            all that this process sees.
-        per_device: processes, and so runs at a time, on each of them.
+            all GPUs that this process sees.
+        per_device: number of processes, and so of concurrent runs, on each GPU.
     """
 
     workers: int = 2
@@ -150,15 +151,15 @@ class Processes(Engine):
 
     @property
     def slots(self) -> list[Device]:
-        """The GPU of each process; None for one that sees all.
+        """The GPU of each process; None for a process that sees all GPUs.
 
         Raises:
             SettingError: ``"auto"`` on a machine without a GPU.
         """
         devices = self.devices
         if devices == "auto":
-            # A worker is shown one of the GPUs that this process is shown, by the same name. CUDA stops reading at a
-            # name that it does not know.
+            # A worker sees one of the GPUs that this process sees, by the same name. CUDA stops reading at an
+            # unknown name.
             seen = [one.strip() for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
             names = [int(one) if re.fullmatch("[0-9]+", one) else one for one in seen if one]
             devices = tuple((names or range(torch.cuda.device_count()))[: torch.cuda.device_count()])
@@ -177,16 +178,16 @@ class Processes(Engine):
         check_most(_MOST_WORKERS, workers=self.workers)
 
     def knows_main(self) -> bool:
-        """Every worker imports a script, but nothing of a notebook."""
+        """Whether the main program is a script. Every worker imports a script, but cannot import a notebook."""
         main = sys.modules["__main__"]
         return hasattr(main, "__file__") or getattr(main, "__spec__", None) is not None
 
     def run(
         self, runs: Sequence[str], out: Path, modules: Sequence[str] = (), loggers: Sequence["Logger"] = ()
     ) -> Iterator[Ended]:
-        told = partial(execute, loggers=tuple(loggers))
+        call = partial(execute, loggers=tuple(loggers))
         waiting, deaths = deque(range(len(runs))), [0] * len(runs)
-        # Workers that died before they were up, since one was last seen to live.
+        # Workers that died before they were ready, since a worker was last alive.
         failed_starts = 0
         workers: list[Worker] = []
         slots = self.slots
@@ -196,7 +197,7 @@ class Processes(Engine):
                     idle = sum(worker.run is None for worker in workers)
                     free = Counter(slots) - Counter(worker.device for worker in workers)
                     missing = max(0, len(waiting) - idle)
-                    workers += [Worker(told, modules, slot) for slot in _in_turn(free, slots)[:missing]]
+                    workers += [Worker(call, modules, slot) for slot in _in_turn(free, slots)[:missing]]
                 for worker in workers:
                     if waiting and worker.ready and worker.run is None:
                         index = waiting.popleft()
@@ -215,11 +216,11 @@ class Processes(Engine):
                             if deaths[worker.run] < _LAST_DEATH:
                                 waiting.append(worker.run)
                             else:
-                                yield Ended(worker.run, f"its worker process died {_LAST_DEATH} times, at last {how}")
-                        # One that dies before it has a run says nothing about the run that it would have had.
+                                yield Ended(worker.run, f"its worker process died {_LAST_DEATH} times, last {how}")
+                        # A worker that dies before it has a run says nothing about any run.
                         if not worker.ready:
-                            # A killed worker may have been unlucky. One that ended on its own could not import
-                            # what it needs, and neither will another.
+                            # A killed worker may have been unlucky. A worker that ended on its own could not
+                            # import a module, and other workers cannot import it either.
                             failed_starts += 1 if worker.killed else _LAST_DEATH
                         if not workers and failed_starts >= _LAST_DEATH:
                             yield from (Ended(index, _CANNOT_START) for index in waiting)
@@ -232,6 +233,6 @@ class Processes(Engine):
 
 
 def _in_turn(free: Mapping[Device, int], slots: Sequence[Device]) -> list[Device]:
-    """Free slots, a device at a time, so that few runs are spread over all of them."""
+    """The free slots, in turn over the devices, so that a few runs use all devices."""
     order = list(dict.fromkeys(slots))
     return [device for turn in range(len(slots)) for device in order if free.get(device, 0) > turn]

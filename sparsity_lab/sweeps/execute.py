@@ -1,4 +1,4 @@
-"""``run_sweep``: plan what is missing, execute it, and record what failed."""
+"""``run_sweep``: plan the missing runs, execute them, and record failures."""
 
 import contextlib
 import multiprocessing
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sparsity_lab.training import Logger  # its module loads polars
 
 _LOOKS_AGAIN = 0.5
-"""Seconds between two looks at runs that others make."""
+"""Seconds between two checks of runs that other processes make."""
 _ATTEMPTS = 3
 
 
@@ -37,15 +37,15 @@ def run_sweep(
     progress: SweepProgress | None = None,
     loggers: Sequence["Logger"] = (),
 ) -> Results:
-    """Bring every run of a sweep to an end in the folder ``out``.
+    """Execute every run of a sweep in the folder ``out``.
 
-    Finished and diverged runs are skipped, interrupted ones go on, broken and crashed ones are repeated, and a run
-    with a new evaluation is only evaluated. Parents come before their children. A run that fails, or whose folder is
-    at fault, never stops the others; ``Results.failures`` lists it, even where its folder could not hold the reason.
-    ``progress`` also tells which files were found damaged.
+    Finished and diverged runs are skipped, interrupted runs resume, damaged and crashed runs are repeated, and a run
+    with a new evaluation is only evaluated. Parents run before their children. A run that fails, or whose folder is
+    damaged, never stops the others. ``Results.failures`` lists it, even if its folder could not hold the reason.
+    ``progress`` also reports damaged files.
 
-    Several processes, on any machines, may run the same sweep, or one that shares runs, on one folder at once. Each
-    run is made by one of them. Runs that others make come last here, and are waited for.
+    Several processes, on any machines, can run the same sweep, or sweeps with common runs, in one folder at once.
+    Each run is made by one process. A process waits at the end for runs that other processes make.
 
     >>> training = run.config.training.replace(steps=2)
     >>> sweep = Sweep(name="tiny", runs=tuple(grid(run.config.replace(training=training), {"seed": [0, 1]})))
@@ -54,22 +54,22 @@ def run_sweep(
     ['finished', 'finished']
 
     Args:
-        out: the store, shared by all workers; also gets ``sweep.json``, the canonical form of the sweep, with the
+        out: the store, shared by all workers. It also gets ``sweep.json``, the canonical form of the sweep with the
             hashes of all texts.
         progress: called once for each run.
         loggers: receive the events of each run that is made now, in the process that makes it. A worker process has
             copies, so ``pickle`` must be able to copy a logger, and workers must be able to import its class.
 
     Returns:
-        The runs of this sweep, whatever else is in the folder.
+        The runs of this sweep, even if the folder has other runs.
 
     Raises:
         SettingError: ``out`` is not a folder, cannot be written, or holds a run under the id of an earlier release.
             Or a setting or logger is defined in this notebook, so the workers cannot import it. Or the workers are on
             this machine, which has too little memory for a run. Or a text whose hash is not yet a field cannot be
-            read. Nothing has been run then. Or the first run that ended left nothing in ``out``: the engine's workers
-            see another folder.
-        RuntimeError: a worker process got here while it imported the script that started it.
+            read. In these cases nothing is run. Or the first run that ended left nothing in ``out``, so the engine's
+            workers see another folder.
+        RuntimeError: a worker process called this while it imported the script that started it.
     """
     _refuse_import()
     if loggers != ():
@@ -84,7 +84,7 @@ def run_sweep(
     if isinstance(engine, Processes) and engine.devices:
         _check_devices(every)
     root = Path(out)
-    if isinstance(engine, Serial | Processes):  # whose workers are on this machine
+    if isinstance(engine, Serial | Processes):  # their workers are on this machine
         _check_memory(every, root)
     prepare_folder(root)
     check_ids(root, every)
@@ -103,11 +103,11 @@ def run_sweep(
 
 
 class _Report:
-    """What has become of the runs so far.
+    """The progress of a sweep.
 
     Attributes:
-        any_seen: a run has ended here that was not there before, so that workers do write to the folder.
-        verified: the runs that were found whole.
+        any_seen: whether a new run has ended in the folder, so that workers are known to write to it.
+        verified: the runs whose files are verified.
     """
 
     def __init__(self, sweep: Sweep, root: Path, progress: SweepProgress | None) -> None:
@@ -121,8 +121,8 @@ class _Report:
         self._finished, self._total, self._estimate = 0, len(every), Estimate(every)
 
     def inspected(self, run: RunConfig) -> tuple[RunFolder, Inspection]:
-        """What is in a run's folder, all of which is read. A run that is whole is entered at once: it has ended, and
-        nobody else writes there."""
+        """The run's folder and its inspection, which reads all files. An undamaged run that has ended is entered at
+        once, because nobody else writes to it."""
         parent = run.id not in self.in_sweep
         look = self.verified.look(run, any_evaluation=parent)
         folder = RunFolder(self._root / run.id, run)
@@ -133,12 +133,12 @@ class _Report:
         return folder, found
 
     def over(self, run: RunConfig, outcome: str, reason: str | None = None) -> None:
-        """A run is over."""
+        """Record that a run is over, and report it."""
         self._finished += 1
         self._estimate.over(run, skipped=outcome == "skipped")
         if outcome == "failed":
             self.failed[run.id] = reason or ""
-            # A worker that died has left no record.
+            # A worker that died left no record.
             leave_failure(self._root / run.id, reason or "")
         if self._progress:
             label = self._labels.get(run.id, f"parent {run.id}")
@@ -149,7 +149,7 @@ class _Report:
 def _run_wave(
     wave: Sequence[RunConfig], root: Path, engine: Engine, report: _Report, loggers: Sequence["Logger"]
 ) -> None:
-    """Bring runs that do not depend on each other to an end."""
+    """Execute runs that do not depend on each other."""
     pending, elsewhere = [], dict[str, _Awaited]()
     for run in wave:
         _, found = report.inspected(run)
@@ -188,7 +188,7 @@ def _run_wave(
                 if found.status.over:
                     report.over(run, found.status.value, folder.divergence)
                 elif awaited.held and (failure := folder.failure):
-                    # The process that began it removed the old record, so this record is its own.
+                    # The process that began the run removed the old record, so this record is new.
                     report.over(run, "failed", failure)
                 elif attempts[run.id] == _ATTEMPTS:
                     report.over(run, "failed", f"executed {_ATTEMPTS} times, and still {found.status.value}")
@@ -201,14 +201,14 @@ def _run_wave(
 def _executed(
     runs: Sequence[RunConfig], root: Path, engine: Engine, loggers: Sequence["Logger"]
 ) -> Iterator[tuple[RunConfig, str | None]]:
-    """Each run that the engine is done with, and why it failed."""
+    """Each run that the engine has ended, and the reason if it failed."""
     texts = [canonical_json(run) for run in runs]
     try:
-        # An engine that knows no loggers serves a sweep without.
+        # An engine without loggers can run a sweep that has none.
         for ended in engine.run(texts, root, _modules(runs), *([loggers] if loggers else [])):
             yield runs[ended.index], ended.failure
     except BaseException:
-        # Interrupted: what processes of this machine left that were stopped on the way goes now.
+        # Interrupted: remove the files that stopped processes of this machine left.
         for run in runs:
             drop_lease(root / run.id)
             remove_abandoned(root / run.id)
@@ -216,10 +216,9 @@ def _executed(
 
 
 def _is_begun(run: RunConfig, root: Path) -> bool:
-    """Whether anything of a run that has ended lies in the folder. A process that makes a run begins with its folder,
-    also where it is another process.
+    """Whether a run that has ended has a folder. Any process that makes a run first creates this folder.
 
-    A network file system remembers for a while that there was none. It asks its server when a folder is opened."""
+    A network file system may cache for a while that it does not exist. Listing the parent folder asks the server."""
     return (root / run.id).exists() or run.id in os.listdir(root)
 
 
@@ -229,11 +228,11 @@ def _written_here(root: Path) -> str:
 
 
 class _Awaited:
-    """A run that another process makes, or whose parent it makes.
+    """A run that another process makes, or whose parent another process makes.
 
     Attributes:
         run: the run.
-        held: it has been seen in another's hands.
+        held: whether another process was seen to hold the run.
     """
 
     def __init__(self, run: RunConfig, root: Path) -> None:
@@ -241,8 +240,8 @@ class _Awaited:
         self._own, *self._parents = (Watch(root / member.id) for member in lineage(run))
 
     def free(self) -> bool:
-        """Whether nobody makes it now."""
-        # What cannot be read now is looked at again later.
+        """Whether no process makes the run now."""
+        # A folder that cannot be read now is checked again later.
         with contextlib.suppress(OSError):
             if self._own.free():
                 return all(watch.free() for watch in self._parents)
@@ -251,9 +250,9 @@ class _Awaited:
 
 
 def _refuse_import() -> None:
-    """Raise if this is a worker that is still importing the script that started it: it has no guard, and would run
-    the sweep once more in every worker."""
-    # The flag that multiprocessing itself asks before it starts a process. A worker that is up may run a sweep.
+    """Raise if this is a worker that is still importing the script that started it. The script has no guard, and
+    would run the sweep again in every worker."""
+    # The flag that multiprocessing itself checks before it starts a process. A worker that is ready can run a sweep.
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
             "a worker process reached run_sweep while importing the main script; call run_sweep under "
@@ -262,7 +261,7 @@ def _refuse_import() -> None:
 
 
 def _check_known(runs: Sequence[RunConfig], engine: Engine) -> None:
-    """Raise ``SettingError`` if a setting of these runs is defined where the engine's workers cannot import it."""
+    """Raise ``SettingError`` if the engine's workers cannot import the definition of a setting in these runs."""
     if engine.knows_main():
         return
     for cls in dict.fromkeys(type(setting) for run in runs for setting in settings_in(run)):
@@ -284,12 +283,12 @@ def _check_loggers(loggers: Sequence["Logger"], engine: Engine) -> None:
         try:
             pickle.loads(pickle.dumps(logger))
         except Exception as error:
-            # Whatever the class of a user raises when it is copied.
+            # A user's class can raise any exception when it is copied.
             raise SettingError(f"loggers[{i}]", expected, Shown(f"{name} ({error})")) from None
 
 
 def _check_devices(runs: Sequence[RunConfig]) -> None:
-    """Raise ``SettingError`` if a run names a GPU, where each worker sees one and calls it ``cuda``."""
+    """Raise ``SettingError`` if a run names a GPU by number. Each worker sees one GPU, as ``cuda``."""
     for run in runs:
         device, expected = run.training.device, "cuda or cpu, since the engine assigns the GPU"
         check_that(":" not in device, f"{run.id}.training.device", expected, device)
@@ -304,6 +303,7 @@ def _check_memory(runs: Sequence[RunConfig], root: Path) -> None:
 
 
 def _modules(runs: Sequence[RunConfig]) -> list[str]:
-    """Modules outside this package that define settings of these runs; a worker imports them to know the kinds."""
+    """Modules outside this package that define settings of these runs. A worker imports them to register the
+    kinds."""
     found = {type(setting).__module__ for run in runs for setting in settings_in(run)}
     return sorted(name for name in found if name.split(".")[0] not in (__name__.split(".")[0], "__main__"))

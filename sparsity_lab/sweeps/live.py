@@ -1,7 +1,7 @@
-"""Progress in notebooks: one line that is replaced as the work goes on, and stays in the notebook that is saved.
+"""Progress in notebooks: one line that is updated during the work, and stays in the saved notebook.
 
-It is plain HTML, so it needs no widgets and survives export. Outside a notebook nothing is shown; the command line
-has bars of its own.
+It is plain HTML, so it needs no widgets and survives export. Outside a notebook nothing is shown. The command line
+has its own progress bars.
 """
 
 # ruff: noqa: PLC0415
@@ -15,12 +15,12 @@ from sparsity_lab.sweeps.progress import SweepEvent, SweepProgress
 from sparsity_lab.training import Progress
 
 _SECONDS_BETWEEN = 0.2
-"""Pictures of a line; more of them would only slow the page down."""
+"""The shortest time between two updates of a line. More updates would only slow the page down."""
 
 
 def sweep_progress() -> SweepProgress:
-    """What ``run_sweep(..., progress=...)`` calls: runs that are over, the last one, those that failed or were found
-    damaged, and the time left.
+    """A function for ``run_sweep(..., progress=...)``. It shows the number of runs that are over, the last run,
+    failed and damaged runs, and the time left.
 
     >>> callable(sweep_progress())
     True
@@ -41,7 +41,7 @@ def sweep_progress() -> SweepProgress:
 
 
 def training_progress() -> Progress:
-    """What ``train(..., progress=...)`` calls: steps, loss and accuracy.
+    """A function for ``train(..., progress=...)``. It shows steps, loss and accuracy.
 
     >>> callable(training_progress())
     True
@@ -73,7 +73,7 @@ class _Line:
     def _display(self, html: Markup) -> None:
         import IPython.display
 
-        page: Any = IPython.display  # its functions have no types
+        page: Any = IPython.display  # its functions have no type hints
         if self._handle is None:
             self._handle = page.display(page.HTML(html), display_id=True)
         else:
@@ -86,7 +86,7 @@ def _line(words: str, done: int, total: int, remarks: list[str]) -> Markup:
 
 
 def _in_notebook() -> bool:
-    """Whether this is the kernel of a notebook. IPython in a terminal has no page to write to."""
+    """Whether this process is a notebook kernel. IPython in a terminal has no page to write to."""
     if "IPython" not in sys.modules:
         return False
     from IPython.core.getipython import get_ipython

@@ -1,4 +1,4 @@
-"""How far a sweep is: what its runs are worth, and how long the rest will take."""
+"""The progress of a sweep: the states of its runs, their work, and the time left."""
 
 import contextlib
 import time
@@ -16,20 +16,19 @@ from sparsity_lab.training.lease import TERM, Holder, holder_of
 
 @dataclass(frozen=True)
 class SweepEvent:
-    """One run of a sweep is over.
+    """An event: one run of a sweep is over.
 
     >>> SweepEvent(finished=1, total=4, run="0123456789abcdef", status="finished").status
     'finished'
 
     Attributes:
-        finished: runs that are over, this one included, whatever became of them.
-        total: all runs, parents included.
-        run: label of this run.
-        status: ``"finished"``, ``"diverged"``, ``"failed"``, or ``"skipped"`` for one that was over before.
+        finished: the number of runs that are over, this one included, with any status.
+        total: the number of all runs, parents included.
+        run: the label of this run.
+        status: ``"finished"``, ``"diverged"``, ``"failed"``, or ``"skipped"`` for a run that was over before.
         reason: why it diverged or failed.
-        seconds_left: estimated, until the sweep is over; None before anything is known.
-        damage: the file in its folder that the sweep found damaged, and what was wrong with it; it has been made
-            again, unless the run failed.
+        seconds_left: the estimated time until the sweep is over; None if it is unknown.
+        damage: the damaged file in its folder, and its error. The file has been made again, unless the run failed.
     """
 
     finished: int
@@ -45,19 +44,19 @@ SweepProgress = Callable[[SweepEvent], None]
 
 
 class Estimate:
-    """Time left, from the work that was done since it began. Runs that were over before count for nothing."""
+    """The time left, from the work done since the start. Runs that were over before do not count."""
 
     def __init__(self, runs: Sequence[RunConfig], clock: Callable[[], float] = time.monotonic) -> None:
         self._left = {run.id: work(run) for run in runs}
         self._done, self._clock, self._begun = 0.0, clock, clock()
 
     def over(self, run: RunConfig, *, skipped: bool) -> None:
-        """A run is over."""
+        """Record that a run is over."""
         done = self._left.pop(run.id, 0.0)
         self._done += 0.0 if skipped else done
 
     def seconds_left(self) -> float | None:
-        """At the speed so far; None before the first run is over."""
+        """The time left at the speed so far; None before the first run is over."""
         if not self._left:
             return 0.0
         if not self._done:
@@ -66,7 +65,7 @@ class Estimate:
 
 
 def work(run: RunConfig) -> float:
-    """What a run costs, in tokens that go forward; a step of training goes back too, for twice that."""
+    """The cost of a run in tokens of forward passes. A training step counts three times, for its backward pass."""
     low, high = run.training.curriculum.range()
     trained = run.training.steps * run.training.batch_size * run.task.sequence_length((low + high) // 2)
     grid = [task.sequence_length(length) for task in run.conditions.values() for length in run.evaluation.lengths]
@@ -75,14 +74,14 @@ def work(run: RunConfig) -> float:
 
 @dataclass(frozen=True)
 class Running:
-    """A run that is being made.
+    """A run in progress.
 
     Attributes:
         run: its label.
-        host, process: where.
-        since: when that process began with it, by its own clock, as ISO 8601 text.
-        silent: seconds since its last sign of life, as far as the clocks here and there agree. One that is silent for
-            more than a term (``lease.TERM``) is lost, with its machine perhaps; the next sweep takes the run over.
+        host, process: the machine and the process.
+        since: when the process began the run, by its own clock, as ISO 8601 text.
+        silent: seconds since its last sign of life, if the clocks of both machines agree. After more than one term
+            (``lease.TERM``) the run is possibly lost, perhaps with its machine. The next sweep takes it over.
     """
 
     run: str
@@ -93,7 +92,7 @@ class Running:
 
     @property
     def lost(self) -> bool:
-        """Whether it has been silent for more than a term."""
+        """Whether it has been silent for more than one term."""
         return self.silent > TERM
 
 
@@ -124,14 +123,14 @@ class Overview:
 
     Attributes:
         sweep: its name; None for a folder of runs that were made one by one.
-        total: number of its runs, parents included.
-        counts: runs by status: those of ``training.Status``, ``"failed"`` and ``"running"``.
-        unfinished: every run that is not finished.
-        running: what is being made now.
-        failed: label and reason of what diverged or failed.
-        damaged: label of each run with a damaged file, and what is wrong with it; the next sweep makes it again.
-        seconds_left: estimated, from the clocks of the finished runs and the number of the running ones; None if
-            nothing is finished or running.
+        total: the number of its runs, parents included.
+        counts: the number of runs by status: those of ``training.Status``, ``"failed"`` and ``"running"``.
+        unfinished: all runs that are not finished.
+        running: the runs in progress.
+        failed: label and reason of each run that diverged or failed.
+        damaged: label and error of each run with a damaged file; the next sweep makes it again.
+        seconds_left: an estimate from the times of the finished runs and the number of the running ones; None if
+            no run is finished or running.
     """
 
     sweep: str | None
@@ -150,9 +149,9 @@ class Overview:
 
 
 def overview(results: Results) -> Overview:
-    """How far a sweep is. All checksums are verified, as the next sweep would. A finished run is not read again while
-    the sizes and times of its files stay as they were. For that, it is noted in the cache ``verified.json``. Nothing
-    else is written, so this can be called from any machine at any time.
+    """The progress of a sweep. All checksums are verified, as the next sweep would do. A finished run is not read
+    again if the sizes and times of its files have not changed. For this, it is entered in the cache
+    ``verified.json``. Nothing else is written, so you can call this on any machine at any time.
 
     >>> overview(results).complete
     True
@@ -196,7 +195,7 @@ def overview(results: Results) -> Overview:
 
 
 def _seen(results: Results, run: RunConfig, verified: Verified, *, any_evaluation: bool) -> tuple[State, float]:
-    """The state of a run, with all checksums verified, and the seconds that the clocks of a finished one say."""
+    """The state of a run, with all checksums verified, and the seconds of a finished run."""
     look = verified.look(run, any_evaluation=any_evaluation)
     if (known := verified.seconds(look)) is not None:
         return State("finished"), known
@@ -209,7 +208,7 @@ def _seen(results: Results, run: RunConfig, verified: Verified, *, any_evaluatio
 
 
 def _alive(folder: Path) -> Holder | None:
-    """Who makes the run; None if nobody does, or the lease cannot be read."""
+    """The process that makes the run; None if there is none, or the lease cannot be read."""
     with contextlib.suppress(OSError):
         holder = holder_of(folder)
         return None if holder is None or holder.gone else holder

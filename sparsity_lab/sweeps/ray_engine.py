@@ -1,10 +1,10 @@
-"""``RayEngine``: the runs of a sweep on a Ray cluster, one machine or many.
+"""``RayEngine``: the runs of a sweep on a Ray cluster of one or many machines.
 
-Ray gives a run to a node and says when it is over; everything that a run found goes through the shared folder. What
-Ray itself carries is small: to a worker, the name of ``execute_in_worker``, the run as JSON text, some paths and the
-loggers; back, the one line that ``execute`` returned. Ray wraps these in its own serialization, which is pickle where
-msgpack does not do, and any user of a Ray cluster can run code in it. So a cluster belongs in a trusted network, or
-asks for a token (``RAY_AUTH_MODE=token``). The folder needs no such trust: nothing in it was ever pickled.
+Ray gives a run to a node and reports when it is over. All results of a run go through the shared folder. Ray itself
+sends little: to a worker, the name of ``execute_in_worker``, the run as JSON text, some paths and the loggers; back,
+the one line that ``execute`` returns. Ray's serialization is msgpack, or pickle for other types, and any user of a
+Ray cluster can run code in it. So keep a cluster in a trusted network, or require a token (``RAY_AUTH_MODE=token``).
+The folder needs no such trust, because nothing in it is pickled.
 """
 
 import contextlib
@@ -29,35 +29,35 @@ if TYPE_CHECKING:
 
 _LAST_DEATH = 2
 _SMALLEST_SHARE = 1e-4
-"""Ray counts resources in these units."""
+"""The unit in which Ray counts resources."""
 _OBJECT_STORE = 80 * 2**20
-"""Bytes, near the least that Ray takes. Lines of text never enter it."""
+"""Bytes, close to Ray's minimum. Lines of text never enter the object store."""
 _SECONDS_BETWEEN_LOOKS = 5.0
 _HOST_AND_PORT = re.compile(r"([^\s/]+):(\d+)")
 
 
 @register
 class RayEngine(Engine):
-    """Tasks on a Ray cluster, one for each run. Needs the extra ``ray`` (``pip install "sparsity-lab[ray]"``).
+    """Tasks on a Ray cluster, one for each run. It needs the extra ``ray`` (``pip install "sparsity-lab[ray]"``).
 
-    All nodes see the folder of the sweep under the same path, and have this package and the user's modules installed
-    or in the same places. A node holds as many runs at a time as its CPUs and GPUs allow. Workers stay warm between
-    runs.
+    All nodes must see the folder of the sweep under the same path, and have this package and the user's modules
+    installed or in the same places. A node holds as many runs at a time as its CPUs and GPUs allow. Workers stay warm
+    between runs.
 
-    A run whose worker dies (killed, out of memory) is run again, and given up when that has died too. One whose node
-    is lost is run again on another one, ``retries`` times. When no node is left on which a run fits, all are given up
-    after ``patience``. A lost head node ends the sweep; the same command goes on from there.
+    If the worker of a run dies (killed, out of memory), the run is repeated once. If the node of a run is lost, the
+    run is repeated on another node, up to ``retries`` times. If no node has room for a run, all runs fail after
+    ``patience``. A lost head node ends the sweep; the same command resumes it.
 
     Attributes:
         address: ``"local"`` starts and stops a cluster on this machine. ``"auto"`` uses the one that runs on this
             machine, or the one in the environment variable ``RAY_ADDRESS``. ``"host:port"`` is the address of a head
             node.
-        cpus: CPUs that a run takes, in parts of one if several shall share it. No more than an account: the threads
-            of a run are a setting of its training.
-        gpus: GPUs that a run takes, in parts of one if several shall share it. Without any, a run sees no GPU.
-        retries: how often a run is run again after its node was lost.
-        in_flight: runs that Ray is given at a time. More than the cluster holds keep all of it busy.
-        patience: seconds until a cluster that does not answer, or has no node left on which a run fits, is given up.
+        cpus: CPUs per run; a fraction if several runs share one. Ray only counts them: the number of threads of a run
+            is a setting of its training.
+        gpus: GPUs per run; a fraction if several runs share one. With 0, a run sees no GPU.
+        retries: the largest number of repetitions of a run after lost nodes.
+        in_flight: the number of runs that Ray has at a time. With more runs than fit, the cluster stays busy.
+        patience: seconds to wait for a cluster that does not answer, or that has no node with room for a run.
     """
 
     address: str = "local"
@@ -96,10 +96,10 @@ class RayEngine(Engine):
     def _run(
         self, ray: Any, runs: Sequence[str], out: Path, modules: Sequence[str], loggers: Sequence["Logger"]
     ) -> Iterator[Ended]:
-        # Ray cannot tell which failures are worth a retry, so it tries once. Without ``max_calls`` it would end a
+        # Ray cannot know which failures are worth a retry, so it tries once. Without ``max_calls`` it would end a
         # worker with a GPU after each run.
         task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0, max_calls=0)(execute_in_worker)
-        # A worker has a working directory of its own.
+        # A worker has another working directory.
         paths = [os.path.abspath(entry) for entry in sys.path]
         same_for_all = (str(out.absolute()), list(modules), paths, list(loggers))
         waiting, deaths, losses = deque(range(len(runs))), Counter[int](), Counter[int]()
@@ -136,13 +136,14 @@ class RayEngine(Engine):
                         how = " for lack of memory" if isinstance(error, ray.exceptions.OutOfMemoryError) else ""
                         yield Ended(index, f"its worker process died {_LAST_DEATH} times{how}")
                 except ray.exceptions.RayError as error:
-                    # What goes wrong before ``execute``: no such package or module there, or another version of Ray.
+                    # An error before ``execute``: a missing package or module in the worker, or another version of
+                    # Ray.
                     yield Ended(index, str(error).strip().splitlines()[-1])
 
     @contextlib.contextmanager
     def _connected(self, ray: Any) -> Iterator[None]:
-        """Connect to the cluster, or start one; the end of the connection stops what this one started, runs in
-        progress included."""
+        """Connect to the cluster, or start one. At the end, all processes that this connection started are stopped,
+        runs in progress included."""
         if ray.is_initialized():
             raise SettingError("engine", "Ray is already running in this process; call ray.shutdown() first")
         address = os.environ.get("RAY_ADDRESS", "auto") if self.address == "auto" else self.address
@@ -163,7 +164,7 @@ class RayEngine(Engine):
             ray.shutdown()
 
     def _fits(self, ray: Any) -> bool:
-        """Whether a node that is up has room for a run when it is idle."""
+        """Whether a live node has room for a run when it is idle."""
         wanted = {"CPU": self.cpus, "GPU": self.gpus}
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         return any(all(node.get(name, 0.0) >= share for name, share in wanted.items()) for node in nodes)
@@ -175,7 +176,8 @@ class RayEngine(Engine):
 def execute_in_worker(
     run: str, out: str, modules: Sequence[str], paths: Sequence[str], loggers: Sequence["Logger"] = ()
 ) -> str | None:
-    """``execute``, in a worker that first learns where the sweep's process finds modules, and imports the user's."""
+    """``execute`` in a worker, after it has extended its module path by that of the sweep's process and imported the
+    user's modules."""
     sys.path.extend(path for path in paths if path not in sys.path)
     for module in modules:
         importlib.import_module(module)
@@ -183,11 +185,11 @@ def execute_in_worker(
 
 
 def _reach(host: str, port: int, seconds: float) -> None:
-    """Raise ``OSError`` if nothing that can be Ray answers there; Ray itself would try for minutes."""
+    """Raise ``OSError`` if the server there cannot be Ray. Ray itself would try for minutes."""
     with socket.create_connection((host, port), timeout=seconds) as connection:
         if os.environ.get("RAY_USE_TLS", "0") != "0":
             return
-        # Ray speaks gRPC, so HTTP/2 (RFC 9113): each side begins with a frame of settings, which may be empty.
+        # Ray uses gRPC over HTTP/2 (RFC 9113). Each side begins with a frame of settings, which can be empty.
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
         if connection.recv(4, socket.MSG_WAITALL)[3:] != b"\x04":
             raise OSError("the server at this address is not Ray")

@@ -1,4 +1,4 @@
-"""``Results``: what a folder of runs holds, as one frame."""
+"""``Results``: the contents of a folder of runs, as one frame."""
 
 import contextlib
 import copy
@@ -40,9 +40,10 @@ _LOG = plain_logger(__name__)
 
 SWEEP = "sweep.json"
 _MOST_SWEEP, _MOST_FOREIGN_SWEEP = 2**29, 2**26
-"""Bytes: a hundred thousand runs take a third of the first, and fifty thousand the second."""
+"""The largest sizes in bytes. A hundred thousand runs take a third of the first, and fifty thousand take the
+second."""
 _MOST_FOREIGN = 2**30
-"""Bytes of all files that are read of a folder from somebody else, and of a frame that is made of them."""
+"""The largest number of bytes to read from a folder of someone else, and of a frame made from it."""
 
 FrameName = Literal["runs", "evaluation", "summary", "metrics", "timing"]
 
@@ -53,9 +54,9 @@ class Failure:
 
     Attributes:
         run: its config.
-        status: ``"diverged"``, which is final, or ``"failed"``, which is tried again with the next sweep.
-        reason: one line.
-        step: where it diverged.
+        status: ``"diverged"``, which is final, or ``"failed"``: then the next sweep tries the run again.
+        reason: the reason in one line.
+        step: the step at which it diverged.
     """
 
     run: RunConfig
@@ -66,11 +67,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class State:
-    """What has become of a run so far.
+    """The state of a run.
 
     Attributes:
         status: one of ``training.Status``, or ``"failed"``.
-        step: where it diverged.
+        step: the step at which it diverged.
         reason: why it diverged or failed, or which of its files is damaged.
     """
 
@@ -80,12 +81,12 @@ class State:
 
     @classmethod
     def of(cls, folder: RunFolder, *, large: bool = False, any_evaluation: bool = False) -> Self:
-        """As its folder says.
+        """The state of the run in a folder.
 
         Args:
-            large: also verify the weights and the checkpoint. By default their readers verify them, except after a
-                recorded failure, which damaged weights may have caused.
-            any_evaluation: another evaluation than the run's own will do, as for a parent.
+            large: also verify the weights and the checkpoint. By default only their readers verify them, except after
+                a recorded failure, which damaged weights may have caused.
+            any_evaluation: accept any evaluation, not only the run's own, as for a parent.
         """
         failure = folder.failure
         found = folder.inspect(large=large or failure is not None)
@@ -99,7 +100,7 @@ class State:
 
 
 class Results:
-    """The runs of a sweep in a folder. The folder is the only truth: every call reads what is there now.
+    """The runs of a sweep in a folder. The folder is the only record: every call reads its current contents.
 
     >>> again = Results(results.folder)
     >>> len(again.runs), again.frame("evaluation")["length"].unique().sort().to_list()
@@ -107,12 +108,12 @@ class Results:
 
     Args:
         out: the folder.
-        sweep: whose runs are meant; without it, those of the last sweep that was run there. Texts whose hashes are
-            not yet fields are those that the folder names; none is opened.
-        trusted: whether frames are parsed in this process. One that was made to do harm, together with its checksum,
-            can end the process that parses it, or fill the memory; it cannot make it execute anything. By default
-            a folder of another user is parsed in a process of its own, which takes a few times longer.
-        unrecorded: why runs failed, by id, where the folder could not hold the reason: ``run_sweep`` knows.
+        sweep: the sweep whose runs to read; by default the last sweep in this folder. If the hash of a text is not
+            yet a field, it is taken from the folder; no text is opened.
+        trusted: whether to parse frames in this process. A malicious frame with a matching checksum can crash the
+            process that parses it, or fill the memory, but cannot make it execute anything. By default a folder of
+            another user is parsed in a separate process, which takes a few times longer.
+        unrecorded: reasons of failed runs, by id, that the folder could not hold. ``run_sweep`` gives them.
 
     Attributes:
         folder: the store.
@@ -121,9 +122,9 @@ class Results:
         runs: configs of the sweep's runs in its order, or of all runs in the folder by id.
 
     Raises:
-        SettingError: no sweep is given, and the folder has no readable sweep and no runs. Or a run has a name other
-            than its id: it is a copy, which would count twice. Or the runs have the ids of an earlier release. Or a
-            folder that is not trusted has more than 1 GiB of files, weights not counted.
+        SettingError: no sweep is given, and the folder has no readable sweep and no runs. Or the folder of a run is
+            not named by its id: it is a copy, which would count twice. Or the runs have the ids of an earlier
+            release. Or an untrusted folder has more than 1 GiB of files, weights not counted.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class Results:
         self._kept: dict[str, RunFolder] | None = None
         self._unrecorded = dict(unrecorded or {})
         if not self.trusted:
-            # Each may be within its limit, sparse ones too.
+            # Each file can be within its limit, even if it is sparse.
             names = ("*.json", "*/*.json", "*/*.parquet", f"*/{store.EVALUATION}/*.parquet")
             self._check_size(_bytes_of(file for name in names for file in self.folder.glob(name)))
         most = _MOST_SWEEP if self.trusted else _MOST_FOREIGN_SWEEP
@@ -159,10 +160,10 @@ class Results:
 
         Returns:
             The column ``run`` (the id), a column for each setting by its dotted path (``task``, ``task.k``,
-            ``model.position``), then the columns of the file. A setting that a run does not have is null. A column of
-            the file that is also a setting's is called ``condition_<name>``: the task that was evaluated is
-            ``condition_task``. The type of a column is that of the field and never that of the values, so frames of
-            several folders go together: ``pl.concat(frames, how="diagonal")``.
+            ``model.position``), then the columns of the file. A setting that a run does not have is null. If a column
+            of the file has the name of a setting, it becomes ``condition_<name>``: the evaluated task is
+            ``condition_task``. The type of a column is that of the field and never that of the values, so you can
+            concatenate frames of several folders: ``pl.concat(frames, how="diagonal")``.
         """
         check_that(name in get_args(FrameName), "name", "a frame", name, get_args(FrameName))
         configs = self._configs()
@@ -184,18 +185,18 @@ class Results:
         )
 
     def state(self, run: RunConfig, *, large: bool = False, any_evaluation: bool = False) -> State:
-        """What has become of a run, or of a parent; the arguments are those of ``State.of``."""
+        """The state of a run or of a parent. The arguments are those of ``State.of``."""
         state = State.of(self._at(run.id, run), large=large, any_evaluation=any_evaluation)
         if state.status in ("finished", "diverged", "failed") or run.id not in self._unrecorded:
             return state
         return State("failed", reason="; ".join(filter(None, (self._unrecorded[run.id], state.reason))))
 
     def timing(self, run: RunConfig) -> pl.DataFrame:
-        """The clocks of a run; none if they are missing or damaged."""
+        """The times of a run; an empty frame if they are missing or damaged."""
         return self._at(run.id, run).timing
 
     def environment(self, run: RunConfig) -> dict[str, Any] | None:
-        """Where a run was made, as its folder says; None if that is missing or damaged.
+        """The recorded environment of a run; None if it is missing or damaged.
 
         >>> results.environment(results.runs[0])["threads"]
         1
@@ -203,7 +204,7 @@ class Results:
         return self._at(run.id, run).environment
 
     def snapshot(self) -> Self:
-        """The same results, each file read at most once: what has been read does not change any more.
+        """The same results, but each file is read at most once, so the contents no longer change.
 
         >>> now = results.snapshot()
         >>> now.frame("evaluation").equals(now.frame("evaluation"))
@@ -214,13 +215,13 @@ class Results:
         return kept
 
     def _at(self, name: str, run: RunConfig | None = None) -> RunFolder:
-        """A run's folder, of which nothing has been read yet; in a snapshot, the one that was read before."""
+        """A run's folder, not yet read; in a snapshot, the same object at each call."""
         folder = RunFolder(self.folder / name, run, parse=self._parse)
         return folder if self._kept is None else self._kept.setdefault(name, folder)
 
     @property
     def others(self) -> tuple[str, ...]:
-        """Ids of the finished runs in the folder that the sweep did not ask for, neither as runs nor as parents."""
+        """Ids of the finished runs in the folder that are neither runs of the sweep nor their parents."""
         if self.sweep is None:
             return ()
         own = {member.id for run in self.runs for member in lineage(run)}
@@ -230,9 +231,8 @@ class Results:
 
     @property
     def devices(self) -> dict[str, int]:
-        """Finished runs by the kinds of device that they were made on, as in
-        ``{"cpu AVX2 with 1 thread": 3, "cuda": 1}``. Where there are several, small differences between runs can be
-        due to them."""
+        """The number of finished runs by kind of device, as in ``{"cpu AVX2 with 1 thread": 3, "cuda": 1}``. If there
+        are several kinds, they can cause small differences between runs."""
         finished = (run for run in self.runs if (self.folder / run.id / store.FINISHED).exists())
         kinds = (", ".join(devices_of(self.environment(run), run.evaluation_id)) for run in finished)
         return dict(sorted(Counter(kind for kind in kinds if kind).items()))
@@ -242,13 +242,13 @@ class Results:
         if folder.marker is None or folder.marker.status != "finished":
             return False
         try:
-            # A copy under another name is no other run.
+            # A copy under another name is not another run.
             return folder.config.id == name
         except SettingError:
             return False
 
     def labels(self) -> dict[str, str]:
-        """A short name for each run, by id: what differs among them."""
+        """A short name for each run, by id: the settings that differ among them."""
         if self.sweep is not None:
             return self.sweep.labels()
         labels = run_labels(self.runs)
@@ -256,13 +256,13 @@ class Results:
 
     def __repr__(self) -> str:
         now = self.snapshot()
-        told = now._told()
-        lines = (f"  {label} ({run}): {status}{', ' if words else ''}{words}" for label, run, status, words in told)
+        rows = now._described()
+        lines = (f"  {label} ({run}): {status}{', ' if words else ''}{words}" for label, run, status, words in rows)
         return "\n".join([now._head(), *lines])
 
     def _repr_html_(self) -> Markup:
         now = self.snapshot()
-        rows = [(label, element("code", run), status, words) for label, run, status, words in now._told()]
+        rows = [(label, element("code", run), status, words) for label, run, status, words in now._described()]
         shown = table(["run", "id", "status", "reach, or why there is none"], rows)
         return join([element("p", now._head()), details(counted(len(rows), "run"), shown)])
 
@@ -276,15 +276,15 @@ class Results:
             more += f"; {note}"
         return f"Results{name} in {self.folder}: {counted(len(self.runs), 'run')} ({states}){more}"
 
-    def _told(self) -> Iterator[tuple[str, str, str, str]]:
+    def _described(self) -> Iterator[tuple[str, str, str, str]]:
         """Label, id and status of each run, and its reach or the reason why it has no result."""
         labels = self.labels()
-        carried: dict[str, list[str]] = {}
+        reaches: dict[str, list[str]] = {}
         for row in self._rows("summary").iter_rows(named=True):
-            carried.setdefault(row["run"], []).append(_reach_words(row))
+            reaches.setdefault(row["run"], []).append(_reach_words(row))
         for row in self._rows("runs").iter_rows(named=True):
             run = row["run"]
-            yield labels[run], run, row["status"], row["reason"] or ", ".join(carried.get(run, []))
+            yield labels[run], run, row["status"], row["reason"] or ", ".join(reaches.get(run, []))
 
     def _rows(self, name: FrameName) -> pl.DataFrame:
         if name == "runs":
@@ -317,9 +317,9 @@ class Results:
         return pl.concat(frames or [_SCHEMAS[name].to_frame()]).insert_column(0, _run_column(owners))
 
     def _check_size(self, size: float) -> None:
-        """Raise ``SettingError`` if so many bytes are more than a folder from somebody else may have us hold."""
+        """Raise ``SettingError`` if this size exceeds the limit for a folder from someone else."""
         if not self.trusted and size > _MOST_FOREIGN:
-            expected = f"at most {_MOST_FOREIGN} bytes in all of somebody else's folder"
+            expected = f"at most {_MOST_FOREIGN} bytes in total from someone else's folder"
             raise SettingError(str(self.folder), expected, Shown(f"{size:.0f}"))
 
     def _frame(self, name: FrameName, run: RunConfig, content: bytes) -> pl.DataFrame:
@@ -329,7 +329,7 @@ class Results:
         try:
             return self._at(run.id, run).parsed(_file(name, run), content)
         except DamagedFile as error:
-            # One that is what its marker says, and no frame of this release. The next sweep makes it again.
+            # Its checksum is right, but it is not a frame of this release. The next sweep makes it again.
             _LOG.warning("%s; it gives no rows", error)
             return _SCHEMAS[name].to_frame()
 
@@ -351,11 +351,11 @@ class Results:
 
 _COLUMNS = {str: pl.String(), int: pl.Int64(), float: pl.Float64(), bool: pl.Boolean()}
 _BYTES_OF_VALUE = 16
-"""The most in a column; long texts are there once."""
+"""The most bytes of a value in a column. Each long text is stored once."""
 
 
 def _as_column(value: Any, kind: type) -> Any:
-    """A value of a setting as its column has it."""
+    """The value of a setting, converted to the type of its column."""
     return value if value is None or type(value) is kind else kind(value)
 
 
@@ -368,8 +368,8 @@ def _file(name: FrameName, run: RunConfig) -> str:
 
 
 def _evaluations(runs: Sequence[RunConfig], contents: list[bytes]) -> pl.DataFrame | None:
-    """The evaluations of these runs. They are parsed in one pass, which takes a third of the time, and separated by
-    the grids in their configs. None if they do not match the configs."""
+    """The evaluations of these runs, or None if they do not match the configs. They are parsed in one pass, which
+    takes a third of the time, and separated by the grids in their configs."""
     grid = [(run.id, *pair) for run in runs for pair in run.grid]
     try:
         frame = pl.read_parquet(contents, n_rows=len(grid) + 1) if contents else EVALUATION_SCHEMA.to_frame()
@@ -385,7 +385,7 @@ def _run_column(runs: Sequence[str]) -> pl.Series:
 
 
 def check_ids(folder: Path, runs: Sequence[RunConfig]) -> None:
-    """Raise ``SettingError`` if some of these runs lie in the folder under ids that an earlier release gave them."""
+    """Raise ``SettingError`` if the folder has some of these runs under ids of an earlier release."""
     own = {run.id for run in runs}
     if all((folder / run).exists() for run in own):
         return
@@ -399,8 +399,8 @@ def check_ids(folder: Path, runs: Sequence[RunConfig]) -> None:
 
 
 def rename_runs(folder: Path) -> dict[str, str]:
-    """Give the folders of runs the ids that this release gives to their runs; returns new names by old ones. For a
-    change in how ids are made, which changes nothing of the runs, while nobody works on them.
+    """Rename the folders of runs to the ids of this release. Returns new names by old ones. Use it after a change of
+    how ids are made that does not change the runs themselves, and while no process works on them.
 
     >>> rename_runs(results.folder)
     {}
@@ -414,7 +414,7 @@ def rename_runs(folder: Path) -> dict[str, str]:
 
 
 def _old_names(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Folders of runs with another name than the run's id, which is free, and this id."""
+    """Folders of runs that are not named by the run's id, with this id. Folders whose id is taken are left out."""
     for file in sorted(folder.glob(f"{'[0-9a-f]' * 16}/{store.CONFIG}")):
         try:
             run = RunFolder(file.parent).config.id
@@ -425,7 +425,7 @@ def _old_names(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _reach_words(row: dict[str, Any]) -> str:
-    """How far a run carries in one condition."""
+    """The reach of a run in one condition, in words."""
     name = "" if row["condition"] == TRAINED_CONDITION else f"{row['condition']}: "
     if row["learned"] is None:
         return f"{name}not judged"
@@ -433,7 +433,7 @@ def _reach_words(row: dict[str, Any]) -> str:
 
 
 def _as_run(sweep: Sweep, folder: Path, most: int) -> Sweep:
-    """A sweep with the hashes of its texts as the folder has them, the last sweep's first."""
+    """The sweep with the hashes of its texts from the folder; those of the last sweep win."""
     if sweep.is_planned:
         return sweep
     runs = list[RunConfig]()
@@ -447,7 +447,7 @@ def _as_run(sweep: Sweep, folder: Path, most: int) -> Sweep:
 
 
 def is_own(folder: Path) -> bool:
-    """Whether the folder belongs to the user whose process this is, as one does that is not there yet."""
+    """Whether the folder belongs to the user of this process, or does not exist yet."""
     try:
         return os.stat(folder).st_uid == os.geteuid()
     except OSError:
@@ -463,21 +463,21 @@ def _read_sweep(folder: Path, most: int) -> Sweep | None:
         raise SettingError(str(folder / SWEEP), error.strerror or "cannot be read") from None
     try:
         data = json.loads(text)
-        # Most runs of a sweep differ in a few settings.
+        # Most runs of a sweep differ in only a few settings.
         if isinstance(data, dict) and isinstance(data.get("runs"), list):
             data["runs"] = with_shared_parts(RunConfig, data["runs"])
         return from_data(Sweep, data)
     except SettingError as error:
-        # Of a newer release, for instance, with fields that this one does not know.
+        # For example, a newer release may have fields that this one does not know.
         raise error.inside(str(folder / SWEEP)) from None
-    except (ValueError, RecursionError):  # lists in lists in lists
+    except (ValueError, RecursionError):  # invalid or deeply nested
         raise SettingError(str(folder / SWEEP), "invalid JSON; the file is damaged") from None
 
 
 def _bytes_of(files: Iterable[Path]) -> int:
     total = 0
     for file in files:
-        with contextlib.suppress(FileNotFoundError):  # of a sweep in progress
+        with contextlib.suppress(FileNotFoundError):  # a sweep in progress may remove files
             total += file.lstat().st_size
     return total
 
@@ -485,7 +485,7 @@ def _bytes_of(files: Iterable[Path]) -> int:
 def _find_runs(folder: Path, most: int) -> tuple[RunConfig, ...]:
     files = sorted(folder.glob(f"*/{store.CONFIG}"))
     if (size := _bytes_of(files)) > most:
-        raise SettingError(str(folder), f"at most {most} bytes of {store.CONFIG} in all", Shown(f"{size}"))
+        raise SettingError(str(folder), f"at most {most} bytes of {store.CONFIG} in total", Shown(f"{size}"))
     runs = {file.parent: RunFolder(file.parent).config for file in files}
     check_that(runs, "folder", "a folder with runs", str(folder))
     for place, run in runs.items():

@@ -20,9 +20,9 @@ class Sweep(Setting, family="sweep"):
     'by_k'
 
     Attributes:
-        name: for people, and of its folder in ``runs`` where no other is given.
-        runs: at least one. Two with the same id are refused: if they differ, they do so only in their evaluation,
-            and a run has one.
+        name: a name for people, and for the default folder in ``runs``.
+        runs: at least one run. Two runs with the same id are refused: they could differ only in their evaluation, and
+            a run has only one evaluation.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Sweep(Setting, family="sweep"):
 
     @property
     def is_planned(self) -> bool:
-        """Whether the fields of all runs say all that decides their data."""
+        """Whether the fields of all runs determine their data."""
         return all(run.is_planned for run in self.runs)
 
     def planned(self) -> "Sweep":
@@ -52,15 +52,15 @@ class Sweep(Setting, family="sweep"):
         return self.replace(runs=tuple(run if run.is_planned else run.planned() for run in self.runs))
 
     def labels(self) -> dict[str, str]:
-        """A short name for each run, by id: what differs among the runs of this sweep."""
+        """A short name for each run, by id: the settings that differ among the runs of this sweep."""
         return {run: label or self.name for run, label in run_labels(self.runs).items()}
 
 
 def folder_of(name: str) -> Path:
-    """Where the runs of a sweep go for which no folder is given: ``runs/NAME``.
+    """The default folder for the runs of a sweep: ``runs/NAME``.
 
     Raises:
-        SettingError: the name is not that of one folder there.
+        SettingError: the name is not a valid folder name.
     """
     if not name or name in (".", "..") or any(sign in "/\\" or not sign.isprintable() for sign in name):
         expected = "a folder name without / and control characters (or give --out)"
@@ -69,7 +69,7 @@ def folder_of(name: str) -> Path:
 
 
 def lineage(run: RunConfig) -> list[RunConfig]:
-    """The run, its parent, that one's parent and so on."""
+    """The run, its parent, the parent of its parent, and so on."""
     line = [run]
     while line[-1].parent:
         line.append(line[-1].parent)
@@ -77,15 +77,15 @@ def lineage(run: RunConfig) -> list[RunConfig]:
 
 
 def waves(runs: Sequence[RunConfig]) -> list[list[RunConfig]]:
-    """The runs and their parents, each once, in lists by their number of ancestors: those of one list do not depend
-    on each other."""
+    """The runs and their parents, each once, in lists by number of ancestors. The runs of one list do not depend on
+    each other."""
     own = {run.id: run for run in runs}
     found: list[dict[str, RunConfig]] = []
     for run in runs:
         for depth, member in enumerate(reversed(lineage(run))):
             if depth == len(found):
                 found.append({})
-            # A parent that is also among the runs is evaluated as it wants to be itself.
+            # A parent that is also among the runs keeps its own evaluation.
             found[depth][member.id] = own.get(member.id, member)
     return [list(wave.values()) for wave in found]
 
@@ -97,13 +97,13 @@ def grid(base: RunConfig, axes: Mapping[str, Sequence[Any]]) -> list[RunConfig]:
     [1, 1, 2, 2]
 
     Args:
-        base: what all runs have in common.
+        base: the config that all runs share.
         axes: values by the dotted path of the field, as in ``{"task.k": [1, 2], "task.locality": ["Recent(width=8)",
-            Uniform()], "seed": [0, 1]}``. A value may be an object, plain data or the short form; ``seed`` sets the
+            Uniform()], "seed": [0, 1]}``. A value can be an object, plain data or the short form. ``seed`` sets the
             data seed and the model seed.
 
     Raises:
-        SettingError: no such field, an axis without values, or a combination that cannot be; the path names it.
+        SettingError: there is no such field, an axis has no values, or a combination is invalid.
     """
     for path, values in axes.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:

@@ -1,12 +1,12 @@
-"""``verified.json``: which finished runs were found whole, so that the next look need not read their files again.
+"""``verified.json``: a cache of verified runs, so that the next check does not read their files again.
 
-For each run it holds a hash of what the file system says of the run's files: inode, size and times of change. A run
-counts as whole as long as the hash stays the same. Whatever changes a file, or puts another one in its place, changes
-the hash, and then the run is read again. A copy of the folder has other hashes too. Only a fault of the disk itself
-changes no hash. The number of the device is not part of it: on a network file system each machine has another one.
+For each run it holds a hash of the inodes, sizes and times of change of the run's files. A run counts as verified
+while the hash stays the same. Any change or replacement of a file changes the hash, and then the run is read again. A
+copy of the folder has other hashes too. Only a fault of the disk itself changes no hash. The device number is not
+part of the hash, because it differs between machines on a network file system.
 
-The file is a cache and may be deleted at any time. One that is not what is written here, or that another user owns or
-may write, counts as empty: with the right hash in it, damaged files would pass.
+You can delete the file at any time. It counts as empty if its content is invalid, or if another user owns it or can
+write to it: with the right hash, damaged files would pass.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ from sparsity_lab.training.files import open_file, write_file
 
 VERIFIED = "verified.json"
 _MOST_BYTES = 2**26
-"""A hundred thousand runs take an eighth of it."""
+"""The largest size. A hundred thousand runs take an eighth of it."""
 _SETTLED = 60.0
-"""Seconds without a change after which what somebody else made is entered. Two changes at nearly the same time can
-leave the same time, and a network file system may tell of a change a minute late."""
+"""Seconds without a change before a run of another process is entered. Two changes in quick succession can have the
+same time, and a network file system may report a change a minute late."""
 _SECONDS_BETWEEN = 60.0
-"""Writes of a sweep in progress."""
+"""The shortest time between two writes of a sweep in progress."""
 
 _PLACES = (
     store.EVALUATION,
@@ -41,17 +41,17 @@ _PLACES = (
     store.TIMING_DIGEST,
 )
 _READ_AS = repr((EVALUATION_SCHEMA, store.METRICS_SCHEMA, store.TIMING_SCHEMA))
-"""A release with other columns finds other frames whole."""
+"""The schemas are part of the hash, because a release with other columns accepts other frames."""
 _RECORD = TypeAdapter(dict[str, tuple[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]])
 
 
 class FileStates(NamedTuple):
-    """What the file system says of a run's files.
+    """The state of a run's files in the file system.
 
     Attributes:
-        place: of the run and the evaluation that is meant; of a parent any will do.
+        place: the ids of the run and its evaluation; for a parent, any evaluation counts.
         found: a hash; empty if a file is missing.
-        changed: when the last of them changed, in nanoseconds.
+        changed: the time of the last change, in nanoseconds.
     """
 
     place: str
@@ -60,15 +60,15 @@ class FileStates(NamedTuple):
 
     @property
     def settled(self) -> bool:
-        """Whether nothing has changed for so long that a further change would show."""
+        """Whether the last change is so old that a new change would have another time."""
         return self.changed < (time.time() - _SETTLED) * 1e9
 
 
 class Verified:
-    """The runs of a folder that are known to be whole, each with the seconds of its clocks.
+    """The verified runs of a folder, each with its seconds.
 
     Args:
-        trusted: False for a folder from somebody else: nothing is known of it, and nothing written there.
+        trusted: False for a folder from someone else. Then the cache is neither read nor written.
     """
 
     def __init__(self, folder: Path, *, trusted: bool = True) -> None:
@@ -77,8 +77,8 @@ class Verified:
         self._known, self._at = dict(self._written), time.monotonic()
 
     def look(self, run: RunConfig, *, any_evaluation: bool = False) -> FileStates:
-        """At a run's folder and files, before they are read. Folders change with every file that is added, replaced
-        or removed in them."""
+        """The state of a run's folder and files, taken before they are read. A folder changes when a file in it is
+        added, replaced or removed."""
         folder = self._folder / run.id
         own = store.evaluation_file(run)
         names = _PLACES if any_evaluation and not os.path.lexists(folder / own) else (*_PLACES, own)
@@ -92,22 +92,22 @@ class Verified:
         return FileStates(place, hashed, max(one.st_ctime_ns for one in states))
 
     def seconds(self, look: FileStates) -> float | None:
-        """The seconds of the clocks of a run that is known to be whole; None of any other."""
+        """The seconds of a verified run; None for other runs."""
         found, seconds = self._known.get(look.place, ("", 0.0))
         return seconds if found and found == look.found else None
 
     def enter(self, look: FileStates, seconds: float | None) -> None:
-        """A run was read after that look; of a whole one these are the seconds of its clocks."""
+        """Record that a run was read after this look. ``seconds`` are those of a verified run; None for others."""
         if look.found and seconds is not None:
             self._known[look.place] = look.found, seconds
         else:
             self._known.pop(look.place, None)
 
     def write(self, *, now: bool = True) -> None:
-        """Keep what is known, in a folder that belongs to this user and can be written.
+        """Write the cache, if the folder belongs to this user and is writable.
 
         Args:
-            now: otherwise once a minute.
+            now: write now; otherwise at most once a minute.
         """
         if (now or time.monotonic() > self._at + _SECONDS_BETWEEN) and self._known != self._written:
             self._written, self._at = dict(self._known), time.monotonic()

@@ -1,7 +1,7 @@
 """Warm worker processes: each imports once and then executes runs, one at a time, until the parent stops it.
 
-A process pool of the standard library ends all its workers when one dies. Here a death costs the run that the worker
-was at, which is known, and the others go on.
+A process pool of the standard library ends all its workers when one dies. Here, a death affects only the run of that
+worker, which is known, and the other workers continue.
 """
 
 import contextlib
@@ -19,20 +19,20 @@ from typing import Any
 
 Execute = Callable[[str, str], str | None]
 Device = int | str | None
-"""The number or the name of the one GPU that a process sees; None for all of them."""
+"""The number or name of the only GPU that a process sees; None for all GPUs."""
 
 START_METHOD = "spawn"
-"""A forked child of a process that has run torch or polars can hang, so workers start from nothing."""
+"""A forked child of a process that has used torch or polars can hang, so workers start as new processes."""
 _SECONDS_TO_STOP = 10.0
 
 
 class Worker:
-    """A process, and the run that it is at.
+    """A process and its current run.
 
     Attributes:
-        run: what the caller calls the run in progress; None for an idle worker.
-        ready: it has answered once, so that it can live.
-        device: the one GPU that it sees.
+        run: the caller's index of the run in progress; None for an idle worker.
+        ready: whether it has answered once, so that its imports worked.
+        device: the only GPU that it sees.
     """
 
     def __init__(self, execute: Execute, modules: Sequence[str], device: Device = None) -> None:
@@ -41,8 +41,8 @@ class Worker:
         self.run: int | None = None
         self.ready, self.device = False, device
         self._process = context.Process(target=_serve, args=(far, execute, tuple(modules), device))
-        # Ctrl-C on a terminal goes to all its processes. A worker never gets it, from its first moment on: the one
-        # that started it says what comes next.
+        # Ctrl-C in a terminal goes to all its processes. A worker ignores it from the start: its parent decides what
+        # happens next.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process.start()
@@ -51,17 +51,17 @@ class Worker:
         far.close()
 
     def begin(self, run: int, text: str, out: str) -> None:
-        """Execute a run, once the worker is up."""
+        """Start a run in a worker that is ready."""
         self.run = run
         # If it has died, the process that waits for it will notice.
         with contextlib.suppress(OSError):
             self.connection.send_bytes(json.dumps([text, out]).encode())
 
     def answer(self) -> str | None:
-        """What ``execute`` returned, or first that it is up; the worker is idle then.
+        """The result of ``execute``, or "up" for the first answer. The worker is then idle.
 
         Raises:
-            EOFError: it died.
+            EOFError: the worker died.
         """
         try:
             answer: str | None = json.loads(self.connection.recv_bytes())
@@ -71,23 +71,23 @@ class Worker:
         return answer
 
     def death(self) -> str:
-        """How it died, in words."""
+        """How the worker died, in words."""
         self.join()
         code = self._process.exitcode
         return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
 
     @property
     def killed(self) -> bool:
-        """Whether a signal ended it."""
+        """Whether a signal ended the worker."""
         self.join()
         return bool(self._process.exitcode < 0)
 
     def stop(self) -> None:
-        """Have it leave its run, give up its lease and end."""
+        """Tell the worker to leave its run, give up its lease and end."""
         self._process.terminate()
 
     def join(self) -> None:
-        """Wait until it has ended; one that cannot is killed."""
+        """Wait until the worker has ended, and kill it if it does not end."""
         self._process.join(_SECONDS_TO_STOP)
         if self._process.exitcode is None:
             self._process.kill()
@@ -96,15 +96,15 @@ class Worker:
 
 
 def first_ready(workers: Sequence[Worker]) -> list[Worker]:
-    """Wait until one of these has something to say, if only by its death; all that have."""
+    """Wait until at least one worker has answered or died. Returns all that have."""
     by_connection = {worker.connection: worker for worker in workers}
     return [by_connection[connection] for connection in wait(list(by_connection))]
 
 
 def _serve(connection: Connection, execute: Execute, modules: Sequence[str], device: Device) -> None:
-    """What a worker does."""
+    """The main loop of a worker."""
     if device is not None:
-        # Before anything asks for a GPU; to this process it is the first one.
+        # This must come before any use of a GPU. In this process the GPU is the first one.
         os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_leave_after, args=(multiprocessing.parent_process(),), daemon=True).start()
@@ -125,19 +125,19 @@ def _executed(execute: Execute, run: str, out: str) -> str | None:
     try:
         return execute(run, out)
     except Exception as error:
-        # What goes wrong before a run has begun (a kind that no module of this worker registers) is its failure too.
+        # An error before the run has begun (such as a kind that no module registers) is also a failure of the run.
         return f"{type(error).__name__}: {error}"
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    # As an exception, so that files half written are removed and leases given up on the way out, which no second
-    # signal is to cut short.
+    # An exception, so that partial files are removed and leases given up on the way out. A second signal must not
+    # interrupt this.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 
 def _leave_after(parent: Any) -> None:
-    """End this process when the one that started it has ended, however that was."""
+    """End this process when its parent has ended in any way."""
     wait([parent.sentinel])
     main = threading.main_thread().ident
     assert main is not None

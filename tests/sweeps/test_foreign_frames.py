@@ -160,7 +160,7 @@ def test_files_of_a_foreign_folder_are_bounded_in_all(
     for name in FRAMES:
         assert_frame_equal(Results(out, trusted=False).frame(name), frames[name])
     (out / run.id / "evaluation" / "more.parquet").write_bytes(b"x")
-    with pytest.raises(SettingError, match=f"expected at most {size} bytes in all of somebody else's folder, got "):
+    with pytest.raises(SettingError, match=f"at most {size} bytes in total from someone else's folder, got "):
         Results(out, trusted=False)
     assert cli.run(["report", str(out), "--untrusted"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -169,7 +169,7 @@ def test_files_of_a_foreign_folder_are_bounded_in_all(
     folder.trusted = False
     monkeypatch.setattr("sparsity_lab.sweeps.results._MOST_FOREIGN", 1000)
     for name in ("evaluation", "metrics"):
-        with pytest.raises(SettingError, match="expected at most 1000 bytes in all"):
+        with pytest.raises(SettingError, match="expected at most 1000 bytes in total"):
             folder.frame(name)
 
 
@@ -184,7 +184,7 @@ def test_configs_are_bounded_in_all(sweep: Sweep, tmp_path: Path, monkeypatch: p
         if fits:
             assert len(Results(out, trusted=False).runs) == 2
         else:
-            with pytest.raises(SettingError, match=rf"at most {most} bytes of config\.json in all"):
+            with pytest.raises(SettingError, match=rf"at most {most} bytes of config\.json in total"):
                 Results(out, trusted=False)
 
 

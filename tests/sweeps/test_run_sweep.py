@@ -116,7 +116,7 @@ def test_dying_workers_do_not_take_the_sweep_down(tmp_path: Path) -> None:
     sweep = Sweep(name="lethal", runs=[always, once, small_run(), small_run(data_seed=1)])
     results = run_sweep(sweep, tmp_path / "out", Processes(workers=2))
     assert [(failure.run.id, failure.reason) for failure in results.failures] == [
-        (always.id, "its worker process died 2 times, at last by SIGKILL")
+        (always.id, "its worker process died 2 times, last by SIGKILL")
     ]
     assert len(list(tallies[0].iterdir())) == 2
     assert [status(run, tmp_path / "out") for run in sweep.runs[1:]] == [Status.FINISHED] * 3
